@@ -1,0 +1,118 @@
+"""A run's folder: where each stage leaves what it made, and how it is known to be done.
+
+    RUN/annotations/<stage>/<digest>/   rows, Parquet, partitioned by shard; <digest>.json is the manifest
+    RUN/models/<stage>/<digest>/        a model bundle
+    RUN/rejected/<stage>/*.parquet      what was left out, and why
+    RUN/evaluation/                     report.json, report.html
+    RUN/run.json                        the configuration and the stages, in order
+
+The question is how a run that was killed goes on. A stage's folder is named by a digest of its configuration
+and of the digests of what it takes, so a change anywhere upstream gives a new name and nothing stale is ever
+read. Its manifest is written last, by one rename: no manifest, not done. Inside a stage that is not done, Ray
+goes on where it was (Ray Data's checkpoint of keys, Ray Train's checkpoints).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import fsspec
+from pydantic import BaseModel
+
+import ram_ray
+
+Kind = Literal["annotations", "models", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished stage says of itself."""
+
+    stage: str
+    digest: str
+    path: str  # URI of the stage's folder
+    seconds: float
+    counts: dict[str, Any] = field(default_factory=dict)  # rows_in, rows_out, rejected, tags, ...
+    version: str = ram_ray.__version__
+
+
+class Run:
+    """The folder of one run, at any fsspec URI."""
+
+    def __init__(self, uri: str) -> None:
+        self.fs, self.root = fsspec.url_to_fs(uri)
+        self.uri = self.fs.unstrip_protocol(self.root) if "://" in uri else self.root
+        self.stages: list[Manifest] = []
+
+    def path(self, *parts: str) -> str:
+        """A URI inside the run, usable by fsspec, pyarrow and Ray."""
+        return "/".join([self.uri.rstrip("/"), *parts])
+
+    def stage(self, name: str, *, kind: Kind, config: Any, inputs: list[Manifest]) -> Stage:
+        """The stage `name` with this configuration over these inputs; `Stage.manifest` is set if it is done."""
+        identity = {"stage": name, "config": _plain(config), "inputs": [one.digest for one in inputs]}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        return Stage(self, name, kind=kind, digest=digest)
+
+    def write_text(self, relative: str, text: str) -> None:
+        """Write a file of the run whole or not at all."""
+        write_text(self.path(relative), text)
+
+
+class Stage:
+    """One stage of a run: its folder, and its manifest once it is done."""
+
+    def __init__(self, run: Run, name: str, *, kind: Kind, digest: str) -> None:
+        self.run, self.name, self.digest = run, name, digest
+        self.path = run.path(kind, name, digest)
+        self.manifest_path = f"{self.path}.json"
+        self.work = run.path("work", name, digest)  # what only an unfinished stage needs
+        self.started = time.monotonic()
+        self.manifest = self._read()
+        if self.manifest:
+            run.stages.append(self.manifest)
+
+    def finish(self, **counts: Any) -> Manifest:
+        """Write the manifest: from now on the stage is done."""
+        seconds = time.monotonic() - self.started
+        manifest = Manifest(self.name, self.digest, self.path, round(seconds, 1), counts)
+        write_text(self.manifest_path, json.dumps(asdict(manifest), indent=1))
+        self.manifest = manifest
+        self.run.stages.append(manifest)
+        if self.run.fs.exists(self.work):
+            self.run.fs.rm(self.work, recursive=True)
+        return manifest
+
+    def _read(self) -> Manifest | None:
+        try:
+            with fsspec.open(self.manifest_path, "r") as file:
+                return Manifest(**{**json.load(file), "path": self.path})
+        except FileNotFoundError:
+            return None
+
+
+def write_text(uri: str, text: str) -> None:
+    """Write `text` to `uri` in one step: a reader sees the old file or the new one, never a part."""
+    fs, path = fsspec.url_to_fs(uri)
+    fs.makedirs(fs._parent(path), exist_ok=True)
+    if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+        with fs.open(f"{path}.part", "w") as file:
+            file.write(text)
+        fs.mv(f"{path}.part", path)
+    else:  # object stores publish a file when it is closed
+        with fs.open(path, "w") as file:
+            file.write(text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value

@@ -1,0 +1,40 @@
+"""Joining or starting Ray: the one place that calls `ray.init`.
+
+Inside a submitted job, or where RAY_ADDRESS names a cluster, the run joins it. Otherwise it starts a cluster
+of its own in this process, with token authentication off: nothing of it is reachable but from this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+SETTINGS = {
+    "RAY_AUTH_MODE": "disabled",  # otherwise a token is written to the user's home folder
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def start(*, num_cpus: int | None = None, object_store_gb: float | None = None) -> None:
+    """Join the cluster that the environment names, or start one; nothing if this process already has one."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=True, logging_level=logging.WARNING)
+        return
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=int(object_store_gb * 1e9) if object_store_gb else None,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=True,
+    )

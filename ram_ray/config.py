@@ -1,0 +1,286 @@
+"""The configuration of a run: one typed tree, from a preset, a YAML file and `section.field=value` pairs.
+
+A preset is a whole run on one screen (`jobs/presets/*.yaml`); what it does not name has the paper's value,
+which stands here beside its meaning. Everything is checked before anything starts: an unknown field or a
+wrong value is one line that names the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ram_ray.models.config import ModelConfig, Section
+
+
+class DrawnConfig(Section):
+    """The embedded corpus of drawn scenes (`ram_ray.data.drawn`)."""
+
+    num_web: int = Field(8000, ge=1)  # scenes whose captions leave out and invent things
+    num_clean: int = Field(1000, ge=0)  # scenes whose captions are complete: the finetuning set
+    num_eval: int = Field(1000, ge=1)  # held-out scenes, with labels
+    scenes_per_shard: int = Field(1000, ge=1)
+    image_size: int = Field(64, ge=32)
+    unsaid: float = Field(0.35, ge=0, le=1)  # share of what is drawn that a web caption leaves out
+    false: float = Field(0.1, ge=0, le=1)  # share of a web caption's tags that are not drawn
+    level: Literal["plain", "hard"] = "plain"  # hard: small, overlapping, any colour on any background
+
+
+class DataConfig(Section):
+    """Where the pictures and captions are, and what makes a row usable."""
+
+    train: list[str] = []  # URIs or globs; empty: the drawn scenes
+    eval: list[str] = []
+    drawn: DrawnConfig = DrawnConfig()
+    check: Literal["decode", "header"] = "header"
+    min_side: int = Field(32, ge=1)  # pixels
+    max_pixels: int = Field(50_000_000, ge=1)
+    max_bytes: int = Field(50_000_000, ge=1)
+    rows_per_block: int = Field(512, ge=1)  # images that one task reads and decodes
+
+
+class LabelsConfig(Section):
+    """Captions to tags to a label system (paper, section 3.1)."""
+
+    parser: str = "en_ud_ewt"  # the shipped spaCy pipeline, or the name or path of any installed one
+    max_labels: int = Field(4585, ge=1)
+    min_count: int = Field(5, ge=1)  # captions that must name a tag before it becomes a label
+    kinds: list[Literal["object", "scene", "attribute", "action"]] = ["object", "scene", "attribute", "action"]
+    max_caption_chars: int = Field(1000, ge=1)
+
+
+class RepresentConfig(Section):
+    """The dual encoder: text side for the label queries, image side for distillation.
+
+    With `clip` set to a Hugging Face id (and `revision`) or a local path nothing is trained. Otherwise a
+    small one is trained with StableRep's multi-positive loss (arXiv 2306.00984, section 3.2) plus the
+    image-text loss of StableRep+.
+    """
+
+    clip: str | None = None
+    revision: str | None = None
+    images: Literal["synthetic", "real", "both"] = "both"
+    generator: str = "drawn"  # "drawn", or a Stable Diffusion id or path for diffusers
+    num_captions: int = Field(2000, ge=1)  # captions that synthetic pictures are made of
+    pictures_per_caption: int = Field(2, ge=2)  # m of StableRep: positives of one caption in a batch
+    width: int = 128  # of the text encoder
+    text_layers: int = 2
+    text_heads: int = 4
+    embed_dim: int = 128
+    steps: int = Field(400, ge=1)
+    batch_captions: int = Field(32, ge=2)
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    temperature: float = 0.1
+    image_text_weight: float = 0.5
+
+
+class AugmentConfig(Section):
+    """Training crops (paper, appendix): random resized crop, flip, RandAugment."""
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    flip: bool = True
+    randaugment: tuple[int, int] | None = (2, 5)  # operations, magnitude
+
+
+class TrainConfig(Section):
+    """One training run: pretrain, retrain or finetune. Defaults: the paper's pretraining."""
+
+    image_size: int = 224
+    epochs: float = Field(5, gt=0)
+    batch_size: int = Field(52, ge=1)  # a worker, a step
+    accumulate: int = Field(1, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    min_lr: float = Field(1e-6, ge=0)
+    warmup_steps: int = Field(3000, ge=0)
+    warmup_lr: float = 5e-7
+    schedule: Literal["step", "cosine"] = "step"
+    decay: float = 0.9  # factor an epoch of the step schedule
+    weight_decay: float = 0.05
+    clip_grad: float = 1.0
+    shards: str = "*"  # glob on shard names: the part of the data to train on
+    start: Literal["represent", "previous"] = "represent"  # the backbone only, or the model of the stage before
+    augment: AugmentConfig = AugmentConfig()
+    caption_loss: bool = True
+    distill_loss: bool = True
+    checkpoint_steps: int = Field(1000, ge=1)
+    max_checkpoints: int = 2
+
+
+class TrainingConfig(Section):
+    """How training is spread, for all three training runs."""
+
+    workers: int = Field(8, ge=1)
+    use_gpu: bool = True
+    engine: Literal["deepspeed", "ddp"] = "deepspeed"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["fp32", "bf16"] = "bf16"
+    threads: int = Field(1, ge=1)  # torch threads a worker, on a CPU
+    worker_cpus: float = Field(1.0, gt=0)
+    max_failures: int = 3
+    feed_cpus: float = Field(1.0, gt=0)  # CPUs a decode task
+
+
+class GenerateConfig(Section):
+    """Missing tags and captions (paper, section 3.3, generation)."""
+
+    captions: bool = True
+    threshold: float = Field(0.68, gt=0, lt=1)  # probability over which the tagger's tag is added
+    max_caption_tokens: int = 20
+    batch_size: int = 64
+
+
+class CleanConfig(Section):
+    """Wrong tags (paper, section 3.3, cleaning)."""
+
+    detector: str = "attention"  # or a Grounding-DINO / OWLv2 id or path for transformers
+    revision: str | None = None
+    min_images: int = Field(50, ge=2)  # categories with fewer images are left alone
+    outliers: float = Field(0.1, ge=0, lt=1)  # share of a category, farthest from its cluster centre
+    images_per_cluster: int = Field(50, ge=1)
+    max_clusters: int = Field(32, ge=1)
+    disagreement: float = Field(0.1, ge=0, lt=1)  # probability on the region under which a tag goes
+    batch_size: int = 64
+
+
+class EngineConfig(Section):
+    """The data engine (paper, section 3.3)."""
+
+    rounds: int = Field(1, ge=0)
+    generate: GenerateConfig = GenerateConfig()
+    clean: CleanConfig = CleanConfig()
+
+
+class EvaluateConfig(Section):
+    """Scoring on labelled shards (or, where they carry no labels, the tags of their captions)."""
+
+    min_positives: int = Field(1, ge=1)  # tags with fewer positives are left out of mAP
+    threshold: float = Field(0.5, gt=0, lt=1)
+    batch_size: int = 64
+
+
+class ServeConfig(Section):
+    """The HTTP endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(1, ge=1)
+    num_cpus: float = 0.5
+    num_gpus: float = 0
+    threads: int = 1
+    max_batch_size: int = 16
+    batch_wait_s: float = 0.01
+    max_request_bytes: int = 32_000_000
+    max_image_bytes: int = 16_000_000
+    max_pixels: int = 50_000_000
+    max_images: int = 16
+    timeout_s: float = 30.0
+    max_queued: int = 128
+
+
+class ResourcesConfig(Section):
+    """What a Ray Data task or actor asks for. On two cores: actors and tasks together must leave room."""
+
+    task_cpus: float = Field(1.0, gt=0)
+    actor_cpus: float = Field(1.0, gt=0)
+    actor_gpus: float = Field(0.0, ge=0)
+    actors: int = Field(1, ge=1)  # most actors of one pool
+    threads: int = Field(1, ge=1)
+    object_store_gb: float | None = None  # only for a cluster that the run itself starts
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: str = "run"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    labels: LabelsConfig = LabelsConfig()
+    represent: RepresentConfig = RepresentConfig()
+    model: ModelConfig = ModelConfig()
+    tokenizer: str = "trained"  # WordPiece from the run's own captions, or a Hugging Face id or path
+    tokenizer_revision: str | None = None
+    training: TrainingConfig = TrainingConfig()
+    pretrain: TrainConfig = TrainConfig()
+    retrain: TrainConfig = TrainConfig()
+    finetune: TrainConfig = TrainConfig(
+        image_size=384, epochs=2, batch_size=26, lr=5e-6, schedule="cosine", warmup_steps=0, start="previous"
+    )
+    engine: EngineConfig = EngineConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not name or not all(c.isalnum() or c in "-_." for c in name):
+            raise ValueError("use letters, digits, '-', '_' and '.' only")
+        return name
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> RunConfig:
+        step = self.model.swin.patch_size * self.model.swin.window_size * 2 ** (len(self.model.swin.depths) - 1)
+        for stage in ("pretrain", "retrain", "finetune"):
+            size = getattr(self, stage).image_size
+            if size % (self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)):
+                raise ValueError(f"{stage}.image_size {size} does not divide into Swin stages (try a multiple of {step})")
+        return self
+
+
+def load(preset: str | Path | None = None, *, files: Iterable[str | Path] = (), sets: Iterable[str] = ()) -> RunConfig:
+    """Build a configuration: a preset, then YAML files, then `section.field=value` pairs, later ones winning.
+
+    Raises:
+        ValueError: for a file that cannot be read, an unknown field or a wrong value; one line a mistake.
+    """
+    tree: dict[str, Any] = {}
+    for path in [*([preset] if preset else []), *files]:
+        _merge(tree, _read_yaml(Path(path)))
+    for pair in sets:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set {pair!r}: write section.field=value, for example --set pretrain.epochs=2")
+        branch: Any = {}
+        for part in reversed(name.strip().split(".")):
+            branch = {part: branch if branch else yaml.safe_load(value)} if branch else {part: yaml.safe_load(value)}
+        _merge(tree, branch)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError("; ".join(_line(problem) for problem in error.errors())) from None
+
+
+def dump(config: RunConfig) -> str:
+    """The whole configuration as YAML; `load` of the result gives the same configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expected a mapping of sections, for example 'pretrain: {{epochs: 2}}'")
+    return tree
+
+
+def _merge(tree: dict, branch: dict) -> None:
+    for name, value in branch.items():
+        if isinstance(value, dict) and isinstance(tree.get(name), dict):
+            _merge(tree[name], value)
+        else:
+            tree[name] = value
+
+
+def _line(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"]) or "the configuration"
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: no such field"
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"[:300]

@@ -1,0 +1,163 @@
+"""Transformer blocks shared by every text-side part of the tagger: post-LayerNorm, as in BERT.
+
+One block has up to three steps: self-attention, cross-attention to a context, feed-forward. The recognition
+decoder has no self-attention; the tag encoder and the caption decoder have all three.
+
+The number of heads is an argument of the call, not of the weights: the recognition decoder and the lowest
+layers of the tag encoder share their cross-attention and feed-forward weights but split them into different
+numbers of heads (RAM, section 3.2 and its released configuration).
+
+Letters: B batch, T queries, S context tokens, D width, C context width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-12  # BERT's, so that released checkpoints give their own numbers
+
+Cache = dict[str, Tensor]  # keys and values of one layer, (B, heads, length, D / heads)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its output projection, residual and LayerNorm."""
+
+    def __init__(self, width: int, context_width: int, *, dropout: float) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(context_width, width)
+        self.value = nn.Linear(context_width, width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.dropout = dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        heads: int,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: Cache | None = None,
+        keep: bool = False,
+    ) -> Tensor:
+        """Attend from `x` (B or 1, T, D) to `context` (B, S, C) and return (B, T, D).
+
+        A batch of one in `x` stands for the same queries in every row and is projected once.
+        `mask` is boolean, broadcastable to (B, heads, T, S), True where attention is allowed.
+        With `cache`, keys and values are appended to it (`keep=False`) or computed once and reused
+        (`keep=True`, for a context that does not change; `context` may then be None on later calls).
+        """
+        q = _split(self.query(x), heads)
+        if cache is not None and keep and "k" in cache:
+            k, v = cache["k"], cache["v"]
+        else:
+            assert context is not None
+            k, v = _split(self.key(context), heads), _split(self.value(context), heads)
+            if cache is not None:
+                if "k" in cache:
+                    k, v = torch.cat([cache["k"], k], dim=2), torch.cat([cache["v"], v], dim=2)
+                cache["k"], cache["v"] = k, v
+        if q.shape[0] != k.shape[0]:
+            q = q.expand(k.shape[0], -1, -1, -1)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
+        )
+        y = self.out(y.transpose(1, 2).flatten(2))
+        return self.norm(F.dropout(y, self.dropout, self.training) + x)
+
+    def weights(self, x: Tensor, context: Tensor, *, heads: int) -> Tensor:
+        """Attention probabilities, mean over heads: (B, T, S)."""
+        q, k = _split(self.query(x), heads), _split(self.key(context), heads)
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        return scores.softmax(-1).mean(1)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with GELU, residual and LayerNorm."""
+
+    def __init__(self, width: int, hidden: int, *, dropout: float) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        y = self.down(F.gelu(self.up(x)))
+        return self.norm(F.dropout(y, self.dropout, self.training) + x)
+
+
+class Block(nn.Module):
+    """Self-attention (optional), cross-attention (optional), feed-forward."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        heads: int,
+        ffn: int,
+        dropout: float,
+        self_attention: bool = True,
+        context_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention = Attention(width, width, dropout=dropout) if self_attention else None
+        self.cross = Attention(width, context_width, dropout=dropout) if context_width else None
+        self.ffn = FeedForward(width, ffn, dropout=dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        causal: bool = False,
+        cache: dict[str, Cache] | None = None,
+    ) -> Tensor:
+        """(B, T, D) to (B, T, D); `mask` for self-attention, `context_mask` for cross-attention."""
+        if self.attention is not None:
+            past = cache.setdefault("self", {}) if cache is not None else None
+            x = self.attention(x, x, heads=self.heads, mask=mask, causal=causal, cache=past)
+        if self.cross is not None:
+            past = cache.setdefault("cross", {}) if cache is not None else None
+            x = self.cross(x, context, heads=self.heads, mask=context_mask, cache=past, keep=True)
+        return self.ffn(x)
+
+
+class TokenEmbedding(nn.Module):
+    """Word and position embeddings, LayerNorm, dropout."""
+
+    def __init__(self, vocab_size: int, width: int, *, max_positions: int, dropout: float) -> None:
+        super().__init__()
+        self.word = nn.Embedding(vocab_size, width, padding_idx=0)
+        self.position = nn.Embedding(max_positions, width)
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.dropout = dropout
+
+    def forward(self, ids: Tensor, *, start: int = 0) -> Tensor:
+        """Token ids (B, T) at positions start .. start + T to (B, T, D)."""
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+        x = self.norm(self.word(ids) + self.position(positions))
+        return F.dropout(x, self.dropout, self.training)
+
+
+def init_bert(module: nn.Module) -> None:
+    """BERT's initialisation: normal with standard deviation 0.02, zero biases. For `Module.apply`."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

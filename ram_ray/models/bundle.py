@@ -1,0 +1,154 @@
+"""A model bundle: a folder that works by itself.
+
+    config.json         sizes, normalisation, default threshold
+    model.safetensors   weights and label embeddings
+    label_system.json   what the outputs mean
+    tokenizer.json      words of tag lists and captions
+    text_encoder/       makes label queries of a user's own tags
+    README.md           model card
+
+Weights are read with safetensors, so nothing in a bundle can run code. A remote bundle (s3, gs, a Hugging Face
+id) is copied to a local folder first.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import torch
+from torch import Tensor
+
+from ram_ray.label_system import LabelSystem
+from ram_ray.models.config import ModelConfig
+from ram_ray.models.dual_encoder import Teacher
+from ram_ray.models.ram import RAM
+from ram_ray.models.tokenizer import TextTokenizer
+
+KIND = "ram_ray.bundle"
+
+
+@dataclass
+class Bundle:
+    """What a bundle holds, loaded. `folder` is local."""
+
+    model: RAM
+    labels: LabelSystem
+    tokenizer: TextTokenizer
+    folder: Path
+
+    def teacher(self) -> Teacher:
+        """The text encoder that the label embeddings came from (and its image side)."""
+        return Teacher.from_pretrained(str(self.folder / "text_encoder"))
+
+
+def save_bundle(
+    folder: str | Path,
+    model: RAM,
+    *,
+    labels: LabelSystem,
+    tokenizer: TextTokenizer,
+    teacher: Teacher,
+    card: dict[str, object] | None = None,
+) -> None:
+    """Write a bundle to a local folder."""
+    from safetensors.torch import save_model
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(labels) != len(model.label_embed):
+        raise ValueError(f"{len(labels)} labels but {len(model.label_embed)} label embeddings")
+    save_model(model, str(folder / "model.safetensors"))
+    config = {"kind": KIND, **model.config.model_dump(mode="json")}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "label_system.json").write_text(labels.to_json())
+    tokenizer.save(folder)
+    teacher.save(folder / "text_encoder")
+    (folder / "README.md").write_text(_card(model, labels, card or {}))
+
+
+def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | torch.device | None = None) -> Bundle:
+    """Load a bundle from a local folder, an fsspec URI or a Hugging Face id.
+
+    Raises:
+        ValueError: if it is not a bundle, or its parts do not fit together.
+    """
+    folder = local_folder(path_or_id, revision=revision)
+    try:
+        tree = json.loads((folder / "config.json").read_text())
+        labels = LabelSystem.from_json((folder / "label_system.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path_or_id} is not a model bundle: {error}") from None
+    if tree.pop("kind", None) != KIND:
+        raise ValueError(f"{path_or_id}/config.json is not a model bundle's (its 'kind' is not {KIND!r})")
+    config = ModelConfig.model_validate(tree)
+    model = RAM(config, torch.zeros(len(labels), config.label_width))
+    _load_weights(model, folder / "model.safetensors", source=path_or_id)
+    model.eval().requires_grad_(False)
+    if device is not None:
+        model.to(device)
+    return Bundle(model, labels, TextTokenizer.load(str(folder)), folder)
+
+
+def local_folder(path_or_id: str, *, revision: str | None = None) -> Path:
+    """A local folder with the bundle's files: itself, or a copy of a URI or of a Hugging Face repository."""
+    if "://" in path_or_id:
+        fs, path = fsspec.url_to_fs(path_or_id)
+        if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+            return Path(path)
+        target = Path(tempfile.mkdtemp(prefix="ram_ray_bundle_"))
+        fs.get(path.rstrip("/") + "/", str(target), recursive=True)
+        return target
+    if Path(path_or_id).is_dir():
+        return Path(path_or_id)
+    if path_or_id.count("/") == 1 and not path_or_id.startswith((".", "/")):
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(path_or_id, revision=revision))
+        except Exception as error:
+            raise ValueError(f"{path_or_id}: no such folder, and not to be had from the hub: {error}") from None
+    raise ValueError(f"{path_or_id}: no such folder; give a model bundle's folder, URI or Hugging Face id")
+
+
+def _load_weights(model: RAM, file: Path, *, source: str) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        missing, unexpected = load_model(model, str(file), strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{source}: the weights do not fit config.json: {str(error).splitlines()[0]}") from None
+    if missing or unexpected:
+        raise ValueError(f"{source}: weights missing {sorted(missing)[:3]}, unknown {sorted(unexpected)[:3]}")
+
+
+def load_backbone(model: RAM, state: dict[str, Tensor]) -> None:
+    """Start the image encoder from another model's (`represent`, or a checkpoint): keys `image_encoder.*`."""
+    own = {name.removeprefix("image_encoder."): one for name, one in state.items() if name.startswith("image_encoder.")}
+    model.image_encoder.load_state_dict(own)
+
+
+def _card(model: RAM, labels: LabelSystem, facts: dict[str, object]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join(
+        [
+            "# An image tagger made with ram_ray",
+            "",
+            f"{len(labels)} tags, {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, "
+            f"{model.config.image_size} px. Label system {labels.version}.",
+            "",
+            "```python",
+            "from ram_ray.inference import Predictor",
+            "Predictor.from_pretrained(FOLDER).tag([image])",
+            "```",
+            "",
+            "| | |",
+            "|---|---|",
+            *lines,
+            "",
+        ]
+    )

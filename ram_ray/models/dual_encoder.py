@@ -1,0 +1,206 @@
+"""Image and text encoders with one embedding space: the teacher of distillation and the source of label queries.
+
+`Teacher` is what the rest of the system uses. Behind it stands either the dual encoder that `represent` trained
+(a Swin of the tagger's own size, so that it is also the backbone's start), or a Hugging Face CLIP.
+
+Letters: B batch, S pixels, T text tokens, E embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ram_ray.models.blocks import Block, TokenEmbedding, init_bert
+from ram_ray.models.config import DualEncoderConfig
+from ram_ray.models.image_encoder import ImageEncoder, normalise
+from ram_ray.models.tokenizer import TextTokenizer
+
+
+class DualEncoder(nn.Module):
+    """A Swin and a small text transformer, each with a projection to the common space."""
+
+    def __init__(self, config: DualEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        text = config.text
+        self.embedding = TokenEmbedding(
+            config.vocab_size, text.width, max_positions=config.max_text_tokens, dropout=text.dropout
+        )
+        self.layers = nn.ModuleList(
+            Block(text.width, heads=text.heads, ffn=text.ffn, dropout=text.dropout) for _ in range(text.layers)
+        )
+        self.text_proj = nn.Linear(text.width, config.embed_dim)
+        self.image_proj = nn.Linear(config.swin.num_features, config.embed_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # CLIP's start
+        self.apply(init_bert)
+        self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
+
+    def pooled(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) to the mean token (B, C), before the projection."""
+        return self.image_encoder(pixel_values)[:, 0]
+
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) to features (B, E), not normalised."""
+        return self.image_proj(self.pooled(pixel_values))
+
+    def text_features(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T), zero is padding, to features (B, E): the mean over tokens, projected."""
+        mask = ids != 0
+        x = self.embedding(ids)
+        for layer in self.layers:
+            x = layer(x, mask=mask[:, None, None, :])
+        return self.text_proj((x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True))
+
+    def save(self, folder: Path, tokenizer: TextTokenizer) -> None:
+        """Write weights, sizes and vocabulary; `Teacher.from_pretrained(folder)` reads them."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+        tree = {"kind": "ram_ray.dual_encoder", **self.config.model_dump(mode="json")}
+        (folder / "config.json").write_text(json.dumps(tree, indent=1))
+        tokenizer.save(folder)
+
+
+class _Tower(Protocol):
+    model: nn.Module
+    embed_dim: int
+    image_size: int
+
+    def images(self, pixels: Tensor) -> Tensor: ...
+
+    def texts(self, texts: list[str]) -> Tensor: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class _Own:
+    def __init__(self, folder: Path, tree: dict) -> None:
+        from safetensors.torch import load_file
+
+        self.model = DualEncoder(DualEncoderConfig.model_validate(tree))
+        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        self.model.eval().requires_grad_(False)
+        self.tokenizer = TextTokenizer.load(str(folder))
+        self.embed_dim, self.image_size = self.model.config.embed_dim, self.model.config.image_size
+
+    def images(self, pixels: Tensor) -> Tensor:
+        config = self.model.config
+        return self.model.image_features(normalise(pixels, config.mean, config.std))
+
+    def texts(self, texts: list[str]) -> Tensor:
+        ids = self.tokenizer.encode(texts, first=self.tokenizer.enc, max_tokens=self.model.config.max_text_tokens)
+        return self.model.text_features(torch.from_numpy(ids).to(self.model.text_proj.weight.device))
+
+    def save(self, folder: Path) -> None:
+        self.model.save(folder, self.tokenizer)
+
+
+class _Clip:
+    def __init__(self, path_or_id: str, revision: str | None) -> None:
+        from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+        self.model = CLIPModel.from_pretrained(path_or_id, revision=revision).eval().requires_grad_(False)
+        self.tokenizer = AutoTokenizer.from_pretrained(path_or_id, revision=revision)
+        self.processor = AutoImageProcessor.from_pretrained(path_or_id, revision=revision)
+        self.mean, self.std = tuple(self.processor.image_mean), tuple(self.processor.image_std)
+        self.embed_dim = self.model.config.projection_dim
+        self.image_size = self.model.config.vision_config.image_size
+
+    def images(self, pixels: Tensor) -> Tensor:
+        pooled = self.model.vision_model(pixel_values=normalise(pixels, self.mean, self.std)).pooler_output
+        return self.model.visual_projection(pooled)
+
+    def texts(self, texts: list[str]) -> Tensor:
+        limit = self.model.config.text_config.max_position_embeddings
+        inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        pooled = self.model.text_model(**inputs.to(self.model.device)).pooler_output
+        return self.model.text_projection(pooled)
+
+    def save(self, folder: Path) -> None:
+        for part in (self.model, self.tokenizer, self.processor):
+            part.save_pretrained(folder)
+
+
+class Teacher:
+    """A frozen dual encoder: pictures and texts to one space."""
+
+    def __init__(self, tower: _Tower, *, source: str, revision: str | None = None) -> None:
+        self._tower = tower
+        self.source, self.revision = source, revision
+        self.embed_dim, self.image_size = tower.embed_dim, tower.image_size
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str, *, revision: str | None = None, device: str | torch.device | None = None
+    ) -> Teacher:
+        """Load a folder that `represent` wrote, or a CLIP by Hugging Face id (pin its revision) or local path.
+
+        Raises:
+            ValueError: if nothing that can be loaded is there.
+        """
+        folder = Path(path_or_id)
+        config = folder / "config.json"
+        tree = json.loads(config.read_text()) if config.is_file() else {}
+        tower: _Own | _Clip
+        if tree.pop("kind", None) == "ram_ray.dual_encoder":
+            tower = _Own(folder, tree)
+        else:
+            try:
+                tower = _Clip(path_or_id, revision)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"represent.clip {path_or_id!r} cannot be loaded as a CLIP model; give a local folder or a "
+                    f"Hugging Face id with its revision: {str(error).splitlines()[0]}"
+                ) from error
+        if device is not None:
+            tower.model.to(device)
+        return cls(tower, source=path_or_id, revision=revision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoders are."""
+        return next(self._tower.model.parameters()).device
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor) -> Tensor:
+        """uint8 crops (B, S, S, 3) of any size to raw features (B, E): what the student is taught."""
+        size = self.image_size
+        if pixels.shape[1] != size:
+            scaled = F.interpolate(
+                pixels.permute(0, 3, 1, 2).float(), size=(size, size), mode="bilinear", antialias=True
+            )
+            pixels = scaled.round().clamp(0, 255).permute(0, 2, 3, 1)
+        return self._tower.images(pixels)
+
+    def encode_images(self, images: np.ndarray | list) -> np.ndarray:
+        """uint8 array (B, S, S, 3), or a list of RGB pictures, to unit vectors (B, E) float32."""
+        if isinstance(images, list):
+            images = np.stack([np.asarray(one.resize((self.image_size, self.image_size))) for one in images])
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        return F.normalize(self.features(pixels).float(), dim=-1).cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Texts to unit vectors (B, E) float32."""
+        return F.normalize(self._tower.texts(texts).float(), dim=-1).cpu().numpy()
+
+    def label_embeddings(self, names: list[str], templates: list[str], *, batch: int = 256) -> Tensor:
+        """Label queries (N, E) float32: the mean over prompt templates of unit vectors, made unit again."""
+        rows = []
+        for start in range(0, len(names), batch):
+            part = names[start : start + batch]
+            mean = np.mean([self.encode_texts([one.format(name) for name in part]) for one in templates], axis=0)
+            rows.append(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
+        return torch.from_numpy(np.concatenate(rows)).float()
+
+    def save(self, folder: Path) -> None:
+        """Write a copy that loads by itself, so that a model bundle can take own tags without any download."""
+        self._tower.save(folder)

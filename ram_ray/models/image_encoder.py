@@ -1,0 +1,47 @@
+"""The image encoder: a timm Swin whose tokens, with their mean in front, are what everything else looks at.
+
+Letters: B batch, S pixels a side, L tokens of the last stage, C their width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ram_ray.models.config import SwinConfig
+
+
+class ImageEncoder(nn.Module):
+    """Swin without its classifier.
+
+    `window_size` is fixed by the config. At another `image_size` timm pads or shrinks windows itself; weights
+    of one resolution load into another as long as the window is the same.
+    """
+
+    def __init__(self, config: SwinConfig, *, image_size: int) -> None:
+        super().__init__()
+        from timm.models.swin_transformer import SwinTransformer
+
+        self.swin = SwinTransformer(
+            img_size=image_size,
+            patch_size=config.patch_size,
+            num_classes=0,
+            embed_dim=config.embed_dim,
+            depths=config.depths,
+            num_heads=config.num_heads,
+            window_size=config.window_size,
+            drop_path_rate=config.drop_path,
+            strict_img_size=False,
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) to tokens (B, 1 + L, C); token 0 is the mean of the others."""
+        tokens = self.swin.forward_features(pixel_values).flatten(1, 2)
+        return torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 pixels (B, S, S, 3) to normalised float32 (B, 3, S, S), on the device of `pixels`."""
+    scale = torch.tensor(std, device=pixels.device) * 255
+    shift = torch.tensor(mean, device=pixels.device) * 255
+    return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,137 @@
+"""What travels between stages: the columns, declared once and checked at every boundary.
+
+Images never move; annotations do. A stage reads rows that say where a picture lies and writes rows of the
+same kind, in Parquet partitioned by `shard`. A row that cannot be used stays in the stage's output with its
+`reason` set, is copied to `rejected/<stage>/`, and is skipped by every later stage, so that
+rows in = rows out + rejected can be checked by counting one table.
+
+Where a picture lies (`uri`, `offset`, `nbytes`):
+    tar      the shard's URI, the byte offset of the member's data in the archive, its length
+    Parquet  the shard's URI, the row number, the length of the image column's value
+    folder   the picture's own URI, 0, the file's length
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+Reason = Literal[
+    "undecodable",  # bytes that no image decoder accepts
+    "truncated",  # a picture that ends before its last pixel
+    "too_small",  # shorter side under data.min_side pixels
+    "too_large",  # more than data.max_pixels pixels or data.max_bytes bytes
+    "no_caption",  # no text to learn from
+    "bad_metadata",  # JSON or text that cannot be read, or is in the wrong encoding
+    "duplicate_key",  # the key was already used in this shard
+    "broken_archive",  # one row for what of an archive could not be read
+]
+REASONS: tuple[str, ...] = get_args(Reason)
+
+TagKind = Literal["object", "scene", "attribute", "action"]
+KINDS: tuple[str, ...] = get_args(TagKind)
+
+_LOCATION = [
+    ("key", pa.string()),  # unique over the run: "<shard>/<member>"
+    ("shard", pa.string()),  # name of the shard, unique over the run
+    ("uri", pa.string()),
+    ("offset", pa.int64()),
+    ("nbytes", pa.int64()),
+]
+_REJECTION = [("reason", pa.string()), ("detail", pa.string())]  # null where the row is good
+
+# After `shards`. `labels` is null where a shard carries no human labels; an empty list means "labelled, nothing".
+SAMPLE = pa.schema(
+    [
+        *_LOCATION,
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("captions", pa.list_(pa.string())),
+        ("labels", pa.list_(pa.string())),
+        *_REJECTION,
+    ]
+)
+
+# After `parse`: tags by name, one list a caption (`caption` is its index in `captions`).
+PARSED = pa.schema(
+    [
+        *SAMPLE,
+        ("parsed", pa.list_(pa.struct([("caption", pa.int32()), ("name", pa.string()), ("kind", pa.string())]))),
+    ]
+)
+
+CAPTION = pa.struct(
+    [
+        ("text", pa.string()),
+        ("origin", pa.string()),  # original | generated
+        ("tags", pa.list_(pa.int32())),  # ids found in this caption
+    ]
+)
+TAG = pa.struct(
+    [
+        ("id", pa.int32()),
+        ("origin", pa.string()),  # parsed | generated_caption | tagger
+        ("score", pa.float32()),  # probability for `tagger`, 1.0 otherwise
+    ]
+)
+REMOVED = pa.struct(
+    [
+        ("id", pa.int32()),
+        ("reason", pa.string()),  # outlier | disagreement
+        ("score", pa.float32()),  # distance to the cluster centre, or the model's probability on the region
+        ("round", pa.int32()),
+    ]
+)
+
+# After `labels`, `generate` and `clean`: tags by id of the label system, with where each came from.
+ANNOTATION = pa.schema(
+    [
+        *_LOCATION,
+        ("captions", pa.list_(CAPTION)),
+        ("tags", pa.list_(TAG)),
+        ("removed", pa.list_(REMOVED)),
+        ("labels", pa.list_(pa.string())),
+        *_REJECTION,
+    ]
+)
+
+REJECTED = pa.schema([("key", pa.string()), ("shard", pa.string()), ("stage", pa.string()), *_REJECTION])
+
+
+class Reject(Exception):
+    """A row that cannot be used, with one of the fixed reasons. Raised a row, never for a whole batch."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        assert reason in REASONS, reason
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail[:500]
+
+
+def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
+    """Build a table of exactly `schema` from rows; missing columns become null.
+
+    Raises:
+        ValueError: if a row has a column that the schema does not name.
+    """
+    names = set(schema.names)
+    for row in rows:
+        if extra := row.keys() - names:
+            raise ValueError(f"columns {sorted(extra)} are not in the schema {schema.names}; add them in records.py")
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table` with the columns of `schema`, in its order and types.
+
+    Raises:
+        ValueError: if a column is missing or cannot be cast.
+    """
+    missing = set(schema.names) - set(table.column_names)
+    if missing:
+        raise ValueError(f"columns {sorted(missing)} are missing; the stage before this one wrote {table.column_names}")
+    try:
+        return table.select(schema.names).cast(schema)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"the table does not fit the schema {schema.names}: {error}") from error

@@ -1,0 +1,80 @@
+"""One Ray cluster and one tiny model bundle for the whole test run: real parts, small sizes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("../shared with real photos, captions and reference outputs is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster that every test of the run shares."""
+    from ram_ray.cluster import start
+
+    import ray
+
+    start(num_cpus=4, object_store_gb=0.5)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a saved bundle: random weights, six tags, 32 px."""
+    import torch
+
+    from ram_ray.label_system import Label, LabelSystem
+    from ram_ray.models.bundle import save_bundle
+    from ram_ray.models.config import DualEncoderConfig, ModelConfig, SwinConfig, TransformerConfig
+    from ram_ray.models.dual_encoder import DualEncoder, Teacher
+    from ram_ray.models.ram import RAM
+    from ram_ray.models.tokenizer import TextTokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_bundle")
+    torch.manual_seed(0)
+    names = ["dog", "beach", "red", "run", "traffic light", "person"]
+    kinds = ["object", "scene", "attribute", "action", "object", "object"]
+    labels = LabelSystem(Label(i, name, kind) for i, (name, kind) in enumerate(zip(names, kinds, strict=True)))
+    tokenizer = TextTokenizer.train([f"a picture of a {name} | {name}" for name in names] * 3, vocab_size=200)
+    swin = SwinConfig(patch_size=4, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), drop_path=0.0)
+    size = TransformerConfig(width=16, layers=2, heads=2, ffn=32, dropout=0.0)
+    dual = DualEncoder(
+        DualEncoderConfig(
+            image_size=32, swin=swin, text=size, embed_dim=16, vocab_size=len(tokenizer), max_text_tokens=16
+        )
+    )
+    dual.save(folder / "teacher", tokenizer)
+    teacher = Teacher.from_pretrained(str(folder / "teacher"))
+    config = ModelConfig(
+        image_size=32,
+        swin=swin,
+        image_proj=16,
+        label_width=16,
+        recognition=size,
+        tag_encoder=size,
+        caption_decoder=size,
+        vocab_size=len(tokenizer),
+        max_positions=32,
+        max_tag_tokens=16,
+        max_caption_tokens=16,
+        threshold=0.5,
+    )
+    model = RAM(config, teacher.label_embeddings(names, list(config.templates)))
+    save_bundle(folder / "bundle", model, labels=labels, tokenizer=tokenizer, teacher=teacher)
+    return str(folder / "bundle")
