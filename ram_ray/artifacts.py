@@ -4,7 +4,8 @@
     RUN/models/<stage>/<digest>/        a model bundle
     RUN/rejected/<stage>/*.parquet      what was left out, and why
     RUN/evaluation/                     report.json, report.html
-    RUN/run.json                        the configuration and the stages, in order
+    RUN/config.yaml                     the whole configuration
+    RUN/work/                           what unfinished stages need; empty when all are done
 
 The question is how a run that was killed goes on. A stage's folder is named by a digest of its configuration
 and of the digests of what it takes, so a change anywhere upstream gives a new name and nothing stale is ever
@@ -46,7 +47,7 @@ class Run:
     def __init__(self, uri: str) -> None:
         self.fs, self.root = fsspec.url_to_fs(uri)
         self.uri = self.fs.unstrip_protocol(self.root) if "://" in uri else self.root
-        self.stages: list[Manifest] = []
+        self.reused: list[Manifest] = []  # stages that an earlier call had done
 
     def path(self, *parts: str) -> str:
         """A URI inside the run, usable by fsspec, pyarrow and Ray."""
@@ -74,7 +75,7 @@ class Stage:
         self.started = time.monotonic()
         self.manifest = self._read()
         if self.manifest:
-            run.stages.append(self.manifest)
+            run.reused.append(self.manifest)
 
     def finish(self, **counts: Any) -> Manifest:
         """Write the manifest: from now on the stage is done."""
@@ -82,7 +83,6 @@ class Stage:
         manifest = Manifest(self.name, self.digest, self.path, round(seconds, 1), counts)
         write_text(self.manifest_path, json.dumps(asdict(manifest), indent=1))
         self.manifest = manifest
-        self.run.stages.append(manifest)
         if self.run.fs.exists(self.work):
             self.run.fs.rm(self.work, recursive=True)
         return manifest

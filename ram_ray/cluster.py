@@ -13,7 +13,6 @@ SETTINGS = {
     "RAY_AUTH_MODE": "disabled",  # otherwise a token is written to the user's home folder
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -26,15 +25,26 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None) 
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True, logging_level=logging.WARNING)
-        return
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        object_store_memory=int(object_store_gb * 1e9) if object_store_gb else None,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=True,
-    )
+        ray.init(logging_level=logging.WARNING)
+    else:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=int(object_store_gb * 1e9) if object_store_gb else None,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
+    configure_data()
+
+
+def configure_data() -> None:
+    """Ray Data settings of this process: its own progress off (see `progress`), order kept, so runs repeat."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

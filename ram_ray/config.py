@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ram_ray.models.config import ModelConfig, Section
+from ram_ray.models.config import ModelConfig, Section, TransformerConfig
 
 
 class DrawnConfig(Section):
@@ -26,7 +26,7 @@ class DrawnConfig(Section):
     scenes_per_shard: int = Field(1000, ge=1)
     image_size: int = Field(64, ge=32)
     unsaid: float = Field(0.35, ge=0, le=1)  # share of what is drawn that a web caption leaves out
-    false: float = Field(0.1, ge=0, le=1)  # share of a web caption's tags that are not drawn
+    false: float = Field(0.1, ge=0, le=0.5)  # share of a web caption's tags that are not drawn
     level: Literal["plain", "hard"] = "plain"  # hard: small, overlapping, any colour on any background
 
 
@@ -53,32 +53,6 @@ class LabelsConfig(Section):
     max_caption_chars: int = Field(1000, ge=1)
 
 
-class RepresentConfig(Section):
-    """The dual encoder: text side for the label queries, image side for distillation.
-
-    With `clip` set to a Hugging Face id (and `revision`) or a local path nothing is trained. Otherwise a
-    small one is trained with StableRep's multi-positive loss (arXiv 2306.00984, section 3.2) plus the
-    image-text loss of StableRep+.
-    """
-
-    clip: str | None = None
-    revision: str | None = None
-    images: Literal["synthetic", "real", "both"] = "both"
-    generator: str = "drawn"  # "drawn", or a Stable Diffusion id or path for diffusers
-    num_captions: int = Field(2000, ge=1)  # captions that synthetic pictures are made of
-    pictures_per_caption: int = Field(2, ge=2)  # m of StableRep: positives of one caption in a batch
-    width: int = 128  # of the text encoder
-    text_layers: int = 2
-    text_heads: int = 4
-    embed_dim: int = 128
-    steps: int = Field(400, ge=1)
-    batch_captions: int = Field(32, ge=2)
-    lr: float = 1e-3
-    weight_decay: float = 0.1
-    temperature: float = 0.1
-    image_text_weight: float = 0.5
-
-
 class AugmentConfig(Section):
     """Training crops (paper, appendix): random resized crop, flip, RandAugment."""
 
@@ -91,6 +65,7 @@ class TrainConfig(Section):
     """One training run: pretrain, retrain or finetune. Defaults: the paper's pretraining."""
 
     image_size: int = 224
+    window_size: int = 7  # of the Swin; position biases are resized where a stage starts from another window
     epochs: float = Field(5, gt=0)
     batch_size: int = Field(52, ge=1)  # a worker, a step
     accumulate: int = Field(1, ge=1)
@@ -109,6 +84,30 @@ class TrainConfig(Section):
     distill_loss: bool = True
     checkpoint_steps: int = Field(1000, ge=1)
     max_checkpoints: int = 2
+
+
+class RepresentConfig(Section):
+    """The dual encoder: text side for the label queries, image side for distillation.
+
+    With `clip` set to a Hugging Face id (and `revision`) or a local path nothing is trained. Otherwise a
+    small one is trained with StableRep's multi-positive loss (arXiv 2306.00984, section 3.2) plus the
+    image-text loss of StableRep+.
+    """
+
+    clip: str | None = None
+    revision: str | None = None
+    images: Literal["synthetic", "real", "both"] = "both"
+    generator: str = "drawn"  # "drawn", or a Stable Diffusion id or path for diffusers
+    generator_revision: str | None = None
+    num_captions: int = Field(2000, ge=1)  # about how many captions synthetic pictures are made of
+    pictures_made: int = Field(10, ge=1)  # a caption, beforehand
+    pictures_per_caption: int = Field(2, ge=2)  # m of StableRep: positives of one caption in a batch
+    text: TransformerConfig = TransformerConfig(width=512, layers=6, heads=8, ffn=2048, dropout=0.0)
+    embed_dim: int = Field(512, ge=1)
+    head: tuple[int, int] = (4096, 256)  # hidden and output width of the contrastive head
+    temperature: float = Field(0.1, gt=0)
+    image_text_weight: float = Field(0.5, ge=0)
+    train: TrainConfig = TrainConfig(epochs=10, batch_size=64, lr=1e-3, weight_decay=0.1, schedule="cosine")
 
 
 class TrainingConfig(Section):
@@ -191,6 +190,8 @@ class ResourcesConfig(Section):
     actor_gpus: float = Field(0.0, ge=0)
     actors: int = Field(1, ge=1)  # most actors of one pool
     threads: int = Field(1, ge=1)
+    shuffle_partitions: int = Field(200, ge=1)  # of a group-by: tags, names
+    num_cpus: int | None = None  # only for a cluster that the run itself starts; None: the machine's
     object_store_gb: float | None = None  # only for a cluster that the run itself starts
 
 
@@ -209,7 +210,14 @@ class RunConfig(Section):
     pretrain: TrainConfig = TrainConfig()
     retrain: TrainConfig = TrainConfig()
     finetune: TrainConfig = TrainConfig(
-        image_size=384, epochs=2, batch_size=26, lr=5e-6, schedule="cosine", warmup_steps=0, start="previous"
+        image_size=384,
+        window_size=12,
+        epochs=2,
+        batch_size=26,
+        lr=5e-6,
+        schedule="cosine",
+        warmup_steps=0,
+        start="previous",
     )
     engine: EngineConfig = EngineConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -225,11 +233,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> RunConfig:
-        step = self.model.swin.patch_size * self.model.swin.window_size * 2 ** (len(self.model.swin.depths) - 1)
+        unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         for stage in ("pretrain", "retrain", "finetune"):
             size = getattr(self, stage).image_size
-            if size % (self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)):
-                raise ValueError(f"{stage}.image_size {size} does not divide into Swin stages (try a multiple of {step})")
+            if size % unit:
+                raise ValueError(f"{stage}.image_size {size} is not a multiple of {unit}, the Swin's smallest grid")
         return self
 
 
@@ -246,9 +254,9 @@ def load(preset: str | Path | None = None, *, files: Iterable[str | Path] = (), 
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ValueError(f"--set {pair!r}: write section.field=value, for example --set pretrain.epochs=2")
-        branch: Any = {}
+        branch: Any = yaml.safe_load(value)
         for part in reversed(name.strip().split(".")):
-            branch = {part: branch if branch else yaml.safe_load(value)} if branch else {part: yaml.safe_load(value)}
+            branch = {part: branch}
         _merge(tree, branch)
     try:
         return RunConfig.model_validate(tree)

@@ -143,9 +143,7 @@ class Predictor:
             return []
         tokens = self._encode(self.preprocess(images))
         probabilities = self._logits(tokens, self._queries).sigmoid().cpu().numpy()
-        tags = [
-            [self.labels[int(i)].name for i in np.flatnonzero(row > self.thresholds)] for row in probabilities
-        ]
+        tags = [[self.labels[int(i)].name for i in np.flatnonzero(row > self.thresholds)] for row in probabilities]
         return self.caption_tokens(tokens, tags, max_tokens=max_tokens)
 
     def caption_tokens(self, tokens: Tensor, tags: list[list[str]], *, max_tokens: int | None = None) -> list[str]:

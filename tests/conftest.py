@@ -25,9 +25,9 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster that every test of the run shares."""
-    from ram_ray.cluster import start
-
     import ray
+
+    from ram_ray.cluster import start
 
     start(num_cpus=4, object_store_gb=0.5)
     yield

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import fsspec
 import torch
-from torch import Tensor
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.config import ModelConfig
@@ -124,12 +123,6 @@ def _load_weights(model: RAM, file: Path, *, source: str) -> None:
         raise ValueError(f"{source}: the weights do not fit config.json: {str(error).splitlines()[0]}") from None
     if missing or unexpected:
         raise ValueError(f"{source}: weights missing {sorted(missing)[:3]}, unknown {sorted(unexpected)[:3]}")
-
-
-def load_backbone(model: RAM, state: dict[str, Tensor]) -> None:
-    """Start the image encoder from another model's (`represent`, or a checkpoint): keys `image_encoder.*`."""
-    own = {name.removeprefix("image_encoder."): one for name, one in state.items() if name.startswith("image_encoder.")}
-    model.image_encoder.load_state_dict(own)
 
 
 def _card(model: RAM, labels: LabelSystem, facts: dict[str, object]) -> str:

@@ -201,6 +201,13 @@ class Teacher:
             rows.append(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
         return torch.from_numpy(np.concatenate(rows)).float()
 
+    def backbone(self) -> dict[str, Tensor] | None:
+        """Weights `image_encoder.*` for a tagger to start from, or None for a CLIP, whose encoder is another."""
+        if not isinstance(self._tower, _Own):
+            return None
+        state = self._tower.model.state_dict()
+        return {name: value for name, value in state.items() if name.startswith("image_encoder.")}
+
     def save(self, folder: Path) -> None:
         """Write a copy that loads by itself, so that a model bundle can take own tags without any download."""
         self._tower.save(folder)

@@ -73,9 +73,7 @@ class TagEncoder(nn.Module):
             config.vocab_size, size.width, max_positions=config.max_positions, dropout=size.dropout
         )
         self.layers = nn.ModuleList(
-            Block(
-                size.width, heads=size.heads, ffn=size.ffn, dropout=size.dropout, context_width=config.image_proj
-            )
+            Block(size.width, heads=size.heads, ffn=size.ffn, dropout=size.dropout, context_width=config.image_proj)
             for _ in range(size.layers)
         )
         for layer, lender in zip(self.layers, shared.layers, strict=False):
@@ -183,7 +181,9 @@ class RAM(nn.Module):
         return losses
 
     @torch.inference_mode()
-    def generate(self, image_tokens: Tensor, tag_ids: Tensor, prompt_ids: Tensor, *, max_tokens: int, end: int) -> Tensor:
+    def generate(
+        self, image_tokens: Tensor, tag_ids: Tensor, prompt_ids: Tensor, *, max_tokens: int, end: int
+    ) -> Tensor:
         """Greedy captions: ids (B, T) after the prompt, zero after the end token.
 
         Args:

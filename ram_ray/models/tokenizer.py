@@ -55,7 +55,7 @@ class TextTokenizer:
         try:
             return cls(Tokenizer.from_pretrained(path_or_id, revision=revision or "main"))
         except Exception as error:  # the library raises bare Exception for a missing file and a failed download
-            raise ValueError(f"tokenizer {path_or_id!r} is neither a local tokenizer.json nor to be had: {error}") from None
+            raise ValueError(f"tokenizer {path_or_id!r}: no tokenizer.json there, and not to be had: {error}") from None
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into `folder`."""

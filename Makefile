@@ -1,0 +1,31 @@
+# Every target sets up what it needs: a virtual environment in .venv with exact versions.
+PYTHON ?= python3.11
+PY := .venv/bin/python
+
+.PHONY: setup demo test check bench clean
+
+setup: .venv/ready
+
+# uv, installed into the environment by pip, is three times quicker than pip alone.
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	.venv/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(PY) jobs/full_pipeline.py --preset demo --try
+
+test: setup check
+	$(PY) -m pytest -q
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: setup
+	$(PY) -m pytest -q tests/bench
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,25 @@
+"""The whole recipe: shards in, an evaluated tagger out, deployed behind HTTP if asked.
+
+python jobs/full_pipeline.py --preset demo --try      # drawn scenes, no GPU, minutes
+python jobs/full_pipeline.py --preset ram_14m --data 's3://bucket/shards/*.tar' --run s3://bucket/runs/mine
+"""
+
+import sys
+
+from ram_ray import job
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = job.parser(__doc__.splitlines()[0])
+    parser.add_argument("--serve", action="store_true", help="deploy the model and stay until interrupted")
+    parser.add_argument("--try", action="store_true", dest="try_out", help="deploy, tag three pictures, take down")
+    try:
+        job.execute(parser.parse_args(), last="evaluate")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

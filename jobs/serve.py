@@ -1,0 +1,59 @@
+"""Serve a model over HTTP until Ctrl-C: python jobs/serve.py --model BUNDLE [--set serve.port=8000]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="model bundle: folder, URI or Hugging Face id")
+    parser.add_argument("--config", action="append", default=[], help="YAML file; its section serve counts")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="serve.FIELD=VALUE")
+    options = parser.parse_args()
+
+    from ram_ray import cluster
+    from ram_ray.config import load
+    from ram_ray.models.bundle import local_folder
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    model = os.path.abspath(options.model) if os.path.isdir(options.model) else options.model
+    try:
+        config = load(files=options.config, sets=options.sets).serve
+        if not (local_folder(model) / "config.json").is_file():
+            raise ValueError(f"{options.model} is not a model bundle: it has no config.json")
+        cluster.start()
+
+        from ray import serve
+
+        from ram_ray.serving.app import APP_NAME, deploy
+
+        url = deploy(model, config)
+    except (ValueError, RuntimeError) as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 2
+    print(f"Serving {options.model} at {url} (page), {url}/docs (API). Ctrl-C stops it. Try:")
+    print(f"  curl -F images=@photo.jpg -F top_k=5 {url}/v1/tag", flush=True)
+    stop.wait()
+    print("stopping", flush=True)
+    serve.delete(APP_NAME)
+    if not os.environ.get("RAY_ADDRESS"):  # a cluster of our own
+        serve.shutdown()
+
+        import ray
+
+        ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Tag a folder of pictures, or shards: python jobs/tag_images.py --model BUNDLE --data GLOB ... --out DIR.
+
+Leaves part-*.parquet and part-*.jsonl in DIR with the columns key, tags, scores, error. Pictures need no
+captions; one that cannot be read gives a row with its error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone that is not installed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="model bundle: folder, URI or Hugging Face id")
+    parser.add_argument("--data", nargs="+", required=True, help="folders, pictures, shards or globs; paths or URIs")
+    parser.add_argument("--out", required=True, help="folder or URI for the parts")
+    parser.add_argument("--top-k", type=int, help="the best k tags of each picture")
+    parser.add_argument("--threshold", type=float, help="one probability in place of each tag's own")
+    parser.add_argument("--tags", help="your own tags, separated by commas, in place of the model's list")
+    parser.add_argument("--config", action="append", default=[], help="YAML file; its resources and data limits count")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    options = parser.parse_args()
+
+    from ram_ray import cluster, tagging
+    from ram_ray.config import load
+
+    own = tuple(tag.strip() for tag in options.tags.split(",") if tag.strip()) if options.tags else None
+    try:
+        config = load(files=options.config, sets=options.sets)
+        query = tagging.Query(top_k=options.top_k, threshold=options.threshold, tags=own)
+        tagging.find_work(options.data)  # a wrong path is told before anything starts
+        cluster.start(object_store_gb=config.resources.object_store_gb)
+        counts = tagging.tag_to_folder(
+            _absolute(options.model) if os.path.isdir(options.model) else options.model,
+            [_absolute(one) for one in options.data],
+            _absolute(options.out),
+            query=query,
+            config=config,
+        )
+    except ValueError as error:
+        print(f"tag_images: {error}", file=sys.stderr)
+        return 2
+    print(f"{counts['images']} pictures tagged into {options.out}, {counts['errors']} of them could not be read")
+    return 0
+
+
+def _absolute(path: str) -> str:
+    """Workers have another working directory; URIs stay as they are."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""How every annotation stage runs: rows in, rows out, on Ray Data, killed and gone on with at any moment.
+
+Ray Data's own checkpoint remembers the keys that were written, with a two-phase commit a file, so a run that
+was killed goes on with the rows that are missing and leaves every row once. Output is partitioned by shard.
+Rows that were rejected before are not read; rows rejected here stay in the output with their reason and are
+copied to `rejected/<stage>/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.data import Dataset
+
+from ram_ray.artifacts import Stage
+from ram_ray.config import RunConfig
+from ram_ray.progress import progress
+from ram_ray.records import REJECTED, conform
+
+Transform = Callable[[Dataset], Dataset]
+
+
+def read_rows(
+    path: str, *, run: RunConfig, columns: list[str] | None = None, rows_per_block: int | None = None
+) -> Dataset:
+    """Rows of a stage's folder as a dataset in blocks of `data.rows_per_block`; shard names stay text ("00000")."""
+    from ray.data.datasource.partitioning import Partitioning
+
+    return ray.data.read_parquet(
+        path,
+        columns=columns,
+        partitioning=Partitioning("hive", field_types={"shard": str}),
+        file_extensions=["parquet"],
+        num_cpus=run.resources.task_cpus,
+    ).repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
+
+
+def good(block: pa.Table) -> pa.Table:
+    """The rows that no stage has rejected."""
+    if "reason" not in block.column_names:
+        return block
+    return block.filter(pc.is_null(block["reason"]))
+
+
+@contextmanager
+def checkpointed(path: str, *, id_column: str) -> Iterator[None]:
+    """Datasets made and written inside go on from the checkpoint at `path`."""
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = ray.data.DataContext.get_current()
+    fs, root = fsspec.url_to_fs(path)
+    fs.makedirs(root, exist_ok=True)
+    context.checkpoint_config = CheckpointConfig(
+        id_column=id_column, checkpoint_path=path, delete_checkpoint_on_success=False
+    )
+    try:
+        yield
+    finally:
+        context.checkpoint_config = None
+
+
+def annotate(
+    stage: Stage,
+    transform: Transform,
+    *,
+    source: str,
+    schema: pa.Schema,
+    run: RunConfig,
+    rows_in: int,
+    id_column: str = "key",
+    rows_per_block: int | None = None,
+) -> None:
+    """Run `transform` over the good rows of `source` and leave rows of `schema` at `stage.path`.
+
+    Args:
+        transform: a lazy dataset of rows to a lazy dataset of rows; must keep `id_column`.
+        rows_in: rows to come, for the progress line.
+    """
+    cpus = run.resources.task_cpus
+    with checkpointed(f"{stage.work}/checkpoint", id_column=id_column), progress(stage.name, total=rows_in) as counter:
+
+        def check(block: pa.Table) -> pa.Table:
+            counter.add.remote(len(block))
+            return conform(block, schema)
+
+        dataset = read_rows(source, run=run, rows_per_block=rows_per_block)
+        dataset = dataset.map_batches(good, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
+        dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
+        dataset.write_parquet(stage.path, partition_cols=["shard"], mode="append", num_cpus=cpus)
+
+
+def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, run: RunConfig) -> dict[str, float]:
+    """Add up `count(block)` over all blocks: what the driver receives does not grow with the rows."""
+    partial = dataset.map_batches(
+        lambda block: pa.Table.from_pylist([count(block)]),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=run.resources.task_cpus,
+    )
+    names = partial.schema().names
+    sums = partial.sum(names)
+    return {name: sums[f"sum({name})"] or 0 for name in names}
+
+
+def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
+    """Copy the rows that this stage rejected to `rejected/<stage>/`."""
+    folder = stage.run.path("rejected", stage.name)
+    fs, root = fsspec.url_to_fs(folder)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
+    if not num_rejected:
+        return
+
+    def rejected(block: pa.Table) -> pa.Table:
+        block = block.filter(pc.is_valid(block["reason"]))
+        block = block.append_column("stage", pa.array([stage.name] * len(block), pa.string()))
+        return conform(block, REJECTED)
+
+    columns = ["key", "shard", "reason", "detail"]
+    read_rows(stage.path, run=run, columns=columns).map_batches(
+        rejected, batch_format="pyarrow", num_cpus=run.resources.task_cpus
+    ).write_parquet(folder, num_cpus=run.resources.task_cpus)
+
+
+def count_rows(block: pa.Table) -> dict[str, Any]:
+    """Rows and rejected rows of a block, for `sum_blocks`."""
+    return {"rows": len(block), "rejected": len(block) - block["reason"].null_count}

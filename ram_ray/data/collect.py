@@ -1,0 +1,104 @@
+"""The stage `shards`: from URIs to a checked, counted table of pictures and where each lies.
+
+Where no shards are given, the drawn scenes are written first, as ordinary shards of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from ram_ray.annotate import annotate, count_rows, read_rows, sum_blocks, write_rejected
+from ram_ray.artifacts import Manifest, Run
+from ram_ray.config import RunConfig
+from ram_ray.data.drawn import plan_corpus, write_shard
+from ram_ray.data.images import Limits
+from ram_ray.data.shards import Shard, list_shards, scan_shard
+from ram_ray.records import SAMPLE, to_table
+
+ROWS_AT_ONCE = 1000
+
+
+def collect(run: Run, config: RunConfig, *, name: str, uris: list[str]) -> Manifest:
+    """Check the shards at `uris` and leave `records.SAMPLE` rows."""
+    shards = list_shards(uris)
+    data = config.data.model_dump(mode="json", exclude={"train", "eval", "drawn", "rows_per_block"})
+    stage = run.stage(name, kind="annotations", config={"data": data, "shards": _identity(shards)}, inputs=[])
+    if stage.manifest:
+        return stage.manifest
+    listing = f"{stage.work}/listing"
+    _write_listing(shards, listing)
+    limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
+    check = config.data.check
+
+    def scan(block: pa.Table) -> Iterator[pa.Table]:
+        for one in block.to_pylist():
+            shard = Shard(name=one["shard"], uri=one["uri"], format=one["format"])
+            rows = scan_shard(shard, limits=limits, check=check)
+            while part := list(islice(rows, ROWS_AT_ONCE)):
+                yield to_table(part, SAMPLE)
+
+    annotate(
+        stage,
+        lambda dataset: dataset.map_batches(
+            scan, batch_format="pyarrow", batch_size=1, num_cpus=config.resources.task_cpus
+        ),
+        source=listing,
+        schema=SAMPLE,
+        run=config,
+        rows_in=0,
+        id_column="shard",
+        rows_per_block=1,
+    )
+    counts = sum_blocks(read_rows(stage.path, run=config, columns=["key", "reason"]), count_rows, run=config)
+    rows, rejected = int(counts["rows"]), int(counts["rejected"])
+    write_rejected(stage, run=config, num_rejected=rejected)
+    if rows == rejected:
+        raise ValueError(f"{name}: none of the {rows} rows of {', '.join(uris)} is usable; see {run.path('rejected')}")
+    return stage.finish(
+        shards=len(shards), rows_in=rows, rows_out=rows - rejected, rejected=rejected, images=rows - rejected
+    )
+
+
+def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
+    """Write the drawn scenes as shards of the run, once; returns training and evaluation URIs."""
+    drawn = config.data.drawn
+    stage = run.stage("scenes", kind="annotations", config={"drawn": drawn, "seed": config.seed}, inputs=[])
+    plan = plan_corpus(stage.path, config=drawn)
+    if stage.manifest is None:
+        write = ray.remote(num_cpus=config.resources.task_cpus)(write_shard)
+        missing = [one for one in plan if not run.fs.exists(one.uri)]
+        waiting = [
+            write.remote(one.uri, kind=one.kind, index=one.index, config=drawn, seed=config.seed) for one in missing
+        ]
+        for task in waiting:
+            ray.get(task)
+        stage.finish(shards=len(plan), images=drawn.num_web + drawn.num_clean + drawn.num_eval)
+    return [one.uri for one in plan if one.kind != "eval"], [one.uri for one in plan if one.kind == "eval"]
+
+
+def _identity(shards: list[Shard]) -> list[dict[str, Any]]:
+    """What makes a shard the same shard: its URI, its length and its time of change."""
+    identity = []
+    for shard in shards:
+        uri = f"{shard.uri.rstrip('/')}/captions.jsonl" if shard.format == "folder" else shard.uri
+        fs, path = fsspec.url_to_fs(uri)
+        info = fs.info(path)
+        changed = str(info.get("mtime") or info.get("ETag") or info.get("etag") or info.get("updated"))
+        identity.append({"name": shard.name, "uri": shard.uri, "size": info.get("size"), "changed": changed})
+    return identity
+
+
+def _write_listing(shards: list[Shard], folder: str) -> None:
+    fs, root = fsspec.url_to_fs(folder)
+    fs.makedirs(root, exist_ok=True)
+    rows = [{"shard": one.name, "uri": one.uri, "format": one.format} for one in shards]
+    with fs.open(f"{root}/shards.parquet", "wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows), file)

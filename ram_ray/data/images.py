@@ -1,0 +1,170 @@
+"""Pictures: from untrusted bytes to RGB pixels (and, from `ram_ray.data.fetch`, from where they lie to bytes).
+
+A picture is judged by its header before a pixel is decoded: format, bytes, pixels, shorter side. So a bomb of
+30,000 x 30,000 pixels in a few hundred bytes costs nothing. Whatever goes wrong is a `Reject` with one of the
+fixed reasons, the picture's own; no broken picture is ever replaced by an empty one.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from ram_ray.data.fetch import read_bytes
+from ram_ray.records import Reject
+
+__all__ = ["Limits", "decode", "header", "read_bytes"]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What makes a picture usable. Pillow's own bound of 179 million pixels holds as well."""
+
+    min_side: int  # pixels of the shorter side
+    max_pixels: int
+    max_bytes: int
+
+
+def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
+    """(width, height) in pixels as stored, before EXIF orientation, from the header alone.
+
+    `data` may be the first part of a picture; where that is too little, the reason is `truncated`.
+
+    Raises:
+        Reject: undecodable, truncated, too_small or too_large.
+    """
+    if len(data) > limits.max_bytes:
+        raise Reject("too_large", f"{len(data)} bytes; data.max_bytes is {limits.max_bytes}")
+    if not data:
+        raise Reject("undecodable", "zero bytes")
+    if _is_webp(data):  # Pillow would want the whole file and room for its canvas first
+        size = _webp_size(data)
+    else:
+        with _open(data) as image:
+            size = image.size
+    _check_size(size, limits)
+    return size
+
+
+def decode(data: bytes, *, limits: Limits, size: int | None = None, exif: bool = True) -> Image.Image:
+    """Decode to an RGB image (first frame of an animation; transparent parts on white), upright by EXIF.
+
+    With `size` a JPEG whose shorter side is at least twice that is decoded at 1/2, 1/4 or 1/8, its shorter side
+    staying >= `size`: several times quicker, for callers that resize to `size` anyway.
+
+    Raises:
+        Reject: undecodable, truncated, too_small or too_large.
+    """
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut pictures as whole"
+    header(data, limits=limits)
+    if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
+        raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
+    with _open(data) as image:
+        try:
+            if size is not None and image.format in ("JPEG", "MPO"):
+                image.draft(None, (size, size))  # type: ignore[arg-type]
+            image.load()
+            return _upright(_to_rgb(image), image) if exif else _to_rgb(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow raises nearly anything on bad bytes; nothing else runs in here
+            raise _rejected(data, error) from None
+
+
+class _Bytes(io.BytesIO):
+    """Bytes that remember whether more was asked for than is there."""
+
+    short = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if size is not None and len(data) < size:
+            self.short = True
+        return data
+
+
+def _open(data: bytes) -> Image.Image:
+    stream = _Bytes(data)
+    try:
+        return Image.open(stream, formats=FORMATS)
+    except MemoryError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Reject("too_large", str(error)) from None
+    except Exception as error:  # as in `decode`
+        raise _rejected(data, error, stream.short) from None
+
+
+def _rejected(data: bytes, error: Exception, short: bool = False) -> Reject:
+    """Truncated if it began like a picture and ended too soon, undecodable otherwise.
+
+    `short` says that the header asked for more than is there; while pixels are read every file ends so.
+    """
+    detail = "no picture that can be read" if isinstance(error, UnidentifiedImageError) else f"{error}"
+    ended = "truncated" in detail.lower() or "cannot load" in detail  # the latter: no pixels follow the header
+    cut = short or ended or isinstance(error, EOFError)
+    return Reject("truncated" if cut and data.startswith(_MAGIC) else "undecodable", detail)
+
+
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise Reject("too_large", f"{width} x {height} pixels; data.max_pixels is {limits.max_pixels}")
+    if min(width, height) < limits.min_side:
+        raise Reject("too_small", f"{width} x {height} pixels; data.min_side is {limits.min_side}")
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of the canvas, from the first chunk."""
+    if len(data) < 30:
+        raise Reject("truncated", f"{len(data)} bytes of WebP")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L" and data[20] == 0x2F:
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise Reject("undecodable", f"a WebP that begins with {kind!r}")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey: keep the upper 8, where Pillow would clip
+        return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
+    if "exif" not in image.info:
+        return rgb
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # an EXIF block that cannot be read says nothing; the pixels are whole
+        return rgb
+    return rgb.transpose(turn) if turn is not None else rgb

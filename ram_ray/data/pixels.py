@@ -1,0 +1,37 @@
+"""Annotation rows plus their pictures: read by byte range, decoded and brought to one size, in a Ray Data task.
+
+What cannot be decoded is not dropped and not replaced: the row gets its reason, and zeros for pixels that the
+stage behind must not look at.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ram_ray.data.images import Limits, decode, read_bytes
+from ram_ray.records import Reject
+
+
+def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
+    """Rows with a place (uri, offset, nbytes) to the same rows with `pixels` uint8 (size, size, 3).
+
+    Rows whose picture cannot be read or decoded get `reason` and `detail`.
+    """
+    from ray.data.extensions import ArrowTensorArray
+
+    columns = (block[name].to_pylist() for name in ("uri", "offset", "nbytes"))
+    pixels = np.zeros((len(block), size, size, 3), dtype=np.uint8)
+    reasons, details = block["reason"].to_pylist(), block["detail"].to_pylist()
+    for place, data in enumerate(read_bytes(*columns)):
+        try:
+            if isinstance(data, Reject):
+                raise data
+            image = decode(data, limits=limits, size=size)
+            pixels[place] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        except Reject as reject:
+            reasons[place], details[place] = reject.reason, reject.detail
+    for name, values in (("reason", reasons), ("detail", details)):
+        block = block.set_column(block.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return block.append_column("pixels", ArrowTensorArray.from_numpy(pixels))

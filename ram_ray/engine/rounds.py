@@ -1,0 +1,212 @@
+"""The stages of the data engine on Ray Data: generate, then clean in three steps.
+
+    generate   decode tasks -> Generator actors (tagger, captions) -> CaptionTags actors (parser) -> annotations
+    regions    decode tasks -> RegionEmbedder actors -> a row an image: boxes, embeddings, agreement
+    removals   regions grouped by category -> FAISS k-means -> which image loses which tag, and why
+    clean      annotations, joined with the removals of their own shard -> annotations
+
+Each step is a stage of its own with its own digest, so a run that is killed in one goes on there.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from ray.data import Dataset
+
+from ram_ray.annotate import annotate, read_rows, write_rejected
+from ram_ray.artifacts import Manifest, Run, Stage
+from ram_ray.config import RunConfig
+from ram_ray.data.images import Limits
+from ram_ray.data.pixels import add_pixels
+from ram_ray.engine.clean import IMAGE_REGIONS, REMOVALS, RegionEmbedder, apply_removals, decide, explode_regions
+from ram_ray.engine.generate import CaptionTags, Generator
+from ram_ray.label_system import LabelSystem
+from ram_ray.labels.stages import annotation_counts, label_system_uri
+from ram_ray.records import ANNOTATION
+
+
+def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
+    """Rows to rows with decoded pictures, in tasks."""
+    limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
+
+    def pixels(block: pa.Table) -> pa.Table:
+        return add_pixels(block, size=size, limits=limits)
+
+    return dataset.map_batches(
+        pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=config.resources.task_cpus
+    )
+
+
+def actors(config: RunConfig) -> dict:
+    """What an actor pool that runs a model asks Ray Data for."""
+    resources = config.resources
+    return {
+        "num_cpus": resources.actor_cpus,
+        "num_gpus": resources.actor_gpus or None,
+        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
+    }
+
+
+def predictor_options(config: RunConfig) -> dict:
+    """How an actor loads a model: on the GPU in the run's precision, or on a CPU with the configured threads."""
+    on_gpu = config.resources.actor_gpus > 0
+    return {
+        "device": "cuda" if on_gpu else "cpu",
+        "precision": config.training.precision,
+        "threads": None if on_gpu else config.resources.threads,
+    }
+
+
+def generate(
+    run: Run, config: RunConfig, annotations: Manifest, model: Manifest, labels: Manifest, *, round: int
+) -> Manifest:
+    """Add the captions and tags that the model sees and no caption says."""
+    settings = config.engine.generate
+    stage = run.stage(f"generate_{round}", kind="annotations", config=settings, inputs=[annotations, model, labels])
+    if stage.manifest:
+        return stage.manifest
+    size = model.counts["image_size"]
+
+    def transform(dataset: Dataset) -> Dataset:
+        return (
+            with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config)
+            .map_batches(
+                Generator,
+                fn_constructor_args=(model.path, settings),
+                fn_constructor_kwargs=predictor_options(config),
+                batch_format="numpy",
+                batch_size=settings.batch_size,
+                **actors(config),
+            )
+            .map_batches(
+                CaptionTags,
+                fn_constructor_args=(config.labels.parser, label_system_uri(labels.path)),
+                fn_constructor_kwargs={"max_caption_chars": config.labels.max_caption_chars},
+                batch_format="pyarrow",
+                batch_size=config.data.rows_per_block,
+                num_cpus=config.resources.actor_cpus,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.resources.actors),
+            )
+        )
+
+    annotate(
+        stage,
+        transform,
+        source=annotations.path,
+        schema=ANNOTATION,
+        run=config,
+        rows_in=annotations.counts["rows_out"],
+    )
+    return _finish(stage, config, labels, rows_in=annotations.counts["rows_out"])
+
+
+def clean(
+    run: Run,
+    config: RunConfig,
+    annotations: Manifest,
+    model: Manifest,
+    labels: Manifest,
+    teacher: Manifest,
+    *,
+    round: int,
+) -> Manifest:
+    """Remove tags that do not look like their category, and tags that the model does not see on their region."""
+    settings = config.engine.clean
+    stage = run.stage(
+        f"clean_{round}", kind="annotations", config=settings, inputs=[annotations, model, labels, teacher]
+    )
+    if stage.manifest:
+        return stage.manifest
+    regions = find_regions(run, config, annotations, model, teacher, round=round)
+    removals = find_removals(run, config, regions, round=round)
+
+    def remove(block: pa.Table) -> pa.Table:
+        shards = sorted(set(block["shard"].to_pylist()))
+        parts = [_removals_of(removals.path, shard) for shard in shards]
+        return apply_removals(block, pa.concat_tables(parts) if parts else REMOVALS.empty_table(), round=round)
+
+    annotate(
+        stage,
+        lambda dataset: dataset.map_batches(
+            remove, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus
+        ),
+        source=annotations.path,
+        schema=ANNOTATION,
+        run=config,
+        rows_in=annotations.counts["rows_out"],
+    )
+    return _finish(stage, config, labels, rows_in=annotations.counts["rows_out"])
+
+
+def find_regions(
+    run: Run, config: RunConfig, annotations: Manifest, model: Manifest, teacher: Manifest, *, round: int
+) -> Manifest:
+    """Boxes, embeddings and agreement of every tag of every image."""
+    settings = config.engine.clean
+    identity = settings.model_dump(include={"detector", "revision"})
+    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, model, teacher])
+    if stage.manifest:
+        return stage.manifest
+    size = model.counts["image_size"]
+    annotate(
+        stage,
+        lambda dataset: with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config).map_batches(
+            RegionEmbedder,
+            fn_constructor_args=(model.path, teacher.counts["source"], settings),
+            fn_constructor_kwargs={"teacher_revision": teacher.counts["revision"], **predictor_options(config)},
+            batch_format="numpy",
+            batch_size=settings.batch_size,
+            **actors(config),
+        ),
+        source=annotations.path,
+        schema=IMAGE_REGIONS,
+        run=config,
+        rows_in=annotations.counts["rows_out"],
+    )
+    return stage.finish(images=annotations.counts["rows_out"])
+
+
+def find_removals(run: Run, config: RunConfig, regions: Manifest, *, round: int) -> Manifest:
+    """Per category: cluster the crops, and list which image loses the tag."""
+    settings, seed, cpus = config.engine.clean, config.seed, config.resources.task_cpus
+    identity = {"clean": settings, "seed": seed}
+    stage = run.stage(f"removals_{round}", kind="annotations", config=identity, inputs=[regions])
+    if stage.manifest:
+        return stage.manifest
+    removals = (
+        read_rows(regions.path, run=config)
+        .map_batches(explode_regions, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
+        .groupby("tag", num_partitions=config.resources.shuffle_partitions)
+        .map_groups(lambda group: decide(group, config=settings, seed=seed), batch_format="pyarrow", num_cpus=cpus)
+    )
+    removals.write_parquet(stage.path, partition_cols=["shard"], mode="overwrite", num_cpus=cpus)
+    return stage.finish()
+
+
+@functools.lru_cache(maxsize=64)
+def _removals_of(path: str, shard: str) -> pa.Table:
+    """REMOVALS rows of one shard."""
+    fs, root = fsspec.url_to_fs(f"{path}/shard={shard}")
+    files = sorted(one for one in fs.ls(root, detail=False) if one.endswith(".parquet")) if fs.exists(root) else []
+    names = [name for name in REMOVALS.names if name != "shard"]
+    parts = []
+    for file in files:
+        with fs.open(file, "rb") as handle:
+            part = pq.read_table(handle, columns=names, partitioning=None)
+        parts.append(part.append_column("shard", pa.array([shard] * len(part), pa.string())).select(REMOVALS.names))
+    return pa.concat_tables([one.cast(REMOVALS) for one in parts]) if parts else REMOVALS.empty_table()
+
+
+def _finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int) -> Manifest:
+    system = LabelSystem.load(label_system_uri(labels.path))
+    counts = annotation_counts(stage.path, config=config, system=system)
+    rejected = counts.pop("rejected_rows")
+    assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
+    write_rejected(stage, run=config, num_rejected=rejected)
+    return stage.finish(rows_in=rows_in, rows_out=counts["images"], rejected=rejected, **counts)

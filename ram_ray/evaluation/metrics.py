@@ -1,0 +1,195 @@
+"""mAP, precision and recall, from scores that never meet in one place.
+
+AP needs all scores of one tag and no other tag's. So the evaluation stage writes rows of scores, each batch of
+rows is cut into blocks of tags (`to_tag_blocks`), and one task a block gathers its columns and reduces them
+(`reduce_tag_block`): what the driver sees grows with the tags, never with the images.
+
+Ties: images with equal scores are one step of the ranking, and the positives among them all get the precision
+at its end. So AP does not depend on the order of the rows (the reference sorts unstably and its AP does); without
+ties it equals the reference's mean of precision over positives. A tag with no positives has no AP (NaN).
+
+Precision and recall come twice: averaged over tags (the paper's P and R) and over all decisions ("micro").
+As in the paper's code a tag that was never predicted has precision 0, and score >= threshold is a prediction.
+
+Letters: N images, T tags of the label system, b tags of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+# Rows of one batch cut by tags; `scores` and `targets` are (rows, b) in row order.
+TAG_BLOCK = pa.schema(
+    [("block", pa.int32()), ("rows", pa.int32()), ("scores", pa.list_(pa.float32())), ("targets", pa.list_(pa.bool_()))]
+)
+PER_TAG = pa.schema(
+    [
+        ("tag", pa.int32()),
+        ("num_images", pa.int64()),
+        ("num_positives", pa.int64()),
+        ("ap", pa.float64()),  # NaN without positives
+        ("threshold", pa.float64()),
+        ("tp", pa.int64()),
+        ("fp", pa.int64()),
+        ("fn", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Decisions counted against the truth; add them up over batches, shards and machines."""
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def precision(self) -> float:
+        """Share of the predictions that are true; 0 where nothing was predicted."""
+        return self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Share of the truth that was predicted; 0 where nothing is true."""
+        return self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0
+
+
+def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]]) -> Counts:
+    """Count the tags of images against their truth, image by image.
+
+    Raises:
+        ValueError: if the two do not hold the same number of images.
+    """
+    total = Counts()
+    for one, true in zip(predicted, truth, strict=True):
+        given, right = set(one), set(true)
+        total += Counts(len(given & right), len(given - right), len(right - given))
+    return total
+
+
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """AP of one tag: scores (N,) floats, targets (N,) bools; NaN without positives.
+
+    Raises:
+        ValueError: if the shapes differ or a score is NaN.
+    """
+    scores, targets = np.asarray(scores), np.asarray(targets, bool)
+    if scores.shape != targets.shape or scores.ndim != 1:
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must both be (N,)")
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN")
+    num_positives = int(targets.sum())
+    if not num_positives:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], targets[order].cumsum()
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # last place of each step
+    found = np.diff(hits[ends], prepend=0)
+    return float((found * hits[ends] / (ends + 1)).sum() / num_positives)
+
+
+def to_tag_blocks(scores: np.ndarray, targets: np.ndarray, *, tags_per_block: int = 64) -> pa.Table:
+    """Cut one batch, scores (N, T) floats and targets (N, T) bools, into TAG_BLOCK rows, one a block of tags."""
+    assert scores.shape == targets.shape and scores.ndim == 2, (scores.shape, targets.shape)
+    rows = []
+    for block, start in enumerate(range(0, scores.shape[1], tags_per_block)):
+        columns = slice(start, start + tags_per_block)
+        rows.append(
+            {
+                "block": block,
+                "rows": len(scores),
+                "scores": scores[:, columns].astype(np.float32).ravel(),
+                "targets": targets[:, columns].astype(bool).ravel(),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=TAG_BLOCK)
+
+
+def reduce_tag_block(group: pa.Table, *, thresholds: np.ndarray, tags_per_block: int = 64) -> pa.Table:
+    """PER_TAG rows of all TAG_BLOCK rows of one block; thresholds (T,), by tag id."""
+    block = group["block"][0].as_py()
+    assert set(group["block"].to_pylist()) == {block}, "a group holds one block"
+    num_images = int(np.sum(group["rows"].to_numpy()))
+    shape = (num_images, min(tags_per_block, len(thresholds) - block * tags_per_block))
+    scores = group["scores"].combine_chunks().flatten().to_numpy().reshape(shape)
+    targets = group["targets"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)
+    rows = per_tag(scores, targets, thresholds=thresholds, first=block * tags_per_block)
+    return pa.Table.from_pylist(rows, schema=PER_TAG)
+
+
+def per_tag(scores: np.ndarray, targets: np.ndarray, *, thresholds: np.ndarray, first: int = 0) -> list[dict]:
+    """One PER_TAG row a column; the column c is the tag `first` + c, and `thresholds` is (T,) by tag id."""
+    rows = []
+    for column in range(scores.shape[1]):
+        tag = first + column
+        true = targets[:, column].astype(bool)
+        given = scores[:, column] >= thresholds[tag]
+        tp = int((given & true).sum())
+        rows.append(
+            {
+                "tag": tag,
+                "num_images": len(true),
+                "num_positives": int(true.sum()),
+                "ap": average_precision(scores[:, column], true),
+                "threshold": float(thresholds[tag]),
+                "tp": tp,
+                "fp": int(given.sum()) - tp,
+                "fn": int(true.sum()) - tp,
+            }
+        )
+    return rows
+
+
+def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_positives: int = 1) -> dict[str, Any]:
+    """The report's figures from PER_TAG rows: mAP, mean prevalence, precision, recall, and a line a tag.
+
+    Tags with fewer than `min_positives` positives (at least 1) have a line but are in no average. Mean prevalence is
+    the mAP that scores drawn at random would have.
+    """
+    lines = []
+    for row in sorted(rows, key=lambda one: one["tag"]):
+        counts = Counts(row["tp"], row["fp"], row["fn"])
+        lines.append(
+            {
+                "id": row["tag"],
+                "tag": names[row["tag"]],
+                "kind": kinds[row["tag"]],
+                "num_positives": row["num_positives"],
+                "prevalence": row["num_positives"] / max(1, row["num_images"]),
+                "ap": row["ap"] if row["num_positives"] else None,
+                "precision": counts.precision,
+                "recall": counts.recall,
+                "threshold": row["threshold"],
+                "predicted": row["tp"] + row["fp"],
+                "correct": row["tp"],
+                "counted": row["num_positives"] >= max(1, min_positives),
+            }
+        )
+    counted = [line for line in lines if line["counted"]]
+    micro = Counts()
+    for one in counted:
+        right = one["correct"]
+        micro += Counts(right, one["predicted"] - right, one["num_positives"] - right)
+    return {
+        "mAP": _mean([line["ap"] for line in counted]),
+        "mean_prevalence": _mean([line["prevalence"] for line in counted]),
+        "num_tags": len(counted),
+        "precision": _mean([line["precision"] for line in counted]),
+        "recall": _mean([line["recall"] for line in counted]),
+        "micro_precision": micro.precision,
+        "micro_recall": micro.recall,
+        "per_tag": lines,
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,102 @@
+"""The command line that every job of the recipe shares: a preset, some settings, and how far to go."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ram_ray.config import RunConfig, load
+
+PRESETS = Path(__file__).resolve().parents[1] / "jobs" / "presets"
+
+
+def main(last: str, *, sets: Sequence[str] = (), description: str = "") -> None:
+    """Run the recipe up to the stage `last`, with the options of `sys.argv`; a mistake is one line and exit code 2."""
+    options = parser(description).parse_args()
+    try:
+        execute(options, last=last, sets=sets)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options of every job."""
+    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--preset", help=f"a whole run: {', '.join(names)}, or a YAML file")
+    parser.add_argument("--config", action="append", default=[], metavar="YAML", help="settings over the preset's")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="one setting")
+    parser.add_argument("--data", nargs="+", metavar="GLOB", help="training shards: tar, Parquet, or folders")
+    parser.add_argument("--eval", nargs="+", metavar="GLOB", help="held-out shards to score on")
+    parser.add_argument("--run", metavar="URI", help="the run's folder (default: runs/NAME)")
+    return parser
+
+
+def configure(options: argparse.Namespace, *, sets: Sequence[str] = ()) -> RunConfig:
+    """The configuration that the options ask for.
+
+    Raises:
+        ValueError: for an unknown preset, an unknown field or a wrong value.
+    """
+    preset = options.preset
+    if preset and not preset.endswith((".yaml", ".yml")):
+        preset = PRESETS / f"{preset}.yaml"
+        if not preset.is_file():
+            names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+            raise ValueError(f"--preset {options.preset}: no such preset; use one of {names}, or a YAML file")
+    config = load(preset, files=options.config, sets=[*sets, *options.set])
+    data = {name: [_absolute(uri) for uri in uris] for name, uris in _uris(options, config).items()}
+    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+
+
+def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ()) -> None:
+    """Configure, join or start Ray, run the recipe, print the closing table."""
+    config = configure(options, sets=sets)
+    run_uri = _absolute(options.run or f"runs/{config.name}")
+    start = time.monotonic()
+
+    from ram_ray import cluster
+    from ram_ray.pipeline import Pipeline
+
+    cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
+    pipeline = Pipeline(config, run_uri, last=last)
+    print(f"run {config.name} at {run_uri}", flush=True)
+    pipeline()
+    print(f"\n{pipeline.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}", flush=True)
+    if getattr(options, "serve", False) or getattr(options, "try_out", False):
+        serve(pipeline, stay=options.serve)
+
+
+def serve(pipeline: object, *, stay: bool) -> None:
+    """Deploy the newest model; tag three held-out pictures over HTTP; stay, or take it down again."""
+    from ram_ray.pipeline import Pipeline
+    from ram_ray.serving.app import deploy
+    from ram_ray.serving.client import try_out
+
+    assert isinstance(pipeline, Pipeline) and pipeline.model is not None
+    import ray.serve
+
+    url = deploy(pipeline.model.path, pipeline.config.serve)
+    try:
+        print(f"the tagger answers at {url} (page: {url}/, API: {url}/docs)")
+        if pipeline.scenes:
+            try_out(url, pipeline.scenes[0], folder=pipeline.run.path("evaluation", "tried"))
+        while stay:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopping")
+    finally:
+        ray.serve.shutdown()
+
+
+def _uris(options: argparse.Namespace, config: RunConfig) -> dict[str, list[str]]:
+    return {"train": options.data or config.data.train, "eval": options.eval or config.data.eval}
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else os.path.abspath(uri)

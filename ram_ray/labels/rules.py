@@ -1,0 +1,185 @@
+"""Tags read off a repaired dependency parse.
+
+Part of speech says what a word can be, relations say what belongs together. An object is a noun with its
+compounds, an attribute an adjective or a participle before its noun, an action any other verb; what a caption
+says is not there gives nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ram_ray.labels.lemmas import Lemmatizer
+from ram_ray.labels.relations import MODIFIERS, NOTHING, Word, read_words, word_after, word_before
+from ram_ray.labels.repair import fixed_pair, repair
+from ram_ray.labels.words import (
+    BEINGS,
+    COLOURS,
+    COMPOUNDS,
+    KIND_WORDS,
+    MEASURES,
+    NEVER_DESCRIBING,
+    NOT_ACTIONS,
+    NOT_ATTRIBUTES,
+    NOT_OBJECTS,
+    SCENES,
+)
+
+
+class Tag(NamedTuple):
+    """A tag read in a caption: lower-case lemmas joined by one space, and its kind (`records.KINDS`)."""
+
+    name: str
+    kind: str
+
+
+def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
+    """Tags of a parsed caption, in the order of the text, each once."""
+    words = read_words(doc)
+    repair(words, lemmas)
+    hidden = _negated(words)
+    found: list[tuple[int, Tag]] = []
+    phrases, inside = _noun_phrases(words, lemmas)
+    for last, parts in phrases:
+        if not hidden[last]:
+            found += [(last, tag) for tag in _objects(words, last, parts, lemmas)]
+    for word in words:
+        if hidden[word.index] or word.index in inside:
+            continue
+        if word.pos == "A" or (word.pos == "V" and _describes(words, word)):
+            name = _attribute(words, word, lemmas)
+            if name:
+                found.append((word.index, Tag(name, "attribute")))
+        elif word.pos == "V" and (name := _action(words, word, lemmas)):
+            found.append((word.index, Tag(name, "action")))
+    ordered = [tag for _, tag in sorted(found, key=lambda one: one[0]) if _is_name(tag.name)]
+    return list(dict.fromkeys(ordered))
+
+
+def _negated(words: list[Word]) -> list[bool]:
+    """True for a word that the caption says is not there, and for what modifies it."""
+    hidden = [False] * len(words)
+    for word in words:
+        if word.text in ("no", "without") and word.rel in ("det", "case", "mark", "neg", "other", "advmod"):
+            hidden[word.head] = True
+        elif word.rel == "neg" or word.text in ("not", "n't", "never"):
+            hidden[word.head] = words[word.head].pos in ("V", "A", "N")
+    for _ in range(4):  # a few passes reach every modifier that a caption stacks up
+        changed = False
+        for word in words:
+            head = words[word.head]
+            if hidden[word.index] or not hidden[word.head] or head is word:
+                continue
+            alternative = word.rel == "conj" and any(one.head == word.index and one.text == "or" for one in words)
+            of_noun = head.pos == "N" and word.rel in ("amod", "compound", "poss", "flat")
+            of_verb = head.pos == "V" and word.rel == "obj"
+            if alternative or of_noun or of_verb:
+                hidden[word.index] = changed = True
+        if not changed:
+            break
+    return hidden
+
+
+def _noun_phrases(words: list[Word], lemmas: Lemmatizer) -> tuple[list[tuple[int, list[int]]], set[int]]:
+    """Heads with the indices of their compounds, and all indices that compounds used up."""
+    phrases, inside = [], set()
+    for word in reversed(words):
+        if word.pos != "N" or word.index in inside:
+            continue
+        parts: list[int] = []
+        first = word.index
+        while first > 0 and _joins(words, words[first - 1], words[first], lemmas, len(parts)):
+            first -= 1
+            parts.insert(0, first)
+        inside.update(parts)
+        phrases.append((word.index, parts))
+    return phrases, inside
+
+
+def _joins(words: list[Word], left: Word, right: Word, lemmas: Lemmatizer, length: int) -> bool:
+    """True if `left` is a compound's part before `right`."""
+    if fixed_pair(words, left, right, lemmas):
+        return True
+    if left.pos != "N" or length >= 2 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
+        return False
+    if right.text in ("rock", "bungee", "kite", "wind", "wake", "paddle") and word_after(words, right).pos == "V":
+        return False  # "a man rock climbing"
+    if right.rel == "flat" and right.head <= left.index:
+        return True
+    if left.rel in MODIFIERS and words[left.head].pos == "N" and left.head != left.index:
+        return True
+    # Two nouns side by side are one thing, whatever the parse says, unless the first can be told apart.
+    name = lemmas(left.text, "noun")
+    return name == left.text and name not in BEINGS and name not in SCENES
+
+
+def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer) -> list[Tag]:
+    """The object or scene of a noun phrase, or nothing for measures, places and times."""
+    head = lemmas(words[last].text, "noun")
+    names = [lemmas(words[part].text, "noun") for part in parts]
+    after = word_after(words, words[last])
+    if head in MEASURES and (after.text == "of" or after.pos == "N"):
+        return []
+    if head in ("picture", "photo", "photograph") and any(one.head == last and one.text == "in" for one in words):
+        return []
+    name = " ".join([*names, head])
+    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS:
+        name = " ".join(one for one in names if one not in NOT_OBJECTS)
+    if not name:
+        return []
+    return [Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")]
+
+
+def _describes(words: list[Word], word: Word) -> bool:
+    """True for a participle before its noun: "a parked car", "two smiling children"."""
+    if word.tag not in ("VBG", "VBN", "JJ", "VBD"):
+        return False
+    after = word_after(words, word)
+    if word_before(words, word).text in ("while", "when", "by") or word.text in NEVER_DESCRIBING:
+        return False
+    if word_before(words, word).pos in ("PUNCT", "CCONJ") and word_before(words, word_before(words, word)).pos == "V":
+        return False  # "laughing, drinking water"
+    if word.rel in ("amod", "compound") and word.head > word.index:
+        return word.tag != "VBG" or word_before(words, word).pos != "N"  # "an officer directing traffic"
+    if word.tag == "VBN" and word_before(words, word).pos in ("A", "NUM") and after.pos == "N":
+        return True
+    return word_before(words, word).pos == "DET" and after.pos in ("N", "A") and word_before(words, word).text != "that"
+
+
+def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
+    """Name of the attribute, or "" if the word counts, compares, or describes the picture or a measure."""
+    if word.rel in ("det", "case", "mark", "fixed", "cc", "aux", "num", "advmod") and word.text not in COLOURS:
+        return ""
+    name = lemmas(word.text, "adj") if word.pos == "A" else word.text
+    if {name, word.text} & NOT_ATTRIBUTES or fixed_pair(words, word, word_after(words, word), lemmas):
+        return ""
+    first = word  # of a list of attributes: "a black and white photo of"
+    while first.rel == "conj" and words[first.head].pos == "A" and first.head < first.index:
+        first = words[first.head]
+    head = words[first.head]
+    measured = head.pos == "N" and lemmas(head.text, "noun") in MEASURES and word_after(words, head).text == "of"
+    return "" if measured and first.rel == "amod" else name
+
+
+def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
+    """Lemma of the verb, or "" for auxiliaries, light verbs, and verbs used as prepositions ("including")."""
+    if word.rel in ("aux", "case", "mark", "fixed", "cc"):
+        return ""
+    name = lemmas(word.text, "verb")
+    if name == "go" and word_after(words, word).text == "to":
+        follower = words[word.index + 2] if word.index + 2 < len(words) else NOTHING
+        return "" if follower.pos == "V" else name
+    return "" if name in NOT_ACTIONS else name
+
+
+def _is_name(name: str) -> bool:
+    """Letters, with hyphens and apostrophes inside: no numbers, no symbols, no other scripts."""
+    plain = name.replace("-", "").replace("'", "").replace(" ", "")
+    return (
+        len(plain) > 1
+        and name[0].isalpha()
+        and name[-1].isalpha()
+        and len(name) <= 60
+        and plain.isalpha()
+        and all(ord(one) < 0x250 for one in plain)
+    )

@@ -1,0 +1,155 @@
+"""Word lists behind the caption rules: what counts as a scene, a measure, a quantity, a colour.
+
+Each list is short on purpose: it holds what grammar alone cannot tell ("a herd of cows" is about cows, "a
+bowl of soup" shows both). A wrong word here changes every caption, so additions need examples.
+"""
+
+from __future__ import annotations
+
+
+def _words(text: str) -> frozenset[str]:
+    """Words of `text`; an underscore stands for the space inside a phrase."""
+    return frozenset(word.replace("_", " ") for word in text.split())
+
+
+# Heads that name where the picture is. Everything else that is visible is an object.
+SCENES = _words("""
+    airport alley aquarium arena backyard ballroom barn baseball_field baseball_diamond basement bathroom bay beach
+    bedroom boardwalk bus_station cafe cafeteria campground campsite canyon cemetery church city city_street cityscape
+    classroom cliff coast coastline concert construction_site countryside courtyard creek crosswalk dance_floor desert
+    dining_room dirt_road dock downtown driveway farm field football_field forest garage garden gas_station grass
+    grocery_store gym gymnasium hallway harbor highway hill hillside hospital hotel hotel_room intersection jungle
+    kitchen lake landscape laundromat lawn library living_room lobby market marketplace marina marsh meadow mountain
+    mountainside museum neighborhood night nightclub ocean office orchard park parking_garage parking_lot pasture patio
+    pier playground plaza pond pool pub railroad railway ranch restaurant restroom river riverbank road roadside room
+    savanna school sea seashore shopping_mall shore sidewalk skate_park skatepark ski_resort ski_slope sky slope snow
+    soccer_field square stadium stage store storefront stream street street_corner subway sunrise sunset supermarket
+    swamp swimming_pool tennis_court terrace theater town track trail train_station tunnel valley village waterfall
+    woods workshop yard zoo
+""")
+
+# "a group of dogs" is about dogs. These give no object when "of" follows.
+MEASURES = _words("""
+    group bunch couple number lot lots pair set kind type sort variety array assortment piece slice picture photo
+    photograph image view shot closeup close-up row line pile stack herd flock pack collection series selection
+    handful dozen dozens hundred hundreds thousand thousands ton tons plenty load loads amount mixture crowd gang
+    bit part portion section half majority rest sea body bed trio duo foursome cluster swarm school litter range
+    gathering party pieces stretch patch layer strip stream sheet chunk pound gallon quarter quartet variation
+""")
+
+# Never visible things: places on or in something, times, and words about the picture itself.
+NOT_OBJECTS = _words("""
+    front side top background foreground middle center centre back bottom left right edge end inside outside midst
+    rear distance direction way position place spot part area corner number kind type sort pair number day morning
+    afternoon evening time moment year month week hour minute today summer winter fall autumn air midair mid-air mid
+    other one ones something someone anything nothing everyone everything thing stuff each lot lots use case order
+    addition process preparation while fun attention rest view image shot close-up closeup height level length size
+    shape style color colour amount variety bit half behind base point action motion mid-jump mid-flight speed sort
+    work course name reason state condition purpose appearance self interior exterior surrounding surroundings set
+    piece group bunch inch mile degree age pose halfway angle control progress walk swim run nap stroll jog public
+    third second first dark stead mph kph pm am sight scene nearby together upside
+""")
+
+# Adjectives that count, compare or point instead of describing.
+NOT_ATTRIBUTES = _words("""
+    many several other same own few more most less least such various different multiple numerous certain
+    first second third fourth fifth last next another both each every all some any no enough much
+    single double dual triple whole entire only front back top bottom left right upper lower middle center rear side
+    inner outer nearby available able ready due apparent possible sure main overall additional extra else
+    close up-close opposite separate respective particular specific general another like unlike near far
+    what which whose that this these those half alone together else away sort nearby
+    mid adjacent inside outside upside
+""")
+
+NOT_ACTIONS = _words("""
+    be have do can could will would may might must shall should 's 're 've 'd ca wo let gon seem appear
+""")
+
+COLOURS = _words("""
+    black white red green blue yellow orange purple pink brown gray grey gold golden silver tan beige maroon
+    turquoise teal violet magenta cyan navy khaki cream burgundy crimson scarlet lavender
+""")
+
+# Things known by more than one word whose first word may be read as a describing adjective or participle.
+COMPOUNDS = _words("""
+    hot_dog teddy_bear polar_bear high_chair french_fries french_toast ice_cream ice_skate sweet_potato wet_suit
+    stuffed_animal stuffed_bear potted_plant remote_control cell_phone mobile_phone dirt_bike dirt_road
+    double_decker stop_sign living_room dining_room dining_table christmas_tree golden_retriever german_shepherd
+    solar_panel swimming_pool swimming_trunks parking_lot parking_meter parking_garage parking_space shopping_cart
+    shopping_mall shopping_bag shopping_center cutting_board skating_rink skating_ramp washing_machine ironing_board
+    baking_sheet fishing_pole fishing_rod fishing_boat fishing_net walking_stick sleeping_bag frying_pan
+    sewing_machine rocking_chair bathing_suit diving_board climbing_wall climbing_gear hiking_trail hiking_boot
+    bowling_alley bowling_ball boxing_ring boxing_glove wedding_dress wedding_cake wedding_ring swimming_suit
+    swimming_goggles running_shoe waiting_room changing_table chopping_board rolling_pin mixing_bowl serving_tray
+    carving_knife steering_wheel racing_car racing_bike riding_gear rowing_boat sailing_boat hard_hat bald_eagle
+    green_bean green_tea fast_food white_board tight_rope wild_flower blue_jay grand_piano wine_glass human_being
+    construction_worker floppy_hat bean_bag flip_flop flying_disc climbing_rope climbing_harness tennis_racket
+    racing_track dressing_room playing_card playing_field drinking_fountain drinking_glass wading_pool
+    wrapping_paper writing_desk knitting_needle electronic_device electric_toothbrush flat_screen lap_top
+    traffic_light vending_machine wedding_gown shaving_cream whipped_cream racing_suit training_wheels
+    clothing_store dump_truck air_plane air_balloon air_conditioner top_hat back_pack side_walk skateboarding_trick
+    senior_citizen fire_truck pick-up_truck
+""")
+
+# Nouns in -ing that are things: never the verb they look like after another noun or an article.
+ING_THINGS = _words("""
+    building railing clothing ceiling painting drawing awning crossing icing frosting topping landing bedding string
+    evening morning ring king wing thing sling spring swing wedding carving dumpling duckling sibling earring
+    lightning pudding stuffing seating lighting siding flooring paneling tiling scaffolding fencing stocking
+    sibling herring feeding meeting outing offspring viking filling sing-along opening engraving etching piping plumbing
+    sterling setting parking shopping bowling boxing wrestling gathering hang-gliding hearing being
+""")
+
+# Beings: what stands before a verb that is spelled like a noun ("a girl jumps", "two dogs run").
+BEINGS = _words("""
+    man woman boy girl person people child kid baby toddler infant guy lady gentleman couple group crowd player team
+    dog puppy cat kitten horse cow sheep goat bird elephant giraffe zebra bear duck goose monkey lion tiger animal
+    rider skier snowboarder skateboarder surfer biker cyclist bicyclist swimmer runner dancer singer musician
+    worker climber hiker performer athlete batter pitcher catcher officer policeman fireman soldier student teacher
+    teenager adult youth male female mother father parent son daughter brother sister friend bride groom chef cook
+    vendor artist clown cowboy family someone somebody other one individual pedestrian shopper customer
+    motorcyclist motocross skater gymnast wrestler boxer cheerleader dancer bull pony calf seagull pigeon butterfly
+    men women children snowman boater fisherman kayaker jockey biker wakeboarder
+""")
+
+# Verbs of drawn and real scenes that are spelled like nouns; only these are taken for the verb of a sentence
+# that has none ("a red umbrella and a blue anchor stand on the beach").
+PLAIN_VERBS = _words("""
+    stand sit run jump play walk ride look watch rest climb dance swim fly pose smile wait race hang lie float sleep
+    spin roll fall grow shine move wave glow turn slide drive hold work talk gather line march cross paddle hike laugh
+    ski skate surf snowboard skateboard wrestle perform cook fish paint drink gaze stare lean share dive sled chase
+""")
+
+# Gerunds that say what a thing is for: "a hiking backpack" is a kind of backpack, not a backpack that hikes.
+PURPOSES = _words("""
+    hiking swimming fishing climbing riding racing cooking baking serving shopping parking bathing sleeping washing
+    cutting dining living sewing bowling boxing skating skiing surfing wrestling training boarding landing drinking
+    eating hunting camping diving jogging gardening wedding running walking sailing rowing drawing painting ironing
+    changing rolling steering waiting snowboarding skateboarding cycling biking motocross racing batting
+""")
+
+# Nouns to the tagger, adjectives to a reader of captions.
+ADJECTIVES = _words("""
+    vintage antique retro hippie asian african american blond blonde brunette plaid striped checkered teenage round
+    square
+""")
+
+# Prepositions that taggers take for nouns or adjectives in short texts.
+PREPOSITIONS = _words("""
+    beneath near inside outside beside behind above below atop underneath onto against amongst amidst alongside
+    between towards toward through around over under across along among into upon within without during about
+""")
+
+# Participles that make one describing word with the noun before them: "a snow covered street".
+JOINED_PARTICIPLES = _words("""
+    covered filled lined shaped colored topped sleeved haired eyed faced sized trimmed flavored themed bound laden
+    capped paved patterned dusted powered drawn
+""")
+
+# Places and times that still say what kind of thing the next noun is: "an evening gown", "an end table".
+KIND_WORDS = _words("air day night evening morning summer winter corner end place time spring")
+
+# Participles that need an object: before a noun they are verbs without an article ("boy wearing hat").
+NEVER_DESCRIBING = _words("""
+    wearing holding carrying looking using taking making watching eating pulling pushing throwing hitting catching
+""")

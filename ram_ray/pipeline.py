@@ -1,0 +1,182 @@
+"""The recipe, in the paper's order. Each stage takes what the stages before it returned, and is skipped when done.
+
+    shards -> represent -> parse -> labels -> pretrain -> [ generate -> clean -> retrain ] x rounds
+           -> finetune -> evaluate -> serve
+
+Read `Pipeline.flow` first: it is the whole system on one page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from ram_ray.artifacts import Manifest, Run
+from ram_ray.config import RunConfig, TrainConfig, dump
+from ram_ray.data.collect import collect, draw_corpus
+from ram_ray.engine.rounds import clean, generate
+from ram_ray.evaluation.metrics import Counts
+from ram_ray.evaluation.report import StageLine, build_report, closing_table, write_report
+from ram_ray.evaluation.score import evaluate, read_summary
+from ram_ray.labels.stages import build_labels, label, label_system_uri, parse
+from ram_ray.models.vocabulary import build_vocabulary
+from ram_ray.synthesis.represent import represent
+from ram_ray.training.trainer import train_tagger
+
+STAGES = ("shards", "represent", "parse", "labels", "pretrain", "generate", "clean", "retrain", "finetune", "evaluate")
+
+
+class Finished(Exception):
+    """The last stage that was asked for is done."""
+
+
+class Pipeline:
+    """One run: its configuration, its folder, and what its stages have left so far."""
+
+    def __init__(self, config: RunConfig, run_uri: str, *, last: str = "evaluate") -> None:
+        assert last in STAGES, last
+        self.config, self.run, self.last = config, Run(run_uri), last
+        self.lines: list[StageLine] = []
+        self.model: Manifest | None = None  # the newest one
+        self.scenes: list[str] = []  # URIs of held-out shards
+
+    def __call__(self) -> None:
+        """Run the stages up to `last`; what an earlier call has done is not done again."""
+        self.run.write_text("config.yaml", dump(self.config))
+        with contextlib.suppress(Finished):
+            self.flow()
+
+    def flow(self) -> None:
+        """The recipe."""
+        config, run = self.config, self.run
+        train, held_out = self._uris()
+
+        shards = self.keep(collect(run, config, name="shards", uris=train))
+        truth = collect(run, config, name="shards_eval", uris=held_out) if held_out else None
+        self.done("shards")
+
+        vocabulary = build_vocabulary(run, config, shards)
+        teacher = self.keep(represent(run, config, shards, vocabulary))
+        self.done("represent")
+
+        parsed = self.keep(parse(run, config, shards))
+        self.done("parse")
+
+        labels = build_labels(run, config, parsed)
+        annotations = self.keep(label(run, config, parsed, labels))
+        if truth:
+            truth = label(run, config, parse(run, config, truth, name="parse_eval"), labels, name="labels_eval")
+        self.done("labels")
+
+        def fit(name: str, settings: TrainConfig, annotations: Manifest) -> Manifest:
+            model = self.train(name, settings, annotations, labels, teacher, vocabulary)
+            return self.keep(model, score=evaluate(run, config, truth, model, labels) if truth else None)
+
+        self.model = fit("pretrain", config.pretrain, annotations)
+        self.done("pretrain")
+
+        for round in range(1, config.engine.rounds + 1):
+            annotations = self.keep(generate(run, config, annotations, self.model, labels, round=round))
+            self.done("generate")
+            annotations = self.keep(clean(run, config, annotations, self.model, labels, teacher, round=round))
+            self.done("clean")
+            self.model = fit(f"retrain_{round}", config.retrain, annotations)
+        self.done("retrain")
+
+        self.model = fit("finetune", config.finetune, annotations)
+        self.done("finetune")
+
+        self.report(evaluate(run, config, truth, self.model, labels) if truth else None)
+
+    def train(
+        self,
+        name: str,
+        settings: TrainConfig,
+        annotations: Manifest,
+        labels: Manifest,
+        teacher: Manifest,
+        vocabulary: Manifest,
+    ) -> Manifest:
+        """One run of the one trainer."""
+        config = self.config
+        before = self.model if settings.start == "previous" else None
+        identity = {"train": settings, "training": config.training, "model": config.model, "seed": config.seed}
+        inputs = [annotations, labels, teacher, vocabulary, *([before] if before else [])]
+        stage = self.run.stage(name, kind="models", config=identity, inputs=inputs)
+        if stage.manifest:
+            return stage.manifest
+        counts = train_tagger(
+            stage,
+            config=settings,
+            run=config,
+            annotations=annotations.path,
+            num_rows=annotations.counts["rows_out"],
+            label_system=label_system_uri(labels.path),
+            teacher=teacher.counts["source"],
+            teacher_revision=teacher.counts["revision"],
+            tokenizer=vocabulary.path,
+            start=before.path if before else None,
+        )
+        return stage.finish(image_size=settings.image_size, images=counts["images_seen"], **counts)
+
+    def keep(self, manifest: Manifest, *, score: Manifest | None = None) -> Manifest:
+        """Note a stage for the closing table, and say in one line what it left."""
+        counts = manifest.counts
+        truth = Counts(counts["tp"], counts["fp"], counts["fn"]) if counts.get("labelled") else None
+        line = StageLine(
+            stage=manifest.stage,
+            images=counts.get("images"),
+            tags=counts.get("tags"),
+            seconds=manifest.seconds,
+            precision=truth.precision if truth else None,
+            recall=truth.recall if truth else None,
+            mAP=score.counts["mAP"] if score else None,
+            rejected=counts.get("rejected"),
+            reused=manifest in self.run.reused,
+        )
+        self.lines.append(line)
+        print(f"{'reused' if line.reused else 'done'}: {say(line)}", flush=True)
+        return manifest
+
+    def done(self, name: str) -> None:
+        """End the run here if this was the last stage that was asked for."""
+        if name == self.last:
+            raise Finished
+
+    def report(self, score: Manifest | None) -> None:
+        """Write evaluation/report.json and report.html; without evaluation data, the stages alone."""
+        summary: dict[str, Any] = read_summary(score) if score else {}
+        images = score.counts["images"] if score else 0
+        evaluated = "the finetuned model on held-out images" if score else "nothing: no evaluation data was given"
+        report = build_report(summary, self.lines, run=self.config.name, evaluated=evaluated, images=images)
+        write_report(self.run.path("evaluation"), report)
+
+    def table(self) -> str:
+        """The closing table."""
+        return closing_table(self.lines)
+
+    def _uris(self) -> tuple[list[str], list[str]]:
+        data = self.config.data
+        if data.train:
+            self.scenes = data.eval
+            return data.train, data.eval
+        drawn_train, drawn_eval = draw_corpus(self.run, self.config)
+        self.scenes = data.eval or drawn_eval
+        return drawn_train, self.scenes
+
+
+def say(line: StageLine) -> str:
+    """One stage in one line."""
+    parts = [line.stage]
+    measures: list[tuple[str, Any, Callable[[Any], str]]] = [
+        ("images", line.images, lambda value: f"{value:,}"),
+        ("rejected", line.rejected or None, lambda value: f"{value:,}"),
+        ("tags", line.tags, lambda value: f"{value:,}"),
+        ("precision", line.precision, lambda value: f"{value:.3f}"),
+        ("recall", line.recall, lambda value: f"{value:.3f}"),
+        ("mAP", line.mAP, lambda value: f"{value:.3f}"),
+        ("s", line.seconds, lambda value: f"{value:.0f}"),
+    ]
+    parts += [f"{show(value)} {name}" for name, value, show in measures if value is not None]
+    return ", ".join(parts)

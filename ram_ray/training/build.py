@@ -1,0 +1,84 @@
+"""Building what is trained: the tagger from its configuration, from `represent`'s backbone, or from a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ram_ray.label_system import LabelSystem
+from ram_ray.models.bundle import load_bundle, local_folder, save_bundle
+from ram_ray.models.dual_encoder import Teacher
+from ram_ray.models.ram import RAM
+from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.training.step import TrainStep
+from ram_ray.training.worker import Job
+
+
+def load_teacher(uri: str, *, revision: str | None, device: torch.device | None = None) -> Teacher:
+    """A teacher from `represent`'s folder (at any URI) or a Hugging Face id."""
+    source = str(local_folder(uri)) if "://" in uri else uri
+    return Teacher.from_pretrained(source, revision=revision, device=device)
+
+
+@dataclass(frozen=True)
+class TaggerJob(Job):
+    """Training of the tagger: pretrain, retrain or finetune."""
+
+    label_system: str = ""  # URI
+    teacher: str = ""  # URI or Hugging Face id
+    teacher_revision: str | None = None
+    start: str | None = None  # bundle to start from; None: the teacher's backbone, where it has the tagger's shape
+
+    def build(self, device: torch.device) -> TrainStep:
+        """The model with its losses, weights loaded as the stage's `start` says."""
+        teacher = load_teacher(self.teacher, revision=self.teacher_revision, device=device)
+        tokenizer = TextTokenizer.load(self.feed.tokenizer)
+        config = self.run.model.model_copy(
+            update={  # what only the run knows: sizes of the teacher's space and of the vocabulary
+                "image_size": self.config.image_size,
+                "swin": self.run.model.swin.model_copy(update={"window_size": self.config.window_size}),
+                "image_proj": teacher.embed_dim,
+                "label_width": teacher.embed_dim,
+                "vocab_size": len(tokenizer),
+            }
+        )
+        names = LabelSystem.load(self.label_system).names
+        model = RAM(config, teacher.label_embeddings(names, list(config.templates)).cpu())
+        state = load_bundle(self.start).model.state_dict() if self.start else teacher.backbone()
+        if state is not None:
+            load_weights(model, state)
+        return TrainStep(
+            model,
+            teacher=teacher if self.config.distill_loss else None,
+            caption_start=tokenizer.prompt_length(config.prompt),
+        )
+
+    def save(self, step: TrainStep, folder: str) -> None:  # type: ignore[override]
+        """Write a model bundle."""
+        save_bundle(
+            folder,
+            step.model,
+            labels=LabelSystem.load(self.label_system),
+            tokenizer=TextTokenizer.load(self.feed.tokenizer),
+            teacher=load_teacher(self.teacher, revision=self.teacher_revision),
+            card={"stage": self.stage, "images": self.feed.table.num_rows, **self.config.model_dump(mode="json")},
+        )
+
+
+def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
+    """Load another model's weights, its Swin's position biases resized where the window differs.
+
+    Label embeddings stay the model's own: the label system may have grown since.
+    """
+    from timm.models.swin_transformer import checkpoint_filter_fn
+
+    prefix = "image_encoder.swin."
+    swin = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    model.image_encoder.swin.load_state_dict(checkpoint_filter_fn(swin, model.image_encoder.swin))
+    rest = {name: one for name, one in state.items() if not name.startswith(prefix) and name != "label_embed"}
+    if rest:
+        missing, unexpected = model.load_state_dict(rest, strict=False)
+        missing = [name for name in missing if not name.startswith(prefix) and name != "label_embed"]
+        if missing or unexpected:
+            raise ValueError(f"the model to start from differs: missing {missing[:3]}, unknown {unexpected[:3]}")

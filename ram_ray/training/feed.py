@@ -1,0 +1,229 @@
+"""What training reads: a shuffled table of annotations, and a stream of decoded crops from it.
+
+The question is how a run that died goes on with exactly the rows that it had not seen, on any number of
+workers, without a list of seen keys. The answer is an order that can be computed: rows are put into buckets by
+a hash of seed and key; an epoch visits the buckets in an order, and the rows of a bucket in an order, that
+follow from seed and epoch. Row g of the whole run (all epochs one after another) belongs to step
+g // global_batch and to worker g % workers, so the data position of a checkpoint is one number, the step.
+
+Images are read where they lie, by byte range; only annotations are shuffled.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ram_ray.config import TrainConfig
+from ram_ray.data.images import Limits, decode, read_bytes
+from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.records import Reject
+from ram_ray.training.augment import train_crop
+
+PICTURE = pa.struct([("uri", pa.string()), ("offset", pa.int64()), ("nbytes", pa.int64())])
+ROWS = pa.schema(
+    [
+        ("order", pa.int64()),
+        ("bucket", pa.int32()),
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("pictures", pa.list_(PICTURE)),  # one for the tagger, several for StableRep
+        ("tags", pa.list_(pa.int32())),
+        ("captions", pa.list_(pa.struct([("text", pa.string()), ("tags", pa.list_(pa.int32()))]))),
+    ]
+)
+
+
+def to_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
+    """Rows with key, shard, pictures, tags and captions to training rows with their place in the order."""
+    for row in rows:
+        row["order"] = _hash(seed, row["key"]) >> 1  # 63 bits: Parquet's int64
+        row["bucket"] = row["order"] * num_buckets >> 63
+    return pa.Table.from_pylist(rows, schema=ROWS)
+
+
+def tagged_rows(annotations: pa.Table) -> list[dict]:
+    """Training rows of the tagger from `records.ANNOTATION`; rejected rows and rows without a tag are left out."""
+    return [
+        {
+            "key": row["key"],
+            "shard": row["shard"],
+            "pictures": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
+            "tags": sorted({tag["id"] for tag in row["tags"]}),
+            "captions": [{"text": one["text"], "tags": one["tags"]} for one in row["captions"]],
+        }
+        for row in annotations.to_pylist()
+        if row["reason"] is None and row["tags"]
+    ]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A written training table: its folder and the rows of each bucket."""
+
+    path: str
+    buckets: tuple[int, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of one epoch."""
+        return sum(self.buckets)
+
+    def read(self, bucket: int) -> pa.Table:
+        """The rows of one bucket, in a fixed order."""
+        fs, root = fsspec.url_to_fs(f"{self.path}/bucket={bucket}")
+        files = [one for one in fs.ls(root, detail=False) if one.endswith(".parquet")] if fs.exists(root) else []
+        names = [name for name in ROWS.names if name != "bucket"]
+        parts = []
+        for file in files:
+            with fs.open(file, "rb") as handle:
+                parts.append(pq.read_table(handle, columns=names, partitioning=None))
+        table = pa.concat_tables(parts)
+        assert len(table) == self.buckets[bucket], (bucket, len(table), self.buckets[bucket])
+        return table.sort_by([("order", "ascending"), ("key", "ascending")])
+
+
+@dataclass(frozen=True)
+class Position:
+    """A bucket's place in the run: rows start .. start + count of all epochs counted through."""
+
+    epoch: int
+    bucket: int
+    start: int
+    count: int
+
+
+def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Position]:
+    """The buckets of the run in order, those with no row in first_row .. end_row left out."""
+    positions, start, epoch = [], 0, 0
+    while start < end_row:
+        order = list(range(len(table.buckets)))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        for bucket in order:
+            count = table.buckets[bucket]
+            if count and start + count > first_row and start < end_row:
+                positions.append(Position(epoch, bucket, start, count))
+            start += count
+        epoch += 1
+    return positions
+
+
+@dataclass(frozen=True)
+class Feed(ABC):
+    """Everything that a decode task needs to make crops of a part of the table; subclasses say what a row becomes."""
+
+    table: Table
+    config: TrainConfig
+    seed: int
+    limits: Limits
+    tokenizer: str  # folder with tokenizer.json
+    rank: int = 0
+    world_size: int = 1
+    first_row: int = 0
+    end_row: int = 0
+
+    def rows(self, position: Position) -> Iterator[dict]:
+        """This worker's rows of one bucket visit, in training order."""
+        table = self.table.read(position.bucket)
+        order = list(range(len(table)))
+        random.Random(f"{self.seed}/{position.epoch}/{position.bucket}").shuffle(order)
+        mine = [
+            row
+            for place, row in enumerate(order)
+            if (g := position.start + place) % self.world_size == self.rank and self.first_row <= g < self.end_row
+        ]
+        for row in table.take(mine).to_pylist():
+            yield {**row, "epoch": position.epoch}
+
+    def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        """A batch of rows, read, decoded and augmented.
+
+        Returns:
+            pixels uint8 (B, V, S, S, 3), V views a row; key, shard, reason and detail (B,) strings, the reason
+            empty for a good row; and what the subclass adds. Rows with a reason hold zeros where a picture could
+            not be read; the trainer takes them out and counts them.
+        """
+        views = [self.views(row) for row in rows]
+        flat = [picture for row in views for picture in row]
+        data = iter(read_bytes(*([one[name] for one in flat] for name in ("uri", "offset", "nbytes"))))
+        size = self.config.image_size
+        pixels = np.zeros((len(rows), len(views[0]), size, size, 3), dtype=np.uint8)
+        reasons, details = [""] * len(rows), [""] * len(rows)
+        for place, row in enumerate(rows):
+            for view in range(len(views[place])):
+                one = next(data)
+                try:
+                    if isinstance(one, Reject):
+                        raise one
+                    image = decode(one, limits=self.limits, size=size)
+                except Reject as reject:
+                    reasons[place], details[place] = reject.reason, reject.detail
+                    continue
+                seed = f"{self.seed}/{row['epoch']}/{row['key']}/{view}"
+                pixels[place, view] = train_crop(image, size=size, config=self.config.augment, seed=seed)
+        return {
+            "pixels": pixels,
+            "key": np.array([row["key"] for row in rows]),
+            "shard": np.array([row["shard"] for row in rows]),
+            "reason": np.array(reasons),
+            "detail": np.array(details),
+            **self.texts(rows),
+        }
+
+    def views(self, row: dict) -> list[dict]:
+        """The pictures of a row to be decoded, the same number for every row."""
+        return row["pictures"][:1]
+
+    @abstractmethod
+    def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        """What goes with the pictures."""
+
+    def random(self, row: dict, what: str) -> random.Random:
+        """A generator for one decision about a row in an epoch."""
+        return random.Random(f"{self.seed}/{row['epoch']}/{row['key']}/{what}")
+
+
+@dataclass(frozen=True)
+class TaggerFeed(Feed):
+    """One crop a row, its tags, and one of its captions."""
+
+    tag_names: tuple[str, ...] = ()
+    prompt: str = ""
+    max_caption_tokens: int = 40
+    max_tag_tokens: int = 40
+
+    def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        """targets uint8 (B, N); caption_ids and tag_ids int32 (B, T) where captions are learnt."""
+        targets = np.zeros((len(rows), len(self.tag_names)), dtype=np.uint8)
+        texts, tags = [], []
+        for place, row in enumerate(rows):
+            targets[place, row["tags"]] = 1
+            captions = row["captions"] or [{"text": "", "tags": []}]
+            caption = self.random(row, "caption").choice(captions)
+            texts.append(caption["text"])
+            tags.append([self.tag_names[id] for id in caption["tags"]])
+        if not self.config.caption_loss:
+            return {"targets": targets}
+        tokenizer = load_tokenizer(self.tokenizer)
+        captions = tokenizer.encode_captions(texts, prompt=self.prompt, max_tokens=self.max_caption_tokens)
+        tag_ids = tokenizer.encode_tags(tags, max_tokens=self.max_tag_tokens)
+        return {"targets": targets, "caption_ids": captions.astype(np.int32), "tag_ids": tag_ids.astype(np.int32)}
+
+
+@functools.lru_cache(maxsize=2)
+def load_tokenizer(folder: str) -> TextTokenizer:
+    """The tokenizer of a folder, kept in this process."""
+    return TextTokenizer.load(folder)
+
+
+def _hash(seed: int, key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, salt=seed.to_bytes(8, "little")).digest())

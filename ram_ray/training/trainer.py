@@ -1,0 +1,222 @@
+"""The one trainer: Ray Train over the cluster, fed by Ray Data, then a folder with the trained model.
+
+    rows -> training table (shuffled, buckets) -> Ray Train workers -> checkpoints -> model
+
+pretrain, retrain and finetune are three configurations of it, and `represent` trains its dual encoder with it
+too. Killed anywhere, the same call goes on: the table is made once, Ray Train finds its newest checkpoint under
+the stage's work folder, and the model is written from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from ram_ray.annotate import read_rows
+from ram_ray.artifacts import Stage, write_text
+from ram_ray.config import RunConfig, TrainConfig
+from ram_ray.data.images import Limits
+from ram_ray.label_system import LabelSystem
+from ram_ray.training.build import TaggerJob
+from ram_ray.training.feed import Table, TaggerFeed, tagged_rows, to_table
+from ram_ray.training.worker import Job, train_worker
+
+RowMaker = Callable[[pa.Table], list[dict]]
+
+
+def train_tagger(
+    stage: Stage,
+    *,
+    config: TrainConfig,
+    run: RunConfig,
+    annotations: str,
+    num_rows: int,
+    label_system: str,
+    teacher: str,
+    teacher_revision: str | None,
+    tokenizer: str,
+    start: str | None,
+) -> dict[str, Any]:
+    """Train the tagger and leave a bundle at `stage.path`; returns counts for the manifest.
+
+    Args:
+        annotations: folder of `records.ANNOTATION` rows.
+        num_rows: how many they are; sets the number of buckets.
+        tokenizer: folder with tokenizer.json, readable by every node.
+        start: bundle to start from, None for `represent`'s backbone.
+    """
+    table = make_table(
+        f"{stage.work}/table", {annotations: tagged_rows}, shards=config.shards, num_rows=num_rows, run=run
+    )
+    total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config, run=run)
+    feed = TaggerFeed(
+        table=table,
+        config=config,
+        seed=run.seed,
+        limits=Limits(run.data.min_side, run.data.max_pixels, run.data.max_bytes),
+        tokenizer=tokenizer,
+        tag_names=tuple(LabelSystem.load(label_system).names),
+        prompt=run.model.prompt,
+        max_caption_tokens=run.model.max_caption_tokens,
+        max_tag_tokens=run.model.max_tag_tokens,
+    )
+    job = TaggerJob(
+        stage=stage.name,
+        config=config,
+        run=run,
+        feed=feed,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        label_system=label_system,
+        teacher=teacher,
+        teacher_revision=teacher_revision,
+        start=start,
+    )
+    return train(job, stage=stage)
+
+
+def train(job: Job, *, stage: Stage) -> dict[str, Any]:
+    """Run a job and leave its model at `stage.path`."""
+    result = fit(job, storage=f"{stage.work}/train")
+    return ray.get(_publish.remote(job, result.checkpoint, stage.path, stage.run.path("rejected", stage.name)))
+
+
+def count_steps(table: Table, *, stage: str, config: TrainConfig, run: RunConfig) -> tuple[int, int]:
+    """Optimizer steps of the whole run, and of an epoch.
+
+    Raises:
+        ValueError: if there are too few rows for one step.
+    """
+    global_batch = config.batch_size * config.accumulate * run.training.workers
+    total = int(config.epochs * table.num_rows / global_batch)
+    if total < 1:
+        raise ValueError(
+            f"{stage}: {config.epochs} epochs of {table.num_rows} images give no step of {global_batch} images; "
+            f"lower {stage}.batch_size, or give more data"
+        )
+    return total, max(1, table.num_rows // global_batch)
+
+
+def fit(job: Job, *, storage: str) -> Any:
+    """Run the workers; a storage folder with checkpoints is gone on from.
+
+    Raises:
+        RuntimeError: with the worker's own error, if training failed more often than `training.max_failures`.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    training = job.run.training
+    resources = {"CPU": training.worker_cpus, **({"GPU": 1} if training.use_gpu else {})}
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=training.workers, use_gpu=training.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=training.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.config.max_checkpoints),
+        ),
+    )
+    return trainer.fit()
+
+
+def make_table(path: str, sources: dict[str, RowMaker], *, shards: str = "*", num_rows: int, run: RunConfig) -> Table:
+    """Write the shuffled training table once and return it.
+
+    Args:
+        sources: folders of rows, each with the function that makes training rows of a block.
+        shards: glob on shard names.
+    """
+    done = f"{path}.json"
+    try:
+        with fsspec.open(done, "r") as file:
+            return Table(path, tuple(json.load(file)["buckets"]))
+    except FileNotFoundError:
+        pass
+    num_buckets = max(1, -(-num_rows // run.data.rows_per_block))
+    cpus = run.resources.task_cpus
+    pattern = fnmatch.translate(shards)
+
+    def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
+        def rows(block: pa.Table) -> pa.Table:
+            if shards != "*":
+                block = block.filter(pc.match_substring_regex(block["shard"].cast("string"), "^" + pattern[4:]))
+            return to_table(make_rows(block), seed=run.seed, num_buckets=num_buckets)
+
+        return rows
+
+    parts = [
+        read_rows(source, run=run).map_batches(rows_of(make), batch_format="pyarrow", num_cpus=cpus)
+        for source, make in sources.items()
+    ]
+    dataset = parts[0].union(*parts[1:]).sort("order").materialize()
+    counts = (
+        dataset.groupby("bucket", num_partitions=min(num_buckets, run.resources.shuffle_partitions))
+        .count()
+        .take(num_buckets)
+    )
+    if not counts:
+        raise ValueError(f"no row of {', '.join(sources)} in shards {shards!r} has a tag: there is nothing to train on")
+    buckets = [0] * num_buckets
+    for one in counts:
+        buckets[one["bucket"]] = one["count()"]
+    fs, root = fsspec.url_to_fs(path)
+    if fs.exists(root):  # half written by a run that was killed
+        fs.rm(root, recursive=True)
+    dataset.write_parquet(path, partition_cols=["bucket"], num_cpus=cpus)
+    write_text(done, json.dumps({"buckets": buckets}))
+    return Table(path, tuple(buckets))
+
+
+@ray.remote(num_cpus=0.5)
+def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[str, Any]:
+    """Turn the last checkpoint into the stage's folder, away from the driver."""
+    import pyarrow.parquet as pq
+    import torch
+
+    from ram_ray.records import REJECTED
+    from ram_ray.training.engine import read_weights
+
+    step = job.build(torch.device("cpu"))
+    with checkpoint.as_directory() as folder:
+        step.model.load_state_dict(read_weights(Path(folder) / "engine"))
+        state = json.loads((Path(folder) / "state.json").read_text())
+        rejected: dict[str, list[str]] = {}
+        for file in sorted(Path(folder).glob("rejected-*.json")):
+            rejected |= json.loads(file.read_text())
+    rows = [
+        {"key": key, "shard": shard, "stage": job.stage, "reason": reason, "detail": detail}
+        for key, (shard, reason, detail) in sorted(rejected.items())
+    ]
+    if rows:
+        fs, root = fsspec.url_to_fs(rejected_path)
+        fs.makedirs(root, exist_ok=True)
+        with fs.open(f"{root}/{Path(path).name}.parquet", "wb") as file:
+            pq.write_table(pa.Table.from_pylist(rows, schema=REJECTED), file)
+    with tempfile.TemporaryDirectory() as scratch:
+        job.save(step, scratch)
+        fs, root = fsspec.url_to_fs(path)
+        fs.makedirs(root, exist_ok=True)
+        fs.put(scratch + "/", root + "/", recursive=True)
+    return {
+        "rows_in": job.feed.table.num_rows,
+        "rejected": len(rows),
+        "steps": job.total_steps,
+        "images_seen": job.total_steps * job.global_batch,
+        "engine": state["engine"],
+    }

@@ -1,0 +1,187 @@
+"""Contract: untrusted bytes become an RGB picture or a rejection with the right reason; nothing else gets out.
+
+A bomb is stopped by its header; scaling while decoding never goes under the size asked for; every mode, EXIF
+orientation included, comes out as it looks; many threads may decode at once; near byte ranges share a request.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ram_ray.data import fetch
+from ram_ray.data.images import Limits, decode, header, read_bytes
+from ram_ray.records import Reject
+from tests.data.defects import bomb, picture
+
+LIMITS = Limits(min_side=16, max_pixels=50_000_000, max_bytes=50_000_000)
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP"]
+
+
+def encode(image: Image.Image, format: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def reason(data: bytes, *, limits: Limits = LIMITS, **options) -> str | None:
+    try:
+        decode(data, limits=limits, **options)
+    except Reject as reject:
+        return reject.reason
+    return None
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_read(format: str) -> None:
+    data = picture(1, format, size=(90, 40))
+    assert header(data, limits=LIMITS) == (90, 40)
+    image = decode(data, limits=LIMITS)
+    assert image.mode == "RGB" and image.size == (90, 40)
+    with Image.open(io.BytesIO(data)) as truth:
+        assert np.array_equal(np.asarray(image), np.asarray(truth.convert("RGB")))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_picture_cut_anywhere_is_truncated(format: str, size: int | None) -> None:
+    noise = Image.frombytes("RGB", (64, 48), random.Random(0).randbytes(64 * 48 * 3))
+    for options in [{}, {"progressive": True}] if format == "JPEG" else [{}]:
+        data = encode(noise, format, **options)
+        for length in range(16, len(data) - 24, 97):
+            assert reason(data[:length], size=size) == "truncated", (length, len(data))
+
+
+def test_bytes_that_are_no_picture() -> None:
+    rng = random.Random(0)
+    for data in (b"", b"text", rng.randbytes(5000), b"RIFF\0\0\0\0WEBPxxxx" + bytes(99)):
+        assert reason(data) == "undecodable", data[:20]
+    assert reason(picture(1, "TIFF")) == "undecodable", "a decoder that is not on the list is never tried"
+    whole = picture(3, "PNG")
+    for _ in range(200):
+        data = bytearray(whole)
+        for _ in range(10):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        assert reason(bytes(data)) in (None, "undecodable", "truncated", "too_large", "too_small")
+
+
+def test_limits_are_held_by_the_header_alone() -> None:
+    data = bomb()
+    started = time.monotonic()
+    tracemalloc.start()
+    assert reason(data) == "too_large"
+    assert reason(data, limits=Limits(16, 10**12, 10**9)) == "too_large", "Pillow's own bound stands behind ours"
+    assert tracemalloc.get_traced_memory()[1] < 5 << 20 and time.monotonic() - started < 1
+    tracemalloc.stop()
+    webp = bytearray(encode(Image.new("RGB", (20, 20)), "WEBP", lossless=True))
+    webp[21:25] = (16382 | 16382 << 14).to_bytes(4, "little")
+    assert reason(bytes(webp)) == "too_large"
+    data = picture(1, size=(40, 30))
+    assert reason(data, limits=Limits(31, 10**6, 10**6)) == "too_small"
+    assert reason(data, limits=Limits(30, 1200, 10**6)) is None
+    assert reason(data, limits=Limits(30, 1199, 10**6)) == "too_large"
+    assert reason(data, limits=Limits(30, 1200, len(data) - 1)) == "too_large"
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"}])
+def test_webp_headers_of_all_three_kinds(options: dict) -> None:
+    data = encode(Image.new("RGB", (123, 45)), "WEBP", **options)
+    assert header(data[:40], limits=LIMITS) == (123, 45)
+
+
+@pytest.mark.parametrize("size", [16, 50, 100, 128, 333])
+def test_scaled_decoding_stays_at_or_over_the_size(size: int) -> None:
+    data = picture(1, size=(1000, 667))
+    image = decode(data, limits=LIMITS, size=size)
+    assert min(image.size) >= size
+    assert min(image.size) < max(2 * size + 2, 667 / 8 + 1), "no larger than it need be; 1/8 is the least there is"
+    full = decode(data, limits=LIMITS).resize(image.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(image, float) - np.asarray(full, float)).mean() < 3
+    assert decode(picture(1, "PNG", size=(1000, 667)), limits=LIMITS, size=size).size == (1000, 667)
+
+
+def test_modes_come_out_as_they_look() -> None:
+    red = Image.new("RGBA", (32, 32), (255, 0, 0, 255))
+    red.paste((0, 0, 0, 0), (0, 0, 16, 32))
+    for data in (encode(red, "PNG"), encode(red, "WEBP", lossless=True)):
+        image = decode(data, limits=LIMITS)
+        assert image.getpixel((4, 4)) == (255, 255, 255) and image.getpixel((20, 4)) == (255, 0, 0)
+    palette = Image.new("P", (32, 32), 1)
+    palette.putpalette([0, 0, 0, 0, 128, 255])
+    assert decode(encode(palette, "PNG"), limits=LIMITS).getpixel((0, 0)) == (0, 128, 255)
+    assert decode(encode(palette, "PNG", transparency=1), limits=LIMITS).getpixel((0, 0)) == (255, 255, 255)
+    cyan = decode(encode(Image.new("CMYK", (32, 32), (255, 0, 0, 0)), "JPEG"), limits=LIMITS).getpixel((9, 9))
+    assert np.abs(np.subtract(cyan, (0, 255, 255))).max() < 8
+    deep = Image.fromarray(np.full((32, 32), 0x8000, np.uint16))
+    assert decode(encode(deep, "PNG"), limits=LIMITS).getpixel((9, 9)) == (128, 128, 128)
+    for mode, value in (("1", 255), ("L", 255), ("LA", (255, 255))):
+        assert decode(encode(Image.new(mode, (32, 32), value), "PNG"), limits=LIMITS).getpixel((0, 0)) == (255,) * 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.open(io.BytesIO(picture(1, "PNG", size=(64, 32)))), "PNG", exif=exif)
+    turns = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90,
+    }
+    stored = np.asarray(decode(data, limits=LIMITS, exif=False))
+    assert stored.shape == (32, 64, 3)
+    assert np.array_equal(np.asarray(decode(data, limits=LIMITS)), turns[orientation](stored))
+
+
+def test_exif_that_cannot_be_read_does_not_cost_the_picture() -> None:
+    data = encode(Image.new("RGB", (32, 32)), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\xff")
+    assert decode(data, limits=LIMITS).size == (32, 32)
+
+
+def test_threads_decode_side_by_side() -> None:
+    batch = [picture(seed, FORMATS[seed % 5]) for seed in range(40)] + [b"text", picture(1)[:200]] * 5
+    alone = [decode(data, limits=LIMITS).tobytes() for data in batch[:40]]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda data: decode(data, limits=LIMITS).tobytes(), batch[:40])) == alone
+        assert list(pool.map(reason, batch[40:])) == ["undecodable", "truncated"] * 5
+
+
+def test_near_ranges_share_a_request() -> None:
+    offsets = [0, 1000, 70_000, 200_000, 200_500, 10**9]
+    nbytes = [500, 500, 10, 300, 300, 60 << 20]
+    assert list(fetch._coalesce([5, 3, 1, 0, 4, 2], offsets, nbytes)) == [
+        (0, 1500, [0, 1]),
+        (70_000, 70_010, [2]),
+        (200_000, 200_800, [3, 4]),
+        (10**9, 10**9 + (60 << 20), [5]),
+    ]
+    side_by_side = [n * (30 << 20) for n in range(5)]
+    requests = list(fetch._coalesce(range(5), side_by_side, [30 << 20] * 5))
+    assert [places for _, _, places in requests] == [[0, 1], [2, 3], [4]], "one request holds 64 MiB at most"
+
+
+def test_a_picture_that_is_not_there_is_its_own_rejection(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(bytes(range(100)))
+    uri, gone = str(tmp_path / "a.bin"), str(tmp_path / "b.bin")
+    found = read_bytes([uri, gone, uri, uri, f"{gone}.parquet"], [10, 0, 95, 500, 0], [5, 5, 10, 5, 5])
+    assert found[0] == bytes(range(10, 15))
+    assert [one.reason for one in found[1:] if isinstance(one, Reject)] == [
+        "broken_archive",
+        "truncated",
+        "truncated",
+        "broken_archive",
+    ]
+    assert read_bytes([], [], []) == []

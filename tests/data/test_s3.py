@@ -1,0 +1,122 @@
+"""Contract: shards in an object store are read as local ones are: listed by globs, walked, and read in place.
+
+The store is moto's server, a real S3 endpoint in a process of its own on loopback; the client is not patched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ram_ray.data.images import read_bytes
+from ram_ray.data.shards import list_shards, scan_shard
+from ram_ray.records import Reject
+from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, plant
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto[server] is not installed"),
+    pytest.mark.skipif(importlib.util.find_spec("s3fs") is None, reason="s3fs is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, "the server ended before it answered"
+            time.sleep(0.1)
+        else:
+            pytest.fail("the server did not answer in 30 seconds")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def bucket(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Planted, str, Path]]:
+    """The planted shards in a bucket; the store is found by the usual environment variables alone."""
+    import s3fs
+
+    with pytest.MonkeyPatch.context() as env:
+        for name, value in {
+            "AWS_ENDPOINT_URL": server,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            env.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        folder = tmp_path_factory.mktemp("planted")
+        planted = plant(folder)
+        fs = s3fs.S3FileSystem()
+        fs.mkdir("pictures")
+        fs.put(f"{folder}/", "pictures/run", recursive=True)
+        yield planted, "s3://pictures/run", folder
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_globs_list_what_lies_there(bucket: tuple[Planted, str, Path]) -> None:
+    _, uri, folder = bucket
+    shards = list_shards([f"{uri}/*"])
+    assert [shard.uri.removeprefix(uri) for shard in shards] == sorted(
+        path.as_posix().removeprefix(str(folder)) for path in folder.iterdir()
+    )
+    assert [(s.name, s.format) for s in shards] == [(s.name, s.format) for s in list_shards([f"{folder}/*"])]
+    assert [shard.name for shard in list_shards([f"{uri}/cut-*.tar"])] == ["cut-before-text", "cut-in-picture"]
+    with pytest.raises(ValueError, match="nothing is there"):
+        list_shards([f"{uri}/none-*.tar"])
+    with pytest.raises(ValueError, match="s3://no-such-bucket"):
+        list_shards(["s3://no-such-bucket/*.tar"])
+
+
+@pytest.mark.parametrize("check", ["decode", "header"])
+def test_rows_are_those_of_the_local_shards(bucket: tuple[Planted, str, Path], check: str) -> None:
+    planted, uri, folder = bucket
+
+    def rows(pattern: str, root: str) -> list[dict]:
+        found = [row for shard in list_shards([pattern]) for row in scan_shard(shard, limits=LIMITS, check=check)]
+        return [{**row, "uri": row["uri"].removeprefix(root), "detail": None} for row in found]
+
+    here, there = rows(f"{folder}/*", str(folder)), rows(f"{uri}/*", uri)
+    assert there == here
+    num_seen = sum(check == "decode" or defect.header for defect in planted.defects)
+    assert sum(row["reason"] is not None for row in there) == num_seen
+    assert check == "header" or num_seen == NUM_DEFECTS
+
+
+def test_pictures_are_read_in_place(bucket: tuple[Planted, str, Path]) -> None:
+    _, uri, folder = bucket
+    rows = [row for s in list_shards([f"{uri}/*"]) for row in scan_shard(s, limits=LIMITS, check="header")]
+    rows = [row for row in rows if not row["reason"]][::-1]
+    uris, offsets, nbytes = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
+    local = read_bytes([one.replace(uri, str(folder)) for one in uris], offsets, nbytes)
+    assert read_bytes(uris, offsets, nbytes) == local
+    assert all(isinstance(data, bytes) for data in local)
+    last = [f"{uri}/web.tar", f"{uri}/gone.tar", f"{uri}/web.tar", *uris[:1]]
+    found = read_bytes(last, [10**9, 0, 0, offsets[0]], [100, 100, 512, nbytes[0]])
+    assert [one.reason if isinstance(one, Reject) else len(one) for one in found] == [
+        "truncated",
+        "broken_archive",
+        512,
+        nbytes[0],
+    ]

@@ -1,0 +1,277 @@
+"""Contract: reading shards loses nothing in silence.
+
+Every picture and every defect is one row with a key of its own; a defect has its right reason, and what is
+whole arrives, whatever lies beside it; a row's place gives the identical bytes; memory does not grow with what
+the archive holds.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import io
+import json
+import sys
+import tarfile
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ram_ray.data.images import Limits, read_bytes
+from ram_ray.data.shards import Shard, list_shards, scan_shard
+from ram_ray.records import SAMPLE, to_table
+from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, picture, plant, sample, write_tar
+
+PHOTOS = Path(__file__).resolve().parents[2] / "../shared/data/photos"
+
+
+def scan(*uris: object, check: str = "decode", limits: Limits = LIMITS) -> list[dict]:
+    shards = list_shards([str(uri) for uri in uris])
+    return [row for shard in shards for row in scan_shard(shard, limits=limits, check=check)]
+
+
+def outcome(rows: list[dict]) -> dict[str, str | None]:
+    return {row["key"]: row["reason"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return plant(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.mark.parametrize("check", ["decode", "header"])
+def test_every_planted_defect_is_one_row_and_every_good_row_arrives(planted: Planted, check: str) -> None:
+    rows = scan(*planted.uris, check=check)
+    seen = [defect for defect in planted.defects if check == "decode" or defect.header]
+    unseen = {defect.key for defect in planted.defects if check == "header" and not defect.header}
+    rejected = {row["key"]: row["reason"] for row in rows if row["reason"]}
+    assert rejected == {defect.key: defect.reason for defect in seen}
+    assert Counter(rejected.values()) == Counter(defect.reason for defect in seen)
+    assert {row["key"] for row in rows if not row["reason"]} == planted.good | unseen
+    assert len({row["key"] for row in rows}) == len(rows) == len(planted.good) + NUM_DEFECTS
+    assert check == "header" or len(rejected) == NUM_DEFECTS
+    assert to_table(rows, SAMPLE).num_rows == len(rows)  # types and Unicode hold
+    assert all(row["detail"] for row in rows if row["reason"])
+
+
+def test_good_rows_can_be_read_back_from_their_places(planted: Planted) -> None:
+    rows = [row for row in scan(*planted.uris) if not row["reason"]][::-1]
+    found = read_bytes([r["uri"] for r in rows], [r["offset"] for r in rows], [r["nbytes"] for r in rows])
+    for row, data in zip(rows, found, strict=True):
+        assert isinstance(data, bytes) and len(data) == row["nbytes"], row["key"]
+    pictures = {row["key"]: data for row, data in zip(rows, found, strict=True)}
+    assert pictures["table/row-4"] == picture(505)
+    assert pictures["album/deep/3.png"] == picture(603, "PNG")
+    assert pictures["web/good-002"] == picture(102)
+
+
+def test_byte_ranges_equal_tarfile_in_every_tar_dialect(tmp_path: Path) -> None:
+    long = "deep/" + "x" * 150 + "/\u00e9t\u00e9"
+    for name, dialect in (("pax", tarfile.PAX_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("ustar", tarfile.USTAR_FORMAT)):
+        keys = ["./a", "v1.2/b", *([long] if name != "ustar" else [])]
+        members = [one for seed, key in enumerate(keys) for one in sample(key, seed)]
+        infos = write_tar(tmp_path / f"{name}.tar", members, format=dialect)
+        rows = scan(tmp_path / f"{name}.tar")
+        assert [row["key"] for row in rows] == [f"{name}/{key.removeprefix('./')}" for key in keys]
+        for key, row in zip(keys, rows, strict=True):
+            info = infos[f"{key}.jpg"]
+            assert (row["reason"], row["offset"], row["nbytes"]) == (None, info.offset_data, info.size)
+
+
+def test_texts_are_joined_from_txt_and_json_without_duplicates(tmp_path: Path) -> None:
+    tree = {"caption": "a dog", "captions": ["two  dogs", "a dog", ""], "labels": ["dog"], "url": "x"}
+    members = [*sample("a", 1, text=" a cat\n"), ("a.json", json.dumps(tree).encode()), ("a.cls", b"3")]
+    members += [("b.jpg", picture(2)), ("b.json", b'{"captions": [], "labels": ["cat"]}')]
+    write_tar(tmp_path / "s.tar", members)
+    first, second = scan(tmp_path / "s.tar")
+    assert first["captions"] == ["a cat", "a dog", "two dogs"] and first["labels"] == ["dog"]
+    assert (first["width"], first["height"]) == (72, 56)
+    assert second["reason"] is None and second["labels"] == ["cat"], "labels alone are something to learn from"
+
+
+def test_members_of_a_sample_may_lie_apart(tmp_path: Path) -> None:
+    apart = [sample(f"k{place}", place) for place in range(5)]
+    write_tar(tmp_path / "s.tar", [one[0] for one in apart] + [one[1] for one in reversed(apart)])
+    assert outcome(scan(tmp_path / "s.tar")) == {f"s/k{place}": None for place in range(5)}
+
+
+def test_odd_members_are_passed_over_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as tar:
+        for kind, name in ((tarfile.DIRTYPE, "d"), (tarfile.SYMTYPE, "link.jpg"), (tarfile.CHRTYPE, "null.jpg")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        for name, data in [("README", b"hello"), ("._a.jpg", b"x"), *sample("a", 1), ("photo.v2.jpg", picture(2))]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert outcome(scan(path)) == {"s/a": None, "s/photo": "bad_metadata"}
+
+
+def test_names_that_are_no_unicode_become_valid_keys(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", sample("caf\udce9", 1), encoding="utf-8", format=tarfile.GNU_FORMAT)
+    (row,) = scan(tmp_path / "s.tar")
+    assert row["key"] == "s/caf\\xe9" and row["reason"] is None
+
+
+def test_archives_one_after_the_other_are_all_read(tmp_path: Path) -> None:
+    for name in "ab":
+        write_tar(tmp_path / f"{name}.tar", sample(name, 1))
+    (tmp_path / "c.tar").write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
+    assert outcome(scan(tmp_path / "c.tar")) == {"c/a": None, "c/b": None}
+
+
+@pytest.mark.parametrize("place", range(0, 14))
+def test_a_tar_cut_anywhere_gives_one_broken_row_and_all_that_is_whole(tmp_path: Path, place: int) -> None:
+    infos = write_tar(tmp_path / "s.tar", [one for seed in range(3) for one in sample(f"k{seed}", seed)])
+    data = (tmp_path / "s.tar").read_bytes()
+    end = infos["k2.txt"].offset_data + 512
+    length = end * (place + 1) // 15 if place < 13 else end  # the last: a clean cut before the end marker
+    (tmp_path / "s.tar").write_bytes(data[:length])
+    rows = scan(tmp_path / "s.tar")
+    whole = [f"s/k{n}" for n in range(3) if infos[f"k{n}.txt"].offset_data + infos[f"k{n}.txt"].size <= length]
+    assert [row["key"] for row in rows if not row["reason"]] == whole
+    assert [row["reason"] for row in rows if row["reason"]] == ["broken_archive"]
+
+
+def test_extension_headers_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for key in "abc":
+            for name, data in sample(key, 1):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                if name == "b.jpg":
+                    info.pax_headers = {"comment": "x" * (2 << 20)}
+                tar.addfile(info, io.BytesIO(data))
+    assert Counter(outcome(scan(path)).values()) == {None: 3, "broken_archive": 1}
+
+
+def test_a_big_member_and_a_big_text_are_never_held(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    big = 2 << 30
+    with path.open("wb") as file:
+        for name in ("big.jpg", "big.json"):
+            info = tarfile.TarInfo(name)
+            info.size = big
+            file.write(info.tobuf())
+            file.seek(big, 1)  # a hole: takes no disk
+        info = tarfile.TarInfo("big.txt")
+        file.write(info.tobuf() + bytes(1024))
+    write_tar(tmp_path / "a.tar", sample("a", 1))
+    with path.open("ab") as file:
+        file.write((tmp_path / "a.tar").read_bytes())
+    tracemalloc.start()
+    rows = scan(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows[0]["key"] == "s/big" and rows[0]["reason"] == "too_large" and rows[0]["nbytes"] == big
+    assert outcome(rows)["s/a"] is None, "what comes after it is read"
+    assert peak < 30 << 20, f"{peak >> 20} MiB"
+
+
+def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
+    images = [{"bytes": picture(seed), "path": f"{seed}.jpg"} for seed in range(5)]
+    captions = [["one", "two"], ["three"], [], None, ["one", "one"]]
+    table = pa.table({"image": images, "captions": pa.array(captions, pa.list_(pa.string()))})
+    pq.write_table(table, tmp_path / "hf.parquet", row_group_size=2)
+    rows = scan(tmp_path / "hf.parquet")
+    assert [row["reason"] for row in rows] == [None, None, "no_caption", "no_caption", None]
+    assert [row["offset"] for row in rows] == [0, 1, 2, 3, 4] and rows[4]["captions"] == ["one", "one"]
+    assert rows[0]["key"] == "hf/0"
+    wanted = [4, 0, 3]
+    found = read_bytes([rows[0]["uri"]] * 3, wanted, [rows[n]["nbytes"] for n in wanted])
+    assert found == [picture(n) for n in wanted]
+
+
+def test_a_parquet_file_that_is_none_or_holds_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing here")
+    assert outcome(scan(tmp_path / "a.parquet")) == {"a/#broken-0": "broken_archive"}
+    pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="no column of image bytes"):
+        scan(tmp_path / "b.parquet")
+
+
+def test_a_folder_keeps_its_readers_inside(tmp_path: Path) -> None:
+    (tmp_path / "out.jpg").write_bytes(picture(1))
+    root = tmp_path / "album"
+    (root / "in").mkdir(parents=True)
+    (root / "in/a.jpg").write_bytes(picture(1))
+    names = ["../out.jpg", str(tmp_path / "out.jpg"), "in/../../out.jpg", "in", 7, "x\0y", "in/a.jpg", "./in//a.jpg"]
+    lines = [json.dumps({"file_name": name, "caption": "a dog"}) for name in names]
+    (root / "captions.jsonl").write_text("\n".join([*lines, "x" * (5 << 20), ""]))
+    reasons = [row["reason"] for row in scan(root)]
+    assert reasons == [*["bad_metadata"] * 6, None, "duplicate_key", "bad_metadata"]
+
+
+def test_listing_finds_names_and_tells_kinds_apart(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_tar(tmp_path / folder / "0.tar", sample("a", 1))
+    write_tar(tmp_path / "one/1.tar", sample("a", 1))
+    (tmp_path / "one/1.parquet").write_bytes(b"")  # img2dataset's table beside its tar
+    (tmp_path / "one/1_stats.json").write_bytes(b"{}")
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album/captions.jsonl").write_bytes(b"")
+    shards = list_shards([f"{tmp_path}/one", f"file://{tmp_path}/two/*.tar", f"{tmp_path}/one/1*", f"{tmp_path}/al*"])
+    assert [(shard.format, Path(shard.uri).relative_to(tmp_path).as_posix()) for shard in shards] == [
+        ("folder", "album"),
+        ("tar", "one/0.tar"),
+        ("tar", "one/1.tar"),
+        ("tar", "two/0.tar"),
+    ]
+    names = [shard.name for shard in shards]
+    assert len(set(names)) == 4 and names[0] == "album" and names[2] == "1"
+    assert names[1].startswith("0-") and names[3].startswith("0-"), "a digest tells equal stems apart"
+    assert shards == list_shards([f"{tmp_path}/*"]), "names and order do not depend on how shards were named"
+
+
+def test_listing_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b""))
+    cases = {
+        f"{tmp_path}/none*.tar": "nothing is there",
+        f"{tmp_path}/notes.txt": "unknown kind",
+        f"{tmp_path}/n*": "no shard among",
+        f"{tmp_path}/a.tar.gz": "gunzip",
+        f"{tmp_path}/a*": "gunzip",
+        "nosuch://bucket/a.tar": "Protocol not known",
+    }
+    for uri, words in cases.items():
+        with pytest.raises(ValueError, match=words):
+            list_shards([uri])
+    with pytest.raises(ValueError, match="no shards are named"):
+        list_shards([])
+
+
+def test_a_storage_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    monkeypatch.setattr(importlib.import_module("fsspec.registry"), "_registry", {})
+    with pytest.raises(ValueError, match="needs gcsfs; install it"):
+        list_shards(["gs://bucket/*.tar"])
+
+
+def test_a_storage_that_fails_is_no_defect_of_a_row(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(scan_shard(Shard("x", str(tmp_path / "x.tar"), "tar"), limits=LIMITS, check="header"))
+
+
+@pytest.mark.skipif(not PHOTOS.exists(), reason="the shared photo shards are not on this machine")
+def test_real_photo_shards() -> None:
+    path = PHOTOS / "photos-train-00000.tar"
+    rows = scan(path, limits=Limits(32, 50_000_000, 50_000_000))
+    assert len(rows) == 600 and {row["reason"] for row in rows} == {None}
+    assert {len(row["captions"]) for row in rows} == {5}
+    assert {(row["width"], row["height"]) for row in rows} == {(224, 224)}
+    with tarfile.open(path) as tar:
+        truth = {info.name.removesuffix(".jpg"): info for info in tar.getmembers() if info.name.endswith(".jpg")}
+        picked = rows[::37]
+        found = read_bytes([r["uri"] for r in picked], [r["offset"] for r in picked], [r["nbytes"] for r in picked])
+        for row, data in zip(picked, found, strict=True):
+            member = tar.extractfile(truth[row["key"].partition("/")[2]])
+            assert member is not None and data == member.read()

@@ -1,0 +1,195 @@
+"""Contract of the HTTP side, with a real model in this process: order is kept, failures stay apart, limits hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from ram_ray.config import ServeConfig
+from ram_ray.inference import Predictor
+from ram_ray.serving.api import create_api
+from ram_ray.serving.tagger import LocalTagger
+from tests.serving.pictures import base64_of, bomb, photo
+
+CONFIG = ServeConfig(max_images=4, max_request_bytes=400_000, max_image_bytes=200_000, max_pixels=1_000_000)
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_bundle: str) -> Predictor:
+    return Predictor.from_pretrained(tiny_bundle, device="cpu", threads=1)
+
+
+def client_of(predictor: Predictor, config: ServeConfig = CONFIG) -> TestClient:
+    return TestClient(create_api(LocalTagger(predictor, model="tiny"), config), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def client(predictor: Predictor) -> Iterator[TestClient]:
+    with client_of(predictor) as made:
+        yield made
+
+
+def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"{place}.jpg", data)) for place, data in enumerate(pictures)]
+
+
+def error_of(answer: Any, status: int) -> dict[str, str]:
+    assert answer.status_code == status, answer.text
+    problem = answer.json()["error"]
+    assert set(problem) == {"code", "message"} and all(problem.values())
+    return problem
+
+
+def test_form_and_json_get_the_model_s_own_answer(client: TestClient, predictor: Predictor) -> None:
+    form = client.post("/v1/tag", files=files(photo(1), photo(2)), data={"top_k": "6"})
+    sent = client.post("/v1/tag", json={"images": [base64_of(photo(1)), base64_of(photo(2))], "top_k": 6})
+    assert form.status_code == 200 and form.json() == sent.json()
+    first, second = form.json()["images"]
+    assert len(first["tags"]) == 6 and first["error"] is None and first["caption"] is None
+    assert {one["tag"]: one["id"] for one in first["tags"]} == {n: i for i, n in enumerate(predictor.labels.names)}
+    scores = [one["score"] for one in first["tags"]]
+    assert scores == sorted(scores, reverse=True)
+    assert first != second
+
+
+def test_one_broken_picture_among_good_ones(client: TestClient) -> None:
+    alone = client.post("/v1/tag", files=files(photo(1)), data={"top_k": "3"}).json()["images"][0]
+    answer = client.post("/v1/tag", files=files(photo(1), b"no picture", b"", photo(2)), data={"top_k": "3"})
+    assert answer.status_code == 200
+    images = answer.json()["images"]
+    assert images[0] == alone
+    assert [one["error"] and one["error"]["code"] for one in images] == [None, "undecodable", "undecodable", None]
+    assert images[1]["tags"] == [] and len(images[3]["tags"]) == 3
+
+
+def test_a_cut_picture_and_bad_base64_are_errors_of_their_own(client: TestClient) -> None:
+    whole = photo(1, size=(300, 200))
+    sent = {"images": [base64_of(whole[: len(whole) // 2]), {"content": "%%%"}, base64_of(whole)], "top_k": 1}
+    images = client.post("/v1/tag", json=sent).json()["images"]
+    assert [one["error"] and one["error"]["code"] for one in images] == ["truncated", "undecodable", None]
+
+
+def test_own_tags_are_scored_in_place_of_the_list(client: TestClient) -> None:
+    answer = client.post("/v1/tag", files=files(photo(1)), data={"tags": "red dog, beach ", "threshold": "0"})
+    tags = answer.json()["images"][0]["tags"]
+    assert {one["tag"] for one in tags} == {"red dog", "beach"}
+    assert all(one["id"] is None for one in tags)
+
+
+def test_caption_and_regions(client: TestClient) -> None:
+    fields = {"caption": "true", "regions": "true", "top_k": "2"}
+    result = client.post("/v1/tag", files=files(photo(1)), data=fields).json()["images"][0]
+    assert isinstance(result["caption"], str)
+    for one in result["tags"]:
+        x0, y0, x1, y1 = one["box"]
+        assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+
+
+def test_a_picture_of_too_many_pixels_or_bytes_costs_nothing(client: TestClient) -> None:
+    packed = bomb(10_000)
+    assert len(packed) < CONFIG.max_image_bytes
+    started = time.monotonic()
+    large = photo(3, size=(600, 500), format="BMP")[: CONFIG.max_image_bytes + 1]
+    answer = client.post("/v1/tag", files=files(packed, photo(1), large))
+    assert time.monotonic() - started < 2
+    codes = [one["error"] and one["error"]["code"] for one in answer.json()["images"]]
+    assert codes == ["too_large", None, "too_large"]
+
+
+def test_too_many_pictures(client: TestClient) -> None:
+    assert error_of(client.post("/v1/tag", files=files(*[photo()] * 5)), 413)["code"] == "too_many_images"
+    sent = {"images": [base64_of(photo())] * 5}
+    assert error_of(client.post("/v1/tag", json=sent), 413)["code"] == "too_many_images"
+
+
+def test_no_pictures(client: TestClient) -> None:
+    assert "images" in error_of(client.post("/v1/tag", json={"images": []}), 422)["message"]
+    assert "images" in error_of(client.post("/v1/tag", files={"images": (None, "text")}), 422)["message"]
+    assert "photo" in error_of(client.post("/v1/tag", files={"photo": ("a.jpg", photo())}), 422)["message"]
+
+
+def test_too_large_a_body_with_and_without_its_length(client: TestClient) -> None:
+    big = b"x" * (CONFIG.max_request_bytes + 1)
+    assert error_of(client.post("/v1/tag", files=files(big)), 413)["code"] == "too_large"
+
+    def chunks() -> Iterator[bytes]:
+        yield from (big[i : i + 10_000] for i in range(0, len(big), 10_000))
+
+    headers = {"content-type": "application/json"}
+    assert error_of(client.post("/v1/tag", content=chunks(), headers=headers), 413)["code"] == "too_large"
+    headers = {"content-type": "application/json", "content-length": "10"}
+    assert error_of(client.post("/v1/tag", content=chunks(), headers=headers), 413)["code"] == "too_large"
+
+
+def test_wrong_content_type(client: TestClient) -> None:
+    for kind in ("image/jpeg", "text/plain", "application/x-www-form-urlencoded"):
+        problem = error_of(client.post("/v1/tag", content=photo(), headers={"content-type": kind}), 415)
+        assert "multipart/form-data" in problem["message"]
+    error_of(client.post("/v1/tag", content=b""), 415)
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    error_of(client.post("/v1/tag", content=b"{}", headers=headers), 415)
+
+
+def test_wrong_fields_are_named(client: TestClient) -> None:
+    assert "colour" in error_of(client.post("/v1/tag", files=files(photo()), data={"colour": "red"}), 422)["message"]
+    sent = {"images": [base64_of(photo())], "top_k": 0}
+    assert "top_k" in error_of(client.post("/v1/tag", json=sent), 422)["message"]
+
+
+def test_unreadable_bodies(client: TestClient) -> None:
+    kind = {"content-type": "application/json"}
+    assert error_of(client.post("/v1/tag", content=b"{", headers=kind), 400)["code"] == "bad_request"
+    for kind_of_form in ("multipart/form-data", "multipart/form-data; boundary=x"):
+        error_of(client.post("/v1/tag", content=b"--y\r\nrubbish", headers={"content-type": kind_of_form}), 400)
+
+
+def test_errors_of_the_router_are_json_too(client: TestClient) -> None:
+    assert error_of(client.get("/v1/nothing"), 404)["code"] == "not_found"
+    assert error_of(client.get("/v1/tag"), 405)["code"] == "method_not_allowed"
+
+
+def test_a_slow_model_ends_in_504(predictor: Predictor) -> None:
+    class Slow(LocalTagger):
+        async def tag(self, image: Any, options: Any) -> Any:
+            import asyncio
+
+            await asyncio.sleep(5)
+
+    app = create_api(Slow(predictor, model="tiny"), ServeConfig(timeout_s=0.3))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert error_of(client.post("/v1/tag", files=files(photo())), 504)["code"] == "timeout"
+
+
+def test_health_labels_and_readiness(client: TestClient, predictor: Predictor) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready", "model": "tiny"}
+    labels = client.get("/v1/tags").json()
+    assert [one["name"] for one in labels["tags"]] == predictor.labels.names
+    assert labels["version"] == predictor.labels.version
+
+
+def test_pages_load_nothing_from_elsewhere(client: TestClient) -> None:
+    for path in ("/", "/docs"):
+        answer = client.get(path)
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert not re.findall(r"(?:https?:)?//[a-z]+\.", answer.text)
+
+
+def test_openapi_describes_both_ways_and_the_errors(client: TestClient) -> None:
+    api = client.get("/openapi.json").json()
+    post = api["paths"]["/v1/tag"]["post"]
+    assert set(post["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    for content in post["requestBody"]["content"].values():
+        assert {"images", "top_k", "threshold", "tags", "caption", "regions"} == set(content["schema"]["properties"])
+    assert {"200", "413", "415", "422", "429", "503", "504"} <= set(post["responses"])
+    text = json.dumps(api)
+    for name in re.findall(r'"#/components/schemas/(\w+)"', text):
+        assert name in api["components"]["schemas"]
+    assert "#/$defs" not in text

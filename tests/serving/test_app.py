@@ -1,0 +1,175 @@
+"""Contract: a bundle deployed on Ray Serve answers over real HTTP as the model does, and stands hostile clients."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from ram_ray.config import ServeConfig
+from tests.serving.pictures import base64_of, bomb, photo
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+CONFIG = ServeConfig(
+    port=free_port(),
+    num_cpus=0.5,
+    max_batch_size=8,
+    batch_wait_s=0.05,
+    max_images=4,
+    max_request_bytes=1_000_000,
+    max_image_bytes=800_000,
+    max_pixels=2_000_000,
+    max_queued=40,
+)
+
+
+@pytest.fixture(scope="module")
+def client(ray_cluster: None, tiny_bundle: str) -> Iterator[httpx.Client]:
+    from ray import serve
+
+    from ram_ray.serving.app import deploy
+
+    url = deploy(tiny_bundle, CONFIG)
+    assert url == f"http://127.0.0.1:{CONFIG.port}"
+    with httpx.Client(base_url=url, timeout=60) as made:
+        yield made
+    serve.shutdown()
+
+
+def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"{place}.jpg", data)) for place, data in enumerate(pictures)]
+
+
+def test_form_json_and_the_model_itself_agree(client: httpx.Client, tiny_bundle: str) -> None:
+    from ram_ray.inference import Predictor
+    from ram_ray.serving.api import decode_picture
+    from ram_ray.serving.messages import Options
+    from ram_ray.serving.tagger import tag_batch
+
+    form = client.post("/v1/tag", files=files(photo(1), photo(2)), data={"top_k": "6"})
+    assert form.status_code == 200, form.text
+    sent = client.post("/v1/tag", json={"images": [base64_of(photo(1)), base64_of(photo(2))], "top_k": 6})
+    predictor = Predictor.from_pretrained(tiny_bundle, device="cpu")
+    for place, seed in enumerate((1, 2)):
+        picture = decode_picture(photo(seed), CONFIG, predictor.image_size)
+        (alone,) = tag_batch(predictor, [(picture, Options(top_k=6))])
+        for answer in (form, sent):
+            tags = answer.json()["images"][place]["tags"]
+            assert [one["tag"] for one in tags] == [one.tag for one in alone.tags]
+            assert [one["score"] for one in tags] == pytest.approx([one.score for one in alone.tags], abs=1e-4)
+
+
+def test_own_tags_caption_and_regions(client: httpx.Client) -> None:
+    data = {"tags": "red dog,beach", "threshold": "0", "caption": "true"}
+    result = client.post("/v1/tag", files=files(photo(1)), data=data).json()["images"][0]
+    assert {one["tag"] for one in result["tags"]} == {"red dog", "beach"} and isinstance(result["caption"], str)
+    data = {"regions": "true", "top_k": "1"}
+    result = client.post("/v1/tag", files=files(photo(1)), data=data).json()["images"][0]
+    assert len(result["tags"][0]["box"]) == 4
+
+
+def test_one_broken_picture_and_a_bomb_among_good_ones(client: httpx.Client) -> None:
+    packed = bomb(20_000)
+    assert len(packed) < CONFIG.max_image_bytes
+    answer = client.post("/v1/tag", files=files(photo(1), b"nothing", packed, photo(2)), data={"top_k": "1"})
+    assert answer.status_code == 200, answer.text
+    codes = [one["error"] and one["error"]["code"] for one in answer.json()["images"]]
+    assert codes == [None, "undecodable", "too_large", None]
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "status", "code"),
+    [
+        ({"files": files(*[photo()] * 5)}, 413, "too_many_images"),
+        ({"files": files(b"x" * 3_000_000)}, 413, "too_large"),
+        ({"content": photo(), "headers": {"content-type": "image/jpeg"}}, 415, "unsupported_media_type"),
+        ({"files": files(photo()), "data": {"colour": "red"}}, 422, "invalid_field"),
+        ({"json": {"images": [base64_of(photo())], "top_k": 0}}, 422, "invalid_field"),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "bad_request"),
+    ],
+)
+def test_wrong_requests_are_refused_in_json(client: httpx.Client, request_fields: dict, status: int, code: str) -> None:
+    answer = client.post("/v1/tag", **request_fields)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_a_stream_without_a_length_is_cut_off(client: httpx.Client) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 50_000
+
+    answer = client.post("/v1/tag", content=endless(), headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_pages_health_and_labels(client: httpx.Client) -> None:
+    for path in ("/", "/docs"):
+        assert client.get(path).text.startswith("<!doctype html>")
+    assert client.get("/healthz").json()["status"] == "ok"
+    assert client.get("/readyz").json()["status"] == "ready"
+    assert len(client.get("/v1/tags").json()["tags"]) == 6
+    assert client.get("/nothing").json()["error"]["code"] == "not_found"
+
+
+def test_twenty_at_once_are_all_answered_in_order(client: httpx.Client) -> None:
+    seeds = list(range(20))
+    alone = [client.post("/v1/tag", files=files(photo(s)), data={"top_k": "6"}).json()["images"][0] for s in seeds]
+
+    def ask(seed: int) -> dict:
+        answer = client.post("/v1/tag", files=files(photo(seed), b"bad", photo(seed + 1)), data={"top_k": "6"})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(ask, seeds))
+    for seed, answer in zip(seeds, answers, strict=True):
+        first, bad, _ = answer["images"]
+        assert bad["error"]["code"] == "undecodable"
+        want = {one["tag"]: one["score"] for one in alone[seed]["tags"]}
+        assert {one["tag"]: one["score"] for one in first["tags"]} == pytest.approx(want, abs=1e-4)
+
+
+def test_deploying_again_updates_in_place_and_another_port_is_refused(client: httpx.Client, tiny_bundle: str) -> None:
+    from ram_ray.serving.app import deploy
+
+    assert deploy(tiny_bundle, CONFIG) == str(client.base_url).rstrip("/")
+    with pytest.raises(ValueError, match=f"already runs on port {CONFIG.port}"):
+        deploy(tiny_bundle, CONFIG.model_copy(update={"port": free_port()}))
+
+
+def test_a_taken_port_is_one_clear_error() -> None:
+    from ram_ray.serving.app import _check_port_free
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} on 127.0.0.1 is taken: set serve.port"):
+            _check_port_free("127.0.0.1", port)
+    _check_port_free("127.0.0.1", free_port())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({}, "args.model"),
+        ({"model": 5}, "args.model"),
+        ({"model": "m", "max_image": 5}, "args: max_image: no such field"),
+        ({"model": "m", "threads": "many"}, "args: threads"),
+        ({"model": "m", "port": 80}, "args.port.*http_options"),
+    ],
+)
+def test_wrong_args_of_a_serve_config_are_named(args: dict, message: str) -> None:
+    from ram_ray.serving.app import app
+
+    with pytest.raises(ValueError, match=message):
+        app(args)

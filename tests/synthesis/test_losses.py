@@ -1,0 +1,209 @@
+"""Contract: the losses equal slow references written from the papers' formulas, give right gradients, and never NaN."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from ram_ray.synthesis.losses import ProjectionHead, gather, image_text_loss, multi_positive_loss
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    dot = sum(a * b for a, b in zip(one, other, strict=True))
+    return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
+
+
+def slow_multi_positive(features: torch.Tensor, ids: list[int], temperature: float, anchors: range) -> float:
+    """StableRep, equations 2-4, in loops: cross-entropy of p against q over all images but the anchor."""
+    rows = features.tolist()
+    losses = []
+    for anchor in anchors:
+        others = [j for j in range(len(rows)) if j != anchor]
+        positives = [j for j in others if ids[j] == ids[anchor]]
+        if not positives:
+            continue
+        total = sum(math.exp(cosine(rows[anchor], rows[j]) / temperature) for j in others)
+        losses.append(
+            -sum(math.log(math.exp(cosine(rows[anchor], rows[j]) / temperature) / total) for j in positives)
+            / len(positives)
+        )
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def slow_image_text(image: torch.Tensor, text: torch.Tensor, ids: list[int], scale: float) -> float:
+    total = 0.0
+    for rows, columns in ((image.tolist(), text.tolist()), (text.tolist(), image.tolist())):
+        for i, row in enumerate(rows):
+            scores = [math.exp(scale * cosine(row, column)) for column in columns]
+            positives = [j for j in range(len(ids)) if ids[j] == ids[i]]
+            total -= sum(math.log(scores[j] / sum(scores)) for j in positives) / len(positives) / len(rows)
+    return total / 2
+
+
+def batch(ids: list[int], dim: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(ids), dim, generator=generator, dtype=torch.float64) * 3, torch.tensor(ids)
+
+
+@pytest.mark.parametrize("ids", [[0, 0, 1, 1, 2, 2], [4, 1, 4, 4, 1, 9, 7], [3, 3, 3, 3], [0, 1]])
+@pytest.mark.parametrize("temperature", [0.1, 0.7])
+def test_multi_positive_equals_the_loops(ids: list[int], temperature: float) -> None:
+    features, caption_ids = batch(ids)
+    loss = multi_positive_loss(features, caption_ids, temperature=temperature)
+    assert loss.item() == pytest.approx(slow_multi_positive(features, ids, temperature, range(len(ids))), rel=1e-10)
+
+
+def test_candidates_of_other_workers_count() -> None:
+    ids = [0, 1, 2, 1, 0, 5]
+    features, caption_ids = batch(ids)
+    for offset in (0, 2, 4):
+        mine = slice(offset, offset + 2)
+        everywhere = {"all_features": features, "all_ids": caption_ids, "offset": offset}
+        loss = multi_positive_loss(features[mine], caption_ids[mine], temperature=0.5, **everywhere)
+        expected = slow_multi_positive(features, ids, 0.5, range(offset, offset + 2))
+        assert loss.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_mask_is_made_anew_for_every_batch() -> None:
+    features, _ = batch([0] * 6)
+    for ids in ([0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 2]):
+        loss = multi_positive_loss(features, torch.tensor(ids), temperature=0.3)
+        assert loss.item() == pytest.approx(slow_multi_positive(features, ids, 0.3, range(6)), rel=1e-10)
+
+
+def test_gradients() -> None:
+    features, caption_ids = batch([0, 0, 1, 1, 7])
+    features.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: multi_positive_loss(x, caption_ids, temperature=0.5), (features,))
+    image, text = (batch([0, 0, 1, 2], seed=seed)[0].requires_grad_() for seed in (1, 2))
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    ids = torch.tensor([0, 0, 1, 2])
+    assert torch.autograd.gradcheck(lambda i, t, s: image_text_loss(i, t, ids, logit_scale=s), (image, text, scale))
+
+
+@pytest.mark.parametrize("ids", [[0], [0, 1, 2, 3]])
+def test_no_positives_means_zero_and_no_nan(ids: list[int]) -> None:
+    features, caption_ids = batch(ids)
+    features = features.float().requires_grad_()
+    loss = multi_positive_loss(features, caption_ids)
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(features.grad, torch.zeros_like(features))
+
+
+def test_a_row_without_positives_adds_nothing_but_stays_a_candidate() -> None:
+    features, _ = batch([0] * 5)
+    with_stranger = multi_positive_loss(features, torch.tensor([0, 0, 1, 1, 2]), temperature=0.5)
+    expected = slow_multi_positive(features, [0, 0, 1, 1, 2], 0.5, range(4))
+    assert with_stranger.item() == pytest.approx(expected, rel=1e-10)
+    without = multi_positive_loss(features[:4], torch.tensor([0, 0, 1, 1]), temperature=0.5)
+    assert with_stranger > without
+
+
+def test_all_of_one_caption_and_all_alike_is_the_entropy_of_the_target() -> None:
+    loss = multi_positive_loss(torch.ones(6, 3), torch.zeros(6, dtype=torch.long))
+    assert loss.item() == pytest.approx(math.log(5), rel=1e-6)
+
+
+def test_bf16_and_autocast_are_computed_in_fp32() -> None:
+    features, caption_ids = batch([0, 0, 1, 1, 2, 2], dim=16)
+    half = features.to(torch.bfloat16)
+    exact = slow_multi_positive(half.double(), caption_ids.tolist(), 0.1, range(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [multi_positive_loss(half, caption_ids), multi_positive_loss(half.float(), caption_ids)]
+        pairs = image_text_loss(half, half.flip(1), caption_ids, logit_scale=torch.tensor(10.0, dtype=torch.bfloat16))
+    for loss in losses:
+        assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact, rel=1e-5)
+    expected = slow_image_text(half.double(), half.double().flip(1), caption_ids.tolist(), 10.0)
+    assert pairs.dtype == torch.float32 and pairs.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_image_text_equals_clip_where_captions_differ() -> None:
+    image, ids = batch([0, 1, 2, 3], seed=1)
+    text, _ = batch([0, 1, 2, 3], seed=2)
+    unit = [torch.nn.functional.normalize(rows, dim=1) for rows in (image, text)]
+    logits, targets = 7.0 * unit[0] @ unit[1].T, torch.arange(4)
+    clip = sum(torch.nn.functional.cross_entropy(scores, targets) for scores in (logits, logits.T)) / 2
+    assert image_text_loss(image, text, ids, logit_scale=7.0).item() == pytest.approx(clip.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("ids", [[0, 0, 1, 1, 2], [5, 5, 5]])
+def test_pairs_of_one_caption_are_not_negatives(ids: list[int]) -> None:
+    image, caption_ids = batch(ids, seed=1)
+    text = batch(ids, seed=2)[0]
+    first = [ids.index(one) for one in ids]
+    text = text[first]  # one caption, one embedding
+    loss = image_text_loss(image, text, caption_ids, logit_scale=4.0)
+    assert loss.item() == pytest.approx(slow_image_text(image, text, ids, 4.0), rel=1e-10)
+    if len(set(ids)) == 1:  # nothing to tell apart: the least value there is, whatever the images are
+        assert loss.item() >= math.log(len(ids)) - 1e-9
+
+
+def test_mistakes_are_named() -> None:
+    features, ids = batch([0, 0, 1])
+    with pytest.raises(ValueError, match="caption_ids"):
+        multi_positive_loss(features, ids[:2])
+    with pytest.raises(ValueError, match="together"):
+        multi_positive_loss(features, ids, all_features=features)
+    with pytest.raises(ValueError, match="offset 1"):
+        multi_positive_loss(features, ids, all_features=features, all_ids=ids, offset=1)
+    with pytest.raises(ValueError, match="temperature"):
+        multi_positive_loss(features, ids, temperature=0.0)
+    with pytest.raises(ValueError, match="one shape"):
+        image_text_loss(features, features[:2], ids, logit_scale=1.0)
+
+
+def test_projection_head_trains_towards_the_captions() -> None:
+    torch.manual_seed(0)
+    head = ProjectionHead(12, hidden=32, out=8)
+    kinds = [type(part).__name__ for part in head.layers]
+    assert kinds == (["Linear", "BatchNorm1d", "ReLU"] * 3)[:-1]
+    assert head.layers[-1].weight is None, "the last BatchNorm has no scale"
+    ids = torch.arange(8).repeat_interleave(3)
+    inputs = torch.randn(8, 12)[ids] + 1.5 * torch.randn(24, 12)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        loss = multi_positive_loss(head(inputs), ids)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0] and losses[-1] >= math.log(2) - 1e-6  # the target's own entropy
+    assert ProjectionHead(4).layers[0].out_features == 4096 and ProjectionHead(4).layers[-2].out_features == 256
+
+
+def test_gather_in_one_process_changes_nothing() -> None:
+    features, ids = batch([0, 1])
+    assert gather(features, ids) == (features, ids, 0)
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
+    features, ids = batch([0, 1, 2, 1, 0, 2])
+    mine = features[3 * rank : 3 * rank + 3].clone().requires_grad_()
+    all_features, all_ids, offset = gather(mine, ids[3 * rank : 3 * rank + 3])
+    own = ids[3 * rank : 3 * rank + 3]
+    everywhere = {"all_features": all_features, "all_ids": all_ids, "offset": offset}
+    multi_positive_loss(mine, own, temperature=0.5, **everywhere).backward()
+    torch.save(mine.grad / 2, f"{folder}/grad{rank}.pt")  # averaged over workers, as DDP does
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_step_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+    other = mp.get_context("spawn").Process(target=_worker, args=(1, str(tmp_path)), daemon=True)
+    other.start()
+    _worker(0, str(tmp_path))  # this process is the first worker: one start less
+    other.join(timeout=60)
+    assert other.exitcode == 0
+    features, ids = batch([0, 1, 2, 1, 0, 2])
+    features.requires_grad_()
+    multi_positive_loss(features, ids, temperature=0.5).backward()
+    grads = torch.cat([torch.load(tmp_path / f"grad{rank}.pt", weights_only=True) for rank in (0, 1)])
+    torch.testing.assert_close(grads, features.grad, rtol=1e-9, atol=1e-12)
