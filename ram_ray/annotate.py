@@ -28,7 +28,12 @@ Transform = Callable[[Dataset], Dataset]
 
 
 def read_rows(
-    path: str, *, run: RunConfig, columns: list[str] | None = None, rows_per_block: int | None = None
+    path: str,
+    *,
+    run: RunConfig,
+    columns: list[str] | None = None,
+    rows_per_block: int | None = None,
+    partitioned: bool = True,
 ) -> Dataset:
     """Rows of a stage's folder as a dataset in blocks of `data.rows_per_block`; shard names stay text ("00000")."""
     from ray.data.datasource.partitioning import Partitioning
@@ -36,7 +41,7 @@ def read_rows(
     return ray.data.read_parquet(
         path,
         columns=columns,
-        partitioning=Partitioning("hive", field_types={"shard": str}),
+        partitioning=Partitioning("hive", field_types={"shard": str}) if partitioned else None,
         file_extensions=["parquet"],
         num_cpus=run.resources.task_cpus,
     ).repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
@@ -76,12 +81,14 @@ def annotate(
     rows_in: int,
     id_column: str = "key",
     rows_per_block: int | None = None,
+    partitioned: bool = True,
 ) -> None:
     """Run `transform` over the good rows of `source` and leave rows of `schema` at `stage.path`.
 
     Args:
         transform: a lazy dataset of rows to a lazy dataset of rows; must keep `id_column`.
         rows_in: rows to come, for the progress line.
+        partitioned: whether `source` is partitioned by shard; the listing of shards is not.
     """
     cpus = run.resources.task_cpus
     with checkpointed(f"{stage.work}/checkpoint", id_column=id_column), progress(stage.name, total=rows_in) as counter:
@@ -90,23 +97,25 @@ def annotate(
             counter.add.remote(len(block))
             return conform(block, schema)
 
-        dataset = read_rows(source, run=run, rows_per_block=rows_per_block)
+        dataset = read_rows(source, run=run, rows_per_block=rows_per_block, partitioned=partitioned)
         dataset = dataset.map_batches(good, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
-        dataset.write_parquet(stage.path, partition_cols=["shard"], mode="append", num_cpus=cpus)
+        dataset.write_parquet(stage.path, partition_cols=["shard"], mode="append", ray_remote_args={"num_cpus": cpus})
 
 
 def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, run: RunConfig) -> dict[str, float]:
-    """Add up `count(block)` over all blocks: what the driver receives does not grow with the rows."""
+    """Add up `count(block)` over all blocks; the driver holds the sums alone."""
     partial = dataset.map_batches(
         lambda block: pa.Table.from_pylist([count(block)]),
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=run.resources.task_cpus,
     )
-    names = partial.schema().names
-    sums = partial.sum(names)
-    return {name: sums[f"sum({name})"] or 0 for name in names}
+    total: dict[str, float] = {}
+    for row in partial.iter_rows():  # one a block
+        for name, value in row.items():
+            total[name] = total.get(name, 0) + value
+    return total
 
 
 def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
@@ -126,7 +135,7 @@ def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
     columns = ["key", "shard", "reason", "detail"]
     read_rows(stage.path, run=run, columns=columns).map_batches(
         rejected, batch_format="pyarrow", num_cpus=run.resources.task_cpus
-    ).write_parquet(folder, num_cpus=run.resources.task_cpus)
+    ).write_parquet(folder, ray_remote_args={"num_cpus": run.resources.task_cpus})
 
 
 def count_rows(block: pa.Table) -> dict[str, Any]:

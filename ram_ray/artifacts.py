@@ -97,15 +97,14 @@ class Stage:
 
 def write_text(uri: str, text: str) -> None:
     """Write `text` to `uri` in one step: a reader sees the old file or the new one, never a part."""
+    data = text.encode()
     fs, path = fsspec.url_to_fs(uri)
     fs.makedirs(fs._parent(path), exist_ok=True)
     if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-        with fs.open(f"{path}.part", "w") as file:
-            file.write(text)
+        fs.pipe_file(f"{path}.part", data)
         fs.mv(f"{path}.part", path)
-    else:  # object stores publish a file when it is closed
-        with fs.open(path, "w") as file:
-            file.write(text)
+    else:  # object stores publish an object whole
+        fs.pipe_file(path, data)
 
 
 def _plain(value: Any) -> Any:

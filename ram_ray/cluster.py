@@ -13,6 +13,7 @@ SETTINGS = {
     "RAY_AUTH_MODE": "disabled",  # otherwise a token is written to the user's home folder
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise a worker's lines appear twice
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -33,7 +34,8 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None) 
             address="local",
             num_cpus=num_cpus,
             object_store_memory=int(object_store_gb * 1e9) if object_store_gb else None,
-            include_dashboard=False,
+            include_dashboard=True,  # Ray Train asks its State API whether the controller lives
+            dashboard_host="127.0.0.1",
             logging_level=logging.WARNING,
         )
     configure_data()
@@ -47,4 +49,5 @@ def configure_data() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context.issue_detectors_config.detectors = []  # advice about memory requests, every 30 seconds
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -199,7 +199,7 @@ class RunConfig(Section):
     """A whole run."""
 
     name: str = "run"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     data: DataConfig = DataConfig()
     labels: LabelsConfig = LabelsConfig()
     represent: RepresentConfig = RepresentConfig()
@@ -234,10 +234,12 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _sizes_agree(self) -> RunConfig:
         unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
-        for stage in ("pretrain", "retrain", "finetune"):
-            size = getattr(self, stage).image_size
-            if size % unit:
-                raise ValueError(f"{stage}.image_size {size} is not a multiple of {unit}, the Swin's smallest grid")
+        stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
+        for name, stage in {"represent.train": self.represent.train, **stages}.items():
+            if stage.image_size % unit:
+                raise ValueError(
+                    f"{name}.image_size {stage.image_size} is not a multiple of {unit}, the Swin's smallest grid"
+                )
         return self
 
 
@@ -249,15 +251,18 @@ def load(preset: str | Path | None = None, *, files: Iterable[str | Path] = (), 
     """
     tree: dict[str, Any] = {}
     for path in [*([preset] if preset else []), *files]:
-        _merge(tree, _read_yaml(Path(path)))
+        tree = _merge(tree, _read_yaml(Path(path)))
     for pair in sets:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ValueError(f"--set {pair!r}: write section.field=value, for example --set pretrain.epochs=2")
-        branch: Any = yaml.safe_load(value)
+        try:
+            branch: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {pair!r}: the value cannot be read as YAML: {_one_line(error)}") from None
         for part in reversed(name.strip().split(".")):
             branch = {part: branch}
-        _merge(tree, branch)
+        tree = _merge(tree, branch)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -273,18 +278,22 @@ def _read_yaml(path: Path) -> dict:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: cannot be read as YAML: {error}") from None
+        raise ValueError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected a mapping of sections, for example 'pretrain: {{epochs: 2}}'")
     return tree
 
 
-def _merge(tree: dict, branch: dict) -> None:
+def _merge(tree: dict, branch: dict) -> dict:
+    merged = dict(tree)  # a new one: YAML anchors make sections share their mappings
     for name, value in branch.items():
-        if isinstance(value, dict) and isinstance(tree.get(name), dict):
-            _merge(tree[name], value)
-        else:
-            tree[name] = value
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _line(problem: Any) -> str:

@@ -117,7 +117,14 @@ class Predictor:
             top_k: at most so many a picture. Without a `threshold` these are the k best, whatever their score.
             threshold: one probability in place of each tag's own.
             tags: the user's own tags, scored in place of the label system.
+
+        Raises:
+            ValueError: if `top_k` is under 1, or `tags` is not a list of at least one tag.
         """
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}; use 1 or more, or None for all tags over their threshold")
+        if tags is not None and (isinstance(tags, str) or not tags):
+            raise ValueError(f"tags is {tags!r}; give a list of at least one tag, or None for the bundle's own")
         if not images:
             return []
         queries = self._queries if tags is None else self._queries_of(tuple(tags))

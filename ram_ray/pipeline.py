@@ -20,7 +20,7 @@ from ram_ray.evaluation.metrics import Counts
 from ram_ray.evaluation.report import StageLine, build_report, closing_table, write_report
 from ram_ray.evaluation.score import evaluate, read_summary
 from ram_ray.labels.stages import build_labels, label, label_system_uri, parse
-from ram_ray.models.vocabulary import build_vocabulary
+from ram_ray.labels.vocabulary import build_vocabulary
 from ram_ray.synthesis.represent import represent
 from ram_ray.training.trainer import train_tagger
 

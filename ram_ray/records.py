@@ -104,9 +104,12 @@ class Reject(Exception):
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         assert reason in REASONS, reason
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(reason, detail[:500])  # the arguments, so that it can be pickled
         self.reason = reason
         self.detail = detail[:500]
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:

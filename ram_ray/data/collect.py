@@ -56,6 +56,7 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str]) -> Manif
         rows_in=0,
         id_column="shard",
         rows_per_block=1,
+        partitioned=False,
     )
     counts = sum_blocks(read_rows(stage.path, run=config, columns=["key", "reason"]), count_rows, run=config)
     rows, rejected = int(counts["rows"]), int(counts["rejected"])

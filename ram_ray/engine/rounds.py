@@ -185,7 +185,7 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, *, round: int)
         .groupby("tag", num_partitions=config.resources.shuffle_partitions)
         .map_groups(lambda group: decide(group, config=settings, seed=seed), batch_format="pyarrow", num_cpus=cpus)
     )
-    removals.write_parquet(stage.path, partition_cols=["shard"], mode="overwrite", num_cpus=cpus)
+    removals.write_parquet(stage.path, partition_cols=["shard"], mode="overwrite", ray_remote_args={"num_cpus": cpus})
     return stage.finish()
 
 

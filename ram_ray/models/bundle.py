@@ -20,6 +20,7 @@ from pathlib import Path
 
 import fsspec
 import torch
+from pydantic import ValidationError
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.config import ModelConfig
@@ -79,11 +80,15 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
     try:
         tree = json.loads((folder / "config.json").read_text())
         labels = LabelSystem.from_json((folder / "label_system.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path_or_id} is not a model bundle: {error}") from None
-    if tree.pop("kind", None) != KIND:
+    if not isinstance(tree, dict) or tree.pop("kind", None) != KIND:
         raise ValueError(f"{path_or_id}/config.json is not a model bundle's (its 'kind' is not {KIND!r})")
-    config = ModelConfig.model_validate(tree)
+    try:
+        config = ModelConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"{path_or_id}/config.json does not describe a model bundle: {problems}") from None
     model = RAM(config, torch.zeros(len(labels), config.label_width))
     _load_weights(model, folder / "model.safetensors", source=path_or_id)
     model.eval().requires_grad_(False)

@@ -38,7 +38,7 @@ class DualEncoder(nn.Module):
         )
         self.text_proj = nn.Linear(text.width, config.embed_dim)
         self.image_proj = nn.Linear(config.swin.num_features, config.embed_dim)
-        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # CLIP's start
+        self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # CLIP's start; DeepSpeed wants a dimension
         self.apply(init_bert)
         self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
 
@@ -83,10 +83,15 @@ class _Tower(Protocol):
 
 class _Own:
     def __init__(self, folder: Path, tree: dict) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         self.model = DualEncoder(DualEncoderConfig.model_validate(tree))
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        try:
+            self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{folder}: the weights do not fit config.json: {reason}") from None
         self.model.eval().requires_grad_(False)
         self.tokenizer = TextTokenizer.load(str(folder))
         self.embed_dim, self.image_size = self.model.config.embed_dim, self.model.config.image_size

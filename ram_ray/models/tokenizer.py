@@ -30,17 +30,28 @@ class TextTokenizer:
         self.dec, self.enc, self.sep, self.pad = (tokenizer.token_to_id(one) for one in (DEC, ENC, SEP, PAD))
         if None in (self.sep, self.pad):
             raise ValueError("the tokenizer has no [SEP] or [PAD]; use a BERT-style WordPiece vocabulary")
+        if self.pad != 0:  # the models take 0 for padding
+            raise ValueError(f"the tokenizer's [PAD] has id {self.pad}; use a vocabulary where it is 0, as in BERT's")
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int) -> TextTokenizer:
-        """Train WordPiece on `texts` (lower-cased, accents stripped)."""
+        """Train WordPiece on `texts` (lower-cased, accents stripped); the same texts give the same ids."""
         from tokenizers import BertWordPieceTokenizer
 
+        texts = list(texts)
         tokenizer = BertWordPieceTokenizer(lowercase=True)
+        # The library numbers the letters inside words as they come out of a hash table, and breaks ties by number:
+        # named beforehand they have a fixed order. The second tokenizer knows them as plain words again.
+        normalise, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+        letters = {letter for text in texts for word, _ in split(normalise(text)) for letter in word[1:]}
         tokenizer.train_from_iterator(
-            texts, vocab_size=vocab_size - 2, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
+            texts,
+            vocab_size=vocab_size - 2,
+            min_frequency=2,
+            special_tokens=[*SPECIAL, *(f"##{letter}" for letter in sorted(letters))],
+            show_progress=False,
         )
-        return cls(tokenizer._tokenizer)
+        return cls(BertWordPieceTokenizer(vocab=tokenizer.get_vocab(), lowercase=True)._tokenizer)
 
     @classmethod
     def load(cls, path_or_id: str, *, revision: str | None = None) -> TextTokenizer:
@@ -50,12 +61,14 @@ class TextTokenizer:
         path = Path(path_or_id)
         if path.is_dir():
             path = path / "tokenizer.json"
-        if path.is_file():
-            return cls(Tokenizer.from_file(str(path)))
-        try:
-            return cls(Tokenizer.from_pretrained(path_or_id, revision=revision or "main"))
-        except Exception as error:  # the library raises bare Exception for a missing file and a failed download
-            raise ValueError(f"tokenizer {path_or_id!r}: no tokenizer.json there, and not to be had: {error}") from None
+        try:  # the library raises bare Exception for a file it cannot read and for a failed download
+            if path.is_file():
+                tokenizer = Tokenizer.from_file(str(path))
+            else:
+                tokenizer = Tokenizer.from_pretrained(path_or_id, revision=revision or "main")
+        except Exception as error:
+            raise ValueError(f"tokenizer {path_or_id!r}: no tokenizer.json there that can be read: {error}") from None
+        return cls(tokenizer)
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into `folder`."""

@@ -70,15 +70,20 @@ def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
     """Load another model's weights, its Swin's position biases resized where the window differs.
 
     Label embeddings stay the model's own: the label system may have grown since.
+
+    Raises:
+        ValueError: if the other model is of another make.
     """
     from timm.models.swin_transformer import checkpoint_filter_fn
 
     prefix = "image_encoder.swin."
     swin = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    model.image_encoder.swin.load_state_dict(checkpoint_filter_fn(swin, model.image_encoder.swin))
     rest = {name: one for name, one in state.items() if not name.startswith(prefix) and name != "label_embed"}
-    if rest:
+    try:
+        model.image_encoder.swin.load_state_dict(checkpoint_filter_fn(swin, model.image_encoder.swin))
         missing, unexpected = model.load_state_dict(rest, strict=False)
-        missing = [name for name in missing if not name.startswith(prefix) and name != "label_embed"]
-        if missing or unexpected:
-            raise ValueError(f"the model to start from differs: missing {missing[:3]}, unknown {unexpected[:3]}")
+    except RuntimeError as error:
+        raise ValueError(f"the model to start from differs: {' '.join(str(error).split())}"[:500]) from None
+    missing = [name for name in missing if not name.startswith(prefix) and name != "label_embed"]
+    if rest and (missing or unexpected):
+        raise ValueError(f"the model to start from differs: missing {missing[:3]}, unknown {unexpected[:3]}")

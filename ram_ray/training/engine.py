@@ -8,6 +8,8 @@ with timm's Swin).
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import sys
@@ -88,12 +90,12 @@ class DDPEngine:
 
     def save(self, folder: Path) -> None:
         if torch.distributed.get_rank() == 0:
-            state = {"model": self._step.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+            state = {"step": self._step.state_dict(), "optimizer": self._optimizer.state_dict()}
             torch.save(state, folder / DDP_FILE)
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / DDP_FILE, map_location=self.device, weights_only=True)
-        self._step.model.load_state_dict(state["model"])
+        self._step.load_state_dict(state["step"])
         self._optimizer.load_state_dict(state["optimizer"])
 
 
@@ -150,7 +152,10 @@ def _means(losses: list[dict[str, Tensor]]) -> dict[str, float]:
 
 
 def _compiler() -> str | None:
-    return os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    wanted = os.environ.get("CXX", "").split()  # may hold a launcher and options
+    if wanted and shutil.which(wanted[0]):
+        return " ".join(wanted)
+    return shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 
 
 def _tools_on_path() -> None:
@@ -161,14 +166,15 @@ def _tools_on_path() -> None:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tagger's float32 weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it."""
+    """The model's float32 weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it."""
     if (folder / DDP_FILE).exists():
-        return torch.load(folder / DDP_FILE, map_location="cpu", weights_only=True)["model"]
-    if list((folder / TAG).glob("*_optim_states.pt")):
+        state = torch.load(folder / DDP_FILE, map_location="cpu", weights_only=True)["step"]
+    elif list((folder / TAG).glob("*_optim_states.pt")):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
     else:
         (file,) = (folder / TAG).glob("*model_states.pt")
         state = torch.load(file, map_location="cpu", weights_only=False)["module"]  # our own checkpoint

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ram_ray.cluster import configure_data
 from ram_ray.config import TrainConfig
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.models.tokenizer import TextTokenizer
@@ -110,7 +111,7 @@ def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Posit
         random.Random(f"{seed}/{epoch}").shuffle(order)
         for bucket in order:
             count = table.buckets[bucket]
-            if count and start + count > first_row and start < end_row:
+            if max(start, first_row) < min(start + count, end_row):
                 positions.append(Position(epoch, bucket, start, count))
             start += count
         epoch += 1
@@ -141,7 +142,7 @@ class Feed(ABC):
             for place, row in enumerate(order)
             if (g := position.start + place) % self.world_size == self.rank and self.first_row <= g < self.end_row
         ]
-        for row in table.take(mine).to_pylist():
+        for row in table.take(pa.array(mine, pa.int64())).to_pylist():  # typed: a small bucket may hold none of ours
             yield {**row, "epoch": position.epoch}
 
     def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
@@ -178,6 +179,24 @@ class Feed(ABC):
             "detail": np.array(details),
             **self.texts(rows),
         }
+
+    def stream(self, *, num_cpus: float) -> Iterator[dict[str, np.ndarray]]:
+        """This worker's batches, decoded by Ray Data tasks anywhere in the cluster, in training order."""
+        import ray
+
+        configure_data()
+        positions = plan(self.table, seed=self.seed, first_row=self.first_row, end_row=self.end_row)
+        if not positions:
+            return
+        size = self.config.batch_size
+        dataset = (
+            ray.data.from_items([vars(one) for one in positions], override_num_blocks=min(len(positions), 1000))
+            .flat_map(lambda item: self.rows(Position(**item)), num_cpus=num_cpus)
+            .map_batches(
+                lambda block: self.batch(block.to_pylist()), batch_format="pyarrow", batch_size=size, num_cpus=num_cpus
+            )
+        )
+        yield from dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2)
 
     def views(self, row: dict) -> list[dict]:
         """The pictures of a row to be decoded, the same number for every row."""

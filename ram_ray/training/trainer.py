@@ -113,7 +113,7 @@ def fit(job: Job, *, storage: str) -> Any:
     Raises:
         RuntimeError: with the worker's own error, if training failed more often than `training.max_failures`.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     training = job.run.training
@@ -130,6 +130,7 @@ def fit(job: Job, *, storage: str) -> Any:
             storage_path=storage,
             failure_config=FailureConfig(max_failures=training.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.config.max_checkpoints),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     return trainer.fit()
@@ -164,7 +165,7 @@ def make_table(path: str, sources: dict[str, RowMaker], *, shards: str = "*", nu
         read_rows(source, run=run).map_batches(rows_of(make), batch_format="pyarrow", num_cpus=cpus)
         for source, make in sources.items()
     ]
-    dataset = parts[0].union(*parts[1:]).sort("order").materialize()
+    dataset = (parts[0].union(*parts[1:]) if parts[1:] else parts[0]).sort("order").materialize()
     counts = (
         dataset.groupby("bucket", num_partitions=min(num_buckets, run.resources.shuffle_partitions))
         .count()
@@ -178,7 +179,7 @@ def make_table(path: str, sources: dict[str, RowMaker], *, shards: str = "*", nu
     fs, root = fsspec.url_to_fs(path)
     if fs.exists(root):  # half written by a run that was killed
         fs.rm(root, recursive=True)
-    dataset.write_parquet(path, partition_cols=["bucket"], num_cpus=cpus)
+    dataset.write_parquet(path, partition_cols=["bucket"], ray_remote_args={"num_cpus": cpus})
     write_text(done, json.dumps({"buckets": buckets}))
     return Table(path, tuple(buckets))
 

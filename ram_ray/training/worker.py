@@ -17,16 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
-import ray.data
 import ray.train
 import torch
 from torch import nn
 
-from ram_ray.cluster import configure_data
 from ram_ray.config import RunConfig, TrainConfig
 from ram_ray.training.engine import Engine, make_engine
-from ram_ray.training.feed import Feed, Position, plan
+from ram_ray.training.feed import Feed
 from ram_ray.training.step import learning_rate, step_seed
 
 TEXT_COLUMNS = ("key", "shard", "reason", "detail")
@@ -96,7 +93,7 @@ def train_worker(options: dict[str, Any]) -> None:
 def steps(feed: Feed, job: Job, *, device: torch.device, rejected: dict) -> Iterator[list[dict[str, Any]]]:
     """Micro batches of each optimizer step, on the device. Rejected rows are taken out and noted."""
     micro: list[dict[str, Any]] = []
-    for batch in batches(feed, job):
+    for batch in feed.stream(num_cpus=job.run.training.feed_cpus):
         good = batch["reason"] == ""
         for place in np.flatnonzero(~good):
             rejected[str(batch["key"][place])] = [str(batch[name][place]) for name in ("shard", "reason", "detail")]
@@ -112,27 +109,6 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: dict) -> Iter
         if len(micro) == job.config.accumulate:
             yield micro
             micro = []
-
-
-def batches(feed: Feed, job: Job) -> Iterator[dict[str, np.ndarray]]:
-    """This worker's batches, decoded by Ray Data tasks anywhere in the cluster, in training order."""
-    positions = plan(feed.table, seed=feed.seed, first_row=feed.first_row, end_row=feed.end_row)
-    if not positions:
-        return
-    cpus = job.run.training.feed_cpus
-    configure_data()
-    dataset = (
-        ray.data.from_items([vars(one) for one in positions], override_num_blocks=min(len(positions), 1000))
-        .flat_map(lambda item: feed.rows(Position(**item)), num_cpus=cpus)
-        .map_batches(_decode, fn_args=(feed,), batch_size=job.config.batch_size, num_cpus=cpus)
-    )
-    yield from dataset.iter_batches(batch_size=job.config.batch_size, batch_format="numpy", prefetch_batches=2)
-
-
-def _decode(batch: dict[str, np.ndarray], feed: Feed) -> dict[str, np.ndarray]:
-    names = list(batch)
-    columns = [batch[name].tolist() for name in names]
-    return feed.batch([dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)])
 
 
 def _checkpoint(engine: Engine, job: Job, *, step: int, rank: int, losses: dict[str, float], rejected: dict) -> None:

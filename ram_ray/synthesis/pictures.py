@@ -1,0 +1,123 @@
+"""The stage `synthesize`: pictures made of captions beforehand (StableRep makes ten a caption).
+
+They lie in tars of the run, and a row says where, so training reads them like any others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import ray.data
+from ray.data import Dataset
+
+from ram_ray.annotate import annotate, read_rows, sum_blocks
+from ram_ray.artifacts import Manifest, Run
+from ram_ray.config import RepresentConfig, RunConfig
+from ram_ray.synthesis.generators import make_generator
+from ram_ray.training.feed import PICTURE
+
+SYNTHETIC = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("pictures", pa.list_(PICTURE)),
+    ]
+)
+
+
+def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
+    """Pictures made of about `represent.num_captions` captions, chosen by hash."""
+    settings, resources = config.represent, config.resources
+    fields = {"generator", "generator_revision", "num_captions", "pictures_made"}
+    identity = {
+        "synthesis": settings.model_dump(include=fields),
+        "size": settings.train.image_size,
+        "seed": config.seed,
+    }
+    stage = run.stage("synthesize", kind="annotations", config=identity, inputs=[samples])
+    if stage.manifest:
+        return stage.manifest
+    share = min(1.0, settings.num_captions / samples.counts["rows_out"])
+
+    def choose(block: pa.Table) -> pa.Table:
+        rows = zip(block["key"].to_pylist(), block["captions"].to_pylist(), strict=True)
+        chosen = [bool(captions) and _digest(f"{config.seed}/{key}") < share * 2**64 for key, captions in rows]
+        return block.filter(pa.array(chosen, pa.bool_()))
+
+    def transform(dataset: Dataset) -> Dataset:
+        chosen = dataset.map_batches(choose, batch_format="pyarrow", batch_size=None, num_cpus=resources.task_cpus)
+        return chosen.map_batches(
+            Synthesizer,
+            fn_constructor_args=(settings,),
+            fn_constructor_kwargs={
+                "folder": f"{stage.path}-pictures",
+                "seed": config.seed,
+                "device": "cuda" if resources.actor_gpus else "cpu",
+            },
+            batch_format="pyarrow",
+            batch_size=256,
+            num_cpus=resources.actor_cpus,
+            num_gpus=resources.actor_gpus or None,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
+        )
+
+    rows_in = int(share * samples.counts["rows_out"])
+    annotate(stage, transform, source=samples.path, schema=SYNTHETIC, run=config, rows_in=rows_in)
+    counts = sum_blocks(
+        read_rows(stage.path, run=config, columns=["key"]), lambda block: {"rows": len(block)}, run=config
+    )
+    rows = int(counts["rows"])
+    return stage.finish(rows_out=rows, images=rows * settings.pictures_made)
+
+
+class Synthesizer:
+    """Ray Data actor: captions to pictures in a tar, one tar a batch."""
+
+    def __init__(self, config: RepresentConfig, *, folder: str, seed: int, device: str) -> None:
+        self._config, self._folder, self._seed = config, folder, seed
+        options = {"revision": config.generator_revision, "device": device} if config.generator != "drawn" else {}
+        self._generator = make_generator(config.generator, **options)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        rows = [
+            {"key": row["key"], "shard": row["shard"], "captions": row["captions"][:1]} for row in block.to_pylist()
+        ]
+        made = self._config.pictures_made
+        captions = [row["captions"][0] for row in rows for _ in range(made)]
+        seeds = [_digest(f"{self._seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(made)]
+        images = self._generator.generate(captions, seeds=seeds, size=self._config.train.image_size)
+        name = hashlib.blake2b(rows[0]["key"].encode(), digest_size=6).hexdigest()
+        pictures = _write_tar(f"{self._folder}/{name}.tar", images)
+        for place, row in enumerate(rows):
+            row["pictures"] = pictures[place * made : (place + 1) * made]
+        return pa.Table.from_pylist(rows, schema=SYNTHETIC)
+
+
+def _write_tar(uri: str, images: list[Any]) -> list[dict]:
+    """Write pictures to a tar, published whole; returns where each lies."""
+    fs, path = fsspec.url_to_fs(uri)
+    fs.makedirs(fs._parent(path), exist_ok=True)
+    buffer = io.BytesIO()
+    places = []
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for index, image in enumerate(images):
+            data = io.BytesIO()
+            image.save(data, "JPEG", quality=95)
+            info = tarfile.TarInfo(f"{index:06d}.jpg")
+            info.size = data.tell()
+            data.seek(0)
+            places.append({"uri": uri, "offset": buffer.tell() + tarfile.BLOCKSIZE, "nbytes": info.size})
+            tar.addfile(info, data)
+    with fs.transaction, fs.open(path, "wb") as file:
+        file.write(buffer.getvalue())
+    return places
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

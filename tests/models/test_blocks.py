@@ -1,0 +1,128 @@
+"""Contract: a cache, a query that stands for every row, and padding change what is computed, never what comes out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ram_ray.models.blocks import Attention, Block, FeedForward, TokenEmbedding, init_bert
+
+WIDTH, HEADS = 16, 4
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def _block(**changes) -> Block:
+    return Block(WIDTH, **{"heads": HEADS, "ffn": 32, "dropout": 0.0, "context_width": 12, **changes}).eval()
+
+
+def test_attention_is_softmax_of_scaled_products() -> None:
+    attention = Attention(WIDTH, 12, dropout=0.0).eval()
+    x, context = torch.randn(2, 3, WIDTH), torch.randn(2, 5, 12)
+    expected = torch.zeros(2, 3, WIDTH)
+    q, k, v = attention.query(x), attention.key(context), attention.value(context)
+    size = WIDTH // HEADS
+    shares = torch.zeros(2, 3, 5)
+    for b in range(2):
+        for head in range(HEADS):
+            part = slice(head * size, (head + 1) * size)
+            for t in range(3):
+                scores = torch.stack([q[b, t, part] @ k[b, s, part] for s in range(5)]) / size**0.5
+                share = scores.softmax(0)
+                shares[b, t] += share / HEADS
+                expected[b, t, part] = sum(share[s] * v[b, s, part] for s in range(5))
+    expected = attention.norm(attention.out(expected) + x)
+    torch.testing.assert_close(attention(x, context, heads=HEADS), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attention.weights(x, context, heads=HEADS), shares, atol=1e-5, rtol=1e-5)
+
+
+def test_heads_are_of_the_call_and_not_of_the_weights() -> None:
+    attention = Attention(WIDTH, 12, dropout=0.0).eval()
+    x, context = torch.randn(2, 3, WIDTH), torch.randn(2, 5, 12)
+    two, four = (attention(x, context, heads=heads) for heads in (2, 4))
+    assert two.shape == four.shape and not torch.allclose(two, four, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_cache_gives_what_the_whole_causal_pass_gives(first: int) -> None:
+    block = _block()
+    x, context = torch.randn(2, 7, WIDTH), torch.randn(2, 5, 12)
+    context_mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])[:, None, None, :]
+    whole = block(x, context, context_mask=context_mask, causal=True)
+    cache: dict = {}
+    parts = [block(x[:, :first], context, context_mask=context_mask, causal=first > 1, cache=cache)]
+    for place in range(first, 7):  # the context is in the cache from the first call on
+        parts.append(block(x[:, place : place + 1], None, context_mask=context_mask, cache=cache))
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_causal_means_that_later_tokens_change_nothing_before_them() -> None:
+    block = _block(context_width=None)
+    x = torch.randn(1, 6, WIDTH)
+    changed = x.clone()
+    changed[:, 4:] += 1
+    before, after = block(x, causal=True), block(changed, causal=True)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+    assert not torch.allclose(block(x)[:, :4], block(changed)[:, :4]), "without `causal` they do"
+
+
+def test_a_batch_of_one_stands_for_the_same_queries_in_every_row() -> None:
+    block = _block(self_attention=False)
+    queries, context = torch.randn(1, 4, WIDTH), torch.randn(3, 5, 12)
+    torch.testing.assert_close(block(queries, context), block(queries.expand(3, -1, -1), context))
+
+
+def test_padding_is_not_looked_at() -> None:
+    block = _block(context_width=None)
+    x = torch.randn(2, 6, WIDTH)
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    y = block(x, mask=mask[:, None, None, :])
+    torch.testing.assert_close(y[1:, :4], block(x[1:, :4]))
+    torch.testing.assert_close(y[:1], block(x[:1]))
+    noise = x.clone()
+    noise[1, 4:] = 100.0
+    torch.testing.assert_close(block(noise, mask=mask[:, None, None, :])[1, :4], y[1, :4])
+
+
+def test_the_context_mask_hides_context() -> None:
+    block = _block()
+    x, context = torch.randn(1, 3, WIDTH), torch.randn(1, 5, 12)
+    mask = torch.tensor([True, True, False, True, False])
+    torch.testing.assert_close(block(x, context, context_mask=mask[None, None, None]), block(x, context[:, mask]))
+
+
+def test_feed_forward_is_post_norm_with_gelu() -> None:
+    layer = FeedForward(WIDTH, 32, dropout=0.0).eval()
+    x = torch.randn(2, 3, WIDTH)
+    hidden = x @ layer.up.weight.T + layer.up.bias
+    hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+    y = hidden @ layer.down.weight.T + layer.down.bias + x
+    y = (y - y.mean(-1, keepdim=True)) / y.var(-1, keepdim=True, unbiased=False).sqrt()
+    torch.testing.assert_close(layer(x), y, atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    block = _block(dropout=0.5)
+    x, context = torch.randn(1, 3, WIDTH), torch.randn(1, 5, 12)
+    torch.testing.assert_close(block(x, context), block(x, context))
+    block.train()
+    assert not torch.allclose(block(x, context), block(x, context))
+
+
+def test_embeddings_go_on_at_their_position() -> None:
+    embedding = TokenEmbedding(20, WIDTH, max_positions=8, dropout=0.0).eval()
+    ids = torch.randint(1, 20, (2, 6))
+    torch.testing.assert_close(embedding(ids[:, 4:], start=4), embedding(ids)[:, 4:])
+    assert not torch.allclose(embedding(ids[:, 4:]), embedding(ids)[:, 4:])
+
+
+def test_initialisation_is_berts() -> None:
+    linear, embedding = torch.nn.Linear(200, 200), torch.nn.Embedding(200, 200, padding_idx=0)
+    for module in (linear, embedding):
+        init_bert(module)
+    assert abs(linear.weight.std().item() - 0.02) < 1e-3 and not linear.bias.any()
+    assert abs(embedding.weight[1:].std().item() - 0.02) < 1e-3 and not embedding.weight[0].any()

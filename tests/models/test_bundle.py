@@ -1,0 +1,158 @@
+"""Contract: a bundle is a folder that works by itself and runs no code; what does not fit is one clear error."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import uuid
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+
+from ram_ray.label_system import Label, LabelSystem
+from ram_ray.models.bundle import load_bundle, save_bundle
+
+
+@pytest.fixture()
+def copy(tiny_bundle: str, tmp_path: Path) -> Path:
+    """A bundle to be broken."""
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def _logits(bundle) -> torch.Tensor:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return bundle.model.logits(bundle.model.encode(torch.randn(2, 3, 32, 32)))
+
+
+def test_saved_again_it_gives_identical_logits(tiny_bundle: str, tmp_path: Path) -> None:
+    first = load_bundle(tiny_bundle)
+    parts = {"labels": first.labels, "tokenizer": first.tokenizer, "teacher": first.teacher()}
+    save_bundle(tmp_path / "again", first.model, **parts, card={"stage": "pretrain"})
+    shutil.rmtree(tmp_path / "again" / "text_encoder" / ".cache", ignore_errors=True)
+    (tmp_path / "again").rename(tmp_path / "moved")
+    second = load_bundle(str(tmp_path / "moved"))
+    assert torch.equal(_logits(first), _logits(second))
+    assert second.labels.labels == first.labels.labels and second.model.config == first.model.config
+    assert len(second.tokenizer) == len(first.tokenizer)
+    names = [["a new tag"], ["{}"]]
+    assert torch.equal(first.teacher().label_embeddings(*names), second.teacher().label_embeddings(*names))
+    assert "| stage | pretrain |" in (tmp_path / "moved" / "README.md").read_text()
+
+
+def test_loaded_parts_share_what_they_shared(tiny_bundle: str) -> None:
+    model = load_bundle(tiny_bundle).model
+    assert model.tag_encoder.layers[0].cross is model.recognition.layers[0].cross
+    assert not model.training and not any(one.requires_grad for one in model.parameters())
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_a_bundle_is_loaded_from_a_uri(scheme: str, tiny_bundle: str) -> None:
+    uri = f"file://{tiny_bundle}"
+    if scheme == "memory":
+        uri = f"memory://{uuid.uuid4().hex}/models/bundle"
+        fs, path = fsspec.url_to_fs(uri)
+        fs.put(f"{tiny_bundle}/", f"{path}/", recursive=True)
+    bundle = load_bundle(uri)
+    assert torch.equal(_logits(bundle), _logits(load_bundle(tiny_bundle)))
+    assert bundle.teacher().encode_texts(["dog"]).shape == (1, 16)
+
+
+def test_nothing_in_a_bundle_is_a_pickle(tiny_bundle: str) -> None:
+    suffixes = {path.suffix for path in Path(tiny_bundle).rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".json", ".md"}
+
+
+class _Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("place", ["model.safetensors", "text_encoder/model.safetensors"])
+def test_a_pickle_in_place_of_weights_is_an_error_and_runs_nothing(place: str, copy: Path, tmp_path: Path) -> None:
+    (copy / place).write_bytes(pickle.dumps({"model": _Bomb(tmp_path / "trace")}))
+    with pytest.raises(ValueError, match="the weights do not fit"):
+        load_bundle(str(copy)).teacher()
+    assert not (tmp_path / "trace").exists()
+    pickle.loads((copy / place).read_bytes())
+    assert (tmp_path / "trace").exists(), "the bomb is a real one"
+
+
+def test_cut_weights_are_one_clear_error(copy: Path) -> None:
+    for place in ("model.safetensors", "text_encoder/model.safetensors"):
+        weights = (copy / place).read_bytes()
+        for size in (len(weights) - 100, 20, 0):
+            (copy / place).write_bytes(weights[:size])
+            with pytest.raises(ValueError, match="weights") as caught:
+                load_bundle(str(copy)).teacher()
+            assert "\n" not in str(caught.value) and str(copy) in str(caught.value)
+        (copy / place).write_bytes(weights)
+
+
+def test_missing_weights_are_one_clear_error(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="weights"):
+        load_bundle(str(copy))
+
+
+def test_labels_that_do_not_fit_the_weights_are_one_clear_error(copy: Path) -> None:
+    LabelSystem([Label(0, "dog", "object")]).save(str(copy / "label_system.json"))
+    with pytest.raises(ValueError, match="the weights do not fit") as caught:
+        load_bundle(str(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_that_do_not_fit_the_model_are_not_saved(tiny_bundle: str, tmp_path: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    labels = LabelSystem([Label(0, "dog", "object")])
+    with pytest.raises(ValueError, match="1 labels but 6 label embeddings"):
+        save_bundle(tmp_path, bundle.model, labels=labels, tokenizer=bundle.tokenizer, teacher=bundle.teacher())
+
+
+def test_a_folder_of_another_kind_is_one_clear_error(copy: Path, tiny_bundle: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cases = {
+        str(tmp_path / "nowhere"): "no such folder; give a model bundle's folder",
+        str(tmp_path / "empty"): "is not a model bundle",
+        f"{tiny_bundle}/text_encoder": "is not a model bundle",
+        str(copy): "is not a model bundle's",
+    }
+    tree = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**tree, "kind": "clip"}))
+    for path, message in cases.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            load_bundle(path)
+        assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00", '{"kind": "ram_ray.bundle", "colour": 3}'])
+def test_a_config_that_cannot_be_read_is_one_clear_error(text: str, copy: Path) -> None:
+    (copy / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="bundle") as caught:
+        load_bundle(str(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_other_sizes_are_one_clear_error(copy: Path) -> None:
+    tree = json.loads((copy / "config.json").read_text())
+    tree["recognition"]["layers"] = 1
+    (copy / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match="weights missing|unknown") as caught:
+        load_bundle(str(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_label_embeddings_are_kept_bit_for_bit(tiny_bundle: str) -> None:
+    bundle = load_bundle(tiny_bundle)
+    made = bundle.teacher().label_embeddings(bundle.labels.names, list(bundle.model.config.templates))
+    np.testing.assert_allclose(bundle.model.label_embed.numpy(), made.numpy(), atol=1e-6)

@@ -1,0 +1,170 @@
+"""Contract: one `Teacher` for a dual encoder of ours and for a Hugging Face CLIP, each giving its own model's numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ram_ray.models.config import DualEncoderConfig
+from ram_ray.models.dual_encoder import DualEncoder, Teacher
+from ram_ray.models.image_encoder import normalise
+from tests.tiny import NAMES, STACK, SWIN, photo, tokenizer
+
+
+def _encoder() -> DualEncoder:
+    torch.manual_seed(0)
+    config = DualEncoderConfig(
+        image_size=32, swin=SWIN, text=STACK, embed_dim=12, vocab_size=len(tokenizer()), max_text_tokens=10
+    )
+    return DualEncoder(config).eval()
+
+
+def _pixels(size: int = 32) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.asarray(photo(seed, size=(size, size))) for seed in range(3)]))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("dual")
+    _encoder().save(folder, tokenizer())
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A saved CLIP of transformers' own classes with random weights, a byte-pair vocabulary of letters, 32 px."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    end = len(words) - 1
+    text = {"vocab_size": len(words), "max_position_embeddings": 24, "projection_dim": 12}
+    text |= {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    config = CLIPConfig(
+        text_config={**size, **text},
+        vision_config={**size, "image_size": 32, "patch_size": 8, "projection_dim": 12},
+        projection_dim=12,
+    )
+    CLIPModel(config).save_pretrained(folder / "model")
+    vocabulary = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=24)
+    vocabulary.save_pretrained(folder / "model")
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square, image_std=[0.2, 0.3, 0.4]).save_pretrained(
+        folder / "model"
+    )
+    return str(folder / "model")
+
+
+def test_text_features_do_not_depend_on_padding() -> None:
+    model = _encoder()
+    ids = torch.from_numpy(tokenizer().encode(["a red dog"], first=tokenizer().enc, max_tokens=10))
+    used = int((ids != 0).sum())
+    torch.testing.assert_close(model.text_features(ids), model.text_features(ids[:, :used]))
+
+
+def test_image_features_are_the_projected_mean_token() -> None:
+    model = _encoder()
+    pixels = torch.randn(2, 3, 32, 32)
+    tokens = model.image_encoder(pixels)
+    torch.testing.assert_close(model.pooled(pixels), tokens[:, 1:].mean(1))
+    torch.testing.assert_close(model.image_features(pixels), model.image_proj(tokens[:, 1:].mean(1)))
+
+
+def test_our_own_loads_as_it_was_saved(own: str) -> None:
+    model, teacher = _encoder(), Teacher.from_pretrained(own)
+    assert (teacher.embed_dim, teacher.image_size) == (12, 32)
+    config = model.config
+    with torch.no_grad():
+        raw = model.image_features(normalise(_pixels(), config.mean, config.std))
+        ids = torch.from_numpy(tokenizer().encode(["a red dog", "run"], first=tokenizer().enc, max_tokens=10))
+        texts = model.text_features(ids)
+    torch.testing.assert_close(teacher.features(_pixels()), raw)
+    images = teacher.encode_images(_pixels().numpy())
+    np.testing.assert_allclose(images, torch.nn.functional.normalize(raw, dim=-1).numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        teacher.encode_texts(["a red dog", "run"]), torch.nn.functional.normalize(texts, dim=-1).numpy(), atol=1e-6
+    )
+
+
+def test_a_clip_encodes_pictures_as_transformers_does(clip: str) -> None:
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    model, processor = CLIPModel.from_pretrained(clip), CLIPImageProcessor.from_pretrained(clip)
+    pictures = [photo(seed, size=(32, 32)) for seed in range(3)]
+    with torch.no_grad():
+        answer = model.get_image_features(**processor(pictures, return_tensors="pt"))
+    expected = answer if isinstance(answer, torch.Tensor) else answer.pooler_output
+    teacher = Teacher.from_pretrained(clip)
+    assert (teacher.embed_dim, teacher.image_size) == (12, 32)
+    torch.testing.assert_close(teacher.features(_pixels()), expected, atol=1e-5, rtol=1e-4)
+    unit = torch.nn.functional.normalize(expected, dim=-1).numpy()
+    np.testing.assert_allclose(teacher.encode_images(pictures), unit, atol=1e-5)
+
+
+def test_a_clip_encodes_texts_as_transformers_does(clip: str) -> None:
+    from transformers import CLIPModel, CLIPTokenizer
+
+    model, words = CLIPModel.from_pretrained(clip), CLIPTokenizer.from_pretrained(clip)
+    texts = ["a dog", "x", "a very long text that does not fit into twenty four tokens"]
+    teacher = Teacher.from_pretrained(clip)
+    for row, text in zip(teacher.encode_texts(texts), texts, strict=True):  # one by one: no padding in the reference
+        with torch.no_grad():
+            answer = model.get_text_features(**words([text], return_tensors="pt", truncation=True, max_length=24))
+        expected = answer if isinstance(answer, torch.Tensor) else answer.pooler_output
+        np.testing.assert_allclose(row, torch.nn.functional.normalize(expected, dim=-1)[0].numpy(), atol=1e-5)
+
+
+def test_only_our_own_lends_a_backbone(own: str, clip: str) -> None:
+    backbone = Teacher.from_pretrained(own).backbone()
+    assert backbone is not None and set(backbone) == {
+        name for name in _encoder().state_dict() if name.startswith("image_encoder.")
+    }
+    assert Teacher.from_pretrained(clip).backbone() is None
+
+
+@pytest.mark.parametrize("which", ["own", "clip"])
+def test_a_teacher_is_frozen_and_its_copy_gives_the_same(which: str, request, tmp_path: Path) -> None:
+    teacher = Teacher.from_pretrained(request.getfixturevalue(which))
+    assert not any(one.requires_grad for one in teacher._tower.model.parameters())
+    assert not teacher.features(_pixels()).requires_grad
+    teacher.save(tmp_path)
+    copy = Teacher.from_pretrained(str(tmp_path))
+    assert not list(tmp_path.rglob("*.bin"))
+    torch.testing.assert_close(copy.features(_pixels()), teacher.features(_pixels()))
+    np.testing.assert_allclose(copy.encode_texts(["a dog"]), teacher.encode_texts(["a dog"]), atol=1e-6)
+
+
+@pytest.mark.parametrize("which", ["own", "clip"])
+def test_crops_of_another_size_are_brought_to_the_teachers(which: str, request) -> None:
+    teacher = Teacher.from_pretrained(request.getfixturevalue(which))
+    small, large = (
+        torch.stack([torch.full((size, size, 3), 40 * n, dtype=torch.uint8) for n in (1, 3, 5)]) for size in (32, 56)
+    )
+    torch.testing.assert_close(teacher.features(large), teacher.features(small))
+    assert teacher.features(_pixels(56)).shape == (3, 12)
+
+
+def test_label_embeddings_are_the_unit_mean_over_templates_whatever_the_batch(own: str) -> None:
+    teacher, templates = Teacher.from_pretrained(own), ["a photo of a {}.", "{}"]
+    mean = sum(teacher.encode_texts([one.format(name) for name in NAMES]) for one in templates)
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    for batch in (256, 4, 1):
+        made = teacher.label_embeddings(list(NAMES), templates, batch=batch)
+        assert made.shape == (len(NAMES), 12) and made.dtype == torch.float32
+        np.testing.assert_allclose(made.numpy(), expected, atol=1e-6)
+
+
+def test_nothing_there_is_one_clear_error(tmp_path: Path) -> None:
+    for source in (str(tmp_path), str(tmp_path / "nowhere")):
+        with pytest.raises(ValueError, match="represent.clip .* cannot be loaded as a CLIP") as caught:
+            Teacher.from_pretrained(source)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,111 @@
+"""Contract: texts become rows of one length that begin with their sort and end with [SEP], and words come back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ram_ray.models.tokenizer import TextTokenizer
+
+PROMPT = "a picture of "
+TEXTS = ["A picture of a red dog", "a picture of two dogs running", "a Café | a dog", "dogs run | red"] * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer.train(TEXTS, vocab_size=150)
+
+
+def test_the_vocabulary_has_the_special_words_and_at_most_the_asked_size(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.pad == 0, "models take 0 for padding"
+    assert len({tokenizer.dec, tokenizer.enc, tokenizer.sep, tokenizer.pad}) == 4
+    assert max(tokenizer.dec, tokenizer.enc) < len(tokenizer) <= 150
+    assert len(TextTokenizer.train(TEXTS * 5, vocab_size=50)) == 50
+
+
+def test_words_come_back_in_lower_case_without_accents(tokenizer: TextTokenizer) -> None:
+    ids = tokenizer.encode(["A RED Café"], first=tokenizer.enc, max_tokens=24)[0].tolist()
+    assert tokenizer.decode(ids) == "a red cafe"
+    assert ids == tokenizer.encode(["a red cafe"], first=tokenizer.enc, max_tokens=24)[0].tolist()
+
+
+def test_a_row_is_first_words_separator_padding(tokenizer: TextTokenizer) -> None:
+    rows = tokenizer.encode(["red dog", ""], first=tokenizer.dec, max_tokens=8)
+    assert rows.shape == (2, 8) and rows.dtype == "int64"
+    words = tokenizer._tokenizer.encode("red dog", add_special_tokens=False).ids
+    expected = [tokenizer.dec, *words, tokenizer.sep]
+    assert rows[0].tolist() == expected + [0] * (8 - len(expected))
+    assert rows[1].tolist() == [tokenizer.dec, tokenizer.sep] + [0] * 6
+    assert tokenizer.encode([], first=tokenizer.dec, max_tokens=8).shape == (0, 8)
+
+
+def test_long_texts_are_cut_before_the_separator(tokenizer: TextTokenizer) -> None:
+    long, longer = (tokenizer.encode(["red dog " * n], first=tokenizer.enc, max_tokens=6)[0] for n in (20, 90))
+    assert (long == longer).all() and long[0] == tokenizer.enc and long[-1] == tokenizer.sep
+    assert (long != 0).all() and (long[1:-1] != tokenizer.sep).all()
+
+
+def test_a_caption_begins_with_the_prompt_and_its_own_words_where_prompt_length_says(tokenizer: TextTokenizer) -> None:
+    ids = tokenizer.encode_captions(["two red dogs", "a cafe", ""], prompt=PROMPT, max_tokens=20)
+    start = tokenizer.prompt_length(PROMPT)
+    assert (ids[:, :start] == ids[0, :start]).all() and (ids[:, 0] == tokenizer.dec).all()
+    assert tokenizer.decode(ids[0, :start].tolist()) == "a picture of"
+    assert [tokenizer.decode(row[start:].tolist()) for row in ids] == ["two red dogs", "a cafe", ""]
+    assert ids[2, start] == tokenizer.sep
+
+
+def test_tags_are_one_text(tokenizer: TextTokenizer) -> None:
+    ids = tokenizer.encode_tags([["dog", "red"], []], max_tokens=10)
+    assert tokenizer.decode(ids[0].tolist()) == "dog | red" and ids[0, 0] == tokenizer.enc
+    assert ids[1].tolist() == [tokenizer.enc, tokenizer.sep] + [0] * 8
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_saved_tokenizer_loads_as_itself(tokenizer: TextTokenizer, as_file: bool, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    loaded = TextTokenizer.load(str(tmp_path / "tokenizer.json" if as_file else tmp_path))
+    assert len(loaded) == len(tokenizer)
+    assert [loaded.dec, loaded.enc, loaded.sep, loaded.pad] == [
+        tokenizer.dec, tokenizer.enc, tokenizer.sep, tokenizer.pad,
+    ]  # fmt: skip
+    for text in TEXTS:
+        rows = [one.encode_captions([text], prompt=PROMPT, max_tokens=16).tolist() for one in (tokenizer, loaded)]
+        assert rows[0] == rows[1]
+
+
+def test_training_does_not_depend_on_chance() -> None:
+    for size in (40, 60, 150):  # at 40 words of equal counts compete for the last places
+        made = {TextTokenizer.train(TEXTS, vocab_size=size)._tokenizer.to_str() for _ in range(5)}
+        assert len(made) == 1, size
+
+
+def test_padding_and_truncation_of_a_foreign_file_are_not_taken_over(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    copy = json.loads(tokenizer._tokenizer.to_str())
+    copy["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(copy))
+    loaded = TextTokenizer.load(str(tmp_path))
+    assert loaded.prompt_length(PROMPT) == tokenizer.prompt_length(PROMPT)
+
+
+def test_what_is_no_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no tokenizer.json there"):
+        TextTokenizer.load(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer"):
+        TextTokenizer.load(str(tmp_path))
+
+
+def test_a_vocabulary_that_pads_with_another_id_is_refused(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel, WordPiece
+
+    for vocab, message in [
+        ({"[UNK]": 0, "[PAD]": 1, "[SEP]": 2}, r"\[PAD\].*0"),
+        ({"[UNK]": 0, "a": 1}, "BERT-style"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            TextTokenizer(Tokenizer(WordPiece(vocab, unk_token="[UNK]")))
+    words = {"[PAD]": 0, "[UNK]": 1, "[SEP]": 2}
+    assert len(TextTokenizer(Tokenizer(WordLevel(words, unk_token="[UNK]")))) == 5

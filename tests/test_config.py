@@ -1,0 +1,147 @@
+"""Contract: later settings win, a dumped configuration loads as itself, and a mistake is one line naming the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ram_ray.config import RunConfig, dump, load
+from ram_ray.job import PRESETS, configure, parser
+
+PRESET_FILES = sorted(PRESETS.glob("*.yaml"))
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_sets_win_over_files_and_files_over_the_preset(tmp_path: Path) -> None:
+    preset = _write(tmp_path / "preset.yaml", "name: one\nseed: 1\npretrain: {epochs: 1, lr: 0.1, batch_size: 7}\n")
+    first = _write(tmp_path / "first.yaml", "seed: 2\npretrain: {epochs: 2, lr: 0.2}\n")
+    second = _write(tmp_path / "second.yaml", "pretrain: {epochs: 3}\n")
+    config = load(preset, files=[first, second], sets=["pretrain.epochs=4", "pretrain.epochs=5"])
+    assert (config.name, config.seed) == ("one", 2)
+    train = config.pretrain
+    assert (train.epochs, train.lr, train.batch_size, train.weight_decay) == (5, 0.2, 7, 0.05)
+
+
+def test_nothing_given_is_the_paper() -> None:
+    config = load()
+    assert config == RunConfig()
+    assert (config.pretrain.image_size, config.finetune.image_size, config.labels.max_labels) == (224, 384, 4585)
+
+
+@pytest.mark.parametrize(
+    ("pair", "read"),
+    [
+        ("pretrain.lr=1e-3", lambda config: config.pretrain.lr == 1e-3),  # YAML 1.1 alone takes this for text
+        ("pretrain.augment.randaugment=null", lambda config: config.pretrain.augment.randaugment is None),
+        ("data.train=[a.tar, 's3://b/*.tar']", lambda config: config.data.train == ["a.tar", "s3://b/*.tar"]),
+        ("engine={rounds: 2, generate: {threshold: 0.7}}", lambda config: config.engine.generate.threshold == 0.7),
+        ("model.prompt='a = b'", lambda config: config.model.prompt == "a = b"),
+    ],
+)
+def test_a_set_reads_yaml_values(pair: str, read) -> None:
+    assert read(load(sets=[pair]))
+
+
+def test_settings_of_one_stage_do_not_leak_through_yaml_anchors(tmp_path: Path) -> None:
+    text = "pretrain: &train {epochs: 1, augment: {flip: false}}\nretrain: {<<: *train, lr: 0.5}\nfinetune: *train\n"
+    preset = _write(tmp_path / "preset.yaml", text)
+    config = load(preset, sets=["finetune.augment.flip=true", "finetune.epochs=9"])
+    assert [one.augment.flip for one in (config.pretrain, config.retrain, config.finetune)] == [False, False, True]
+    assert [one.epochs for one in (config.pretrain, config.retrain, config.finetune)] == [1, 1, 9]
+
+
+@pytest.mark.parametrize("preset", PRESET_FILES, ids=lambda path: path.stem)
+def test_every_preset_loads_and_survives_a_dump(preset: Path, tmp_path: Path) -> None:
+    config = load(preset)
+    assert config.name == preset.stem
+    assert load(_write(tmp_path / "dumped.yaml", dump(config))) == config
+
+
+def test_the_demo_preset_is_there() -> None:
+    assert "demo" in [path.stem for path in PRESET_FILES]
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("pretrain.epoch=2", "pretrain.epoch: no such field"),
+        ("pretrian.epochs=2", "pretrian: no such field"),
+        ("pretrain.epochs=many", r"pretrain.epochs: .*number.*got 'many'"),
+        ("pretrain.batch_size=2.5", r"pretrain.batch_size: .*integer.*got 2.5"),
+        ("pretrain.epochs=0", r"pretrain.epochs: .*greater than 0"),
+        ("pretrain=3", "pretrain: .*got 3"),
+        ("training.engine=horovod", "training.engine: .*'deepspeed' or 'ddp'"),
+        ("name=a/b", "name: use letters"),
+        ("seed=-1", "seed: "),
+        ("pretrain.image_size=250", "pretrain.image_size 250 is not a multiple of 32"),
+        ("represent.train.image_size=250", "represent.train.image_size 250 is not a multiple of 32"),
+        ("model.recognition.heads=7", "width 768 is not a multiple of heads 7"),
+        ("pretrain.epochs", "write section.field=value"),
+        ("=2", "write section.field=value"),
+        ("name=[", "--set 'name=\\['"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(pair: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load(sets=[pair])
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match="pretrain.epoch: no such field.*; seed: |seed: .*; pretrain.epoch: "):
+        load(sets=["pretrain.epoch=2", "seed=x"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"pretrain: [1,\nname: x", "cannot be read as YAML"),
+        (b"\xff\xfe\x00", "cannot be read as YAML"),
+        (b"- a\n- b\n", "expected a mapping"),
+        (b"", "expected a mapping"),
+        (None, "cannot be read as YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load(files=[path])
+    assert "broken.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_configuration_cannot_be_changed_once_made() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().pretrain.epochs = 3  # type: ignore[misc]
+
+
+def _options(*arguments: str):
+    return parser("").parse_args(arguments)
+
+
+def test_an_unknown_preset_is_one_error_that_lists_them() -> None:
+    with pytest.raises(ValueError, match="--preset dmeo: no such preset; use one of .*demo") as caught:
+        configure(_options("--preset", "dmeo"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_job_takes_a_preset_a_file_and_settings_in_that_order(tmp_path: Path) -> None:
+    own = _write(tmp_path / "own.yaml", "name: mine\npretrain: {epochs: 11}\nretrain: {epochs: 12}\n")
+    arguments = ["--preset", "demo", "--config", str(own), "--set", "retrain.epochs=13"]
+    config = configure(_options(*arguments), sets=["pretrain.epochs=1", "retrain.epochs=1", "finetune.epochs=14"])
+    assert config.name == "mine" and config.model == load(PRESETS / "demo.yaml").model
+    assert (config.pretrain.epochs, config.retrain.epochs, config.finetune.epochs) == (1, 13, 14)
+    assert configure(_options("--preset", str(own))).pretrain.epochs == 11
+
+
+def test_data_of_the_command_line_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = configure(_options("--data", "a-*.tar", "s3://bucket/b.tar", "--eval", "/c.tar", "--set", "data.eval=[d]"))
+    assert config.data.train == [str(tmp_path / "a-*.tar"), "s3://bucket/b.tar"]
+    assert config.data.eval == ["/c.tar"]

@@ -1,0 +1,82 @@
+"""Contract: ids are places, names and synonyms find them, and a version says what a model's outputs mean."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ram_ray.label_system import Label, LabelSystem
+
+
+def _labels() -> list[Label]:
+    return [
+        Label(0, "train", "object", 9, ("railway train",)),
+        Label(1, "train", "action", 4),
+        Label(2, "red", "attribute", 3, threshold=0.7),
+        Label(3, "café", "scene", 2, ("coffee shop", "red")),
+    ]
+
+
+def test_names_and_synonyms_are_found_by_kind() -> None:
+    system = LabelSystem(_labels())
+    assert system.names == ["train", "train", "red", "café"] and len(system) == 4 and system[2].name == "red"
+    assert system.find("train") == 0 and system.find("train", "action") == 1 and system.find("train", "scene") is None
+    assert system.find("railway train") == 0 and system.find("coffee shop", "scene") == 3
+    assert system.find("red", "scene") == 3 and system.find("nothing") is None
+
+
+def test_a_name_is_never_hidden_by_a_synonym() -> None:
+    system = LabelSystem([Label(0, "cat", "object", synonyms=("kitten",)), Label(1, "kitten", "object")])
+    assert system.find("kitten") == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([Label(1, "dog", "object")], "ids are places"),
+        ([Label(0, "dog", "animal")], "object, scene, attribute, action"),
+        ([Label(0, "dog", "object"), Label(1, "dog", "object")], "there twice"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: list[Label], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LabelSystem(labels)
+
+
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_a_saved_system_loads_as_itself(where: str, tmp_path: Path) -> None:
+    uri = str(tmp_path / "labels.json") if where == "local" else "memory://label-system/labels.json"
+    system = LabelSystem(_labels())
+    system.save(uri)
+    loaded = LabelSystem.load(uri)
+    assert loaded.labels == system.labels and loaded.version == system.version
+
+
+def test_the_version_changes_with_the_meaning_only() -> None:
+    labels = _labels()
+    version = LabelSystem(labels).version
+    same = [replace(one, count=one.count + 1, threshold=0.1, synonyms=one.synonyms[::-1]) for one in labels]
+    assert LabelSystem(same).version == version
+    for place, change in [(0, {"name": "tram"}), (2, {"kind": "scene"}), (1, {"synonyms": ("rail",)})]:
+        changed = [replace(one, **change) if one.id == place else one for one in labels]
+        assert LabelSystem(changed).version != version, change
+
+
+def test_an_edit_must_be_meant() -> None:
+    tree = json.loads(LabelSystem(_labels()).to_json())
+    tree["labels"][0]["name"] = "tram"
+    with pytest.raises(ValueError, match="remove its 'version' line"):
+        LabelSystem.from_json(json.dumps(tree))
+    del tree["version"]
+    assert LabelSystem.from_json(json.dumps(tree)).find("tram") == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{}", '{"labels": 3}', '{"labels": [{"name": "dog"}]}', '{"labels": [{"nom": "dog"}]}']
+)
+def test_what_is_not_a_label_system_is_one_error(text: str) -> None:
+    with pytest.raises(ValueError, match="not a label system"):
+        LabelSystem.from_json(text)

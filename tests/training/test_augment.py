@@ -1,0 +1,103 @@
+"""Contract: a training crop has the asked size and type and follows from its seed alone."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ram_ray.config import AugmentConfig
+from ram_ray.training.augment import _OPERATIONS, _crop_box, randaugment, train_crop
+from tests.tiny import photo
+
+PAPER = AugmentConfig()
+PLAIN = AugmentConfig(crop_scale=(1.0, 1.0), flip=False, randaugment=None)
+
+
+@pytest.mark.parametrize("size", [(48, 40), (500, 10), (10, 500), (1, 1), (3, 1000), (16, 16)])
+def test_a_crop_has_the_asked_size_whatever_the_picture(size: tuple[int, int]) -> None:
+    image = photo(0, size=size)
+    for seed in range(20):
+        crop = train_crop(image, size=24, config=PAPER, seed=seed)
+        assert crop.shape == (24, 24, 3) and crop.dtype == np.uint8
+
+
+def test_the_same_seed_gives_the_same_crop_and_global_state_does_not_matter() -> None:
+    image = photo(1)
+    crops = []
+    for state in (1, 2):
+        random.seed(state)
+        np.random.seed(state)
+        crops.append([train_crop(image, size=24, config=PAPER, seed=f"7/0/key{n}/0") for n in range(10)])
+    np.testing.assert_array_equal(crops[0], crops[1])
+    assert len({crop.tobytes() for crop in crops[0]}) == 10, "other seeds, other crops"
+
+
+def test_the_picture_itself_is_left_as_it_was() -> None:
+    image = photo(2)
+    before = image.tobytes()
+    for seed in range(20):
+        train_crop(image, size=24, config=PAPER, seed=seed)
+    assert image.tobytes() == before and image.size == (48, 40)
+
+
+def test_crop_boxes_lie_inside_and_have_the_asked_share_and_shape() -> None:
+    rng = random.Random(0)
+    shares, ratios = [], []
+    for _ in range(500):
+        left, top, right, bottom = _crop_box((60, 40), (0.2, 1.0), rng)
+        assert 0 <= left < right <= 60 + 1e-9 and 0 <= top < bottom <= 40 + 1e-9
+        shares.append((right - left) * (bottom - top) / 2400)
+        ratios.append((right - left) / (bottom - top))
+    assert min(shares) >= 0.2 - 1e-9 and 0.2 < np.mean(shares) < 0.7 and max(shares) > 0.8
+    assert min(ratios) >= 0.75 - 1e-9 and max(ratios) <= 4 / 3 + 1e-9 and min(ratios) < 0.85 and max(ratios) > 1.2
+
+
+def test_a_picture_too_long_for_the_scale_is_cropped_in_its_middle() -> None:
+    assert _crop_box((500, 10), (1.0, 1.0), random.Random(0)) == (245, 0, 255, 10)
+
+
+def test_nothing_to_augment_is_a_resize_of_a_square_picture() -> None:
+    image = photo(3, size=(40, 40))
+    crops = [train_crop(image, size=20, config=PLAIN, seed=seed) for seed in range(30)]
+    for crop in crops:  # the whole picture, or (its shape is drawn) nearly so
+        assert np.abs(crop.astype(int) - np.asarray(image.resize((20, 20), Image.Resampling.BICUBIC))).mean() < 30
+
+
+def test_half_of_the_crops_are_flipped() -> None:
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 40, dtype=np.uint8)[None, :, None], (40, 1, 3)))
+    config = AugmentConfig(crop_scale=(0.5, 1.0), flip=True, randaugment=None)
+    crops = [train_crop(ramp, size=16, config=config, seed=seed).astype(int) for seed in range(200)]
+    flipped = sum(crop[:, 0].mean() > crop[:, -1].mean() for crop in crops)
+    assert 70 < flipped < 130
+    still = AugmentConfig(crop_scale=(0.5, 1.0), flip=False, randaugment=None)
+    assert all(
+        one[:, 0].mean() < one[:, -1].mean()
+        for one in (train_crop(ramp, size=16, config=still, seed=seed).astype(int) for seed in range(50))
+    )
+
+
+@pytest.mark.parametrize("place", range(len(_OPERATIONS)))
+def test_each_operation_keeps_size_and_mode_and_acts_more_when_stronger(place: int) -> None:
+    image = photo(4, size=(33, 21)).point(lambda value: 40 + value * 0.6)  # room for contrast
+    before = np.asarray(image).astype(int)
+    changes = {}
+    for level in (-1.0, -0.1, 0.1, 1.0):
+        made = _OPERATIONS[place](image, level)
+        assert made.size == image.size and made.mode == "RGB"
+        changes[level] = np.abs(np.asarray(made).astype(int) - before).mean()
+    if place == 0:
+        assert not any(changes.values()), "one of them leaves the picture as it is"
+    else:
+        assert max(changes[1.0], changes[-1.0]) > 0.5
+        assert changes[1.0] >= changes[0.1] and changes[-1.0] >= changes[-0.1]
+
+
+def test_strength_zero_of_randaugment_moves_nothing_geometric() -> None:
+    image = photo(5)
+    for place in (3, 6, 7, 8, 9, 10, 11, 12):  # rotate, colour, brightness, sharpness, shears, shifts
+        assert np.abs(np.asarray(_OPERATIONS[place](image, 0.0)).astype(int) - np.asarray(image)).max() <= 1
+    rng = random.Random(0)
+    assert len({randaugment(image, 2, 5, rng=rng).tobytes() for _ in range(30)}) > 15

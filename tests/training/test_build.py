@@ -1,0 +1,70 @@
+"""Contract: a stage starts from another model's weights, at another window and with a label system that has grown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ram_ray.training.build import load_weights
+from tests.tiny import SWIN, tagger
+
+
+def test_all_weights_but_the_label_embeddings_are_taken_over() -> None:
+    first, second = tagger(seed=1), tagger(seed=2)
+    own = second.label_embed.clone()
+    load_weights(second, first.state_dict())
+    for name, value in first.state_dict().items():
+        if name != "label_embed":
+            assert torch.equal(value, second.state_dict()[name]), name
+    assert torch.equal(second.label_embed, own) and not torch.equal(own, first.label_embed)
+    assert second.tag_encoder.layers[0].cross is second.recognition.layers[0].cross
+
+
+def test_a_grown_label_system_asks_the_same_model_more() -> None:
+    first, second = tagger(seed=1), tagger(seed=2)
+    second.label_embed = torch.cat([first.label_embed, torch.randn(3, 10)])
+    load_weights(second, first.state_dict())
+    tokens = first.encode(torch.randn(2, 3, 32, 32))
+    assert second.logits(tokens).shape == (2, 9)
+    torch.testing.assert_close(second.logits(tokens)[:, :6], first.logits(tokens))
+
+
+@pytest.mark.parametrize(("window", "size"), [(2, 32), (8, 64), (4, 48)])
+def test_position_biases_are_resized_to_another_window(window: int, size: int) -> None:
+    first = tagger(seed=1)
+    with torch.no_grad():
+        for name, one in first.named_parameters():
+            if "relative_position_bias_table" in name:
+                one.normal_()
+    second = tagger(seed=2, image_size=size, swin=SWIN.model_copy(update={"window_size": window}))
+    load_weights(second, first.state_dict())
+    old = first.image_encoder.swin.layers[0].blocks[0].attn
+    new = second.image_encoder.swin.layers[0].blocks[0].attn
+    assert torch.equal(new.qkv.weight, old.qkv.weight)
+    assert new.relative_position_bias_table.shape == ((2 * window - 1) ** 2, 1)
+    middle_old, middle_new = (
+        one.relative_position_bias_table[len(one.relative_position_bias_table) // 2] for one in (old, new)
+    )
+    torch.testing.assert_close(middle_new, middle_old, atol=0.02, rtol=0.02)
+    assert new.relative_position_bias_table.std() > 0.1
+    assert second.encode(torch.randn(1, 3, size, size)).isfinite().all()
+
+
+def test_a_backbone_alone_leaves_the_rest_as_it_was() -> None:
+    first, second, untouched = tagger(seed=1), tagger(seed=2), tagger(seed=2)
+    load_weights(second, {n: one for n, one in first.state_dict().items() if n.startswith("image_encoder.")})
+    for name, value in second.state_dict().items():
+        source = first if name.startswith("image_encoder.") else untouched
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+def test_a_model_of_another_make_is_one_clear_error() -> None:
+    model, state = tagger(), tagger().state_dict()
+    with pytest.raises(ValueError, match="the model to start from differs: missing .*image_proj"):
+        load_weights(model, {name: one for name, one in state.items() if not name.startswith("image_proj")})
+    with pytest.raises(ValueError, match="differs: .*unknown .*other"):
+        load_weights(model, {**state, "other.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="the model to start from differs"):
+        load_weights(model, {**state, "image_proj.weight": torch.zeros(3, 3)})
+    with pytest.raises(ValueError, match="the model to start from differs"):
+        load_weights(model, {n: one for n, one in state.items() if "layers.1.blocks.0.mlp" not in n})

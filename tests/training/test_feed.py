@@ -1,0 +1,242 @@
+"""Contract: every row of an epoch is seen exactly once, in an order that follows from the seed, whoever reads it and
+however often the run was interrupted; a picture that cannot be read is a reason and not a black picture.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ram_ray.config import AugmentConfig, TrainConfig
+from ram_ray.data.images import Limits
+from ram_ray.records import ANNOTATION
+from ram_ray.records import to_table as to_records
+from ram_ray.training.feed import Table, TaggerFeed, plan, tagged_rows, to_table
+from tests.tiny import NAMES, jpeg, photo, tokenizer
+
+NUM_ROWS, NUM_BUCKETS, SEED = 61, 8, 5
+PROMPT = "a picture of "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("feed")
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> Table:
+    """A training table over JPEGs that lie behind one another in one file, each bucket in several Parquet files."""
+    rows, offset = [], 0
+    with (folder / "pictures.bin").open("wb") as file:
+        for number in range(NUM_ROWS):
+            data = jpeg(number % 7)
+            file.write(data)
+            place = {"uri": str(folder / "pictures.bin"), "offset": offset, "nbytes": len(data)}
+            offset += len(data)
+            captions = [{"text": "a red dog", "tags": [0, 2]}, {"text": "a beach", "tags": [1]}]
+            tags = [number % 6]
+            rows.append({"key": f"s/{number}", "shard": "s", "pictures": [place], "tags": tags, "captions": captions})
+    made = to_table(rows, seed=SEED, num_buckets=NUM_BUCKETS)
+    buckets = made["bucket"].to_pylist()
+    for bucket in set(buckets):
+        target = folder / "table" / f"bucket={bucket}"
+        target.mkdir(parents=True)
+        part = made.filter(np.array(buckets) == bucket).drop(["bucket"])
+        half = len(part) // 2
+        pq.write_table(part.slice(half), target / "a.parquet")
+        pq.write_table(part.slice(0, half), target / "b.parquet")
+    tokenizer().save(folder)
+    return Table(str(folder / "table"), tuple(buckets.count(bucket) for bucket in range(NUM_BUCKETS)))
+
+
+@pytest.fixture(scope="module")
+def feed(folder: Path, table: Table) -> TaggerFeed:
+    return TaggerFeed(
+        table=table,
+        config=TrainConfig(image_size=32),
+        seed=SEED,
+        limits=Limits(8, 10_000, 100_000),
+        tokenizer=str(folder),
+        tag_names=NAMES,
+        prompt=PROMPT,
+        max_caption_tokens=12,
+        max_tag_tokens=10,
+    )
+
+
+def _read(feed: TaggerFeed, *, rank: int, world: int, first: int, end: int) -> list[tuple[int, str]]:
+    """(epoch, key) of one worker's rows between two places of the run."""
+    mine = replace(feed, rank=rank, world_size=world, first_row=first, end_row=end)
+    positions = plan(feed.table, seed=SEED, first_row=first, end_row=end)
+    return [(row["epoch"], row["key"]) for position in positions for row in mine.rows(position)]
+
+
+def _run(feed: TaggerFeed, *, world: int, first: int, end: int) -> list[tuple[int, str]]:
+    """The rows of all workers, in the order of the run."""
+    queues = [iter(_read(feed, rank=rank, world=world, first=first, end=end)) for rank in range(world)]
+    merged = [next(queues[place % world]) for place in range(first, end)]
+    assert all(next(one, None) is None for one in queues), "a worker has rows that are not its own"
+    return merged
+
+
+def test_the_table_is_shuffled_by_hash_into_all_buckets(table: Table) -> None:
+    assert table.num_rows == NUM_ROWS and len(table.buckets) == NUM_BUCKETS and min(table.buckets) > 0
+    keys = [key for bucket in range(NUM_BUCKETS) for key in table.read(bucket)["key"].to_pylist()]
+    assert sorted(keys) == sorted(f"s/{n}" for n in range(NUM_ROWS)) and keys != sorted(keys)
+    orders = [table.read(bucket)["order"].to_pylist() for bucket in range(NUM_BUCKETS)]
+    assert all(one == sorted(one) for one in orders)
+    assert all(one[-1] < two[0] for one, two in zip(orders, orders[1:], strict=False)), (
+        "buckets are ranges of the order"
+    )
+
+
+def test_the_hash_follows_from_seed_and_key_and_fills_buckets_evenly() -> None:
+    def rows(number: int) -> list[dict]:
+        return [{"key": f"k/{n}", "shard": "s", "pictures": [], "tags": [], "captions": []} for n in range(number)]
+
+    one, again, other = (to_table(rows(2000), seed=seed, num_buckets=5)["bucket"].to_pylist() for seed in (1, 1, 2))
+    assert one == again != other
+    assert set(one) == set(range(5)) and max(Counter(one).values()) < 1.25 * 400
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_every_epoch_holds_every_row_once_for_any_number_of_workers(feed: TaggerFeed, world: int) -> None:
+    end = 2 * NUM_ROWS + 20
+    run = _run(feed, world=world, first=0, end=end)
+    assert run == _run(feed, world=1, first=0, end=end), "the order does not depend on the number of workers"
+    for epoch in range(2):
+        rows = run[epoch * NUM_ROWS : (epoch + 1) * NUM_ROWS]
+        assert {one for one, _ in rows} == {epoch}
+        assert sorted(key for _, key in rows) == sorted(f"s/{n}" for n in range(NUM_ROWS))
+    tail = [key for _, key in run[2 * NUM_ROWS :]]
+    assert len(tail) == len(set(tail)) == 20
+    assert [key for _, key in run[:NUM_ROWS]] != [key for _, key in run[NUM_ROWS : 2 * NUM_ROWS]], "epochs differ"
+
+
+def test_any_interruptions_and_changes_of_the_cluster_give_the_unbroken_run(feed: TaggerFeed) -> None:
+    end = 3 * NUM_ROWS - 4
+    unbroken = _run(feed, world=1, first=0, end=end)
+    for trial in range(6):
+        rng = random.Random(trial)
+        cuts = sorted({0, end, *(rng.randrange(end) for _ in range(4))})
+        parts = [
+            _run(feed, world=rng.choice([1, 2, 3, 4, 8]), first=first, end=last)
+            for first, last in zip(cuts, cuts[1:], strict=False)
+        ]
+        assert [row for part in parts for row in part] == unbroken, cuts
+
+
+def test_a_resumed_run_does_not_read_what_is_behind_it(feed: TaggerFeed) -> None:
+    positions = plan(feed.table, seed=SEED, first_row=NUM_ROWS, end_row=2 * NUM_ROWS)
+    assert {one.epoch for one in positions} == {1} and sum(one.count for one in positions) == NUM_ROWS
+    assert plan(feed.table, seed=SEED, first_row=50, end_row=50) == []
+    (one,) = plan(feed.table, seed=SEED, first_row=0, end_row=1)
+    assert (one.epoch, one.start) == (0, 0)
+
+
+def test_empty_buckets_are_passed_over(tmp_path: Path) -> None:
+    table = Table(str(tmp_path), (0, 3, 0, 2))
+    positions = plan(table, seed=0, first_row=0, end_row=10)
+    assert sorted(one.bucket for one in positions) == [1, 1, 3, 3]
+    assert [one.start for one in positions] == [0, *np.cumsum([one.count for one in positions])[:-1]]
+
+
+def test_a_table_that_lost_rows_is_not_trained_on(table: Table) -> None:
+    wrong = replace(table, buckets=tuple(count + 1 for count in table.buckets))
+    with pytest.raises(AssertionError):
+        wrong.read(0)
+
+
+def _rows(feed: TaggerFeed, number: int = 6) -> list[dict]:
+    positions = plan(feed.table, seed=SEED, first_row=0, end_row=NUM_ROWS)
+    everything = replace(feed, end_row=NUM_ROWS)
+    return [row for position in positions for row in everything.rows(position)][:number]
+
+
+def test_a_batch_has_the_declared_columns(feed: TaggerFeed) -> None:
+    rows = _rows(feed)
+    batch = feed.batch(rows)
+    assert batch.keys() == {"pixels", "key", "shard", "reason", "detail", "targets", "caption_ids", "tag_ids"}
+    assert batch["pixels"].shape == (6, 1, 32, 32, 3) and batch["pixels"].dtype == np.uint8
+    assert batch["key"].tolist() == [row["key"] for row in rows] and set(batch["reason"]) == {""}
+    targets = np.zeros((6, len(NAMES)), np.uint8)
+    targets[range(6), [int(row["key"][2:]) % 6 for row in rows]] = 1
+    np.testing.assert_array_equal(batch["targets"], targets)
+    assert batch["caption_ids"].shape == (6, 12) and batch["tag_ids"].shape == (6, 10)
+    assert batch["caption_ids"].dtype == batch["tag_ids"].dtype == np.int32
+
+
+def test_the_tag_list_is_that_of_the_caption_that_is_learnt(feed: TaggerFeed) -> None:
+    words, seen = tokenizer(), set()
+    for epoch in range(6):
+        batch = feed.batch([{**row, "epoch": epoch} for row in _rows(feed)])
+        for caption, tags in zip(batch["caption_ids"], batch["tag_ids"], strict=True):
+            pair = (words.decode(caption.tolist()), words.decode(tags.tolist()))
+            assert pair in {("a picture of a red dog", "dog | red"), ("a picture of a beach", "beach")}
+            seen.add(pair)
+    assert len(seen) == 2, "another caption in another epoch"
+
+
+def test_crops_follow_from_seed_epoch_and_key_and_not_from_their_batch(feed: TaggerFeed) -> None:
+    rows = _rows(feed)
+    together = feed.batch(rows)
+    for place, row in enumerate(rows):
+        alone = replace(feed, rank=1, world_size=3).batch([row])
+        for name in ("pixels", "caption_ids", "tag_ids", "targets"):
+            np.testing.assert_array_equal(alone[name][0], together[name][place])
+    later = feed.batch([{**row, "epoch": 1} for row in rows])
+    other = replace(feed, seed=SEED + 1).batch(rows)
+    for changed in (later, other):
+        assert all((changed["pixels"][place] != together["pixels"][place]).any() for place in range(len(rows)))
+
+
+def test_a_crop_shows_its_own_picture(feed: TaggerFeed) -> None:
+    whole = AugmentConfig(crop_scale=(0.95, 1.0), flip=False, randaugment=None)
+    plain = replace(feed, config=TrainConfig(image_size=32, augment=whole))
+    rows = _rows(feed, 20)
+    pixels = plain.batch(rows)["pixels"][:, 0].astype(int)
+    pictures = [np.asarray(photo(number).resize((32, 32))).astype(int) for number in range(7)]
+    for row, crop in zip(rows, pixels, strict=True):
+        distances = [np.abs(crop - picture).mean() for picture in pictures]
+        assert int(np.argmin(distances)) == int(row["key"][2:]) % 7
+
+
+def test_a_broken_picture_becomes_a_reason_and_zeros(feed: TaggerFeed, folder: Path) -> None:
+    (folder / "broken.jpg").write_bytes(jpeg(0)[:300])
+    rows = _rows(feed, 4)
+    where = {"uri": str(folder / "broken.jpg"), "offset": 0, "nbytes": 300}
+    rows[1] = {**rows[1], "pictures": [where]}
+    rows[2] = {**rows[2], "pictures": [{**where, "uri": str(folder / "gone.jpg")}]}
+    batch, good = feed.batch(rows), feed.batch(_rows(feed, 4))
+    assert batch["reason"].tolist() == ["", "truncated", "broken_archive", ""]
+    assert [bool(one) for one in batch["detail"]] == [False, True, True, False]
+    assert not batch["pixels"][[1, 2]].any()
+    for place in (0, 3):
+        np.testing.assert_array_equal(batch["pixels"][place], good["pixels"][place])
+
+
+def test_without_the_caption_loss_there_are_no_ids(feed: TaggerFeed) -> None:
+    bare = replace(feed, config=TrainConfig(image_size=32, caption_loss=False))
+    assert bare.batch(_rows(feed, 2)).keys() == {"pixels", "key", "shard", "reason", "detail", "targets"}
+
+
+def test_rejected_and_untagged_rows_are_not_learnt() -> None:
+    place = {"shard": "s", "uri": "u", "offset": 1, "nbytes": 2}
+    tags = [{"id": 4, "origin": "parsed", "score": 1.0}, {"id": 1, "origin": "tagger", "score": 0.9}]
+    caption = {"text": "a dog", "origin": "original", "tags": [4]}
+    rows = [
+        {"key": "s/1", **place, "captions": [caption], "tags": tags, "removed": []},
+        {"key": "s/2", **place, "captions": [caption], "tags": [], "removed": []},
+        {"key": "s/3", **place, "captions": [caption], "tags": tags, "removed": [], "reason": "truncated"},
+    ]
+    (row,) = tagged_rows(to_records(rows, ANNOTATION))
+    assert row == {
+        "key": "s/1", "shard": "s", "pictures": [{"uri": "u", "offset": 1, "nbytes": 2}], "tags": [1, 4],
+        "captions": [{"text": "a dog", "tags": [4]}],
+    }  # fmt: skip

@@ -1,0 +1,112 @@
+"""Contract: learning rates of the paper's schedules, and a step that teaches the tagger and nothing frozen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ram_ray.config import TrainConfig
+from ram_ray.models.bundle import load_bundle
+from ram_ray.models.image_encoder import normalise
+from ram_ray.training.step import TrainStep, learning_rate, parameter_groups, step_seed
+
+
+@pytest.fixture()
+def step(tiny_bundle: str) -> TrainStep:
+    bundle = load_bundle(tiny_bundle)
+    bundle.model.requires_grad_(True).train()
+    start = bundle.tokenizer.prompt_length(bundle.model.config.prompt)
+    return TrainStep(bundle.model, teacher=bundle.teacher(), caption_start=start)
+
+
+def _batch(tiny_bundle: str, *, captions: bool = True) -> dict[str, torch.Tensor]:
+    """A batch as the feed gives it: uint8 crops and targets, int32 ids."""
+    rng = np.random.default_rng(0)
+    batch = {
+        "pixels": torch.from_numpy(rng.integers(0, 256, (3, 1, 32, 32, 3), dtype=np.uint8)),
+        "targets": torch.from_numpy(rng.integers(0, 2, (3, 6), dtype=np.uint8)),
+    }
+    if captions:
+        tokenizer = load_bundle(tiny_bundle).tokenizer
+        ids = tokenizer.encode_captions(["a red dog", "a beach", "run"], prompt="a picture of ", max_tokens=16)
+        tags = tokenizer.encode_tags([["red", "dog"], ["beach"], []], max_tokens=16)
+        batch["caption_ids"], batch["tag_ids"] = (torch.from_numpy(one.astype(np.int32)) for one in (ids, tags))
+    return batch
+
+
+def test_the_step_schedule_warms_up_and_falls_an_epoch() -> None:
+    config = TrainConfig(lr=1e-4, warmup_lr=5e-7, warmup_steps=10, schedule="step", decay=0.9, min_lr=5e-5)
+
+    def rate(step: int) -> float:
+        return learning_rate(step, config=config, steps_per_epoch=100, total_steps=2000)
+
+    assert rate(0) == pytest.approx(5e-7) and rate(5) == pytest.approx((1e-4 + 5e-7) / 2)
+    assert rate(10) == rate(99) == pytest.approx(1e-4)
+    assert rate(100) == rate(199) == pytest.approx(0.9e-4) and rate(250) == pytest.approx(0.81e-4)
+    assert rate(1999) == 5e-5, "never under min_lr"
+
+
+def test_the_cosine_schedule_goes_from_lr_to_min_lr() -> None:
+    config = TrainConfig(lr=1e-3, min_lr=1e-5, warmup_lr=0.0, warmup_steps=4, schedule="cosine")
+
+    def rate(step: int) -> float:
+        return learning_rate(step, config=config, steps_per_epoch=7, total_steps=104)
+
+    assert rate(0) == 0 and rate(2) == pytest.approx(5e-4) and rate(4) == pytest.approx(1e-3)
+    assert rate(54) == pytest.approx((1e-3 + 1e-5) / 2) and rate(104) == pytest.approx(1e-5)
+    assert rate(500) == pytest.approx(1e-5)
+    rates = [rate(step) for step in range(4, 105)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_short_runs_have_rates_too() -> None:
+    for schedule in ("step", "cosine"):
+        config = TrainConfig(schedule=schedule, warmup_steps=0)
+        assert learning_rate(0, config=config, steps_per_epoch=0, total_steps=1) == pytest.approx(config.lr)
+        warm = TrainConfig(schedule=schedule, warmup_steps=50)
+        assert 0 < learning_rate(3, config=warm, steps_per_epoch=4, total_steps=4) < warm.lr
+
+
+def test_losses_and_their_total(step: TrainStep, tiny_bundle: str) -> None:
+    losses = step(_batch(tiny_bundle))
+    assert losses.keys() == {"tag", "text", "distill", "total"} and all(one.isfinite() for one in losses.values())
+    torch.testing.assert_close(losses["total"], 2 * losses["text"] + losses["distill"])
+    assert step(_batch(tiny_bundle, captions=False)).keys() == {"tag", "distill", "total"}
+    plain = TrainStep(step.model, teacher=None, caption_start=1)
+    assert plain(_batch(tiny_bundle, captions=False)).keys() == {"tag", "total"}
+
+
+def test_the_teacher_sees_the_very_crop_of_the_student(step: TrainStep, tiny_bundle: str) -> None:
+    batch = _batch(tiny_bundle)
+    config, teacher = step.model.config, load_bundle(tiny_bundle).teacher()
+    pixels = batch["pixels"][:, 0]
+    student = step.model.encode(normalise(pixels, config.mean, config.std))[:, 0]
+    torch.testing.assert_close(step(batch)["distill"], (student - teacher.features(pixels)).abs().mean())
+
+
+def test_what_is_frozen_gets_no_gradient(step: TrainStep, tiny_bundle: str) -> None:
+    step(_batch(tiny_bundle))["total"].backward()
+    assert not step.model.label_embed.requires_grad and step.model.label_embed.grad is None
+    teacher = step._teacher[0]._tower.model  # type: ignore[union-attr]
+    assert all(one.grad is None and not one.requires_grad for one in teacher.parameters())
+    assert {name.split(".")[0] for name in step.state_dict()} == {"model"}, "the teacher is not a part of the module"
+    for name, parameter in step.model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(step: TrainStep) -> None:
+    decayed, plain = parameter_groups(step, weight_decay=0.05)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    grouped = [id(one) for one in [*decayed["params"], *plain["params"]]]
+    assert sorted(grouped) == sorted({id(one) for one in step.parameters()})
+    assert all(one.ndim > 1 for one in decayed["params"]) and all(one.ndim <= 1 for one in plain["params"])
+    step.model.image_encoder.requires_grad_(False)
+    left = sum(len(one["params"]) for one in parameter_groups(step, weight_decay=0.05))
+    assert left == len(grouped) - len(list(step.model.image_encoder.parameters()))
+
+
+def test_every_step_and_rank_has_its_own_seed() -> None:
+    seeds = {step_seed(seed, step=step, rank=rank) for seed in (0, 1) for step in range(50) for rank in range(8)}
+    assert len(seeds) == 2 * 50 * 8
+    torch.manual_seed(step_seed(2**31 - 1, step=10**7, rank=4000))
