@@ -24,7 +24,7 @@ def tokenizer() -> TextTokenizer:
 
 
 def config(**changes) -> ModelConfig:
-    """32 px, six tags' worth of everything; the tag encoder has more heads and layers than the decoder it shares with."""
+    """32 px; the tag encoder has more heads and layers than the recognition decoder whose weights it shares."""
     sizes = {
         "image_size": 32,
         "swin": SWIN,

@@ -92,7 +92,8 @@ class Synthesizer:
         captions = [row["captions"][0] for row in rows for _ in range(made)]
         seeds = [_digest(f"{self._seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(made)]
         images = self._generator.generate(captions, seeds=seeds, size=self._config.train.image_size)
-        name = hashlib.blake2b(rows[0]["key"].encode(), digest_size=6).hexdigest()
+        keys = "\n".join(row["key"] for row in rows)  # all of them: a run gone on with makes other batches
+        name = hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
         pictures = _write_tar(f"{self._folder}/{name}.tar", images)
         for place, row in enumerate(rows):
             row["pictures"] = pictures[place * made : (place + 1) * made]

@@ -1,4 +1,4 @@
-"""Contract: one `Teacher` for a dual encoder of ours and for a Hugging Face CLIP, each giving its own model's numbers."""
+"""Contract: one `Teacher` for a dual encoder of ours and for a Hugging Face CLIP; each gives its model's numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract: RAM's parts share what the paper shares, answer for any label set, learn, and caption as they were taught."""
+"""Contract: RAM shares what the paper shares, answers for any label set, learns, and captions as it was taught."""
 
 from __future__ import annotations
 

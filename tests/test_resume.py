@@ -1,0 +1,70 @@
+"""Contract: a run whose driver is killed in the middle of a stage ends, when run again, with the same counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = [sys.executable, str(ROOT / "jobs" / "clean.py"), "--preset", str(ROOT / "tests" / "tiny_run.yaml")]
+TIMEOUT_S = 300
+
+
+def start(folder: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    with open(folder.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(
+            [*COMMAND, "--run", str(folder)], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+
+
+def finish(folder: Path) -> None:
+    process = start(folder)
+    assert process.wait(TIMEOUT_S) == 0, folder.with_suffix(".log").read_text()[-3000:]
+
+
+def counts(folder: Path) -> dict[str, dict]:
+    wanted = ("rows_in", "rows_out", "rejected", "tags", "tp", "fp", "fn", "steps", "labels", "version")
+    stages = {}
+    for file in [*folder.glob("annotations/*/*.json"), *folder.glob("models/*/*.json")]:
+        one = json.loads(file.read_text())
+        stages[one["stage"]] = {name: one["counts"][name] for name in wanted if name in one["counts"]}
+    return stages
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("stage", "sign"),
+    [
+        ("parse", "work/parse/*/checkpoint"),
+        ("pretrain", "work/pretrain/*/train/checkpoints/checkpoint_*"),
+        ("clean", "work/regions_1/*/checkpoint"),
+    ],
+)
+def test_killed_driver(unbroken: Path, tmp_path: Path, stage: str, sign: str) -> None:
+    folder = tmp_path / "run"
+    process = start(folder)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not list(folder.glob(sign)):
+        assert process.poll() is None and time.monotonic() < deadline, folder.with_suffix(".log").read_text()[-3000:]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {file: file.stat().st_mtime_ns for file in folder.glob("*/*/*.json")}
+    finish(folder)
+    assert {file: file.stat().st_mtime_ns for file in done} == done, "a stage that was done was repeated"
+    assert counts(folder) == counts(unbroken)
