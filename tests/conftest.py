@@ -29,7 +29,7 @@ def ray_cluster() -> Iterator[None]:
 
     from ram_ray.cluster import start
 
-    start(num_cpus=4, object_store_gb=0.5)
+    start(num_cpus=3, object_store_gb=0.5)
     yield
     ray.shutdown()
 

@@ -8,6 +8,7 @@ weights as one that was not (bit for bit on a CPU).
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -58,6 +59,7 @@ class Job(ABC):
 def train_worker(options: dict[str, Any]) -> None:
     """Entry of a Ray Train worker; `options["job"]` is a `Job`."""
     job: Job = options["job"]
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line a checkpoint otherwise
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
