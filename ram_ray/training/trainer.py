@@ -18,7 +18,6 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -151,12 +150,12 @@ def make_table(path: str, sources: dict[str, RowMaker], *, shards: str = "*", nu
         pass
     num_buckets = max(1, -(-num_rows // run.data.rows_per_block))
     cpus = run.resources.task_cpus
-    pattern = fnmatch.translate(shards)
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
             if shards != "*":
-                block = block.filter(pc.match_substring_regex(block["shard"].cast("string"), "^" + pattern[4:]))
+                wanted = [fnmatch.fnmatchcase(str(shard), shards) for shard in block["shard"].to_pylist()]
+                block = block.filter(pa.array(wanted, pa.bool_()))
             return to_table(make_rows(block), seed=run.seed, num_buckets=num_buckets)
 
         return rows
