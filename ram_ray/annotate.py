@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-from ray.data import Dataset
+from ray.data import Dataset, SaveMode
 
 from ram_ray.artifacts import Stage
 from ram_ray.config import RunConfig
@@ -36,12 +36,12 @@ def read_rows(
     partitioned: bool = True,
 ) -> Dataset:
     """Rows of a stage's folder as a dataset in blocks of `data.rows_per_block`; shard names stay text ("00000")."""
-    from ray.data.datasource.partitioning import Partitioning
+    from ray.data.datasource.partitioning import Partitioning, PartitionStyle
 
     return ray.data.read_parquet(
         path,
         columns=columns,
-        partitioning=Partitioning("hive", field_types={"shard": str}) if partitioned else None,
+        partitioning=Partitioning(PartitionStyle.HIVE, field_types={"shard": str}) if partitioned else None,
         file_extensions=["parquet"],
         num_cpus=run.resources.task_cpus,
     ).repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
@@ -100,7 +100,9 @@ def annotate(
         dataset = read_rows(source, run=run, rows_per_block=rows_per_block, partitioned=partitioned)
         dataset = dataset.map_batches(good, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
-        dataset.write_parquet(stage.path, partition_cols=["shard"], mode="append", ray_remote_args={"num_cpus": cpus})
+        dataset.write_parquet(
+            stage.path, partition_cols=["shard"], mode=SaveMode.APPEND, ray_remote_args={"num_cpus": cpus}
+        )
 
 
 def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, run: RunConfig) -> dict[str, float]:

@@ -39,7 +39,7 @@ def line(name: str, *, done: int, total: int, seconds: float) -> str:
 @contextmanager
 def progress(name: str, *, total: int) -> Iterator[Any]:
     """Yields an actor handle; tasks call `handle.add.remote(rows)`. Prints until the block ends."""
-    counter = _Counter.remote()
+    counter: Any = _Counter.remote()  # type: ignore[attr-defined]
     stop = threading.Event()
     start = time.monotonic()
 

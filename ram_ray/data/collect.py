@@ -74,7 +74,7 @@ def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
     stage = run.stage("scenes", kind="annotations", config={"drawn": drawn, "seed": config.seed}, inputs=[])
     plan = plan_corpus(stage.path, config=drawn)
     if stage.manifest is None:
-        write = ray.remote(num_cpus=config.resources.task_cpus)(write_shard)
+        write: Any = ray.remote(num_cpus=config.resources.task_cpus)(write_shard)  # type: ignore[call-overload,arg-type]
         missing = [one for one in plan if not run.fs.exists(one.uri)]
         waiting = [
             write.remote(one.uri, kind=one.kind, index=one.index, config=drawn, seed=config.seed) for one in missing

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from ray.data import Dataset
+from ray.data import Dataset, SaveMode
 
 from ram_ray.annotate import annotate, read_rows, write_rejected
 from ram_ray.artifacts import Manifest, Run, Stage
@@ -185,7 +185,9 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, *, round: int)
         .groupby("tag", num_partitions=config.resources.shuffle_partitions)
         .map_groups(lambda group: decide(group, config=settings, seed=seed), batch_format="pyarrow", num_cpus=cpus)
     )
-    removals.write_parquet(stage.path, partition_cols=["shard"], mode="overwrite", ray_remote_args={"num_cpus": cpus})
+    removals.write_parquet(
+        stage.path, partition_cols=["shard"], mode=SaveMode.OVERWRITE, ray_remote_args={"num_cpus": cpus}
+    )
     return stage.finish()
 
 

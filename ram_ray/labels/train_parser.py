@@ -221,7 +221,7 @@ def train_parser(treebank: Path, out: Path, *, steps: int, seed: int) -> dict[st
         )
         nlp = spacy.load(scratch / "model" / "model-best")
     lemmatizer = nlp.add_pipe("lemmatizer", config={"mode": "rule"}, last=True)
-    lemmatizer.initialize()
+    lemmatizer.initialize()  # type: ignore[attr-defined]
     (test,) = treebank.glob("*-test*.conllu.gz")
     references = list(to_docs(test, nlp.vocab, sentences_per_doc=1))
     predictions = nlp.pipe(reference.text for reference in references)

@@ -70,9 +70,11 @@ class DualEncoder(nn.Module):
 
 
 class _Tower(Protocol):
-    model: nn.Module
     embed_dim: int
     image_size: int
+
+    @property
+    def model(self) -> nn.Module: ...
 
     def images(self, pixels: Tensor) -> Tensor: ...
 
@@ -112,7 +114,7 @@ class _Clip:
     def __init__(self, path_or_id: str, revision: str | None) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        self.model = CLIPModel.from_pretrained(path_or_id, revision=revision).eval().requires_grad_(False)
+        self.model = CLIPModel.from_pretrained(path_or_id, revision=revision or "main").eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(path_or_id, revision=revision)
         self.processor = AutoImageProcessor.from_pretrained(path_or_id, revision=revision)
         self.mean, self.std = tuple(self.processor.image_mean), tuple(self.processor.image_std)

@@ -59,6 +59,7 @@ class RecognitionDecoder(nn.Module):
         *lower, last = self.layers
         for layer in lower:
             x = layer(x, image_tokens)
+        assert isinstance(last, Block) and last.cross is not None
         weights = last.cross.weights(x, image_tokens, heads=last.heads)[..., 1:]
         return weights / weights.sum(-1, keepdim=True)
 
@@ -130,6 +131,8 @@ class CaptionDecoder(nn.Module):
 
 class RAM(nn.Module):
     """The tagger. `label_embed` (N, E) is a buffer: frozen, and replaced to ask for other tags."""
+
+    label_embed: Tensor
 
     def __init__(self, config: ModelConfig, label_embed: Tensor) -> None:
         super().__init__()

@@ -27,8 +27,9 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.add_special_tokens([DEC, ENC])
-        self.dec, self.enc, self.sep, self.pad = (tokenizer.token_to_id(one) for one in (DEC, ENC, SEP, PAD))
-        if None in (self.sep, self.pad):
+        ids = [tokenizer.token_to_id(one) for one in (DEC, ENC, SEP, PAD)]
+        self.dec, self.enc, self.sep, self.pad = (-1 if one is None else one for one in ids)
+        if None in ids:
             raise ValueError("the tokenizer has no [SEP] or [PAD]; use a BERT-style WordPiece vocabulary")
         if self.pad != 0:  # the models take 0 for padding
             raise ValueError(f"the tokenizer's [PAD] has id {self.pad}; use a vocabulary where it is 0, as in BERT's")

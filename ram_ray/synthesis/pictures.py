@@ -81,7 +81,9 @@ class Synthesizer:
 
     def __init__(self, config: RepresentConfig, *, folder: str, seed: int, device: str) -> None:
         self._config, self._folder, self._seed = config, folder, seed
-        options = {"revision": config.generator_revision, "device": device} if config.generator != "drawn" else {}
+        options: dict[str, Any] = {}
+        if config.generator != "drawn":
+            options = {"revision": config.generator_revision, "device": device}
         self._generator = make_generator(config.generator, **options)
 
     def __call__(self, block: pa.Table) -> pa.Table:

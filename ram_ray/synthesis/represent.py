@@ -45,7 +45,7 @@ def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manife
     stage = run.stage("represent", kind="models", config=identity, inputs=[] if named else [samples, vocabulary])
     if stage.manifest:
         return stage.manifest
-    if named:
+    if settings.clip:
         ray.get(ray.remote(num_cpus=config.resources.task_cpus)(_check_clip).remote(settings.clip, settings.revision))
         return stage.finish(source=settings.clip, revision=settings.revision)
     synthetic = synthesize(run, config, samples) if settings.images != "real" else None

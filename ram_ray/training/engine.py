@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ram_ray.config import TrainConfig, TrainingConfig
-from ram_ray.training.step import TrainStep, parameter_groups
+from ram_ray.training.step import parameter_groups
 
 BETAS = (0.9, 0.999)
 DDP_FILE = "state.pt"
@@ -28,7 +28,7 @@ TAG = "deepspeed"  # DeepSpeed's own folder inside a checkpoint
 
 
 class Engine(Protocol):
-    """Backward pass, gradient reduction, optimizer step and checkpoint of a `TrainStep`."""
+    """Backward pass, gradient reduction, optimizer step and checkpoint of a step module: a batch in, losses with a "total" out."""
 
     kind: str
     device: torch.device
@@ -43,7 +43,7 @@ class Engine(Protocol):
         """Read what `save` wrote."""
 
 
-def make_engine(step: TrainStep, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> Engine:
+def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> Engine:
     """The configured engine, or DDP where DeepSpeed cannot build what it needs. Needs an initialised process group."""
     if training.engine == "deepspeed":
         missing = missing_build_tools() if device.type == "cpu" else []
@@ -64,7 +64,7 @@ class DDPEngine:
 
     kind = "ddp"
 
-    def __init__(self, step: TrainStep, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
+    def __init__(self, step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
         from torch.nn.parallel import DistributedDataParallel
 
         self.device, self._config, self._autocast = device, config, training.precision == "bf16"
@@ -104,7 +104,7 @@ class DeepSpeedEngine:
 
     kind = "deepspeed"
 
-    def __init__(self, step: TrainStep, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
+    def __init__(self, step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
         if device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
             os.environ["CXX"] = _compiler() or "c++"

@@ -62,7 +62,8 @@ def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict]:
     """AdamW groups: no decay for biases, norms and other vectors."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (decayed if parameter.ndim > 1 else plain).append(parameter)

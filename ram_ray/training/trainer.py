@@ -12,7 +12,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +129,13 @@ def fit(job: Job, *, storage: str) -> Any:
             storage_path=storage,
             failure_config=FailureConfig(max_failures=training.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.config.max_checkpoints),
-            logging_config=LoggingConfig(log_level="WARNING"),
+            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
         ),
     )
     return trainer.fit()
 
 
-def make_table(path: str, sources: dict[str, RowMaker], *, shards: str = "*", num_rows: int, run: RunConfig) -> Table:
+def make_table(path: str, sources: Mapping[str, RowMaker], *, shards: str = "*", num_rows: int, run: RunConfig) -> Table:
     """Write the shuffled training table once and return it.
 
     Args:
@@ -192,7 +192,7 @@ def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[s
     from ram_ray.records import REJECTED
     from ram_ray.training.engine import read_weights
 
-    step = job.build(torch.device("cpu"))
+    step: Any = job.build(torch.device("cpu"))
     with checkpoint.as_directory() as folder:
         step.model.load_state_dict(read_weights(Path(folder) / "engine"))
         state = json.loads((Path(folder) / "state.json").read_text())

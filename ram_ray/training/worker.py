@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import ray.train
 import torch
+from ray.train.torch import get_device
 from torch import nn
 
 from ram_ray.config import RunConfig, TrainConfig
@@ -62,7 +63,7 @@ def train_worker(options: dict[str, Any]) -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line a checkpoint otherwise
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
+    device = get_device()
     if device.type == "cpu":
         torch.set_num_threads(job.run.training.threads)
     torch.manual_seed(job.run.seed)
@@ -76,8 +77,8 @@ def train_worker(options: dict[str, Any]) -> None:
     if rank == 0:
         print(f"{job.stage}: {job.total_steps} steps of {job.global_batch} images, {engine.kind}, from step {done}")
 
-    rows = {"first_row": done * job.global_batch, "end_row": job.total_steps * job.global_batch}
-    feed = replace(job.feed, rank=rank, world_size=world, **rows)
+    first_row, end_row = done * job.global_batch, job.total_steps * job.global_batch
+    feed = replace(job.feed, rank=rank, world_size=world, first_row=first_row, end_row=end_row)
     meter = Meter(job, first=done)
     for step, micro_batches in enumerate(steps(feed, job, device=device, rejected=rejected), start=done):
         torch.manual_seed(step_seed(job.run.seed, step=step, rank=rank))
