@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 PY := .venv/bin/python
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-slow check bench clean
 
 setup: .venv/ready
 
@@ -18,6 +18,9 @@ demo: setup
 
 test: setup check
 	$(PY) -m pytest -q
+
+test-slow: setup
+	$(PY) -m pytest -q -m slow
 
 check: setup
 	.venv/bin/ruff check .

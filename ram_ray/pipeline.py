@@ -82,7 +82,8 @@ class Pipeline:
             annotations = self.keep(clean(run, config, annotations, self.model, labels, teacher, round=round))
             self.done("clean")
             self.model = fit(f"retrain_{round}", config.retrain, annotations)
-        self.done("retrain")
+        for name in ("generate", "clean", "retrain"):  # without a round the engine has nothing to do
+            self.done(name)
 
         self.model = fit("finetune", config.finetune, annotations)
         self.done("finetune")

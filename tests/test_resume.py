@@ -40,6 +40,9 @@ def counts(folder: Path) -> dict[str, dict]:
     return stages
 
 
+pytestmark = pytest.mark.slow  # four whole runs: `make test-slow`
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken") / "run"

@@ -28,7 +28,7 @@ TAG = "deepspeed"  # DeepSpeed's own folder inside a checkpoint
 
 
 class Engine(Protocol):
-    """Backward pass, gradient reduction, optimizer step and checkpoint of a step module: a batch in, losses with a "total" out."""
+    """Backward pass, gradient reduction, optimizer step and checkpoint of a step module: a batch in, losses out."""
 
     kind: str
     device: torch.device

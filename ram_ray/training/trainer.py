@@ -135,7 +135,9 @@ def fit(job: Job, *, storage: str) -> Any:
     return trainer.fit()
 
 
-def make_table(path: str, sources: Mapping[str, RowMaker], *, shards: str = "*", num_rows: int, run: RunConfig) -> Table:
+def make_table(
+    path: str, sources: Mapping[str, RowMaker], *, shards: str = "*", num_rows: int, run: RunConfig
+) -> Table:
     """Write the shuffled training table once and return it.
 
     Args:
