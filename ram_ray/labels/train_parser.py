@@ -228,7 +228,7 @@ def train_parser(treebank: Path, out: Path, *, steps: int, seed: int) -> dict[st
     scores = Scorer(nlp).score([Example(p, r) for p, r in zip(predictions, references, strict=True)])
     report = {name: round(scores[name], 4) for name in ("token_acc", "tag_acc", "pos_acc", "dep_uas", "dep_las")}
     nlp.meta.update(name="ud_ewt", version="0.1.0", license="CC BY-SA 4.0", performance=report)
-    nlp.config["paths"] = {"train": None, "dev": None}  # scratch files of this training
+    nlp.config["paths"].update(train=None, dev=None)  # scratch files of this training
     nlp.to_disk(out)
     return report
 

@@ -221,10 +221,9 @@ def test_corpus_is_complete_labelled_and_the_same_again(tmp_path: Path) -> None:
         for key, data in pictures.items():
             assert Image.open(io.BytesIO(data)).convert("RGB").size == (64, 64)
             text = texts[key]
-            assert 1 <= len(text["captions"]) <= 2 and text["truth"] == sorted(text["truth"])
-            assert text.get("labels") == (text["truth"] if "eval" in uri else None)
+            assert 1 <= len(text["captions"]) <= 2 and text["labels"] == sorted(text["labels"])
             if "web" not in uri:
-                assert all(sorted(words_of(one)) == text["truth"] for one in text["captions"])
+                assert all(sorted(words_of(one)) == text["labels"] for one in text["captions"])
     assert {kind: len(all_keys) for kind, all_keys in keys.items()} == {"web": 25, "clean": 10, "eval": 12}
     assert all(len(set(all_keys)) == len(all_keys) for all_keys in keys.values())
 
