@@ -30,8 +30,10 @@ class _Counter:
 
 
 def line(name: str, *, done: int, total: int, seconds: float) -> str:
-    """One line: name, rows done of total, rows a second, time left."""
+    """One line: name, rows done of total (0: not known), rows a second, time left."""
     rate = done / max(seconds, 1e-6)
+    if not total:  # not known before the shards are read
+        return f"{name}: {done:,} images, {rate:,.0f} images/s"
     left = int((total - done) / rate) if rate and total > done else 0
     return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {left // 60}:{left % 60:02d} left"
 
