@@ -27,8 +27,8 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: setup
-	$(PY) -m pytest -q tests/bench
+bench:
+	@echo "tests/bench is not there yet: speed ratios come with the checkpoint and parser work" >&2; exit 1
 
 clean:
 	rm -rf .venv runs
