@@ -10,6 +10,7 @@ Letters: B pairs, Q boxes of the model, P prompts of a picture.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class ZeroShotDetector:
+class ZeroShotDetector(ABC):
     """What the transformers detectors share: loading, batches of (image, prompt) pairs, the best box a tag."""
 
     prompt_shape = "{}"
@@ -71,13 +72,13 @@ class ZeroShotDetector:
                         found[image].append(Region(int(tag_ids[image][place]), clipped, float(score)))
         return found
 
+    @abstractmethod
     def pack(self, prompts: Sequence[str]) -> list[list[int]]:
         """Places of an image's prompts, cut into the parts that go through the model together."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _forward(self, pictures: list[Image], prompts: list[list[str]]) -> tuple[Any, Any]:
         """Scores (B, Q, P), P being the most prompts of a picture, and boxes (B, Q, 4) as centre, width, height."""
-        raise NotImplementedError
 
     def _of_picture(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """A box in shares of what the model saw, as shares of the picture of this (width, height)."""

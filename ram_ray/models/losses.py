@@ -14,7 +14,6 @@ def asymmetric_loss(
     gamma_neg: float = 7.0,
     gamma_pos: float = 0.0,
     clip: float = 0.05,
-    weight: Tensor | None = None,
     eps: float = 1e-8,
 ) -> Tensor:
     """Asymmetric loss, summed over images and tags.
@@ -24,7 +23,6 @@ def asymmetric_loss(
         targets: (B, N), 1 where the tag is there.
         gamma_neg, gamma_pos: focusing of absent and present tags.
         clip: probability by which absent tags are shifted down, so that easy ones cost nothing.
-        weight: (B, N) or broadcastable, optional factor of each term.
         eps: smallest probability inside the logarithm.
 
     The focusing weight is a constant for the gradient, as in the released training code.
@@ -36,8 +34,6 @@ def asymmetric_loss(
     with torch.no_grad():
         right = probability * targets + absent * (1 - targets)
         focus = (1 - right).pow(gamma_pos * targets + gamma_neg * (1 - targets))
-        if weight is not None:
-            focus = focus * weight
     return -(loss * focus).sum()
 
 
