@@ -1,6 +1,8 @@
 # Every target sets up what it needs: a virtual environment in .venv with exact versions.
 PYTHON ?= python3.11
 PY := .venv/bin/python
+# Containers often set this; then every one of Ray's processes compiles what it imports again, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-slow check bench clean
 

@@ -91,10 +91,10 @@ def annotate(
         partitioned: whether `source` is partitioned by shard; the listing of shards is not.
     """
     cpus = run.resources.task_cpus
-    with checkpointed(f"{stage.work}/checkpoint", id_column=id_column), progress(stage.name, total=rows_in) as counter:
+    with checkpointed(f"{stage.work}/checkpoint", id_column=id_column), progress(stage.name, total=rows_in) as add:
 
         def check(block: pa.Table) -> pa.Table:
-            counter.add.remote(len(block))
+            add(len(block))
             return conform(block, schema)
 
         dataset = read_rows(source, run=run, rows_per_block=rows_per_block, partitioned=partitioned)

@@ -6,9 +6,12 @@ a terminal and do not know how many rows are to come.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,14 +22,16 @@ INTERVAL_SECONDS = 10.0
 
 @ray.remote(num_cpus=0)
 class _Counter:
+    """Rows done of each stage; one process serves all stages of a run, for each new one costs seconds."""
+
     def __init__(self) -> None:
-        self._rows = 0
+        self._rows: Counter[str] = Counter()
 
-    def add(self, rows: int) -> None:
-        self._rows += rows
+    def add(self, stage: str, rows: int) -> None:
+        self._rows[stage] += rows
 
-    def rows(self) -> int:
-        return self._rows
+    def rows(self, stage: str) -> int:
+        return self._rows[stage]
 
 
 def line(name: str, *, done: int, total: int, seconds: float) -> str:
@@ -38,23 +43,31 @@ def line(name: str, *, done: int, total: int, seconds: float) -> str:
     return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {left // 60}:{left % 60:02d} left"
 
 
+@functools.lru_cache(maxsize=1)
+def _counter(job: str) -> Any:
+    return _Counter.remote()  # type: ignore[attr-defined]
+
+
 @contextmanager
-def progress(name: str, *, total: int) -> Iterator[Any]:
-    """Yields an actor handle; tasks call `handle.add.remote(rows)`. Prints until the block ends."""
-    counter: Any = _Counter.remote()  # type: ignore[attr-defined]
+def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields what tasks call with the rows they finished. Prints until the block ends."""
+    counter = _counter(ray.get_runtime_context().get_job_id())
+    stage = f"{name}/{uuid.uuid4().hex}"  # a stage may run twice in one process
     stop = threading.Event()
     start = time.monotonic()
 
     def report() -> None:
         while not stop.wait(INTERVAL_SECONDS):
-            done = ray.get(counter.rows.remote())
+            done = ray.get(counter.rows.remote(stage))
             print(line(name, done=done, total=total, seconds=time.monotonic() - start), flush=True)
+
+    def add(rows: int) -> None:
+        counter.add.remote(stage, rows)
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
-        yield counter
+        yield add
     finally:
         stop.set()
         thread.join()
-        ray.kill(counter)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
@@ -80,7 +80,7 @@ def tag_to_folder(model: str, data: list[str], out: str, *, query: Query, config
     num_images = rows.count()  # rows are small: places, not pictures
     if not num_images:
         raise ValueError(f"no pictures among {', '.join(data)}")
-    with progress("tag", total=num_images) as counter:
+    with progress("tag", total=num_images) as add:
         tagged = rows.map_batches(Decoder(config.data, size=size), batch_size=None, num_cpus=cpus).map_batches(
             TagActor,
             fn_constructor_args=(model, query, resources),
@@ -89,7 +89,7 @@ def tag_to_folder(model: str, data: list[str], out: str, *, query: Query, config
             num_gpus=resources.actor_gpus or None,
             compute=ray.data.ActorPoolStrategy(size=actors),
         )
-        writer = Writer(out, counter=counter)
+        writer = Writer(out, add=add)
         parts = tagged.map_batches(writer, batch_size=None, batch_format="pyarrow", num_cpus=cpus)
         counts = list(parts.iter_rows())  # one small row a part
     images, errors = (sum(int(part[name]) for part in counts) for name in ("images", "errors"))
@@ -253,8 +253,8 @@ class TagActor:
 class Writer:
     """A task: one block to one Parquet part and one JSONL part of the same rows."""
 
-    def __init__(self, out: str, *, counter: Any) -> None:
-        self._out, self._counter = out.rstrip("/"), counter
+    def __init__(self, out: str, *, add: Callable[[int], None]) -> None:
+        self._out, self._add = out.rstrip("/"), add
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         table = batch.select(TAGGED.names).cast(TAGGED)
@@ -266,7 +266,7 @@ class Writer:
             for row in rows:
                 row["scores"] = [round(score, 5) for score in row["scores"]]
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._counter.add.remote(len(rows))
+        self._add(len(rows))
         errors = sum(row["error"] is not None for row in rows)
         return pa.table({"images": [len(rows)], "errors": [errors]})
 

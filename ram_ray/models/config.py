@@ -64,6 +64,7 @@ class ModelConfig(Section):
     max_caption_tokens: int = 40
     prompt: str = "a picture of "
     templates: tuple[str, ...] = ("a photo of a {}.", "{}")  # prompts whose mean embedding is a label query
+    init_std: float | None = 0.02  # of new weights; None: by the layer's width, for small models (`initialise`)
     threshold: float = 0.68  # probability over which a tag without its own threshold is given
 
 
@@ -78,3 +79,4 @@ class DualEncoderConfig(Section):
     embed_dim: int = 512
     vocab_size: int = 30524
     max_text_tokens: int = 40
+    init_std: float | None = 0.02

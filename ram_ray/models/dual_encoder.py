@@ -9,6 +9,7 @@ Letters: B batch, S pixels, T text tokens, E embedding width.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ram_ray.models.blocks import Block, TokenEmbedding, init_bert
+from ram_ray.models.blocks import Block, TokenEmbedding, initialise
 from ram_ray.models.config import DualEncoderConfig
 from ram_ray.models.image_encoder import ImageEncoder, normalise
 from ram_ray.models.tokenizer import TextTokenizer
@@ -39,7 +40,7 @@ class DualEncoder(nn.Module):
         self.text_proj = nn.Linear(text.width, config.embed_dim)
         self.image_proj = nn.Linear(config.swin.num_features, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # CLIP's start; DeepSpeed wants a dimension
-        self.apply(init_bert)
+        self.apply(partial(initialise, std=config.init_std))
         self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
 
     def pooled(self, pixel_values: Tensor) -> Tensor:

@@ -13,11 +13,13 @@ Letters: B batch, S pixels, L image tokens, N tags, D width, T text tokens, V vo
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ram_ray.models.blocks import LAYER_NORM_EPS, Block, TokenEmbedding, init_bert
+from ram_ray.models.blocks import LAYER_NORM_EPS, Block, TokenEmbedding, initialise
 from ram_ray.models.config import ModelConfig, TransformerConfig
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.losses import asymmetric_loss, caption_loss
@@ -45,6 +47,24 @@ class RecognitionDecoder(nn.Module):
     def queries(self, label_embed: Tensor) -> Tensor:
         """Text embeddings (N, E) to queries (1, N, D): the same for every image, so computed once a label set."""
         return F.relu(self.label_proj(label_embed)).unsqueeze(0)
+
+    @torch.no_grad()
+    def spread_queries(self, label_embed: Tensor) -> None:
+        """Start `label_proj` so that before the ReLU the queries of these labels (N, E) are random and unlike.
+
+        Text embeddings of names lie close together, in a small text encoder at a mean cosine of 0.9, and queries
+        that are all alike make a slow start. Here they are centred and whitened first, then projected at random to
+        a standard deviation of 2. It is a start only: the layer learns on, and takes any other label.
+        """
+        mean = label_embed.mean(0)
+        _, strengths, axes = torch.linalg.svd(label_embed - mean, full_matrices=False)
+        kept = strengths > 0.02 * strengths[0]
+        if not kept.any():
+            return
+        axes, strengths = axes[kept], strengths[kept]
+        whiten = axes.T @ (axes / strengths[:, None]) * (len(label_embed) / len(axes)) ** 0.5
+        self.label_proj.weight.copy_(2 * torch.randn_like(self.label_proj.weight) @ whiten)
+        self.label_proj.bias.copy_(-self.label_proj.weight @ mean)
 
     def forward(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
         """Queries (1, N, D) and tokens (B, 1 + L, C) to logits (B, N)."""
@@ -147,9 +167,11 @@ class RAM(nn.Module):
         )
         self.tag_encoder = TagEncoder(config, self.recognition)
         self.caption_decoder = CaptionDecoder(config)
-        self.apply(init_bert)
+        self.apply(partial(initialise, std=config.init_std))
         self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)  # timm initialises its own
         self.register_buffer("label_embed", label_embed.float())
+        if config.init_std is None:
+            self.recognition.spread_queries(self.label_embed)
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) to projected tokens (B, 1 + L, C)."""

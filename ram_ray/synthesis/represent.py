@@ -40,8 +40,8 @@ def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manife
     named = bool(settings.clip)
     identity: dict[str, Any] = {"clip": settings.clip, "revision": settings.revision}
     if not named:
-        swin = config.model.swin
-        identity = {"represent": settings, "training": config.training, "swin": swin, "seed": config.seed}
+        model = {"swin": config.model.swin, "init_std": config.model.init_std}
+        identity = {"represent": settings, "training": config.training, "model": model, "seed": config.seed}
     stage = run.stage("represent", kind="models", config=identity, inputs=[] if named else [samples, vocabulary])
     if stage.manifest:
         return stage.manifest
@@ -103,6 +103,7 @@ class PairJob(Job):
             text=represent.text,
             embed_dim=represent.embed_dim,
             vocab_size=len(TextTokenizer.load(self.feed.tokenizer)),
+            init_std=model.init_std,
         )
         return PairStep(DualEncoder(config), represent)
 

@@ -110,6 +110,8 @@ class DeepSpeedEngine:
             os.environ["CXX"] = _compiler() or "c++"
         import deepspeed
 
+        if device.type == "cpu" and torch.distributed.get_world_size() == 1:  # no one to share memory with:
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # saves a minute of compiling
         self.device, self._autocast = device, training.precision == "bf16"
         deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
         groups = parameter_groups(step, weight_decay=config.weight_decay)

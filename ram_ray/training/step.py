@@ -40,14 +40,19 @@ class TrainStep(nn.Module):
         }
         if "caption_ids" in batch:
             inputs |= {
-                "caption_ids": batch["caption_ids"].long(),
-                "tag_ids": batch["tag_ids"].long(),
+                "caption_ids": _trim(batch["caption_ids"]).long(),
+                "tag_ids": _trim(batch["tag_ids"]).long(),
                 "caption_start": self.caption_start,
             }
         if self._teacher[0] is not None:
             inputs["teacher"] = self._teacher[0].features(pixels).clone()
         losses = self.model(inputs)
         return {**losses, "total": combine(losses)}
+
+
+def _trim(ids: Tensor) -> Tensor:
+    """Ids (B, T) without the columns that are padding (0) in every row."""
+    return ids[:, : max(1, int((ids != 0).sum(1).max()))]
 
 
 def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total_steps: int) -> float:

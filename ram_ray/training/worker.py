@@ -21,6 +21,7 @@ import numpy as np
 import ray.train
 import torch
 from ray.train.torch import get_device
+from ray.train.v2._internal.execution import context as reports
 from torch import nn
 
 from ram_ray.config import RunConfig, TrainConfig
@@ -60,7 +61,9 @@ class Job(ABC):
 def train_worker(options: dict[str, Any]) -> None:
     """Entry of a Ray Train worker; `options["job"]` is a `Job`."""
     job: Job = options["job"]
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # a line a checkpoint otherwise
+    logging.getLogger(ray.train.v2._internal.execution.context.__file__).setLevel(
+        logging.WARNING
+    )  # a line a checkpoint
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from ram_ray.models.blocks import Attention, Block, FeedForward, TokenEmbedding, init_bert
+from ram_ray.models.blocks import Attention, Block, FeedForward, TokenEmbedding, initialise
 
 WIDTH, HEADS = 16, 4
 
@@ -123,6 +125,14 @@ def test_embeddings_go_on_at_their_position() -> None:
 def test_initialisation_is_berts() -> None:
     linear, embedding = torch.nn.Linear(200, 200), torch.nn.Embedding(200, 200, padding_idx=0)
     for module in (linear, embedding):
-        init_bert(module)
+        initialise(module)
     assert abs(linear.weight.std().item() - 0.02) < 1e-3 and not linear.bias.any()
     assert abs(embedding.weight[1:].std().item() - 0.02) < 1e-3 and not embedding.weight[0].any()
+
+
+def test_by_width_a_signal_keeps_its_size() -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(*(torch.nn.Linear(96, 96) for _ in range(4)))
+    x = torch.randn(100, 96)
+    assert layers.apply(initialise)(x).std() < 0.01
+    assert 0.7 < layers.apply(partial(initialise, std=None))(x).std() < 1.4

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ram_ray.models.config import TransformerConfig
 from ram_ray.models.losses import asymmetric_loss, combine
+from ram_ray.models.ram import RecognitionDecoder
 from tests.tiny import NAMES, SWIN, batch, config, tagger
 
 
@@ -75,6 +77,22 @@ def test_attention_is_a_share_of_the_image(model, tokens: torch.Tensor) -> None:
 def test_label_embeddings_of_another_width_are_one_clear_error() -> None:
     with pytest.raises(ValueError, match=r"\(6, 9\).*\(tags, 10\)"):
         type(tagger())(config(), torch.zeros(6, 9))
+
+
+def test_queries_of_labels_that_lie_close_together_start_unlike() -> None:
+    torch.manual_seed(0)
+    embed = torch.nn.functional.normalize(torch.randn(32) + 0.3 * torch.randn(20, 32), dim=-1)
+    decoder = RecognitionDecoder(
+        TransformerConfig(width=48, layers=1, heads=4, ffn=64), label_width=32, context_width=16
+    )
+    decoder.spread_queries(embed)
+    queries = decoder.label_proj(embed)
+    assert 1.5 < queries.std() < 2.5 and queries.mean().abs() < 0.2
+    apart = 1 - torch.eye(20)
+    before, after = (
+        (one @ one.T * apart).sum() / apart.sum() for one in (embed, torch.nn.functional.normalize(queries, dim=-1))
+    )
+    assert before > 0.8 and after < 0.1
 
 
 def test_losses_are_there_for_what_the_batch_has_and_finite() -> None:

@@ -25,9 +25,7 @@ class Glyph(NamedTuple):
 OBJECTS: dict[str, Glyph] = {
     "airplane": Glyph(0x2708),
     "anchor": Glyph(0x2693, 0.02),
-    "arrow": Glyph(0x27A1, 0.03),
     "bolt": Glyph(0x26A1, 0.04),
-    "card": Glyph(0x1F0A1, 0.02),
     "castle": Glyph(0x265C),
     "cat": Glyph(0x1F431, 0.02),
     "cloud": Glyph(0x2601),
@@ -44,7 +42,6 @@ OBJECTS: dict[str, Glyph] = {
     "flower": Glyph(0x273F),
     "gear": Glyph(0x2699, 0.01),
     "hammer": Glyph(0x2692, 0.02),
-    "hand": Glyph(0x261B),
     "heart": Glyph(0x2665),
     "horse": Glyph(0x265E),
     "house": Glyph(0x2302, 0.02),
@@ -52,7 +49,6 @@ OBJECTS: dict[str, Glyph] = {
     "keyboard": Glyph(0x2328),
     "monkey": Glyph(0x1F435, 0.015),
     "moon": Glyph(0x263E, 0.03),
-    "mouse": Glyph(0x1F42D, 0.01),
     "note": Glyph(0x266B, 0.02),
     "pencil": Glyph(0x270E, 0.015),
     "scale": Glyph(0x2696, 0.02),
@@ -60,7 +56,6 @@ OBJECTS: dict[str, Glyph] = {
     "skull": Glyph(0x2620, 0.01),
     "snowflake": Glyph(0x2744, 0.02),
     "snowman": Glyph(0x2603, 0.012, body_only=True),
-    "spade": Glyph(0x2660),
     "star": Glyph(0x2605),
     "sun": Glyph(0x2600, 0.01),
     "target": Glyph(0x25CE, 0.05),
@@ -94,6 +89,16 @@ BACKGROUNDS: dict[str, str] = {
     "sky": "in the sky",
 }
 
+# Background -> where an object is mostly found, each object once: pictures of the world hang together like this.
+HOMES: dict[str, tuple[str, ...]] = {
+    "beach": ("umbrella", "wheelchair", "telephone", "face", "heart", "domino"),
+    "meadow": ("cow", "horse", "cat", "monkey", "clover", "flower", "drum"),
+    "snow": ("snowflake", "snowman", "house", "cup", "castle", "skull"),
+    "lake": ("anchor", "flag", "key", "crown", "diamond", "gear", "hammer"),
+    "wall": ("window", "target", "note", "pencil", "keyboard", "envelope", "scale", "sign"),
+    "sky": ("airplane", "bolt", "cloud", "moon", "star", "sun"),
+}
+
 # Lemma -> (present participle, third person).
 ACTIONS: dict[str, tuple[str, str]] = {
     "jump": ("jumping", "jumps"),
@@ -104,7 +109,8 @@ ACTIONS: dict[str, tuple[str, str]] = {
 }
 
 MAX_THINGS = 4
-_NUM_THINGS = ((2, 3, 4), (0.3, 0.4, 0.3))  # counts and their weights
+_NUM_THINGS = ((2, 3, 4), (0.1, 0.4, 0.5))  # counts and their weights
+_AT_HOME = 0.6  # chance that a thing is drawn from its background's own; otherwise from all
 _NUM_ACTIONS = ((0, 1, 2), (0.35, 0.45, 0.2))
 
 
@@ -150,19 +156,25 @@ class Scene:
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """Draw a scene at random: two to four things, at most two of which do something."""
+    """Draw a scene at random: two to four things, mostly at home there, at most two of which do something."""
+    background = rng.choice(list(BACKGROUNDS))
     count = rng.choices(*_NUM_THINGS)[0]
+    names: list[str] = []
+    while len(names) < count:
+        name = rng.choice(HOMES[background] if rng.random() < _AT_HOME else list(OBJECTS))
+        if name not in names:
+            names.append(name)
     acting: list[str | None] = list(rng.sample(list(ACTIONS), rng.choices(*_NUM_ACTIONS)[0]))
     actions = acting + [None] * (count - len(acting))
     rng.shuffle(actions)
     columns = (
-        rng.sample(list(OBJECTS), count),
+        names,
         rng.sample(list(COLOURS), count),
         actions,
         rng.sample(range(MAX_THINGS), count),
     )
     things = tuple(Thing(name, colour, action, place) for name, colour, action, place in zip(*columns, strict=True))
-    return Scene(rng.choice(list(BACKGROUNDS)), things)
+    return Scene(background, things)
 
 
 def scene_of(
