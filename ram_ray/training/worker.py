@@ -61,9 +61,7 @@ class Job(ABC):
 def train_worker(options: dict[str, Any]) -> None:
     """Entry of a Ray Train worker; `options["job"]` is a `Job`."""
     job: Job = options["job"]
-    logging.getLogger(ray.train.v2._internal.execution.context.__file__).setLevel(
-        logging.WARNING
-    )  # a line a checkpoint
+    reports.logger.setLevel(logging.WARNING)  # a line a checkpoint otherwise
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
