@@ -110,7 +110,7 @@ ACTIONS: dict[str, tuple[str, str]] = {
 
 MAX_THINGS = 4
 _NUM_THINGS = ((2, 3, 4), (0.1, 0.4, 0.5))  # counts and their weights
-_AT_HOME = 0.6  # chance that a thing is drawn from its background's own; otherwise from all
+_AT_HOME = 0.8  # chance that a thing is drawn from its background's own; otherwise from all
 _NUM_ACTIONS = ((0, 1, 2), (0.35, 0.45, 0.2))
 
 
