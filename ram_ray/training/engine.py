@@ -1,7 +1,7 @@
 """How a step is applied over the workers: DeepSpeed (ZeRO), or plain DDP, behind one small interface.
 
-On a GPU DeepSpeed runs over NCCL; on a CPU over gloo, and there it first compiles a shared-memory operator, for
-which it needs a C++ compiler and ninja. Where they are missing `make_engine` says so in one line and uses DDP.
+On a GPU DeepSpeed runs over NCCL, on a CPU over gloo. Nothing is compiled: the optimizer is torch's own fused AdamW,
+and the shared-memory operator that DeepSpeed builds on a CPU, a minute of compiling, serves its inference alone.
 Precision is torch's autocast in both, with float32 master weights (DeepSpeed's own bf16 switch does not work
 with timm's Swin).
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Protocol
 
@@ -44,19 +42,9 @@ class Engine(Protocol):
 
 
 def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> Engine:
-    """The configured engine, or DDP where DeepSpeed cannot build what it needs. Needs an initialised process group."""
-    if training.engine == "deepspeed":
-        missing = missing_build_tools() if device.type == "cpu" else []
-        if not missing:
-            return DeepSpeedEngine(step, config=config, training=training, device=device)
-        print(f"DeepSpeed cannot be built on this CPU without {' and '.join(missing)}: training with plain DDP.")
-    return DDPEngine(step, config=config, training=training, device=device)
-
-
-def missing_build_tools() -> list[str]:
-    """What DeepSpeed's CPU operator needs and this machine lacks."""
-    _tools_on_path()
-    return [name for name, found in (("a C++ compiler", _compiler()), ("ninja", shutil.which("ninja"))) if not found]
+    """The configured engine. Needs an initialised process group."""
+    engine = DeepSpeedEngine if training.engine == "deepspeed" else DDPEngine
+    return engine(step, config=config, training=training, device=device)
 
 
 class DDPEngine:
@@ -107,11 +95,9 @@ class DeepSpeedEngine:
     def __init__(self, step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
         if device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
-            os.environ["CXX"] = _compiler() or "c++"
         import deepspeed
 
-        if device.type == "cpu" and torch.distributed.get_world_size() == 1:  # no one to share memory with:
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # saves a minute of compiling
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # of inference alone: do not compile it
         self.device, self._autocast = device, training.precision == "bf16"
         deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
         groups = parameter_groups(step, weight_decay=config.weight_decay)
@@ -151,20 +137,6 @@ class DeepSpeedEngine:
 
 def _means(losses: list[dict[str, Tensor]]) -> dict[str, float]:
     return {name: sum(float(one[name].detach()) for one in losses) / len(losses) for name in losses[0]}
-
-
-def _compiler() -> str | None:
-    wanted = os.environ.get("CXX", "").split()  # may hold a launcher and options
-    if wanted and shutil.which(wanted[0]):
-        return " ".join(wanted)
-    return shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-
-
-def _tools_on_path() -> None:
-    """ninja is installed beside the interpreter, which need not be on PATH."""
-    beside = str(Path(sys.executable).parent)
-    if beside not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", "")])
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Contract: either engine makes the same steps, and a checkpoint goes on bit for bit as if nothing had happened.
 
-One process, a gloo group of one. DeepSpeed compiles an operator on first use (a minute; then it is cached).
+One process, a gloo group of one, and no compiler: a machine without one trains as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ram_ray.config import TrainConfig, TrainingConfig
-from ram_ray.training.engine import DDPEngine, Engine, make_engine, missing_build_tools, read_weights
+from ram_ray.training.engine import DDPEngine, Engine, make_engine, read_weights
 from ram_ray.training.step import TrainStep, step_seed
 from tests.tiny import SWIN, tagger
 
@@ -32,11 +32,10 @@ def _group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture()
-def ninja_and_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DeepSpeed reads who it is from the environment, which Ray Train sets."""
-    if missing := missing_build_tools():
-        pytest.skip(f"DeepSpeed cannot be built here without {' and '.join(missing)}")
-    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No program on the path. DeepSpeed reads who it is from the environment, which Ray Train sets."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
@@ -189,22 +188,7 @@ def test_weights_read_from_a_checkpoint_are_the_models(tmp_path: Path) -> None:
     assert _same(other, step.model)
 
 
-def test_without_a_compiler_training_says_so_in_one_line_and_uses_ddp(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    assert "a C++ compiler" in missing_build_tools()
-    training = TrainingConfig(engine="deepspeed", precision="fp32")
-    engine = make_engine(_step(), config=CONFIG, training=training, device=CPU)
-    assert engine.kind == "ddp"
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "a C++ compiler" in said and "plain DDP" in said
-    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
-    assert "a C++ compiler" in missing_build_tools(), "a CXX that is not there is no compiler"
-
-
-@pytest.mark.usefixtures("ninja_and_compiler")
+@pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_deepspeed_makes_the_steps_of_ddp_and_its_checkpoint_goes_on(zero_stage: int, tmp_path: Path) -> None:
     batches = _batches(4)
@@ -236,7 +220,7 @@ def test_deepspeed_makes_the_steps_of_ddp_and_its_checkpoint_goes_on(zero_stage:
     tagger(tag_encoder=plain.model.config.tag_encoder).load_state_dict(weights)
 
 
-@pytest.mark.usefixtures("ninja_and_compiler")
+@pytest.mark.usefixtures("no_compiler")
 def test_deepspeed_accumulates_as_ddp_does() -> None:
     config = TrainConfig(batch_size=2, accumulate=2, clip_grad=1.0)
     training = TrainingConfig(engine="deepspeed", zero_stage=1, precision="fp32", workers=1, use_gpu=False)
