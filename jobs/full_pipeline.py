@@ -13,7 +13,16 @@ def main() -> None:
     """Parse the command line and run."""
     parser = job.parser(__doc__.splitlines()[0])
     parser.add_argument("--serve", action="store_true", help="deploy the model and stay until interrupted")
-    parser.add_argument("--try", action="store_true", dest="try_out", help="deploy, tag three pictures, take down")
+    parser.add_argument(
+        "--try",
+        type=int,
+        nargs="?",
+        const=3,
+        default=0,
+        metavar="N",
+        dest="try_out",
+        help="deploy, tag N held-out pictures (3 if not said) over HTTP, take down",
+    )
     try:
         job.execute(parser.parse_args(), last="evaluate")
     except ValueError as error:

@@ -68,12 +68,12 @@ def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ())
     print(f"run {config.name} at {run_uri}", flush=True)
     pipeline()
     print(f"\n{pipeline.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}", flush=True)
-    if getattr(options, "serve", False) or getattr(options, "try_out", False):
-        serve(pipeline, stay=options.serve)
+    if getattr(options, "serve", False) or getattr(options, "try_out", 0):
+        serve(pipeline, tried=options.try_out or 3, stay=options.serve)
 
 
-def serve(pipeline: object, *, stay: bool) -> None:
-    """Deploy the newest model; tag three held-out pictures over HTTP; stay, or take it down again."""
+def serve(pipeline: object, *, tried: int, stay: bool) -> None:
+    """Deploy the newest model; tag `tried` held-out pictures over HTTP; stay, or take it down again."""
     from ram_ray.pipeline import Pipeline
     from ram_ray.serving.app import deploy
     from ram_ray.serving.client import try_out
@@ -85,7 +85,7 @@ def serve(pipeline: object, *, stay: bool) -> None:
     try:
         print(f"the tagger answers at {url} (page: {url}/, API: {url}/docs)")
         if pipeline.scenes:
-            try_out(url, pipeline.scenes[0], folder=pipeline.run.path("evaluation", "tried"))
+            try_out(url, pipeline.scenes[0], folder=pipeline.run.path("evaluation", "tried"), count=tried)
         while stay:
             time.sleep(3600)
     except KeyboardInterrupt:

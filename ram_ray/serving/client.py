@@ -1,4 +1,4 @@
-"""Trying the endpoint as a client would: three held-out pictures, one request, the answer in words and on a sheet."""
+"""Trying the endpoint as a client would: some held-out pictures, the answers in words and on a sheet."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ram_ray.data.shards import list_shards, scan_shard
 LIMITS = Limits(min_side=1, max_pixels=50_000_000, max_bytes=50_000_000)
 TIMEOUT_S = 60.0
 SIDE = 256  # pixels of a picture on the sheet
+PER_REQUEST = 8  # pictures
 LINES = 12  # tags beside it
 
 
@@ -39,13 +40,14 @@ def try_out(url: str, shard_uri: str, *, folder: str, count: int = 3) -> None:
             break
     places = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
     pictures = [one for one in read_bytes(*places) if isinstance(one, bytes)]
-    answer = request_tags(url, pictures, caption=True)
-    for row, image in zip(rows, answer["images"], strict=True):
+    parts = [pictures[start : start + PER_REQUEST] for start in range(0, len(pictures), PER_REQUEST)]
+    answers = [image for part in parts for image in request_tags(url, part, caption=True)["images"]]
+    for row, image in zip(rows, answers, strict=True):
         tags = ", ".join(f"{tag['tag']} {tag['score']:.2f}" for tag in image["tags"]) or "no tag"
         print(f"  {row['key']}: {tags}")
         print(f"    caption: {image['caption']}")
         print(f"    human:   {'; '.join(row['labels'] or row['captions'])}", flush=True)
-    sheet = draw_sheet(pictures, rows, answer["images"])
+    sheet = draw_sheet(pictures, rows, answers)
     fs, root = fsspec.url_to_fs(folder)
     fs.makedirs(root, exist_ok=True)
     with fs.open(f"{root}/sheet.png", "wb") as file:
