@@ -10,8 +10,10 @@ the stage's work folder, and the model is written from the last checkpoint.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from ram_ray.config import RunConfig, TrainConfig
 from ram_ray.data.images import Limits
 from ram_ray.label_system import LabelSystem
 from ram_ray.training.build import TaggerJob
-from ram_ray.training.feed import Table, TaggerFeed, tagged_rows, to_table
+from ram_ray.training.feed import Table, TaggerFeed, tag_worth, tagged_rows, to_table
 from ram_ray.training.worker import Job, train_worker
 
 RowMaker = Callable[[pa.Table], list[dict]]
@@ -54,8 +56,13 @@ def train_tagger(
         tokenizer: folder with tokenizer.json, readable by every node.
         start: bundle to start from, None for `represent`'s backbone.
     """
+    make_rows: RowMaker = tagged_rows
+    if config.tag_cap is not None:
+        counts, num_pictures = count_tags(annotations, shards=config.shards, run=run)
+        worth = tag_worth(counts, num_pictures=num_pictures, cap=config.tag_cap)
+        make_rows = functools.partial(tagged_rows, worth=worth)
     table = make_table(
-        f"{stage.work}/table", {annotations: tagged_rows}, shards=config.shards, num_rows=num_rows, run=run
+        f"{stage.work}/table", {annotations: make_rows}, shards=config.shards, num_rows=num_rows, run=run
     )
     total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config, run=run)
     feed = TaggerFeed(
@@ -82,6 +89,33 @@ def train_tagger(
         start=start,
     )
     return train(job, stage=stage)
+
+
+def count_tags(annotations: str, *, shards: str, run: RunConfig) -> tuple[dict[int, int], int]:
+    """Pictures of each tag, and pictures with any, among those to be trained on."""
+
+    def count(block: pa.Table) -> pa.Table:
+        tags = [row["tags"] for row in tagged_rows(_of_shards(block, shards))]
+        counts = Counter(id for one in tags for id in one)
+        counts[-1] = len(tags)
+        return pa.table({"id": pa.array(counts.keys(), pa.int32()), "count": pa.array(counts.values(), pa.int64())})
+
+    total: Counter[int] = Counter()
+    rows = read_rows(annotations, run=run).map_batches(
+        count, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
+    )
+    for row in rows.iter_rows():  # at most one a block and tag
+        total[row["id"]] += row["count"]
+    num_pictures = total.pop(-1, 0)
+    return dict(total), num_pictures
+
+
+def _of_shards(block: pa.Table, shards: str) -> pa.Table:
+    if shards == "*":
+        return block
+    return block.filter(
+        pa.array([fnmatch.fnmatchcase(str(one), shards) for one in block["shard"].to_pylist()], pa.bool_())
+    )
 
 
 def train(job: Job, *, stage: Stage) -> dict[str, Any]:
@@ -155,10 +189,7 @@ def make_table(
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
-            if shards != "*":
-                wanted = [fnmatch.fnmatchcase(str(shard), shards) for shard in block["shard"].to_pylist()]
-                block = block.filter(pa.array(wanted, pa.bool_()))
-            return to_table(make_rows(block), seed=run.seed, num_buckets=num_buckets)
+            return to_table(make_rows(_of_shards(block, shards)), seed=run.seed, num_buckets=num_buckets)
 
         return rows
 
