@@ -125,7 +125,9 @@ def run_show(options: argparse.Namespace) -> int:
     if options.html:
         from ram_ray.labels.page import to_html
 
-        Path(options.html).write_text(to_html(system, _report(options.system), title=options.system), encoding="utf-8")
+        Path(options.html).write_text(
+            to_html(system, _report(options.system), title=Path(options.system).name or "labels"), encoding="utf-8"
+        )
         print(options.html)
         return 0
     chosen = [

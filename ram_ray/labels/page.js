@@ -1,7 +1,7 @@
 "use strict";
 // Draws the labels of the page, a part at a time; all text goes in as text, never as markup.
 (() => {
-  const STEP = 100;
+  const STEP = 40;
   const labels = JSON.parse(document.getElementById("labels").textContent);
   const body = document.querySelector("#table tbody");
   const search = document.getElementById("search");
@@ -99,7 +99,7 @@
     draw();
   });
   more.addEventListener("click", () => {
-    limit += 5 * STEP;
+    limit += 10 * STEP;
     draw();
   });
   draw();

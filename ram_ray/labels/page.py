@@ -16,7 +16,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.report import HOW, REASONS, BuildReport
 from ram_ray.records import KINDS
 
-MAX_MERGES = 400  # rows of the table of merges
+MAX_MERGES = 200  # rows of the table of merges
 
 
 def to_html(system: LabelSystem, report: BuildReport | None, *, title: str) -> str:
@@ -58,7 +58,14 @@ def _header(system: LabelSystem, report: BuildReport, title: str) -> str:
         f'<div class="note">{escape(note)}</div></div>'
         for name, value, note in cards
     )
-    return f"<h1>{escape(title)}</h1><p class='sub'>Label system</p><div class='cards'>{blocks}</div>"
+    links = [("all", "Labels")]
+    links += [("merged", "Merged")] if report.merges else []
+    links += [("dropped", "Dropped")] if report.num_dropped else []
+    nav = "".join(f"<a href='#{where}'>{name}</a>" for where, name in links)
+    return (
+        f"<h1>{escape(title)}</h1><p class='sub'>Label system</p><nav aria-label='Parts of the page'>{nav}</nav>"
+        f"<div class='cards'>{blocks}</div>"
+    )
 
 
 def _sources(report: BuildReport) -> str:
@@ -80,8 +87,8 @@ def _kinds(system: LabelSystem) -> str:
             f"<td class='words'>{escape(first)}</td></tr>"
         )
     return (
-        "<h2>Kinds</h2><div class='wide'><table><thead><tr><th scope='col'>kind</th><th scope='col'>labels</th>"
-        f"<th></th><th scope='col' class='left'>most frequent</th></tr></thead>"
+        "<h2>Kinds</h2><div class='wide'><table><thead><tr><th scope='col' class='left'>kind</th>"
+        f"<th scope='col'>labels</th><th></th><th scope='col' class='left'>most frequent</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -90,8 +97,8 @@ def _browser() -> str:
     """Where the script draws the labels."""
     buttons = "".join(f"<button data-kind='{kind}'>{kind}</button>" for kind in ("all", *KINDS))
     return (
-        "<h2>Labels</h2><p class='sub'>By rank: captions that name it, times how evenly the sources do. Click a label "
-        "for its synonyms, examples and sources.</p>"
+        "<h2 id='all'>Labels</h2><p class='sub'>By rank: captions that name it, times how evenly the sources do. "
+        "Click a label for its synonyms, examples and sources.</p>"
         f"<div class='tools'><input id='search' type='search' placeholder='Search names and synonyms' "
         f"aria-label='Search names and synonyms'><span id='kinds'>{buttons}</span><span id='shown' class='note'></span>"
         "</div><div class='wide'><table id='table'><thead><tr><th scope='col'>id</th><th scope='col' class='left'>label"
@@ -107,6 +114,7 @@ def _merges(report: BuildReport) -> str:
         (one["count"], one["name"], one["with"], one["how"], label)
         for label in report.labels
         for one in label.get("merged", ())
+        if one["count"]  # the others are synonyms that no caption has used yet
     ]
     if not merges:
         return ""
@@ -121,8 +129,9 @@ def _merges(report: BuildReport) -> str:
     )
     more = f" The {MAX_MERGES} most frequent are listed." if len(merges) > MAX_MERGES else ""
     return (
-        f"<h2>Merged</h2><p class='sub'>{escape(hows)}.{more} Wrong? Write <code>apart: [[name, name]]</code> into "
-        "label_edits.yaml and build again.</p><details class='wide' open><summary>Names that became synonyms</summary>"
+        f"<h2 id='merged'>Merged</h2><p class='sub'>{escape(hows)}.{more} Wrong? Write "
+        "<code>apart: [[name, name]]</code> into label_edits.yaml and build again.</p>"
+        "<details class='wide' open><summary>Names that became synonyms</summary>"
         "<table class='dense'><thead><tr><th scope='col' class='left'>name</th><th scope='col'>captions</th>"
         "<th scope='col' class='left'>is now</th><th scope='col' class='left'>kind</th><th scope='col' class='left'>why"
         f"</th></tr></thead><tbody>{rows}</tbody></table></details>"
@@ -146,8 +155,8 @@ def _drops(report: BuildReport) -> str:
             f"<div class='chips'>{names}{rest}</div></details>"
         )
     return (
-        "<h2>Dropped</h2><p class='sub'>Names that captions use and that became neither label nor synonym, with the "
-        f"captions that name them; the most frequent of each reason.</p>{''.join(parts)}"
+        "<h2 id='dropped'>Dropped</h2><p class='sub'>Names that captions use and that became neither label nor "
+        f"synonym, with the captions that name them; the most frequent of each reason.</p>{''.join(parts)}"
     )
 
 

@@ -88,6 +88,9 @@ def read_entries(uri: str) -> Iterator[Any]:
         ValueError: if the file is not a JSON list, breaks off, or has an entry of more than `MAX_ENTRY` characters.
     """
     decoder = json.JSONDecoder()
+    fs, path = fsspec.url_to_fs(uri)
+    if not fs.isfile(path):
+        raise ValueError(f"{uri}: there is no such file")
     with fsspec.open(uri, "r", encoding="utf-8", errors="replace", compression="infer") as file:
         text, place, begun = file.read(_READ), 0, False
         while True:
