@@ -210,13 +210,16 @@ def ambiguous_names(evidence: Evidence, kind: str, *, agreement: float) -> tuple
     """The names of a label of this kind whose words captions mostly use for something else.
 
     A noun alone nearly always names its thing; an adjective or a verb has more other uses ("a large group", "get
-    hit"), so its share of captions without agreement must be half as large.
+    hit"), so its share of captions without agreement must be half as large. Names of several words are clear by
+    themselves, except for verbs.
     """
     least = agreement if kind in ("object", "scene") else (1 + agreement) / 2
     return tuple(
         sorted(
             name
             for name, (matched, agreed) in evidence.names.items()
-            if " " not in name and "-" not in name and matched >= MIN_EVIDENCE and agreed < least * matched
+            if matched >= MIN_EVIDENCE
+            and agreed < least * matched
+            and (kind == "action" or not (" " in name or "-" in name))
         )
     )

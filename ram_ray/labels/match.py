@@ -11,7 +11,8 @@ longest name first, over words and their dictionary forms. The hard question is 
   read it as something else here, and if captions mostly mean the label by it. The last is measured on the captions
   themselves (`labels.stages`): a word that the parse confirms too rarely is `Label.ambiguous`.
 
-Names of several words are always taken.
+Names of several words are taken whatever the parse says, but for verbs ("snow-cover"), whose compounds are mostly
+slips of a parse.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _ENDS = frozenset(
     ("and", "but", "with", "while", "in", "on", "at", "by", "near", "next", "under", "over", "behind", "beside", "to",
      "from", "of", "for", "is", "are", "that", "who", "which", "as", ".", ",", ";", ":", "!", "?")
 )  # fmt: skip
+_MAX_MEMORY = 100_000  # words whose forms are kept
 _REACH = 4  # words after a "no" that it may be about
 _NAMES = ""  # key of a trie's node for the names that end there
 
@@ -69,13 +71,15 @@ class Matcher:
         self._lemma = lemma
         self._max_chars = max_chars
         self._tries: dict[PartOfSpeech, dict] = {part: {} for part in PARTS}
+        self._memory: dict[tuple[str, str], tuple[str, ...]] = {}
         kinds: dict[str, set[str]] = {}
         for label in labels.labels:
             for name in (label.name, *label.synonyms):
                 kinds.setdefault(name, set()).add(label.kind)
         for label in labels.labels:
             for name in (label.name, *label.synonyms):
-                if trusting or len(_words(name)) > 1 or (name not in label.ambiguous and len(kinds[name]) == 1):
+                clear = name not in label.ambiguous and (len(kinds[name]) == 1 or len(_words(name)) > 1)
+                if trusting or clear:
                     self._add(label, name)
 
     def find(self, text: str, parsed: Parsed = ()) -> list[Match]:
@@ -119,8 +123,13 @@ class Matcher:
                 ends.append(match)
 
     def _forms(self, word: str, part: PartOfSpeech) -> tuple[str, ...]:
-        lemma = self._lemma(word, part)
-        return (word,) if lemma == word else (word, lemma)
+        forms = self._memory.get((word, part))
+        if forms is None:
+            if len(self._memory) > _MAX_MEMORY:  # hostile text must not grow memory without end
+                self._memory.clear()
+            lemma = self._lemma(word, part)
+            forms = self._memory[word, part] = (word,) if lemma == word else (word, lemma)
+        return forms
 
     def _longest(
         self, forms: dict[PartOfSpeech, list[tuple[str, ...]]], place: int

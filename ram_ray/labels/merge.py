@@ -133,14 +133,14 @@ def merge_key(name: str) -> str:
 
 
 def merge_inflections(groups: Groups, counts: Mapping[Key, int], lemma: Mapping[Key, str]) -> None:
-    """Merge a name with its dictionary form, if that was counted too.
+    """Merge a name with its dictionary form, if captions use that one more: else it is a word of its own ("bore").
 
     Args:
         lemma: the dictionary form of the names that have another one.
     """
     for key in sorted(lemma):
         base = (lemma[key], key[1])
-        if key in counts and base in counts:
+        if counts.get(base, 0) > counts.get(key, 0) > 0:
             groups.join(base, key, "inflection")
 
 

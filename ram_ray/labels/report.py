@@ -88,7 +88,7 @@ class BuildReport:
     @property
     def merges(self) -> Counter[str]:
         """How many names were merged, by how."""
-        return Counter(one["how"] for label in self.labels for one in label["merged"])
+        return Counter(one["how"] for label in self.labels for one in label.get("merged", ()))
 
     def to_json(self) -> str:
         """The report as JSON text; equal builds give equal bytes."""

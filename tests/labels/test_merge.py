@@ -52,8 +52,10 @@ def test_spellings_meet_wherever_they_stand_in_a_name() -> None:
 def test_an_inflection_joins_its_dictionary_form_if_that_was_counted() -> None:
     groups = Groups()
     lemma = {("kites", "object"): "kite", ("grapes", "object"): "grape"}
-    merge_inflections(groups, _keys("kite", "kites", "grapes"), lemma)
+    lemma["bore", "object"] = "bear"
+    merge_inflections(groups, _keys("kite", "kites", "grapes", "bore", "bear"), lemma)
     assert _group(groups, "kite") == {"kite", "kites"} and _group(groups, "grapes") == {"grapes"}
+    assert _group(groups, "bore") == {"bore"}, "more frequent than what it would be a form of"
 
 
 def test_a_users_file_has_four_forms(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_evidence_adds_up_and_finds_ambiguous_words() -> None:
 def test_verbs_and_adjectives_must_be_clearer_than_nouns() -> None:
     seen = Evidence({"dog": (10, 8), "a dog": (10, 0), "rare": (4, 0)}, [])
     assert ambiguous_names(seen, "object", agreement=0.75) == ()
-    assert ambiguous_names(seen, "action", agreement=0.75) == ("dog",)
+    assert ambiguous_names(seen, "action", agreement=0.75) == ("a dog", "dog")
 
 
 def test_the_actor_parses_every_caption_of_every_row() -> None:
