@@ -79,15 +79,18 @@ def _add_build(actions: Any) -> None:
 
 def run_build(options: argparse.Namespace) -> int:
     """Parse captions and build the label system on Ray; what is done already is not done again."""
+    import ray
+
     from ram_ray import cluster
     from ram_ray.artifacts import Run
     from ram_ray.config import load
     from ram_ray.labels.captions import collect_captions
     from ram_ray.labels.stages import build_labels, label, parse
 
-    config = load(files=options.config, sets=["data.rows_per_block=2048", *options.set])
+    config = load(files=options.config, sets=options.set)  # a mistake is said before Ray starts
     cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
-    config = load(files=options.config, sets=[*_resources(), *options.set])
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    config = load(files=options.config, sets=[*resources_of(cores), *options.set])
     run = Run(options.run_uri if "://" in options.run_uri else str(Path(options.run_uri).absolute()))
     uris = [one if "://" in one else str(Path(one).absolute()) for one in options.captions]
     captions = collect_captions(run, config, uris)
@@ -104,17 +107,13 @@ def run_build(options: argparse.Namespace) -> int:
     return 0
 
 
-def _resources() -> list[str]:
-    """Settings that use the cluster as it is: all cores but one parse, the last reads and writes."""
-    import ray
-
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    actors = max(1, cores - 1)
+def resources_of(cores: int) -> list[str]:
+    """Settings for stages over captions alone on so many cores: a parser on each, reading and writing in between."""
     return [
-        f"resources.actors={actors}",
-        f"resources.actor_cpus={1 if cores > 1 else 0.5}",
-        f"resources.task_cpus={1 if cores > 1 else 0.5}",
-        f"resources.shuffle_partitions={2 * cores}",
+        f"resources.actors={max(1, cores)}",
+        f"resources.actor_cpus={1 - 0.5 / max(1, cores):.3f}",  # half a core is left for light tasks, or nothing moves
+        "resources.task_cpus=0.25",
+        f"resources.shuffle_partitions={2 * max(1, cores)}",
         "data.rows_per_block=2048",
     ]
 

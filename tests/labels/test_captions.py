@@ -91,9 +91,13 @@ def test_captions_become_a_label_system_and_annotations(ray_cluster: None, tmp_p
         "both",
     }
 
-    _build(str(tmp_path / "two"), files[::-1], _config(rows=7))
-    for name in ("label_system.json", "label_report.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    names = ("label_system.json", "label_report.json", "label_system.html")
+    before = {name: (tmp_path / "one" / name).read_bytes() for name in names}
+    for manifest in (tmp_path / "one" / "annotations" / "label_system").glob("*.json"):
+        manifest.unlink()
+    rebuilt = _build(str(tmp_path / "one"), files[::-1], _config(rows=7))
+    assert rebuilt["parse"]["reused"] and not rebuilt["label_system"]["reused"]
+    assert {name: (tmp_path / "one" / name).read_bytes() for name in names} == before
 
     (tmp_path / "one" / "label_edits.yaml").write_text("apart: [[couch, sofa]]\ndrop: [dog]\n")
     edited = _build(str(tmp_path / "one"), files, _config())
