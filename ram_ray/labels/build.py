@@ -88,7 +88,7 @@ def build(counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildRepo
         raise ValueError(f"unknown kinds {sorted(unknown)}; labels.kinds takes {', '.join(KINDS)}")
     report = BuildReport(num_names=len(counts))
     kept = _admit(counts, options, report)
-    groups = _merge(kept, options, report)
+    groups = merge_names(kept, options, report)
     misread: dict[Key, set[str]] = defaultdict(set)
     for name, kind in options.edits.kind.items():
         for key in keys_of(name):
@@ -161,7 +161,8 @@ def _admit(counts: Counts, options: BuildOptions, report: BuildReport) -> dict[K
     return kept
 
 
-def _merge(kept: Mapping[Key, Mapping[str, int]], options: BuildOptions, report: BuildReport) -> Groups:
+def merge_names(kept: Mapping[Key, Mapping[str, int]], options: BuildOptions, report: BuildReport) -> Groups:
+    """The names that mean one label, by all that the options give."""
     totals = {key: sum(sources.values()) for key, sources in kept.items()}
     edits = options.edits
     by_hand = [[key for name in pair for key in keys_of(name)] for pair in edits.apart]

@@ -20,7 +20,9 @@ class LabelsConfig(Section):
     min_share: float = Field(0.02, ge=0, lt=1)  # a name so much rarer in one kind than in another is misread
     kinds: list[Literal["object", "scene", "attribute", "action"]] = ["object", "scene", "attribute", "action"]
     max_caption_chars: int = Field(1000, ge=1)
-    system: str | None = None  # a ready label system or list of names, taken as it is: nothing is merged or dropped
+    system: str | None = (
+        None  # a ready label system or list: its labels and ids as they are; captions only add synonyms
+    )
     stop: str | None = None  # file of names that are no labels, one a line
     synonyms: str | None = None  # file of names with one meaning; its form: ram_ray/labels/synonyms.py
     edits: str | None = None  # hand edits, YAML (ram_ray/labels/edits.py); None: RUN/label_edits.yaml, if it is there

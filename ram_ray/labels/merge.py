@@ -140,7 +140,7 @@ def merge_inflections(groups: Groups, counts: Mapping[Key, int], lemma: Mapping[
     """
     for key in sorted(lemma):
         base = (lemma[key], key[1])
-        if counts.get(base, 0) > counts.get(key, 0) > 0:
+        if key in counts and counts.get(base, 0) > counts[key]:
             groups.join(base, key, "inflection")
 
 

@@ -37,12 +37,10 @@ def identity(config: LabelsConfig, *, edits: str | None = None, encoder: str | N
     Raises:
         ValueError: if a file that the configuration names cannot be read.
     """
-    if config.system:
-        return {"system": digest(config.system), "match": _matching(config)}
     wordnet = WordNet.find(config.wordnet)
     return {
         **config.model_dump(mode="json", include=set(_BUILT_BY)),
-        **{name: digest(getattr(config, name)) for name in ("stop", "synonyms")},
+        **{name: digest(getattr(config, name)) for name in ("system", "stop", "synonyms")},
         "edits": digest(edits),
         "shipped": shipped_synonyms().digest,
         "wordnet": wordnet.digest if wordnet else None,

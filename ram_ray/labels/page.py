@@ -53,6 +53,8 @@ def _header(system: LabelSystem, report: BuildReport, title: str) -> str:
     ]
     if not report.num_names:
         cards = cards[:1]
+    elif not captions:
+        cards = cards[:-1]
     blocks = "".join(
         f'<div class="card"><div class="name">{name}</div><div class="value">{value}</div>'
         f'<div class="note">{escape(note)}</div></div>'

@@ -26,6 +26,7 @@ from ram_ray.records import ANNOTATION, REJECTED, Reject, to_table
 ROWS_AT_ONCE = 10_000
 MAX_ENTRY = 1_000_000  # characters of one entry
 _READ = 1 << 20
+_UNFINISHED = "unfinished.txt"
 _SPACES = re.compile(r"[ \t\r\n]*")
 
 
@@ -46,8 +47,7 @@ def import_annotations(uri: str, system: LabelSystem, out: str, *, images: str =
     """
     fs, root = fsspec.url_to_fs(out)
     shard = re.sub(r"[^A-Za-z0-9._-]", "_", posixpath.basename(uri).partition(".")[0]) or "annotations"
-    if fs.exists(root) and fs.ls(root):
-        raise ValueError(f"{out}: there is something already; name a new folder")
+    _begin(fs, root, out)
     counts = {"rows_in": 0, "rows_out": 0, "rejected": 0, "tags": 0}
     keys: set[int] = set()  # hashes: 8 bytes a row
     entries = read_entries(uri)
@@ -78,7 +78,21 @@ def import_annotations(uri: str, system: LabelSystem, out: str, *, images: str =
         raise ValueError(f"{uri}: none of its {counts['rows_in']} entries is usable")
     system.save(f"{out}/label_system.json")
     write_text(f"{out}/counts.json", json.dumps(counts, indent=1))
+    fs.rm(f"{root}/{_UNFINISHED}")
     return counts
+
+
+def _begin(fs: Any, root: str, out: str) -> None:
+    """Make the folder ready; what an import that was killed left there is begun anew."""
+    mark = f"{root}/{_UNFINISHED}"
+    if fs.exists(mark):
+        for part in ("annotations", "rejected"):
+            if fs.exists(f"{root}/{part}"):
+                fs.rm(f"{root}/{part}", recursive=True)
+    elif fs.exists(root) and fs.ls(root):
+        raise ValueError(f"{out}: there is something already; name a new folder")
+    fs.makedirs(root, exist_ok=True)
+    write_text(mark, "this import has not ended; the next one into this folder begins anew")
 
 
 def read_entries(uri: str) -> Iterator[Any]:

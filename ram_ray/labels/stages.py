@@ -24,12 +24,13 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.build import build
 from ram_ray.labels.config import LabelsConfig
 from ram_ray.labels.counts import Evidence, ambiguous_names, read_captions, read_counts, read_evidence
+from ram_ray.labels.lists import read_system
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import find_edits, identity, make_options
 from ram_ray.labels.page import to_html
 from ram_ray.labels.parser import CaptionParser
-from ram_ray.labels.ready import read_ready
+from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.report import BuildReport
 from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, to_table
@@ -91,13 +92,15 @@ def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifes
     if stage.manifest:
         return stage.manifest
     counts = read_counts(parsed.path, run=config)
+    vectors = _encode_names(counts, config, encoder) if encoder else None
+    lemmas = load_lemmas()
     if settings.system:
-        system, report = read_ready(settings.system, counts, load_lemmas())
+        listed = read_system(settings.system, kind_of=kind_guess(lemmas, counts))
+        names = [*counts, *((one.name, one.kind) for one in listed.labels)]
+        options = make_options(settings, names, edits=edits, lemmas=lemmas, vectors=vectors)
+        system, report = fit_ready(listed, counts, options)
     else:
-        vectors = _encode_names(counts, config, encoder) if encoder else None
-        system, report = build(
-            counts, make_options(settings, counts, edits=edits, lemmas=load_lemmas(), vectors=vectors)
-        )
+        system, report = build(counts, make_options(settings, counts, edits=edits, lemmas=lemmas, vectors=vectors))
     evidence = read_evidence(parsed.path, run=config, system=system)
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from ram_ray.label_system import Label, LabelSystem
+from ram_ray.labels.build import BuildOptions
 from ram_ray.labels.compare import agreement, diff, say
 from ram_ray.labels.coverage import Covering, forms
 from ram_ray.labels.lists import Entry, read_list, read_system, shipped_lists, to_csv, to_system
-from ram_ray.labels.ready import kind_guess, read_ready
+from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.synonyms import shipped_synonyms
 from ram_ray.labels.tables import load_lemmas
 
@@ -100,21 +101,29 @@ def test_ids_are_the_places_of_the_list_and_a_name_may_stand_there_twice() -> No
 
 
 def test_kinds_come_from_the_captions_then_from_the_dictionary() -> None:
-    guess = kind_guess(load_lemmas(), {("run", "action"): 5, ("run", "object"): 2})
+    guess = kind_guess(load_lemmas(), {("run", "action"): {"a": 5}, ("run", "object"): {"a": 2}})
     assert [guess(name) for name in ("run", "beach", "blue", "dog", "sheepish", "fire truck")] == [
         "action", "scene", "attribute", "object", "attribute", "object",
     ]  # fmt: skip
 
 
-def test_a_ready_list_is_counted_and_what_it_lacks_reported(tmp_path: Path) -> None:
-    (tmp_path / "tags.txt").write_text("unicorn\ntrain\n")
-    counts = {("train", "action"): {"a": 3, "b": 4}, ("train", "object"): {"a": 2}, ("dog", "object"): {"a": 9}}
-    system, report = read_ready(str(tmp_path / "tags.txt"), counts, load_lemmas())
+def test_a_ready_list_keeps_its_ids_and_learns_the_names_of_captions(tmp_path: Path) -> None:
+    (tmp_path / "tags.txt").write_text("unicorn\ntrain\nskis\nplane\nobject:beach\ncouch\nsofa\n")
+    counts = {
+        ("train", "action"): {"a": 3, "b": 4}, ("train", "object"): {"a": 2}, ("dog", "object"): {"a": 9},
+        ("ski", "object"): {"a": 5}, ("airplane", "object"): {"a": 6}, ("beach", "scene"): {"b": 7},
+        ("settee", "object"): {"a": 1},
+    }  # fmt: skip
+    listed = read_system(str(tmp_path / "tags.txt"), kind_of=kind_guess(load_lemmas(), counts))
+    lemma = {("skis", "object"): "ski"}
+    system, report = fit_ready(listed, counts, BuildOptions(shipped=shipped_synonyms(), lemma=lemma))
     assert [(one.name, one.kind, one.count) for one in system.labels] == [
-        ("unicorn", "object", 0),
-        ("train", "action", 7),
-    ]
+        ("unicorn", "object", 0), ("train", "action", 7), ("skis", "object", 5), ("plane", "object", 6),
+        ("beach", "object", 7), ("couch", "object", 1), ("sofa", "object", 0),
+    ]  # fmt: skip
+    assert "airplane" in system[3].synonyms and "ski" in system[2].synonyms and "sofa" not in system[5].synonyms
     assert report.num_dropped == {"not listed": 2} and report.labels[1]["sources"] == {"a": 3, "b": 4}
+    assert {"name": "airplane", "count": 6, "with": "plane", "how": "table"} in report.labels[3]["merged"]
 
 
 def test_systems_go_to_files_and_back(tmp_path: Path) -> None:

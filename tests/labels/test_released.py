@@ -57,6 +57,16 @@ def test_entries_become_annotations_or_rejected_rows(tmp_path: Path) -> None:
         import_annotations(_write(tmp_path, [GOOD]), SYSTEM, str(tmp_path / "out"))
 
 
+def test_an_import_that_broke_off_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps([GOOD] + [{}] * 12_000)[:-1])
+    with pytest.raises(ValueError, match="breaks off"):
+        import_annotations(str(tmp_path / "bad.json"), SYSTEM, str(tmp_path / "out"))
+    assert list((tmp_path / "out").rglob("*.parquet"))
+    counts = import_annotations(_write(tmp_path, [GOOD]), SYSTEM, str(tmp_path / "out"))
+    assert counts["rows_in"] == 1 and len(list((tmp_path / "out").rglob("*.parquet"))) == 1
+    assert not (tmp_path / "out" / "unfinished.txt").exists()
+
+
 def test_pictures_are_looked_for_where_they_should_lie(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(b"12345")

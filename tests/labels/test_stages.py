@@ -3,10 +3,12 @@ captions is its tags; counts are of captions, a source each; evidence adds up ho
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.config import LabelsConfig
+from ram_ray.artifacts import Manifest
+from ram_ray.config import LabelsConfig, ResourcesConfig, RunConfig
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.counts import (
     EVIDENCE,
@@ -20,7 +22,15 @@ from ram_ray.labels.counts import (
     source_of,
 )
 from ram_ray.labels.match import Matcher
-from ram_ray.labels.stages import LabelActor, ParseActor, _count_parsed, make_finder, mark_ambiguous, to_annotations
+from ram_ray.labels.stages import (
+    LabelActor,
+    ParseActor,
+    _count_parsed,
+    _encode_names,
+    make_finder,
+    mark_ambiguous,
+    to_annotations,
+)
 from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, SAMPLE, to_table
 
@@ -174,3 +184,11 @@ def test_the_actor_parses_every_caption_of_every_row() -> None:
     assert second == []
     assert third.count({"caption": 0, "name": "dog", "kind": "object"}) == 1, "once a caption"
     assert table["key"].to_pylist() == ["s/1", "s/2", "s/3"] and table["labels"].to_pylist() == [None, None, []]
+
+
+def test_names_are_encoded_by_the_runs_own_encoder(ray_cluster: None, tiny_bundle: str) -> None:
+    teacher = Manifest("represent", "0", "", 0.0, {"source": f"{tiny_bundle}/../teacher", "revision": None})
+    counts = {("dog", "object"): {"s": 9}, ("beach", "scene"): {"s": 9}, ("rare", "object"): {"s": 1}}
+    vectors = _encode_names(counts, RunConfig(resources=ResourcesConfig(task_cpus=0.5)), teacher)
+    assert vectors.keys() == {"dog", "beach"} and vectors["dog"].shape == (16,)
+    assert np.linalg.norm(vectors["dog"]) == pytest.approx(1, abs=1e-4)
