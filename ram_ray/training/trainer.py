@@ -56,14 +56,8 @@ def train_tagger(
         tokenizer: folder with tokenizer.json, readable by every node.
         start: bundle to start from, None for `represent`'s backbone.
     """
-    make_rows: RowMaker = tagged_rows
-    if config.tag_cap is not None:
-        counts, num_pictures = count_tags(annotations, shards=config.shards, run=run)
-        worth = tag_worth(counts, num_pictures=num_pictures, cap=config.tag_cap)
-        make_rows = functools.partial(tagged_rows, worth=worth)
-    table = make_table(
-        f"{stage.work}/table", {annotations: make_rows}, shards=config.shards, num_rows=num_rows, run=run
-    )
+    sources = {annotations: row_maker(annotations, config=config, run=run)}
+    table = make_table(f"{stage.work}/table", sources, shards=config.shards, num_rows=num_rows, run=run)
     total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config, run=run)
     feed = TaggerFeed(
         table=table,
@@ -89,6 +83,14 @@ def train_tagger(
         start=start,
     )
     return train(job, stage=stage)
+
+
+def row_maker(annotations: str, *, config: TrainConfig, run: RunConfig) -> RowMaker:
+    """Makes training rows of annotations, weighed by their tags where `tag_cap` asks for it."""
+    if config.tag_cap is None:
+        return tagged_rows
+    counts, num_pictures = count_tags(annotations, shards=config.shards, run=run)
+    return functools.partial(tagged_rows, worth=tag_worth(counts, num_pictures=num_pictures, cap=config.tag_cap))
 
 
 def count_tags(annotations: str, *, shards: str, run: RunConfig) -> tuple[dict[int, int], int]:
