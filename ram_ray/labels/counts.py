@@ -108,7 +108,9 @@ def count_captions(block: pa.Table) -> pa.Table:
     lengths = pc.list_value_length(block["captions"]).to_pylist()
     for shard, uri, captions in zip(block["shard"].to_pylist(), block["uri"].to_pylist(), lengths, strict=True):
         counts[source_of(shard, uri)] += captions or 0
-    return pa.table({"source": pa.array(counts, pa.string()), "count": pa.array(counts.values(), pa.int64())})
+    return pa.table(
+        {"source": pa.array(list(counts), pa.string()), "count": pa.array(list(counts.values()), pa.int64())}
+    )
 
 
 class Evidence(NamedTuple):

@@ -95,21 +95,25 @@ def row_maker(annotations: str, *, config: TrainConfig, run: RunConfig) -> RowMa
 
 def count_tags(annotations: str, *, shards: str, run: RunConfig) -> tuple[dict[int, int], int]:
     """Pictures of each tag, and pictures with any, among those to be trained on."""
-
-    def count(block: pa.Table) -> pa.Table:
-        tags = [row["tags"] for row in tagged_rows(_of_shards(block, shards))]
-        counts = Counter(id for one in tags for id in one)
-        counts[-1] = len(tags)
-        return pa.table({"id": pa.array(counts.keys(), pa.int32()), "count": pa.array(counts.values(), pa.int64())})
-
     total: Counter[int] = Counter()
     rows = read_rows(annotations, run=run).map_batches(
-        count, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
+        functools.partial(count_block, shards=shards),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=run.resources.task_cpus,
     )
     for row in rows.iter_rows():  # at most one a block and tag
         total[row["id"]] += row["count"]
     num_pictures = total.pop(-1, 0)
     return dict(total), num_pictures
+
+
+def count_block(block: pa.Table, *, shards: str) -> pa.Table:
+    """Pictures of each tag in a block of annotations; those with any tag under the id -1."""
+    tags = [row["tags"] for row in tagged_rows(_of_shards(block, shards))]
+    counts = Counter(id for one in tags for id in one)
+    counts[-1] = len(tags)
+    return pa.table({"id": pa.array(list(counts), pa.int32()), "count": pa.array(list(counts.values()), pa.int64())})
 
 
 def _of_shards(block: pa.Table, shards: str) -> pa.Table:

@@ -19,6 +19,7 @@ from ram_ray.data.images import Limits
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
 from ram_ray.training.feed import Table, TaggerFeed, draw, plan, tag_worth, tagged_rows, to_table
+from ram_ray.training.trainer import count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
 NUM_ROWS, NUM_BUCKETS, SEED = 61, 8, 5
@@ -282,3 +283,15 @@ def test_a_weighted_bucket_keeps_its_place_in_the_run(feed: TaggerFeed) -> None:
     assert _read(weighted, rank=0, world=1, first=15, end=NUM_ROWS) == whole[15:]
     workers = [_read(weighted, rank=rank, world=2, first=0, end=NUM_ROWS) for rank in range(2)]
     assert sorted(workers[0] + workers[1]) == sorted(whole)
+
+
+def test_pictures_of_each_tag_are_counted_among_the_shards_to_train_on() -> None:
+    place = {"uri": "u", "offset": 1, "nbytes": 2, "captions": [], "removed": []}
+    rows = [
+        {"key": f"{shard}/{number}", "shard": shard, **place, "tags": [{"id": id, "origin": "parsed"} for id in ids]}
+        for number, (shard, ids) in enumerate([("web-0", [0, 1]), ("web-1", [0]), ("clean-0", [0, 2]), ("web-1", [])])
+    ]
+    block = to_records(rows, ANNOTATION)
+    for shards, counts in (("*", {0: 3, 1: 1, 2: 1, -1: 3}), ("web-*", {0: 2, 1: 1, -1: 2}), ("x", {-1: 0})):
+        found = count_block(block, shards=shards)
+        assert dict(zip(found["id"].to_pylist(), found["count"].to_pylist(), strict=True)) == counts
