@@ -31,7 +31,14 @@ def add_parse(commands: Any) -> None:
     parser.set_defaults(run=run_parse)
 
 
-COMMANDS: list[Callable[[Any], None]] = [add_parse]
+def add_labels(commands: Any) -> None:
+    """`ram-ray labels ...`: make, look at, compare and exchange label systems."""
+    from ram_ray.labels.commands import add_labels as add
+
+    add(commands)
+
+
+COMMANDS: list[Callable[[Any], None]] = [add_parse, add_labels]
 
 
 def run_parse(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ram_ray.labels.config import LabelsConfig
 from ram_ray.models.config import ModelConfig, Section, TransformerConfig
 
 
@@ -43,16 +44,6 @@ class DataConfig(Section):
     rows_per_block: int = Field(512, ge=1)  # images that one task reads and decodes
 
 
-class LabelsConfig(Section):
-    """Captions to tags to a label system (paper, section 3.1)."""
-
-    parser: str = "en_ud_ewt"  # the shipped spaCy pipeline, or the name or path of any installed one
-    max_labels: int = Field(4585, ge=1)
-    min_count: int = Field(5, ge=1)  # captions that must name a tag before it becomes a label
-    kinds: list[Literal["object", "scene", "attribute", "action"]] = ["object", "scene", "attribute", "action"]
-    max_caption_chars: int = Field(1000, ge=1)
-
-
 class AugmentConfig(Section):
     """Training crops (paper, appendix): random resized crop, flip, RandAugment."""
 
@@ -78,6 +69,7 @@ class TrainConfig(Section):
     weight_decay: float = 0.05
     clip_grad: float = 1.0
     shards: str = "*"  # glob on shard names: the part of the data to train on
+    tag_cap: float | None = Field(None, gt=0, le=1)  # share of pictures over which a tag no longer adds to their weight
     start: Literal["represent", "previous"] = "represent"  # the backbone only, or the model of the stage before
     augment: AugmentConfig = AugmentConfig()
     caption_loss: bool = True

@@ -27,6 +27,8 @@ class Label:
     count: int = 0  # captions that name it
     synonyms: tuple[str, ...] = ()
     threshold: float | None = None  # probability over which the tag is given; None: the model's default
+    ambiguous: tuple[str, ...] = ()  # of name and synonyms: words that captions mostly use for something else
+    read_as: tuple[str, ...] = ()  # other kinds under which a parser may give its names
 
 
 class LabelSystem:
@@ -51,6 +53,10 @@ class LabelSystem:
         for label in self.labels:
             for synonym in label.synonyms:
                 self._by_name.setdefault((label.kind, synonym), label.id)
+        for label in self.labels:  # last, so that a misreading never hides a label of its own
+            for kind in label.read_as:
+                for name in (label.name, *label.synonyms):
+                    self._by_name.setdefault((kind, name), label.id)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,7 +93,10 @@ class LabelSystem:
         """
         try:
             tree = json.loads(text)
-            system = cls(Label(**{**one, "synonyms": tuple(one.get("synonyms", ()))}) for one in tree["labels"])
+            system = cls(
+                Label(**{**one, **{name: tuple(one.get(name, ())) for name in ("synonyms", "ambiguous", "read_as")}})
+                for one in tree["labels"]
+            )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is not a label system: {error!r}") from error
         if tree.get("version") not in (None, system.version):

@@ -63,7 +63,7 @@ class Pipeline:
         parsed = self.keep(parse(run, config, shards))
         self.done("parse")
 
-        labels = build_labels(run, config, parsed)
+        labels = build_labels(run, config, parsed, teacher)
         annotations = self.keep(label(run, config, parsed, labels))
         if truth:
             truth = label(run, config, parse(run, config, truth, name="parse_eval"), labels, name="labels_eval")

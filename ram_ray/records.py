@@ -66,12 +66,13 @@ CAPTION = pa.struct(
         ("text", pa.string()),
         ("origin", pa.string()),  # original | generated
         ("tags", pa.list_(pa.int32())),  # ids found in this caption
+        ("sources", pa.list_(pa.string())),  # of each: parsed | matched (by its words, see labels.match) | both
     ]
 )
 TAG = pa.struct(
     [
         ("id", pa.int32()),
-        ("origin", pa.string()),  # parsed | generated_caption | tagger
+        ("origin", pa.string()),  # parsed | matched | generated_caption | tagger
         ("score", pa.float32()),  # probability for `tagger`, 1.0 otherwise
     ]
 )

@@ -63,7 +63,12 @@ def test_engine_adds_and_removes_tags_with_provenance(run_folder: str) -> None:
     removed = [one for row in rows for one in row["removed"]]
     assert {one["reason"] for one in removed} <= {"outlier", "disagreement"} and removed
     assert len(removed) == stages["generate_1"]["counts"]["tags"] - stages["clean_1"]["counts"]["tags"]
-    assert {tag["origin"] for row in rows for tag in row["tags"]} <= {"parsed", "generated_caption", "tagger"}
+    assert {tag["origin"] for row in rows for tag in row["tags"]} <= {
+        "parsed",
+        "matched",
+        "generated_caption",
+        "tagger",
+    }
 
 
 def test_report_names_every_stage_and_scores_three_models(run_folder: str) -> None:

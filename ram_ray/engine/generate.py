@@ -19,6 +19,8 @@ import pyarrow as pa
 
 from ram_ray.config import GenerateConfig
 from ram_ray.label_system import LabelSystem
+from ram_ray.labels.match import Matcher, TagFinder
+from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, to_table
 
 if TYPE_CHECKING:
@@ -87,20 +89,29 @@ class CaptionTags:
     """Actor: GENERATED rows -> merged ANNOTATION rows; parses the generated captions with the run's own parser."""
 
     def __init__(
-        self, parser_model: str, labels_uri: str, *, max_caption_chars: int = 1000, parser: CaptionParser | None = None
+        self,
+        parser_model: str,
+        labels_uri: str,
+        *,
+        max_caption_chars: int = 1000,
+        match: bool = True,
+        parser: CaptionParser | None = None,
     ) -> None:
         if parser is None:
             from ram_ray.labels.parser import CaptionParser as Loader
 
             parser = Loader(parser_model, max_chars=max_caption_chars)
         self.parser = parser
-        self.labels = LabelSystem.load(labels_uri)
+        labels = LabelSystem.load(labels_uri)
+        self._find = TagFinder(labels, Matcher(labels, load_lemmas(), max_chars=max_caption_chars) if match else None)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
         said = [row for row in rows if row["generated_caption"]]
         parsed = self.parser.parse([row["generated_caption"] for row in said]) if said else []
-        tags_of = {id(row): self._ids(tags) for row, tags in zip(said, parsed, strict=True)}
+        tags_of = {
+            id(row): self._find(row["generated_caption"], tags)[0] for row, tags in zip(said, parsed, strict=True)
+        }
         return to_table([self._merged(row, tags_of.get(id(row), [])) for row in rows], ANNOTATION)
 
     def _merged(self, row: dict[str, Any], caption_ids: list[int]) -> dict[str, Any]:
@@ -108,10 +119,6 @@ class CaptionTags:
         if row["reason"]:
             return row
         return merge(row, caption=caption, caption_ids=caption_ids, tagger_ids=ids or [], tagger_scores=scores or [])
-
-    def _ids(self, tags: Sequence[Any]) -> list[int]:
-        found = (self.labels.find(tag.name, tag.kind) for tag in tags)
-        return list(dict.fromkeys(one for one in found if one is not None))
 
 
 def merge(

@@ -87,7 +87,10 @@ def generate(
             .map_batches(
                 CaptionTags,
                 fn_constructor_args=(config.labels.parser, label_system_uri(labels.path)),
-                fn_constructor_kwargs={"max_caption_chars": config.labels.max_caption_chars},
+                fn_constructor_kwargs={
+                    "max_caption_chars": config.labels.max_caption_chars,
+                    "match": config.labels.match,
+                },
                 batch_format="pyarrow",
                 batch_size=config.data.rows_per_block,
                 num_cpus=config.resources.actor_cpus,

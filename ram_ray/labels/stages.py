@@ -1,26 +1,38 @@
-"""The stages `parse` and `labels`: captions to tags by name, names to a label system, names to ids.
+"""The stages `parse`, `label_system` and `labels`: captions to tags by name, names to a label system, names to ids.
 
-Counting is a Ray Data aggregation, so what the driver receives grows with the vocabulary and not with the
-captions.
+Counting is Ray Data's, so what the driver receives grows with the vocabulary and not with the captions. A caption's
+tags come from two readers, the parse and the label system's own names found in the text (see `match`); which of them
+found a tag stays with it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
 from ram_ray.annotate import annotate, read_rows, sum_blocks
 from ram_ray.artifacts import Manifest, Run
-from ram_ray.config import LabelsConfig, RunConfig
+from ram_ray.config import RunConfig
 from ram_ray.evaluation.evaluate import tag_counts
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.build import build_label_system
+from ram_ray.labels.build import build
+from ram_ray.labels.config import LabelsConfig
+from ram_ray.labels.counts import Evidence, ambiguous_names, read_captions, read_counts, read_evidence
+from ram_ray.labels.lists import read_system
+from ram_ray.labels.match import MATCHED, Matcher, TagFinder
+from ram_ray.labels.names import Key
+from ram_ray.labels.options import find_edits, identity, make_options
+from ram_ray.labels.page import to_html
 from ram_ray.labels.parser import CaptionParser
+from ram_ray.labels.ready import fit_ready, kind_guess
+from ram_ray.labels.report import BuildReport
+from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, to_table
 
 
@@ -50,17 +62,9 @@ def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse"
     if stage.manifest:
         return stage.manifest
     CaptionParser(config.labels.parser)  # a missing pipeline is the user's mistake: say so before any task starts
-    resources = config.resources
     annotate(
         stage,
-        lambda dataset: dataset.map_batches(
-            ParseActor,
-            fn_constructor_args=(config.labels,),
-            batch_format="pyarrow",
-            batch_size=config.data.rows_per_block,
-            num_cpus=resources.actor_cpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
-        ),
+        lambda dataset: dataset.map_batches(ParseActor, fn_constructor_args=(config.labels,), **_actors(config)),
         source=samples.path,
         schema=PARSED,
         run=config,
@@ -72,28 +76,52 @@ def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse"
     return stage.finish(rows_in=images, rows_out=images, rejected=0, images=images, tags=int(counts["tags"]))
 
 
-def build_labels(run: Run, config: RunConfig, parsed: Manifest) -> Manifest:
-    """A frozen label system from the counts of parsed tags, at `labels/label_system.json` and in the run's root."""
-    identity = config.labels.model_dump(mode="json", include={"max_labels", "min_count", "kinds"})
-    stage = run.stage("label_system", kind="annotations", config=identity, inputs=[parsed])
+def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifest | None = None) -> Manifest:
+    """A frozen label system from the counts of parsed tags, with its report and page, in the stage and the run's root.
+
+    Args:
+        teacher: `represent`'s manifest; needed where `labels.embeddings` is "represent".
+    """
+    settings = config.labels
+    edits = find_edits(settings, run.uri)
+    encoder = teacher if settings.embeddings == "represent" else None
+    if settings.embeddings == "represent" and encoder is None:
+        raise ValueError("labels.embeddings=represent needs the run's own text encoder; give a file of vectors here")
+    what = identity(settings, edits=edits, encoder=encoder.digest if encoder else None)
+    stage = run.stage("label_system", kind="annotations", config=what, inputs=[parsed])
     if stage.manifest:
         return stage.manifest
-    counts = (
-        read_rows(parsed.path, run=config, columns=["parsed", "reason"])
-        .map_batches(_count_names, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus)
-        .groupby(["name", "kind"], num_partitions=config.resources.shuffle_partitions)
-        .sum("count")
+    counts = read_counts(parsed.path, run=config)
+    vectors = _encode_names(counts, config, encoder) if encoder else None
+    lemmas = load_lemmas()
+    if settings.system:
+        listed = read_system(settings.system, kind_of=kind_guess(lemmas, counts))
+        names = [*counts, *((one.name, one.kind) for one in listed.labels)]
+        options = make_options(settings, names, edits=edits, lemmas=lemmas, vectors=vectors)
+        system, report = fit_ready(listed, counts, options)
+    else:
+        system, report = build(counts, make_options(settings, counts, edits=edits, lemmas=lemmas, vectors=vectors))
+    evidence = read_evidence(parsed.path, run=config, system=system)
+    system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
+    report.add_evidence(evidence)
+    report.captions = read_captions(parsed.path, run=config)
+    _write(run, stage.path, system, report)
+    return stage.finish(
+        labels=len(system),
+        version=system.version,
+        names=len(counts),
+        merged=sum(report.merges.values()),
+        dropped=sum(report.num_dropped.values()),
     )
-    system = build_label_system(
-        ((row["name"], row["kind"], row["sum(count)"]) for row in counts.iter_rows()),
-        max_labels=config.labels.max_labels,
-        min_count=config.labels.min_count,
-        kinds=config.labels.kinds,
+
+
+def mark_ambiguous(system: LabelSystem, evidence: dict[int, Evidence], *, agreement: float) -> LabelSystem:
+    """The system with the words noted that matching must leave to the parse."""
+    nothing = Evidence({}, [])
+    return LabelSystem(
+        replace(one, ambiguous=ambiguous_names(evidence.get(one.id, nothing), one.kind, agreement=agreement))
+        for one in system.labels
     )
-    run.fs.makedirs(run.fs._strip_protocol(stage.path), exist_ok=True)
-    system.save(label_system_uri(stage.path))
-    run.write_text("label_system.json", system.to_json())
-    return stage.finish(labels=len(system), version=system.version)
 
 
 def label_system_uri(path: str) -> str:
@@ -101,58 +129,75 @@ def label_system_uri(path: str) -> str:
     return f"{path}/label_system.json"
 
 
+class LabelActor:
+    """Ray Data actor: `records.PARSED` rows to `records.ANNOTATION` rows."""
+
+    def __init__(self, labels: LabelSystem, config: LabelsConfig) -> None:
+        self._find = make_finder(labels, config)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return to_annotations(block, self._find)
+
+
+def make_finder(labels: LabelSystem, config: LabelsConfig) -> TagFinder:
+    """What finds a caption's labels: from the parse, and by their words where `labels.match` says so."""
+    matcher = Matcher(labels, load_lemmas(), max_chars=config.max_caption_chars) if config.match else None
+    return TagFinder(labels, matcher)
+
+
 def label(run: Run, config: RunConfig, parsed: Manifest, labels: Manifest, *, name: str = "labels") -> Manifest:
-    """Parsed names to ids of the label system: the first annotations."""
-    stage = run.stage(name, kind="annotations", config={}, inputs=[parsed, labels])
+    """Parsed names, and names found in the text, to ids of the label system: the first annotations."""
+    settings = config.labels
+    identity = {"match": settings.match, "max_caption_chars": settings.max_caption_chars}
+    stage = run.stage(name, kind="annotations", config=identity, inputs=[parsed, labels])
     if stage.manifest:
         return stage.manifest
-    system = ray.put(LabelSystem.load(label_system_uri(labels.path)))
-
-    def to_ids(block: pa.Table) -> pa.Table:
-        return to_annotations(block, ray.get(system))
-
+    system = LabelSystem.load(label_system_uri(labels.path))
     annotate(
         stage,
-        lambda dataset: dataset.map_batches(
-            to_ids, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus
-        ),
+        lambda dataset: dataset.map_batches(LabelActor, fn_constructor_args=(system, settings), **_actors(config)),
         source=parsed.path,
         schema=ANNOTATION,
         run=config,
         rows_in=parsed.counts["rows_out"],
     )
-    counts = annotation_counts(stage.path, config=config, system=ray.get(system))
+    counts = annotation_counts(stage.path, config=config, system=system)
     _balance(stage.name, rows_in=parsed.counts["rows_out"], rows_out=counts["images"], rejected=0)
     return stage.finish(rows_in=counts["images"], rows_out=counts["images"], rejected=0, **counts)
 
 
-def to_annotations(block: pa.Table, system: LabelSystem) -> pa.Table:
-    """`records.PARSED` rows to `records.ANNOTATION` rows; names outside the label system are left out."""
+def to_annotations(block: pa.Table, find: TagFinder) -> pa.Table:
+    """`records.PARSED` rows to `records.ANNOTATION` rows; names outside the label system are left out.
+
+    A tag of the picture is "parsed" if the parse gave it in any caption, else "matched".
+    """
     rows = []
     for row in block.to_pylist():
-        ids: list[list[int]] = [[] for _ in row["captions"]]
+        parsed: list[list[Key]] = [[] for _ in row["captions"]]
         for tag in row.pop("parsed"):
-            id = system.find(tag["name"], tag["kind"])
-            if id is not None and id not in ids[tag["caption"]]:
-                ids[tag["caption"]].append(id)
-        captions = [
-            {"text": text, "origin": "original", "tags": found}
-            for text, found in zip(row["captions"], ids, strict=True)
-        ]
-        union = list(dict.fromkeys(id for found in ids for id in found))
+            parsed[tag["caption"]].append((tag["name"], tag["kind"]))
+        captions: list[dict[str, Any]] = []
+        union: dict[int, str] = {}
+        for text, tags in zip(row["captions"], parsed, strict=True):
+            ids, sources = find(text, tags)
+            captions.append({"text": text, "origin": "original", "tags": ids, "sources": sources})
+            for id, source in zip(ids, sources, strict=True):
+                if source != MATCHED or id not in union:
+                    union[id] = MATCHED if source == MATCHED else "parsed"
         kept = {name: row[name] for name in ANNOTATION.names if name in row}
-        tags = [{"id": id, "origin": "parsed", "score": 1.0} for id in union]
-        rows.append({**kept, "captions": captions, "tags": tags, "removed": []})
+        origins = [{"id": id, "origin": origin, "score": 1.0} for id, origin in union.items()]
+        rows.append({**kept, "captions": captions, "tags": origins, "removed": []})
     return to_table(rows, ANNOTATION)
 
 
 def annotation_counts(path: str, *, config: RunConfig, system: LabelSystem) -> dict[str, Any]:
-    """Images, tags and, where rows carry human labels, how true the tags are: tp, fp, fn."""
+    """Images, tags, tags of each origin and, where rows carry human labels, how true the tags are: tp, fp, fn."""
     reference = ray.put(system)
 
     def count(block: pa.Table) -> dict[str, float]:
         return {
             "rejected_rows": len(block) - block["reason"].null_count,
+            **_count_matched(block),
             **tag_counts(block, system=ray.get(reference)).to_pylist()[0],
         }
 
@@ -161,26 +206,55 @@ def annotation_counts(path: str, *, config: RunConfig, system: LabelSystem) -> d
     return {name: int(value) for name, value in sums.items()}
 
 
+def _actors(config: RunConfig) -> dict[str, Any]:
+    """What an actor pool over captions asks Ray Data for."""
+    resources = config.resources
+    return {
+        "batch_format": "pyarrow",
+        "batch_size": config.data.rows_per_block,
+        "num_cpus": resources.actor_cpus,
+        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
+    }
+
+
+def _encode_names(counts: dict[Key, dict[str, int]], config: RunConfig, teacher: Manifest) -> dict[str, np.ndarray]:
+    """Vectors of the names that can become labels, by the run's own text encoder, away from the driver."""
+    frequent = {name for (name, _), sources in counts.items() if sum(sources.values()) >= config.labels.min_count}
+    names = sorted(frequent)
+
+    def encode() -> np.ndarray:
+        from ram_ray.models.bundle import local_folder
+        from ram_ray.models.dual_encoder import Teacher
+
+        source = teacher.counts["source"]
+        folder = str(local_folder(source)) if "://" in source else source
+        encoder = Teacher.from_pretrained(folder, revision=teacher.counts["revision"])
+        return encoder.label_embeddings(names, list(config.model.templates)).numpy()
+
+    vectors = ray.get(ray.remote(num_cpus=config.resources.task_cpus)(encode).remote())
+    return dict(zip(names, vectors, strict=True))
+
+
+def _write(run: Run, path: str, system: LabelSystem, report: BuildReport) -> None:
+    run.fs.makedirs(run.fs._strip_protocol(path), exist_ok=True)
+    system.save(label_system_uri(path))
+    page = to_html(system, report, title=run.uri.rstrip("/").rpartition("/")[2])
+    for name, text in (("label_report.json", report.to_json()), ("label_system.html", page)):
+        with run.fs.open(f"{run.fs._strip_protocol(path)}/{name}", "w", encoding="utf-8") as file:
+            file.write(text)
+        run.write_text(name, text)
+    run.write_text("label_system.json", system.to_json())
+
+
+def _count_matched(block: pa.Table) -> dict[str, float]:
+    good = block.filter(pc.is_null(block["reason"])).combine_chunks()
+    origins = pc.struct_field(pc.list_flatten(good["tags"]), "origin")
+    return {"matched": pc.sum(pc.equal(origins, MATCHED)).as_py() or 0}
+
+
 def _count_parsed(block: pa.Table) -> dict[str, float]:
     tags = [{(tag["name"], tag["kind"]) for tag in row} for row in block["parsed"].to_pylist()]
     return {"rows": len(block), "tags": sum(len(one) for one in tags)}
-
-
-def _count_names(block: pa.Table) -> pa.Table:
-    counts = Counter(
-        (tag["name"], tag["kind"])
-        for row, reason in zip(block["parsed"].to_pylist(), block["reason"].to_pylist(), strict=True)
-        if reason is None
-        for tag in row
-    )
-    names, kinds = zip(*counts, strict=True) if counts else ((), ())
-    return pa.table(
-        {
-            "name": pa.array(names, pa.string()),
-            "kind": pa.array(kinds, pa.string()),
-            "count": pa.array(np.array(list(counts.values()), dtype=np.int64)),
-        }
-    )
 
 
 def _balance(stage: str, *, rows_in: int, rows_out: int, rejected: int) -> None:

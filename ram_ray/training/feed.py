@@ -15,7 +15,7 @@ import functools
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import fsspec
@@ -39,6 +39,7 @@ ROWS = pa.schema(
         ("shard", pa.string()),
         ("pictures", pa.list_(PICTURE)),  # one for the tagger, several for StableRep
         ("tags", pa.list_(pa.int32())),
+        ("weight", pa.float32()),  # how often a row is seen against others; null: as often as any
         ("captions", pa.list_(pa.struct([("text", pa.string()), ("tags", pa.list_(pa.int32()))]))),
     ]
 )
@@ -52,9 +53,13 @@ def to_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ROWS)
 
 
-def tagged_rows(annotations: pa.Table) -> list[dict]:
-    """Training rows of the tagger from `records.ANNOTATION`; rejected rows and rows without a tag are left out."""
-    return [
+def tagged_rows(annotations: pa.Table, *, worth: Mapping[int, float] | None = None) -> list[dict]:
+    """Training rows of the tagger from `records.ANNOTATION`; rejected rows and rows without a tag are left out.
+
+    Args:
+        worth: of each tag, see `tag_worth`; a picture weighs as much as its worthiest tag.
+    """
+    rows = [
         {
             "key": row["key"],
             "shard": row["shard"],
@@ -65,6 +70,34 @@ def tagged_rows(annotations: pa.Table) -> list[dict]:
         for row in annotations.to_pylist()
         if row["reason"] is None and row["tags"]
     ]
+    return [{**row, "weight": max(worth[id] for id in row["tags"])} for row in rows] if worth is not None else rows
+
+
+def tag_worth(pictures: Mapping[int, int], *, num_pictures: int, cap: float) -> dict[int, float]:
+    """What a tag adds to a picture's weight: 1, or less where more than the share `cap` of the pictures have it.
+
+    Args:
+        pictures: tag id -> pictures that have it.
+    """
+    return {id: min(1.0, cap * num_pictures / count) for id, count in pictures.items()}
+
+
+def draw(weights: list[float], *, seed: str) -> list[int]:
+    """As many places as there are weights, each about in proportion to its weight, at most one more or less.
+
+    Systematic sampling: a bucket keeps its number of rows, so the position in the run stays one number.
+    """
+    total, place = sum(weights), 0
+    step = total / len(weights)
+    at, passed = random.Random(seed).random() * step, weights[0]
+    places = []
+    for _ in weights:
+        while passed < at and place + 1 < len(weights):
+            place += 1
+            passed += weights[place]
+        places.append(place)
+        at += step
+    return places
 
 
 @dataclass(frozen=True)
@@ -135,8 +168,10 @@ class Feed(ABC):
     def rows(self, position: Position) -> Iterator[dict]:
         """This worker's rows of one bucket visit, in training order."""
         table = self.table.read(position.bucket)
-        order = list(range(len(table)))
-        random.Random(f"{self.seed}/{position.epoch}/{position.bucket}").shuffle(order)
+        visit = f"{self.seed}/{position.epoch}/{position.bucket}"
+        weighted = len(table) and table["weight"].null_count == 0
+        order = draw(table["weight"].to_pylist(), seed=f"{visit}/draw") if weighted else list(range(len(table)))
+        random.Random(visit).shuffle(order)
         mine = [
             row
             for place, row in enumerate(order)

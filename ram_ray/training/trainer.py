@@ -10,8 +10,10 @@ the stage's work folder, and the model is written from the last checkpoint.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from ram_ray.config import RunConfig, TrainConfig
 from ram_ray.data.images import Limits
 from ram_ray.label_system import LabelSystem
 from ram_ray.training.build import TaggerJob
-from ram_ray.training.feed import Table, TaggerFeed, tagged_rows, to_table
+from ram_ray.training.feed import Table, TaggerFeed, tag_worth, tagged_rows, to_table
 from ram_ray.training.worker import Job, train_worker
 
 RowMaker = Callable[[pa.Table], list[dict]]
@@ -54,9 +56,8 @@ def train_tagger(
         tokenizer: folder with tokenizer.json, readable by every node.
         start: bundle to start from, None for `represent`'s backbone.
     """
-    table = make_table(
-        f"{stage.work}/table", {annotations: tagged_rows}, shards=config.shards, num_rows=num_rows, run=run
-    )
+    sources = {annotations: row_maker(annotations, config=config, run=run)}
+    table = make_table(f"{stage.work}/table", sources, shards=config.shards, num_rows=num_rows, run=run)
     total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config, run=run)
     feed = TaggerFeed(
         table=table,
@@ -82,6 +83,45 @@ def train_tagger(
         start=start,
     )
     return train(job, stage=stage)
+
+
+def row_maker(annotations: str, *, config: TrainConfig, run: RunConfig) -> RowMaker:
+    """Makes training rows of annotations, weighed by their tags where `tag_cap` asks for it."""
+    if config.tag_cap is None:
+        return tagged_rows
+    counts, num_pictures = count_tags(annotations, shards=config.shards, run=run)
+    return functools.partial(tagged_rows, worth=tag_worth(counts, num_pictures=num_pictures, cap=config.tag_cap))
+
+
+def count_tags(annotations: str, *, shards: str, run: RunConfig) -> tuple[dict[int, int], int]:
+    """Pictures of each tag, and pictures with any, among those to be trained on."""
+    total: Counter[int] = Counter()
+    rows = read_rows(annotations, run=run).map_batches(
+        functools.partial(count_block, shards=shards),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=run.resources.task_cpus,
+    )
+    for row in rows.iter_rows():  # at most one a block and tag
+        total[row["id"]] += row["count"]
+    num_pictures = total.pop(-1, 0)
+    return dict(total), num_pictures
+
+
+def count_block(block: pa.Table, *, shards: str) -> pa.Table:
+    """Pictures of each tag in a block of annotations; those with any tag under the id -1."""
+    tags = [row["tags"] for row in tagged_rows(_of_shards(block, shards))]
+    counts = Counter(id for one in tags for id in one)
+    counts[-1] = len(tags)
+    return pa.table({"id": pa.array(list(counts), pa.int32()), "count": pa.array(list(counts.values()), pa.int64())})
+
+
+def _of_shards(block: pa.Table, shards: str) -> pa.Table:
+    if shards == "*":
+        return block
+    return block.filter(
+        pa.array([fnmatch.fnmatchcase(str(one), shards) for one in block["shard"].to_pylist()], pa.bool_())
+    )
 
 
 def train(job: Job, *, stage: Stage) -> dict[str, Any]:
@@ -155,10 +195,7 @@ def make_table(
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
-            if shards != "*":
-                wanted = [fnmatch.fnmatchcase(str(shard), shards) for shard in block["shard"].to_pylist()]
-                block = block.filter(pa.array(wanted, pa.bool_()))
-            return to_table(make_rows(block), seed=run.seed, num_buckets=num_buckets)
+            return to_table(make_rows(_of_shards(block, shards)), seed=run.seed, num_buckets=num_buckets)
 
         return rows
 

@@ -16,7 +16,7 @@ def annotation(key: str = "s/1", **changes) -> dict:
         "uri": "s.tar",
         "offset": 0,
         "nbytes": 10,
-        "captions": [{"text": "a dog", "origin": "original", "tags": [0]}],
+        "captions": [{"text": "a dog", "origin": "original", "tags": [0], "sources": ["parsed"]}],
         "tags": [{"id": 0, "origin": "parsed", "score": 1.0}],
         "removed": [],
         "labels": None,

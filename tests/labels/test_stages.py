@@ -1,12 +1,37 @@
-"""Contract: names become ids a caption, the union of a row's captions its tags, and counts are of captions."""
+"""Contract: names become ids a caption, by the parse and by their words, with who found them; the union of a row's
+captions is its tags; counts are of captions, a source each; evidence adds up however the rows are cut into blocks."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
+import pytest
 
-from ram_ray.config import LabelsConfig
+from ram_ray.artifacts import Manifest
+from ram_ray.config import LabelsConfig, ResourcesConfig, RunConfig
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.stages import ParseActor, _count_names, _count_parsed, to_annotations
+from ram_ray.labels.counts import (
+    EVIDENCE,
+    NAME_COUNTS,
+    Evidence,
+    add_evidence,
+    ambiguous_names,
+    count_captions,
+    count_names,
+    find_evidence,
+    source_of,
+)
+from ram_ray.labels.match import Matcher
+from ram_ray.labels.stages import (
+    LabelActor,
+    ParseActor,
+    _count_parsed,
+    _encode_names,
+    make_finder,
+    mark_ambiguous,
+    to_annotations,
+)
+from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, SAMPLE, to_table
 
 SYSTEM = LabelSystem(
@@ -17,7 +42,8 @@ SYSTEM = LabelSystem(
         Label(3, "red", "attribute"),
     ]
 )
-PLACE = {"shard": "s", "uri": "s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
+PLACE = {"shard": "s", "uri": "a/s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
+BY_PARSE = make_finder(SYSTEM, LabelsConfig(match=False))
 
 
 def _row(key: str, captions: list[str], parsed: list[tuple[int, str, str]], **more) -> dict:
@@ -39,10 +65,11 @@ def test_names_become_ids_of_their_caption() -> None:
         _row("s/2", ["they train"], [(0, "train", "action"), (0, "train", "attribute")]),
         _row("s/3", ["x"], []),
     ]  # fmt: skip
-    table = to_annotations(to_table(rows, PARSED), SYSTEM)
+    table = to_annotations(to_table(rows, PARSED), BY_PARSE)
     assert table.schema == ANNOTATION
     first, second, third = table.to_pylist()
     assert [one["tags"] for one in first["captions"]] == [[3, 0], [0, 1], []]
+    assert [one["sources"] for one in first["captions"]] == [["parsed"] * 2, ["parsed"] * 2, []]
     assert [(one["text"], one["origin"]) for one in first["captions"]] == [
         ("a red dog", "original"), ("a hound and a train", "original"), ("nothing", "original"),
     ]  # fmt: skip
@@ -56,23 +83,90 @@ def test_names_become_ids_of_their_caption() -> None:
         }
 
 
+def test_both_readers_are_recorded() -> None:
+    rows = [_row("s/1", ["a dog", "a hound trains, all red"], [(0, "dog", "object"), (1, "train", "action")])]
+    (row,) = LabelActor(SYSTEM, LabelsConfig())(to_table(rows, PARSED)).to_pylist()
+    assert [one["tags"] for one in row["captions"]] == [[0], [2, 0, 3]]
+    assert [one["sources"] for one in row["captions"]] == [["both"], ["parsed", "matched", "matched"]]
+    assert [(one["id"], one["origin"]) for one in row["tags"]] == [(0, "parsed"), (2, "parsed"), (3, "matched")]
+
+
 def test_an_empty_block_keeps_its_columns() -> None:
-    assert to_annotations(to_table([], PARSED), SYSTEM).schema == ANNOTATION
-    counted = _count_names(to_table([], PARSED))
-    assert counted.schema == pa.schema([("name", pa.string()), ("kind", pa.string()), ("count", pa.int64())])
+    assert to_annotations(to_table([], PARSED), BY_PARSE).schema == ANNOTATION
+    assert count_names(to_table([], PARSED)).schema == NAME_COUNTS
+    assert find_evidence(to_table([], PARSED), SYSTEM, Matcher(SYSTEM, load_lemmas())).schema == EVIDENCE
     assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0}
 
 
-def test_counts_are_of_captions_by_name_and_kind_and_pass_over_rejected_rows() -> None:
-    rows = [
-        _row("s/1", ["a", "b"], [(0, "dog", "object"), (1, "dog", "object"), (1, "train", "action")]),
+def _rows() -> list[dict]:
+    return [
+        _row("s/1", ["a", "b"], [(0, "dog", "object"), (1, "dog", "object"), (1, "train", "action"),
+                                 (1, "train", "action")]),
         _row("s/2", ["c"], [(0, "train", "object"), (0, "dog", "object")]),
+        {**_row("t-0001/1", ["c"], [(0, "dog", "object")]), "shard": "t-0001"},
         _row("s/3", ["d"], [(0, "dog", "object")], reason="truncated", detail=""),
-    ]
-    table = to_table(rows, PARSED)
-    counts = {(row["name"], row["kind"]): row["count"] for row in _count_names(table).to_pylist()}
-    assert counts == {("dog", "object"): 3, ("train", "action"): 1, ("train", "object"): 1}
+    ]  # fmt: skip
+
+
+def test_counts_are_of_captions_by_name_kind_and_source_and_pass_over_rejected_rows() -> None:
+    table = to_table(_rows(), PARSED)
+    counts = {(row["name"], row["kind"], row["source"]): row["count"] for row in count_names(table).to_pylist()}
+    assert counts == {
+        ("dog", "object", "s"): 3, ("train", "action", "s"): 1, ("train", "object", "s"): 1, ("dog", "object", "t"): 1,
+    }  # fmt: skip
+    parts = [count_names(table.slice(place, 1)) for place in range(4)]
+    assert pa.concat_tables(parts)["count"].to_pylist() and sum(len(one) for one in parts) == 5
+    assert {row["source"]: row["count"] for row in count_captions(table).to_pylist()} == {"s": 3, "t": 1}
     assert _count_parsed(table.slice(0, 2)) == {"rows": 2, "tags": 4}, "tags are counted once a picture"
+
+
+@pytest.mark.parametrize(
+    ("shard", "uri", "source"),
+    [
+        ("photos-train-00003", "x/photos-train-00003.tar", "photos-train"),
+        ("00003", "data/cc3m/00003.tar", "cc3m"),
+        ("00003-1a2b3c4d", "data/cc12m/00003.tar", "cc12m"),
+        ("album", "x/album/a.jpg", "album"),
+        ("7", "7", "7"),
+    ],
+)
+def test_the_source_of_a_shard(shard: str, uri: str, source: str) -> None:
+    assert source_of(shard, uri) == source
+
+
+def test_evidence_adds_up_and_finds_ambiguous_words() -> None:
+    rows = [_row(f"s/{place}", [f"the dog number {place}"], [(0, "dog", "object")]) for place in range(9)]
+    rows += [_row(f"s/r{place}", [f"red group {place}"], []) for place in range(6)]
+    rows += [_row("s/x", ["a dog"], [], reason="truncated")]
+    table = to_table(rows, PARSED)
+    matcher = Matcher(SYSTEM, load_lemmas(), trusting=True)
+
+    def evidence(*sizes: int) -> dict[int, Evidence]:
+        parts, start = [], 0
+        for size in sizes:
+            parts.append(find_evidence(table.slice(start, size), SYSTEM, matcher))
+            start += size
+        found = {}
+        together = pa.concat_tables(parts)
+        for id in (0, 3):
+            one = add_evidence(together.filter(pa.array([other == id for other in together["id"].to_pylist()])))
+            lines = one.to_pylist()
+            names = {line["name"]: (line["matched"], line["agreed"]) for line in lines if line["name"]}
+            found[id] = Evidence(names, [line["example"] for line in lines if line["example"]])
+        return found
+
+    whole = evidence(16)
+    assert whole == evidence(5, 3, 8)
+    assert whole[0].names == {"dog": (9, 9)} and len(whole[0].examples) == 3 and whole[3].names == {"red": (6, 0)}
+    system = mark_ambiguous(SYSTEM, whole, agreement=0.75)
+    assert system[3].ambiguous == ("red",) and system[0].ambiguous == () and system.version == SYSTEM.version
+    assert [one.id for one in Matcher(system, load_lemmas()).find("a red dog")] == [0]
+
+
+def test_verbs_and_adjectives_must_be_clearer_than_nouns() -> None:
+    seen = Evidence({"dog": (10, 8), "a dog": (10, 0), "rare": (4, 0)}, [])
+    assert ambiguous_names(seen, "object", agreement=0.75) == ()
+    assert ambiguous_names(seen, "action", agreement=0.75) == ("a dog", "dog")
 
 
 def test_the_actor_parses_every_caption_of_every_row() -> None:
@@ -90,3 +184,11 @@ def test_the_actor_parses_every_caption_of_every_row() -> None:
     assert second == []
     assert third.count({"caption": 0, "name": "dog", "kind": "object"}) == 1, "once a caption"
     assert table["key"].to_pylist() == ["s/1", "s/2", "s/3"] and table["labels"].to_pylist() == [None, None, []]
+
+
+def test_names_are_encoded_by_the_runs_own_encoder(ray_cluster: None, tiny_bundle: str) -> None:
+    teacher = Manifest("represent", "0", "", 0.0, {"source": f"{tiny_bundle}/../teacher", "revision": None})
+    counts = {("dog", "object"): {"s": 9}, ("beach", "scene"): {"s": 9}, ("rare", "object"): {"s": 1}}
+    vectors = _encode_names(counts, RunConfig(resources=ResourcesConfig(task_cpus=0.5)), teacher)
+    assert vectors.keys() == {"dog", "beach"} and vectors["dog"].shape == (16,)
+    assert np.linalg.norm(vectors["dog"]) == pytest.approx(1, abs=1e-4)

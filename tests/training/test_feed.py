@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,7 +18,8 @@ from ram_ray.config import AugmentConfig, TrainConfig
 from ram_ray.data.images import Limits
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
-from ram_ray.training.feed import Table, TaggerFeed, plan, tagged_rows, to_table
+from ram_ray.training.feed import Table, TaggerFeed, draw, plan, tag_worth, tagged_rows, to_table
+from ram_ray.training.trainer import count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
 NUM_ROWS, NUM_BUCKETS, SEED = 61, 8, 5
@@ -240,3 +242,56 @@ def test_rejected_and_untagged_rows_are_not_learnt() -> None:
         "key": "s/1", "shard": "s", "pictures": [{"uri": "u", "offset": 1, "nbytes": 2}], "tags": [1, 4],
         "captions": [{"text": "a dog", "tags": [4]}],
     }  # fmt: skip
+
+
+def test_a_frequent_tag_adds_less_to_a_pictures_weight() -> None:
+    worth = tag_worth({0: 80, 1: 10, 2: 20}, num_pictures=100, cap=0.2)
+    assert worth == {0: 0.25, 1: 1.0, 2: 1.0}
+    place = {"shard": "s", "uri": "u", "offset": 1, "nbytes": 2, "captions": [], "removed": []}
+    tags = [[0], [0, 1], [2]]
+    rows = [
+        {"key": f"s/{number}", **place, "tags": [{"id": id, "origin": "parsed", "score": 1.0} for id in ids]}
+        for number, ids in enumerate(tags)
+    ]
+    weighted = tagged_rows(to_records(rows, ANNOTATION), worth=worth)
+    assert [one["weight"] for one in weighted] == [0.25, 1.0, 1.0], "a picture is worth its rarest tag"
+
+
+def test_rows_are_drawn_in_proportion_to_their_weight() -> None:
+    weights = [0.25] * 8 + [1.0] * 2
+    seen = np.zeros(10)
+    for epoch in range(200):
+        places = draw(weights, seed=f"0/{epoch}")
+        counts = np.bincount(places, minlength=10)
+        assert len(places) == 10 and counts[8:].min() >= 2 and counts[:8].max() <= 1
+        seen += counts / 200
+    np.testing.assert_allclose(seen, np.array(weights) * 10 / 4, atol=0.12)
+    assert draw(weights, seed="a") == draw(weights, seed="a") and draw([1.0], seed="a") == [0]
+    assert draw([0.5] * 7, seed="b") == list(range(7)), "equal weights: each row once"
+
+
+def test_a_weighted_bucket_keeps_its_place_in_the_run(feed: TaggerFeed) -> None:
+    class Weighted(Table):
+        def read(self, bucket: int) -> pa.Table:
+            table = super().read(bucket)
+            weights = [0.1 + int(key[2:]) % 3 for key in table["key"].to_pylist()]
+            return table.set_column(table.column_names.index("weight"), "weight", pa.array(weights, pa.float32()))
+
+    weighted = replace(feed, table=Weighted(feed.table.path, feed.table.buckets))
+    whole = _read(weighted, rank=0, world=1, first=0, end=NUM_ROWS)
+    assert len(whole) == NUM_ROWS and whole != _read(feed, rank=0, world=1, first=0, end=NUM_ROWS)
+    assert _read(weighted, rank=0, world=1, first=15, end=NUM_ROWS) == whole[15:]
+    workers = [_read(weighted, rank=rank, world=2, first=0, end=NUM_ROWS) for rank in range(2)]
+    assert sorted(workers[0] + workers[1]) == sorted(whole)
+
+
+def test_pictures_of_each_tag_are_counted_among_the_shards_to_train_on() -> None:
+    place = {"uri": "u", "offset": 1, "nbytes": 2, "captions": [], "removed": []}
+    rows = [
+        {"key": f"{shard}/{number}", "shard": shard, **place, "tags": [{"id": id, "origin": "parsed"} for id in ids]}
+        for number, (shard, ids) in enumerate([("web-0", [0, 1]), ("web-1", [0]), ("clean-0", [0, 2]), ("web-1", [])])
+    ]
+    block = to_records(rows, ANNOTATION)
+    for shards, counts in (("*", {0: 3, 1: 1, 2: 1, -1: 3}), ("web-*", {0: 2, 1: 1, -1: 2}), ("x", {-1: 0})):
+        found = count_block(block, shards=shards)
+        assert dict(zip(found["id"].to_pylist(), found["count"].to_pylist(), strict=True)) == counts

@@ -1,0 +1,120 @@
+"""Captions without pictures: text files, one caption a line, as rows of the first stage.
+
+A label system needs no pictures, and the captions are often at hand long before them. Each line becomes one row of
+`records.SAMPLE` (its key is the file and the line, `offset` the line's number), so that parsing, counting and the rest
+run as they do on shards; a line that holds no caption is a rejected row, like any other.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ram_ray.annotate import annotate, count_rows, read_rows, sum_blocks, write_rejected
+from ram_ray.artifacts import Manifest, Run
+from ram_ray.config import RunConfig
+from ram_ray.records import SAMPLE, to_table
+
+ROWS_AT_ONCE = 4096
+MAX_LINE = 1_000_000  # bytes
+_ENDINGS = re.compile(r"(\.txt|\.captions)?(\.gz|\.bz2|\.xz|\.zst)?$")
+
+
+def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str = "captions") -> Manifest:
+    """Leave a `records.SAMPLE` row for every line of the text files at `uris` (paths, URIs, globs; also .gz).
+
+    Raises:
+        ValueError: if a name matches nothing, or two files have one name.
+    """
+    files = list_files(uris)
+    described = [{"name": shard, "uri": uri, "size": _size(uri)} for shard, uri in files.items()]
+    stage = run.stage(name, kind="annotations", config={"files": described}, inputs=[])
+    if stage.manifest:
+        return stage.manifest
+    listing = f"{stage.work}/listing"
+    fs, root = fsspec.url_to_fs(listing)
+    fs.makedirs(root, exist_ok=True)
+    with fs.open(f"{root}/files.parquet", "wb") as file:
+        pq.write_table(pa.Table.from_pylist([{"shard": shard, "uri": uri} for shard, uri in files.items()]), file)
+
+    def scan(block: pa.Table) -> Iterator[pa.Table]:
+        for one in block.to_pylist():
+            rows = read_lines(one["shard"], one["uri"])
+            while part := list(islice(rows, ROWS_AT_ONCE)):
+                yield to_table(part, SAMPLE)
+
+    annotate(
+        stage,
+        lambda dataset: dataset.map_batches(
+            scan, batch_format="pyarrow", batch_size=1, num_cpus=config.resources.task_cpus
+        ),
+        source=listing,
+        schema=SAMPLE,
+        run=config,
+        rows_in=0,
+        id_column="shard",
+        rows_per_block=1,
+        partitioned=False,
+    )
+    counts = sum_blocks(read_rows(stage.path, run=config, columns=["key", "reason"]), count_rows, run=config)
+    rows, rejected = int(counts["rows"]), int(counts["rejected"])
+    write_rejected(stage, run=config, num_rejected=rejected)
+    if rows == rejected:
+        raise ValueError(f"{name}: none of the {rows} lines of {', '.join(uris)} is a caption")
+    return stage.finish(rows_in=rows, rows_out=rows - rejected, rejected=rejected)
+
+
+def list_files(uris: list[str]) -> dict[str, str]:
+    """Name of each text file -> its URI, sorted.
+
+    Raises:
+        ValueError: if a name matches nothing, or two files have one name.
+    """
+    found: dict[str, str] = {}
+    for pattern in uris:
+        fs, path = fsspec.url_to_fs(pattern)
+        matches = [one for one in fs.glob(path) if fs.isfile(one)] if "*" in path or "?" in path else [path]
+        if not matches or not fs.isfile(matches[0]):
+            raise ValueError(f"{pattern}: no text file is there; give files with one caption a line, also as .gz")
+        for match in matches:
+            uri = fs.unstrip_protocol(match) if "://" in pattern else match
+            shard = re.sub(r"[^A-Za-z0-9._-]", "_", _ENDINGS.sub("", posixpath.basename(match))) or "captions"
+            if found.setdefault(shard, uri) != uri:
+                raise ValueError(f"{found[shard]} and {uri} have one name; rename one, for names tell sources apart")
+    return dict(sorted(found.items()))
+
+
+def read_lines(shard: str, uri: str) -> Iterator[dict[str, Any]]:
+    """A row for every line of a text file, in bounded memory whatever the file holds."""
+    with fsspec.open(uri, "rb", compression="infer") as file:
+        number = 0
+        while line := file.readline(MAX_LINE):
+            number += 1
+            row: dict[str, Any] = {"key": f"{shard}/{number}", "shard": shard, "uri": uri, "offset": number}
+            cut = len(line) == MAX_LINE and not line.endswith(b"\n")
+            while cut and (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
+                pass
+            row |= {"nbytes": len(line), "captions": []}
+            try:
+                text = line.decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield row | {"reason": "bad_metadata", "detail": f"byte {error.start} of the line is not UTF-8"}
+                continue
+            if cut:
+                yield row | {"reason": "bad_metadata", "detail": f"a line of more than {MAX_LINE:,} bytes"}
+            elif not text:
+                yield row | {"reason": "no_caption", "detail": "an empty line"}
+            else:
+                yield row | {"captions": [text]}
+
+
+def _size(uri: str) -> int | None:
+    fs, path = fsspec.url_to_fs(uri)
+    return fs.info(path).get("size")

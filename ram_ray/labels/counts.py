@@ -1,0 +1,227 @@
+"""Counting on Ray Data: how often captions name a tag, and how far its words can be trusted.
+
+Two aggregations, each bounded by the vocabulary and not by the corpus:
+
+    read_counts    parsed rows -> (name, kind, source) -> captions          what the label system is made of
+    read_evidence  parsed rows + the system -> a row a label                how often its words stand in captions, how
+                                                                            often the parse agrees, a few examples
+
+Blocks count in Arrow's own code; what leaves a block has at most a row a name, and Ray Data adds the blocks up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from ram_ray.annotate import read_rows
+from ram_ray.config import RunConfig
+from ram_ray.label_system import LabelSystem
+from ram_ray.labels.match import Matcher
+from ram_ray.labels.names import Key
+from ram_ray.labels.tables import load_lemmas
+
+NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])
+EVIDENCE = pa.schema(
+    [
+        ("id", pa.int32()),
+        ("name", pa.string()),  # of the label or a synonym, as it stood in captions; null on rows with an example
+        ("matched", pa.int64()),  # captions where its words stand
+        ("agreed", pa.int64()),  # of these, captions where the parse gives the label
+        ("example", pa.string()),  # a caption
+        ("order", pa.int64()),  # hash of the example: the smallest are kept
+    ]
+)
+MIN_EVIDENCE = 5  # captions: with fewer, a word keeps the benefit of the doubt
+NUM_EXAMPLES = 3
+MAX_EXAMPLE = 160  # characters
+_NUMBER = re.compile(r"[-_.]?\d*(-[0-9a-f]{6,})?$")
+
+
+def source_of(shard: str, uri: str) -> str:
+    """The set of captions that a shard belongs to: its name without its number ("photos-train-00003"), or the folder
+    that it lies in where it has only a number ("cc3m/00003.tar")."""
+    name = _NUMBER.sub("", shard)
+    return name or uri.rstrip("/").rpartition("/")[0].rpartition("/")[2] or shard
+
+
+def count_names(block: pa.Table) -> pa.Table:
+    """`records.PARSED` rows to NAME_COUNTS: captions that name each tag; rejected rows are passed over."""
+    block = block.filter(pc.is_null(block["reason"])).combine_chunks()
+    if not len(block):
+        return NAME_COUNTS.empty_table()
+    places = [source_of(*pair) for pair in zip(block["shard"].to_pylist(), block["uri"].to_pylist(), strict=True)]
+    tags = pc.list_flatten(block["parsed"])
+    rows = pc.list_parent_indices(block["parsed"])
+    flat = pa.table(
+        {
+            "name": pc.struct_field(tags, "name"),
+            "kind": pc.struct_field(tags, "kind"),
+            "source": pc.take(pa.array(places, pa.string()), rows),
+            "row": rows,
+            "caption": pc.struct_field(tags, "caption"),
+        }
+    )
+    captions = flat.group_by(["name", "kind", "source", "row", "caption"]).aggregate([])  # once a caption
+    counts = captions.group_by(["name", "kind", "source"]).aggregate([([], "count_all")])
+    return counts.rename_columns({"count_all": "count"}).select(NAME_COUNTS.names).cast(NAME_COUNTS)
+
+
+def read_counts(path: str, *, run: RunConfig) -> dict[Key, dict[str, int]]:
+    """(name, kind) -> source -> captions, over the parsed rows at `path`."""
+    columns = ["parsed", "reason", "shard", "uri"]
+    rows = (
+        read_rows(path, run=run, columns=columns)
+        .map_batches(count_names, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus)
+        .groupby(["name", "kind", "source"], num_partitions=run.resources.shuffle_partitions)
+        .sum("count")
+    )
+    counts: dict[Key, dict[str, int]] = defaultdict(dict)  # the vocabulary
+    for row in rows.iter_rows():
+        counts[row["name"], row["kind"]][row["source"]] = int(row["sum(count)"])
+    return dict(counts)
+
+
+def read_captions(path: str, *, run: RunConfig) -> dict[str, int]:
+    """Source -> captions, over the parsed rows at `path`."""
+    columns = ["captions", "shard", "uri", "reason"]
+    rows = read_rows(path, run=run, columns=columns).map_batches(
+        count_captions, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
+    )
+    counts: Counter[str] = Counter()
+    for row in rows.iter_rows():  # one a block and source
+        counts[row["source"]] += int(row["count"])
+    return dict(sorted(counts.items()))
+
+
+def count_captions(block: pa.Table) -> pa.Table:
+    """Captions of each source in a block of `records.PARSED` rows; rejected rows are passed over."""
+    block = block.filter(pc.is_null(block["reason"]))
+    counts: Counter[str] = Counter()
+    lengths = pc.list_value_length(block["captions"]).to_pylist()
+    for shard, uri, captions in zip(block["shard"].to_pylist(), block["uri"].to_pylist(), lengths, strict=True):
+        counts[source_of(shard, uri)] += captions or 0
+    return pa.table(
+        {"source": pa.array(list(counts), pa.string()), "count": pa.array(list(counts.values()), pa.int64())}
+    )
+
+
+class Evidence(NamedTuple):
+    """What captions say of one label."""
+
+    names: dict[str, tuple[int, int]]  # name or synonym -> captions where its words stand, and where the parse agrees
+    examples: list[str]
+
+
+def find_evidence(block: pa.Table, system: LabelSystem, matcher: Matcher) -> pa.Table:
+    """`records.PARSED` rows to EVIDENCE: a row a name that stands in captions, and a few rows with examples."""
+    names: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
+    examples: dict[int, dict[str, int]] = defaultdict(dict)
+    for row in block.to_pylist():
+        if row["reason"] is not None:
+            continue
+        parsed: list[list[Key]] = [[] for _ in row["captions"]]
+        for tag in row["parsed"]:
+            parsed[tag["caption"]].append((tag["name"], tag["kind"]))
+        for text, tags in zip(row["captions"], parsed, strict=True):
+            ids = {id for name, kind in tags if (id := system.find(name, kind)) is not None}
+            for match in matcher.find(text, tags):
+                counts = names[match.id, match.name]
+                counts[0] += 1
+                counts[1] += match.id in ids
+            for id in ids:
+                _keep_smallest(examples[id], text[:MAX_EXAMPLE], id)
+    rows = [
+        {"id": id, "name": name, "matched": matched, "agreed": agreed}
+        for (id, name), (matched, agreed) in names.items()
+    ]
+    rows += [
+        {"id": id, "example": text, "order": order} for id, kept in examples.items() for text, order in kept.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=EVIDENCE)
+
+
+def add_evidence(rows: pa.Table) -> pa.Table:
+    """EVIDENCE rows of one label from many blocks to as few as one block leaves."""
+    names = rows.filter(pc.is_valid(rows["name"]))
+    names = names.group_by(["id", "name"]).aggregate([("matched", "sum"), ("agreed", "sum")])
+    names = names.rename_columns({"matched_sum": "matched", "agreed_sum": "agreed"})
+    kept: dict[str, int] = {}
+    texts = rows.filter(pc.is_valid(rows["example"]))
+    for text, order in zip(texts["example"].to_pylist(), texts["order"].to_pylist(), strict=True):
+        kept[text] = order
+    id = rows["id"][0].as_py()
+    best = sorted(kept.items(), key=lambda one: (one[1], one[0]))[:NUM_EXAMPLES]
+    examples = [{"id": id, "example": text, "order": order} for text, order in best]
+    return pa.Table.from_pylist([*names.to_pylist(), *examples], schema=EVIDENCE)
+
+
+def read_evidence(path: str, *, run: RunConfig, system: LabelSystem) -> dict[int, Evidence]:
+    """id -> what the captions of the parsed rows at `path` say of the label; ids without any are left out."""
+    reference = ray.put(system)
+
+    class Finder:
+        """Ray Data actor: makes its matcher once."""
+
+        def __init__(self) -> None:
+            self.system = ray.get(reference)
+            self.matcher = Matcher(self.system, load_lemmas(), max_chars=run.labels.max_caption_chars, trusting=True)
+
+        def __call__(self, block: pa.Table) -> pa.Table:
+            return find_evidence(block, self.system, self.matcher)
+
+    resources = run.resources
+    rows = (
+        read_rows(path, run=run, columns=["captions", "parsed", "reason"])
+        .map_batches(
+            Finder,
+            batch_format="pyarrow",
+            batch_size=run.data.rows_per_block,
+            num_cpus=resources.actor_cpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
+        )
+        .groupby("id", num_partitions=resources.shuffle_partitions)
+        .map_groups(add_evidence, batch_format="pyarrow", num_cpus=resources.task_cpus)
+    )
+    found: dict[int, Evidence] = {}
+    for row in rows.iter_rows():
+        one = found.setdefault(row["id"], Evidence({}, []))
+        if row["name"] is not None:
+            one.names[row["name"]] = (int(row["matched"]), int(row["agreed"]))
+        else:
+            one.examples.append(row["example"])
+    return dict(sorted(found.items()))
+
+
+def _keep_smallest(kept: dict[str, int], text: str, id: int) -> None:
+    """Keep the captions with the smallest hashes: the same ones however the rows are cut into blocks."""
+    order = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=id.to_bytes(8, "little")).digest()) >> 1
+    kept[text] = order
+    if len(kept) > NUM_EXAMPLES:
+        del kept[max(kept, key=lambda one: (kept[one], one))]
+
+
+def ambiguous_names(evidence: Evidence, kind: str, *, agreement: float) -> tuple[str, ...]:
+    """The names of a label of this kind whose words captions mostly use for something else.
+
+    A noun alone nearly always names its thing; an adjective or a verb has more other uses ("a large group", "get
+    hit"), so its share of captions without agreement must be half as large. Names of several words are clear by
+    themselves, except for verbs.
+    """
+    least = agreement if kind in ("object", "scene") else (1 + agreement) / 2
+    return tuple(
+        sorted(
+            name
+            for name, (matched, agreed) in evidence.names.items()
+            if matched >= MIN_EVIDENCE
+            and agreed < least * matched
+            and (kind == "action" or not (" " in name or "-" in name))
+        )
+    )

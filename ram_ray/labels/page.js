@@ -1,0 +1,106 @@
+"use strict";
+// Draws the labels of the page, a part at a time; all text goes in as text, never as markup.
+(() => {
+  const STEP = 40;
+  const labels = JSON.parse(document.getElementById("labels").textContent);
+  const body = document.querySelector("#table tbody");
+  const search = document.getElementById("search");
+  const more = document.getElementById("more");
+  const most = Math.max(1, ...labels.map((one) => one.count));
+  let kind = "all";
+  let limit = STEP;
+
+  const make = (tag, text, className) => {
+    const element = document.createElement(tag);
+    if (text !== undefined) element.textContent = text;
+    if (className) element.className = className;
+    return element;
+  };
+  const number = (value) => value.toLocaleString("en");
+
+  function story(label) {
+    const cell = make("td");
+    cell.colSpan = 6;
+    for (const text of label.examples || []) {
+      const line = make("p");
+      line.append(make("q", text));
+      cell.append(line);
+    }
+    const lines = [];
+    if (label.synonyms.length) lines.push(["Synonyms", label.synonyms.join(", ")]);
+    const sources = Object.entries(label.sources).map(([name, count]) => `${name} ${number(count)}`);
+    if (sources.length) lines.push(["Sources", sources.join(", ")]);
+    const words = Object.entries(label.words || {}).map(
+      ([name, [matched, agreed]]) => `${name} ${Math.round((100 * agreed) / matched)}% of ${number(matched)}`
+    );
+    if (words.length) lines.push(["The parse agrees with its words", words.join(", ")]);
+    if (label.ambiguous.length) lines.push(["Never found by words alone", label.ambiguous.join(", ")]);
+    for (const [name, text] of lines) {
+      const line = make("p");
+      line.append(make("span", `${name}: `, "soft"), text);
+      cell.append(line);
+    }
+    if (!cell.childNodes.length) cell.append(make("p", "Nothing more is known of this label.", "soft"));
+    const row = make("tr", undefined, "more");
+    row.append(cell);
+    return row;
+  }
+
+  function line(label, id) {
+    const row = make("tr", undefined, "label");
+    const name = make("th", label.name);
+    name.scope = "row";
+    const type = make("td", undefined, "left");
+    type.append(make("span", "", `dot ${label.kind}`), label.kind);
+    const bar = make("td", undefined, "bar");
+    const fill = make("div", "", label.kind);
+    fill.style.width = `${(100 * Math.sqrt(label.count / most)).toFixed(1)}%`;
+    fill.title = "length: square root of the count";
+    bar.append(fill);
+    const synonyms = label.synonyms.slice(0, 8).join(", ") + (label.synonyms.length > 8 ? ", …" : "");
+    row.append(make("td", id, "soft"), name, type, make("td", number(label.count)), bar, make("td", synonyms, "names"));
+    row.tabIndex = 0;
+    const toggle = () => {
+      const next = row.nextElementSibling;
+      if (next && next.classList.contains("more")) next.remove();
+      else row.after(story(label));
+    };
+    row.addEventListener("click", toggle);
+    row.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") toggle();
+    });
+    return row;
+  }
+
+  function draw() {
+    const text = search.value.trim().toLowerCase();
+    const found = [];
+    labels.forEach((label, id) => {
+      if (kind !== "all" && label.kind !== kind) return;
+      if (text && ![label.name, ...label.synonyms].some((name) => name.includes(text))) return;
+      found.push([label, id]);
+    });
+    body.replaceChildren(...found.slice(0, limit).map(([label, id]) => line(label, id)));
+    document.getElementById("shown").textContent =
+      `${number(Math.min(limit, found.length))} of ${number(found.length)} labels`;
+    more.hidden = found.length <= limit;
+    for (const button of document.querySelectorAll("#kinds button"))
+      button.setAttribute("aria-pressed", String(button.dataset.kind === kind));
+  }
+
+  search.addEventListener("input", () => {
+    limit = STEP;
+    draw();
+  });
+  document.getElementById("kinds").addEventListener("click", (event) => {
+    if (!event.target.dataset.kind) return;
+    kind = event.target.dataset.kind;
+    limit = STEP;
+    draw();
+  });
+  more.addEventListener("click", () => {
+    limit += 10 * STEP;
+    draw();
+  });
+  draw();
+})();

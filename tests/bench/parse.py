@@ -1,0 +1,173 @@
+"""Captions a second of the Ray Data stage `parse`, against spaCy's `nlp.pipe` alone on the same cores; and its memory.
+
+    python tests/bench/parse.py captions/*.txt.gz --rows 50000 --cores 1 2
+    python tests/bench/parse.py captions/*.txt.gz --rows 50000 500000 --cores 2 --no-baseline      # memory
+
+Each line is one fresh process with its own Ray. The baseline runs one process a core, models loaded before the clock
+starts, over the same cleaned captions, without rules, reading or writing; the stage's clock covers all of the stage,
+its actors' start as well. Memory is the proportional set size of the driver and all of Ray's processes, the object
+store included, at its highest while the stage ran. On a busy machine only ratios of one line mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ram_ray.labels.captions import list_files, read_lines
+
+
+def main() -> None:
+    """A line for each number of cores and of rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("captions", nargs="+", help="text files, one caption a line, also .gz; repeated if too few")
+    parser.add_argument("--rows", type=int, nargs="+", default=[50_000])
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--no-baseline", action="store_true")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options)))
+        return
+    for cores, rows in itertools.product(options.cores, options.rows):
+        command = [sys.executable, __file__, *options.captions, "--one", "--cores", str(cores), "--rows", str(rows)]
+        command += ["--no-baseline"] if options.no_baseline else []
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr[-3000:])
+        print(say(json.loads(done.stdout.splitlines()[-1])), flush=True)
+
+
+def say(figures: dict) -> str:
+    """One line of figures."""
+    line = f"{figures['cores']} cores, {figures['rows']:,} captions: stage {figures['stage']:,.0f}/s"
+    if figures["pipe"]:
+        line += f", nlp.pipe alone {figures['pipe']:,.0f}/s, ratio {figures['stage'] / figures['pipe']:.3f}"
+    return f"{line}; peak {figures['peak_mb']:,.0f} MB"
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Both rates and the stage's peak memory, in this process."""
+    (cores,), (rows,) = options.cores, options.rows
+    captions = list(itertools.islice(repeat(options.captions), rows))
+    pipe = None if options.no_baseline else rows / pipe_alone(captions, cores)
+    seconds, peak = stage(captions, cores)
+    return {"cores": cores, "rows": rows, "pipe": pipe, "stage": rows / seconds, "peak_mb": peak / 1e6}
+
+
+def repeat(files: list[str]) -> Iterator[str]:
+    """Captions of the files, over and over."""
+    for shard, uri in itertools.cycle(list_files(files).items()):
+        for row in read_lines(shard, uri):
+            yield from row["captions"]
+
+
+def pipe_alone(captions: list[str], cores: int) -> float:
+    """Seconds of `nlp.pipe` over the captions, one process a core."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(cores + 1)
+    parts = [captions[core::cores] for core in range(cores)]
+    processes = [context.Process(target=_pipe, args=(part, barrier)) for part in parts]
+    for process in processes:
+        process.start()
+    barrier.wait()
+    start = time.monotonic()
+    barrier.wait()
+    seconds = time.monotonic() - start
+    for process in processes:
+        process.join()
+    return seconds
+
+
+def _pipe(captions: list[str], barrier: threading.Barrier) -> None:
+    from ram_ray.labels.normalize import clean
+    from ram_ray.labels.parser import BATCH, load_pipeline
+
+    nlp = load_pipeline()
+    texts = [clean(caption, max_chars=1000) for caption in captions]
+    barrier.wait()
+    for _ in nlp.pipe(texts, batch_size=BATCH):
+        pass
+    barrier.wait()
+
+
+def stage(captions: list[str], cores: int) -> tuple[float, float]:
+    """Seconds of the stage `parse`, and the peak memory in bytes while it ran."""
+    from ram_ray import cluster
+    from ram_ray.artifacts import Run
+    from ram_ray.config import load
+    from ram_ray.labels.captions import collect_captions
+    from ram_ray.labels.commands import resources_of
+    from ram_ray.labels.stages import parse
+
+    cluster.start(num_cpus=cores, object_store_gb=1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "captions.txt"
+        file.write_text("\n".join(captions) + "\n", encoding="utf-8")
+        config = load(sets=resources_of(cores))
+        run = Run(f"{folder}/run")
+        samples = collect_captions(run, config, [str(file)])
+        captions.clear()  # or the driver's copy counts as the stage's memory
+        peak = Peak()
+        start = time.monotonic()
+        parsed = parse(run, config, samples)
+        seconds = time.monotonic() - start
+        assert parsed.counts["rows_out"] == samples.counts["rows_out"]
+        return seconds, peak.stop()
+
+
+class Peak:
+    """Watches the memory of this process and all under it."""
+
+    def __init__(self) -> None:
+        self._peak, self._stop = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float:
+        """The highest sum seen, in bytes."""
+        self._stop.set()
+        self._thread.join()
+        return float(self._peak)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            self._peak = max(self._peak, sum(map(_pss, _family())))
+
+
+def _family() -> set[int]:
+    """This process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    family = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return family
+
+
+def _pss(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+if __name__ == "__main__":
+    main()
