@@ -1,4 +1,4 @@
-"""Tags read off a repaired dependency parse.
+"""Tags read off a repaired dependency parse; `triples` then says who does what to what.
 
 Part of speech says what a word can be, relations say what belongs together. An object is a noun with its
 compounds, an attribute an adjective or a participle before its noun, an action any other verb; what a caption
@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ram_ray.labels.lemmas import Lemmatizer
+from ram_ray.labels.negation import negated
 from ram_ray.labels.relations import MODIFIERS, NOTHING, Word, read_words, word_after, word_before
 from ram_ray.labels.repair import fixed_pair, repair
+from ram_ray.labels.triples import Triple, find_triples
 from ram_ray.labels.words import (
     BEINGS,
     COLOURS,
@@ -33,11 +35,32 @@ class Tag(NamedTuple):
     kind: str
 
 
+class Reading(NamedTuple):
+    """What a caption says: its tags in the order of the text, each once, and its actions with who and what."""
+
+    tags: list[Tag]
+    relations: list[Triple]
+
+
 def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
     """Tags of a parsed caption, in the order of the text, each once."""
     words = read_words(doc)
+    return list(dict.fromkeys(tag for _, tag in _find(words, lemmas)))
+
+
+def read_caption(doc: Any, lemmas: Lemmatizer) -> Reading:
+    """Tags of a parsed caption, and who does what to what."""
+    words = read_words(doc)
+    found = _find(words, lemmas)
+    things = {place: tag.name for place, tag in found if tag.kind in ("object", "scene")}
+    actions = {place: tag.name for place, tag in found if tag.kind == "action"}
+    return Reading(list(dict.fromkeys(tag for _, tag in found)), find_triples(words, things, actions))
+
+
+def _find(words: list[Word], lemmas: Lemmatizer) -> list[tuple[int, Tag]]:
+    """Tags with their places (of a compound, that of its head), in the order of the text; repairs the words."""
     repair(words, lemmas)
-    hidden = _negated(words)
+    hidden = negated(words)
     found: list[tuple[int, Tag]] = []
     phrases, inside = _noun_phrases(words, lemmas)
     for last, parts in phrases:
@@ -52,32 +75,7 @@ def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
                 found.append((word.index, Tag(name, "attribute")))
         elif word.pos == "V" and (name := _action(words, word, lemmas)):
             found.append((word.index, Tag(name, "action")))
-    ordered = [tag for _, tag in sorted(found, key=lambda one: one[0]) if _is_name(tag.name)]
-    return list(dict.fromkeys(ordered))
-
-
-def _negated(words: list[Word]) -> list[bool]:
-    """True for a word that the caption says is not there, and for what modifies it."""
-    hidden = [False] * len(words)
-    for word in words:
-        if word.text in ("no", "without") and word.rel in ("det", "case", "mark", "neg", "other", "advmod"):
-            hidden[word.head] = True
-        elif word.rel == "neg" or word.text in ("not", "n't", "never"):
-            hidden[word.head] = words[word.head].pos in ("V", "A", "N")
-    for _ in range(4):  # a few passes reach every modifier that a caption stacks up
-        changed = False
-        for word in words:
-            head = words[word.head]
-            if hidden[word.index] or not hidden[word.head] or head is word:
-                continue
-            alternative = word.rel == "conj" and any(one.head == word.index and one.text == "or" for one in words)
-            of_noun = head.pos == "N" and word.rel in ("amod", "compound", "poss", "flat")
-            of_verb = head.pos == "V" and word.rel == "obj"
-            if alternative or of_noun or of_verb:
-                hidden[word.index] = changed = True
-        if not changed:
-            break
-    return hidden
+    return [(place, tag) for place, tag in sorted(found, key=lambda one: one[0]) if _is_name(tag.name)]
 
 
 def _noun_phrases(words: list[Word], lemmas: Lemmatizer) -> tuple[list[tuple[int, list[int]]], set[int]]:

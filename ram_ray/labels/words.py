@@ -153,3 +153,12 @@ KIND_WORDS = _words("air day night evening morning summer winter corner end plac
 NEVER_DESCRIBING = _words("""
     wearing holding carrying looking using taking making watching eating pulling pushing throwing hitting catching
 """)
+
+# Short words of captions that are function words of other languages as well; longer ones the lemma tables know.
+SHORT_ENGLISH = _words("""
+    man men die pie car van ten her hat war son ton tan cat hit bat pot end hay dig ad nun bin ham toe boa lei hoe pan
+    sin sit ski fan far fin era god bag net arm fit mid mod mud oar tie top tv two one six sad sun set rod dog bar bra
+    bun hop hot red tag tap tar tin tub vat vet zoo pen pin pit ear eel egg elf fog fur gas gem gin gum hen jam jar jet
+    kit lab lap leg lid lip log mat mop mug nap nut oak owl pad paw pet pig pub rag rat ray rib rug saw sea sky sum tea
+    tug wig kan pro mini solo usa non bus cup can kid run bow box mix dj pc ii
+""")
