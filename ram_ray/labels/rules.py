@@ -18,12 +18,14 @@ from ram_ray.labels.words import (
     BEINGS,
     COLOURS,
     COMPOUNDS,
+    DRINKS,
     KIND_WORDS,
     MEASURES,
     NEVER_DESCRIBING,
     NOT_ACTIONS,
     NOT_ATTRIBUTES,
     NOT_OBJECTS,
+    PICTURES,
     SCENES,
 )
 
@@ -115,17 +117,28 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     """The object or scene of a noun phrase, or nothing for measures, places and times."""
     head = lemmas(words[last].text, "noun")
     names = [lemmas(words[part].text, "noun") for part in parts]
+    if head == "glasses" and (set(names) & DRINKS or word_after(words, words[last]).text == "of"):
+        head = "glass"
     after = word_after(words, words[last])
     if head in MEASURES and (after.text == "of" or after.pos == "N"):
         return []
     if head in ("picture", "photo", "photograph") and any(one.head == last and one.text == "in" for one in words):
         return []
     name = " ".join([*names, head])
-    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS:
+    worn = head == "top" and _worn(words, words[last])
+    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS and not worn:
         name = " ".join(one for one in names if one not in NOT_OBJECTS)
     if not name:
         return []
     return [Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")]
+
+
+def _worn(words: list[Word], word: Word) -> bool:
+    """True for the "top" that somebody wears: "in a white top", "wearing a top"."""
+    if word_after(words, word).text == "of":
+        return False
+    cased = [one.text for one in words if one.head == word.index and one.rel == "case"]
+    return cased == ["in"] or (not cased and word.rel in ("obj", "conj", "root"))
 
 
 def _describes(words: list[Word], word: Word) -> bool:
@@ -137,6 +150,8 @@ def _describes(words: list[Word], word: Word) -> bool:
         return False
     if word_before(words, word).pos in ("PUNCT", "CCONJ") and word_before(words, word_before(words, word)).pos == "V":
         return False  # "laughing, drinking water"
+    if word.tag == "VBN" and word_before(words, word).text.endswith("ly") and after.pos in ("N", "A"):
+        return word_before(words, word_before(words, word)).pos not in ("AUX", "N")  # "newly built houses"
     if word.rel in ("amod", "compound") and word.head > word.index:
         return word.tag != "VBG" or word_before(words, word).pos != "N"  # "an officer directing traffic"
     if word.tag == "VBN" and word_before(words, word).pos in ("A", "NUM") and after.pos == "N":
@@ -145,7 +160,7 @@ def _describes(words: list[Word], word: Word) -> bool:
 
 
 def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
-    """Name of the attribute, or "" if the word counts, compares, or describes the picture or a measure."""
+    """Name of the attribute, or "" if the word counts, compares, or describes the picture itself."""
     if word.rel in ("det", "case", "mark", "fixed", "cc", "aux", "num", "advmod") and word.text not in COLOURS:
         return ""
     name = lemmas(word.text, "adj") if word.pos == "A" else word.text
@@ -155,7 +170,7 @@ def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     while first.rel == "conj" and words[first.head].pos == "A" and first.head < first.index:
         first = words[first.head]
     head = words[first.head]
-    measured = head.pos == "N" and lemmas(head.text, "noun") in MEASURES and word_after(words, head).text == "of"
+    measured = head.pos == "N" and lemmas(head.text, "noun") in PICTURES and word_after(words, head).text == "of"
     return "" if measured and first.rel == "amod" else name
 
 

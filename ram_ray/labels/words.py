@@ -47,7 +47,7 @@ NOT_OBJECTS = _words("""
     shape style color colour amount variety bit half behind base point action motion mid-jump mid-flight speed sort
     work course name reason state condition purpose appearance self interior exterior surrounding surroundings set
     piece group bunch inch mile degree age pose halfway angle control progress walk swim run nap stroll jog public
-    third second first dark stead mph kph pm am sight scene nearby together upside
+    third second first dark stead high mph kph pm am sight scene nearby together upside
 """)
 
 # Adjectives that count, compare or point instead of describing.
@@ -88,7 +88,8 @@ COMPOUNDS = _words("""
     wrapping_paper writing_desk knitting_needle electronic_device electric_toothbrush flat_screen lap_top
     traffic_light vending_machine wedding_gown shaving_cream whipped_cream racing_suit training_wheels
     clothing_store dump_truck air_plane air_balloon air_conditioner top_hat back_pack side_walk skateboarding_trick
-    senior_citizen fire_truck pick-up_truck
+    senior_citizen fire_truck pick-up_truck watering_can trash_can garbage_can soda_can beer_can tin_can spray_can
+    reading_room petting_zoo stained_glass
 """)
 
 # Nouns in -ing that are things: never the verb they look like after another noun or an article.
@@ -162,3 +163,9 @@ SHORT_ENGLISH = _words("""
     kit lab lap leg lid lip log mat mop mug nap nut oak owl pad paw pet pig pub rag rat ray rib rug saw sea sky sum tea
     tug wig kan pro mini solo usa non bus cup can kid run bow box mix dj pc ii
 """)
+
+# What stands before "glasses" that are drunk from and not worn.
+DRINKS = _words("wine drinking beer water champagne shot martini cocktail juice pint milk measuring")
+
+# Words that speak of the picture itself: what describes them describes nothing in it.
+PICTURES = _words("picture photo photograph image view shot closeup close-up up scene")
