@@ -13,7 +13,10 @@ from collections.abc import Callable
 
 # Patterns have no nested repeats: their time is linear in the text.
 _PLAIN = re.compile(r"[\w\s,;:!?'\"()&-]*\.?\s*")  # nothing that markup, names and addresses need
-_URL = re.compile(r"\b(?:https?://|www\.)\S+|\b\S+@\S+\.\S+")
+_DOMAINS = "com|org|net|edu|gov|info|co|io|tv|cc|uk|de|fr|us|eu"
+_URL = re.compile(
+    rf"\b(?:https?://|www\.)\S+|\b\S{{1,100}}@\S+\.\S+|\b[\w-]{{1,60}}\.(?:{_DOMAINS})\b\S*", re.IGNORECASE
+)
 _FILE = re.compile(r"(?<![\w.])([\w%+()-]{1,100})\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|svg|pdf|mp4)\b", re.IGNORECASE)
 # What cameras, phones and editors put into file names; they say nothing about the picture.
 _CAMERA = frozenset((
@@ -31,7 +34,7 @@ _NOT_TEXT = re.compile(r"[^\w\s.,;:!?'&()/\"%-]+")
 _BROKEN_WORD = re.compile(r" - (?=(?:colou?red|haired|sleeved|air|shirt|old|sized|shaped|eyed)\b)")
 _DASH = re.compile(r"\s-{1,3}\s")
 _LOOSE_HYPHEN = re.compile(r"(?<!\w)-|-(?!\w)")
-_NO_SPACE = re.compile(r"(?<=[a-z]{3})\.(?=(?:[a-z]{4,}|an?|the)\b)")  # "on a street.a bus"
+_NO_SPACE = re.compile(r"(?<=[a-z]{3})\.(?=(?:[a-z]{2,}|a)\b)")  # "on a street.a bus"
 _REPEATED = re.compile(r"([^\w\s])\1+")
 _SPACES = re.compile(r"\s+")
 _COMMAS = re.compile(r"(?: ?,)+ ?")

@@ -14,6 +14,7 @@ from ram_ray.labels.words import (
     BEINGS,
     COLOURS,
     COMPOUNDS,
+    CREATURES,
     ING_THINGS,
     JOINED_PARTICIPLES,
     PLAIN_VERBS,
@@ -21,6 +22,7 @@ from ram_ray.labels.words import (
     PURPOSES,
 )
 
+_SINGULAR = frozenset(("a", "an", "one", "this", "another", "each"))
 _FORMS_OF_BE = frozenset(("is", "are", "was", "were", "be", "been", "being", "'s", "'re"))
 _FINITE = frozenset(("VB", "VBP", "VBZ", "VBD"))
 _CLAUSES = frozenset(("root", "conj", "acl", "advcl", "comp", "other"))
@@ -36,15 +38,35 @@ def repair(words: list[Word], lemmas: Lemmatizer) -> None:
         elif word.pos == "N" and word.text in COLOURS:
             _repair_colour(words, word)
         elif word.pos == "N" and lemmas.known(word.text, "verb"):
-            _repair_verb(words, word)
+            _repair_verb(words, word, lemmas)
 
 
-def _repair_verb(words: list[Word], word: Word) -> None:
+def _repair_verb(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     """A noun to one part of the pipeline and a verb to the rest: "and smiles", "preparing to land"."""
     before = word_before(words, word)
     clause = word.tag in _FINITE and word.rel in _CLAUSES and before.pos not in ("DET", "A", "ADP")
     if clause or (before.text == "to" and before.tag == "TO" and before.pos == "PART"):
         word.pos = "V"
+    elif before.pos == "N" and word_after(words, word).pos != "N" and _disagrees(words, before, word, lemmas):
+        word.pos, word.tag, word.rel = "V", "VBZ", "root"
+
+
+def _disagrees(words: list[Word], before: Word, word: Word, lemmas: Lemmatizer) -> bool:
+    """True for "a train passes": no noun in the plural can follow a singular article and a singular noun."""
+    if not word.text.endswith("s") or lemmas(word.text, "verb") == word.text:
+        return False
+    plural = lemmas(word.text, "noun") != word.text
+    return plural and lemmas(before.text, "noun") == before.text and _determiner(words, before) in _SINGULAR
+
+
+def _determiner(words: list[Word], word: Word) -> str:
+    """Text of the determiner that opens the noun phrase in which `word` stands, or ""."""
+    for one in reversed(words[: word.index]):
+        if one.pos == "DET" or one.text == "one":
+            return one.text
+        if one.pos not in ("N", "A", "ADV", "NUM") and one.rel != "amod":
+            return ""
+    return ""
 
 
 def _repair_unknown(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
@@ -111,17 +133,17 @@ def _repair_ing(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     before, after = word_before(words, word), word_after(words, word)
     being = before.pos == "N" and lemmas(before.text, "noun") in BEINGS
     if word.text in ING_THINGS:
-        builds = (
-            before.text in _FORMS_OF_BE
-            and after.pos in ("N", "DET", "A", "NUM")
-            and word_before(words, before).pos == "N"
-        )
+        follows = after.pos in ("N", "DET", "A", "NUM") or after.text in ING_THINGS
+        builds = before.text in _FORMS_OF_BE and follows and word_before(words, before).pos == "N"
         if word.pos == "N" and (builds or (being and after.pos == "DET")) and lemmas.known(word.text, "verb"):
             word.pos, word.tag = "V", "VBG"  # "a worker is building a wall"
         elif word.pos in ("V", "A") and before.pos in ("DET", "A", "NUM", "ADP", "SCONJ", "V") and after.pos != "DET":
             word.pos = "N"
         return
     if word.pos not in ("N", "A") or not lemmas.known(word.text, "verb"):
+        return
+    if word.text in PURPOSES and before.pos in ("DET", "A", "NUM") and lemmas(after.text, "noun") in CREATURES:
+        word.pos, word.tag, word.rel = "V", "VBG", "amod"  # "a swimming dog", but "a swimming pool"
         return
     in_colour = before.text in COLOURS and word_before(words, before).text == "in"  # "a woman in black riding"
     after_being = in_colour or (before.pos == "N" and (being or word.rel not in MODIFIERS))

@@ -27,6 +27,7 @@ from ram_ray.labels.words import (
     NOT_OBJECTS,
     PICTURES,
     SCENES,
+    STATES,
 )
 
 
@@ -122,6 +123,8 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     after = word_after(words, words[last])
     if head in MEASURES and (after.text == "of" or after.pos == "N"):
         return []
+    if head in PICTURES and (names[-1:] == ["stock"] or (head == "photography" and not names)):
+        return []
     if head in ("picture", "photo", "photograph") and any(one.head == last and one.text == "in" for one in words):
         return []
     name = " ".join([*names, head])
@@ -145,6 +148,8 @@ def _describes(words: list[Word], word: Word) -> bool:
     """True for a participle before its noun: "a parked car", "two smiling children"."""
     if word.tag not in ("VBG", "VBN", "JJ", "VBD"):
         return False
+    if word.text in STATES and word.tag == "VBN" and word_before(words, word).text in ("is", "are", "was", "were"):
+        return word_after(words, word).text != "by"
     after = word_after(words, word)
     if word_before(words, word).text in ("while", "when", "by") or word.text in NEVER_DESCRIBING:
         return False

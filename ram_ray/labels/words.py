@@ -47,7 +47,8 @@ NOT_OBJECTS = _words("""
     shape style color colour amount variety bit half behind base point action motion mid-jump mid-flight speed sort
     work course name reason state condition purpose appearance self interior exterior surrounding surroundings set
     piece group bunch inch mile degree age pose halfway angle control progress walk swim run nap stroll jog public
-    third second first dark stead high mph kph pm am sight scene nearby together upside
+    third second first dark stead high up mph kph pm am sight scene nearby together upside
+    twenty thirty forty fifty sixty seventy eighty ninety
 """)
 
 # Adjectives that count, compare or point instead of describing.
@@ -169,3 +170,15 @@ DRINKS = _words("wine drinking beer water champagne shot martini cocktail juice 
 
 # Words that speak of the picture itself: what describes them describes nothing in it.
 PICTURES = _words("picture photo photograph image view shot closeup close-up up scene")
+
+# Beings that are named by what they are and not by what they do: whatever -ing stands before them describes them.
+CREATURES = _words("""
+    man woman boy girl person people child kid baby toddler dog puppy cat kitten horse cow sheep goat bird elephant
+    giraffe zebra bear duck goose monkey lion tiger animal fish seagull pigeon butterfly bull pony calf
+""")
+
+# Participles that name a state behind "is": "the window is broken" is about how it looks.
+STATES = _words("""
+    broken closed crowded tired bored excited interested married frozen rusted cluttered deserted abandoned cracked
+    scattered worn torn faded wrinkled
+""")
