@@ -31,10 +31,11 @@ __all__ = ["Caption", "CaptionParser", "Tag", "Triple", "load_pipeline"]
 
 
 class Caption(NamedTuple):
-    """A caption as read: its tags, its relations, and why it was turned away (`language.REASONS`), or None."""
+    """A caption as read: what `rules.Reading` holds, and why it was turned away (`language.REASONS`), or None."""
 
     tags: list[Tag]
     relations: list[Triple]
+    described: list[tuple[str, str]]
     reason: str | None
 
 
@@ -66,7 +67,7 @@ class CaptionParser:
         def found(doc: Any, lemmas: Lemmatizer) -> Caption:
             return Caption(*read_caption(doc, lemmas), reason=None)
 
-        return self._each(captions, found, lambda reason: Caption([], [], reason))
+        return self._each(captions, found, lambda reason: Caption([], [], [], reason))
 
     def _each(self, captions: list[str], find: Callable[[Any, Lemmatizer], T], nothing: Callable[[str], T]) -> list[T]:
         """`find` of each caption's parse, `nothing` where it is turned away; equal captions are parsed once."""

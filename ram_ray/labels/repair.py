@@ -47,16 +47,22 @@ def _repair_verb(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     clause = word.tag in _FINITE and word.rel in _CLAUSES and before.pos not in ("DET", "A", "ADP")
     if clause or (before.text == "to" and before.tag == "TO" and before.pos == "PART"):
         word.pos = "V"
+    elif before.text in _SINGULAR and _plural_form(word, lemmas):
+        word.pos, word.tag, word.rel = "V", "VBZ", "root"  # "as another rides by"
     elif before.pos == "N" and word_after(words, word).pos != "N" and _disagrees(words, before, word, lemmas):
         word.pos, word.tag, word.rel = "V", "VBZ", "root"
 
 
 def _disagrees(words: list[Word], before: Word, word: Word, lemmas: Lemmatizer) -> bool:
     """True for "a train passes": no noun in the plural can follow a singular article and a singular noun."""
-    if not word.text.endswith("s") or lemmas(word.text, "verb") == word.text:
-        return False
-    plural = lemmas(word.text, "noun") != word.text
-    return plural and lemmas(before.text, "noun") == before.text and _determiner(words, before) in _SINGULAR
+    singular = lemmas(before.text, "noun") == before.text and _determiner(words, before) in _SINGULAR
+    return singular and _plural_form(word, lemmas)
+
+
+def _plural_form(word: Word, lemmas: Lemmatizer) -> bool:
+    """True for a word that is a noun's plural and a verb's third person."""
+    inflected = word.text.endswith("s") and lemmas(word.text, "verb") != word.text
+    return inflected and lemmas(word.text, "noun") != word.text
 
 
 def _determiner(words: list[Word], word: Word) -> str:
@@ -97,8 +103,9 @@ def _repair_unknown(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     elif word.pos == "A" and after.pos not in ("N", "A", "CCONJ") and not _regular(text):
         if word.rel in ("subj", "obj", "obl") and lemmas.known(text, "noun") and text not in COLOURS:
             word.pos = "N"
-    elif word.pos == "V" and not lemmas.known(text, "verb") and lemmas.known(text, "noun"):
-        word.pos = "N"
+    elif word.pos == "V" and not lemmas.known(text, "verb") and not _regular(text):
+        known = lemmas.known(text, "noun"), lemmas.known(text, "adj")
+        word.pos = "A" if known[1] and not known[0] else "N" if known[0] else "V"  # "is visible"
     elif word.pos == "N" and lemmas.known(text, "verb") and not lemmas.known(text, "noun") and not _regular(text):
         word.pos, word.tag = "V", "VBZ"
     elif word.pos == "A" and word.rel == "compound" and before.text in COLOURS and lemmas.known(text, "noun"):
@@ -146,7 +153,8 @@ def _repair_ing(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
         word.pos, word.tag, word.rel = "V", "VBG", "amod"  # "a swimming dog", but "a swimming pool"
         return
     in_colour = before.text in COLOURS and word_before(words, before).text == "in"  # "a woman in black riding"
-    after_being = in_colour or (before.pos == "N" and (being or word.rel not in MODIFIERS))
+    free = word.rel not in MODIFIERS and word.rel not in ("obj", "obl", "subj")
+    after_being = in_colour or (before.pos == "N" and (being or free))
     acts = before.text in _FORMS_OF_BE or (after_being and after.pos != "N")
     goes_on = before.pos == "N" and after.pos in ("ADP", "DET", "ADV")
     if acts or goes_on or (being and not fixed_pair(words, word, after, lemmas)):

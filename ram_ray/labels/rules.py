@@ -13,7 +13,7 @@ from ram_ray.labels.lemmas import Lemmatizer
 from ram_ray.labels.negation import negated
 from ram_ray.labels.relations import MODIFIERS, NOTHING, Word, read_words, word_after, word_before
 from ram_ray.labels.repair import fixed_pair, repair
-from ram_ray.labels.triples import Triple, find_triples
+from ram_ray.labels.triples import Triple, find_described, find_triples
 from ram_ray.labels.words import (
     BEINGS,
     COLOURS,
@@ -39,10 +39,12 @@ class Tag(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a caption says: its tags in the order of the text, each once, and its actions with who and what."""
+    """What a caption says: its tags in the order of the text, each once, its actions with who and what, and its
+    attributes with what they describe."""
 
     tags: list[Tag]
     relations: list[Triple]
+    described: list[tuple[str, str]]
 
 
 def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
@@ -57,7 +59,12 @@ def read_caption(doc: Any, lemmas: Lemmatizer) -> Reading:
     found = _find(words, lemmas)
     things = {place: tag.name for place, tag in found if tag.kind in ("object", "scene")}
     actions = {place: tag.name for place, tag in found if tag.kind == "action"}
-    return Reading(list(dict.fromkeys(tag for _, tag in found)), find_triples(words, things, actions))
+    attributes = {place: tag.name for place, tag in found if tag.kind == "attribute"}
+    return Reading(
+        list(dict.fromkeys(tag for _, tag in found)),
+        find_triples(words, things, actions),
+        find_described(words, things, attributes),
+    )
 
 
 def _find(words: list[Word], lemmas: Lemmatizer) -> list[tuple[int, Tag]]:

@@ -34,13 +34,24 @@ def find_triples(words: list[Word], things: dict[int, str], actions: dict[int, s
 
     `things` are names of objects and scenes by the place of their head, `actions` verbs' lemmas by place.
     """
+    finder = _Finder(words, _children(words), things, actions)
+    found = [triple for place in actions for triple in finder.triples(place)]
+    return list(dict.fromkeys(found))[:_MAX]
+
+
+def find_described(words: list[Word], things: dict[int, str], attributes: dict[int, str]) -> list[tuple[str, str]]:
+    """Attributes with what they describe, by tag names; "" where the caption does not say what."""
+    finder = _Finder(words, _children(words), things, {})
+    found = ((name, thing) for place, name in attributes.items() for thing in finder.described(place))
+    return list(dict.fromkeys(found))[:_MAX]
+
+
+def _children(words: list[Word]) -> dict[int, list[Word]]:
     children: dict[int, list[Word]] = {}
     for word in words:
         if word.head != word.index:
             children.setdefault(word.head, []).append(word)
-    finder = _Finder(words, children, things, actions)
-    found = [triple for place in actions for triple in finder.triples(place)]
-    return list(dict.fromkeys(found))[:_MAX]
+    return children
 
 
 class _Finder:
@@ -68,6 +79,20 @@ class _Finder:
         for subject in subjects[:8]:
             for name, preposition in objects[:8] or [("", "")]:
                 yield Triple(subject, action, name, preposition)
+
+    def described(self, place: int) -> list[str]:
+        """Names of what the attribute at `place` describes: "a red car", "the car is red", "red and shiny"."""
+        for _ in range(_MAX_DEPTH):
+            own = [name for child in self._of(place, "subj") for name in self._names(child.index, 0)]
+            word = self._words[place]
+            if own or word.head == place:
+                return own or [""]
+            if word.rel == "pred":  # CLEAR hangs subject and predicate under "is"
+                return [name for child in self._of(word.head, "subj") for name in self._names(child.index, 0)] or [""]
+            if word.head in self._things:
+                return [self._things[word.head]]
+            place = word.head
+        return [""]
 
     def _of(self, place: int, *relations: str) -> list[Word]:
         return [child for child in self._children.get(place, ()) if child.rel in relations]

@@ -47,7 +47,8 @@ NOT_OBJECTS = _words("""
     shape style color colour amount variety bit half behind base point action motion mid-jump mid-flight speed sort
     work course name reason state condition purpose appearance self interior exterior surrounding surroundings set
     piece group bunch inch mile degree age pose halfway angle control progress walk swim run nap stroll jog public
-    third second first dark stead high up mph kph pm am sight scene nearby together upside
+    third second first dark stead high up uphill downhill whole hers mine yours ours theirs whilst
+    mph kph pm am sight scene nearby together upside
     twenty thirty forty fifty sixty seventy eighty ninety
 """)
 
@@ -90,7 +91,7 @@ COMPOUNDS = _words("""
     traffic_light vending_machine wedding_gown shaving_cream whipped_cream racing_suit training_wheels
     clothing_store dump_truck air_plane air_balloon air_conditioner top_hat back_pack side_walk skateboarding_trick
     senior_citizen fire_truck pick-up_truck watering_can trash_can garbage_can soda_can beer_can tin_can spray_can
-    reading_room petting_zoo stained_glass
+    reading_room petting_zoo stained_glass martial_art
 """)
 
 # Nouns in -ing that are things: never the verb they look like after another noun or an article.
