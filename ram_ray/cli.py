@@ -23,8 +23,9 @@ _READ = 1 << 16
 
 
 def add_parse(commands: Any) -> None:
-    """`ram-ray parse [--json]`: captions on standard input, tags on standard output, line by line."""
-    parser = commands.add_parser("parse", help="read tags from captions, one a line on standard input")
+    """`ram-ray parse [CAPTION ...] [--json]`: tags of the captions named, or of standard input line by line."""
+    parser = commands.add_parser("parse", help="read tags from captions: those named, or one a line on standard input")
+    parser.add_argument("captions", nargs="*", metavar="CAPTION", help="drawn as a tree; without any, standard input")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: objects, attributes, actions")
     parser.add_argument("--model", default="en_ud_ewt", help="the shipped spaCy pipeline, or an installed one")
     parser.add_argument("--max-chars", type=int, default=1000, help="longer captions are cut at a word's end")
@@ -42,10 +43,16 @@ COMMANDS: list[Callable[[Any], None]] = [add_parse, add_labels]
 
 
 def run_parse(options: argparse.Namespace) -> int:
-    """Parse standard input as it comes; every line in gives one line out, even an unreadable one."""
+    """Draw the captions named, or parse standard input as it comes: one line out a line in, even an unreadable one."""
     from ram_ray.labels.parser import CaptionParser
 
     parser = CaptionParser(options.model, max_chars=options.max_chars)
+    if options.captions:
+        from ram_ray.labels.draw import draw
+
+        for caption, found in zip(options.captions, parser.read(options.captions), strict=True):
+            print(_as_json(found.tags) if options.json else draw(caption, found))
+        return 0
     for lines in _batches(sys.stdin.buffer):
         captions = [line.decode("utf-8", "replace") for line in lines]
         for tags in parser.parse(captions):

@@ -72,6 +72,10 @@ class Lemmatizer:
         """True if `word` or its lemma is in the table of this part of speech."""
         return word in self._known[kind] or word in self._irregular[kind] or self(word, kind) in self._known[kind]
 
+    def known_word(self, word: str) -> bool:
+        """True if `word` is a form of any noun, verb or adjective in the tables."""
+        return any(self.known(word, kind) for kind in self._known)
+
     def __call__(self, word: str, kind: PartOfSpeech) -> str:
         """Lemma of a lower-case word."""
         key = (word, kind)

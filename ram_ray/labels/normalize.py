@@ -9,39 +9,84 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 
 # Patterns have no nested repeats: their time is linear in the text.
-_URL = re.compile(r"\b(?:https?://|www\.)\S+|\b\S+@\S+\.\S+")
-_FILE = re.compile(r"\b[\w-]{1,100}\.(?:jpe?g|png|gif|webp|bmp|tiff?|pdf|mp4)\b", re.IGNORECASE)
+_PLAIN = re.compile(r"[\w\s,;:!?'\"()&-]*\.?\s*")  # nothing that markup, names and addresses need
+_DOMAINS = "com|org|net|edu|gov|info|co|io|tv|cc|uk|de|fr|us|eu"
+_URL = re.compile(
+    rf"\b(?:https?://|www\.)\S+|\b\S{{1,100}}@\S+\.\S+|\b[\w-]{{1,60}}\.(?:{_DOMAINS})\b\S*", re.IGNORECASE
+)
+_FILE = re.compile(r"(?<![\w.])([\w%+()-]{1,100})\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|svg|pdf|mp4)\b", re.IGNORECASE)
+# What cameras, phones and editors put into file names; they say nothing about the picture.
+_CAMERA = frozenset((
+    "img", "image", "images", "dsc", "dscn", "dscf", "pxl", "mvimg", "photo", "photos", "picture", "pic", "screenshot",
+    "screen", "shot", "copy", "final", "edit", "edited", "thumb", "thumbnail", "untitled", "scan", "file", "jpeg",
+    "jpg", "whatsapp", "snapseed", "burst", "cover", "small", "large", "stock", "full", "hires", "version", "new",
+    "crop", "cropped", "resized",
+))  # fmt: skip
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
-_HASHTAG = re.compile(r"[#@](\w{1,100})")
+_MENTION = re.compile(r"(?<!\w)@\w{1,100}")
+_HASHTAG = re.compile(r"#(\w{1,100})")
+_HASHTAGS = re.compile(r"(?:#\w{1,100}[\s,]{0,10}){2,}|#\w{1,100}[\s.!]{0,10}$")  # several, or one at the end
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|_+|(?<=[A-Za-z])(?=\d)")
 _NOT_TEXT = re.compile(r"[^\w\s.,;:!?'&()/\"%-]+")
+_BROKEN_WORD = re.compile(r" - (?=(?:colou?red|haired|sleeved|air|shirt|old|sized|shaped|eyed)\b)")
+_DASH = re.compile(r"\s-{1,3}\s")
 _LOOSE_HYPHEN = re.compile(r"(?<!\w)-|-(?!\w)")
+_NO_SPACE = re.compile(r"(?<=[a-z]{3})\.(?=(?:[a-z]{2,}|a)\b)")  # "on a street.a bus"
 _REPEATED = re.compile(r"([^\w\s])\1+")
 _SPACES = re.compile(r"\s+")
+_COMMAS = re.compile(r"(?: ?,)+ ?")
 _T_SHIRT = re.compile(r"\bt(?:ee)?[ -]?shirt(s?)\b")
 _HYPHENS = str.maketrans({"‐": "-", "‑": "-", "–": " - ", "—": " - ", "’": "'", "‘": "'", "“": '"', "”": '"'})
 
 
-def clean(text: str, *, max_chars: int) -> str:
+def clean(text: str, *, max_chars: int, known: Callable[[str], bool] | None = None) -> str:
     """Return `text` in lower case, without URLs, markup, control characters and symbols, on one line.
 
-    Hashtags become words ("#SunnyDay" -> "sunny day"); a text over `max_chars` characters is cut at the end
-    of a word. Lone surrogates and U+FFFD are dropped. The result may be empty.
+    Hashtags and the names of files become words ("#SunnyDay" -> "sunny day", "red_car-02.jpg" -> "red car") where they
+    hold any: a single hashtag word that `known` does not know ("#igers") is left out. A text over `max_chars`
+    characters is cut at the end of a word. Lone surrogates and U+FFFD are dropped. The result may be empty.
     """
     text = _cut(text, max_chars)
-    if "&" in text:
-        text = html.unescape(text)
+    for _ in range(2):  # web captions are often escaped twice
+        if "&" in text:
+            text = html.unescape(text)
     text = text.encode("utf-8", "ignore").decode("utf-8").replace("\ufffd", "").translate(_HYPHENS)
-    text = "".join(one if one.isprintable() else " " for one in text)
-    for pattern in (_URL, _FILE, _TAG):
-        text = pattern.sub(" ", text)
-    text = _HASHTAG.sub(lambda match: " " + _CAMEL.sub(" ", match[1]) + " ", text).lower()
-    text = _REPEATED.sub(r"\1", _NOT_TEXT.sub(" ", text))
-    text = _LOOSE_HYPHEN.sub(" ", text)
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else " " for one in text)
+    if not _PLAIN.fullmatch(text):
+        text = _without_markup(text, known)
+    text = text.lower()
+    if "-" in text:
+        text = _LOOSE_HYPHEN.sub(" ", _DASH.sub(" , ", _BROKEN_WORD.sub("-", text)))
+    text = _NO_SPACE.sub(". ", _REPEATED.sub(r"\1", _NOT_TEXT.sub(" ", text)))
     text = _T_SHIRT.sub(r"t-shirt\1", text)
-    return _cut(_SPACES.sub(" ", text).strip(), max_chars)
+    text = _COMMAS.sub(", ", _SPACES.sub(" ", text)).strip(" ,")
+    return _cut(text, max_chars)
+
+
+def _without_markup(text: str, known: Callable[[str], bool] | None) -> str:
+    """Without URLs, tags of a markup and mentions; hashtags and file names as words."""
+    for pattern in (_URL, _TAG, _MENTION):
+        text = pattern.sub(" ", text)
+    text = _FILE.sub(lambda match: f" {_file_words(match[1])} ", text)
+    text = _HASHTAGS.sub(lambda match: ", " + match[0].replace("#", ", #"), text)
+    return _HASHTAG.sub(lambda match: f" {_hashtag_words(match[1], known)} ", text)
+
+
+def _file_words(stem: str) -> str:
+    """Words of a file's name, or "" for what a camera wrote."""
+    parts = [part for part in re.split(r"[\W\d_]+", _CAMEL.sub(" ", stem)) if len(part) > 1]
+    words = [part for part in parts if part.lower() not in _CAMERA]
+    return " ".join(words) if sum(len(word) > 2 for word in words) > 1 else ""
+
+
+def _hashtag_words(tag: str, known: Callable[[str], bool] | None) -> str:
+    """Words of a hashtag, split at capitals and underscores, or "" for one word that is none."""
+    words = _CAMEL.sub(" ", tag).split()
+    return "" if known and len(words) == 1 and not known(tag.lower()) else " ".join(words)
 
 
 def _cut(text: str, max_chars: int) -> str:

@@ -3,27 +3,40 @@
 The pipeline is the shipped one (trained by `train_parser` on the UD English Web Treebank) or any installed
 spaCy pipeline with a tagger and a dependency parser; its components that tags do not need are left out, its
 lemmas are not used (see `lemmas`), and hyphened words stay whole ("t-shirt"). Text goes in cleaned and in
-lower case, equal captions of a batch are parsed once.
+lower case, equal captions of a batch are parsed once, and what is not English is turned away with a reason.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ram_ray.labels.language import why_rejected
 from ram_ray.labels.lemmas import Lemmatizer
 from ram_ray.labels.normalize import clean
-from ram_ray.labels.rules import Tag, find_tags
+from ram_ray.labels.rules import Tag, find_tags, read_caption
+from ram_ray.labels.triples import Triple
 
 if TYPE_CHECKING:
     from spacy.language import Language
 
+T = TypeVar("T")
 SHIPPED = "en_ud_ewt"
 BATCH = 128
-__all__ = ["CaptionParser", "Tag", "load_pipeline"]
+__all__ = ["Caption", "CaptionParser", "Tag", "Triple", "load_pipeline"]
+
+
+class Caption(NamedTuple):
+    """A caption as read: what `rules.Reading` holds, and why it was turned away (`language.REASONS`), or None."""
+
+    tags: list[Tag]
+    relations: list[Triple]
+    described: list[tuple[str, str]]
+    reason: str | None
 
 
 class CaptionParser:
@@ -45,13 +58,29 @@ class CaptionParser:
         self._lemmas = Lemmatizer(_shipped_folder() / "lemmatizer" / "lookups")
 
     def parse(self, captions: list[str]) -> list[list[Tag]]:
-        """Tags of each caption, in the captions' order; an empty or unreadable caption has none."""
-        texts = [clean(caption, max_chars=self.max_chars) for caption in captions]
+        """Tags of each caption, in the captions' order; a caption that cannot be read has none (see `read`)."""
+        return [list(tags) for tags in self._each(captions, find_tags, lambda reason: [])]
+
+    def read(self, captions: list[str]) -> list[Caption]:
+        """Tags and relations of each caption, in the captions' order, or the reason why it has none."""
+
+        def found(doc: Any, lemmas: Lemmatizer) -> Caption:
+            return Caption(*read_caption(doc, lemmas), reason=None)
+
+        return self._each(captions, found, lambda reason: Caption([], [], [], reason))
+
+    def _each(self, captions: list[str], find: Callable[[Any, Lemmatizer], T], nothing: Callable[[str], T]) -> list[T]:
+        """`find` of each caption's parse, `nothing` where it is turned away; equal captions are parsed once."""
+        texts = [clean(caption, max_chars=self.max_chars, known=self._lemmas.known_word) for caption in captions]
+        results = {text: nothing(reason) for text in set(texts) if (reason := self._why_rejected(text))}
         # Sorted by length, so that a batch holds equally long texts; results do not depend on the order.
-        distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
+        distinct = sorted(set(texts) - results.keys(), key=lambda text: (len(text), text))
         docs = self._nlp.pipe(distinct, batch_size=BATCH)
-        tags = {text: find_tags(doc, self._lemmas) for text, doc in zip(distinct, docs, strict=True)}
-        return [list(tags.get(text, ())) for text in texts]
+        results |= {text: find(doc, self._lemmas) for text, doc in zip(distinct, docs, strict=True)}
+        return [results[text] for text in texts]
+
+    def _why_rejected(self, text: str) -> str | None:
+        return why_rejected(text, self._lemmas.known_word)
 
 
 def load_pipeline(model: str = SHIPPED) -> Language:
@@ -75,7 +104,7 @@ def load_pipeline(model: str = SHIPPED) -> Language:
             f"the spaCy pipeline {model!r} has {nlp.pipe_names}, but tags need a dependency parser and a tagger; "
             f"use the shipped {SHIPPED!r} or one such as en_core_web_sm (labels.parser)"
         )
-    nlp.tokenizer.infix_finditer = _infixes(nlp)
+    keep_hyphens(nlp)
     return nlp
 
 
@@ -97,12 +126,12 @@ def _import_spacy(*, with_torch: bool):
     return spacy
 
 
-def _infixes(nlp: Language):
-    """The pipeline's infix patterns without those that split words at a hyphen."""
+def keep_hyphens(nlp: Language) -> None:
+    """Take out of the tokenizer the patterns that split words at a hyphen ("t-shirt")."""
     from spacy.util import compile_infix_regex
 
     kept = [pattern for pattern in nlp.Defaults.infixes or () if not re.search(pattern, "a-b")]
-    return compile_infix_regex(kept).finditer
+    nlp.tokenizer.infix_finditer = compile_infix_regex(kept).finditer
 
 
 def _shipped_folder() -> Path:

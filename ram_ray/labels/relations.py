@@ -13,7 +13,7 @@ from typing import Any
 RELATIONS = {
     "nsubj": "subj", "nsubjpass": "subj", "nsubj:pass": "subj", "csubj": "subj",
     "obj": "obj", "dobj": "obj", "iobj": "obj", "dative": "obj",
-    "obl": "obl", "pobj": "obl", "npadvmod": "obl", "obl:npmod": "obl", "obl:tmod": "obl", "obl:agent": "obl",
+    "obl": "obl", "pobj": "obl", "npadvmod": "obl", "obl:npmod": "obl", "obl:tmod": "obl", "obl:agent": "agent",
     "nmod": "nmod", "nmod:poss": "poss", "poss": "poss", "appos": "nmod",
     "amod": "amod", "compound": "compound", "flat": "flat", "conj": "conj", "cc": "cc", "preconj": "cc",
     "det": "det", "predet": "det", "nummod": "num", "quantmod": "num", "neg": "neg", "advmod": "advmod",
@@ -52,8 +52,12 @@ def read_words(doc: Any) -> list[Word]:
         words.append(Word(token.i, token.lower_, pos, token.tag_, RELATIONS.get(token.dep_, "other"), token.head.i))
     for token in doc:
         if token.dep_ in ("pobj", "pcomp") and token.head.dep_ in ("prep", "agent", "dative"):
-            preposition = words[token.head.i]
-            words[token.i].head, preposition.head = preposition.head, token.i
+            noun, preposition = words[token.i], words[token.head.i]
+            noun.head, preposition.head = preposition.head, token.i
+            if token.head.dep_ == "agent":
+                noun.rel = "agent"
+            elif noun.rel == "obl" and words[noun.head].pos == "N":
+                noun.rel = "nmod"
     return words
 
 

@@ -1,4 +1,4 @@
-"""Tags read off a repaired dependency parse.
+"""Tags read off a repaired dependency parse; `triples` then says who does what to what.
 
 Part of speech says what a word can be, relations say what belongs together. An object is a noun with its
 compounds, an attribute an adjective or a participle before its noun, an action any other verb; what a caption
@@ -10,19 +10,24 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ram_ray.labels.lemmas import Lemmatizer
+from ram_ray.labels.negation import negated
 from ram_ray.labels.relations import MODIFIERS, NOTHING, Word, read_words, word_after, word_before
 from ram_ray.labels.repair import fixed_pair, repair
+from ram_ray.labels.triples import Triple, find_described, find_triples
 from ram_ray.labels.words import (
     BEINGS,
     COLOURS,
     COMPOUNDS,
+    DRINKS,
     KIND_WORDS,
     MEASURES,
     NEVER_DESCRIBING,
     NOT_ACTIONS,
     NOT_ATTRIBUTES,
     NOT_OBJECTS,
+    PICTURES,
     SCENES,
+    STATES,
 )
 
 
@@ -33,11 +38,39 @@ class Tag(NamedTuple):
     kind: str
 
 
+class Reading(NamedTuple):
+    """What a caption says: its tags in the order of the text, each once, its actions with who and what, and its
+    attributes with what they describe."""
+
+    tags: list[Tag]
+    relations: list[Triple]
+    described: list[tuple[str, str]]
+
+
 def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
     """Tags of a parsed caption, in the order of the text, each once."""
     words = read_words(doc)
+    return list(dict.fromkeys(tag for _, tag in _find(words, lemmas)))
+
+
+def read_caption(doc: Any, lemmas: Lemmatizer) -> Reading:
+    """Tags of a parsed caption, and who does what to what."""
+    words = read_words(doc)
+    found = _find(words, lemmas)
+    things = {place: tag.name for place, tag in found if tag.kind in ("object", "scene")}
+    actions = {place: tag.name for place, tag in found if tag.kind == "action"}
+    attributes = {place: tag.name for place, tag in found if tag.kind == "attribute"}
+    return Reading(
+        list(dict.fromkeys(tag for _, tag in found)),
+        find_triples(words, things, actions),
+        find_described(words, things, attributes),
+    )
+
+
+def _find(words: list[Word], lemmas: Lemmatizer) -> list[tuple[int, Tag]]:
+    """Tags with their places (of a compound, that of its head), in the order of the text; repairs the words."""
     repair(words, lemmas)
-    hidden = _negated(words)
+    hidden = negated(words)
     found: list[tuple[int, Tag]] = []
     phrases, inside = _noun_phrases(words, lemmas)
     for last, parts in phrases:
@@ -52,32 +85,7 @@ def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
                 found.append((word.index, Tag(name, "attribute")))
         elif word.pos == "V" and (name := _action(words, word, lemmas)):
             found.append((word.index, Tag(name, "action")))
-    ordered = [tag for _, tag in sorted(found, key=lambda one: one[0]) if _is_name(tag.name)]
-    return list(dict.fromkeys(ordered))
-
-
-def _negated(words: list[Word]) -> list[bool]:
-    """True for a word that the caption says is not there, and for what modifies it."""
-    hidden = [False] * len(words)
-    for word in words:
-        if word.text in ("no", "without") and word.rel in ("det", "case", "mark", "neg", "other", "advmod"):
-            hidden[word.head] = True
-        elif word.rel == "neg" or word.text in ("not", "n't", "never"):
-            hidden[word.head] = words[word.head].pos in ("V", "A", "N")
-    for _ in range(4):  # a few passes reach every modifier that a caption stacks up
-        changed = False
-        for word in words:
-            head = words[word.head]
-            if hidden[word.index] or not hidden[word.head] or head is word:
-                continue
-            alternative = word.rel == "conj" and any(one.head == word.index and one.text == "or" for one in words)
-            of_noun = head.pos == "N" and word.rel in ("amod", "compound", "poss", "flat")
-            of_verb = head.pos == "V" and word.rel == "obj"
-            if alternative or of_noun or of_verb:
-                hidden[word.index] = changed = True
-        if not changed:
-            break
-    return hidden
+    return [(place, tag) for place, tag in sorted(found, key=lambda one: one[0]) if _is_name(tag.name)]
 
 
 def _noun_phrases(words: list[Word], lemmas: Lemmatizer) -> tuple[list[tuple[int, list[int]]], set[int]]:
@@ -117,28 +125,45 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     """The object or scene of a noun phrase, or nothing for measures, places and times."""
     head = lemmas(words[last].text, "noun")
     names = [lemmas(words[part].text, "noun") for part in parts]
+    if head == "glasses" and (set(names) & DRINKS or word_after(words, words[last]).text == "of"):
+        head = "glass"
     after = word_after(words, words[last])
     if head in MEASURES and (after.text == "of" or after.pos == "N"):
+        return []
+    if head in PICTURES and (names[-1:] == ["stock"] or (head == "photography" and not names)):
         return []
     if head in ("picture", "photo", "photograph") and any(one.head == last and one.text == "in" for one in words):
         return []
     name = " ".join([*names, head])
-    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS:
+    worn = head == "top" and _worn(words, words[last])
+    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS and not worn:
         name = " ".join(one for one in names if one not in NOT_OBJECTS)
     if not name:
         return []
     return [Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")]
 
 
+def _worn(words: list[Word], word: Word) -> bool:
+    """True for the "top" that somebody wears: "in a white top", "wearing a top"."""
+    if word_after(words, word).text == "of":
+        return False
+    cased = [one.text for one in words if one.head == word.index and one.rel == "case"]
+    return cased == ["in"] or (not cased and word.rel in ("obj", "conj", "root"))
+
+
 def _describes(words: list[Word], word: Word) -> bool:
     """True for a participle before its noun: "a parked car", "two smiling children"."""
     if word.tag not in ("VBG", "VBN", "JJ", "VBD"):
         return False
+    if word.text in STATES and word.tag == "VBN" and word_before(words, word).text in ("is", "are", "was", "were"):
+        return word_after(words, word).text != "by"
     after = word_after(words, word)
     if word_before(words, word).text in ("while", "when", "by") or word.text in NEVER_DESCRIBING:
         return False
     if word_before(words, word).pos in ("PUNCT", "CCONJ") and word_before(words, word_before(words, word)).pos == "V":
         return False  # "laughing, drinking water"
+    if word.tag == "VBN" and word_before(words, word).text.endswith("ly") and after.pos in ("N", "A"):
+        return word_before(words, word_before(words, word)).pos not in ("AUX", "N")  # "newly built houses"
     if word.rel in ("amod", "compound") and word.head > word.index:
         return word.tag != "VBG" or word_before(words, word).pos != "N"  # "an officer directing traffic"
     if word.tag == "VBN" and word_before(words, word).pos in ("A", "NUM") and after.pos == "N":
@@ -147,7 +172,7 @@ def _describes(words: list[Word], word: Word) -> bool:
 
 
 def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
-    """Name of the attribute, or "" if the word counts, compares, or describes the picture or a measure."""
+    """Name of the attribute, or "" if the word counts, compares, or describes the picture itself."""
     if word.rel in ("det", "case", "mark", "fixed", "cc", "aux", "num", "advmod") and word.text not in COLOURS:
         return ""
     name = lemmas(word.text, "adj") if word.pos == "A" else word.text
@@ -157,7 +182,7 @@ def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     while first.rel == "conj" and words[first.head].pos == "A" and first.head < first.index:
         first = words[first.head]
     head = words[first.head]
-    measured = head.pos == "N" and lemmas(head.text, "noun") in MEASURES and word_after(words, head).text == "of"
+    measured = head.pos == "N" and lemmas(head.text, "noun") in PICTURES and word_after(words, head).text == "of"
     return "" if measured and first.rel == "amod" else name
 
 

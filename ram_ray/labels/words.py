@@ -47,7 +47,9 @@ NOT_OBJECTS = _words("""
     shape style color colour amount variety bit half behind base point action motion mid-jump mid-flight speed sort
     work course name reason state condition purpose appearance self interior exterior surrounding surroundings set
     piece group bunch inch mile degree age pose halfway angle control progress walk swim run nap stroll jog public
-    third second first dark stead mph kph pm am sight scene nearby together upside
+    third second first dark stead high up uphill downhill whole hers mine yours ours theirs whilst
+    mph kph pm am sight scene nearby together upside
+    twenty thirty forty fifty sixty seventy eighty ninety
 """)
 
 # Adjectives that count, compare or point instead of describing.
@@ -88,7 +90,8 @@ COMPOUNDS = _words("""
     wrapping_paper writing_desk knitting_needle electronic_device electric_toothbrush flat_screen lap_top
     traffic_light vending_machine wedding_gown shaving_cream whipped_cream racing_suit training_wheels
     clothing_store dump_truck air_plane air_balloon air_conditioner top_hat back_pack side_walk skateboarding_trick
-    senior_citizen fire_truck pick-up_truck
+    senior_citizen fire_truck pick-up_truck watering_can trash_can garbage_can soda_can beer_can tin_can spray_can
+    reading_room petting_zoo stained_glass martial_art
 """)
 
 # Nouns in -ing that are things: never the verb they look like after another noun or an article.
@@ -152,4 +155,31 @@ KIND_WORDS = _words("air day night evening morning summer winter corner end plac
 # Participles that need an object: before a noun they are verbs without an article ("boy wearing hat").
 NEVER_DESCRIBING = _words("""
     wearing holding carrying looking using taking making watching eating pulling pushing throwing hitting catching
+""")
+
+# Short words of captions that are function words of other languages as well; longer ones the lemma tables know.
+SHORT_ENGLISH = _words("""
+    man men die pie car van ten her hat war son ton tan cat hit bat pot end hay dig ad nun bin ham toe boa lei hoe pan
+    sin sit ski fan far fin era god bag net arm fit mid mod mud oar tie top tv two one six sad sun set rod dog bar bra
+    bun hop hot red tag tap tar tin tub vat vet zoo pen pin pit ear eel egg elf fog fur gas gem gin gum hen jam jar jet
+    kit lab lap leg lid lip log mat mop mug nap nut oak owl pad paw pet pig pub rag rat ray rib rug saw sea sky sum tea
+    tug wig kan pro mini solo usa non bus cup can kid run bow box mix dj pc ii
+""")
+
+# What stands before "glasses" that are drunk from and not worn.
+DRINKS = _words("wine drinking beer water champagne shot martini cocktail juice pint milk measuring")
+
+# Words that speak of the picture itself: what describes them describes nothing in it.
+PICTURES = _words("picture photo photograph image view shot closeup close-up up scene")
+
+# Beings that are named by what they are and not by what they do: whatever -ing stands before them describes them.
+CREATURES = _words("""
+    man woman boy girl person people child kid baby toddler dog puppy cat kitten horse cow sheep goat bird elephant
+    giraffe zebra bear duck goose monkey lion tiger animal fish seagull pigeon butterfly bull pony calf
+""")
+
+# Participles that name a state behind "is": "the window is broken" is about how it looks.
+STATES = _words("""
+    broken closed crowded tired bored excited interested married frozen rusted cluttered deserted abandoned cracked
+    scattered worn torn faded wrinkled
 """)
