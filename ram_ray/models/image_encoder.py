@@ -42,6 +42,7 @@ class ImageEncoder(nn.Module):
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 pixels (B, S, S, 3) to normalised float32 (B, 3, S, S), on the device of `pixels`."""
-    scale = torch.tensor(std, device=pixels.device) * 255
-    shift = torch.tensor(mean, device=pixels.device) * 255
-    return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2).contiguous()
+    scale = torch.tensor(std, device=pixels.device)[:, None, None]
+    shift = torch.tensor(mean, device=pixels.device)[:, None, None]
+    pixels = pixels.permute(0, 3, 1, 2).contiguous().float()
+    return pixels.div_(255).sub_(shift).div_(scale)  # in the order of torchvision's transforms, bit for bit
