@@ -132,9 +132,7 @@ class Block(nn.Module):
             x = self.attention(x, x, heads=self.heads, mask=mask, causal=causal, cache=past)
         if self.cross is not None:
             past = cache.setdefault("cross", {}) if cache is not None else None
-            x = self.cross(
-                x, context, heads=self.heads, mask=context_mask, cache=past, keep=True, projected=projected
-            )
+            x = self.cross(x, context, heads=self.heads, mask=context_mask, cache=past, keep=True, projected=projected)
         return self.ffn(x)
 
 

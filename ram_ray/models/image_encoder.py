@@ -39,6 +39,16 @@ class ImageEncoder(nn.Module):
         tokens = self.swin.forward_features(pixel_values).flatten(1, 2)
         return torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
 
+    def fill_buffers(self) -> None:
+        """Make what is not in a state dict, for an encoder that was built on the meta device."""
+        from timm.models.swin_transformer import WindowAttention, get_relative_position_index
+
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.register_buffer(
+                    "relative_position_index", get_relative_position_index(*module.window_size), persistent=False
+                )
+
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 pixels (B, S, S, 3) to normalised float32 (B, 3, S, S), on the device of `pixels`."""
