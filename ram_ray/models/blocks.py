@@ -84,13 +84,14 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
         self.up = nn.Linear(width, hidden)
+        self.activation = nn.GELU()  # a module, so that a faster first map may do it as well
         self.down = nn.Linear(hidden, width)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        y = self.down(F.gelu(self.up(x)))
+        y = self.down(self.activation(self.up(x)))
         return self.norm(F.dropout(y, self.dropout, self.training) + x)
 
 
