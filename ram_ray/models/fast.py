@@ -50,6 +50,7 @@ class BiasedWindowAttention(nn.Module):
         self.qkv, self.proj = attention.qkv, attention.proj
         bias = attention._get_rel_pos_bias()  # (1, H, N, N)
         self.register_buffer("bias", bias if mask is None else bias + mask.unsqueeze(1), persistent=False)
+        self.num_windows = len(self.bias)  # 1: the same bias in every window
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B W, N, C) to (B W, N, C); `mask` is already in the bias."""
@@ -57,8 +58,7 @@ class BiasedWindowAttention(nn.Module):
         qkv = self.qkv(x).reshape(rows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         scores = (q * self.scale) @ k.transpose(-2, -1)
-        windows = len(self.bias)
-        scores = scores.view(-1, windows, self.num_heads, tokens, tokens) + self.bias
+        scores = scores.view(-1, self.num_windows, self.num_heads, tokens, tokens) + self.bias
         x = scores.view(-1, self.num_heads, tokens, tokens).softmax(-1) @ v
         return self.proj(x.transpose(1, 2).reshape(rows, tokens, -1))
 

@@ -82,6 +82,12 @@ class RAM(nn.Module):
         """RAM++: the queries depend on the image."""
         return self.config.architecture == "ram_plus"
 
+    def drop_captioner(self) -> None:
+        """Make it a model that gives tags alone."""
+        if self.config.captions:
+            self.config = self.config.model_copy(update={"captions": False})
+            del self.tag_encoder, self.caption_decoder
+
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) to projected tokens (B, 1 + L, C)."""
         return self.image_proj(self.image_encoder(pixel_values))
