@@ -15,22 +15,23 @@ def resize_position_bias(table: Tensor, window_size: int) -> Tensor:
     """A bias table ((2 v - 1)^2, heads) of window v to ((2 w - 1)^2, heads) float32 of `window_size` w.
 
     Raises:
-        ValueError: if the table belongs to no square window, or to one too small to interpolate (under 3).
+        ValueError: if the table belongs to no square window.
     """
     source, target = round(len(table) ** 0.5), 2 * window_size - 1
     if source**2 != len(table) or source % 2 == 0:
         raise ValueError(f"a position bias table of {len(table)} rows belongs to no square window")
     if source == target:
         return table.float()
-    if source < 5:
-        raise ValueError(f"a position bias table of window {(source + 1) // 2} is too small to be resized")
+    if source == 1:  # one place: the same everywhere
+        return table.float().expand(target**2, -1).clone()
     from scipy.interpolate import RectBivariateSpline
 
     places = _places(source // 2, reach=target // 2)
     wanted = np.arange(-(target // 2), target // 2 + 1, dtype=float)
+    degree = min(3, source - 1)  # windows under 3, which the reference cannot resize, have too few places for cubes
     rows = table.float().numpy().reshape(source, source, -1)
     heads = [
-        RectBivariateSpline(places, places, rows[..., head], kx=3, ky=3, s=0)(wanted, wanted)
+        RectBivariateSpline(places, places, rows[..., head], kx=degree, ky=degree, s=0)(wanted, wanted)
         for head in range(rows.shape[-1])
     ]
     return torch.from_numpy(np.stack(heads, axis=-1).reshape(target**2, -1).astype(np.float32))

@@ -27,7 +27,8 @@ class PerTagLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, N, 1)."""
-        return ((x * self.weight).sum(-1) + self.bias).unsqueeze(-1)
+        # A product for each tag. Written as a sum of products, OpenVINO 2026.4 compiles it to other numbers.
+        return (x.unsqueeze(-2) @ self.weight.unsqueeze(-1)).squeeze(-1) + self.bias.unsqueeze(-1)
 
 
 class RecognitionDecoder(nn.Module):

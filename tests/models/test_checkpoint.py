@@ -126,9 +126,12 @@ def test_a_resized_bias_keeps_its_middle_and_its_own_size_is_left_alone() -> Non
     assert torch.equal(resize_position_bias(table, 3), table)
     larger = resize_position_bias(table, 5)
     torch.testing.assert_close(larger.view(9, 9, 2)[4, 4], table.view(5, 5, 2)[2, 2], atol=1e-5, rtol=1e-5)
-    for rows, window in ((24, 5), (9, 5)):
-        with pytest.raises(ValueError, match="position bias"):
-            resize_position_bias(torch.randn(rows, 2), window)
+    for rows in (1, 9):  # windows of 1 and 2
+        small = torch.randn(rows, 2)
+        assert resize_position_bias(small, 4).shape == (49, 2)
+        torch.testing.assert_close(resize_position_bias(small, 4)[24], small[rows // 2], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="position bias"):
+        resize_position_bias(torch.randn(24, 2), 5)
 
 
 def test_the_swin_that_fits_is_picked_among_several(copy: Path) -> None:
