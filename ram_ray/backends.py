@@ -9,6 +9,7 @@ Letters: B images, S pixels a side, L image tokens, C their width, N tags, K des
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +73,33 @@ def label_set(model: RAM, embed: Tensor) -> LabelSet:
     return LabelSet(queries, model.recognition.first_side(queries))
 
 
+class Pieces:
+    """A batch cut so that what lies between two layers stays small: on a CPU a large batch is no quicker an image
+    than a few pictures, and of a Swin-L with 4,585 tags a batch of 32 would take gigabytes."""
+
+    _PATCHES, _HIDDEN = 1 << 15, 1 << 26  # of the first stage; values of a feed-forward's hidden layer
+
+    def __init__(self, model: RAM, *, whole: bool = False) -> None:
+        config = model.config
+        self._whole, self._ffn = whole, config.recognition.ffn
+        self._images = max(1, self._PATCHES // (config.image_size // config.swin.patch_size) ** 2)
+
+    def encode(self, run: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
+        """`run` over pictures (B, 3, S, S), a few at a time."""
+        return self._over(run, pixel_values, self._images)
+
+    def logits(self, run: Callable[[Tensor], Tensor], tokens: Tensor, labels: LabelSet) -> Tensor:
+        """`run` over image tokens (B, 1 + L, C), a few pictures at a time."""
+        known = labels.descriptions if labels.queries is None else labels.queries[0]
+        assert known is not None
+        return self._over(run, tokens, max(1, self._HIDDEN // (len(known) * self._ffn)))
+
+    def _over(self, run: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
+        if self._whole or len(batch) <= size:
+            return run(batch)
+        return torch.cat([run(part) for part in batch.split(size)])
+
+
 class TorchBackend:
     """PyTorch: on a CPU with oneDNN's linear maps, on a GPU with autocast in bf16."""
 
@@ -83,16 +111,20 @@ class TorchBackend:
         if packed:
             pack_linears(model, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
         self._autocast = precision == "bf16" and not packed
+        self._pieces = Pieces(model, whole=self._device.type != "cpu")
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> Tensor:
         """See `Backend.encode`."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            return self._model.encode(pixel_values).float()
+            return self._pieces.encode(lambda part: self._model.encode(part).float(), pixel_values)
 
-    @torch.inference_mode()
     def logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
         """See `Backend.logits`."""
+        return self._pieces.logits(lambda part: self._logits(part, labels), tokens, labels)
+
+    @torch.inference_mode()
+    def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             queries = labels.queries
             if queries is None:

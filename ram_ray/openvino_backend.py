@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ram_ray.backends import LabelSet
+from ram_ray.backends import LabelSet, Pieces
 from ram_ray.models.fast import bias_windows
 from ram_ray.models.ram import RAM
 
@@ -31,7 +31,7 @@ class OpenVinoBackend:
             raise ValueError(
                 "the openvino backend needs the package of this name: install ram_ray with the extra 'openvino'"
             ) from None
-        self._model = model
+        self._model, self._pieces = model, Pieces(model)
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],  # its own choice would be bf16 where the CPU can
             "PERFORMANCE_HINT": "LATENCY",
@@ -53,11 +53,14 @@ class OpenVinoBackend:
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """See `Backend.encode`."""
-        return self._encoder(pixel_values)
+        return self._pieces.encode(self._encoder, pixel_values)
 
-    @torch.inference_mode()
     def logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
         """See `Backend.logits`."""
+        return self._pieces.logits(lambda part: self._logits(part, labels), tokens, labels)
+
+    @torch.inference_mode()
+    def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
         queries, first_side = labels.queries, labels.first_side
         if queries is None or first_side is None:
             assert labels.descriptions is not None

@@ -5,8 +5,9 @@ rows is cut into blocks of tags (`to_tag_blocks`), and one task a block gathers 
 (`reduce_tag_block`): what the driver sees grows with the tags, never with the images.
 
 Ties: images with equal scores are one step of the ranking, and the positives among them all get the precision
-at its end. So AP does not depend on the order of the rows (the reference sorts unstably and its AP does, see
-`reference_average_precision`); without ties it equals the reference's mean of precision over positives. A tag with no positives has no AP (NaN).
+at its end. So AP does not depend on the order of the rows; without ties it equals the reference's mean of precision
+over positives (with them the reference's depends on an unstable sort: `reference_average_precision`). A tag with no
+positives has no AP (NaN).
 
 Precision and recall come twice: averaged over tags (the paper's P and R) and over all decisions ("micro").
 As in the paper's code a tag that was never predicted has precision 0, and score >= threshold is a prediction.
