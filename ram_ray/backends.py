@@ -107,9 +107,10 @@ class TorchBackend:
         self._model = model
         self._device = model.label_embed.device
         bias_windows(model)
-        packed = self._device.type == "cpu" and can_pack()
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        packed = self._device.type == "cpu" and can_pack(dtype)
         if packed:
-            pack_linears(model, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+            pack_linears(model, dtype=dtype)
         self._autocast = precision == "bf16" and not packed
         self._pieces = Pieces(model, whole=self._device.type != "cpu")
 

@@ -110,7 +110,7 @@ def _write(model: RAM, file: Path) -> None:
         file,
         input_names=list(shapes),
         output_names=["logits"],
-        dynamic_shapes=shapes if len(shapes) == 2 else (shapes["pixel_values"], None),
+        dynamic_shapes=shapes,
         dynamo=True,
         external_data=large,
         verbose=False,

@@ -7,13 +7,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ram_ray.importing import RELEASES, Sources, download, import_checkpoint
+
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ram_ray.importing import Sources
-
 MAX_IMAGE_BYTES, MAX_PIXELS = 64 << 20, 100_000_000
-RELEASES = ("ram", "ram-plus", "tag2text")
 
 
 def add_import(commands: Any) -> None:
@@ -28,7 +27,7 @@ def add_import(commands: Any) -> None:
 def add_download(commands: Any) -> None:
     """`ram-ray download NAME OUT`: fetch a released checkpoint and import it."""
     parser = commands.add_parser("download", help="fetch a released checkpoint from its hub and import it")
-    parser.add_argument("name", choices=RELEASES)
+    parser.add_argument("name", choices=list(RELEASES))
     parser.add_argument("out", help="folder of the bundle")
     parser.add_argument("--revision", help="commit on the hub, in place of the pinned one")
     _add_sources(parser)
@@ -76,8 +75,6 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 
 
 def _sources(options: argparse.Namespace) -> Sources:
-    from ram_ray.importing import Sources
-
     return Sources(
         configs=options.config,
         tag_list=options.tag_list,
@@ -92,8 +89,6 @@ def _sources(options: argparse.Namespace) -> Sources:
 
 def run_import(options: argparse.Namespace) -> int:
     """Import; what was assumed goes to standard error."""
-    from ram_ray.importing import import_checkpoint
-
     done = import_checkpoint(options.checkpoint, options.out, sources=_sources(options))
     for note in done.notes:
         print(f"ram-ray {options.command}: {note}", file=sys.stderr)
@@ -103,8 +98,6 @@ def run_import(options: argparse.Namespace) -> int:
 
 def run_download(options: argparse.Namespace) -> int:
     """Fetch, then import."""
-    from ram_ray.importing import download
-
     options.checkpoint = download(options.name, revision=options.revision)
     return run_import(options)
 

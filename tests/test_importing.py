@@ -194,7 +194,7 @@ def test_what_is_missing_is_said(folder: Path, tmp_path: Path, capsys: pytest.Ca
         ("--thresholds", "0.5\n" * 6 + "1.5\n", "line 7 of the thresholds"),
         ("--thresholds", "0.5\n" * 6 + "much\n", "line 7 of the thresholds"),
         ("--thresholds", None, "cannot be read"),
-        ("--tokenizer", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", "8 words, but the checkpoint has 63"),
+        ("--tokenizer", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", "8 words, but the checkpoint has 65"),
         ("--tokenizer", "a\n", "has no"),
     ],
 )

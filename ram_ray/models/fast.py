@@ -63,9 +63,11 @@ class BiasedWindowAttention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(rows, tokens, -1))
 
 
-def can_pack() -> bool:
-    """Whether this PyTorch has oneDNN's linear map."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def can_pack(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this PyTorch has oneDNN's linear map, and the processor the type."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.inference_mode()
