@@ -29,8 +29,8 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench:
-	@echo "tests/bench is not there yet: speed ratios come with the checkpoint and parser work" >&2; exit 1
+bench: setup
+	$(PY) tests/bench/inference.py
 
 clean:
 	rm -rf .venv runs

@@ -22,6 +22,8 @@ def main() -> int:
     parser.add_argument("--top-k", type=int, help="the best k tags of each picture")
     parser.add_argument("--threshold", type=float, help="one probability in place of each tag's own")
     parser.add_argument("--tags", help="your own tags, separated by commas, in place of the model's list")
+    parser.add_argument("--backend", default="torch", choices=("torch", "openvino"))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="bf16 on a GPU, else fp32")
     parser.add_argument("--config", action="append", default=[], help="YAML file; its resources and data limits count")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     options = parser.parse_args()
@@ -31,7 +33,7 @@ def main() -> int:
 
     own = tuple(tag.strip() for tag in options.tags.split(",") if tag.strip()) if options.tags else None
     try:
-        config = load(files=options.config, sets=options.sets)
+        config = load(files=options.config, sets=[*_all_cores(options), *options.sets])
         query = tagging.Query(top_k=options.top_k, threshold=options.threshold, tags=own)
         tagging.find_work(options.data)  # a wrong path is told before anything starts
         cluster.start(object_store_gb=config.resources.object_store_gb)
@@ -41,12 +43,20 @@ def main() -> int:
             _absolute(options.out),
             query=query,
             config=config,
+            backend=options.backend,
+            precision=options.precision,
         )
     except ValueError as error:
         print(f"tag_images: {error}", file=sys.stderr)
         return 2
     print(f"{counts['images']} pictures tagged into {options.out}, {counts['errors']} of them could not be read")
     return 0
+
+
+def _all_cores(options: argparse.Namespace) -> list[str]:
+    """Where the job starts its own small cluster: one model on all cores, and decoding in between."""
+    chosen = options.config or any(one.startswith("resources.") for one in options.sets)
+    return [] if chosen or os.environ.get("RAY_ADDRESS") else [f"resources.threads={os.cpu_count() or 1}"]
 
 
 def _absolute(path: str) -> str:

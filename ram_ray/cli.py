@@ -2,7 +2,7 @@
 
 A subcommand is a function that adds its parser and names what runs it (`set_defaults(run=...)`); it imports
 what it needs when it runs, so that `ram-ray parse` never loads torch. To add one, write such a function and
-list it in `COMMANDS`.
+list it in `COMMANDS`. Those about models are in `model_commands.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import select
 import sys
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
+
+from ram_ray.model_commands import add_download, add_export, add_import, add_tag
 
 if TYPE_CHECKING:
     from ram_ray.labels.rules import Tag
@@ -39,7 +41,7 @@ def add_labels(commands: Any) -> None:
     add(commands)
 
 
-COMMANDS: list[Callable[[Any], None]] = [add_parse, add_labels]
+COMMANDS: list[Callable[[Any], None]] = [add_parse, add_labels, add_import, add_download, add_export, add_tag]
 
 
 def run_parse(options: argparse.Namespace) -> int:

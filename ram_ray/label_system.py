@@ -17,6 +17,9 @@ import fsspec
 from ram_ray.records import KINDS
 
 
+LISTS = ("synonyms", "ambiguous", "read_as")  # fields of a label that hold several names
+
+
 @dataclass(frozen=True)
 class Label:
     """One tag: an entry of the label system."""
@@ -29,17 +32,21 @@ class Label:
     threshold: float | None = None  # probability over which the tag is given; None: the model's default
     ambiguous: tuple[str, ...] = ()  # of name and synonyms: words that captions mostly use for something else
     read_as: tuple[str, ...] = ()  # other kinds under which a parser may give its names
+    chinese: str | None = None  # the name in Chinese, where an imported list gives it
 
 
 class LabelSystem:
     """An ordered list of labels with look-up by name or synonym.
 
+    `unique` False allows two labels of a kind to share a name, as lists of other projects do; `find` then gives the
+    first of them, and only ids tell them apart.
+
     Raises:
         ValueError: if ids are not 0..N-1 in order, a kind is unknown, or two labels of a kind share a name.
     """
 
-    def __init__(self, labels: Iterable[Label]) -> None:
-        self.labels = tuple(labels)
+    def __init__(self, labels: Iterable[Label], *, unique: bool = True) -> None:
+        self.labels, self.unique = tuple(labels), unique
         for place, label in enumerate(self.labels):
             if label.id != place:
                 raise ValueError(f"label {label.name!r} has id {label.id} but stands at {place}; ids are places")
@@ -47,9 +54,9 @@ class LabelSystem:
                 raise ValueError(f"label {label.name!r} has kind {label.kind!r}; use one of {', '.join(KINDS)}")
         self._by_name: dict[tuple[str, str], int] = {}
         for label in self.labels:
-            if (label.kind, label.name) in self._by_name:
+            if unique and (label.kind, label.name) in self._by_name:
                 raise ValueError(f"label {label.name!r} of kind {label.kind} is there twice")
-            self._by_name[label.kind, label.name] = label.id
+            self._by_name.setdefault((label.kind, label.name), label.id)
         for label in self.labels:
             for synonym in label.synonyms:
                 self._by_name.setdefault((label.kind, synonym), label.id)
@@ -82,7 +89,8 @@ class LabelSystem:
 
     def to_json(self) -> str:
         """The whole system as JSON text."""
-        return json.dumps({"version": self.version, "labels": [asdict(label) for label in self.labels]}, indent=1)
+        tree = {"version": self.version, "labels": [asdict(label) for label in self.labels]}
+        return json.dumps(tree if self.unique else {**tree, "unique": False}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> LabelSystem:
@@ -93,10 +101,8 @@ class LabelSystem:
         """
         try:
             tree = json.loads(text)
-            system = cls(
-                Label(**{**one, **{name: tuple(one.get(name, ())) for name in ("synonyms", "ambiguous", "read_as")}})
-                for one in tree["labels"]
-            )
+            labels = [Label(**{**one, **{name: tuple(one.get(name, ())) for name in LISTS}}) for one in tree["labels"]]
+            system = cls(labels, unique=tree.get("unique", True) is not False)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is not a label system: {error!r}") from error
         if tree.get("version") not in (None, system.version):

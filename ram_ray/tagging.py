@@ -46,13 +46,23 @@ class Query(BaseModel, frozen=True, extra="forbid"):
     tags: tuple[str, ...] | None = Field(None, min_length=1)
 
 
-def tag_to_folder(model: str, data: list[str], out: str, *, query: Query, config: RunConfig) -> dict[str, int]:
+def tag_to_folder(
+    model: str,
+    data: list[str],
+    out: str,
+    *,
+    query: Query,
+    config: RunConfig,
+    backend: str = "torch",
+    precision: str | None = None,
+) -> dict[str, int]:
     """Tag all pictures that `data` names into `out/part-*.parquet` and `out/part-*.jsonl`.
 
     Args:
         model: a bundle's folder, URI or Hugging Face id, readable from every node.
         data: folders of pictures, pictures, shards, or globs of them; paths or URIs.
         out: folder or URI; must hold no parts yet.
+        backend, precision: as in `Predictor.from_pretrained`; precision None: bf16 on a GPU, else fp32.
 
     Returns:
         {"images": rows written, "errors": rows of them that could not be tagged}.
@@ -83,7 +93,7 @@ def tag_to_folder(model: str, data: list[str], out: str, *, query: Query, config
     with progress("tag", total=num_images) as add:
         tagged = rows.map_batches(Decoder(config.data, size=size), batch_size=None, num_cpus=cpus).map_batches(
             TagActor,
-            fn_constructor_args=(model, query, resources),
+            fn_constructor_args=(model, query, resources, backend, precision),
             batch_size=config.evaluate.batch_size,
             num_cpus=resources.actor_cpus,
             num_gpus=resources.actor_gpus or None,
@@ -221,7 +231,14 @@ class Decoder:
 class TagActor:
     """An actor: holds one model; pixels to tags and scores. Rows with an error pass through."""
 
-    def __init__(self, model: str, query: Query, resources: ResourcesConfig) -> None:
+    def __init__(
+        self,
+        model: str,
+        query: Query,
+        resources: ResourcesConfig,
+        backend: str = "torch",
+        precision: str | None = None,
+    ) -> None:
         from ram_ray.inference import Predictor
 
         gpu = resources.actor_gpus > 0
@@ -229,7 +246,8 @@ class TagActor:
         self._predictor = Predictor.from_pretrained(
             model,
             device="cuda" if gpu else "cpu",
-            precision="bf16" if gpu else "fp32",
+            precision=precision or ("bf16" if gpu else "fp32"),
+            backend=backend,
             threads=None if gpu else resources.threads,
         )
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ram_ray.inference import OWN_TAG_SETS, Predictor
+from ram_ray.inference import Predictor
 from ram_ray.label_system import Label, LabelSystem
+from ram_ray.own_tags import OWN_TAG_SETS
 from tests.tiny import photo
 
 PICTURES = [photo(seed, size=(60, 40)) for seed in range(3)]
@@ -125,7 +126,7 @@ def test_only_so_many_label_sets_are_kept(tiny_bundle: str) -> None:
     predictor = Predictor.from_pretrained(tiny_bundle, device="cpu")
     for number in range(OWN_TAG_SETS + 5):
         predictor.tag(PICTURES[:1], tags=[f"tag {number}", "dog"])
-    assert len(predictor._own_queries) == OWN_TAG_SETS
+    assert len(predictor._own) == OWN_TAG_SETS
 
 
 def test_nothing_in_nothing_out(predictor: Predictor) -> None:

@@ -80,3 +80,9 @@ def test_an_edit_must_be_meant() -> None:
 def test_what_is_not_a_label_system_is_one_error(text: str) -> None:
     with pytest.raises(ValueError, match="not a label system"):
         LabelSystem.from_json(text)
+
+
+def test_lists_of_others_may_name_a_label_twice() -> None:
+    labels = [Label(0, "train", "object", chinese="火车"), Label(1, "train", "object"), Label(2, "cat", "object")]
+    loaded = LabelSystem.from_json(LabelSystem(labels, unique=False).to_json())
+    assert loaded.labels == tuple(labels) and loaded.find("train") == 0 and loaded[0].chinese == "火车"

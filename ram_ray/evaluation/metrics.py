@@ -5,8 +5,9 @@ rows is cut into blocks of tags (`to_tag_blocks`), and one task a block gathers 
 (`reduce_tag_block`): what the driver sees grows with the tags, never with the images.
 
 Ties: images with equal scores are one step of the ranking, and the positives among them all get the precision
-at its end. So AP does not depend on the order of the rows (the reference sorts unstably and its AP does); without
-ties it equals the reference's mean of precision over positives. A tag with no positives has no AP (NaN).
+at its end. So AP does not depend on the order of the rows; without ties it equals the reference's mean of precision
+over positives (with them the reference's depends on an unstable sort: `reference_average_precision`). A tag with no
+positives has no AP (NaN).
 
 Precision and recall come twice: averaged over tags (the paper's P and R) and over all decisions ("micro").
 As in the paper's code a tag that was never predicted has precision 0, and score >= threshold is a prediction.
@@ -95,6 +96,17 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # last place of each step
     found = np.diff(hits[ends], prepend=0)
     return float((found * hits[ends] / (ends + 1)).sum() / num_positives)
+
+
+def reference_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """AP of one tag as the released evaluation counts it, to compare with its figures: 0 without positives.
+
+    Images with equal scores come in the order that numpy's unstable sort happens to give; scores must have the type
+    that the other side had, float32.
+    """
+    hits = np.asarray(targets, bool)[np.asarray(scores).argsort()[::-1]]
+    precision = hits.cumsum() / np.arange(1, len(hits) + 1)
+    return float(precision[hits].sum() / (hits.sum() + 1e-8))
 
 
 def to_tag_blocks(scores: np.ndarray, targets: np.ndarray, *, tags_per_block: int = 64) -> pa.Table:

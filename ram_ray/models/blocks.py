@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LAYER_NORM_EPS = 1e-12  # BERT's, so that released checkpoints give their own numbers
+NORM_EPS = 1e-12  # BERT's, so that released checkpoints give their own numbers
 
 Cache = dict[str, Tensor]  # keys and values of one layer, (B, heads, length, D / heads)
 
@@ -24,13 +24,13 @@ Cache = dict[str, Tensor]  # keys and values of one layer, (B, heads, length, D 
 class Attention(nn.Module):
     """Multi-head attention with its output projection, residual and LayerNorm."""
 
-    def __init__(self, width: int, context_width: int, *, dropout: float) -> None:
+    def __init__(self, width: int, context_width: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(context_width, width)
         self.value = nn.Linear(context_width, width)
         self.out = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = dropout
 
     def forward(
@@ -43,15 +43,17 @@ class Attention(nn.Module):
         causal: bool = False,
         cache: Cache | None = None,
         keep: bool = False,
+        projected: Tensor | None = None,
     ) -> Tensor:
         """Attend from `x` (B or 1, T, D) to `context` (B, S, C) and return (B, T, D).
 
-        A batch of one in `x` stands for the same queries in every row and is projected once.
+        A batch of one in `x` stands for the same queries in every row and is projected once; `projected` is its
+        `self.query(x)`, where that is known from before.
         `mask` is boolean, broadcastable to (B, heads, T, S), True where attention is allowed.
         With `cache`, keys and values are appended to it (`keep=False`) or computed once and reused
         (`keep=True`, for a context that does not change; `context` may then be None on later calls).
         """
-        q = _split(self.query(x), heads)
+        q = _split(self.query(x) if projected is None else projected, heads)
         if cache is not None and keep and "k" in cache:
             k, v = cache["k"], cache["v"]
         else:
@@ -79,16 +81,17 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear maps with GELU, residual and LayerNorm."""
 
-    def __init__(self, width: int, hidden: int, *, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
         self.up = nn.Linear(width, hidden)
+        self.activation = nn.GELU()  # a module, so that a faster first map may do it as well
         self.down = nn.Linear(hidden, width)
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        y = self.down(F.gelu(self.up(x)))
+        y = self.down(self.activation(self.up(x)))
         return self.norm(F.dropout(y, self.dropout, self.training) + x)
 
 
@@ -104,12 +107,14 @@ class Block(nn.Module):
         dropout: float,
         self_attention: bool = True,
         context_width: int | None = None,
+        norm_eps: float = NORM_EPS,
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.attention = Attention(width, width, dropout=dropout) if self_attention else None
-        self.cross = Attention(width, context_width, dropout=dropout) if context_width else None
-        self.ffn = FeedForward(width, ffn, dropout=dropout)
+        rest = {"dropout": dropout, "norm_eps": norm_eps}
+        self.attention = Attention(width, width, **rest) if self_attention else None
+        self.cross = Attention(width, context_width, **rest) if context_width else None
+        self.ffn = FeedForward(width, ffn, **rest)
 
     def forward(
         self,
@@ -120,25 +125,28 @@ class Block(nn.Module):
         context_mask: Tensor | None = None,
         causal: bool = False,
         cache: dict[str, Cache] | None = None,
+        projected: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, D) to (B, T, D); `mask` for self-attention, `context_mask` for cross-attention."""
+        """(B, T, D) to (B, T, D); `mask` for self-attention, `context_mask` and `projected` for cross-attention."""
         if self.attention is not None:
             past = cache.setdefault("self", {}) if cache is not None else None
             x = self.attention(x, x, heads=self.heads, mask=mask, causal=causal, cache=past)
         if self.cross is not None:
             past = cache.setdefault("cross", {}) if cache is not None else None
-            x = self.cross(x, context, heads=self.heads, mask=context_mask, cache=past, keep=True)
+            x = self.cross(x, context, heads=self.heads, mask=context_mask, cache=past, keep=True, projected=projected)
         return self.ffn(x)
 
 
 class TokenEmbedding(nn.Module):
     """Word and position embeddings, LayerNorm, dropout."""
 
-    def __init__(self, vocab_size: int, width: int, *, max_positions: int, dropout: float) -> None:
+    def __init__(
+        self, vocab_size: int, width: int, *, max_positions: int, dropout: float, norm_eps: float = NORM_EPS
+    ) -> None:
         super().__init__()
         self.word = nn.Embedding(vocab_size, width, padding_idx=0)
         self.position = nn.Embedding(max_positions, width)
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = dropout
 
     def forward(self, ids: Tensor, *, start: int = 0) -> Tensor:

@@ -3,18 +3,22 @@
     config.json         sizes, normalisation, default threshold
     model.safetensors   weights and label embeddings
     label_system.json   what the outputs mean
-    tokenizer.json      words of tag lists and captions
-    text_encoder/       makes label queries of a user's own tags
+    tokenizer.json      words of tag lists and captions, where the model writes captions
+    text_encoder/       makes label queries of a user's own tags; an imported model may have none
     README.md           model card
 
 Weights are read with safetensors, so nothing in a bundle can run code. A remote bundle (s3, gs, a Hugging Face
 id) is copied to a local folder first.
+
+Loading makes no weights to throw away: the model is built without memory and takes the file's tensors, which are
+read a piece at a time, so that never more than one copy of them is there.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +33,7 @@ from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
 
 KIND = "ram_ray.bundle"
+_PIECE = 1 << 26  # bytes of weights read at a time
 
 
 @dataclass
@@ -37,11 +42,20 @@ class Bundle:
 
     model: RAM
     labels: LabelSystem
-    tokenizer: TextTokenizer
+    tokenizer: TextTokenizer | None  # None: the model writes no captions
     folder: Path
 
     def teacher(self) -> Teacher:
-        """The text encoder that the label embeddings came from (and its image side)."""
+        """The text encoder that the label embeddings came from (and its image side).
+
+        Raises:
+            ValueError: if the bundle has none.
+        """
+        if not (self.folder / "text_encoder").is_dir():
+            raise ValueError(
+                f"{self.folder} has no text encoder for your own tags; import the checkpoint with --text-encoder "
+                "(RAM and RAM++: the CLIP ViT-B/16 that made their label embeddings), or give the embeddings yourself"
+            )
         return Teacher.from_pretrained(str(self.folder / "text_encoder"))
 
 
@@ -50,8 +64,8 @@ def save_bundle(
     model: RAM,
     *,
     labels: LabelSystem,
-    tokenizer: TextTokenizer,
-    teacher: Teacher,
+    tokenizer: TextTokenizer | None,
+    teacher: Teacher | None,
     card: dict[str, object] | None = None,
 ) -> None:
     """Write a bundle to a local folder."""
@@ -65,8 +79,10 @@ def save_bundle(
     config = {"kind": KIND, **model.config.model_dump(mode="json")}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     (folder / "label_system.json").write_text(labels.to_json())
-    tokenizer.save(folder)
-    teacher.save(folder / "text_encoder")
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    if teacher is not None:
+        teacher.save(folder / "text_encoder")
     (folder / "README.md").write_text(_card(model, labels, card or {}))
 
 
@@ -89,12 +105,14 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ValueError(f"{path_or_id}/config.json does not describe a model bundle: {problems}") from None
-    model = RAM(config, torch.zeros(len(labels), config.label_width))
-    _load_weights(model, folder / "model.safetensors", source=path_or_id)
+    shape = (config.descriptions, config.label_width) if config.architecture == "ram_plus" else (config.label_width,)
+    with torch.device("meta"):
+        model = RAM(config, torch.empty(len(labels), *shape))
+    _load_weights(model, folder / "model.safetensors", source=path_or_id, device=torch.device(device or "cpu"))
+    model.image_encoder.fill_buffers()
     model.eval().requires_grad_(False)
-    if device is not None:
-        model.to(device)
-    return Bundle(model, labels, TextTokenizer.load(str(folder)), folder)
+    tokenizer = TextTokenizer.load(str(folder)) if config.captions else None
+    return Bundle(model.to(device or "cpu"), labels, tokenizer, folder)
 
 
 def local_folder(path_or_id: str, *, revision: str | None = None) -> Path:
@@ -118,16 +136,45 @@ def local_folder(path_or_id: str, *, revision: str | None = None) -> Path:
     raise ValueError(f"{path_or_id}: no such folder; give a model bundle's folder, URI or Hugging Face id")
 
 
-def _load_weights(model: RAM, file: Path, *, source: str) -> None:
+def _load_weights(model: RAM, file: Path, *, source: str, device: torch.device) -> None:
+    """Give a model without memory the file's tensors. Names that share a tensor stand in the file once."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_model
 
+    wanted = model.state_dict(keep_vars=True)
+    found: dict[int, torch.Tensor] = {}
+    unexpected = []
     try:
-        missing, unexpected = load_model(model, str(file), strict=False)
-    except (OSError, SafetensorError, RuntimeError) as error:
+        for name, value in _read(file, device):
+            if name not in wanted:
+                unexpected.append(name)
+            elif value.shape != wanted[name].shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, not {tuple(wanted[name].shape)}")
+            else:
+                found[id(wanted[name])] = value
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise ValueError(f"{source}: the weights do not fit config.json: {str(error).splitlines()[0]}") from None
+    missing = [name for name, one in wanted.items() if id(one) not in found]
     if missing or unexpected:
         raise ValueError(f"{source}: weights missing {sorted(missing)[:3]}, unknown {sorted(unexpected)[:3]}")
+    model.load_state_dict({name: found[id(one)] for name, one in wanted.items()}, assign=True)
+
+
+def _read(file: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and copies of the file's tensors. The file is mapped anew after every `_PIECE`, so that its pages do
+    not stay in memory beside the copies."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        names = list(opened.keys())
+    while names:
+        nbytes = 0
+        with safe_open(file, framework="pt") as opened:
+            while names and nbytes < _PIECE:
+                name = names.pop()
+                value = opened.get_tensor(name)
+                nbytes += value.numel() * value.element_size()
+                yield name, value.clone() if device.type == "cpu" else value.to(device)
+                del value
 
 
 def _card(model: RAM, labels: LabelSystem, facts: dict[str, object]) -> str:

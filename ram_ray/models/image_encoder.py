@@ -39,9 +39,20 @@ class ImageEncoder(nn.Module):
         tokens = self.swin.forward_features(pixel_values).flatten(1, 2)
         return torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
 
+    def fill_buffers(self) -> None:
+        """Make what is not in a state dict, for an encoder that was built on the meta device."""
+        from timm.models.swin_transformer import WindowAttention, get_relative_position_index
+
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.register_buffer(
+                    "relative_position_index", get_relative_position_index(*module.window_size), persistent=False
+                )
+
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 pixels (B, S, S, 3) to normalised float32 (B, 3, S, S), on the device of `pixels`."""
-    scale = torch.tensor(std, device=pixels.device) * 255
-    shift = torch.tensor(mean, device=pixels.device) * 255
-    return ((pixels.float() - shift) / scale).permute(0, 3, 1, 2).contiguous()
+    scale = torch.tensor(std, device=pixels.device)[:, None, None]
+    shift = torch.tensor(mean, device=pixels.device)[:, None, None]
+    pixels = pixels.permute(0, 3, 1, 2).contiguous().float()
+    return pixels.div_(255).sub_(shift).div_(scale)  # in the order of torchvision's transforms, bit for bit

@@ -48,10 +48,14 @@ def caption_loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.1) -> 
 
 
 def combine(losses: dict[str, Tensor]) -> Tensor:
-    """Total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill; absent parts are left out."""
+    """Total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment, of what is there.
+
+    RAM: arXiv 2306.03514, section 3.2; without captions (RAM++, arXiv 2310.15200) L_tag counts as it is.
+    """
     tag = losses["tag"]
     text = losses.get("text")
     total = tag if text is None else text + tag * (text / tag.clamp(min=1e-8)).detach()
-    if "distill" in losses:
-        total = total + losses["distill"]
+    for name in ("distill", "alignment"):
+        if name in losses:
+            total = total + losses[name]
     return total

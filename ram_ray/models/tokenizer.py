@@ -6,6 +6,7 @@ captions. Both are the same class of the `tokenizers` library, saved as `tokeniz
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,19 +57,27 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path_or_id: str, *, revision: str | None = None) -> TextTokenizer:
-        """Load `tokenizer.json` (a file, a folder that holds it), or a Hugging Face id at a revision."""
+        """Load a folder with `tokenizer.json` or BERT's `vocab.txt`, such a file, or a Hugging Face id at a revision.
+
+        Raises:
+            ValueError: if there is none that can be read, or it is not a BERT-style vocabulary.
+        """
         from tokenizers import Tokenizer
 
         path = Path(path_or_id)
         if path.is_dir():
-            path = path / "tokenizer.json"
+            path = path / ("tokenizer.json" if (path / "tokenizer.json").is_file() else "vocab.txt")
+        if path.name.endswith(".txt") and path.is_file():
+            return cls(_from_vocabulary(path))
         try:  # the library raises bare Exception for a file it cannot read and for a failed download
             if path.is_file():
                 tokenizer = Tokenizer.from_file(str(path))
             else:
                 tokenizer = Tokenizer.from_pretrained(path_or_id, revision=revision or "main")
         except Exception as error:
-            raise ValueError(f"tokenizer {path_or_id!r}: no tokenizer.json there that can be read: {error}") from None
+            raise ValueError(
+                f"tokenizer {path_or_id!r}: no tokenizer.json or vocab.txt there that can be read: {error}"
+            ) from None
         return cls(tokenizer)
 
     def save(self, folder: str | Path) -> None:
@@ -101,3 +110,36 @@ class TextTokenizer:
     def decode(self, ids: list[int]) -> str:
         """Words of `ids`, special tokens left out."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def decode_caption(self, ids: list[int], *, prompt: str) -> str:
+        """The caption behind the prompt, of ids (prompt's own left out, no padding).
+
+        As the reference does, the whole text is written out and as many letters as the prompt has are cut: what the
+        first word adds to the prompt's last one goes too.
+        """
+        first = [self.dec, *self._tokenizer.encode(prompt, add_special_tokens=False).ids]
+        if self.decode(first) + " " != prompt:  # the vocabulary cannot spell the prompt
+            return self.decode(ids)
+        return self.decode(first + ids)[len(prompt) :]
+
+
+def _from_vocabulary(path: Path) -> Tokenizer:
+    """BERT's tokenizer from `vocab.txt`, one word a line; lower-cased unless tokenizer_config.json denies it."""
+    from tokenizers import BertWordPieceTokenizer
+
+    settings: dict = {}
+    try:
+        words = path.read_text(encoding="utf-8").split("\n")
+        beside = path.parent / "tokenizer_config.json"
+        if beside.is_file():
+            settings = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"tokenizer {path}: {error}") from None
+    if words[-1] == "":
+        words.pop()
+    vocabulary = {word.rstrip("\r"): place for place, word in enumerate(words)}
+    lower = bool(settings.get("do_lower_case", True)) if isinstance(settings, dict) else True
+    missing = [one for one in SPECIAL if one not in vocabulary]
+    if missing:
+        raise ValueError(f"tokenizer {path} has no {', '.join(missing)}; use a BERT-style vocabulary")
+    return BertWordPieceTokenizer(vocab=vocabulary, lowercase=lower)._tokenizer

@@ -9,6 +9,7 @@ import torch
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle import load_bundle, local_folder, save_bundle
 from ram_ray.models.dual_encoder import Teacher
+from ram_ray.models.position_bias import resize_position_bias
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.training.step import TrainStep
@@ -74,13 +75,15 @@ def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
     Raises:
         ValueError: if the other model is of another make.
     """
-    from timm.models.swin_transformer import checkpoint_filter_fn
-
     prefix = "image_encoder.swin."
     swin = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     rest = {name: one for name, one in state.items() if not name.startswith(prefix) and name != "label_embed"}
+    own = model.image_encoder.swin.state_dict()
+    for name, value in swin.items():
+        if name.endswith("relative_position_bias_table") and name in own and len(value) != len(own[name]):
+            swin[name] = resize_position_bias(value.cpu(), (round(len(own[name]) ** 0.5) + 1) // 2)
     try:
-        model.image_encoder.swin.load_state_dict(checkpoint_filter_fn(swin, model.image_encoder.swin))
+        model.image_encoder.swin.load_state_dict(swin)
         missing, unexpected = model.load_state_dict(rest, strict=False)
     except RuntimeError as error:
         raise ValueError(f"the model to start from differs: {' '.join(str(error).split())}"[:500]) from None

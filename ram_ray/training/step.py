@@ -39,9 +39,11 @@ class TrainStep(nn.Module):
             "targets": batch["targets"],
         }
         if "caption_ids" in batch:
+            tag_ids = batch["tag_ids"]
             inputs |= {
                 "caption_ids": _trim(batch["caption_ids"]).long(),
-                "tag_ids": _trim(batch["tag_ids"]).long(),
+                # Where the decoder looks at padding, as in released models, padding is a part of the input.
+                "tag_ids": (_trim(tag_ids) if config.mask_tag_padding else tag_ids).long(),
                 "caption_start": self.caption_start,
             }
         if self._teacher[0] is not None:

@@ -10,6 +10,7 @@ from ram_ray.evaluation.metrics import (
     average_precision,
     per_tag,
     reduce_tag_block,
+    reference_average_precision,
     score_tags,
     summarise,
     to_tag_blocks,
@@ -43,6 +44,37 @@ def test_the_references_figures_on_its_own_annotations(reference):
     assert report["recall"] * 212 / 214 == pytest.approx(float(reference["CR"]), abs=1e-6)
     assert np.allclose([line["precision"] for line in report["per_tag"]], reference["Ps"], atol=1e-6)
     assert np.allclose([line["recall"] for line in report["per_tag"]], reference["Rs"], atol=1e-6)
+
+
+def test_the_references_way_with_ties_gives_its_figures_to_the_last_digit(reference):
+    tied = np.round(reference["scores"], 1).astype(np.float32)
+    for name, scores in (("", reference["scores"]), ("tied_", tied)):
+        columns = zip(scores.T, reference["targets"].T, strict=True)
+        ap = [reference_average_precision(one, targets) for one, targets in columns]
+        np.testing.assert_allclose(ap, reference[f"{name}APs"], atol=1e-9)
+        assert np.mean(ap) == pytest.approx(float(reference[f"{name}mAP"]), abs=1e-9)
+
+
+def test_the_references_figures_on_the_whole_benchmark(reference, shared):
+    lists = shared / "data" / "labels"
+    tags = {one: i for i, one in enumerate((lists / "openimages_common_214_ram_taglist.txt").read_text().splitlines())}
+    lines = (lists / "openimages_common_214_ram_annots.txt").read_text().splitlines()
+    truth = np.zeros((len(lines), 214), dtype=np.float32)
+    for row, line in enumerate(lines):
+        truth[row, [tags[one] for one in line.split(",")[1:]]] = 1
+    scores = np.random.default_rng(1).random(truth.shape).astype(np.float32) * 0.8 + 0.15 * truth
+    scores = (np.round(scores * 65535).astype(np.uint16) / 65535).astype(np.float32)
+    rows = per_tag(scores, truth.astype(bool), thresholds=reference["thresholds"])
+    ap = [reference_average_precision(one, hits) for one, hits in zip(scores.T, truth.T, strict=True)]
+    np.testing.assert_allclose(ap, reference["full_APs"], atol=1e-6)
+    assert np.mean(ap) == pytest.approx(float(reference["full_mAP"]), abs=1e-7)
+    np.testing.assert_allclose([row["ap"] for row in rows], reference["full_APs"], atol=1e-4)
+    precision = [row["tp"] / (row["tp"] + row["fp"] + 1e-9) for row in rows]
+    recall = [row["tp"] / (row["tp"] + row["fn"] + 1e-9) for row in rows]
+    np.testing.assert_allclose(precision, reference["full_Ps"], atol=1e-6)
+    np.testing.assert_allclose(recall, reference["full_Rs"], atol=1e-6)
+    assert np.mean(precision) == pytest.approx(float(reference["full_CP"]), abs=1e-7)
+    assert np.mean(recall) == pytest.approx(float(reference["full_CR"]), abs=1e-7)
 
 
 def test_ap_by_hand():

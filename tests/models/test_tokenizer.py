@@ -90,7 +90,7 @@ def test_padding_and_truncation_of_a_foreign_file_are_not_taken_over(tokenizer: 
 
 
 def test_what_is_no_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no tokenizer.json there"):
+    with pytest.raises(ValueError, match="no tokenizer.json or vocab.txt there"):
         TextTokenizer.load(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="tokenizer"):

@@ -1,0 +1,103 @@
+"""The captioner: a tag encoder that reads tags as text while it looks at the image, and a causal caption decoder.
+
+Letters: B batch, L image tokens, C their width, T text tokens, T' tokens of the tags, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ram_ray.models.blocks import Block, TokenEmbedding
+from ram_ray.models.config import ModelConfig, TransformerConfig
+from ram_ray.models.recognition import RecognitionDecoder
+
+
+class TagEncoder(nn.Module):
+    """Image-tag interaction encoder; its lowest layers share cross-attention and FFN with `shared`."""
+
+    def __init__(self, config: ModelConfig, shared: RecognitionDecoder) -> None:
+        super().__init__()
+        size = config.tag_encoder
+        self.embedding = _embedding(config, size)
+        self.layers = _layers(size, context_width=config.context_width)
+        for layer, lender in zip(self.layers, shared.layers, strict=False):
+            layer.cross, layer.ffn = lender.cross, lender.ffn
+
+    def forward(self, ids: Tensor, image_tokens: Tensor) -> Tensor:
+        """Ids (B, T'), zero is padding, and tokens (B, 1 + L, C) to (B, T', D)."""
+        mask = (ids != 0)[:, None, None, :]
+        x = self.embedding(ids)
+        for layer in self.layers:
+            x = layer(x, image_tokens, mask=mask)
+        return x
+
+
+class CaptionDecoder(nn.Module):
+    """Image-tag-text decoder: causal, looks at the tag encoder's output. Output words are tied to input words."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size = config.caption_decoder
+        self.embedding = _embedding(config, size)
+        self.layers = _layers(size, context_width=config.tag_encoder.width)
+        self.transform = nn.Linear(size.width, size.width)
+        self.norm = nn.LayerNorm(size.width, eps=size.norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(
+        self,
+        ids: Tensor,
+        context: Tensor | None,
+        context_mask: Tensor | None,
+        *,
+        caches: list[dict] | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """Ids (B, T) at positions start.. and context (B, T', D') with its mask (B, T') to logits (B, T, V).
+
+        Without `caches`, padding (id 0) is seen by no other word. With them, `context` may be None after the first
+        call.
+        """
+        x = self.embedding(ids, start=start)
+        causal, mask = ids.shape[1] > 1, None
+        if caches is None:
+            length = ids.shape[1]
+            mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() & (ids != 0)[:, None, None, :]
+            causal = False
+        for place, layer in enumerate(self.layers):
+            x = layer(
+                x,
+                context,
+                mask=mask,
+                context_mask=None if context_mask is None else context_mask[:, None, None, :],
+                causal=causal,
+                cache=caches[place] if caches is not None else None,
+            )
+        x = self.norm(F.gelu(self.transform(x)))
+        return F.linear(x, self.embedding.word.weight, self.bias)
+
+
+def _embedding(config: ModelConfig, size: TransformerConfig) -> TokenEmbedding:
+    return TokenEmbedding(
+        config.vocab_size,
+        size.width,
+        max_positions=config.max_positions,
+        dropout=size.dropout,
+        norm_eps=size.norm_eps,
+    )
+
+
+def _layers(size: TransformerConfig, *, context_width: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        Block(
+            size.width,
+            heads=size.heads,
+            ffn=size.ffn,
+            dropout=size.dropout,
+            context_width=context_width,
+            norm_eps=size.norm_eps,
+        )
+        for _ in range(size.layers)
+    )
