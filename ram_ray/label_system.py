@@ -16,7 +16,6 @@ import fsspec
 
 from ram_ray.records import KINDS
 
-
 LISTS = ("synonyms", "ambiguous", "read_as")  # fields of a label that hold several names
 
 
