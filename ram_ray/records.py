@@ -53,11 +53,13 @@ SAMPLE = pa.schema(
     ]
 )
 
-# After `parse`: tags by name, one list a caption (`caption` is its index in `captions`).
+# After `parse`: tags by name, one list a caption (`caption` is its index in `captions`), and the captions that the
+# parser turned away, with its reason.
 PARSED = pa.schema(
     [
         *SAMPLE,
         ("parsed", pa.list_(pa.struct([("caption", pa.int32()), ("name", pa.string()), ("kind", pa.string())]))),
+        ("unread", pa.list_(pa.struct([("caption", pa.int32()), ("reason", pa.string())]))),
     ]
 )
 

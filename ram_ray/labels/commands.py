@@ -99,6 +99,8 @@ def run_build(options: argparse.Namespace) -> int:
     annotated = label(run, config, parsed, labels)
     counts = captions.counts
     print(f"captions: {counts['rows_in']:,} lines, {counts['rows_out']:,} parsed, {counts['rejected']:,} rejected")
+    unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.counts["unread"].items())
+    print(f"of these turned away by the parser: {unread or 'none'}")
     print(f"tags: {annotated.counts['tags']:,}, of which {annotated.counts['matched']:,} by words alone")
     print(
         f"labels: {labels.counts['labels']:,} of {labels.counts['names']:,} names, version {labels.counts['version']}"

@@ -101,6 +101,22 @@ def read_captions(path: str, *, run: RunConfig) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def read_unread(path: str, *, run: RunConfig) -> dict[str, int]:
+    """Reason -> captions that the parser turned away, over the parsed rows at `path`."""
+
+    def count(block: pa.Table) -> pa.Table:
+        reasons = Counter(one["reason"] for row in block["unread"].to_pylist() for one in row or ())
+        return pa.table({"reason": pa.array(list(reasons), pa.string()), "count": list(reasons.values())})
+
+    rows = read_rows(path, run=run, columns=["unread"]).map_batches(
+        count, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
+    )
+    counts: Counter[str] = Counter()
+    for row in rows.iter_rows():  # one a block and reason
+        counts[row["reason"]] += int(row["count"])
+    return dict(sorted(counts.items()))
+
+
 def count_captions(block: pa.Table) -> pa.Table:
     """Captions of each source in a block of `records.PARSED` rows; rejected rows are passed over."""
     block = block.filter(pc.is_null(block["reason"]))
@@ -130,7 +146,10 @@ def find_evidence(block: pa.Table, system: LabelSystem, matcher: Matcher) -> pa.
         parsed: list[list[Key]] = [[] for _ in row["captions"]]
         for tag in row["parsed"]:
             parsed[tag["caption"]].append((tag["name"], tag["kind"]))
-        for text, tags in zip(row["captions"], parsed, strict=True):
+        unread = {one["caption"] for one in row["unread"] or ()}
+        for place, (text, tags) in enumerate(zip(row["captions"], parsed, strict=True)):
+            if place in unread:
+                continue
             ids = {id for name, kind in tags if (id := system.find(name, kind)) is not None}
             for match in matcher.find(text, tags):
                 counts = names[match.id, match.name]
@@ -179,7 +198,7 @@ def read_evidence(path: str, *, run: RunConfig, system: LabelSystem) -> dict[int
 
     resources = run.resources
     rows = (
-        read_rows(path, run=run, columns=["captions", "parsed", "reason"])
+        read_rows(path, run=run, columns=["captions", "parsed", "unread", "reason"])
         .map_batches(
             Finder,
             batch_format="pyarrow",

@@ -23,13 +23,20 @@ from ram_ray.evaluation.evaluate import tag_counts
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.build import build
 from ram_ray.labels.config import LabelsConfig
-from ram_ray.labels.counts import Evidence, ambiguous_names, read_captions, read_counts, read_evidence
+from ram_ray.labels.counts import (
+    Evidence,
+    ambiguous_names,
+    read_captions,
+    read_counts,
+    read_evidence,
+    read_unread,
+)
 from ram_ray.labels.lists import read_system
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import find_edits, identity, make_options
 from ram_ray.labels.page import to_html
-from ram_ray.labels.parser import CaptionParser
+from ram_ray.labels.parser import CaptionParser, Tag
 from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.report import BuildReport
 from ram_ray.labels.tables import load_lemmas
@@ -45,14 +52,26 @@ class ParseActor:
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
         captions = [text for row in rows for text in row["captions"]]
-        tags = iter(self._parser.parse(captions))
+        tags = self._parser.parse(captions)
+        found = iter(zip(tags, self._reasons(captions, tags), strict=True))
         for row in rows:
-            row["parsed"] = [
-                {"caption": place, "name": tag.name, "kind": tag.kind}
-                for place in range(len(row["captions"]))
-                for tag in dict.fromkeys(next(tags))
-            ]
+            row["parsed"], row["unread"] = [], []
+            for place in range(len(row["captions"])):
+                names, reason = next(found)
+                row["parsed"] += [
+                    {"caption": place, "name": one.name, "kind": one.kind} for one in dict.fromkeys(names)
+                ]
+                row["unread"] += [{"caption": place, "reason": reason}] if reason else []
         return to_table(rows, PARSED)
+
+    def _reasons(self, captions: list[str], tags: list[list[Tag]]) -> list[str | None]:
+        """Why a caption was turned away, where the parser can say so; asked only where it found nothing."""
+        read = getattr(self._parser, "read", None)
+        empty = [text for text, names in zip(captions, tags, strict=True) if not names]
+        if read is None or not empty:
+            return [None] * len(captions)
+        reasons = iter([one.reason for one in read(empty)])
+        return [None if names else next(reasons) for names in tags]
 
 
 def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse") -> Manifest:
@@ -73,7 +92,15 @@ def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse"
     counts = sum_blocks(read_rows(stage.path, run=config), _count_parsed, run=config)
     images = int(counts["rows"])
     _balance(stage.name, rows_in=samples.counts["rows_out"], rows_out=images, rejected=0)
-    return stage.finish(rows_in=images, rows_out=images, rejected=0, images=images, tags=int(counts["tags"]))
+    return stage.finish(
+        rows_in=images,
+        rows_out=images,
+        rejected=0,
+        images=images,
+        tags=int(counts["tags"]),
+        captions=int(counts["captions"]),
+        unread=read_unread(stage.path, run=config) if counts["unread"] else {},
+    )
 
 
 def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifest | None = None) -> Manifest:
@@ -178,8 +205,9 @@ def to_annotations(block: pa.Table, find: TagFinder) -> pa.Table:
             parsed[tag["caption"]].append((tag["name"], tag["kind"]))
         captions: list[dict[str, Any]] = []
         union: dict[int, str] = {}
-        for text, tags in zip(row["captions"], parsed, strict=True):
-            ids, sources = find(text, tags)
+        unread = {one["caption"] for one in row.pop("unread") or ()}  # not English: its words mean something else
+        for place, (text, tags) in enumerate(zip(row["captions"], parsed, strict=True)):
+            ids, sources = find("" if place in unread else text, tags)
             captions.append({"text": text, "origin": "original", "tags": ids, "sources": sources})
             for id, source in zip(ids, sources, strict=True):
                 if source != MATCHED or id not in union:
@@ -254,7 +282,8 @@ def _count_matched(block: pa.Table) -> dict[str, float]:
 
 def _count_parsed(block: pa.Table) -> dict[str, float]:
     tags = [{(tag["name"], tag["kind"]) for tag in row} for row in block["parsed"].to_pylist()]
-    return {"rows": len(block), "tags": sum(len(one) for one in tags)}
+    captions, unread = (pc.sum(pc.list_value_length(block[name])).as_py() or 0 for name in ("captions", "unread"))
+    return {"rows": len(block), "tags": sum(len(one) for one in tags), "captions": captions, "unread": unread}
 
 
 def _balance(stage: str, *, rows_in: int, rows_out: int, rejected: int) -> None:

@@ -91,11 +91,21 @@ def test_both_readers_are_recorded() -> None:
     assert [(one["id"], one["origin"]) for one in row["tags"]] == [(0, "parsed"), (2, "parsed"), (3, "matched")]
 
 
+def test_a_caption_that_was_turned_away_is_not_searched_for_words() -> None:
+    row = _row("s/1", ["una red", "a dog"], [(1, "dog", "object")], unread=[{"caption": 0, "reason": "not_english"}])
+    table = to_table([row], PARSED)
+    (found,) = LabelActor(SYSTEM, LabelsConfig())(table).to_pylist()
+    assert [one["tags"] for one in found["captions"]] == [[], [0]] and found["captions"][0]["text"] == "una red"
+    evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), trusting=True)).to_pylist()
+    assert {one["name"] for one in evidence} == {"dog", None}
+    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "unread": 1}
+
+
 def test_an_empty_block_keeps_its_columns() -> None:
     assert to_annotations(to_table([], PARSED), BY_PARSE).schema == ANNOTATION
     assert count_names(to_table([], PARSED)).schema == NAME_COUNTS
     assert find_evidence(to_table([], PARSED), SYSTEM, Matcher(SYSTEM, load_lemmas())).schema == EVIDENCE
-    assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0}
+    assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0, "captions": 0, "unread": 0}
 
 
 def _rows() -> list[dict]:
@@ -117,7 +127,8 @@ def test_counts_are_of_captions_by_name_kind_and_source_and_pass_over_rejected_r
     parts = [count_names(table.slice(place, 1)) for place in range(4)]
     assert pa.concat_tables(parts)["count"].to_pylist() and sum(len(one) for one in parts) == 5
     assert {row["source"]: row["count"] for row in count_captions(table).to_pylist()} == {"s": 3, "t": 1}
-    assert _count_parsed(table.slice(0, 2)) == {"rows": 2, "tags": 4}, "tags are counted once a picture"
+    counts = {"rows": 2, "tags": 4, "captions": 3, "unread": 0}
+    assert _count_parsed(table.slice(0, 2)) == counts, "tags are counted once a picture"
 
 
 @pytest.mark.parametrize(
