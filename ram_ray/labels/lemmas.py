@@ -70,7 +70,8 @@ class Lemmatizer:
 
     def known(self, word: str, kind: PartOfSpeech) -> bool:
         """True if `word` or its lemma is in the table of this part of speech."""
-        return word in self._known[kind] or word in self._irregular[kind] or self(word, kind) in self._known[kind]
+        table = self._known[kind]
+        return word in table or word in self._irregular[kind] or self(word, kind) in table
 
     def known_word(self, word: str) -> bool:
         """True if `word` is a form of any noun, verb or adjective in the tables."""

@@ -15,7 +15,8 @@ from collections.abc import Callable
 _PLAIN = re.compile(r"[\w\s,;:!?'\"()&-]*\.?\s*")  # nothing that markup, names and addresses need
 _DOMAINS = "com|org|net|edu|gov|info|co|io|tv|cc|uk|de|fr|us|eu"
 _URL = re.compile(
-    rf"\b(?:https?://|www\.)\S+|\b\S{{1,100}}@\S+\.\S+|\b[\w-]{{1,60}}\.(?:{_DOMAINS})\b\S*", re.IGNORECASE
+    rf"\b(?:https?://|www\.)\S+|\b[\w.+-]{{1,60}}@[\w-]{{1,60}}\.[\w.-]{{1,60}}|\b[\w-]{{1,60}}\.(?:{_DOMAINS})\b\S*",
+    re.IGNORECASE,
 )
 _FILE = re.compile(r"(?<![\w.])([\w%+()-]{1,100})\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|svg|pdf|mp4)\b", re.IGNORECASE)
 # What cameras, phones and editors put into file names; they say nothing about the picture.

@@ -25,6 +25,10 @@ RELATIONS = {
 }  # fmt: skip
 # Relations under which a noun can be part of a compound.
 MODIFIERS = frozenset(("compound", "flat", "nmod", "amod", "other", "num"))
+_ATTRIBUTES = ["LOWER", "POS", "TAG", "DEP", "HEAD"]
+_SIGN = 1 << 63  # spaCy's array is unsigned; a head on the left is a negative offset
+_UNDER_PREPOSITIONS = frozenset(("pobj", "pcomp"))  # CLEAR labels
+_PREPOSITIONS = frozenset(("prep", "agent", "dative"))
 _CLASSES = {"NOUN": "N", "PROPN": "N", "VERB": "V", "ADJ": "A", "AUX": "AUX"}
 
 
@@ -40,24 +44,40 @@ class Word:
     head: int  # index of the head; its own for a root
 
 
+_names: dict[int, str] = {}  # strings by spaCy's hashes, which are the same everywhere; decoding them anew is slow
+
+
+def _name(key: int, strings: Any) -> str:
+    if len(_names) > 100_000:  # hostile text must not grow memory without end
+        _names.clear()
+    return _names.setdefault(key, strings[key])
+
+
 def read_words(doc: Any) -> list[Word]:
     """Tokens of a spaCy Doc in the common relations.
 
     CLEAR hangs a noun under its preposition ("on" -> "beach"); here, as in UD, the noun hangs under what the
     preposition belongs to and the preposition under the noun.
     """
-    words = []
-    for token in doc:
-        pos = _CLASSES.get(token.pos_, token.pos_)
-        words.append(Word(token.i, token.lower_, pos, token.tag_, RELATIONS.get(token.dep_, "other"), token.head.i))
-    for token in doc:
-        if token.dep_ in ("pobj", "pcomp") and token.head.dep_ in ("prep", "agent", "dative"):
-            noun, preposition = words[token.i], words[token.head.i]
-            noun.head, preposition.head = preposition.head, token.i
-            if token.head.dep_ == "agent":
-                noun.rel = "agent"
-            elif noun.rel == "obl" and words[noun.head].pos == "N":
-                noun.rel = "nmod"
+    strings, known = doc.vocab.strings, _names.get
+    words, clear = [], []
+    # One array for all tokens: asking each token for each attribute costs more than all the rules together.
+    rows = doc.to_array(_ATTRIBUTES).tolist() if len(doc) else []
+    for index, row in enumerate(rows):
+        text, pos, tag, relation = [known(key) or _name(key, strings) for key in row[:4]]
+        head = index + (row[4] if row[4] < _SIGN else row[4] - 2 * _SIGN)
+        words.append(Word(index, text, _CLASSES.get(pos, pos), tag, RELATIONS.get(relation, "other"), head))
+        if relation in _UNDER_PREPOSITIONS:
+            clear.append(index)
+    for index in clear:
+        noun, preposition = words[index], words[words[index].head]
+        if doc[preposition.index].dep_ not in _PREPOSITIONS:
+            continue
+        noun.head, preposition.head = preposition.head, index
+        if doc[preposition.index].dep_ == "agent":
+            noun.rel = "agent"
+        elif noun.rel == "obl" and words[noun.head].pos == "N":
+            noun.rel = "nmod"
     return words
 
 

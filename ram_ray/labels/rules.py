@@ -7,6 +7,7 @@ says is not there gives nothing.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ram_ray.labels.lemmas import Lemmatizer
@@ -197,6 +198,7 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     return "" if name in NOT_ACTIONS else name
 
 
+@lru_cache(maxsize=1 << 16)
 def _is_name(name: str) -> bool:
     """Letters, with hyphens and apostrophes inside: no numbers, no symbols, no other scripts."""
     plain = name.replace("-", "").replace("'", "").replace(" ", "")

@@ -7,7 +7,8 @@ ordinary spaCy pipeline (tagger, morphologizer, dependency parser, and spaCy's r
 published tables), so `spacy.load(OUT_DIR)` works and any other installed pipeline can take its place.
 
 Captions are short, often written without capitals and full stops, and the parser reads them in lower
-case (see `parser.py`); half of the training sentences are lower-cased for that reason.
+case (see `parser.py`); half of the training sentences are lower-cased for that reason. A web treebank knows
+little of captions, so as many words again come from `caption_grammar`, which makes captions with their trees.
 """
 
 from __future__ import annotations
@@ -242,7 +243,11 @@ def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: 
             scratch / "model",
             overrides={"paths.train": str(scratch / "train.spacy"), "paths.dev": str(scratch / "dev.spacy")},
         )
-        nlp = spacy.load(scratch / "model" / "model-best")
+        return finish(spacy.load(scratch / "model" / "model-best"), treebank, out)
+
+
+def finish(nlp: Language, treebank: Path, out: Path) -> dict[str, float]:
+    """Add the lemmatizer to a trained pipeline, score it on the treebank's test part, and save it to `out`."""
     lemmatizer = nlp.add_pipe("lemmatizer", config={"mode": "rule"}, last=True)
     lemmatizer.initialize()  # type: ignore[attr-defined]
     (test,) = treebank.glob("*-test*.conllu.gz")
@@ -250,7 +255,7 @@ def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: 
     predictions = nlp.pipe(reference.text for reference in references)
     scores = Scorer(nlp).score([Example(p, r) for p, r in zip(predictions, references, strict=True)])
     report = {name: round(scores[name], 4) for name in ("token_acc", "tag_acc", "pos_acc", "dep_uas", "dep_las")}
-    nlp.meta.update(name="ud_ewt", version="0.1.0", license="CC BY-SA 4.0", performance=report)
+    nlp.meta.update(name="ud_ewt", version="0.2.0", license="CC BY-SA 4.0", performance=report)
     nlp.config["paths"].update(train=None, dev=None)  # scratch files of this training
     nlp.config["initialize"]["before_init"] = None  # the tokenizer is saved as it was trained with
     nlp.to_disk(out)

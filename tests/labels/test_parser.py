@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from ram_ray.labels.language import REASONS
 from ram_ray.labels.lemmas import Lemmatizer
 from ram_ray.labels.normalize import clean
 from ram_ray.labels.parser import CaptionParser, load_pipeline
-from ram_ray.labels.rules import Tag, find_tags
+from ram_ray.labels.rules import Tag, find_tags, read_caption
+from ram_ray.labels.triples import Triple
 from ram_ray.records import KINDS
 
 REPO = Path(__file__).resolve().parents[2]
@@ -76,6 +79,34 @@ a building under construction near a railing | building, construction, railing |
 a teddy bear sitting on a wooden chair | teddy bear, chair | wooden | sit
 four brown stacked suitcases | suitcase | brown, stacked |
 an older couple jogging by the water | couple, water | old | jog
+a street with no cars | street | |
+a man without a shirt or shoes | man | |
+nobody is sitting on the bench | bench | |
+a dog that isn't wearing a collar | dog | |
+a kitchen missing a sink | kitchen | |
+a black, white and brown dog | dog | black, white, brown |
+dogs and cats sleeping and playing on a bed | dog, cat, bed | | sleep, play
+a cat is in front of a television | cat, television | |
+a park bench near a parked car | park bench, car | parked |
+a man parks his car in a park | man, car, park | | park
+she watches a watch | watch | | watch
+a swimming dog near a swimming pool | dog, swimming pool | swimming |
+an orange cat eats an orange | cat, orange | orange | eat
+a boy rides a bike as another rides a scooter | boy, bike, scooter | | ride
+a plate of food and two glasses of wine | plate, food, glass, wine | |
+a woman in a white top sitting on top of a car | woman, top, car | white | sit
+a girl with long hair wearing glasses | girl, hair, glasses | long | wear
+newly built houses | house | built |
+the window is broken | window | broken |
+a well-dressed man in a short-sleeved shirt | man, shirt | well-dressed, short-sleeved |
+A MAN  RIDING A HORSE.on the beach | man, horse, beach | | ride
+vintage red car on a beach stock photo | car, beach | vintage, red |
+#dog #beach #SunnyDay #igers | dog, beach | sunny |
+IMG_2041.JPG | | |
+red_car-on-beach_02.jpg | car, beach | red |
+a close up of a sliced pizza | pizza | sliced |
+un perro corriendo en la playa | | |
+a dog 🐶 on www.dogs.com @friend | dog | |
 """
 ROWS = [line.split("|") for line in CAPTIONS.strip().splitlines()]
 
@@ -123,6 +154,64 @@ def test_answers_can_be_changed_without_changing_others(parser: CaptionParser) -
     assert second == [Tag("dog", "object")]
 
 
+RELATIONS = """
+a man is riding a horse on the beach | man ride horse; man ride beach on
+a cake has been cut by the bride | bride cut cake
+a car parked by a curb | car park curb by
+a group of people sitting in front of a brick wall | people sit brick wall in front of
+a boy and a girl play soccer | boy play soccer; girl play soccer
+a woman who is holding an umbrella | woman hold umbrella
+a dog runs | dog run
+a dog not wearing a collar |
+"""
+
+
+@pytest.mark.parametrize("line", RELATIONS.strip().splitlines())
+def test_who_does_what(parser: CaptionParser, line: str) -> None:
+    caption, expected = line.split("|")
+    (found,) = parser.read([caption.strip()])
+    relations = {" ".join(one for one in (*triple[:3], triple[3]) if one) for triple in found.relations}
+    assert relations == {one.strip() for one in expected.split(";") if one.strip()}
+
+
+def test_what_attributes_describe(parser: CaptionParser) -> None:
+    (found,) = parser.read(["the shiny car is red and a dog sits beside it"])
+    assert found.described == [("shiny", "car"), ("red", "car")]
+
+
+def test_a_caption_that_is_turned_away_says_why(parser: CaptionParser) -> None:
+    captions = ["", "12 34", "ein Hund rennt am Strand", "a dog"]
+    assert [one.reason for one in parser.read(captions)] == ["empty", "no_words", "not_english", None]
+    assert parser.read(captions)[2].tags == []
+
+
+def hostile_strings(count: int) -> list[str]:
+    """Seeded texts of everything that a text can hold, most of them short and some of them a megabyte."""
+    rng = random.Random(0)
+    pieces = [
+        "dog", "a man", " ", "\0", "\ud800", "\u202e", "&lt;", "&#x41;", "<b", ">", "((", "))", "#", "@x", "-", "'",
+        "\u200d", "\u0301", "\U0001f600", "http://", ".jpg", "\n", "\t", "no ", "not ", "or ", "\ufffd", "\x1b[31m",
+        "\u05db\u05dc", "\u72ac", "1,000", "%s", "\\", '"', "a-b-", "of the ", "and ", ",", "...",
+    ]  # fmt: skip
+    texts = ["".join(rng.choices(pieces, k=rng.randrange(60))) for _ in range(count - 2 * len(pieces))]
+    texts += [piece * (1_000_000 // len(piece)) for piece in pieces]
+    return texts + [f"{piece} " * 400 + "a dog" for piece in pieces]
+
+
+def test_a_thousand_hostile_strings(parser: CaptionParser) -> None:
+    texts = hostile_strings(1000)
+    together = parser.read(texts)
+    assert len(together) == len(texts) == 1000
+    assert all(one.reason in (None, *REASONS) for one in together)
+    assert all(one.tags == [] for one in together if one.reason)
+    slowest = 0.0
+    for text, one in zip(texts[::9] + texts[-80:], together[::9] + together[-80:], strict=True):
+        started = time.process_time()
+        assert parser.read([text]) == [one]
+        slowest = max(slowest, time.process_time() - started)
+    assert slowest < 1
+
+
 HOSTILE = {
     "empty": "",
     "spaces": " \t\r\n ",
@@ -159,7 +248,12 @@ def test_clean_cuts_at_a_word_and_keeps_hyphens() -> None:
     assert clean("A well-dressed   Man", max_chars=100) == "a well-dressed man"
     assert clean("one two three", max_chars=9) == "one two"
     assert clean("IMG_0042.JPG of a dog", max_chars=100) == "of a dog"
-    assert clean("<b>dog</b> &amp; cat", max_chars=100) == "dog & cat"
+    assert clean("<b>dog</b> &amp;amp; cat", max_chars=100) == "dog & cat"
+    assert clean("#dog #cat", max_chars=100) == "dog, cat"
+    assert clean("nice #dogs", max_chars=100, known=lambda word: False) == "nice"
+    assert clean("DSC_01.jpg brown_dog-02.png", max_chars=100) == "brown dog"
+    assert clean("mail me@here.org or see rees.com/x", max_chars=100) == "mail or see"
+    assert clean("a man - a peach - colored hat", max_chars=100) == "a man, a peach-colored hat"
 
 
 def test_lemmas_follow_the_kind_of_tag(parser: CaptionParser) -> None:
@@ -222,6 +316,17 @@ CLEAR_AND_UD = [
         "shiny/ADJ/JJ/conj/3",
     ),
 ]  # fmt: skip
+
+
+def test_clear_and_ud_passives_read_alike(parser: CaptionParser) -> None:
+    clear = "a/DET/DT/det/1 ball/NOUN/NN/nsubjpass/3 is/AUX/VBZ/auxpass/3 held/VERB/VBN/ROOT/3 by/ADP/IN/agent/3 "
+    ud = "a/DET/DT/det/1 ball/NOUN/NN/nsubj:pass/3 is/AUX/VBZ/aux:pass/3 held/VERB/VBN/ROOT/3 by/ADP/IN/case/6 "
+    ends = ("a/DET/DT/det/6 man/NOUN/NN/pobj/4", "a/DET/DT/det/6 man/NOUN/NN/obl/3")
+    for start, end in zip((clear, ud), ends, strict=True):
+        found = read_caption(_doc(parser._nlp.vocab, start + end), parser._lemmas)
+        assert found.relations == [Triple("man", "hold", "ball")]
+
+
 READINGS = [
     {("dog", "object"), ("tall", "attribute"), ("man", "object")},
     {("man", "object"), ("hold", "action"), ("traffic light", "object")},
@@ -233,7 +338,7 @@ READINGS = [
 def test_clear_and_ud_labels_read_alike(parser: CaptionParser, number: int) -> None:
     clear, ud = (_doc(parser._nlp.vocab, rows) for rows in CLEAR_AND_UD[number])
     assert set(find_tags(clear, parser._lemmas)) == READINGS[number]
-    assert find_tags(ud, parser._lemmas) == find_tags(clear, parser._lemmas)
+    assert read_caption(ud, parser._lemmas) == read_caption(clear, parser._lemmas)
 
 
 def _ram_ray(*arguments: str, data: bytes) -> subprocess.CompletedProcess:
@@ -266,6 +371,15 @@ def test_command_answers_before_its_input_ends() -> None:
         assert json.loads(process.stdout.readline())["objects"] == ["boat"]
         process.stdin.close()
         assert process.wait(timeout=60) == 0
+
+
+def test_command_draws_a_caption() -> None:
+    done = _ram_ray("parse", "a brown dog is running on the beach", "ein Hund am Strand", data=b"")
+    assert done.returncode == 0
+    assert done.stdout.decode() == (
+        "a brown dog is running on the beach\n|- dog\n|  |- is brown\n|  `- run on beach\n`- beach (scene)\n"
+        "ein Hund am Strand\n`- nothing: not_english\n"
+    )
 
 
 def test_command_says_what_is_wrong() -> None:
