@@ -170,7 +170,7 @@ SHORT_ENGLISH = _words("""
 DRINKS = _words("wine drinking beer water champagne shot martini cocktail juice pint milk measuring")
 
 # Words that speak of the picture itself: what describes them describes nothing in it.
-PICTURES = _words("picture photo photograph image view shot closeup close-up up scene")
+PICTURES = _words("picture photo photograph photography image view shot closeup close-up up scene footage")
 
 # Beings that are named by what they are and not by what they do: whatever -ing stands before them describes them.
 CREATURES = _words("""
