@@ -26,7 +26,7 @@ from ram_ray.labels.caption_phrases import (
 from ram_ray.labels.caption_trees import Node, flatten, verb_form
 
 _VERB_MORPH = {"VB": "VerbForm=Inf", "VBG": "VerbForm=Part", "VBN": "VerbForm=Part", "VBD": "VerbForm=Fin"}
-_PRONOUNS = (("he", "his", "him"), ("she", "her", "her"), ("it", "its", "it"), ("they", "their", "them"))
+_PRONOUNS = ("he", "she", "it")
 _IRREGULAR = {
     "hold": "hold:held", "swing": "swing:swung", "sing": "sing:sang:sung", "speak": "speak:spoke:spoken",
     "ride": "ride:rode:ridden", "stand": "stand:stood", "hang": "hang:hung", "run": "run:ran:run",
@@ -85,7 +85,7 @@ class CaptionGrammar(Phrases):
             many = bool(subject and subject.tag == "NNS")
             mark = word(self.rng.choice(("as", "while", "as")), "SCONJ", "IN")
             if subject is None:
-                subject, many = word(self.rng.choice(_PRONOUNS[:3])[0], "PRON", "PRP", SINGULAR), False
+                subject, many = word(self.rng.choice(_PRONOUNS), "PRON", "PRP", SINGULAR), False
             clause = self._finite(subject, many=many, depth=2)
             head.after("advcl", clause.first("mark", mark))
         elif kind < 0.75:

@@ -22,18 +22,22 @@ PLACES = ("place", "place", "structure", "compound.place", "seat", "vehicle", "m
 
 
 def word(text: str, pos: str, tag: str, morph: str = "") -> Node:
+    """A word that nothing hangs under yet."""
     return Node(text, pos, tag, morph)
 
 
 def adp(text: str) -> Node:
+    """A preposition."""
     return word(text, "ADP", "IN")
 
 
 def comma() -> Node:
+    """A comma."""
     return word(",", "PUNCT", ",")
 
 
 def conjunction(text: str = "and") -> Node:
+    """A conjunction that joins equals."""
     return word(text, "CCONJ", "CC")
 
 

@@ -51,7 +51,7 @@ def _function_words() -> tuple[frozenset[str], dict[str, tuple[str, ...]]]:
     foreign: dict[str, tuple[str, ...]] = {}
     for language in _LANGUAGES:
         for word in import_module(f"spacy.lang.{language}.stop_words").STOP_WORDS:
-            if word not in SHORT_ENGLISH and word.isalpha():
+            if len(word) > 1 and word not in SHORT_ENGLISH and word.isalpha():
                 foreign[word] = (*foreign.get(word, ()), language)
     return english, foreign
 

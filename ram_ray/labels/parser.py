@@ -131,7 +131,8 @@ def keep_hyphens(nlp: Language) -> None:
     from spacy.util import compile_infix_regex
 
     kept = [pattern for pattern in nlp.Defaults.infixes or () if not re.search(pattern, "a-b")]
-    nlp.tokenizer.infix_finditer = compile_infix_regex(kept).finditer
+    tokenizer: Any = nlp.tokenizer
+    tokenizer.infix_finditer = compile_infix_regex(kept).finditer
 
 
 def _shipped_folder() -> Path:

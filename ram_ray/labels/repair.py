@@ -90,6 +90,8 @@ def _repair_unknown(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
         word.pos = "N"  # "a laptop computer"
     elif text == "striped":
         word.pos, word.rel = "A", "amod"
+    elif word.pos == "V" and text in ADJECTIVES:
+        word.pos = "A"  # "looks stunning"
     elif word.pos == "A" and before.text == "to" and lemmas.known(text, "verb"):
         word.pos, word.tag = "V", "VB"
     elif word.pos == "N" and _noun_describes(text, before, after, lemmas):

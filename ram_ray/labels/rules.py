@@ -131,8 +131,10 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     after = word_after(words, words[last])
     if head in MEASURES and (after.text == "of" or after.pos == "N"):
         return []
-    if head in PICTURES and (names[-1:] == ["stock"] or (head == "photography" and not names)):
-        return []
+    if head in PICTURES and names[-1:] == ["stock"]:  # "a red car on a beach stock photo": the end is an agency's
+        if len(names) == 1:
+            return []
+        head, names = names[-2], names[:-2]
     if head in ("picture", "photo", "photograph") and any(one.head == last and one.text == "in" for one in words):
         return []
     name = " ".join([*names, head])

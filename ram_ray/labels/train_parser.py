@@ -218,6 +218,10 @@ def to_docs(path: Path, vocab, *, sentences_per_doc: int = SENTENCES_PER_DOC) ->
         yield Doc(vocab, **joined)
 
 
+def _to_doc(vocab, columns: dict) -> Doc:
+    return Doc(vocab, **columns)
+
+
 @spacy.registry.callbacks("ram_ray.whole_hyphens.v1")
 def whole_hyphens() -> Callable[[Language], None]:
     """Before training: the tokenizer that captions are read with, which leaves "long-sleeved" whole."""
@@ -234,7 +238,7 @@ def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: 
             docs = list(to_docs(source, blank.vocab))
             made = CaptionGrammar(seed=seed) if part == "train" else CaptionGrammar(seed=seed + 1)
             count = captions if part == "train" else captions // 20
-            docs += [Doc(blank.vocab, **caption) for caption in made.captions(count)]
+            docs += [_to_doc(blank.vocab, caption) for caption in made.captions(count)]
             DocBin(docs=docs, store_user_data=False).to_disk(scratch / f"{part}.spacy")
         config = spacy.util.load_config_from_str(CONFIG.format(seed=seed, steps=steps))
         spacy.util.load_model_from_config(config, auto_fill=True).config.to_disk(scratch / "config.cfg")

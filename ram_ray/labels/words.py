@@ -34,7 +34,7 @@ MEASURES = _words("""
     photograph image view shot closeup close-up row line pile stack herd flock pack collection series selection
     handful dozen dozens hundred hundreds thousand thousands ton tons plenty load loads amount mixture crowd gang
     bit part portion section half majority rest sea body bed trio duo foursome cluster swarm school litter range
-    gathering party pieces stretch patch layer strip stream sheet chunk pound gallon quarter quartet variation
+    gathering party portrait pieces stretch patch layer strip stream sheet chunk pound gallon quarter quartet variation
 """)
 
 # Never visible things: places on or in something, times, and words about the picture itself.
@@ -91,7 +91,8 @@ COMPOUNDS = _words("""
     traffic_light vending_machine wedding_gown shaving_cream whipped_cream racing_suit training_wheels
     clothing_store dump_truck air_plane air_balloon air_conditioner top_hat back_pack side_walk skateboarding_trick
     senior_citizen fire_truck pick-up_truck watering_can trash_can garbage_can soda_can beer_can tin_can spray_can
-    reading_room petting_zoo stained_glass martial_art
+    reading_room petting_zoo stained_glass martial_art hot_air sports_team sports_car sports_field sports_fan
+    sports_event sports_game sports_uniform
 """)
 
 # Nouns in -ing that are things: never the verb they look like after another noun or an article.
@@ -134,7 +135,7 @@ PURPOSES = _words("""
 # Nouns to the tagger, adjectives to a reader of captions.
 ADJECTIVES = _words("""
     vintage antique retro hippie asian african american blond blonde brunette plaid striped checkered teenage round
-    square
+    square stunning amazing charming interesting
 """)
 
 # Prepositions that taggers take for nouns or adjectives in short texts.
@@ -170,7 +171,7 @@ SHORT_ENGLISH = _words("""
 DRINKS = _words("wine drinking beer water champagne shot martini cocktail juice pint milk measuring")
 
 # Words that speak of the picture itself: what describes them describes nothing in it.
-PICTURES = _words("picture photo photograph image view shot closeup close-up up scene")
+PICTURES = _words("picture photo photograph photography image view shot closeup close-up up scene footage")
 
 # Beings that are named by what they are and not by what they do: whatever -ing stands before them describes them.
 CREATURES = _words("""
