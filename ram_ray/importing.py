@@ -108,7 +108,7 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
                 f"--text-encoder {sources.text_encoder} makes vectors of {teacher.embed_dim}, but the label "
                 f"embeddings have {model.config.label_width}: they come from another one (CLIP ViT-B/16)"
             )
-    card = {"model": NAMES[architecture], "imported from": source.name}
+    card: dict[str, object] = {"model": NAMES[architecture], "imported from": source.name}
     save_bundle(target, model, labels=labels, tokenizer=tokenizer, teacher=teacher, card=card)
     millions = sum(one.numel() for one in model.parameters()) / 1e6
     size = model.config.image_size

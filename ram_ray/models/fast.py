@@ -12,6 +12,8 @@ Letters: B images, W windows an image, H heads, N tokens a window, C width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ class PackedLinear(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)  # opaque: no parameter and no buffer
         self._bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         self._dtype = dtype
-        self._after = ("gelu", [], "none") if gelu else ("none", [], "")
+        self._after: tuple[str, list, str] = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., C')."""
@@ -44,7 +46,7 @@ class BiasedWindowAttention(nn.Module):
 
     bias: Tensor
 
-    def __init__(self, attention: nn.Module, mask: Tensor | None) -> None:
+    def __init__(self, attention: Any, mask: Tensor | None) -> None:
         super().__init__()
         self.num_heads, self.scale = attention.num_heads, attention.scale
         self.qkv, self.proj = attention.qkv, attention.proj
@@ -77,9 +79,9 @@ def bias_windows(model: RAM) -> None:
 
     for block in model.image_encoder.modules():
         if isinstance(block, SwinTransformerBlock) and not isinstance(block.attn, BiasedWindowAttention):
-            device, dtype = block.norm1.weight.device, block.norm1.weight.dtype
-            mask = block.get_attn_mask(device=device, dtype=dtype)
-            block.attn = BiasedWindowAttention(block.attn, mask)
+            bias = block.attn.relative_position_bias_table
+            mask = block.get_attn_mask(device=bias.device, dtype=bias.dtype)
+            block.attn = BiasedWindowAttention(block.attn, mask)  # type: ignore[assignment]
             block.dynamic_mask = False
             block.register_buffer("attn_mask", None, persistent=False)
 
@@ -91,13 +93,13 @@ def pack_linears(model: RAM, *, dtype: torch.dtype = torch.float32) -> None:
 
     for part in (model.image_encoder, model.recognition.layers):
         for module in list(part.modules()):
-            fused = None
+            fused: nn.Module | None = None
             if isinstance(module, FeedForward) and isinstance(module.activation, nn.GELU):
-                fused, module.activation = module.up, nn.Identity()
+                fused, module.activation = module.up, nn.Identity()  # type: ignore[assignment]
             elif isinstance(module, Mlp) and type(module.act) is nn.GELU and module.act.approximate == "none":
                 fused, module.act = module.fc1, nn.Identity()
             for name, child in list(module.named_children()):
                 if type(child) is nn.Linear:
                     setattr(module, name, PackedLinear(child, gelu=child is fused, dtype=dtype))
     if isinstance(model.image_proj, nn.Linear):
-        model.image_proj = PackedLinear(model.image_proj, dtype=dtype)
+        model.image_proj = PackedLinear(model.image_proj, dtype=dtype)  # type: ignore[assignment]
