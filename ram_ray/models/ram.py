@@ -74,7 +74,8 @@ class RAM(nn.Module):
             self.register_buffer("label_embed", label_embed.float())
         if self.reweighs:
             self.reweight_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        if config.init_std is None and config.architecture == "ram" and config.label_proj:
+        blank = self.label_embed.is_meta  # weights are about to be loaded
+        if config.init_std is None and config.architecture == "ram" and config.label_proj and not blank:
             self.recognition.spread_queries(self.label_embed)
 
     @property

@@ -45,6 +45,14 @@ def test_saved_again_it_gives_identical_logits(tiny_bundle: str, tmp_path: Path)
     assert "| stage | pretrain |" in (tmp_path / "moved" / "README.md").read_text()
 
 
+def test_weights_are_its_own_however_they_began(copy: Path, tiny_bundle: str) -> None:
+    config = copy / "config.json"
+    text = config.read_text()
+    assert '"init_std": 0.02' in text
+    config.write_text(text.replace('"init_std": 0.02', '"init_std": null'))
+    assert torch.equal(_logits(load_bundle(str(copy))), _logits(load_bundle(tiny_bundle)))
+
+
 def test_loaded_parts_share_what_they_shared(tiny_bundle: str) -> None:
     model = load_bundle(tiny_bundle).model
     assert model.tag_encoder.layers[0].cross is model.recognition.layers[0].cross
