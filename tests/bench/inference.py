@@ -222,14 +222,11 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     threads = torch.get_num_threads()
     print(f"{options.size}, batch {options.batch}, {options.device}, {threads} threads, peak {peak:.1f} GB")
-    print(
-        f"{'variant':<22}{'images/s':>10}{'CPU s':>9}{'ratio':>7}{'ceiling':>9}{'max diff':>10}{'flips %':>9}{'at median':>11}"
-    )
+    heads = ("images/s", "CPU s", "ratio", "ceiling", "max diff", "flips %", "at median")
+    print("variant".ljust(22) + "".join(f"{one:>11}" for one in heads))
     for row in rows:
-        name, speed, cpu, ratio, share, difference, flipped, middle = row.values()
-        print(
-            f"{name:<22}{speed:>10}{cpu:>9}{ratio:>7}{share:>9}{difference:>10.1e}{flipped:>9}{middle:>11}", flush=True
-        )
+        name, *numbers = row.values()
+        print(name.ljust(22) + "".join(f"{one:>11.4g}" for one in numbers), flush=True)
 
 
 if __name__ == "__main__":
