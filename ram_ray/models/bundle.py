@@ -11,7 +11,8 @@ Weights are read with safetensors, so nothing in a bundle can run code. A remote
 id) is copied to a local folder first.
 
 Loading makes no weights to throw away: the model is built without memory and takes the file's tensors, which are
-read a piece at a time, so that never more than one copy of them is there.
+read a piece at a time, so that never more than one copy of them is there. On a CPU the captioner's stay in the file,
+mapped, until a caption is asked for.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ram_ray.models.tokenizer import TextTokenizer
 
 KIND = "ram_ray.bundle"
 _PIECE = 1 << 26  # bytes of weights read at a time
+_CAPTIONER = ("tag_encoder.", "caption_decoder.")
 
 
 @dataclass
@@ -160,12 +162,18 @@ def _load_weights(model: RAM, file: Path, *, source: str, device: torch.device) 
 
 
 def _read(file: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and copies of the file's tensors. The file is mapped anew after every `_PIECE`, so that its pages do
-    not stay in memory beside the copies."""
+    """The file's names and tensors: copies, or, of the captioner on a CPU, views of the mapped file.
+
+    For copies the file is mapped anew after every `_PIECE`, so that its pages do not stay in memory beside them.
+    """
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
         names = list(opened.keys())
+        lazy = [one for one in names if one.startswith(_CAPTIONER)] if device.type == "cpu" else []
+        for name in lazy:
+            yield name, opened.get_tensor(name)
+    names = [one for one in names if one not in set(lazy)]
     while names:
         nbytes = 0
         with safe_open(file, framework="pt") as opened:

@@ -92,7 +92,8 @@ def pack_linears(model: RAM, *, dtype: torch.dtype = torch.float32) -> None:
     from timm.layers import Mlp
 
     for part in (model.image_encoder, model.recognition.layers):
-        for module in list(part.modules()):
+        # Linear maps themselves are left out of the list: it would keep their weights from being freed.
+        for module in [one for one in part.modules() if not isinstance(one, nn.Linear)]:
             fused: nn.Module | None = None
             if isinstance(module, FeedForward) and isinstance(module.activation, nn.GELU):
                 fused, module.activation = module.up, nn.Identity()  # type: ignore[assignment]
