@@ -5,7 +5,7 @@ Where no shards are given, the drawn scenes are written first, as ordinary shard
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,7 @@ import ray
 import ray.data
 
 from ram_ray.annotate import annotate, count_rows, read_rows, sum_blocks, write_rejected
-from ram_ray.artifacts import Manifest, Run
+from ram_ray.artifacts import Manifest, Run, Stage
 from ram_ray.config import RunConfig
 from ram_ray.data.drawn import plan_corpus, write_shard
 from ram_ray.data.images import Limits
@@ -33,15 +33,43 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str]) -> Manif
     stage = run.stage(name, kind="annotations", config={"data": data, "shards": _identity(shards)}, inputs=[])
     if stage.manifest:
         return stage.manifest
-    listing = f"{stage.work}/listing"
-    _write_listing(shards, listing)
     limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
     check = config.data.check
+    rows, rejected = scan_sources(
+        stage,
+        config,
+        sources=[{"shard": one.name, "uri": one.uri, "format": one.format} for one in shards],
+        read=lambda one: scan_shard(Shard(one["shard"], one["uri"], one["format"]), limits=limits, check=check),
+    )
+    if rows == rejected:
+        raise ValueError(f"{name}: none of the {rows} rows of {', '.join(uris)} is usable; see {run.path('rejected')}")
+    return stage.finish(
+        shards=len(shards), rows_in=rows, rows_out=rows - rejected, rejected=rejected, images=rows - rejected
+    )
+
+
+def scan_sources(
+    stage: Stage,
+    config: RunConfig,
+    *,
+    sources: list[dict[str, Any]],
+    read: Callable[[dict[str, Any]], Iterator[dict[str, Any]]],
+) -> tuple[int, int]:
+    """Leave the `records.SAMPLE` rows of every source in the stage's folder; returns rows, and how many are rejected.
+
+    Args:
+        sources: each with the name of its `shard`; a source is read whole, or anew.
+        read: one of them to its rows.
+    """
+    listing = f"{stage.work}/listing"
+    fs, root = fsspec.url_to_fs(listing)
+    fs.makedirs(root, exist_ok=True)
+    with fs.open(f"{root}/shards.parquet", "wb") as file:
+        pq.write_table(pa.Table.from_pylist(sources), file)
 
     def scan(block: pa.Table) -> Iterator[pa.Table]:
         for one in block.to_pylist():
-            shard = Shard(name=one["shard"], uri=one["uri"], format=one["format"])
-            rows = scan_shard(shard, limits=limits, check=check)
+            rows = read(one)
             while part := list(islice(rows, ROWS_AT_ONCE)):
                 yield to_table(part, SAMPLE)
 
@@ -61,11 +89,7 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str]) -> Manif
     counts = sum_blocks(read_rows(stage.path, run=config, columns=["key", "reason"]), count_rows, run=config)
     rows, rejected = int(counts["rows"]), int(counts["rejected"])
     write_rejected(stage, run=config, num_rejected=rejected)
-    if rows == rejected:
-        raise ValueError(f"{name}: none of the {rows} rows of {', '.join(uris)} is usable; see {run.path('rejected')}")
-    return stage.finish(
-        shards=len(shards), rows_in=rows, rows_out=rows - rejected, rejected=rejected, images=rows - rejected
-    )
+    return rows, rejected
 
 
 def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
@@ -95,11 +119,3 @@ def _identity(shards: list[Shard]) -> list[dict[str, Any]]:
         changed = str(info.get("mtime") or info.get("ETag") or info.get("etag") or info.get("updated"))
         identity.append({"name": shard.name, "uri": shard.uri, "size": info.get("size"), "changed": changed})
     return identity
-
-
-def _write_listing(shards: list[Shard], folder: str) -> None:
-    fs, root = fsspec.url_to_fs(folder)
-    fs.makedirs(root, exist_ok=True)
-    rows = [{"shard": one.name, "uri": one.uri, "format": one.format} for one in shards]
-    with fs.open(f"{root}/shards.parquet", "wb") as file:
-        pq.write_table(pa.Table.from_pylist(rows), file)

@@ -10,19 +10,14 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ram_ray.annotate import annotate, count_rows, read_rows, sum_blocks, write_rejected
 from ram_ray.artifacts import Manifest, Run
 from ram_ray.config import RunConfig
-from ram_ray.records import SAMPLE, to_table
+from ram_ray.data.collect import scan_sources
 
-ROWS_AT_ONCE = 4096
 MAX_LINE = 1_000_000  # bytes
 _ENDINGS = re.compile(r"(\.txt|\.captions)?(\.gz|\.bz2|\.xz|\.zst)?$")
 
@@ -38,34 +33,12 @@ def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str 
     stage = run.stage(name, kind="annotations", config={"files": described}, inputs=[])
     if stage.manifest:
         return stage.manifest
-    listing = f"{stage.work}/listing"
-    fs, root = fsspec.url_to_fs(listing)
-    fs.makedirs(root, exist_ok=True)
-    with fs.open(f"{root}/files.parquet", "wb") as file:
-        pq.write_table(pa.Table.from_pylist([{"shard": shard, "uri": uri} for shard, uri in files.items()]), file)
-
-    def scan(block: pa.Table) -> Iterator[pa.Table]:
-        for one in block.to_pylist():
-            rows = read_lines(one["shard"], one["uri"])
-            while part := list(islice(rows, ROWS_AT_ONCE)):
-                yield to_table(part, SAMPLE)
-
-    annotate(
+    rows, rejected = scan_sources(
         stage,
-        lambda dataset: dataset.map_batches(
-            scan, batch_format="pyarrow", batch_size=1, num_cpus=config.resources.task_cpus
-        ),
-        source=listing,
-        schema=SAMPLE,
-        run=config,
-        rows_in=0,
-        id_column="shard",
-        rows_per_block=1,
-        partitioned=False,
+        config,
+        sources=[{"shard": shard, "uri": uri} for shard, uri in files.items()],
+        read=lambda one: read_lines(one["shard"], one["uri"]),
     )
-    counts = sum_blocks(read_rows(stage.path, run=config, columns=["key", "reason"]), count_rows, run=config)
-    rows, rejected = int(counts["rows"]), int(counts["rejected"])
-    write_rejected(stage, run=config, num_rejected=rejected)
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} lines of {', '.join(uris)} is a caption")
     return stage.finish(rows_in=rows, rows_out=rows - rejected, rejected=rejected)
