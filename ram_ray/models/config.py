@@ -94,6 +94,7 @@ class ModelConfig(Section):
     descriptions: int = Field(1, ge=1)  # text embeddings a tag: 51 in RAM++
     captions: bool = True  # tag encoder and caption decoder are there
     recognition: TransformerConfig = TransformerConfig(layers=2, heads=4)
+    similarity: bool = False  # adds query x mean token to each logit, as CLIP scores: small models learn sooner
     tag_encoder: TransformerConfig = TransformerConfig(layers=2, heads=12)
     caption_decoder: TransformerConfig = TransformerConfig(layers=12, heads=12)
     vocab_size: int = 30524
