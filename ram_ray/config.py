@@ -131,10 +131,13 @@ class CleanConfig(Section):
     detector: str = "attention"  # or a Grounding-DINO / OWLv2 id or path for transformers
     revision: str | None = None
     min_images: int = Field(50, ge=2)  # categories with fewer images are left alone
-    outliers: float = Field(0.1, ge=0, lt=1)  # share of a category, farthest from its cluster centre
+    outliers: float = Field(0.1, ge=0, lt=1)  # most of a category that goes, and the share that is expected to be wrong
+    wrong: float = Field(0.25, ge=0, le=1)  # probability to be wrong from which on a tag goes
+    protected: list[str] = []  # tags that are never removed
+    protect_labels: bool = True  # nor those that a human label of the image confirms
+    absent: int = Field(50, ge=1)  # images without the tag that a category is compared with, about
     images_per_cluster: int = Field(50, ge=1)
     max_clusters: int = Field(32, ge=1)
-    disagreement: float = Field(0.1, ge=0, lt=1)  # probability on the region under which a tag goes
     batch_size: int = 64
 
 
