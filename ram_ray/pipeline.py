@@ -15,7 +15,8 @@ from typing import Any
 from ram_ray.artifacts import Manifest, Run
 from ram_ray.config import RunConfig, TrainConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
-from ram_ray.engine.rounds import clean, generate
+from ram_ray.engine.clean_stages import clean
+from ram_ray.engine.generate_stages import generate
 from ram_ray.evaluation.metrics import Counts
 from ram_ray.evaluation.report import StageLine, build_report, closing_table, write_report
 from ram_ray.evaluation.score import evaluate, read_summary

@@ -1,6 +1,5 @@
-"""The stages of the data engine on Ray Data: generate, then clean in three steps.
+"""The stages of cleaning on Ray Data, one round in three steps.
 
-    generate   decode tasks -> Generator actors (tagger, captions) -> CaptionTags actors (parser) -> annotations
     regions    decode tasks -> RegionEmbedder actors -> a row an image: boxes, embeddings, agreement
     removals   regions grouped by category -> FAISS k-means -> which image loses which tag, and why
     clean      annotations, joined with the removals of their own shard -> annotations
@@ -15,98 +14,14 @@ import functools
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import ray.data
-from ray.data import Dataset, SaveMode
+from ray.data import SaveMode
 
-from ram_ray.annotate import annotate, read_rows, write_rejected
-from ram_ray.artifacts import Manifest, Run, Stage
+from ram_ray.annotate import annotate, read_rows
+from ram_ray.artifacts import Manifest, Run
 from ram_ray.config import RunConfig
-from ram_ray.data.images import Limits
-from ram_ray.data.pixels import add_pixels
 from ram_ray.engine.clean import IMAGE_REGIONS, REMOVALS, RegionEmbedder, apply_removals, decide, explode_regions
-from ram_ray.engine.generate import CaptionTags, Generator
-from ram_ray.label_system import LabelSystem
-from ram_ray.labels.stages import annotation_counts, label_system_uri
+from ram_ray.engine.on_ray import actors, finish, predictor_options, with_pixels
 from ram_ray.records import ANNOTATION
-
-
-def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
-    """Rows to rows with decoded pictures, in tasks."""
-    limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
-
-    def pixels(block: pa.Table) -> pa.Table:
-        return add_pixels(block, size=size, limits=limits)
-
-    return dataset.map_batches(
-        pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=config.resources.task_cpus
-    )
-
-
-def actors(config: RunConfig) -> dict:
-    """What an actor pool that runs a model asks Ray Data for."""
-    resources = config.resources
-    return {
-        "num_cpus": resources.actor_cpus,
-        "num_gpus": resources.actor_gpus or None,
-        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
-    }
-
-
-def predictor_options(config: RunConfig) -> dict:
-    """How an actor loads a model: on the GPU in the run's precision, or on a CPU with the configured threads."""
-    on_gpu = config.resources.actor_gpus > 0
-    return {
-        "device": "cuda" if on_gpu else "cpu",
-        "precision": config.training.precision,
-        "threads": None if on_gpu else config.resources.threads,
-    }
-
-
-def generate(
-    run: Run, config: RunConfig, annotations: Manifest, model: Manifest, labels: Manifest, *, round: int
-) -> Manifest:
-    """Add the captions and tags that the model sees and no caption says."""
-    settings = config.engine.generate
-    stage = run.stage(f"generate_{round}", kind="annotations", config=settings, inputs=[annotations, model, labels])
-    if stage.manifest:
-        return stage.manifest
-    size = model.counts["image_size"]
-
-    def transform(dataset: Dataset) -> Dataset:
-        return (
-            with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config)
-            .map_batches(
-                Generator,
-                fn_constructor_args=(model.path, settings),
-                fn_constructor_kwargs=predictor_options(config),
-                batch_format="numpy",
-                batch_size=settings.batch_size,
-                **actors(config),
-            )
-            .map_batches(
-                CaptionTags,
-                fn_constructor_args=(config.labels.parser, label_system_uri(labels.path)),
-                fn_constructor_kwargs={
-                    "max_caption_chars": config.labels.max_caption_chars,
-                    "match": config.labels.match,
-                },
-                batch_format="pyarrow",
-                batch_size=config.data.rows_per_block,
-                num_cpus=config.resources.actor_cpus,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.resources.actors),
-            )
-        )
-
-    annotate(
-        stage,
-        transform,
-        source=annotations.path,
-        schema=ANNOTATION,
-        run=config,
-        rows_in=annotations.counts["rows_out"],
-    )
-    return _finish(stage, config, labels, rows_in=annotations.counts["rows_out"])
 
 
 def clean(
@@ -144,7 +59,7 @@ def clean(
         run=config,
         rows_in=annotations.counts["rows_out"],
     )
-    return _finish(stage, config, labels, rows_in=annotations.counts["rows_out"])
+    return finish(stage, config, labels, rows_in=annotations.counts["rows_out"])
 
 
 def find_regions(
@@ -206,12 +121,3 @@ def _removals_of(path: str, shard: str) -> pa.Table:
             part = pq.read_table(handle, columns=names, partitioning=None)
         parts.append(part.append_column("shard", pa.array([shard] * len(part), pa.string())).select(REMOVALS.names))
     return pa.concat_tables([one.cast(REMOVALS) for one in parts]) if parts else REMOVALS.empty_table()
-
-
-def _finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int) -> Manifest:
-    system = LabelSystem.load(label_system_uri(labels.path))
-    counts = annotation_counts(stage.path, config=config, system=system)
-    rejected = counts.pop("rejected_rows")
-    assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
-    write_rejected(stage, run=config, num_rejected=rejected)
-    return stage.finish(rows_in=rows_in, rows_out=counts["images"], rejected=rejected, **counts)
