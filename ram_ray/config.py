@@ -32,6 +32,18 @@ class DrawnConfig(Section):
     level: Literal["plain", "hard"] = "plain"  # hard: small, overlapping, any colour on any background
 
 
+class MeasureConfig(Section):
+    """For measuring the data engine on photos (`ram_ray.data.measure`); a real run hides and spoils nothing."""
+
+    captions_per_image: int | None = Field(None, ge=1)  # trained on; the tags of all captions are the truth
+    planted: float = Field(0.0, ge=0, le=1)  # false tags planted, as a share of the captions' tags
+
+    @property
+    def on(self) -> bool:
+        """Whether the captions' tags are to be kept as the truth."""
+        return self.captions_per_image is not None or self.planted > 0
+
+
 class DataConfig(Section):
     """Where the pictures and captions are, and what makes a row usable."""
 
@@ -43,6 +55,7 @@ class DataConfig(Section):
     max_pixels: int = Field(50_000_000, ge=1)
     max_bytes: int = Field(50_000_000, ge=1)
     rows_per_block: int = Field(512, ge=1)  # images that one task reads and decodes
+    measure: MeasureConfig = MeasureConfig()
 
 
 class AugmentConfig(Section):
