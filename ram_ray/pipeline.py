@@ -54,7 +54,7 @@ class Pipeline:
         train, held_out = self._uris()
 
         shards = self.keep(collect(run, config, name="shards", uris=train))
-        truth = collect(run, config, name="shards_eval", uris=held_out) if held_out else None
+        truth = collect(run, config, name="shards_eval", uris=held_out, held_out=True) if held_out else None
         self.done("shards")
 
         vocabulary = build_vocabulary(run, config, shards)
@@ -67,7 +67,8 @@ class Pipeline:
         labels = build_labels(run, config, parsed, teacher)
         annotations = self.keep(label(run, config, parsed, labels))
         if truth:
-            truth = label(run, config, parse(run, config, truth, name="parse_eval"), labels, name="labels_eval")
+            truth = parse(run, config, truth, name="parse_eval")
+            truth = label(run, config, truth, labels, name="labels_eval", held_out=True)
         self.done("labels")
 
         def fit(name: str, settings: TrainConfig, annotations: Manifest) -> Manifest:
