@@ -32,7 +32,7 @@ from ram_ray.engine.crops import REGIONS, explode_regions
 
 PART_BYTES = 128 << 20  # of Parquet that one task lays out
 GROUP_ROWS = 250_000  # of small categories that one task holds
-MIN_GROUP_ROWS = 5_000  # fewer are not worth a task of their own
+MIN_GROUP_ROWS = 500  # fewer are not worth a task of their own
 CHUNK_ROWS = 16_384  # of a large category, held at once
 
 # The rows of one category, read again at each call: columns -> tables of at most CHUNK_ROWS rows.

@@ -41,6 +41,7 @@ from ram_ray.engine.categories import (
 )
 from ram_ray.engine.clean import CATEGORIES, REMOVALS, apply_removals, decide
 from ram_ray.engine.crops import IMAGE_REGIONS, RegionEmbedder
+from ram_ray.engine.folds import ByPart
 from ram_ray.engine.on_ray import actors, finish, predictor_options, with_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
@@ -59,16 +60,21 @@ def clean(
     teacher: Manifest,
     *,
     round: int,
+    judges: Sequence[Manifest] = (),
 ) -> Manifest:
-    """Remove tags that do not look like their category, and tags that the model does not see on their region."""
+    """Remove tags that do not look like their category, and tags that the model does not see on their region.
+
+    Args:
+        judges: models that each look at the part of the images that they did not train on, in the order of the parts
+            (`ram_ray.parts`); none: `model` looks at all of them.
+    """
     settings = config.engine.clean
     identity = {"clean": settings, "seed": config.seed, "trusted": trusts_labels(config)}
-    stage = run.stage(
-        f"clean_{round}", kind="annotations", config=identity, inputs=[annotations, model, labels, teacher]
-    )
+    inputs = [annotations, model, labels, teacher, *judges]
+    stage = run.stage(f"clean_{round}", kind="annotations", config=identity, inputs=inputs)
     if stage.manifest:
         return stage.manifest
-    regions = find_regions(run, config, annotations, model, labels, teacher, round=round)
+    regions = find_regions(run, config, annotations, model, labels, teacher, round=round, judges=judges)
     removals = find_removals(run, config, regions, labels, round=round)
 
     def remove(block: pa.Table) -> pa.Table:
@@ -98,22 +104,24 @@ def find_regions(
     teacher: Manifest,
     *,
     round: int,
+    judges: Sequence[Manifest] = (),
 ) -> Manifest:
     """Boxes, embeddings and agreement of every tag of every image, and of some that it does not carry."""
     settings, images = config.engine.clean, annotations.counts["rows_out"]
     tags = len(LabelSystem.load(label_system_uri(labels.path)))
     absent = min(MAX_ABSENT, math.ceil(settings.absent * tags / max(1, images)))
     identity = {**settings.model_dump(include={"detector", "revision"}), "absent": absent, "seed": config.seed}
-    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, model, teacher])
+    models = list(judges) or [model]
+    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *models, teacher])
     if stage.manifest:
         return stage.manifest
-    size = model.counts["image_size"]
+    size = models[0].counts["image_size"]
     options = {"absent": absent, "seed": config.seed, "teacher_revision": teacher.counts["revision"]}
     annotate(
         stage,
         lambda dataset: with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config).map_batches(
-            RegionEmbedder,
-            fn_constructor_args=(model.path, teacher.counts["source"], settings),
+            ByPart,
+            fn_constructor_args=(RegionEmbedder, [one.path for one in models], teacher.counts["source"], settings),
             fn_constructor_kwargs={**options, **predictor_options(config)},
             batch_format="numpy",
             batch_size=settings.batch_size,
@@ -159,7 +167,8 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
 
 def trusts_labels(config: RunConfig) -> bool:
     """Whether human labels protect their tags: not where they are the truth that the engine itself is scored by."""
-    return config.engine.clean.protect_labels and bool(config.data.train)
+    scored = not config.data.train or config.data.measure.on  # drawn scenes, or photos with what is hidden or planted
+    return config.engine.clean.protect_labels and not scored
 
 
 def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
