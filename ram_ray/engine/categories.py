@@ -87,7 +87,7 @@ def count_tags(part: Part) -> dict[int, int]:
     total: dict[int, int] = {}
     for file in part.files:
         with fsspec.open(file, "rb") as handle:
-            table = pq.read_table(handle, columns=["regions.list.element.tag"], partitioning=None)
+            table = pq.ParquetFile(handle).read(columns=["regions.list.element.tag"], use_threads=False)
         tags = pc.struct_field(pc.list_flatten(table["regions"].combine_chunks()), "tag")
         for one in pc.value_counts(tags).to_pylist():
             total[one["values"]] = total.get(one["values"], 0) + one["counts"]

@@ -106,10 +106,10 @@ def decide(
     category |= {"outliers": 0, "disagreements": 0, "protected": 0}
     if crops < config.min_images:
         return Decision(REMOVALS.empty_table(), SAMPLE_ROWS.empty_table(), category)
-    sample = _sample(chunks, crops=crops, seed=seed + tag)
+    limit = _sample_limit(chunks, crops=crops, seed=seed + tag)
     clusters = num_clusters(crops, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters)
-    looks = find_looks(sample, clusters=clusters, seed=seed + tag)
-    measured = _measure(chunks, looks, fitted=len(sample) == crops)
+    looks = find_looks(_sample(chunks, limit, seed=seed + tag), clusters=clusters, seed=seed + tag)
+    measured = _measure(chunks, looks, limit, seed=seed + tag)
     category["clusters"] = int(looks.counting.sum())
     has = measured["carried"].to_numpy()
     signals = signals_of(measured)
@@ -140,18 +140,26 @@ def signals_of(measured: pa.Table) -> np.ndarray:
     return np.stack([columns[name] for name in SIGNALS], axis=1)
 
 
-def _sample(chunks: Chunks, *, crops: int, seed: int) -> np.ndarray:
-    """Unit vectors of the carried crops, or of FIT_POINTS of them by the hash of their keys; in the order of keys."""
-    limit = None
-    if crops > FIT_POINTS:
-        hashes = [_hashes(one.filter(one["carried"]), seed) for one in chunks(["key", "carried"])]
-        limit = np.partition(np.concatenate(hashes), FIT_POINTS - 1)[FIT_POINTS - 1]
+def _sample_limit(chunks: Chunks, *, crops: int, seed: int) -> np.uint64 | None:
+    """Hash of a key up to which carried crops are among the FIT_POINTS that are fitted on; None: all are."""
+    if crops <= FIT_POINTS:
+        return None
+    hashes = [_hashes(one.filter(one["carried"]), seed) for one in chunks(["key", "carried"])]
+    return np.partition(np.concatenate(hashes), FIT_POINTS - 1)[FIT_POINTS - 1]
+
+
+def _fitted(rows: pa.Table, limit: np.uint64 | None, *, seed: int) -> np.ndarray:
+    """Which rows (N,) the looks are fitted on."""
+    carried = rows["carried"].to_numpy()
+    return carried if limit is None else carried & (_hashes(rows, seed) <= limit)
+
+
+def _sample(chunks: Chunks, limit: np.uint64 | None, *, seed: int) -> np.ndarray:
+    """Unit vectors of the crops that the looks are fitted on, in the order of keys."""
     keys: list[str] = []
     points = []
     for one in chunks(["key", "carried", "embedding"]):
-        one = one.filter(one["carried"])
-        if limit is not None:
-            one = one.filter(pa.array(_hashes(one, seed) <= limit))
+        one = one.filter(pa.array(_fitted(one, limit, seed=seed)))
         keys += one["key"].to_pylist()
         points.append(embeddings_of(one["embedding"].to_pylist()))
     order = np.argsort(np.array(keys), kind="stable")
@@ -173,12 +181,12 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
     return normalised(embeddings)
 
 
-def _measure(chunks: Chunks, looks: Looks, *, fitted: bool) -> pa.Table:
+def _measure(chunks: Chunks, looks: Looks, limit: np.uint64 | None, *, seed: int) -> pa.Table:
     """The rows without their embeddings, with `cluster` and `distance`, in the order of keys."""
     parts = []
     for one in chunks([*_NUMBERS, "embedding"]):
         points = unit(embeddings_of(one["embedding"].to_pylist()))
-        cluster, distance = looks.measure(points, fitted=one["carried"].to_numpy() if fitted else None)
+        cluster, distance = looks.measure(points, fitted=_fitted(one, limit, seed=seed))
         numbers = one.select(_NUMBERS).append_column("cluster", pa.array(cluster))
         parts.append(numbers.append_column("distance", pa.array(distance)))
     return pa.concat_tables(parts).combine_chunks().sort_by("key")

@@ -110,7 +110,11 @@ def find_regions(
     settings, images = config.engine.clean, annotations.counts["rows_out"]
     tags = len(LabelSystem.load(label_system_uri(labels.path)))
     absent = min(MAX_ABSENT, math.ceil(settings.absent * tags / max(1, images)))
-    identity = {**settings.model_dump(include={"detector", "revision"}), "absent": absent, "seed": config.seed}
+    identity = {
+        **settings.model_dump(include={"detector", "revision", "detector_precision"}),
+        "absent": absent,
+        "seed": config.seed,
+    }
     models = list(judges) or [model]
     stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *models, teacher])
     if stage.manifest:
@@ -221,9 +225,8 @@ def _map(items: Sequence[Any], work: Callable[[Any], Any], config: RunConfig, **
     """`work(item)` of each, a task each, started in their order; what they return, as it comes."""
     import ray
 
-    waiting = [
-        ray.remote(num_cpus=config.resources.task_cpus, max_retries=3, **options)(work).remote(one) for one in items
-    ]
+    task: Any = ray.remote(num_cpus=config.resources.task_cpus, max_retries=3, **options)(work)
+    waiting = [task.remote(one) for one in items]
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
         yield ray.get(ready[0])

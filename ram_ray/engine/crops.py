@@ -101,7 +101,7 @@ class RegionEmbedder:
             teacher = TeacherLoader.from_pretrained(teacher_uri, revision=teacher_revision, device=device)
         self.predictor, self.teacher, self.config = predictor, teacher, config
         self.absent, self.seed = absent, seed
-        self.detector = make_detector(config, predictor=predictor, device=device, precision=precision)
+        self.detector = make_detector(config, predictor=predictor, device=device)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         rows = to_rows(batch)
@@ -237,6 +237,8 @@ def embeddings_of(embeddings: Sequence[bytes]) -> np.ndarray:
     Raises:
         ValueError: if the rows hold embeddings of different lengths.
     """
+    if not embeddings:
+        return np.zeros((0, 0), np.float32)
     if len({len(one) for one in embeddings}) > 1:
         raise ValueError("the embeddings have different lengths; they come from two teachers: run clean again")
     return np.frombuffer(b"".join(embeddings), "<f2").reshape(len(embeddings), -1).astype(np.float32)

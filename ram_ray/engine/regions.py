@@ -51,9 +51,7 @@ class RegionDetector(Protocol):
         ...
 
 
-def make_detector(
-    config: CleanConfig, *, predictor: Predictor, device: str | None = None, precision: str = "fp32"
-) -> RegionDetector:
+def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | None = None) -> RegionDetector:
     """The detector that `config.detector` names: "attention", or a model by Hugging Face id or path.
 
     Raises:
@@ -77,7 +75,7 @@ def make_detector(
             f"engine.clean.detector {config.detector!r} is a {kind!r} model; use 'attention' or a model of "
             f"{', '.join(sorted(classes))}"
         )
-    return classes[kind](config.detector, revision=config.revision, device=device, precision=precision)
+    return classes[kind](config.detector, revision=config.revision, device=device, precision=config.detector_precision)
 
 
 class AttentionDetector:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from ram_ray.config import CleanConfig
-from ram_ray.engine import clean
+from ram_ray.engine import clean, clustering
 from ram_ray.engine.categories import in_memory
 from ram_ray.engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide
 from ram_ray.engine.crops import REGIONS
@@ -106,13 +106,13 @@ def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
 
 def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
     table, planted = category(right=900, strange=60, unseen=40, absent=100)
-    everything = removed_of(table)
-    for module in (clean, clean.find_looks.__globals__):
-        monkeypatch.setitem(module if isinstance(module, dict) else vars(module), "FIT_POINTS", 400)
-    sampled = removed_of(table)
+    everything = removed_of(table, images_per_cluster=200)
+    for module in (clean, clustering):
+        monkeypatch.setattr(module, "FIT_POINTS", 400)
+    sampled = removed_of(table, images_per_cluster=200)
     assert len(planted.keys() & sampled) >= 0.85 * len(planted)
     assert len(sampled.keys() ^ everything) <= 0.02 * 1000
-    assert removed_of(table.take(np.arange(len(table))[::-1].copy())) == sampled
+    assert removed_of(table.take(np.arange(len(table))[::-1].copy()), images_per_cluster=200) == sampled
 
 
 def test_every_category_of_enough_images_is_judged_and_no_smaller_one():
