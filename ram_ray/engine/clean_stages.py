@@ -31,6 +31,7 @@ from ram_ray.config import CleanConfig, RunConfig
 from ram_ray.engine.categories import (
     Group,
     Part,
+    Sizes,
     categories,
     count_tags,
     exists,
@@ -39,7 +40,8 @@ from ram_ray.engine.categories import (
     plan_groups,
     write_table,
 )
-from ram_ray.engine.clean import CATEGORIES, REMOVALS, apply_removals, decide
+from ram_ray.engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals, decide
+from ram_ray.engine.company import TagCounts
 from ram_ray.engine.crops import IMAGE_REGIONS, RegionEmbedder
 from ram_ray.engine.folds import ByPart
 from ram_ray.engine.on_ray import actors, finish, predictor_options, with_pixels
@@ -156,13 +158,14 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
     protected = protected_ids(settings, LabelSystem.load(label_system_uri(labels.path)))
     settings = settings.model_copy(update={"protect_labels": trusts_labels(config)})
     parts, folder = list_parts(regions.path), f"{stage.work}/layout"
-    groups = _plan(stage, config, parts)
+    groups, counts = _plan(stage, config, parts)
+    decide_one = functools.partial(decide, config=settings, counts=counts, seed=seed, protected=protected)
     _each(stage, config, parts, lambda part: lay_out(part, groups=groups, folder=folder), "parts laid out")
     _each(
         stage,
         config,
         groups,
-        lambda group: _decide_group(group, stage.path, folder, settings=settings, seed=seed, protected=protected),
+        functools.partial(_decide_group, path=stage.path, folder=folder, decide_one=decide_one),
         "groups of categories decided",
         num_gpus=config.resources.actor_gpus or None,
     )
@@ -187,32 +190,28 @@ def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
     return frozenset(id for id in found.values() if id is not None)
 
 
-def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> list[Group]:
-    """The groups of categories, largest first: from an earlier, unfinished run, or from a count of the tags."""
-    uri = f"{stage.work}/groups.json"
-    if exists(uri):
-        with fsspec.open(uri, "r") as file:
-            return [Group(one["name"], tuple(one["tags"]), one["rows"]) for one in json.load(file)]
-    counts: dict[int, int] = {}
-    for found in _map(parts, count_tags, config):
-        for tag, rows in found.items():
-            counts[tag] = counts.get(tag, 0) + rows
-    groups = plan_groups(counts, groups=config.resources.shuffle_partitions)
-    write_text(uri, json.dumps([asdict(one) for one in groups]))
-    return groups
+def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> tuple[list[Group], TagCounts]:
+    """The groups of categories, largest first, and the counts of tags: as an unfinished call left them, or anew."""
+    uri = f"{stage.work}/plan.json"
+    if not exists(uri):
+        sizes = Sizes()
+        for found in _map(parts, count_tags, config):
+            sizes.add(found)
+        groups = plan_groups(sizes.rows, groups=config.resources.shuffle_partitions)
+        counted = {"images": sizes.images, "carried": sorted(sizes.carried.items())}
+        write_text(uri, json.dumps({"groups": [asdict(one) for one in groups], **counted}))
+    with fsspec.open(uri, "r") as file:
+        plan = json.load(file)
+    groups = [Group(one["name"], tuple(one["tags"]), one["rows"]) for one in plan["groups"]]
+    return groups, TagCounts(plan["images"], dict(plan["carried"]))
 
 
-def _decide_group(
-    group: Group, path: str, folder: str, *, settings: CleanConfig, seed: int, protected: frozenset[int]
-) -> None:
+def _decide_group(group: Group, *, path: str, folder: str, decide_one: Callable[..., Decision]) -> None:
     """Decide the categories of a group; its line in `categories/` is written last and says that it is done."""
     done = f"{path}/categories/{group.name}.parquet"
     if exists(done):
         return
-    found = [
-        decide(chunks, tag=tag, config=settings, seed=seed, protected=protected)
-        for tag, chunks in categories(group, folder=folder)
-    ]
+    found = [decide_one(chunks, tag=tag) for tag, chunks in categories(group, folder=folder)]
     removals = pa.concat_tables([one.removals for one in found]).sort_by([("shard", "ascending"), ("key", "ascending")])
     for shard in pc.unique(removals["shard"]).to_pylist():
         rows = removals.filter(pc.equal(removals["shard"], shard))

@@ -52,6 +52,7 @@ REGIONS = pa.schema(
         ("score", pa.float32()),  # the detector's; 0 where it found nothing and the box is the whole picture
         ("whole", pa.float32()),  # the tagger's probability of the tag on the whole picture
         ("agreement", pa.float32()),  # and on the crop
+        ("others", pa.list_(pa.int32())),  # the tags that the image carries besides
         ("embedding", pa.binary()),  # float16 (D,), little-endian: one value a row, never boxed number by number
     ]
 )
@@ -128,7 +129,8 @@ class RegionEmbedder:
         for image, found in enumerate(boxes):
             for id, (box, score) in found.items():
                 region = {"tag": id, "carried": id in carried[image], "labelled": id in labelled[image]}
-                regions[image].append({**region, "box": list(box), "score": score, "whole": float(whole[image, id])})
+                region |= {"box": list(box), "score": score, "whole": float(whole[image, id])}
+                regions[image].append({**region, "others": [one for one in carried[image] if one != id]})
                 places[image].append(crops.add(image, box))
         self._judge(crops, whole, regions, places)
         return regions

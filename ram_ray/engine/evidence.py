@@ -6,6 +6,7 @@ What there is of each (image, tag), found in the same way whether the image carr
     agreement  its probability on the tag's region
     near       how near the region's embedding is to a look of the category (`ram_ray.engine.clustering`)
     found      the detector's score of the region
+    company    how well the tag goes with the image's other tags (`ram_ray.engine.company`)
 
 No absolute threshold means anything on these: the asymmetric loss leaves absent tags near 0.6, a rare tag scores lower
 than a frequent one, distances depend on the teacher. What means something is the comparison with images that do not
@@ -36,7 +37,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SIGNALS = ("whole", "agreement", "near", "found")
+SIGNALS = ("whole", "agreement", "near", "found", "company")
 ASSUMED = 8  # absent rows that are assumed, `GAP` below the others in each signal
 GAP = 1.5  # standard deviations
 PRIOR = 40.0  # rows that the expected share of wrong ones counts as

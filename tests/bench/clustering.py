@@ -54,6 +54,7 @@ def as_regions(points: np.ndarray) -> Any:
         "score": np.full(count, 0.5),
         "whole": probabilities[0],
         "agreement": probabilities[1],
+        "others": [[place % 7, place % 11] for place in range(count)],
         "embedding": [one.tobytes() for one in np.concatenate([points, absent]).astype("<f2")],
     }
     return pa.table({name: columns[name] for name in REGIONS.names}).cast(REGIONS)
@@ -80,12 +81,14 @@ def measure(count: int, *, width: int, clusters: int | None, repeats: int) -> st
     from ram_ray.config import CleanConfig
     from ram_ray.engine.clean import decide
     from ram_ray.engine.clustering import ITERATIONS, SEED_ITERATIONS, fit_centres, num_clusters
+    from ram_ray.engine.company import TagCounts
 
     config = CleanConfig()
     points = draw(count, width=width)
     k = clusters or num_clusters(count, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters)
     rows = as_regions(points)
     most = SEED_ITERATIONS + ITERATIONS
+    counts = TagCounts(10 * count, {tag: count for tag in range(11)})
     ours, theirs, whole, ratios = [], [], [], []
     for repeat in range(repeats):
         model = KMeans(k, init="k-means++", n_init=1, max_iter=most, random_state=repeat)
@@ -94,7 +97,7 @@ def measure(count: int, *, width: int, clusters: int | None, repeats: int) -> st
         seconds, fitted = timed(lambda model=model: model.fit(points))
         theirs.append(seconds)
         ratios.append(inertia(points, centres) / inertia(points, fitted.cluster_centers_))
-        whole.append(timed(lambda repeat=repeat: decide(rows, tag=1, config=config, seed=repeat))[0])
+        whole.append(timed(lambda repeat=repeat: decide(rows, tag=1, config=config, counts=counts, seed=repeat))[0])
     mine, other, decision = (statistics.median(one) for one in (ours, theirs, whole))
     return (
         f"{count:>8,} {k:>4} {mine:>9.3f} {other:>13.3f} {other / mine:>6.2f} {statistics.median(ratios):>9.4f} "

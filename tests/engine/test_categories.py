@@ -1,6 +1,7 @@
 """Contract: every region comes out once, in the group of its category, whatever files it came from; work that is
 done is found again and not repeated."""
 
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ram_ray.engine import categories as module
-from ram_ray.engine.categories import Group, categories, count_tags, in_memory, lay_out, list_parts, plan_groups
+from ram_ray.engine.categories import Group, Sizes, categories, count_tags, in_memory, lay_out, list_parts, plan_groups
 from ram_ray.engine.crops import IMAGE_REGIONS, REGIONS, explode_regions
 
 SHARDS = ("web-00", "a%b c")  # a name that a folder's name must escape
@@ -33,6 +34,7 @@ def regions(tmp_path: Path) -> tuple[Path, pa.Table]:
                     "score": 0.5,
                     "whole": float(rng.random()),
                     "agreement": float(rng.random()),
+                    "others": [9, 10],
                     "embedding": rng.normal(size=4).astype("<f2").tobytes(),
                 }
                 for id in rng.choice(9, rng.integers(0, 6), replace=False)
@@ -71,12 +73,13 @@ def test_every_region_comes_out_once_in_its_category(regions, tmp_path, monkeypa
     folder, rows = regions
     parts = list_parts(str(folder))
     assert len(parts) == (1 if part_bytes > 1 else 4)
-    counts: dict[int, int] = {}
+    sizes = Sizes()
     for part in parts:
-        for tag, count in count_tags(part).items():
-            counts[tag] = counts.get(tag, 0) + count
-    assert counts == {tag: rows["tag"].to_pylist().count(tag) for tag in range(9)}
-    groups = plan_groups(counts, groups=1)
+        sizes.add(count_tags(part))
+    assert sizes.rows == Counter(rows["tag"].to_pylist())
+    assert sizes.carried == Counter(rows.filter(rows["carried"])["tag"].to_pylist())
+    assert sizes.images == len(set(rows["key"].to_pylist()))
+    groups = plan_groups(sizes.rows, groups=1)
     assert [one.rows for one in groups] == sorted((one.rows for one in groups), reverse=True)
     assert sorted(tag for one in groups for tag in one.tags) == list(range(9))
     assert any(one.large for one in groups) == (group_rows == 5)
@@ -90,7 +93,7 @@ def test_every_region_comes_out_once_in_its_category(regions, tmp_path, monkeypa
 
 def test_a_part_that_is_laid_out_is_left_alone(regions, tmp_path):
     (part,) = list_parts(str(regions[0]))
-    groups = plan_groups(count_tags(part), groups=2)
+    groups = plan_groups(count_tags(part).rows, groups=2)
     lay_out(part, groups=groups, folder=str(tmp_path / "layout"))
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "layout").rglob("*.parquet")}
     lay_out(part, groups=groups, folder=str(tmp_path / "layout"))

@@ -9,12 +9,14 @@ from ram_ray.config import CleanConfig
 from ram_ray.engine import clean, clustering
 from ram_ray.engine.categories import in_memory
 from ram_ray.engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide
+from ram_ray.engine.company import TagCounts
 from ram_ray.engine.crops import REGIONS
 from ram_ray.records import ANNOTATION, to_table
 from tests.engine.test_crops import tag
 from tests.engine.test_generate import annotation
 
 DOG = 3
+COUNTS = TagCounts(1_000, {1: 500, 2: 500, DOG: 200})
 
 
 def category(
@@ -48,6 +50,7 @@ def category(
             "score": 0.5,
             "whole": whole[place],
             "agreement": 1 / (1 + np.exp(-seen[place])),
+            "others": [1, 2] if place % 2 else [],
             "embedding": look[place].astype("<f2").tobytes(),
         }
         for place in range(count)
@@ -59,7 +62,7 @@ def category(
 
 
 def removed_of(table: pa.Table, **config) -> dict[str, str]:
-    found = decide(table, tag=DOG, config=CleanConfig(**config), seed=1)
+    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(**config), seed=1)
     assert found.removals.schema.equals(REMOVALS)
     return {row["key"]: row["reason"] for row in found.removals.to_pylist()}
 
@@ -76,17 +79,17 @@ def test_planted_wrong_tags_go_and_right_ones_stay():
 
 def test_the_score_is_the_probability_to_be_wrong():
     table, _ = category()
-    scores = decide(table, tag=DOG, config=CleanConfig(wrong=0.4), seed=1).removals["score"].to_numpy()
+    scores = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(wrong=0.4), seed=1).removals["score"].to_numpy()
     assert len(scores) and scores.min() >= 0.4 and scores.max() <= 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.1])
 def test_no_more_than_the_share_goes_and_the_worst_first(share):
     table, _ = category(strange=30, unseen=30)
-    removed = decide(table, tag=DOG, config=CleanConfig(outliers=share), seed=1).removals
+    removed = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(outliers=share), seed=1).removals
     assert len(removed) == int(share * 240)
     if share == 0.03:
-        more = decide(table, tag=DOG, config=CleanConfig(outliers=0.1), seed=1).removals
+        more = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(outliers=0.1), seed=1).removals
         assert set(removed["key"].to_pylist()) <= set(more["key"].to_pylist())
 
 
@@ -98,7 +101,9 @@ def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
         for start in range(0, len(shuffled), 37):
             yield shuffled.select(list(columns)).slice(start, 37)
 
-    one, two, three = (decide(rows, tag=DOG, config=CleanConfig(), seed=1) for rows in (table, shuffled, chunks))
+    one, two, three = (
+        decide(rows, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1) for rows in (table, shuffled, chunks)
+    )
     assert one.removals.equals(two.removals) and one.removals.equals(three.removals)
     assert one.samples.equals(two.samples) and one.samples.equals(three.samples)
     assert one.category == two.category == three.category
@@ -118,7 +123,7 @@ def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
 def test_every_category_of_enough_images_is_judged_and_no_smaller_one():
     for crops, judged in ((49, False), (50, True), (51, True)):
         table, _ = category(right=crops - 6, strange=3, unseen=3)
-        found = decide(table, tag=DOG, config=CleanConfig(min_images=50))
+        found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_images=50))
         assert (found.category["clusters"] > 0) == judged and found.category["crops"] == crops
         assert (len(found.removals) > 0) == judged and (len(found.samples) > 0) == judged
 
@@ -127,13 +132,13 @@ def test_what_is_protected_stays_and_is_counted():
     table, _ = category(labelled=True)
     assert removed_of(table) == {} and len(removed_of(table, protect_labels=False)) > 10
     table, _ = category()
-    found = decide(table, tag=DOG, config=CleanConfig(), seed=1, protected={DOG})
+    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
     assert len(found.removals) == 0 and found.category["protected"] == len(removed_of(table))
 
 
 def test_a_line_a_category_and_samples_to_look_at():
     table, _ = category()
-    found = decide(table, tag=DOG, config=CleanConfig(), seed=1)
+    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
     line = pa.Table.from_pylist([found.category], schema=CATEGORIES).to_pylist()[0]
     assert line["crops"] == 200 and line["absent"] == 60 and line["clusters"] >= 2
     assert line["outliers"] + line["disagreements"] == len(found.removals) and 0.02 < line["wrong"] < 0.2
@@ -153,7 +158,7 @@ def test_a_broken_embedding_is_an_error_and_not_a_removal():
     column[5] = np.full(24, np.nan, "<f2").tobytes()
     table = table.set_column(table.schema.get_field_index("embedding"), "embedding", pa.array(column, pa.binary()))
     with pytest.raises(ValueError, match="1 of .* embeddings are not finite"):
-        decide(in_memory(table), tag=DOG, config=CleanConfig())
+        decide(in_memory(table), tag=DOG, counts=COUNTS, config=CleanConfig())
 
 
 def test_removals_take_the_tag_and_keep_the_reason():

@@ -49,6 +49,8 @@ def test_every_tag_is_embedded_and_judged_on_its_own_crop(embedder):
     regions, batch = rows_of(embedder, ROWS)
     carried = [(row["key"], row["tag"]) for row in regions if row["carried"]]
     assert carried == [("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)]
+    assert [row["others"] for row in regions if row["carried"]] == [[4, 2], [0, 2], [0, 4], []]
+    assert all(row["others"] == ([0, 4, 2] if row["key"] == "s/1" else [5]) for row in regions if not row["carried"])
     for row in regions:
         picture = batch["pixels"][0 if row["key"] == "s/1" else 3]
         alone = crop(picture, to_pixels(row["box"], (32, 32)))[None]

@@ -13,7 +13,7 @@ def category(
     right: int = 360,
     wrong: int = 40,
     absent: int = 80,
-    gaps: tuple[float, ...] = (2.0, 2.0, 2.0, 0.0),
+    gaps: tuple[float, ...] = (2.0, 2.0, 2.0, 0.0, 0.0),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Carried (N, F), absent (M, F), and which of the carried are wrong (N,); gaps in standard deviations."""
     rng = np.random.default_rng(seed)
@@ -37,35 +37,35 @@ def test_the_share_of_wrong_tags_is_found_in_each_category(planted, low, high):
 
 
 def test_signals_count_as_far_as_they_tell_something():
-    carried, absent, planted = category(gaps=(2.0, 0.0, 0.7, 0.0))
+    carried, absent, planted = category(gaps=(2.0, 0.0, 0.7, 0.0, 0.0))
     found = judge(carried, absent, expected=0.1)
-    whole, agreement, near, nothing = found.weights
+    whole, agreement, near, nothing, _ = found.weights
     assert whole > near > max(agreement, nothing) >= 0
     order = np.argsort(-found.wrong)[:40]
     assert planted[order].mean() > planted[np.argsort(carried.mean(axis=1))[:40]].mean()
 
 
 def test_a_signal_that_speaks_the_wrong_way_round_has_no_say():
-    carried, absent, _ = category(gaps=(2.0, -1.5, 0.0, 0.0))
+    carried, absent, _ = category(gaps=(2.0, -1.5, 0.0, 0.0, 0.0))
     assert judge(carried, absent, expected=0.1).weights[1] == 0
 
 
 def test_a_category_that_looks_like_any_picture_loses_nothing():
-    carried, absent, _ = category(gaps=(0.0, 0.0, 0.0, 0.0))
+    carried, absent, _ = category(gaps=(0.0,) * 5)
     assert judge(carried, absent, expected=0.1).wrong.max() < 0.5
 
 
 def test_monotone_changes_change_nothing():
     carried, absent, _ = category(3)
     changed = [
-        np.stack([1 / (1 + np.exp(-x[:, 0])), x[:, 1] ** 3, np.exp(x[:, 2]), 5 * x[:, 3]], axis=1)
+        np.stack([1 / (1 + np.exp(-x[:, 0])), x[:, 1] ** 3, np.exp(x[:, 2]), 5 * x[:, 3], x[:, 4] + 7], axis=1)
         for x in (carried, absent)
     ]
     assert np.allclose(judge(carried, absent, expected=0.1).wrong, judge(*changed, expected=0.1).wrong)
 
 
 def test_constant_and_repeated_signals_as_a_scene_has_them():
-    carried, absent, planted = category(gaps=(2.0, 0.0, 1.0, 0.0))
+    carried, absent, planted = category(gaps=(2.0, 0.0, 1.0, 0.0, 0.0))
     for rows in (carried, absent):
         rows[:, 1], rows[:, 3] = rows[:, 0], 0.0
     found = judge(carried, absent, expected=0.1)
@@ -76,7 +76,7 @@ def test_constant_and_repeated_signals_as_a_scene_has_them():
 
 @pytest.mark.parametrize("absent", [0, 1, 5])
 def test_with_nothing_to_compare_with_all_signals_count_alike(absent):
-    carried, others, planted = category(absent=absent, gaps=(2.0, 2.0, 2.0, 2.0))
+    carried, others, planted = category(absent=absent, gaps=(2.0,) * 5)
     found = judge(carried, others, expected=0.1)
     assert np.allclose(found.weights / found.weights.max(), 1, atol=0.5)
     assert planted[np.argsort(-found.wrong)[:40]].mean() > 0.7
