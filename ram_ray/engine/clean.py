@@ -3,7 +3,7 @@
 The paper has two tests one after the other, the 10% farthest from their cluster's centre and then what the model does
 not predict on the region, and each alone removes right and wrong tags alike: the first where the teacher is weak, the
 second where the tagger's probability means another thing for each tag. Here both are signals of one decision
-(`ram_ray.engine.evidence`), which weighs them by how well each tells the tag's own images from others:
+(`ram_ray.engine.doubt`), which weighs them by how well each tells the tag's own images from others:
 
     which    a tag goes if it is wrong with a probability of at least `wrong`
     most     of a category at most the share `most` goes, the least probable first
@@ -32,7 +32,7 @@ from ram_ray.engine.categories import Chunks, in_memory
 from ram_ray.engine.clustering import FIT_POINTS, Looks, find_looks, normalised, num_clusters
 from ram_ray.engine.company import TagCounts, company
 from ram_ray.engine.crops import embeddings_of, hash_of
-from ram_ray.engine.evidence import SIGNALS, Evidence, judge
+from ram_ray.engine.doubt import SIGNALS, Evidence, judge
 from ram_ray.records import ANNOTATION, to_table
 
 REMOVALS = pa.schema(

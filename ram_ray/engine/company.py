@@ -8,7 +8,7 @@ other tags: the sum over them of the logarithm of how much oftener than by chanc
 
 with n(t, j) the images that carry both. A rare pair says little and A draws it towards chance. An image that carries t
 is left out of all its own counts: otherwise every pair that occurs once would vouch for itself. Where tags keep no
-company, as in scenes drawn at random, the measure is noise and `ram_ray.engine.evidence` gives it no weight.
+company, as in scenes drawn at random, the measure is noise and `ram_ray.engine.doubt` gives it no weight.
 
 Letters: N rows, T tags.
 """

@@ -12,7 +12,7 @@ Pictures end here: what goes on is one small row an image. Three choices:
                            value for each tag, and a region is cut out where the tag scores best, be it there or not. So
                            a few tags that the image does not carry are drawn (by its key and the seed), found, cut out
                            and looked at in the same way. Over all images they say, for each tag, what its signals look
-                           like where it is absent, by which wrong is told from right (`ram_ray.engine.evidence`).
+                           like where it is absent, by which wrong is told from right (`ram_ray.engine.doubt`).
     one look a crop        Crops of all images of the batch go through the models together, and a box that several tags
                            share is looked at once.
 

@@ -4,7 +4,7 @@ nothing gets no say, and no monotone change of a signal matters."""
 import numpy as np
 import pytest
 
-from ram_ray.engine.evidence import SIGNALS, judge
+from ram_ray.engine.doubt import SIGNALS, judge
 
 
 def category(
