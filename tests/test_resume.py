@@ -40,7 +40,7 @@ def counts(folder: Path) -> dict[str, dict]:
     return stages
 
 
-pytestmark = pytest.mark.slow  # four whole runs: `make test-slow`
+pytestmark = pytest.mark.slow  # five whole runs: `make test-slow`
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("parse", "work/parse/*/checkpoint"),
         ("pretrain", "work/pretrain/*/train/checkpoints/checkpoint_*"),
+        ("generate", "work/scores_1/*/checkpoint"),
         ("clean", "work/regions_1/*/checkpoint"),
     ],
 )

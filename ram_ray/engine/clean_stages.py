@@ -20,6 +20,7 @@ from ram_ray.annotate import annotate, read_rows
 from ram_ray.artifacts import Manifest, Run
 from ram_ray.config import RunConfig
 from ram_ray.engine.clean import IMAGE_REGIONS, REMOVALS, RegionEmbedder, apply_removals, decide, explode_regions
+from ram_ray.engine.folds import ByPart
 from ram_ray.engine.on_ray import actors, finish, predictor_options, with_pixels
 from ram_ray.records import ANNOTATION
 
@@ -28,20 +29,24 @@ def clean(
     run: Run,
     config: RunConfig,
     annotations: Manifest,
-    model: Manifest,
+    judges: list[Manifest],
     labels: Manifest,
     teacher: Manifest,
     *,
     round: int,
 ) -> Manifest:
-    """Remove tags that do not look like their category, and tags that the model does not see on their region."""
+    """Remove tags that do not look like their category, and tags that the model does not see on their region.
+
+    Args:
+        judges: the model, or one for each part of the pictures (`ram_ray.engine.folds`).
+    """
     settings = config.engine.clean
     stage = run.stage(
-        f"clean_{round}", kind="annotations", config=settings, inputs=[annotations, model, labels, teacher]
+        f"clean_{round}", kind="annotations", config=settings, inputs=[annotations, *judges, labels, teacher]
     )
     if stage.manifest:
         return stage.manifest
-    regions = find_regions(run, config, annotations, model, teacher, round=round)
+    regions = find_regions(run, config, annotations, judges, teacher, round=round)
     removals = find_removals(run, config, regions, round=round)
 
     def remove(block: pa.Table) -> pa.Table:
@@ -63,20 +68,20 @@ def clean(
 
 
 def find_regions(
-    run: Run, config: RunConfig, annotations: Manifest, model: Manifest, teacher: Manifest, *, round: int
+    run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], teacher: Manifest, *, round: int
 ) -> Manifest:
     """Boxes, embeddings and agreement of every tag of every image."""
     settings = config.engine.clean
     identity = settings.model_dump(include={"detector", "revision"})
-    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, model, teacher])
+    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, teacher])
     if stage.manifest:
         return stage.manifest
-    size = model.counts["image_size"]
+    size = judges[0].counts["image_size"]
     annotate(
         stage,
         lambda dataset: with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config).map_batches(
-            RegionEmbedder,
-            fn_constructor_args=(model.path, teacher.counts["source"], settings),
+            ByPart,
+            fn_constructor_args=(RegionEmbedder, [one.path for one in judges], teacher.counts["source"], settings),
             fn_constructor_kwargs={"teacher_revision": teacher.counts["revision"], **predictor_options(config)},
             batch_format="numpy",
             batch_size=settings.batch_size,
