@@ -67,6 +67,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("parse", "work/parse/*/checkpoint"),
         ("pretrain", "work/pretrain/*/train/checkpoints/checkpoint_*"),
+        ("generate", "work/scores_1/*/checkpoint"),
         ("clean", "work/regions_1/*/checkpoint"),
         ("detection", "annotations/regions_1/*/shard=*/*.parquet"),
         ("layout", "work/removals_1/*/layout/done/*"),

@@ -57,26 +57,24 @@ def clean(
     run: Run,
     config: RunConfig,
     annotations: Manifest,
-    model: Manifest,
+    judges: Sequence[Manifest],
     labels: Manifest,
     teacher: Manifest,
     *,
     round: int,
-    judges: Sequence[Manifest] = (),
 ) -> Manifest:
     """Remove tags that do not look like their category, and tags that the model does not see on their region.
 
     Args:
-        judges: models that each look at the part of the images that they did not train on, in the order of the parts
-            (`ram_ray.parts`); none: `model` looks at all of them.
+        judges: the model, or one for each part of the images, which it did not train on (`ram_ray.engine.folds`).
     """
     settings = config.engine.clean
     identity = {"clean": settings, "seed": config.seed, "trusted": trusts_labels(config)}
-    inputs = [annotations, model, labels, teacher, *judges]
+    inputs = [annotations, *judges, labels, teacher]
     stage = run.stage(f"clean_{round}", kind="annotations", config=identity, inputs=inputs)
     if stage.manifest:
         return stage.manifest
-    regions = find_regions(run, config, annotations, model, labels, teacher, round=round, judges=judges)
+    regions = find_regions(run, config, annotations, judges, labels, teacher, round=round)
     removals = find_removals(run, config, regions, labels, round=round)
 
     def remove(block: pa.Table) -> pa.Table:
@@ -101,12 +99,11 @@ def find_regions(
     run: Run,
     config: RunConfig,
     annotations: Manifest,
-    model: Manifest,
+    judges: Sequence[Manifest],
     labels: Manifest,
     teacher: Manifest,
     *,
     round: int,
-    judges: Sequence[Manifest] = (),
 ) -> Manifest:
     """Boxes, embeddings and agreement of every tag of every image, and of some that it does not carry."""
     settings, images = config.engine.clean, annotations.counts["rows_out"]
@@ -117,17 +114,16 @@ def find_regions(
         "absent": absent,
         "seed": config.seed,
     }
-    models = list(judges) or [model]
-    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *models, teacher])
+    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, teacher])
     if stage.manifest:
         return stage.manifest
-    size = models[0].counts["image_size"]
+    size = judges[0].counts["image_size"]
     options = {"absent": absent, "seed": config.seed, "teacher_revision": teacher.counts["revision"]}
     annotate(
         stage,
         lambda dataset: with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config).map_batches(
             ByPart,
-            fn_constructor_args=(RegionEmbedder, [one.path for one in models], teacher.counts["source"], settings),
+            fn_constructor_args=(RegionEmbedder, [one.path for one in judges], teacher.counts["source"], settings),
             fn_constructor_kwargs={**options, **predictor_options(config)},
             batch_format="numpy",
             batch_size=settings.batch_size,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import ray.data
 from ray.data import Dataset
@@ -13,6 +15,8 @@ from ram_ray.data.images import Limits
 from ram_ray.data.pixels import add_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import annotation_counts, label_system_uri
+
+Count = Callable[[pa.Table], dict[str, float]]
 
 
 def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
@@ -47,11 +51,20 @@ def predictor_options(config: RunConfig) -> dict:
     }
 
 
-def finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int) -> Manifest:
-    """Count the annotations that a stage left, copy what it rejected, and write its manifest."""
+def tally(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, also: Count | None = None) -> dict:
+    """Count the annotations that a stage left, for its manifest, and copy what it rejected.
+
+    Args:
+        also: counts more of each block, see `annotate.sum_blocks`.
+    """
     system = LabelSystem.load(label_system_uri(labels.path))
-    counts = annotation_counts(stage.path, config=config, system=system)
+    counts = annotation_counts(stage.path, config=config, system=system, also=also)
     rejected = counts.pop("rejected_rows")
     assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
     write_rejected(stage, run=config, num_rejected=rejected)
-    return stage.finish(rows_in=rows_in, rows_out=counts["images"], rejected=rejected, **counts)
+    return {"rows_in": rows_in, "rows_out": counts["images"], "rejected": rejected, **counts}
+
+
+def finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int) -> Manifest:
+    """Count the annotations that a stage left, copy what it rejected, and write its manifest."""
+    return stage.finish(**tally(stage, config, labels, rows_in=rows_in))
