@@ -21,6 +21,7 @@ Letters: B images, S pixels, C crops, N tags, D width of an embedding.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -97,9 +98,7 @@ class RegionEmbedder:
 
             predictor = PredictorLoader.from_pretrained(bundle_uri, device=device, precision=precision, threads=threads)
         if teacher is None:
-            from ram_ray.models.dual_encoder import Teacher as TeacherLoader
-
-            teacher = TeacherLoader.from_pretrained(teacher_uri, revision=teacher_revision, device=device)
+            teacher = _load_teacher(teacher_uri, teacher_revision, device)
         self.predictor, self.teacher, self.config = predictor, teacher, config
         self.absent, self.seed = absent, seed
         self.detector = make_detector(config, predictor=predictor, device=device)
@@ -177,6 +176,14 @@ class RegionEmbedder:
     def _parts(self, values: Any) -> Iterator[Any]:
         size = self.config.batch_size
         return (values[start : start + size] for start in range(0, len(values), size))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher:
+    """One a process: the models of all parts of the images (`ram_ray.engine.folds`) share it."""
+    from ram_ray.models.dual_encoder import Teacher as Loader
+
+    return Loader.from_pretrained(uri, revision=revision, device=device)
 
 
 class _Crops:
