@@ -136,9 +136,7 @@ def test_half_precision_finds_nearly_the_same(which, kind, request, images):
     path = request.getfixturevalue(which)
     exact = kind(path, device="cpu", threshold=0.0).detect(images, tags=TAGS, tag_ids=IDS)
     for precision in ("fp16", "bf16"):
-        half = make_detector(CleanConfig(detector=path, detector_precision=precision), predictor=None, device="cpu")
-        half.threshold = 0.0
-        found = half.detect(images, tags=TAGS, tag_ids=IDS)
+        found = kind(path, device="cpu", threshold=0.0, precision=precision).detect(images, tags=TAGS, tag_ids=IDS)
         assert [[one.tag_id for one in row] for row in found] == [[one.tag_id for one in row] for row in exact]
         pairs = [
             (a.score, b.score) for row, other in zip(found, exact, strict=True) for a, b in zip(row, other, strict=True)
