@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ram_ray.artifacts import Manifest, Run
 from ram_ray.config import RunConfig, TrainConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
-from ram_ray.engine.rounds import clean, generate
+from ram_ray.engine.clean_stages import clean
+from ram_ray.engine.generate_stages import generate
 from ram_ray.evaluation.metrics import Counts
 from ram_ray.evaluation.report import StageLine, build_report, closing_table, write_report
 from ram_ray.evaluation.score import evaluate, read_summary
 from ram_ray.labels.stages import build_labels, label, label_system_uri, parse
 from ram_ray.labels.vocabulary import build_vocabulary
+from ram_ray.parts import Part
 from ram_ray.synthesis.represent import represent
 from ram_ray.training.trainer import train_tagger
 
@@ -31,6 +34,16 @@ class Finished(Exception):
     """The last stage that was asked for is done."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What every training run of a recipe takes beside annotations, and what its model is scored on."""
+
+    labels: Manifest
+    teacher: Manifest
+    vocabulary: Manifest
+    truth: Manifest | None  # held-out annotations
+
+
 class Pipeline:
     """One run: its configuration, its folder, and what its stages have left so far."""
 
@@ -38,8 +51,11 @@ class Pipeline:
         assert last in STAGES, last
         self.config, self.run, self.last = config, Run(run_uri), last
         self.lines: list[StageLine] = []
+        self.notes: list[str] = []  # what else the closing table says
         self.model: Manifest | None = None  # the newest one
+        self.judges: list[Manifest] = []  # the newest models that look at all pictures: one, or one a part of them
         self.scenes: list[str] = []  # URIs of held-out shards
+        self.made: dict[str, Manifest] = {}  # by stage
 
     def __call__(self) -> None:
         """Run the stages up to `last`; what an earlier call has done is not done again."""
@@ -53,7 +69,7 @@ class Pipeline:
         train, held_out = self._uris()
 
         shards = self.keep(collect(run, config, name="shards", uris=train))
-        truth = collect(run, config, name="shards_eval", uris=held_out) if held_out else None
+        truth = collect(run, config, name="shards_eval", uris=held_out, held_out=True) if held_out else None
         self.done("shards")
 
         vocabulary = build_vocabulary(run, config, shards)
@@ -66,22 +82,25 @@ class Pipeline:
         labels = build_labels(run, config, parsed, teacher)
         annotations = self.keep(label(run, config, parsed, labels))
         if truth:
-            truth = label(run, config, parse(run, config, truth, name="parse_eval"), labels, name="labels_eval")
+            truth = parse(run, config, truth, name="parse_eval")
+            truth = label(run, config, truth, labels, name="labels_eval", held_out=True)
         self.done("labels")
 
-        def fit(name: str, settings: TrainConfig, annotations: Manifest) -> Manifest:
-            model = self.train(name, settings, annotations, labels, teacher, vocabulary)
-            return self.keep(model, score=evaluate(run, config, truth, model, labels) if truth else None)
+        self.given, fit = Given(labels, teacher, vocabulary, truth), self.fit
 
-        self.model = fit("pretrain", config.pretrain, annotations)
+        rounds = config.engine.rounds
+        self.model = fit("pretrain", config.pretrain, annotations, judges=rounds > 0)
         self.done("pretrain")
 
-        for round in range(1, config.engine.rounds + 1):
-            annotations = self.keep(generate(run, config, annotations, self.model, labels, round=round))
+        for round in range(1, rounds + 1):
+            before = annotations
+            annotations = self.keep(generate(run, config, annotations, self.judges, labels, round=round))
             self.done("generate")
-            annotations = self.keep(clean(run, config, annotations, self.model, labels, teacher, round=round))
+            annotations = self.keep(clean(run, config, annotations, self.judges, labels, teacher, round=round))
             self.done("clean")
-            self.model = fit(f"retrain_{round}", config.retrain, annotations)
+            if self.settled(before, annotations, round=round):
+                break
+            self.model = fit(f"retrain_{round}", config.retrain, annotations, judges=round < rounds)
         for name in ("generate", "clean", "retrain"):  # without a round the engine has nothing to do
             self.done(name)
 
@@ -90,20 +109,37 @@ class Pipeline:
 
         self.report(evaluate(run, config, truth, self.model, labels) if truth else None)
 
+    def fit(self, name: str, settings: TrainConfig, annotations: Manifest, *, judges: bool = False) -> Manifest:
+        """Train a model from the newest one or from `represent`'s backbone, and score it.
+
+        With `judges`, a round follows, in which `self.judges` look at all pictures. Where their scores are
+        calibrated, it is on pictures that they did not see: the model leaves some out, or there are more models, each
+        of which leaves out the part that it judges and starts from the one before it that did.
+        """
+        engine, truth = self.config.engine, self.given.truth
+        alone = judges and engine.folds == 1 and engine.generate.precision is not None
+        model = self.train(name, settings, annotations, self.model, Part.share(engine.holdout) if alone else None)
+        self.keep(model, score=evaluate(self.run, self.config, truth, model, self.given.labels) if truth else None)
+        if judges and engine.folds > 1:
+            before: list[Manifest | None] = [*self.judges] or [None] * engine.folds
+            parts = [Part.number(number, engine.folds) for number in range(engine.folds)]
+            self.judges = [
+                self.keep(self.train(f"{name}_fold_{number}", settings, annotations, start, part))
+                for number, (start, part) in enumerate(zip(before, parts, strict=True))
+            ]
+        elif judges:
+            self.judges = [model]
+        return model
+
     def train(
-        self,
-        name: str,
-        settings: TrainConfig,
-        annotations: Manifest,
-        labels: Manifest,
-        teacher: Manifest,
-        vocabulary: Manifest,
+        self, name: str, settings: TrainConfig, annotations: Manifest, newest: Manifest | None, left_out: Part | None
     ) -> Manifest:
-        """One run of the one trainer."""
-        config = self.config
-        before = self.model if settings.start == "previous" else None
+        """One run of the one trainer, on all pictures but those left out."""
+        config, given = self.config, self.given
+        before = newest if settings.start == "previous" else None
         identity = {"train": settings, "training": config.training, "model": config.model, "seed": config.seed}
-        inputs = [annotations, labels, teacher, vocabulary, *([before] if before else [])]
+        identity |= {"left_out": [left_out.start, left_out.end]} if left_out else {}
+        inputs = [annotations, given.labels, given.teacher, given.vocabulary, *([before] if before else [])]
         stage = self.run.stage(name, kind="models", config=identity, inputs=inputs)
         if stage.manifest:
             return stage.manifest
@@ -113,13 +149,28 @@ class Pipeline:
             run=config,
             annotations=annotations.path,
             num_rows=annotations.counts["rows_out"],
-            label_system=label_system_uri(labels.path),
-            teacher=teacher.counts["source"],
-            teacher_revision=teacher.counts["revision"],
-            tokenizer=vocabulary.path,
+            label_system=label_system_uri(given.labels.path),
+            teacher=given.teacher.counts["source"],
+            teacher_revision=given.teacher.counts["revision"],
+            tokenizer=given.vocabulary.path,
             start=before.path if before else None,
+            left_out=left_out,
         )
         return stage.finish(image_size=settings.image_size, images=counts["images_seen"], **counts)
+
+    def settled(self, before: Manifest, after: Manifest, *, round: int) -> bool:
+        """Whether a round added and removed so few tags that training on them, and another round, are not worth it."""
+        between = self.made[f"generate_{round}"].counts
+        added, removed = between["added"], between["tags"] - after.counts["tags"]
+        change, least = (added + removed) / max(1, before.counts["tags"]), self.config.engine.min_change
+        if change >= least:
+            return False
+        self.notes.append(
+            f"stopped in round {round}: it added {added:,} tags and removed {removed:,}, {change:.2%} of those that it "
+            f"began with, and engine.min_change is {least:.2%}"
+        )
+        print(self.notes[-1], flush=True)
+        return True
 
     def keep(self, manifest: Manifest, *, score: Manifest | None = None) -> Manifest:
         """Note a stage for the closing table, and say in one line what it left."""
@@ -137,6 +188,7 @@ class Pipeline:
             reused=manifest in self.run.reused,
         )
         self.lines.append(line)
+        self.made[manifest.stage] = manifest
         print(f"{'reused' if line.reused else 'done'}: {say(line)}", flush=True)
         return manifest
 
@@ -155,7 +207,7 @@ class Pipeline:
 
     def table(self) -> str:
         """The closing table."""
-        return closing_table(self.lines)
+        return "\n".join([closing_table(self.lines), *self.notes])
 
     def _uris(self) -> tuple[list[str], list[str]]:
         data = self.config.data

@@ -42,6 +42,7 @@ _LOCATION = [
 _REJECTION = [("reason", pa.string()), ("detail", pa.string())]  # null where the row is good
 
 # After `shards`. `labels` is null where a shard carries no human labels; an empty list means "labelled, nothing".
+# `unseen` holds captions that only score (`data.measure`); null where nothing is measured.
 SAMPLE = pa.schema(
     [
         *_LOCATION,
@@ -49,17 +50,21 @@ SAMPLE = pa.schema(
         ("height", pa.int32()),
         ("captions", pa.list_(pa.string())),
         ("labels", pa.list_(pa.string())),
+        ("unseen", pa.list_(pa.string())),
         *_REJECTION,
     ]
 )
 
+_NAMES = pa.list_(pa.struct([("caption", pa.int32()), ("name", pa.string()), ("kind", pa.string())]))
+
 # After `parse`: tags by name, one list a caption (`caption` is its index in `captions`), and the captions that the
-# parser turned away, with its reason.
+# parser turned away, with its reason; the same of `unseen` (those turned away have no names).
 PARSED = pa.schema(
     [
         *SAMPLE,
-        ("parsed", pa.list_(pa.struct([("caption", pa.int32()), ("name", pa.string()), ("kind", pa.string())]))),
+        ("parsed", _NAMES),
         ("unread", pa.list_(pa.struct([("caption", pa.int32()), ("reason", pa.string())]))),
+        ("parsed_unseen", _NAMES),
     ]
 )
 
@@ -81,13 +86,14 @@ TAG = pa.struct(
 REMOVED = pa.struct(
     [
         ("id", pa.int32()),
-        ("reason", pa.string()),  # outlier | disagreement
-        ("score", pa.float32()),  # distance to the cluster centre, or the model's probability on the region
+        ("reason", pa.string()),  # outlier | disagreement: what spoke most against the tag
+        ("score", pa.float32()),  # probability that the tag is wrong
         ("round", pa.int32()),
     ]
 )
 
-# After `labels`, `generate` and `clean`: tags by id of the label system, with where each came from.
+# After `labels`, `generate` and `clean`: tags by id of the label system, with where each came from. `labels` are human
+# labels, or, where `data.measure` asks for it, the names of all captions' tags: the truth, which nothing is trained on.
 ANNOTATION = pa.schema(
     [
         *_LOCATION,

@@ -20,26 +20,39 @@ from ram_ray.artifacts import Manifest, Run, Stage
 from ram_ray.config import RunConfig
 from ram_ray.data.drawn import plan_corpus, write_shard
 from ram_ray.data.images import Limits
+from ram_ray.data.measure import hide_captions
 from ram_ray.data.shards import Shard, list_shards, scan_shard
 from ram_ray.records import SAMPLE, to_table
 
 ROWS_AT_ONCE = 1000
 
 
-def collect(run: Run, config: RunConfig, *, name: str, uris: list[str]) -> Manifest:
-    """Check the shards at `uris` and leave `records.SAMPLE` rows."""
+def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out: bool = False) -> Manifest:
+    """Check the shards at `uris` and leave `records.SAMPLE` rows.
+
+    Args:
+        held_out: not to be trained on, so that all of a picture's captions are its truth.
+    """
     shards = list_shards(uris)
-    data = config.data.model_dump(mode="json", exclude={"train", "eval", "drawn", "rows_per_block"})
+    data = config.data.model_dump(mode="json", exclude={"train", "eval", "drawn", "rows_per_block", "measure"})
+    keep = None if held_out else config.data.measure.captions_per_image
+    if keep:
+        data |= {"captions_per_image": keep, "seed": config.seed}
     stage = run.stage(name, kind="annotations", config={"data": data, "shards": _identity(shards)}, inputs=[])
     if stage.manifest:
         return stage.manifest
     limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
     check = config.data.check
+
+    def read(one: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        rows = scan_shard(Shard(one["shard"], one["uri"], one["format"]), limits=limits, check=check)
+        return (hide_captions(row, keep=keep, seed=config.seed) for row in rows) if keep else rows
+
     rows, rejected = scan_sources(
         stage,
         config,
         sources=[{"shard": one.name, "uri": one.uri, "format": one.format} for one in shards],
-        read=lambda one: scan_shard(Shard(one["shard"], one["uri"], one["format"]), limits=limits, check=check),
+        read=read,
     )
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} rows of {', '.join(uris)} is usable; see {run.path('rejected')}")

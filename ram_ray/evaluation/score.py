@@ -12,7 +12,7 @@ import pyarrow as pa
 from ram_ray.annotate import good, read_rows
 from ram_ray.artifacts import Manifest, Run, write_text
 from ram_ray.config import RunConfig
-from ram_ray.engine.rounds import actors, predictor_options, with_pixels
+from ram_ray.engine.on_ray import actors, predictor_options, with_pixels
 from ram_ray.evaluation.evaluate import Scorer
 from ram_ray.evaluation.metrics import reduce_tag_block, summarise
 from ram_ray.label_system import LabelSystem

@@ -7,6 +7,7 @@ found a tag stays with it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +19,10 @@ import ray.data
 
 from ram_ray.annotate import annotate, read_rows, sum_blocks
 from ram_ray.artifacts import Manifest, Run
-from ram_ray.config import RunConfig
+from ram_ray.config import MeasureConfig, RunConfig
 from ram_ray.evaluation.evaluate import tag_counts
 from ram_ray.label_system import LabelSystem
+from ram_ray.labels.annotations import LabelActor
 from ram_ray.labels.build import build
 from ram_ray.labels.config import LabelsConfig
 from ram_ray.labels.counts import (
@@ -32,7 +34,7 @@ from ram_ray.labels.counts import (
     read_unread,
 )
 from ram_ray.labels.lists import read_system
-from ram_ray.labels.match import MATCHED, Matcher, TagFinder
+from ram_ray.labels.match import MATCHED
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import find_edits, identity, make_options
 from ram_ray.labels.page import to_html
@@ -51,18 +53,30 @@ class ParseActor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
-        captions = [text for row in rows for text in row["captions"]]
-        tags = self._parser.parse(captions)
-        found = iter(zip(tags, self._reasons(captions, tags), strict=True))
-        for row in rows:
-            row["parsed"], row["unread"] = [], []
-            for place in range(len(row["captions"])):
-                names, reason = next(found)
-                row["parsed"] += [
-                    {"caption": place, "name": one.name, "kind": one.kind} for one in dict.fromkeys(names)
-                ]
-                row["unread"] += [{"caption": place, "reason": reason}] if reason else []
+        for row, (names, unread) in zip(rows, self._read([row["captions"] for row in rows]), strict=True):
+            row["parsed"], row["unread"] = names, unread
+        measured = [row for row in rows if row.get("unseen") is not None]
+        for row, (names, unread) in zip(measured, self._read([row["unseen"] for row in measured]), strict=True):
+            away = {one["caption"] for one in unread}
+            row["unseen"] = ["" if place in away else text for place, text in enumerate(row["unseen"])]
+            row["parsed_unseen"] = names
         return to_table(rows, PARSED)
+
+    def _read(self, rows: list[list[str]]) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+        """The names, and the captions turned away, of each row's captions; all are parsed in one go."""
+        captions = [text for row in rows for text in row]
+        tags = self._parser.parse(captions) if captions else []
+        found = iter(zip(tags, self._reasons(captions, tags), strict=True))
+        answer = []
+        for row in rows:
+            parsed: list[dict[str, Any]] = []
+            unread: list[dict[str, Any]] = []
+            for place in range(len(row)):
+                names, reason = next(found)
+                parsed += [{"caption": place, "name": one.name, "kind": one.kind} for one in dict.fromkeys(names)]
+                unread += [{"caption": place, "reason": reason}] if reason else []
+            answer.append((parsed, unread))
+        return answer
 
     def _reasons(self, captions: list[str], tags: list[list[Tag]]) -> list[str | None]:
         """Why a caption was turned away, where the parser can say so; asked only where it found nothing."""
@@ -157,33 +171,30 @@ def label_system_uri(path: str) -> str:
     return f"{path}/label_system.json"
 
 
-class LabelActor:
-    """Ray Data actor: `records.PARSED` rows to `records.ANNOTATION` rows."""
+def label(
+    run: Run, config: RunConfig, parsed: Manifest, labels: Manifest, *, name: str = "labels", held_out: bool = False
+) -> Manifest:
+    """Parsed names, and names found in the text, to ids of the label system: the first annotations.
 
-    def __init__(self, labels: LabelSystem, config: LabelsConfig) -> None:
-        self._find = make_finder(labels, config)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        return to_annotations(block, self._find)
-
-
-def make_finder(labels: LabelSystem, config: LabelsConfig) -> TagFinder:
-    """What finds a caption's labels: from the parse, and by their words where `labels.match` says so."""
-    matcher = Matcher(labels, load_lemmas(), max_chars=config.max_caption_chars) if config.match else None
-    return TagFinder(labels, matcher)
-
-
-def label(run: Run, config: RunConfig, parsed: Manifest, labels: Manifest, *, name: str = "labels") -> Manifest:
-    """Parsed names, and names found in the text, to ids of the label system: the first annotations."""
-    settings = config.labels
-    identity = {"match": settings.match, "max_caption_chars": settings.max_caption_chars}
+    Args:
+        held_out: not to be trained on, so that nothing is planted.
+    """
+    settings, measure = config.labels, MeasureConfig() if held_out else config.data.measure
+    identity: dict[str, Any] = {"match": settings.match, "max_caption_chars": settings.max_caption_chars}
+    if measure.on:
+        identity |= {"measure": measure, "seed": config.seed}
     stage = run.stage(name, kind="annotations", config=identity, inputs=[parsed, labels])
     if stage.manifest:
         return stage.manifest
     system = LabelSystem.load(label_system_uri(labels.path))
     annotate(
         stage,
-        lambda dataset: dataset.map_batches(LabelActor, fn_constructor_args=(system, settings), **_actors(config)),
+        lambda dataset: dataset.map_batches(
+            LabelActor,
+            fn_constructor_args=(system, settings),
+            fn_constructor_kwargs={"measure": measure, "seed": config.seed},
+            **_actors(config),
+        ),
         source=parsed.path,
         schema=ANNOTATION,
         run=config,
@@ -194,39 +205,21 @@ def label(run: Run, config: RunConfig, parsed: Manifest, labels: Manifest, *, na
     return stage.finish(rows_in=counts["images"], rows_out=counts["images"], rejected=0, **counts)
 
 
-def to_annotations(block: pa.Table, find: TagFinder) -> pa.Table:
-    """`records.PARSED` rows to `records.ANNOTATION` rows; names outside the label system are left out.
+def annotation_counts(
+    path: str, *, config: RunConfig, system: LabelSystem, also: Callable[[pa.Table], dict[str, float]] | None = None
+) -> dict[str, Any]:
+    """Images, tags, matched tags and, where rows carry human labels, how true the tags are: tp, fp, fn.
 
-    A tag of the picture is "parsed" if the parse gave it in any caption, else "matched".
+    Args:
+        also: counts more of each block, see `annotate.sum_blocks`.
     """
-    rows = []
-    for row in block.to_pylist():
-        parsed: list[list[Key]] = [[] for _ in row["captions"]]
-        for tag in row.pop("parsed"):
-            parsed[tag["caption"]].append((tag["name"], tag["kind"]))
-        captions: list[dict[str, Any]] = []
-        union: dict[int, str] = {}
-        unread = {one["caption"] for one in row.pop("unread") or ()}  # not English: its words mean something else
-        for place, (text, tags) in enumerate(zip(row["captions"], parsed, strict=True)):
-            ids, sources = find("" if place in unread else text, tags)
-            captions.append({"text": text, "origin": "original", "tags": ids, "sources": sources})
-            for id, source in zip(ids, sources, strict=True):
-                if source != MATCHED or id not in union:
-                    union[id] = MATCHED if source == MATCHED else "parsed"
-        kept = {name: row[name] for name in ANNOTATION.names if name in row}
-        origins = [{"id": id, "origin": origin, "score": 1.0} for id, origin in union.items()]
-        rows.append({**kept, "captions": captions, "tags": origins, "removed": []})
-    return to_table(rows, ANNOTATION)
-
-
-def annotation_counts(path: str, *, config: RunConfig, system: LabelSystem) -> dict[str, Any]:
-    """Images, tags, tags of each origin and, where rows carry human labels, how true the tags are: tp, fp, fn."""
     reference = ray.put(system)
 
     def count(block: pa.Table) -> dict[str, float]:
         return {
             "rejected_rows": len(block) - block["reason"].null_count,
             **_count_matched(block),
+            **(also(block) if also else {}),
             **tag_counts(block, system=ray.get(reference)).to_pylist()[0],
         }
 

@@ -10,6 +10,7 @@ import pytest
 from ram_ray.artifacts import Manifest
 from ram_ray.config import LabelsConfig, ResourcesConfig, RunConfig
 from ram_ray.label_system import Label, LabelSystem
+from ram_ray.labels.annotations import LabelActor, make_finder, to_annotations
 from ram_ray.labels.counts import (
     EVIDENCE,
     NAME_COUNTS,
@@ -22,15 +23,7 @@ from ram_ray.labels.counts import (
     source_of,
 )
 from ram_ray.labels.match import Matcher
-from ram_ray.labels.stages import (
-    LabelActor,
-    ParseActor,
-    _count_parsed,
-    _encode_names,
-    make_finder,
-    mark_ambiguous,
-    to_annotations,
-)
+from ram_ray.labels.stages import ParseActor, _count_parsed, _encode_names, mark_ambiguous
 from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, SAMPLE, to_table
 

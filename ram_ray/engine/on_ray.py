@@ -1,0 +1,70 @@
+"""What the engine's stages share on Ray Data: decoded pictures, pools of actors with a model, counts at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import ray.data
+from ray.data import Dataset
+
+from ram_ray.annotate import write_rejected
+from ram_ray.artifacts import Manifest, Stage
+from ram_ray.config import RunConfig
+from ram_ray.data.images import Limits
+from ram_ray.data.pixels import add_pixels
+from ram_ray.label_system import LabelSystem
+from ram_ray.labels.stages import annotation_counts, label_system_uri
+
+Count = Callable[[pa.Table], dict[str, float]]
+
+
+def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
+    """Rows to rows with decoded pictures, in tasks."""
+    limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
+
+    def pixels(block: pa.Table) -> pa.Table:
+        return add_pixels(block, size=size, limits=limits)
+
+    return dataset.map_batches(
+        pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=config.resources.task_cpus
+    )
+
+
+def actors(config: RunConfig) -> dict:
+    """What an actor pool that runs a model asks Ray Data for."""
+    resources = config.resources
+    return {
+        "num_cpus": resources.actor_cpus,
+        "num_gpus": resources.actor_gpus or None,
+        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
+    }
+
+
+def predictor_options(config: RunConfig) -> dict:
+    """How an actor loads a model: on the GPU in the run's precision, or on a CPU with the configured threads."""
+    on_gpu = config.resources.actor_gpus > 0
+    return {
+        "device": "cuda" if on_gpu else "cpu",
+        "precision": config.training.precision,
+        "threads": None if on_gpu else config.resources.threads,
+    }
+
+
+def tally(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, also: Count | None = None) -> dict:
+    """Count the annotations that a stage left, for its manifest, and copy what it rejected.
+
+    Args:
+        also: counts more of each block, see `annotate.sum_blocks`.
+    """
+    system = LabelSystem.load(label_system_uri(labels.path))
+    counts = annotation_counts(stage.path, config=config, system=system, also=also)
+    rejected = counts.pop("rejected_rows")
+    assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
+    write_rejected(stage, run=config, num_rejected=rejected)
+    return {"rows_in": rows_in, "rows_out": counts["images"], "rejected": rejected, **counts}
+
+
+def finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int) -> Manifest:
+    """Count the annotations that a stage left, copy what it rejected, and write its manifest."""
+    return stage.finish(**tally(stage, config, labels, rows_in=rows_in))
