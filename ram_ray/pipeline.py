@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ram_ray.artifacts import Manifest, Run
@@ -32,6 +33,16 @@ class Finished(Exception):
     """The last stage that was asked for is done."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What every training run of a recipe takes beside annotations, and what its model is scored on."""
+
+    labels: Manifest
+    teacher: Manifest
+    vocabulary: Manifest
+    truth: Manifest | None  # held-out annotations
+
+
 class Pipeline:
     """One run: its configuration, its folder, and what its stages have left so far."""
 
@@ -41,6 +52,7 @@ class Pipeline:
         self.lines: list[StageLine] = []
         self.model: Manifest | None = None  # the newest one
         self.scenes: list[str] = []  # URIs of held-out shards
+        self.made: dict[str, Manifest] = {}  # by stage
 
     def __call__(self) -> None:
         """Run the stages up to `last`; what an earlier call has done is not done again."""
@@ -71,9 +83,7 @@ class Pipeline:
             truth = label(run, config, truth, labels, name="labels_eval", held_out=True)
         self.done("labels")
 
-        def fit(name: str, settings: TrainConfig, annotations: Manifest) -> Manifest:
-            model = self.train(name, settings, annotations, labels, teacher, vocabulary)
-            return self.keep(model, score=evaluate(run, config, truth, model, labels) if truth else None)
+        self.given, fit = Given(labels, teacher, vocabulary, truth), self.fit
 
         self.model = fit("pretrain", config.pretrain, annotations)
         self.done("pretrain")
@@ -92,17 +102,16 @@ class Pipeline:
 
         self.report(evaluate(run, config, truth, self.model, labels) if truth else None)
 
-    def train(
-        self,
-        name: str,
-        settings: TrainConfig,
-        annotations: Manifest,
-        labels: Manifest,
-        teacher: Manifest,
-        vocabulary: Manifest,
-    ) -> Manifest:
+    def fit(self, name: str, settings: TrainConfig, annotations: Manifest) -> Manifest:
+        """Train a model from the newest one or from `represent`'s backbone, and score it."""
+        model, truth = self.train(name, settings, annotations, self.given), self.given.truth
+        return self.keep(
+            model, score=evaluate(self.run, self.config, truth, model, self.given.labels) if truth else None
+        )
+
+    def train(self, name: str, settings: TrainConfig, annotations: Manifest, given: Given) -> Manifest:
         """One run of the one trainer."""
-        config = self.config
+        config, labels, teacher, vocabulary = self.config, given.labels, given.teacher, given.vocabulary
         before = self.model if settings.start == "previous" else None
         identity = {"train": settings, "training": config.training, "model": config.model, "seed": config.seed}
         inputs = [annotations, labels, teacher, vocabulary, *([before] if before else [])]
@@ -139,6 +148,7 @@ class Pipeline:
             reused=manifest in self.run.reused,
         )
         self.lines.append(line)
+        self.made[manifest.stage] = manifest
         print(f"{'reused' if line.reused else 'done'}: {say(line)}", flush=True)
         return manifest
 
