@@ -35,7 +35,7 @@ import numpy as np
 import ram_ray
 from ram_ray.artifacts import Manifest, write_text
 from ram_ray.config import RunConfig, TrainConfig, dump
-from ram_ray.evaluation.ablation import Measured, build_rows, to_markdown, to_text
+from ram_ray.evaluation.ablation import Measured, build_rows, to_markdown, to_text, total_gain
 from ram_ray.evaluation.score import evaluate, read_summary
 from ram_ray.evaluation.tally import tally
 from ram_ray.pipeline import Pipeline
@@ -75,6 +75,7 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
             "seeds": sorted(measured),
             "failed": failed,
             "rows": rows,
+            "gain": total_gain(rows),
         }
         write_text(f"{out_uri}/ablation.json", json.dumps(result, indent=1) + "\n")
         write_text(f"{out_uri}/config.yaml", dump(config))
@@ -104,13 +105,13 @@ def prepare(config: RunConfig, *, table: int) -> RunConfig:
 class Ladder(Pipeline):
     """The recipe with two rounds, each retrained from the preliminary model; and the rows that it passes by."""
 
-    def fit(self, name: str, settings: TrainConfig, annotations: Manifest) -> Manifest:
+    def fit(self, name: str, settings: TrainConfig, annotations: Manifest, **options: Any) -> Manifest:
         """As in any run, except where a retraining starts."""
         newest = self.model
         if name.startswith("retrain"):
             self.model = self.made["pretrain"]
         try:
-            return super().fit(name, settings, annotations)
+            return super().fit(name, settings, annotations, **options)
         finally:
             self.model = newest
 
@@ -203,4 +204,8 @@ def model_variants(config: RunConfig) -> dict[str, RunConfig]:
 def closing_words(result: Mapping[str, Any]) -> str:
     """The table, and the seeds that failed, for the terminal."""
     failed = [f"seed {seed} failed: {why}" for seed, why in result["failed"].items()]
-    return "\n".join([to_text(result["rows"]), f"seeds: {', '.join(map(str, result['seeds']))}", *failed])
+    gain = result["gain"]
+    spread = "" if not gain or gain["sd"] is None else f" ± {gain['sd']:.4f}"
+    whole = [f"mAP from the first row to the last: {gain['mean']:+.4f}{spread}"] if gain else []
+    seeds = f"seeds: {', '.join(map(str, result['seeds']))}; ± is one standard deviation over them"
+    return "\n".join([to_text(result["rows"]), *whole, seeds, *failed])

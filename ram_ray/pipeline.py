@@ -18,6 +18,7 @@ from ram_ray.config import RunConfig, TrainConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
 from ram_ray.engine.clean_stages import clean
 from ram_ray.engine.generate_stages import generate
+from ram_ray.evaluation.engine_report import CURVE, report_engine
 from ram_ray.evaluation.metrics import Counts
 from ram_ray.evaluation.report import StageLine, build_report, closing_table, write_report
 from ram_ray.evaluation.score import evaluate, read_summary
@@ -59,6 +60,7 @@ class Pipeline:
         self.run.write_text("config.yaml", dump(self.config))
         with contextlib.suppress(Finished):
             self.flow()
+        self.look()
 
     def flow(self) -> None:
         """The recipe."""
@@ -164,6 +166,21 @@ class Pipeline:
         evaluated = "the finetuned model on held-out images" if score else "nothing: no evaluation data was given"
         report = build_report(summary, self.lines, run=self.config.name, evaluated=evaluated, images=images)
         write_report(self.run.path("evaluation"), report)
+
+    def look(self) -> None:
+        """Write evaluation/engine.html, where the data engine has done something."""
+        steps = [one for name, one in self.made.items() if name.startswith(("generate_", "clean_"))]
+        if steps:
+            crops = [one for name, one in self.made.items() if name.startswith("samples_")]
+            newest = [one for one in steps if one.stage.startswith("generate_")][-1]
+            report_engine(
+                self.run,
+                self.config,
+                [self.made["labels"], *steps],
+                self.given.labels,
+                crops=crops,
+                curve=f"{newest.path}/{CURVE}",
+            )
 
     def table(self) -> str:
         """The closing table."""

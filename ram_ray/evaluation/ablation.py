@@ -62,6 +62,14 @@ def spread(values: Mapping[int, float | None]) -> dict[str, Any] | None:
     }
 
 
+def total_gain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The gain in mAP from the first row to the last, seed by seed; None with fewer than two rows that have one."""
+    scored = [row["mAP"]["values"] for row in rows if row.get("mAP")]
+    if len(scored) < 2:
+        return None
+    return spread({int(seed): value - scored[0][seed] for seed, value in scored[-1].items() if seed in scored[0]})
+
+
 def to_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table for a terminal."""
     cells = _cells(rows)
