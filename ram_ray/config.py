@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from ram_ray.engine.config import GenerateConfig
 from ram_ray.labels.config import LabelsConfig
 from ram_ray.models.config import ModelConfig, Section, TransformerConfig
 
@@ -129,34 +130,40 @@ class TrainingConfig(Section):
     feed_cpus: float = Field(1.0, gt=0)  # CPUs a decode task
 
 
-class GenerateConfig(Section):
-    """Missing tags and captions (paper, section 3.3, generation)."""
-
-    captions: bool = True
-    threshold: float = Field(0.68, gt=0, lt=1)  # probability over which the tagger's tag is added
-    max_caption_tokens: int = 20
-    batch_size: int = 64
-
-
 class CleanConfig(Section):
     """Wrong tags (paper, section 3.3, cleaning)."""
 
     detector: str = "attention"  # or a Grounding-DINO / OWLv2 id or path for transformers
     revision: str | None = None
     min_images: int = Field(50, ge=2)  # categories with fewer images are left alone
-    outliers: float = Field(0.1, ge=0, lt=1)  # share of a category, farthest from its cluster centre
+    outliers: float = Field(0.1, ge=0, lt=1)  # most of a category that goes, and the share that is expected to be wrong
+    wrong: float = Field(0.25, ge=0, le=1)  # probability to be wrong from which on a tag goes
+    protected: list[str] = []  # tags that are never removed
+    protect_labels: bool = True  # nor those that a human label of the image confirms
+    absent: int = Field(50, ge=1)  # images without the tag that a category is compared with, about
     images_per_cluster: int = Field(50, ge=1)
     max_clusters: int = Field(32, ge=1)
-    disagreement: float = Field(0.1, ge=0, lt=1)  # probability on the region under which a tag goes
     batch_size: int = 64
 
 
 class EngineConfig(Section):
     """The data engine (paper, section 3.3)."""
 
-    rounds: int = Field(1, ge=0)
+    rounds: int = Field(1, ge=0)  # at most
+    min_change: float = Field(0.01, ge=0, lt=1)  # share of the tags; a round that adds and removes fewer is the last
+    folds: int = Field(1, ge=1, le=16)  # from 2: as many more models, each scoring the part that it did not see
+    holdout: float = Field(0.02, ge=0, le=0.5)  # share kept from the model that scores, with one fold; to calibrate on
     generate: GenerateConfig = GenerateConfig()
     clean: CleanConfig = CleanConfig()
+
+    @model_validator(mode="after")
+    def _something_to_calibrate_on(self) -> EngineConfig:
+        if self.rounds and self.generate.precision is not None and self.folds == 1 and not self.holdout:
+            raise ValueError(
+                "generate.precision is calibrated on pictures that the model did not see: set engine.holdout over 0, "
+                "engine.folds from 2, or engine.generate.threshold with engine.generate.precision=null"
+            )
+        return self
 
 
 class EvaluateConfig(Section):

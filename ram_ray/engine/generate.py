@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.config import GenerateConfig
+from ram_ray.engine.config import GenerateConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher, TagFinder
 from ram_ray.labels.tables import load_lemmas

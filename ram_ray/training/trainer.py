@@ -15,11 +15,13 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -28,6 +30,7 @@ from ram_ray.artifacts import Stage, write_text
 from ram_ray.config import RunConfig, TrainConfig
 from ram_ray.data.images import Limits
 from ram_ray.label_system import LabelSystem
+from ram_ray.parts import Part
 from ram_ray.training.build import TaggerJob
 from ram_ray.training.feed import Table, TaggerFeed, tag_worth, tagged_rows, to_table
 from ram_ray.training.worker import Job, train_worker
@@ -47,6 +50,7 @@ def train_tagger(
     teacher_revision: str | None,
     tokenizer: str,
     start: str | None,
+    left_out: Part | None = None,
 ) -> dict[str, Any]:
     """Train the tagger and leave a bundle at `stage.path`; returns counts for the manifest.
 
@@ -55,9 +59,11 @@ def train_tagger(
         num_rows: how many they are; sets the number of buckets.
         tokenizer: folder with tokenizer.json, readable by every node.
         start: bundle to start from, None for `represent`'s backbone.
+        left_out: pictures that are not trained on; epochs count the others.
     """
-    sources = {annotations: row_maker(annotations, config=config, run=run)}
-    table = make_table(f"{stage.work}/table", sources, shards=config.shards, num_rows=num_rows, run=run)
+    chosen = Chosen(config.shards, left_out)
+    sources = {annotations: row_maker(annotations, config=config, chosen=chosen, run=run)}
+    table = make_table(f"{stage.work}/table", sources, chosen=chosen, num_rows=num_rows, run=run)
     total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config, run=run)
     feed = TaggerFeed(
         table=table,
@@ -85,19 +91,35 @@ def train_tagger(
     return train(job, stage=stage)
 
 
-def row_maker(annotations: str, *, config: TrainConfig, run: RunConfig) -> RowMaker:
+@dataclass(frozen=True)
+class Chosen:
+    """Which rows are trained on: those of the shards that a glob names, but for a part that is left out."""
+
+    shards: str = "*"
+    left_out: Part | None = None
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        if self.shards != "*":
+            names = [fnmatch.fnmatchcase(str(one), self.shards) for one in block["shard"].to_pylist()]
+            block = block.filter(pa.array(names, pa.bool_()))
+        if self.left_out:
+            block = block.filter(pc.invert(self.left_out.mask(block["key"].to_pylist())))
+        return block
+
+
+def row_maker(annotations: str, *, config: TrainConfig, chosen: Chosen, run: RunConfig) -> RowMaker:
     """Makes training rows of annotations, weighed by their tags where `tag_cap` asks for it."""
     if config.tag_cap is None:
         return tagged_rows
-    counts, num_pictures = count_tags(annotations, shards=config.shards, run=run)
+    counts, num_pictures = count_tags(annotations, chosen=chosen, run=run)
     return functools.partial(tagged_rows, worth=tag_worth(counts, num_pictures=num_pictures, cap=config.tag_cap))
 
 
-def count_tags(annotations: str, *, shards: str, run: RunConfig) -> tuple[dict[int, int], int]:
+def count_tags(annotations: str, *, chosen: Chosen, run: RunConfig) -> tuple[dict[int, int], int]:
     """Pictures of each tag, and pictures with any, among those to be trained on."""
     total: Counter[int] = Counter()
     rows = read_rows(annotations, run=run).map_batches(
-        functools.partial(count_block, shards=shards),
+        functools.partial(count_block, chosen=chosen),
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=run.resources.task_cpus,
@@ -108,20 +130,12 @@ def count_tags(annotations: str, *, shards: str, run: RunConfig) -> tuple[dict[i
     return dict(total), num_pictures
 
 
-def count_block(block: pa.Table, *, shards: str) -> pa.Table:
+def count_block(block: pa.Table, *, chosen: Chosen) -> pa.Table:
     """Pictures of each tag in a block of annotations; those with any tag under the id -1."""
-    tags = [row["tags"] for row in tagged_rows(_of_shards(block, shards))]
+    tags = [row["tags"] for row in tagged_rows(chosen(block))]
     counts = Counter(id for one in tags for id in one)
     counts[-1] = len(tags)
     return pa.table({"id": pa.array(list(counts), pa.int32()), "count": pa.array(list(counts.values()), pa.int64())})
-
-
-def _of_shards(block: pa.Table, shards: str) -> pa.Table:
-    if shards == "*":
-        return block
-    return block.filter(
-        pa.array([fnmatch.fnmatchcase(str(one), shards) for one in block["shard"].to_pylist()], pa.bool_())
-    )
 
 
 def train(job: Job, *, stage: Stage) -> dict[str, Any]:
@@ -176,14 +190,15 @@ def fit(job: Job, *, storage: str) -> Any:
 
 
 def make_table(
-    path: str, sources: Mapping[str, RowMaker], *, shards: str = "*", num_rows: int, run: RunConfig
+    path: str, sources: Mapping[str, RowMaker], *, chosen: Chosen | None = None, num_rows: int, run: RunConfig
 ) -> Table:
     """Write the shuffled training table once and return it.
 
     Args:
         sources: folders of rows, each with the function that makes training rows of a block.
-        shards: glob on shard names.
+        chosen: which rows are trained on; None: all.
     """
+    chosen = chosen or Chosen()
     done = f"{path}.json"
     try:
         with fsspec.open(done, "r") as file:
@@ -195,7 +210,7 @@ def make_table(
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
-            return to_table(make_rows(_of_shards(block, shards)), seed=run.seed, num_buckets=num_buckets)
+            return to_table(make_rows(chosen(block)), seed=run.seed, num_buckets=num_buckets)
 
         return rows
 
@@ -210,7 +225,9 @@ def make_table(
         .take(num_buckets)
     )
     if not counts:
-        raise ValueError(f"no row of {', '.join(sources)} in shards {shards!r} has a tag: there is nothing to train on")
+        raise ValueError(
+            f"no row of {', '.join(sources)} in shards {chosen.shards!r} has a tag: there is nothing to train on"
+        )
     buckets = [0] * num_buckets
     for one in counts:
         buckets[one["bucket"]] = one["count()"]

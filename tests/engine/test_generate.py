@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.config import GenerateConfig
+from ram_ray.engine.config import GenerateConfig
 from ram_ray.engine.generate import GENERATED, CaptionTags, Generator, merge, to_rows
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table

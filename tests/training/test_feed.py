@@ -19,7 +19,7 @@ from ram_ray.data.images import Limits
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
 from ram_ray.training.feed import Table, TaggerFeed, draw, plan, tag_worth, tagged_rows, to_table
-from ram_ray.training.trainer import count_block
+from ram_ray.training.trainer import Chosen, count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
 NUM_ROWS, NUM_BUCKETS, SEED = 61, 8, 5
@@ -293,5 +293,5 @@ def test_pictures_of_each_tag_are_counted_among_the_shards_to_train_on() -> None
     ]
     block = to_records(rows, ANNOTATION)
     for shards, counts in (("*", {0: 3, 1: 1, 2: 1, -1: 3}), ("web-*", {0: 2, 1: 1, -1: 2}), ("x", {-1: 0})):
-        found = count_block(block, shards=shards)
+        found = count_block(block, chosen=Chosen(shards))
         assert dict(zip(found["id"].to_pylist(), found["count"].to_pylist(), strict=True)) == counts

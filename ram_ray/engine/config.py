@@ -1,0 +1,46 @@
+"""Settings of the data engine's generation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ram_ray.models.config import Section
+
+
+class GenerateConfig(Section):
+    """Missing tags and captions (paper, section 3.3, generation).
+
+    How sure the model must be is said in one of two ways: `precision` finds a threshold for each tag
+    (`ram_ray.engine.calibrate`), `threshold` is one probability for all. With neither, the precision is 0.8.
+    """
+
+    precision: float | None = Field(None, gt=0, lt=1)  # what the tags added should have
+    threshold: float | None = Field(None, gt=0, lt=1)  # probability over which the tagger's tag is added
+    captions: int = Field(1, ge=0, le=16)  # written a picture; 0: none
+    decoding: Literal["greedy", "beam", "nucleus"] = "greedy"
+    num_beams: int = Field(3, ge=2, le=32)  # of beam
+    top_p: float = Field(0.9, gt=0, le=1)  # of nucleus
+    max_caption_tokens: int = 20
+    batch_size: int = 64
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_measure(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("precision") is None and values.get("threshold") is None:
+            return {**values, "precision": 0.8}
+        return values
+
+    @model_validator(mode="after")
+    def _agree(self) -> GenerateConfig:
+        if self.precision is not None and self.threshold is not None:
+            raise ValueError(
+                f"precision {self.precision} and threshold {self.threshold} are both set, and one decides; "
+                "set engine.generate.threshold=null to calibrate, or engine.generate.precision=null"
+            )
+        if self.captions > 1 and self.decoding != "nucleus":
+            raise ValueError(
+                f"{self.captions} captions a picture need decoding nucleus: {self.decoding} always writes the same one"
+            )
+        return self
