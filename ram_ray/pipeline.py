@@ -16,7 +16,7 @@ from typing import Any
 from ram_ray.artifacts import Manifest, Run
 from ram_ray.config import RunConfig, TrainConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
-from ram_ray.engine.clean_stages import clean
+from ram_ray.engine.clean_stages import clean, samples_uri
 from ram_ray.engine.generate_stages import generate
 from ram_ray.evaluation.engine_report import CURVE, report_engine
 from ram_ray.evaluation.metrics import Counts
@@ -171,7 +171,7 @@ class Pipeline:
         """Write evaluation/engine.html, where the data engine has done something."""
         steps = [one for name, one in self.made.items() if name.startswith(("generate_", "clean_"))]
         if steps:
-            crops = [one for name, one in self.made.items() if name.startswith("samples_")]
+            crops = [samples_uri(self.run, one) for one in steps if "removals" in one.counts]
             newest = [one for one in steps if one.stage.startswith("generate_")][-1]
             report_engine(
                 self.run,

@@ -86,7 +86,12 @@ def clean(
         run=config,
         rows_in=annotations.counts["rows_out"],
     )
-    return finish(stage, config, labels, rows_in=annotations.counts["rows_out"])
+    return finish(stage, config, labels, rows_in=annotations.counts["rows_out"], removals=removals.digest)
+
+
+def samples_uri(run: Run, cleaned: Manifest) -> str:
+    """Where the samples of a finished `clean` lie (`engine.clean.SAMPLE_ROWS`)."""
+    return run.path("annotations", cleaned.stage.replace("clean", "removals"), cleaned.counts["removals"], "samples")
 
 
 def find_regions(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import ray.data
 from ray.data import Dataset
@@ -47,11 +49,11 @@ def predictor_options(config: RunConfig) -> dict:
     }
 
 
-def finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int) -> Manifest:
-    """Count the annotations that a stage left, copy what it rejected, and write its manifest."""
+def finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, **more: Any) -> Manifest:
+    """Count the annotations that a stage left, copy what it rejected, and write its manifest, with `more` in it."""
     system = LabelSystem.load(label_system_uri(labels.path))
     counts = annotation_counts(stage.path, config=config, system=system)
     rejected = counts.pop("rejected_rows")
     assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
     write_rejected(stage, run=config, num_rejected=rejected)
-    return stage.finish(rows_in=rows_in, rows_out=counts["images"], rejected=rejected, **counts)
+    return stage.finish(rows_in=rows_in, rows_out=counts["images"], rejected=rejected, **counts, **more)

@@ -30,19 +30,6 @@ from ram_ray.records import Reject, to_table
 
 WHAT = ("kept", "removed", "added")
 
-# What cleaning leaves of a sample of its crops, one row a tag of an image.
-CROPS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("tag", pa.int32()),
-        ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 as shares
-        ("cluster", pa.int32()),
-        ("removed", pa.bool_()),
-        ("reason", pa.string()),  # null where it was kept
-        ("score", pa.float32()),
-    ]
-)
 # A picture to be shown.
 PICK = pa.schema(
     [
@@ -78,10 +65,11 @@ class Bounds:
         return max(1, min(self.each, self.pictures // (self.categories * len(WHAT))))
 
 
-def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, crops: bool = False) -> pa.Table:
+def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: frozenset[int] = frozenset()) -> pa.Table:
     """PICK rows of a block of `records.ANNOTATION` rows, at most `each` a tag and kind.
 
-    With `crops` cleaning's samples say what was kept and removed, and here only what was added is picked.
+    Args:
+        sampled: tags of which cleaning's samples say what was kept and removed: only what was added is picked.
     """
     best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in block.to_pylist():
@@ -91,19 +79,18 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, crops: bool 
         found = [(tag, "kept" if tag["id"] in said else "added", tag["origin"]) for tag in row["tags"] or ()]
         found += [(one, "removed", one["reason"]) for one in row["removed"] or ()]
         for one, what, reason in found:
-            if one["id"] in tags and not (crops and what != "added"):
+            if one["id"] in tags and (what == "added" or one["id"] not in sampled):
                 pick = {"tag": one["id"], "what": what, "key": row["key"], "reason": reason, "score": one["score"]}
                 best[one["id"], what].append({**pick, "order": order_of(row["key"], one["id"])})
     return _smallest(best, each)
 
 
 def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
-    """PICK rows of a block of CROPS rows, at most `each` a tag and kind."""
+    """PICK rows of a block of `engine.clean.SAMPLE_ROWS`, at most `each` a tag and kind."""
     best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in block.select(CROPS.names).to_pylist():
+    for row in block.select(["key", "tag", "box", "cluster", "removed", "reason", "score"]).to_pylist():
         if row["tag"] in tags:
             what = "removed" if row.pop("removed") else "kept"
-            del row["shard"]
             best[row["tag"], what].append({**row, "what": what, "order": order_of(row["key"], row["tag"])})
     return _smallest(best, each)
 
@@ -127,7 +114,8 @@ def show_block(
     shown = []
     for row, found in zip(rows, data, strict=True):
         truth, _ = truth_ids(row["labels"], None, system)
-        original = [one["text"] for one in row["captions"] or () if one["origin"] == "original"]
+        original = [one for one in row["captions"] or () if one["origin"] == "original"]
+        said = {id for one in original for id in one["tags"]}
         try:
             if isinstance(found, Reject):
                 raise found
@@ -135,9 +123,11 @@ def show_block(
         except Reject:
             picture = None  # gone or broken since it was read; the page says so
         for pick in picks[row["key"]]:
+            if pick["what"] == "kept" and pick["tag"] not in said:
+                continue  # a crop of an added tag, which has a strip of its own
             jpeg = thumbnail(picture, pick["box"], bounds=bounds) if picture else None
             true = None if truth is None else pick["tag"] in truth
-            shown.append({**pick, "true": true, "caption": (original or [""])[0][:300], "jpeg": jpeg})
+            shown.append({**pick, "true": true, "caption": original[0]["text"][:300] if original else "", "jpeg": jpeg})
     return to_table(shown, SHOWN)
 
 
@@ -168,17 +158,23 @@ def read_pictures(
 
     Args:
         annotations: folder of the last `records.ANNOTATION` rows.
-        crops: folders of CROPS rows, of each round that left one.
+        crops: folders of `engine.clean.SAMPLE_ROWS`, of each round; the last one's say what was kept.
         tags: the categories to be shown.
     """
     wanted, each, crops = frozenset(tags), bounds.each_in_all, list(crops)
+    picks: list[dict[str, Any]] = []
+    for place, path in enumerate(crops, start=1):
+        sampled = read_rows(path, run=run, partitioned=False)
+        found = _pick(sampled, lambda block: pick_crops(block, tags=wanted, each=each), run=run, each=each)
+        picks += [one for one in found if one["what"] == "removed" or place == len(crops)]
+    known = frozenset(one["tag"] for one in picks)
     columns = ["key", "captions", "tags", "removed", "reason"]
-    read = read_rows(annotations, run=run, columns=columns)
-    picks = _pick(read, lambda block: pick_block(block, tags=wanted, each=each, crops=bool(crops)), run=run, each=each)
-    for path in crops:
-        picks += _pick(
-            read_rows(path, run=run), lambda block: pick_crops(block, tags=wanted, each=each), run=run, each=each
-        )
+    picks += _pick(
+        read_rows(annotations, run=run, columns=columns),
+        lambda block: pick_block(block, tags=wanted, each=each, sampled=known),
+        run=run,
+        each=each,
+    )
     by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in picks[: bounds.pictures]:
         by_key[one["key"]].append(one)

@@ -34,7 +34,7 @@ def report_engine(
     steps: Sequence[Manifest],
     labels: Manifest,
     *,
-    crops: Sequence[Manifest] = (),
+    crops: Sequence[str] = (),
     curve: str | None = None,
     bounds: Bounds | None = None,
 ) -> str:
@@ -42,7 +42,7 @@ def report_engine(
 
     Args:
         steps: annotation stages in their order: the first annotations, then generated and cleaned ones of each round.
-        crops: stages of `engine_pictures.CROPS` rows, of each round that left one.
+        crops: folders of cleaning's samples (`engine.clean.SAMPLE_ROWS`), one a round.
         curve: URI of a curve, as `engine_curve.read_curve` reads it.
     """
     bounds = bounds or Bounds()
@@ -72,20 +72,17 @@ def look(
     annotations: Manifest,
     labels: Manifest,
     *,
-    crops: Sequence[Manifest],
+    crops: Sequence[str],
     tags: Sequence[int],
     bounds: Bounds,
 ) -> list[dict[str, Any]]:
     """`engine_pictures.SHOWN` rows, read from the shards once."""
     identity = {"tags": list(tags), **asdict(bounds)}
-    stage = run.stage(
-        f"look_{annotations.stage}", kind="evaluation", config=identity, inputs=[annotations, labels, *crops]
-    )
+    stage = run.stage(f"look_{annotations.stage}", kind="evaluation", config=identity, inputs=[annotations, labels])
     file = f"{stage.path}/pictures.parquet"
     if not stage.manifest:
         system = LabelSystem.load(label_system_uri(labels.path))
-        paths = [one.path for one in crops]
-        shown = read_pictures(annotations.path, crops=paths, tags=tags, system=system, run=config, bounds=bounds)
+        shown = read_pictures(annotations.path, crops=crops, tags=tags, system=system, run=config, bounds=bounds)
         fs, path = fsspec.url_to_fs(file)
         fs.makedirs(fs._parent(path), exist_ok=True)
         with fs.open(path, "wb") as handle:

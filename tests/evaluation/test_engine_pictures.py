@@ -10,8 +10,8 @@ import pyarrow as pa
 from PIL import Image
 
 from ram_ray.data.images import Limits
+from ram_ray.engine.clean import SAMPLE_ROWS
 from ram_ray.evaluation.engine_pictures import (
-    CROPS,
     PICK,
     SHOWN,
     Bounds,
@@ -53,7 +53,7 @@ def test_the_draw_is_bounded_and_does_not_depend_on_blocks() -> None:
         assert _keys(whole, tag, what) == _keys(parts, tag, what)[:4]
     assert _keys(whole, 0, "kept") != _keys(whole, 1, "added"), "each tag has a draw of its own"
     assert {one["reason"] for one in whole.to_pylist()} == {"parsed", "tagger", "outlier"}
-    only = pick_block(table, tags=frozenset([1]), each=4, crops=True)
+    only = pick_block(table, tags=frozenset([1]), each=4, sampled=frozenset([0, 1]))
     assert {(one["tag"], one["what"]) for one in only.to_pylist()} == {(1, "added")}
     assert len(pick_block(to_table([_row(0, reason="truncated")], ANNOTATION), tags=frozenset([0]), each=4)) == 0
 
@@ -65,7 +65,7 @@ def test_cleaning_s_own_samples_bring_box_and_cluster() -> None:
          "reason": "outlier" if place > 6 else None, "score": 0.1}
         for place in range(12)
     ]  # fmt: skip
-    picks = pick_crops(to_table(crops, CROPS), tags=frozenset([0]), each=2).to_pylist()
+    picks = pick_crops(to_table(crops, SAMPLE_ROWS), tags=frozenset([0]), each=2).to_pylist()
     assert [one["what"] for one in picks].count("kept") == 2 and {one["tag"] for one in picks} == {0}
     assert all(one["box"] == [0, 0, 0.5, 1] and one["cluster"] == int(one["key"][2:]) for one in picks)
 
