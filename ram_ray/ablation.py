@@ -19,8 +19,8 @@ Table 4, what the model's parts are worth, is the preliminary model on parsed ta
 captioning, then text queries, distillation, and a larger label system. mAP is over the tags of the small system in all
 of its rows, as the paper's benchmark is the same for all.
 
-Every seed is a run folder of its own, and a row is a stage in it: rows share what they share, a plain run of the same
-folder and settings reuses all of it, and what was killed goes on. Seeds come one after the other.
+Every seed is a run folder of its own, and a row is a stage in it: rows share what they have in common, with each
+other and with a plain run in the same folder, and what was killed goes on. Seeds come one after the other.
 """
 
 from __future__ import annotations
