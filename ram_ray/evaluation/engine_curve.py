@@ -35,10 +35,11 @@ def read_curve(uri: str) -> Curve | None:
     """
     try:
         with fsspec.open(uri, "r") as file:
-            tree = json.load(file)
+            text = file.read()
     except FileNotFoundError:
         return None
     try:
+        tree = json.loads(text)
         lines = {str(name): [_point(one) for one in points] for name, points in tree["lines"].items()}
         chosen = tree.get("chosen")
         return Curve(lines, _point(chosen) if chosen else None)

@@ -166,9 +166,7 @@ def _categories(view: View) -> str:
 
 def _category(one: Category, *, unfolded: bool) -> str:
     counts = f"{one.kept:,} kept · {one.removed:,} removed · {one.added:,} added"
-    strips = [
-        _strip(one, what, title) for what, title in (("removed", "Removed"), ("added", "Added"), ("kept", "Kept"))
-    ]
+    strips = [_strip(one, what) for what in ("removed", "added", "kept")]
     return (
         f"<details{' open' if unfolded else ''}><summary><b>{escape(one.name)}</b> "
         f"<span class='note'>{escape(one.kind)}</span><span class='counts'>{counts}</span></summary>"

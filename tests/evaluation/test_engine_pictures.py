@@ -79,7 +79,11 @@ def test_pictures_are_read_cut_and_judged(tmp_path) -> None:
     ]
     pick = {"tag": 0, "what": "kept", "order": 1, "box": None, "cluster": None, "reason": "parsed", "score": 1.0}
     picks = {
-        "s/0": [{**pick, "key": "s/0"}, {**pick, "key": "s/0", "tag": 1, "box": [0.5, 0, 1, 1]}],
+        "s/0": [
+            {**pick, "key": "s/0"},
+            {**pick, "key": "s/0", "tag": 1, "what": "removed", "box": [0.5, 0, 1, 1]},
+            {**pick, "key": "s/0", "tag": 1},
+        ],
         "s/1": [{**pick, "key": "s/1"}],
     }
     limits = Limits(8, 10**6, 10**6)
@@ -89,7 +93,7 @@ def test_pictures_are_read_cut_and_judged(tmp_path) -> None:
     assert Image.open(io.BytesIO(first["jpeg"])).size == (50, 25)
     assert Image.open(io.BytesIO(second["jpeg"])).size == (50, 50)
     assert (first["true"], second["true"], first["caption"]) == (True, False, "a dog")
-    assert broken["jpeg"] is None
+    assert broken["jpeg"] is None, "a tag that no caption says is not shown as kept; it has a strip of its own"
 
 
 def test_a_box_of_no_width_is_a_pixel() -> None:
