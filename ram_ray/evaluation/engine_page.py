@@ -124,8 +124,8 @@ def _curve(view: View) -> str:
     if view.curve is None:
         return ""
     return (
-        "<h2>What could be added</h2><p class='sub'>Tags that no caption says, surest first: the precision of what is "
-        "added so far, against the share of the unsaid truth that it recovers.</p>"
+        "<h2>What could be added</h2><p class='sub'>Tags that no caption says, the surest first: how many of those "
+        "added so far are right, and what the tags are then worth.</p>"
         f"<figure>{to_svg(view.curve)}</figure>"
     )
 

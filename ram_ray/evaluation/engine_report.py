@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import fsspec
@@ -53,13 +53,19 @@ def report_engine(
     pictures = look(run, config, steps[-1], labels, crops=crops, tags=shown, bounds=bounds)
     for place, one in enumerate(told):
         told[place] = Category(**{**vars(one), "pictures": [row for row in pictures if row["tag"] == one.id]})
+    drawn = read_curve(curve) if curve else None
+    generated = [one for one in steps if one.stage.startswith("generate_")]
+    if drawn and generated:
+        last = step_of(generated[-1])
+        precision = tally(run, config, generated[-1], labels).counts["added_precision"]
+        drawn = replace(drawn, chosen=(last.recall, precision)) if last.recall and precision else drawn
     view = View(
         run=config.name,
         steps=[step_of(one) for one in steps],
         figures=figures(rows),
         reasons=reasons(rows),
         categories=told,
-        curve=read_curve(curve) if curve else None,
+        curve=drawn,
     )
     uri = run.path("evaluation", "engine.html")
     write_text(uri, to_html(view))

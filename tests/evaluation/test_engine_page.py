@@ -73,23 +73,30 @@ def test_without_a_truth_nothing_is_said_to_be_right(view: View) -> None:
     assert Page(re.sub(r"<img[^>]*>", "", text)).open == []
 
 
-def test_the_curve_stays_in_its_box() -> None:
-    svg = to_svg(Curve({"model": [(0.0, 1.0), (0.03, 0.5)], "frequency": []}, chosen=(0.03, 0.5)))
+@pytest.mark.parametrize(
+    "line", [[(0.0, 1.0), (0.03, 0.5)], [(0.61, 0.9), (0.87, 0.2)], [(120.0, 0.9), (90_000.0, 0.4)], [(0.5, 0.5)]]
+)
+def test_the_curve_stays_in_its_box(line) -> None:
+    svg = to_svg(Curve({"model": line, "frequency": []}, chosen=line[-1]))
     width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', svg).groups())
-    points = [
-        tuple(map(float, one.split(","))) for line in re.findall(r'points="([^"]*)"', svg) for one in line.split()
-    ]
-    assert len(points) == 2 and all(0 <= x <= width and 0 <= y <= height for x, y in points)
-    assert points[0][0] < points[1][0] and points[0][1] < points[1][1]
-    assert ">0.04<" in svg, "the axis ends where the curve does"
+    points = [one.split(",") for drawn in re.findall(r'points="([^"]*)"', svg) for one in drawn.split()]
+    assert len(points) == len(line) and all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in points)
+    across = [float(x) for x, _ in points]
+    assert across == sorted(across) and (len(line) == 1 or across[-1] - across[0] > width / 3), "it fills its axis"
 
 
 def test_a_curve_is_read_or_refused(tmp_path) -> None:
     file = tmp_path / "curve.json"
     assert read_curve(str(file)) is None
-    file.write_text(json.dumps({"lines": {"model": [[0.1, 0.9]]}, "chosen": None}))
-    assert read_curve(str(file)) == Curve({"model": [(0.1, 0.9)]})
-    for text in ('{"lines": [1]}', "[]", '{"lines": {"a": [[1]]}}', '{"lines": {"a": [[NaN, 1]]}}', "no"):
+    known = {"recall": 0.6, "precision": 0.9, "baseline_recall": 0.55, "baseline_precision": 0.2, "estimated": 0.8}
+    file.write_text(json.dumps({"points": [{"added": 4, "estimated": 0.9, "precision": None}, {"added": 9, **known}]}))
+    curve = read_curve(str(file))
+    assert list(curve.lines.values()) == [[(0.6, 0.9)], [(0.55, 0.2)], [(0.6, 0.8)]]
+    file.write_text(json.dumps({"points": [{"added": 4, "estimated": 0.9}, {"added": 9, "estimated": 0.7}]}))
+    assert read_curve(str(file)) == Curve({"the model, as calibrated": [(4, 0.9), (9, 0.7)]}, axis="tags added")
+    file.write_text('{"points": []}')
+    assert read_curve(str(file)) is None, "nothing could be added"
+    for text in ("{}", "[]", '{"points": [1]}', '{"points": [{"added": 1, "estimated": NaN}]}', "no"):
         file.write_text(text)
         with pytest.raises(ValueError, match="is no curve"):
             read_curve(str(file))
