@@ -19,6 +19,7 @@ from typing import Any
 from ram_ray.evaluation.engine_curve import Curve, to_svg
 
 OPEN = 3  # categories that are unfolded at first
+CERTAIN = ("parsed", "matched", "generated_caption")  # origins that have no score of their own
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def _categories(view: View) -> str:
     rest = f" The other {more:,} are in the table below." if more else ""
     return (
         f"<h2>Categories</h2><p class='sub'>The {len(shown):,} in which most happened, each with pictures drawn at "
-        f"random: the part of the picture that was judged, or all of it.{rest}{key}</p>{blocks}"
+        "random: the part of the picture that was judged, or all of it. A number is the tagger's score of what was "
+        f"added, and cleaning's of what was removed or kept.{rest}{key}</p>{blocks}"
     )
 
 
@@ -187,10 +189,12 @@ def _strip(one: Category, what: str) -> str:
     groups = []
     for cluster in sorted(clusters, key=lambda place: -1 if place is None else place):
         label = "" if cluster is None else f"<span class='cluster'>cluster {cluster}</span>"
-        groups.append(
-            f"<div class='strip'>{label}{''.join(_picture(one.name, each) for each in clusters[cluster])}</div>"
-        )
-    return f"<h3>{what.capitalize()} <span class='note'>{len(pictures)} of {total:,}{told}</span></h3>{''.join(groups)}"
+        shots = "".join(_picture(one.name, picture) for picture in clusters[cluster])
+        groups.append(f"<div class='group'>{label}{shots}</div>")
+    return (
+        f"<h3>{what.capitalize()} <span class='note'>{len(pictures)} of {total:,}{told}</span></h3>"
+        f"<div class='strip'>{''.join(groups)}</div>"
+    )
 
 
 def _picture(name: str, picture: Mapping[str, Any]) -> str:
@@ -202,9 +206,10 @@ def _picture(name: str, picture: Mapping[str, Any]) -> str:
         data = base64.b64encode(picture["jpeg"]).decode("ascii")
         alt = escape(f"{name}: {picture['key']}", quote=True)
         image = f'<img loading="lazy" src="data:image/jpeg;base64,{data}" alt="{alt}">'
-    score = picture["score"]
-    number = "" if score is None or not math.isfinite(score) else f" {score:.2f}"
-    words = escape(str(picture["reason"] or "").replace("_", " "))
+    score, reason = picture["score"], picture["reason"]
+    unsure = score is not None and math.isfinite(score) and reason not in CERTAIN
+    number = f" {score:.2f}" if unsure else ""
+    words = escape(str(reason or "").replace("_", " "))
     return f'<figure class="shot {truth}" title="{said}">{image}<figcaption>{sign}{words}{number}</figcaption></figure>'
 
 
