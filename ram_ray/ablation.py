@@ -11,8 +11,10 @@ training on other annotations:
     + second round  the preliminary model, retrained on the second round's annotations, then finetuned: as many steps
                     as the row above
 
-All retrain with `config.retrain` from the same preliminary model (or, with `retrain.start: represent`, from the same
-backbone), where a plain run's second round goes on from the first round's model. The number of steps is a column.
+All retrain with `config.retrain` on the same pictures from the same preliminary model (or, with `retrain.start:
+represent`, from the same backbone), where a plain run's second round goes on from the first round's model, and its last
+round needs to hold nothing out. The number of steps is a column: a picture without a tag is not trained on, so it can
+differ a little.
 Number, precision and recall of the tags are those of the annotations that a row is trained on.
 
 Table 4, what the model's parts are worth, is the preliminary model on parsed tags: Tag2Text without and with
@@ -38,6 +40,7 @@ from ram_ray.config import RunConfig, TrainConfig, dump
 from ram_ray.evaluation.ablation import Measured, build_rows, to_markdown, to_text, total_gain
 from ram_ray.evaluation.score import evaluate, read_summary
 from ram_ray.evaluation.tally import tally
+from ram_ray.parts import Part
 from ram_ray.pipeline import Pipeline
 
 TABLE_5 = ("parsed", "+ generation", "+ cleaning", "+ finetune", "+ second round")
@@ -105,15 +108,13 @@ def prepare(config: RunConfig, *, table: int) -> RunConfig:
 class Ladder(Pipeline):
     """The recipe with two rounds, each retrained from the preliminary model; and the rows that it passes by."""
 
-    def fit(self, name: str, settings: TrainConfig, annotations: Manifest, **options: Any) -> Manifest:
-        """As in any run, except where a retraining starts."""
-        newest = self.model
-        if name.startswith("retrain"):
-            self.model = self.made["pretrain"]
-        try:
-            return super().fit(name, settings, annotations, **options)
-        finally:
-            self.model = newest
+    def train(
+        self, name: str, settings: TrainConfig, annotations: Manifest, newest: Manifest | None, left_out: Part | None
+    ) -> Manifest:
+        """As in any run, except where a retraining starts, and that all of them see the same pictures."""
+        if name.startswith("retrain_") and "_fold_" not in name:
+            newest, left_out = self.made["pretrain"], self.holdout
+        return super().train(name, settings, annotations, newest, left_out)
 
     def rows(self) -> Measured:
         """The figures of table 5, after the recipe is done."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ram_ray.engine.config import GenerateConfig
+from ram_ray.engine.config import CleanConfig, GenerateConfig
 from ram_ray.labels.config import LabelsConfig
 from ram_ray.models.config import ModelConfig, Section, TransformerConfig
 
@@ -128,22 +128,6 @@ class TrainingConfig(Section):
     worker_cpus: float = Field(1.0, gt=0)
     max_failures: int = 3
     feed_cpus: float = Field(1.0, gt=0)  # CPUs a decode task
-
-
-class CleanConfig(Section):
-    """Wrong tags (paper, section 3.3, cleaning)."""
-
-    detector: str = "attention"  # or a Grounding-DINO / OWLv2 id or path for transformers
-    revision: str | None = None
-    min_images: int = Field(50, ge=2)  # categories with fewer images are left alone
-    outliers: float = Field(0.1, ge=0, lt=1)  # most of a category that goes, and the share that is expected to be wrong
-    wrong: float = Field(0.25, ge=0, le=1)  # probability to be wrong from which on a tag goes
-    protected: list[str] = []  # tags that are never removed
-    protect_labels: bool = True  # nor those that a human label of the image confirms
-    absent: int = Field(50, ge=1)  # images without the tag that a category is compared with, about
-    images_per_cluster: int = Field(50, ge=1)
-    max_clusters: int = Field(32, ge=1)
-    batch_size: int = 64
 
 
 class EngineConfig(Section):

@@ -210,9 +210,9 @@ class Predictor:
         *,
         max_tokens: int | None = None,
         decoding: Decoding | None = None,
-        seed: int | None = None,
+        seed: int | list[int] | None = None,
     ) -> list[str]:
-        """Captions of encoded pictures (B, 1 + L, C), guided by the given tags."""
+        """Captions of encoded pictures (B, 1 + L, C), guided by the given tags; a list has one seed a picture."""
         config = self.config
         if self.tokenizer is None:
             raise ValueError("this model writes no captions (RAM++, or imported without its --tokenizer)")
@@ -227,11 +227,16 @@ class Predictor:
                 end=self.tokenizer.sep,
                 max_tokens=max_tokens,
                 decoding=decoding,
-                generator=None if seed is None else torch.Generator(self.device).manual_seed(seed),
+                generator=self._generators(seed),
             )
         return [
             self.tokenizer.decode_caption([one for one in row if one], prompt=config.prompt) for row in ids.tolist()
         ]
+
+    def _generators(self, seed: int | list[int] | None) -> torch.Generator | list[torch.Generator] | None:
+        if isinstance(seed, list):
+            return [torch.Generator(self.device).manual_seed(one) for one in seed]
+        return None if seed is None else torch.Generator(self.device).manual_seed(seed)
 
     @torch.inference_mode()
     def attention(self, images: list[Image.Image] | np.ndarray, tag_ids: list[list[int]]) -> list[np.ndarray]:

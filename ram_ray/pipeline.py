@@ -24,6 +24,7 @@ from ram_ray.evaluation.report import StageLine, build_report, closing_table, wr
 from ram_ray.evaluation.score import evaluate, read_summary
 from ram_ray.labels.stages import build_labels, label, label_system_uri, parse
 from ram_ray.labels.vocabulary import build_vocabulary
+from ram_ray.parts import Part
 from ram_ray.synthesis.represent import represent
 from ram_ray.training.trainer import train_tagger
 
@@ -51,7 +52,9 @@ class Pipeline:
         assert last in STAGES, last
         self.config, self.run, self.last = config, Run(run_uri), last
         self.lines: list[StageLine] = []
+        self.notes: list[str] = []  # what else the closing table says
         self.model: Manifest | None = None  # the newest one
+        self.judges: list[Manifest] = []  # the newest models that look at all pictures: one, or one a part of them
         self.scenes: list[str] = []  # URIs of held-out shards
         self.made: dict[str, Manifest] = {}  # by stage
 
@@ -87,15 +90,19 @@ class Pipeline:
 
         self.given, fit = Given(labels, teacher, vocabulary, truth), self.fit
 
-        self.model = fit("pretrain", config.pretrain, annotations)
+        rounds = config.engine.rounds
+        self.model = fit("pretrain", config.pretrain, annotations, judges=rounds > 0)
         self.done("pretrain")
 
-        for round in range(1, config.engine.rounds + 1):
-            annotations = self.keep(generate(run, config, annotations, self.model, labels, round=round))
+        for round in range(1, rounds + 1):
+            before = annotations
+            annotations = self.keep(generate(run, config, annotations, self.judges, labels, round=round))
             self.done("generate")
-            annotations = self.keep(clean(run, config, annotations, self.model, labels, teacher, round=round))
+            annotations = self.keep(clean(run, config, annotations, self.judges, labels, teacher, round=round))
             self.done("clean")
-            self.model = fit(f"retrain_{round}", config.retrain, annotations)
+            if self.settled(before, annotations, round=round):
+                break
+            self.model = fit(f"retrain_{round}", config.retrain, annotations, judges=round < rounds)
         for name in ("generate", "clean", "retrain"):  # without a round the engine has nothing to do
             self.done(name)
 
@@ -104,19 +111,43 @@ class Pipeline:
 
         self.report(evaluate(run, config, truth, self.model, labels) if truth else None)
 
-    def fit(self, name: str, settings: TrainConfig, annotations: Manifest) -> Manifest:
-        """Train a model from the newest one or from `represent`'s backbone, and score it."""
-        model, truth = self.train(name, settings, annotations, self.given), self.given.truth
-        return self.keep(
-            model, score=evaluate(self.run, self.config, truth, model, self.given.labels) if truth else None
-        )
+    def fit(self, name: str, settings: TrainConfig, annotations: Manifest, *, judges: bool = False) -> Manifest:
+        """Train a model from the newest one or from `represent`'s backbone, and score it.
 
-    def train(self, name: str, settings: TrainConfig, annotations: Manifest, given: Given) -> Manifest:
-        """One run of the one trainer."""
-        config, labels, teacher, vocabulary = self.config, given.labels, given.teacher, given.vocabulary
-        before = self.model if settings.start == "previous" else None
+        With `judges`, a round follows, in which `self.judges` look at all pictures. Where their scores are
+        calibrated, it is on pictures that they did not see: the model leaves some out, or there are more models, each
+        of which leaves out the part that it judges and starts from the one before it that did.
+        """
+        engine, truth = self.config.engine, self.given.truth
+        model = self.train(name, settings, annotations, self.model, self.holdout if judges else None)
+        self.keep(model, score=evaluate(self.run, self.config, truth, model, self.given.labels) if truth else None)
+        if judges and engine.folds > 1:
+            before: list[Manifest | None] = [*self.judges] or [None] * engine.folds
+            parts = [Part.number(number, engine.folds) for number in range(engine.folds)]
+            self.judges = [
+                self.keep(self.train(f"{name}_fold_{number}", settings, annotations, start, part))
+                for number, (start, part) in enumerate(zip(before, parts, strict=True))
+            ]
+        elif judges:
+            self.judges = [model]
+        return model
+
+    @property
+    def holdout(self) -> Part | None:
+        """What a model that judges all pictures leaves out, where its scores are calibrated."""
+        engine = self.config.engine
+        alone = engine.folds == 1 and engine.generate.precision is not None
+        return Part.share(engine.holdout) if alone else None
+
+    def train(
+        self, name: str, settings: TrainConfig, annotations: Manifest, newest: Manifest | None, left_out: Part | None
+    ) -> Manifest:
+        """One run of the one trainer, on all pictures but those left out."""
+        config, given = self.config, self.given
+        before = newest if settings.start == "previous" else None
         identity = {"train": settings, "training": config.training, "model": config.model, "seed": config.seed}
-        inputs = [annotations, labels, teacher, vocabulary, *([before] if before else [])]
+        identity |= {"left_out": [left_out.start, left_out.end]} if left_out else {}
+        inputs = [annotations, given.labels, given.teacher, given.vocabulary, *([before] if before else [])]
         stage = self.run.stage(name, kind="models", config=identity, inputs=inputs)
         if stage.manifest:
             return stage.manifest
@@ -126,13 +157,28 @@ class Pipeline:
             run=config,
             annotations=annotations.path,
             num_rows=annotations.counts["rows_out"],
-            label_system=label_system_uri(labels.path),
-            teacher=teacher.counts["source"],
-            teacher_revision=teacher.counts["revision"],
-            tokenizer=vocabulary.path,
+            label_system=label_system_uri(given.labels.path),
+            teacher=given.teacher.counts["source"],
+            teacher_revision=given.teacher.counts["revision"],
+            tokenizer=given.vocabulary.path,
             start=before.path if before else None,
+            left_out=left_out,
         )
         return stage.finish(image_size=settings.image_size, images=counts["images_seen"], **counts)
+
+    def settled(self, before: Manifest, after: Manifest, *, round: int) -> bool:
+        """Whether a round added and removed so few tags that training on them, and another round, are not worth it."""
+        between = self.made[f"generate_{round}"].counts
+        added, removed = between["added"], between["tags"] - after.counts["tags"]
+        change, least = (added + removed) / max(1, before.counts["tags"]), self.config.engine.min_change
+        if change >= least:
+            return False
+        self.notes.append(
+            f"stopped in round {round}: it added {added:,} tags and removed {removed:,}, {change:.2%} of those that it "
+            f"began with, and engine.min_change is {least:.2%}"
+        )
+        print(self.notes[-1], flush=True)
+        return True
 
     def keep(self, manifest: Manifest, *, score: Manifest | None = None) -> Manifest:
         """Note a stage for the closing table, and say in one line what it left."""
@@ -184,7 +230,7 @@ class Pipeline:
 
     def table(self) -> str:
         """The closing table."""
-        return closing_table(self.lines)
+        return "\n".join([closing_table(self.lines), *self.notes])
 
     def _uris(self) -> tuple[list[str], list[str]]:
         data = self.config.data

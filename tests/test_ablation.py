@@ -55,9 +55,10 @@ def test_table_5_on_drawn_scenes(ray_cluster: None, tmp_path: Path, capsys: pyte
     assert tuple(row["row"] for row in result["rows"]) == TABLE_5
     parsed, generated, cleaned, finetuned, again = result["rows"]
     steps = [row["steps"]["mean"] for row in result["rows"]]
-    assert steps[0] == steps[1] == steps[2] < steps[3] == steps[4], "rows are the same training, on other annotations"
+    assert max(steps[:3]) - min(steps[:3]) <= 1, "the same training, but for pictures that cleaning left without a tag"
+    assert abs(steps[3] - steps[4]) <= 2 and steps[3] > steps[2]
     assert generated["recall"]["mean"] >= parsed["recall"]["mean"] and "added_precision" not in parsed
-    assert cleaned["tags"] == finetuned["tags"] and "true_removed" in cleaned
+    assert cleaned["tags"] == finetuned["tags"] and "true_removed" in cleaned and again["tags"]["mean"] > 0
     assert all(0 <= row["mAP"]["mean"] <= 1 for row in result["rows"])
 
     plain = Pipeline(config, str(tmp_path / "seed_0"), last="clean")

@@ -54,6 +54,9 @@ def test_engine_adds_and_removes_tags_with_provenance(run_folder: str) -> None:
 
     stages = manifests(run_folder)
     assert stages["generate_1"]["counts"]["tags"] > stages["labels"]["counts"]["tags"]
+    assert stages["generate_1"]["counts"]["added"] == (
+        stages["generate_1"]["counts"]["tags"] - stages["labels"]["counts"]["tags"]
+    )
     rows = [
         row
         for file in Path(stages["clean_1"]["path"]).rglob("*.parquet")
@@ -109,6 +112,55 @@ def test_a_changed_setting_repeats_only_what_depends_on_it(run_folder: str, ray_
     changed = Pipeline(config, run_folder, last="clean")
     changed()
     assert [line.stage for line in changed.lines if not line.reused] == ["clean_1"]
+
+
+def test_folds_are_judged_by_models_that_did_not_see_them(run_folder: str, ray_cluster: None) -> None:
+    """Thresholds are calibrated on all pictures, and only what depends on the folds is made anew."""
+    import pyarrow.parquet as pq
+
+    from ram_ray.parts import part_of
+    from ram_ray.pipeline import Pipeline
+
+    sets = ["engine.folds=2", "engine.generate={threshold: null, precision: 0.2}"]
+    pipeline = Pipeline(load(TINY, sets=sets), run_folder, last="generate")
+    pipeline()
+    made = [line.stage for line in pipeline.lines if not line.reused]
+    assert made == ["pretrain_fold_0", "pretrain_fold_1", "generate_1"]
+    parts = [part_of(key, 2) for key in _keys(pipeline.made["labels"].path)]
+    trained = [pipeline.made[f"pretrain_fold_{number}"].counts["rows_in"] for number in range(2)]
+    assert [100 - one for one in trained] == pytest.approx([parts.count(number) for number in range(2)], abs=3)
+    limits = Path(run_folder, "annotations", "thresholds_1")
+    (table,) = [json.loads(file.read_text()) for file in limits.glob("*/thresholds.json")]
+    assert {len(line["thresholds"]) for line in table["tags"]} == {2} and table["vote_odds"][0] == 1
+    generated = pipeline.made["generate_1"]
+    curve = json.loads(Path(generated.path, "curve.json").read_text())
+    assert curve["held_out"] and curve["pictures"] == curve["labelled"] == 100
+    assert all(one["estimated"] is not None and one["baseline_recall"] <= 1 for one in curve["points"])
+    counts = generated.counts
+    assert counts["added"] == counts["added_generated_caption"] + counts["added_tagger"]
+    assert counts["added"] == counts["added_right"] + counts["added_wrong"]
+    rows = [row for file in Path(generated.path).rglob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    added = [tag for row in rows for tag in row["tags"] if tag["origin"] in ("generated_caption", "tagger")]
+    assert len(added) == counts["added"] and all(0 < tag["score"] <= 1 for tag in added)
+
+
+def _keys(path: str) -> list[str]:
+    import pyarrow.parquet as pq
+
+    files = Path(path).rglob("*.parquet")
+    return [key for file in files for key in pq.read_table(file, columns=["key"], partitioning=None)["key"].to_pylist()]
+
+
+def test_a_round_that_changes_little_is_the_last_and_says_so(run_folder: str, ray_cluster: None) -> None:
+    from ram_ray.pipeline import Pipeline
+
+    sets = ["engine.rounds=3", "engine.min_change=0.99"]
+    stopped = Pipeline(load(TINY, sets=sets), run_folder, last="retrain")
+    stopped()
+    assert [line.stage for line in stopped.lines][-2:] == ["generate_1", "clean_1"]
+    assert all(line.reused for line in stopped.lines)
+    (note,) = stopped.notes
+    assert "stopped in round 1" in note and stopped.table().endswith(note)
 
 
 def test_the_bundle_tags_pictures_by_itself(run_folder: str) -> None:

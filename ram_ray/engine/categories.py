@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
@@ -32,7 +33,7 @@ from ram_ray.engine.crops import REGIONS, explode_regions
 
 PART_BYTES = 128 << 20  # of Parquet that one task lays out
 GROUP_ROWS = 250_000  # of small categories that one task holds
-MIN_GROUP_ROWS = 5_000  # fewer are not worth a task of their own
+MIN_GROUP_ROWS = 500  # fewer are not worth a task of their own
 CHUNK_ROWS = 16_384  # of a large category, held at once
 
 # The rows of one category, read again at each call: columns -> tables of at most CHUNK_ROWS rows.
@@ -82,16 +83,34 @@ def list_parts(uri: str) -> list[Part]:
     ]
 
 
-def count_tags(part: Part) -> dict[int, int]:
-    """Rows of each tag in a part; only that column is read."""
-    total: dict[int, int] = {}
+@dataclass
+class Sizes:
+    """How many rows there are of each tag."""
+
+    images: int = 0  # with regions
+    rows: Counter[int] = field(default_factory=Counter)
+    carried: Counter[int] = field(default_factory=Counter)  # of them, those that the image carries
+
+    def add(self, other: Sizes) -> None:
+        """Take in what was counted elsewhere."""
+        self.images += other.images
+        self.rows.update(other.rows)
+        self.carried.update(other.carried)
+
+
+def count_tags(part: Part) -> Sizes:
+    """Rows of each tag in a part; only the columns for it are read."""
+    sizes = Sizes()
+    columns = [f"regions.list.element.{name}" for name in ("tag", "carried")]
     for file in part.files:
         with fsspec.open(file, "rb") as handle:
-            table = pq.read_table(handle, columns=["regions.list.element.tag"], partitioning=None)
-        tags = pc.struct_field(pc.list_flatten(table["regions"].combine_chunks()), "tag")
-        for one in pc.value_counts(tags).to_pylist():
-            total[one["values"]] = total.get(one["values"], 0) + one["counts"]
-    return total
+            table = pq.ParquetFile(handle).read(columns=columns, use_threads=False)
+        lists = table["regions"].combine_chunks()
+        sizes.images += int(np.count_nonzero(pc.list_value_length(lists).to_numpy(zero_copy_only=False)))
+        tags, carried = (pc.struct_field(pc.list_flatten(lists), name) for name in ("tag", "carried"))
+        sizes.rows.update(tags.to_pylist())
+        sizes.carried.update(tags.filter(carried).to_pylist())
+    return sizes
 
 
 def plan_groups(counts: Mapping[int, int], *, groups: int) -> list[Group]:

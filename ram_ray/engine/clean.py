@@ -3,14 +3,15 @@
 The paper has two tests one after the other, the 10% farthest from their cluster's centre and then what the model does
 not predict on the region, and each alone removes right and wrong tags alike: the first where the teacher is weak, the
 second where the tagger's probability means another thing for each tag. Here both are signals of one decision
-(`ram_ray.engine.evidence`), which weighs them by how well each tells the tag's own images from others:
+(`ram_ray.engine.doubt`), which weighs them by how well each tells the tag's own images from others:
 
     which    a tag goes if it is wrong with a probability of at least `wrong`
     most     of a category at most the share `most` goes, the least probable first
     never    tags that a human label confirms (`protect_labels`), tags listed in `protected`, and categories of fewer
              than `min_images` images, where neither "far from the rest" nor a comparison means much
-    why      "outlier" where the distance to the category's looks speaks most against the tag, else "disagreement"; the
-             score is the probability to be wrong
+    why      "outlier" where what speaks most against the tag is that it is unlike its category, by its looks or by the
+             tags around it; "disagreement" where it is that the tagger does not see it. The score is the probability
+             to be wrong
 
 `decide` takes the rows of one category in chunks that it reads several times, so that the largest category takes no
 more memory than its numbers, about 150 bytes a crop, and the points that the looks are fitted on.
@@ -29,8 +30,9 @@ import pyarrow.compute as pc
 from ram_ray.config import CleanConfig
 from ram_ray.engine.categories import Chunks, in_memory
 from ram_ray.engine.clustering import FIT_POINTS, Looks, find_looks, normalised, num_clusters
+from ram_ray.engine.company import TagCounts, company
 from ram_ray.engine.crops import embeddings_of, hash_of
-from ram_ray.engine.evidence import SIGNALS, Evidence, judge
+from ram_ray.engine.doubt import SIGNALS, Evidence, judge
 from ram_ray.records import ANNOTATION, to_table
 
 REMOVALS = pa.schema(
@@ -70,10 +72,12 @@ SAMPLE_ROWS = pa.schema(
         ("distance", pa.float32()),
         ("whole", pa.float32()),
         ("agreement", pa.float32()),
+        ("company", pa.float32()),  # nats, over 0 where the image's other tags are those that often stand beside it
         ("box", pa.list_(pa.float32())),
     ]
 )
-_NUMBERS = ("key", "shard", "carried", "labelled", "box", "score", "whole", "agreement")
+_NUMBERS = ("key", "shard", "carried", "labelled", "box", "score", "whole", "agreement", "others")
+_UNLIKE = [SIGNALS.index(name) for name in ("near", "company")]
 
 
 @dataclass(frozen=True)
@@ -86,72 +90,86 @@ class Decision:
 
 
 def decide(
-    rows: pa.Table | Chunks, *, tag: int, config: CleanConfig, seed: int = 0, protected: Collection[int] = ()
+    rows: pa.Table | Chunks,
+    *,
+    tag: int,
+    config: CleanConfig,
+    counts: TagCounts,
+    seed: int = 0,
+    protected: Collection[int] = (),
 ) -> Decision:
     """Decide which images lose `tag`, whose REGIONS rows are given, in whatever order.
 
     Args:
         rows: a table, or what reads the rows in chunks, each time that it is called.
+        counts: of all tags, over all images.
         protected: tags that no image loses.
 
     Raises:
         ValueError: if an embedding is not finite, or embeddings have different lengths.
     """
     chunks = in_memory(rows) if isinstance(rows, pa.Table) else rows
-    carried = pa.chunked_array(
-        [pa.array([], pa.bool_()), *[one["carried"].combine_chunks() for one in chunks(["carried"])]]
-    )
-    crops = pc.sum(carried).as_py() or 0
-    category: dict[str, Any] = {"tag": tag, "crops": crops, "absent": len(carried) - crops, "clusters": 0}
+    crops, absent = _count(chunks)
+    category: dict[str, Any] = {"tag": tag, "crops": crops, "absent": absent, "clusters": 0}
     category |= {"outliers": 0, "disagreements": 0, "protected": 0}
     if crops < config.min_images:
         return Decision(REMOVALS.empty_table(), SAMPLE_ROWS.empty_table(), category)
-    sample = _sample(chunks, crops=crops, seed=seed + tag)
+    seed += tag
+    limit = _sample_limit(chunks, crops=crops, seed=seed)
     clusters = num_clusters(crops, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters)
-    looks = find_looks(sample, clusters=clusters, seed=seed + tag)
-    measured = _measure(chunks, looks, fitted=len(sample) == crops)
-    category["clusters"] = int(looks.counting.sum())
-    has = measured["carried"].to_numpy()
-    signals = signals_of(measured)
-    category["absent"] = int((~has).sum())
-    evidence = judge(signals[has], signals[~has], expected=config.outliers)
-    mine = measured.filter(pa.array(has))
+    looks = find_looks(_sample(chunks, limit, seed=seed), clusters=clusters, seed=seed)
+    measured = _measure(chunks, looks, limit, counts=counts, seed=seed)
+    signals, carried = signals_of(measured), measured["carried"].to_numpy()
+    evidence = judge(signals[carried], signals[~carried], expected=config.outliers)
+    mine = measured.filter(pa.array(carried))
     going = _going(mine, evidence, config=config)
-    kept = mine["labelled"].to_numpy() if config.protect_labels else np.zeros(crops, bool)
-    kept = kept | (tag in protected)
-    category |= {"wrong": evidence.share, "protected": int((going & kept).sum())}
+    safe = (mine["labelled"].to_numpy() & config.protect_labels) | (tag in protected)
+    category |= {"clusters": int(looks.counting.sum()), "wrong": evidence.share, "protected": int((going & safe).sum())}
     category |= {f"weight_{name}": float(one) for name, one in zip(SIGNALS, evidence.weights, strict=True)}
-    going &= ~kept
-    near = SIGNALS.index("near")
-    reasons = np.where(evidence.parts.argmin(axis=1) == near, "outlier", "disagreement")
-    category["outliers"] = int((going & (reasons == "outlier")).sum())
-    category["disagreements"] = int(going.sum()) - category["outliers"]
-    mine = _judged(mine, tag, going=going, reasons=reasons, wrong=evidence.wrong)
-    removals = mine.filter(mine["removed"]).select(REMOVALS.names).cast(REMOVALS)
-    return Decision(removals, _samples(mine, seed=seed), category)
+    judged = _judged(mine, tag, going=going & ~safe, evidence=evidence)
+    reasons = judged["reason"].to_pylist()
+    category |= {"outliers": reasons.count("outlier"), "disagreements": reasons.count("disagreement")}
+    removals = judged.filter(judged["removed"]).select(REMOVALS.names).cast(REMOVALS)
+    return Decision(removals, _samples(judged, seed=seed), category)
+
+
+def _count(chunks: Chunks) -> tuple[int, int]:
+    """Rows that carry the tag, and rows that do not."""
+    carried = absent = 0
+    for one in chunks(["carried"]):
+        here = pc.sum(one["carried"]).as_py() or 0
+        carried, absent = carried + here, absent + len(one) - here
+    return carried, absent
 
 
 def signals_of(measured: pa.Table) -> np.ndarray:
     """SIGNALS (N, F) float64 of measured rows, in their order."""
-    columns = {
-        name: measured[name].to_numpy().astype(np.float64) for name in ("whole", "agreement", "distance", "score")
-    }
+    names = ("whole", "agreement", "distance", "score", "company")
+    columns = {name: measured[name].to_numpy().astype(np.float64) for name in names}
     columns |= {"near": -columns["distance"], "found": columns["score"]}
     return np.stack([columns[name] for name in SIGNALS], axis=1)
 
 
-def _sample(chunks: Chunks, *, crops: int, seed: int) -> np.ndarray:
-    """Unit vectors of the carried crops, or of FIT_POINTS of them by the hash of their keys; in the order of keys."""
-    limit = None
-    if crops > FIT_POINTS:
-        hashes = [_hashes(one.filter(one["carried"]), seed) for one in chunks(["key", "carried"])]
-        limit = np.partition(np.concatenate(hashes), FIT_POINTS - 1)[FIT_POINTS - 1]
+def _sample_limit(chunks: Chunks, *, crops: int, seed: int) -> np.uint64 | None:
+    """Hash of a key up to which carried crops are among the FIT_POINTS that are fitted on; None: all are."""
+    if crops <= FIT_POINTS:
+        return None
+    hashes = [_hashes(one.filter(one["carried"]), seed) for one in chunks(["key", "carried"])]
+    return np.partition(np.concatenate(hashes), FIT_POINTS - 1)[FIT_POINTS - 1]
+
+
+def _fitted(rows: pa.Table, limit: np.uint64 | None, *, seed: int) -> np.ndarray:
+    """Which rows (N,) the looks are fitted on."""
+    carried = rows["carried"].to_numpy()
+    return carried if limit is None else carried & (_hashes(rows, seed) <= limit)
+
+
+def _sample(chunks: Chunks, limit: np.uint64 | None, *, seed: int) -> np.ndarray:
+    """Unit vectors of the crops that the looks are fitted on, in the order of keys."""
     keys: list[str] = []
     points = []
     for one in chunks(["key", "carried", "embedding"]):
-        one = one.filter(one["carried"])
-        if limit is not None:
-            one = one.filter(pa.array(_hashes(one, seed) <= limit))
+        one = one.filter(pa.array(_fitted(one, limit, seed=seed)))
         keys += one["key"].to_pylist()
         points.append(embeddings_of(one["embedding"].to_pylist()))
     order = np.argsort(np.array(keys), kind="stable")
@@ -173,15 +191,17 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
     return normalised(embeddings)
 
 
-def _measure(chunks: Chunks, looks: Looks, *, fitted: bool) -> pa.Table:
-    """The rows without their embeddings, with `cluster` and `distance`, in the order of keys."""
+def _measure(chunks: Chunks, looks: Looks, limit: np.uint64 | None, *, counts: TagCounts, seed: int) -> pa.Table:
+    """The rows without their embeddings, with `cluster`, `distance` and `company`, in the order of keys."""
     parts = []
     for one in chunks([*_NUMBERS, "embedding"]):
         points = unit(embeddings_of(one["embedding"].to_pylist()))
-        cluster, distance = looks.measure(points, fitted=one["carried"].to_numpy() if fitted else None)
+        cluster, distance = looks.measure(points, fitted=_fitted(one, limit, seed=seed))
         numbers = one.select(_NUMBERS).append_column("cluster", pa.array(cluster))
         parts.append(numbers.append_column("distance", pa.array(distance)))
-    return pa.concat_tables(parts).combine_chunks().sort_by("key")
+    rows = pa.concat_tables(parts).combine_chunks().sort_by("key")
+    beside = company(rows["others"], carried=rows["carried"].to_numpy(), counts=counts)
+    return rows.drop_columns("others").append_column("company", pa.array(beside))
 
 
 def _going(mine: pa.Table, evidence: Evidence, *, config: CleanConfig) -> np.ndarray:
@@ -192,14 +212,16 @@ def _going(mine: pa.Table, evidence: Evidence, *, config: CleanConfig) -> np.nda
     return going & (evidence.wrong >= config.wrong)
 
 
-def _judged(mine: pa.Table, tag: int, *, going: np.ndarray, reasons: np.ndarray, wrong: np.ndarray) -> pa.Table:
-    """The carried rows with what was decided, in the columns of SAMPLE_ROWS."""
-    columns = {name: mine[name] for name in ("key", "shard", "cluster", "distance", "whole", "agreement", "box")}
-    columns |= {
+def _judged(mine: pa.Table, tag: int, *, going: np.ndarray, evidence: Evidence) -> pa.Table:
+    """The carried rows with what was decided, as SAMPLE_ROWS."""
+    unlike = evidence.parts[:, _UNLIKE].sum(axis=1)
+    reasons = np.where(2 * unlike < evidence.parts.sum(axis=1), "outlier", "disagreement")
+    columns = {
+        **{name: mine[name] for name in mine.column_names},
         "tag": pa.array(np.full(len(mine), tag)),
         "removed": pa.array(going),
         "reason": pa.array(np.where(going, reasons, None), pa.string()),
-        "score": pa.array(wrong),
+        "score": pa.array(evidence.wrong),
     }
     return pa.table({name: columns[name] for name in SAMPLE_ROWS.names}).cast(SAMPLE_ROWS)
 

@@ -31,6 +31,7 @@ from ram_ray.config import CleanConfig, RunConfig
 from ram_ray.engine.categories import (
     Group,
     Part,
+    Sizes,
     categories,
     count_tags,
     exists,
@@ -39,9 +40,11 @@ from ram_ray.engine.categories import (
     plan_groups,
     write_table,
 )
-from ram_ray.engine.clean import CATEGORIES, REMOVALS, apply_removals, decide
+from ram_ray.engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals, decide
+from ram_ray.engine.company import TagCounts
 from ram_ray.engine.crops import IMAGE_REGIONS, RegionEmbedder
-from ram_ray.engine.on_ray import actors, finish, predictor_options, with_pixels
+from ram_ray.engine.folds import ByPart
+from ram_ray.engine.on_ray import actors, predictor_options, tally, with_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
@@ -54,21 +57,24 @@ def clean(
     run: Run,
     config: RunConfig,
     annotations: Manifest,
-    model: Manifest,
+    judges: Sequence[Manifest],
     labels: Manifest,
     teacher: Manifest,
     *,
     round: int,
 ) -> Manifest:
-    """Remove tags that do not look like their category, and tags that the model does not see on their region."""
+    """Remove tags that do not look like their category, and tags that the model does not see on their region.
+
+    Args:
+        judges: the model, or one for each part of the images, which it did not train on (`ram_ray.engine.folds`).
+    """
     settings = config.engine.clean
     identity = {"clean": settings, "seed": config.seed, "trusted": trusts_labels(config)}
-    stage = run.stage(
-        f"clean_{round}", kind="annotations", config=identity, inputs=[annotations, model, labels, teacher]
-    )
+    inputs = [annotations, *judges, labels, teacher]
+    stage = run.stage(f"clean_{round}", kind="annotations", config=identity, inputs=inputs)
     if stage.manifest:
         return stage.manifest
-    regions = find_regions(run, config, annotations, model, labels, teacher, round=round)
+    regions = find_regions(run, config, annotations, judges, labels, teacher, round=round)
     removals = find_removals(run, config, regions, labels, round=round)
 
     def remove(block: pa.Table) -> pa.Table:
@@ -86,7 +92,8 @@ def clean(
         run=config,
         rows_in=annotations.counts["rows_out"],
     )
-    return finish(stage, config, labels, rows_in=annotations.counts["rows_out"], removals=removals.digest)
+    counts = tally(stage, config, labels, rows_in=annotations.counts["rows_out"])
+    return stage.finish(**counts, removals=removals.digest)
 
 
 def samples_uri(run: Run, cleaned: Manifest) -> str:
@@ -98,7 +105,7 @@ def find_regions(
     run: Run,
     config: RunConfig,
     annotations: Manifest,
-    model: Manifest,
+    judges: Sequence[Manifest],
     labels: Manifest,
     teacher: Manifest,
     *,
@@ -108,17 +115,21 @@ def find_regions(
     settings, images = config.engine.clean, annotations.counts["rows_out"]
     tags = len(LabelSystem.load(label_system_uri(labels.path)))
     absent = min(MAX_ABSENT, math.ceil(settings.absent * tags / max(1, images)))
-    identity = {**settings.model_dump(include={"detector", "revision"}), "absent": absent, "seed": config.seed}
-    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, model, teacher])
+    identity = {
+        **settings.model_dump(include={"detector", "revision", "detector_precision"}),
+        "absent": absent,
+        "seed": config.seed,
+    }
+    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, teacher])
     if stage.manifest:
         return stage.manifest
-    size = model.counts["image_size"]
+    size = judges[0].counts["image_size"]
     options = {"absent": absent, "seed": config.seed, "teacher_revision": teacher.counts["revision"]}
     annotate(
         stage,
         lambda dataset: with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config).map_batches(
-            RegionEmbedder,
-            fn_constructor_args=(model.path, teacher.counts["source"], settings),
+            ByPart,
+            fn_constructor_args=(RegionEmbedder, [one.path for one in judges], teacher.counts["source"], settings),
             fn_constructor_kwargs={**options, **predictor_options(config)},
             batch_format="numpy",
             batch_size=settings.batch_size,
@@ -149,13 +160,14 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
     protected = protected_ids(settings, LabelSystem.load(label_system_uri(labels.path)))
     settings = settings.model_copy(update={"protect_labels": trusts_labels(config)})
     parts, folder = list_parts(regions.path), f"{stage.work}/layout"
-    groups = _plan(stage, config, parts)
+    groups, counts = _plan(stage, config, parts)
+    decide_one = functools.partial(decide, config=settings, counts=counts, seed=seed, protected=protected)
     _each(stage, config, parts, lambda part: lay_out(part, groups=groups, folder=folder), "parts laid out")
     _each(
         stage,
         config,
         groups,
-        lambda group: _decide_group(group, stage.path, folder, settings=settings, seed=seed, protected=protected),
+        functools.partial(_decide_group, path=stage.path, folder=folder, decide_one=decide_one),
         "groups of categories decided",
         num_gpus=config.resources.actor_gpus or None,
     )
@@ -164,7 +176,8 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
 
 def trusts_labels(config: RunConfig) -> bool:
     """Whether human labels protect their tags: not where they are the truth that the engine itself is scored by."""
-    return config.engine.clean.protect_labels and bool(config.data.train)
+    scored = not config.data.train or config.data.measure.on  # drawn scenes, or photos with what is hidden or planted
+    return config.engine.clean.protect_labels and not scored
 
 
 def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
@@ -179,32 +192,28 @@ def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
     return frozenset(id for id in found.values() if id is not None)
 
 
-def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> list[Group]:
-    """The groups of categories, largest first: from an earlier, unfinished run, or from a count of the tags."""
-    uri = f"{stage.work}/groups.json"
-    if exists(uri):
-        with fsspec.open(uri, "r") as file:
-            return [Group(one["name"], tuple(one["tags"]), one["rows"]) for one in json.load(file)]
-    counts: dict[int, int] = {}
-    for found in _map(parts, count_tags, config):
-        for tag, rows in found.items():
-            counts[tag] = counts.get(tag, 0) + rows
-    groups = plan_groups(counts, groups=config.resources.shuffle_partitions)
-    write_text(uri, json.dumps([asdict(one) for one in groups]))
-    return groups
+def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> tuple[list[Group], TagCounts]:
+    """The groups of categories, largest first, and the counts of tags: as an unfinished call left them, or anew."""
+    uri = f"{stage.work}/plan.json"
+    if not exists(uri):
+        sizes = Sizes()
+        for found in _map(parts, count_tags, config):
+            sizes.add(found)
+        groups = plan_groups(sizes.rows, groups=config.resources.shuffle_partitions)
+        counted = {"images": sizes.images, "carried": sorted(sizes.carried.items())}
+        write_text(uri, json.dumps({"groups": [asdict(one) for one in groups], **counted}))
+    with fsspec.open(uri, "r") as file:
+        plan = json.load(file)
+    groups = [Group(one["name"], tuple(one["tags"]), one["rows"]) for one in plan["groups"]]
+    return groups, TagCounts(plan["images"], dict(plan["carried"]))
 
 
-def _decide_group(
-    group: Group, path: str, folder: str, *, settings: CleanConfig, seed: int, protected: frozenset[int]
-) -> None:
+def _decide_group(group: Group, *, path: str, folder: str, decide_one: Callable[..., Decision]) -> None:
     """Decide the categories of a group; its line in `categories/` is written last and says that it is done."""
     done = f"{path}/categories/{group.name}.parquet"
     if exists(done):
         return
-    found = [
-        decide(chunks, tag=tag, config=settings, seed=seed, protected=protected)
-        for tag, chunks in categories(group, folder=folder)
-    ]
+    found = [decide_one(chunks, tag=tag) for tag, chunks in categories(group, folder=folder)]
     removals = pa.concat_tables([one.removals for one in found]).sort_by([("shard", "ascending"), ("key", "ascending")])
     for shard in pc.unique(removals["shard"]).to_pylist():
         rows = removals.filter(pc.equal(removals["shard"], shard))
@@ -217,9 +226,8 @@ def _map(items: Sequence[Any], work: Callable[[Any], Any], config: RunConfig, **
     """`work(item)` of each, a task each, started in their order; what they return, as it comes."""
     import ray
 
-    waiting = [
-        ray.remote(num_cpus=config.resources.task_cpus, max_retries=3, **options)(work).remote(one) for one in items
-    ]
+    task: Any = ray.remote(num_cpus=config.resources.task_cpus, max_retries=3, **options)(work)
+    waiting = [task.remote(one) for one in items]
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
         yield ray.get(ready[0])

@@ -12,7 +12,7 @@ Pictures end here: what goes on is one small row an image. Three choices:
                            value for each tag, and a region is cut out where the tag scores best, be it there or not. So
                            a few tags that the image does not carry are drawn (by its key and the seed), found, cut out
                            and looked at in the same way. Over all images they say, for each tag, what its signals look
-                           like where it is absent, by which wrong is told from right (`ram_ray.engine.evidence`).
+                           like where it is absent, by which wrong is told from right (`ram_ray.engine.doubt`).
     one look a crop        Crops of all images of the batch go through the models together, and a box that several tags
                            share is looked at once.
 
@@ -21,6 +21,7 @@ Letters: B images, S pixels, C crops, N tags, D width of an embedding.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ REGIONS = pa.schema(
         ("score", pa.float32()),  # the detector's; 0 where it found nothing and the box is the whole picture
         ("whole", pa.float32()),  # the tagger's probability of the tag on the whole picture
         ("agreement", pa.float32()),  # and on the crop
+        ("others", pa.list_(pa.int32())),  # the tags that the image carries besides
         ("embedding", pa.binary()),  # float16 (D,), little-endian: one value a row, never boxed number by number
     ]
 )
@@ -96,12 +98,10 @@ class RegionEmbedder:
 
             predictor = PredictorLoader.from_pretrained(bundle_uri, device=device, precision=precision, threads=threads)
         if teacher is None:
-            from ram_ray.models.dual_encoder import Teacher as TeacherLoader
-
-            teacher = TeacherLoader.from_pretrained(teacher_uri, revision=teacher_revision, device=device)
+            teacher = _load_teacher(teacher_uri, teacher_revision, device)
         self.predictor, self.teacher, self.config = predictor, teacher, config
         self.absent, self.seed = absent, seed
-        self.detector = make_detector(config, predictor=predictor, device=device, precision=precision)
+        self.detector = make_detector(config, predictor=predictor, device=device)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         rows = to_rows(batch)
@@ -128,7 +128,8 @@ class RegionEmbedder:
         for image, found in enumerate(boxes):
             for id, (box, score) in found.items():
                 region = {"tag": id, "carried": id in carried[image], "labelled": id in labelled[image]}
-                regions[image].append({**region, "box": list(box), "score": score, "whole": float(whole[image, id])})
+                region |= {"box": list(box), "score": score, "whole": float(whole[image, id])}
+                regions[image].append({**region, "others": [one for one in carried[image] if one != id]})
                 places[image].append(crops.add(image, box))
         self._judge(crops, whole, regions, places)
         return regions
@@ -175,6 +176,14 @@ class RegionEmbedder:
     def _parts(self, values: Any) -> Iterator[Any]:
         size = self.config.batch_size
         return (values[start : start + size] for start in range(0, len(values), size))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher:
+    """One a process: the models of all parts of the images (`ram_ray.engine.folds`) share it."""
+    from ram_ray.models.dual_encoder import Teacher as Loader
+
+    return Loader.from_pretrained(uri, revision=revision, device=device)
 
 
 class _Crops:
@@ -237,6 +246,8 @@ def embeddings_of(embeddings: Sequence[bytes]) -> np.ndarray:
     Raises:
         ValueError: if the rows hold embeddings of different lengths.
     """
+    if not embeddings:
+        return np.zeros((0, 0), np.float32)
     if len({len(one) for one in embeddings}) > 1:
         raise ValueError("the embeddings have different lengths; they come from two teachers: run clean again")
     return np.frombuffer(b"".join(embeddings), "<f2").reshape(len(embeddings), -1).astype(np.float32)

@@ -1,109 +1,145 @@
-"""How likely a tag is wrong, from what the tagger and the teacher see, judged within its own category.
+"""What scores and captions say together, counted: SCORES rows to cells of (votes, tag, bin of the score).
 
-What there is of each (image, tag), found in the same way whether the image carries the tag or not (`SIGNALS`):
+A picture gives a row for each tag that it has a score for, that its captions say, or that is true of it; for all other
+tags it is one of many pictures with a low score and nothing said, which the totals tell. So a block of pictures
+becomes at most a row a cell, Ray Data adds the blocks up, and what the driver holds is bounded by tags x bins.
 
-    whole      the tagger's probability on the whole picture
-    agreement  its probability on the tag's region
-    near       how near the region's embedding is to a look of the category (`ram_ray.engine.clustering`)
-    found      the detector's score of the region
+What a caption says counts as said unless cleaning took it out. A tag is open in a picture that does not carry it and
+from which none was removed: what could be added.
 
-No absolute threshold means anything on these: the asymmetric loss leaves absent tags near 0.6, a rare tag scores lower
-than a frequent one, distances depend on the teacher. What means something is the comparison with images that do not
-carry the tag. A wrong tag is a tag on an image to which it does not belong, so its signals are those of such images:
-
-    1. ranks     Each signal becomes its normal score among all rows of the category: any monotone change of a
-                 probability, such as another calibration, changes nothing.
-    2. weights   Fisher's linear discriminant of carried against absent. How far a signal can be trusted is thus learnt
-                 from the run itself, tag by tag: a teacher that sees nothing gets no weight, signals that repeat each
-                 other share theirs, and for a scene, which has no region, the whole picture decides.
-    3. mixture   Along that direction the carried rows are right ones plus a share c of wrong ones, and the wrong ones
-                 lie where the absent ones lie. Two normal curves of one width, fitted by expectation-maximisation, give
-                 c, and with it each row's probability to be wrong. c is drawn towards the share that is expected,
-                 as if `PRIOR` rows had been counted before, since little is known of a small category.
-
-A few absent rows are assumed in each category (`ASSUMED`), lower in every signal: where there are hardly any real ones,
-the signals count alike, and a category that nearly all images carry can still be judged.
-
-A category in which right and absent tags look alike has no removals by this: all probabilities stay near c.
-A wrong mean and a wrong width of step 3 leave the order of step 2 as it is.
-
-Letters: N carried rows, M absent rows, F signals.
+Letters: V votes, T tags, B bins (`ram_ray.engine.calibrate`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-SIGNALS = ("whole", "agreement", "near", "found")
-ASSUMED = 8  # absent rows that are assumed, `GAP` below the others in each signal
-GAP = 1.5  # standard deviations
-PRIOR = 40.0  # rows that the expected share of wrong ones counts as
-RIDGE = 0.1  # of the variance that normal scores have, added to each: few rows must not give large weights
-ITERATIONS = 50
+from ram_ray.engine.calibrate import BINS, Evidence, bin_of
+from ram_ray.engine.generate import from_logits, votes_of
+from ram_ray.evaluation.evaluate import truth_ids
+from ram_ray.label_system import LabelSystem
+
+OF_CELL = ("images", "said", "open", "judged", "known", "right")
+OF_TAG = ("once", "twice", "often")  # of pictures with several captions: how many of them say the tag
+OF_ALL = ("pictures", "labelled", "truths", "had", "several", "captions")
+COUNTS = (*OF_CELL, *OF_TAG, *OF_ALL)
+CELLS = pa.schema([("cell", pa.int64()), *((name, pa.int64()) for name in COUNTS)])  # cell -1: the whole block
+MAX_VOTES = 3
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What is known of the N carried rows of a category."""
+class Cells:
+    """Counts over all pictures that were looked at."""
 
-    wrong: np.ndarray  # (N,) float64, probability that the tag is wrong
-    parts: np.ndarray  # (N, F) float64: what each signal says for the tag, in nats against the category's mean
-    share: float  # c, the estimated share of wrong ones
-    weights: np.ndarray  # (F,) float64
+    images: np.ndarray  # (V, T, B) pictures; the next five are of these
+    said: np.ndarray  # captions say the tag
+    open: np.ndarray  # the tag could be added
+    judged: np.ndarray  # the truth is known: the picture carries human labels
+    known: np.ndarray  # both
+    right: np.ndarray  # ... and the tag is true
+    tags: dict[str, np.ndarray]  # OF_TAG, (T,)
+    totals: dict[str, int]  # OF_ALL
+
+    @property
+    def evidence(self) -> Evidence:
+        """What `calibrate` is asked with."""
+        captions = self.totals["captions"] / max(1, self.totals["several"])
+        once, twice, often = (self.tags[name] for name in OF_TAG)
+        return Evidence(self.images, self.said, once, twice, often, captions=captions or 1.0)
 
 
-def judge(carried: np.ndarray, absent: np.ndarray, *, expected: float) -> Evidence:
-    """Judge the carried rows (N, F) of a category by comparison with absent ones (M, F).
+def count_cells(
+    block: pa.Table, *, system: LabelSystem, votes: int, chosen: Callable[[str], bool] = lambda key: True
+) -> pa.Table:
+    """CELLS rows of a block of SCORES rows.
 
     Args:
-        expected: share of the carried rows that is expected to be wrong, 0 to 1.
+        votes: V - 1, the most generated captions that are told apart.
+        chosen: keys of the pictures to count.
     """
-    scores = normal_scores(np.concatenate([carried, absent]))
-    right = scores[: len(carried)]
-    assumed = np.tile(right.mean(axis=0) - GAP * scores.std(axis=0), (ASSUMED, 1))
-    other = np.concatenate([scores[len(carried) :], assumed])
-    weights = discriminant(right, other)
-    line, base = right @ weights, other @ weights
-    share, centre, width = mixture(line, base, expected=expected)
-    ratio = (line - (centre + base.mean()) / 2) * (centre - base.mean()) / width**2  # log of right : absent
-    wrong = share / (share + (1 - share) * np.exp(np.clip(ratio, -50, 50)))
-    slope = (centre - base.mean()) / width**2
-    return Evidence(wrong, (right - right.mean(axis=0)) * weights * slope, share, weights)
+    counter = _Counter(system, votes)
+    for row in block.to_pylist():
+        if not row["reason"] and chosen(row["key"]):
+            counter.add(row)
+    return counter.table()
 
 
-def normal_scores(rows: np.ndarray) -> np.ndarray:
-    """Each column's ranks (ties share theirs) as quantiles of the normal distribution, (N, F)."""
-    from scipy.special import ndtri
-    from scipy.stats import rankdata
+def gather(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Cells:
+    """The sums of CELLS rows as arrays, with the pictures that gave no row put into the lowest bin.
 
-    return ndtri((rankdata(rows, axis=0) - 0.5) / len(rows))
+    Args:
+        tables: in each, a cell stands once.
+    """
+    shape = (votes + 1, num_tags, BINS)
+    flat = {name: np.zeros(np.prod(shape), np.int64) for name in (*OF_CELL, *OF_TAG)}
+    totals = dict.fromkeys(OF_ALL, 0)
+    for table in tables:
+        cell = table["cell"].to_numpy()
+        for name, counts in flat.items():
+            counts[cell[cell >= 0]] += table[name].to_numpy()[cell >= 0]
+        totals = {name: number + int(table[name].to_numpy()[cell < 0].sum()) for name, number in totals.items()}
+    cells = {name: flat[name].reshape(shape) for name in OF_CELL}
+    rest = totals["pictures"] - cells["images"].sum((0, 2))  # (T,)
+    unjudged = totals["labelled"] - cells["judged"].sum((0, 2))
+    for name, missing in (("images", rest), ("open", rest), ("judged", unjudged), ("known", unjudged)):
+        cells[name][0, :, 0] += missing
+    return Cells(**cells, tags={name: flat[name].reshape(shape).sum((0, 2)) for name in OF_TAG}, totals=totals)
 
 
-def discriminant(right: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Fisher's direction (F,) from absent (M, F) to carried (N, F); no signal counts against the tag."""
-    gap = right.mean(axis=0) - other.mean(axis=0)
-    centred = np.concatenate([right - right.mean(axis=0), other - other.mean(axis=0)])
-    within = centred.T @ centred / len(centred) + RIDGE * np.eye(len(gap))
-    from scipy.optimize import nnls
+class _Counter:
+    """Adds up pictures into dense counts, and gives the cells that are not empty."""
 
-    root = np.linalg.cholesky(within)  # within w = gap, in least squares with w >= 0
-    weights, _ = nnls(root.T, np.linalg.solve(root, gap))
-    return weights
+    def __init__(self, system: LabelSystem, votes: int) -> None:
+        self.system, self.votes = system, votes
+        self.counts: dict[str, list[np.ndarray]] = {name: [] for name in (*OF_CELL, *OF_TAG)}
+        self.totals: Counter[str] = Counter()
 
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One picture."""
+        gone = {one["id"] for one in row["removed"] or []}
+        have = {one["id"] for one in row["tags"] or []}
+        original = [set(one["tags"] or []) for one in row["captions"] or [] if one["origin"] == "original"]
+        mentions = Counter(id for one in original for id in one - gone)
+        truth = truth_ids(row["labels"], None, self.system)[0]
+        votes = votes_of(row)
+        places = dict(zip(row["tagger_ids"] or [], bin_of(from_logits(row["tagger_logits"])).tolist(), strict=True))
+        ids = np.array(sorted({*places, *mentions, *have, *gone, *votes, *(truth or ())}), np.int64)
+        vote = np.array([min(votes.get(id, 0), self.votes) for id in ids.tolist()], np.int64)
+        place = np.array([places.get(id, 0) for id in ids.tolist()], np.int64)
+        cells = (vote * len(self.system) + ids) * BINS + place
+        is_open = ~np.isin(ids, list(have | gone))
+        true = np.isin(ids, list(truth or ()))
+        self._note("images", cells)
+        self._note("said", cells[np.isin(ids, list(mentions))])
+        self._note("open", cells[is_open])
+        if truth is not None:
+            self._note("judged", cells)
+            self._note("known", cells[is_open])
+            self._note("right", cells[is_open & true])
+            self.totals.update(labelled=1, truths=len(truth), had=len(truth & have))
+        if len(original) > 1:
+            times = np.minimum([mentions[id] for id in ids.tolist()], 3) if len(ids) else np.zeros(0)
+            for number, name in enumerate(OF_TAG, 1):
+                self._note(name, ids[times == number] * BINS)
+            self.totals.update(several=1, captions=len(original))
+        self.totals["pictures"] += 1
 
-def mixture(line: np.ndarray, base: np.ndarray, *, expected: float) -> tuple[float, float, float]:
-    """Share of wrong ones, mean of the right ones and the common width, of carried (N,) against absent (M,)."""
-    low, share = float(base.mean()), expected
-    centre = max(float(line.mean()), low)
-    width = max(float(np.sqrt(np.concatenate([line - line.mean(), base - low]).var())), 1e-6)
-    for _ in range(ITERATIONS):
-        ratio = (line - (centre + low) / 2) * (centre - low) / width**2
-        wrong = share / (share + (1 - share) * np.exp(np.clip(ratio, -50, 50)))
-        share = float((wrong.sum() + PRIOR * expected) / (len(line) + PRIOR))
-        share = min(max(share, 1e-4), 0.9)
-        centre = max(float(((1 - wrong) * line).sum() / max((1 - wrong).sum(), 1e-9)), low)
-        spread = ((1 - wrong) * (line - centre) ** 2 + wrong * (line - low) ** 2).sum() + ((base - low) ** 2).sum()
-        width = max(float(np.sqrt(spread / (len(line) + len(base)))), 1e-6)
-    return share, centre, width
+    def _note(self, name: str, cells: np.ndarray) -> None:
+        self.counts[name].append(cells)
+
+    def table(self) -> pa.Table:
+        """CELLS rows."""
+        size = (self.votes + 1) * len(self.system) * BINS
+        nothing = [np.zeros(0, np.int64)]
+        dense = {name: np.bincount(np.concatenate(one or nothing), minlength=size) for name, one in self.counts.items()}
+        used = np.flatnonzero(np.any([one > 0 for one in dense.values()], axis=0))
+        columns = {"cell": np.append(used, -1)}
+        columns |= {name: np.append(one[used], 0) for name, one in dense.items()}
+        columns |= {name: np.append(np.zeros(len(used), np.int64), self.totals[name]) for name in OF_ALL}
+        return pa.table(columns).cast(CELLS)

@@ -1,47 +1,43 @@
-"""Models that judge pictures: one for all, or one a part of the pictures, each asked about the part that it did not see.
+"""Pictures judged by models that did not see them: one actor for each part of the pictures, behind one.
 
-An actor keeps all of them, since a batch of pictures holds every part, and each costs memory but no time.
+A batch holds pictures of every part, so a worker keeps the model of each, and cuts its batches by part. That costs
+memory, and smaller batches; a picture is still looked at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from ram_ray.parts import part_of
 
-if TYPE_CHECKING:
-    from ram_ray.inference import Predictor
+Batch = Mapping[str, np.ndarray]
 
 
-class FoldPredictors:
-    """The predictors of an actor, loaded from as many bundles as there are parts; one bundle judges every picture.
+class ByPart:
+    """Actor: rows to rows, each row by the actor of its part; the order of the rows may change.
 
     Args:
-        bundles: URIs of model bundles; number k was trained without `part_of(key, len(bundles)) == k`.
-        predictors: in their place, where they are loaded already.
+        actor: makes an actor, a function of a batch, from a bundle's URI and the other arguments.
+        bundles: number k was trained without the keys of which `part_of(key, len(bundles))` is k; a single one judges
+            every picture.
     """
 
     def __init__(
-        self,
-        bundles: Sequence[str],
-        *,
-        device: str | None = None,
-        precision: str = "fp32",
-        threads: int | None = None,
-        predictors: Sequence[Predictor] | None = None,
+        self, actor: Callable[..., Callable[[Batch], pa.Table]], bundles: Sequence[str], *args: Any, **kwargs: Any
     ) -> None:
-        if predictors is None:
-            from ram_ray.inference import Predictor as Loader
+        self.actors = [actor(one, *args, **kwargs) for one in bundles]
 
-            options = {"device": device, "precision": precision, "threads": threads}
-            predictors = [Loader.from_pretrained(one, **options) for one in bundles]  # type: ignore[arg-type]
-        self.predictors = list(predictors)
-        self.labels = self.predictors[0].labels
-
-    def split(self, keys: Sequence[str]) -> Iterator[tuple[Predictor, list[int]]]:
-        """Each predictor with the places of the keys that it judges; one that judges none is left out."""
-        places: list[list[int]] = [[] for _ in self.predictors]
-        for place, key in enumerate(keys):
-            places[part_of(key, len(self.predictors))].append(place)
-        yield from ((one, its) for one, its in zip(self.predictors, places, strict=True) if its)
+    def __call__(self, batch: Batch) -> pa.Table:
+        if len(self.actors) == 1:
+            return self.actors[0](batch)
+        parts = np.array([part_of(str(key), len(self.actors)) for key in batch["key"]], dtype=int)
+        tables = [
+            actor({name: column[parts == number] for name, column in batch.items()})
+            for number, actor in enumerate(self.actors)
+            if (parts == number).any()
+        ]
+        return pa.concat_tables(tables) if tables else self.actors[0](batch)

@@ -1,45 +1,57 @@
 """Missing tags: what the model sees in a picture that no caption says (paper, section 3.3, generation).
 
-Two steps, since one wants a GPU and the other does not: `Generator` looks at the pictures, and `CaptionTags`
-parses the captions that it wrote and merges everything into the annotations. Between them travel GENERATED rows.
+Three steps, since one wants a GPU, one a parser, and what is added can only be decided when all pictures are seen:
+
+    `Generator`     looks at the pictures: the tagger's scores, and captions
+    `CaptionTags`   finds the tags of the captions that it wrote
+    `merge`         adds to an annotation what is likely enough, by the thresholds of `ram_ray.engine.calibrate`
+
+Between them travel SCORES rows. A picture keeps the scores of its MAX_SCORES likeliest tags, as logits in half
+precision: a thousand bytes, whatever the size of the label system.
 
 What merging must not lose is where a tag came from. So a tag keeps its first origin (parsed, then generated
 caption, then tagger), every round starts from the original captions plus what survived the rounds before, and
 a tag that cleaning removed does not come back: it was looked at and judged, and the model that asks for it again has
-learnt from the same pictures.
+learnt from the same pictures and captions, so that its asking is no new evidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from ram_ray.engine.calibrate import bin_of
 from ram_ray.engine.config import GenerateConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher, TagFinder
 from ram_ray.labels.tables import load_lemmas
-from ram_ray.records import ANNOTATION, to_table
+from ram_ray.models.config import Decoding
+from ram_ray.parts import place_of
+from ram_ray.records import ANNOTATION, CAPTION, to_table
 
 if TYPE_CHECKING:
     from ram_ray.inference import Predictor
     from ram_ray.labels.parser import CaptionParser
 
+Addition = tuple[int, str, float]  # tag, origin, score
+MAX_SCORES = 256
+
 # Annotations with what the model says of the picture, not yet merged.
-GENERATED = pa.schema(
+SCORES = pa.schema(
     [
         *ANNOTATION,
-        ("generated_caption", pa.string()),  # null where captions are not asked for
+        ("generated", pa.list_(CAPTION)),
         ("tagger_ids", pa.list_(pa.int32())),  # best first
-        ("tagger_scores", pa.list_(pa.float32())),  # probabilities
+        ("tagger_logits", pa.binary()),  # float16 of each, little-endian
     ]
 )
 
 
 class Generator:
-    """Actor: pictures and their annotations -> GENERATED rows.
+    """Actor: pictures and their annotations -> SCORES rows, whose generated captions have no tags yet.
 
     A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns, as numpy. Rows with a `reason` pass
     through with nothing generated.
@@ -50,6 +62,7 @@ class Generator:
         bundle_uri: str,
         config: GenerateConfig,
         *,
+        seed: int = 0,
         device: str | None = None,
         precision: str = "fp32",
         threads: int | None = None,
@@ -59,34 +72,42 @@ class Generator:
             from ram_ray.inference import Predictor as Loader
 
             predictor = Loader.from_pretrained(bundle_uri, device=device, precision=precision, threads=threads)
-        self.predictor = predictor
-        self.config = config
+        self.predictor, self.config, self.seed = predictor, config, seed
+        self.decoding = Decoding(
+            num_beams=config.num_beams if config.decoding == "beam" else 1,
+            sample=config.decoding == "nucleus",
+            top_p=config.top_p,
+        )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         rows = to_rows(batch)
         for row in rows:
-            row.update(generated_caption=None, tagger_ids=[], tagger_scores=[])
+            row.update(generated=[], tagger_ids=[], tagger_logits=b"")
         good = [place for place, row in enumerate(rows) if not row["reason"]]
         if good:
             self._look(np.stack([batch["pixels"][place] for place in good]), [rows[place] for place in good])
-        return to_table(rows, GENERATED)
+        return to_table(rows, SCORES)
 
     def _look(self, pixels: np.ndarray, rows: list[dict[str, Any]]) -> None:
         """Add to the rows what the model says of their pictures; each picture is encoded once."""
         tokens = self.predictor.encode(pixels)
-        for row, scores in zip(rows, self.predictor.token_probabilities(tokens), strict=True):
-            ids = np.flatnonzero(scores >= self.config.threshold)
-            ids = ids[np.argsort(-scores[ids], kind="stable")]
-            row.update(tagger_ids=ids.tolist(), tagger_scores=scores[ids].tolist())
-        if self.config.captions:
-            guides = [[self.predictor.labels[id].name for id in row["tagger_ids"]] for row in rows]
-            captions = self.predictor.caption_tokens(tokens, guides, max_tokens=self.config.max_caption_tokens)
+        scores = self.predictor.token_probabilities(tokens)  # (B, N)
+        for row, of_row in zip(rows, scores, strict=True):
+            ids = np.argsort(-of_row, kind="stable")[:MAX_SCORES]
+            row.update(tagger_ids=ids.tolist(), tagger_logits=to_logits(of_row[ids]).tobytes())
+        limits = self.predictor.thresholds if self.config.threshold is None else self.config.threshold
+        guides = [[self.predictor.labels[id].name for id in np.flatnonzero(over).tolist()] for over in scores >= limits]
+        for number in range(self.config.captions):
+            seeds = [place_of(f"{self.seed}/{number}/{row['key']}") >> 1 for row in rows]
+            captions = self.predictor.caption_tokens(
+                tokens, guides, max_tokens=self.config.max_caption_tokens, decoding=self.decoding, seed=seeds
+            )
             for row, caption in zip(rows, captions, strict=True):
-                row["generated_caption"] = caption
+                row["generated"].append({"text": caption, "origin": "generated", "tags": [], "sources": []})
 
 
 class CaptionTags:
-    """Actor: GENERATED rows -> merged ANNOTATION rows; parses the generated captions with the run's own parser."""
+    """Actor: SCORES rows -> the same, with the tags of the generated captions, by the run's own parser."""
 
     def __init__(
         self,
@@ -107,46 +128,97 @@ class CaptionTags:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        said = [row for row in rows if row["generated_caption"]]
-        parsed = self.parser.parse([row["generated_caption"] for row in said]) if said else []
-        tags_of = {
-            id(row): self._find(row["generated_caption"], tags)[0] for row, tags in zip(said, parsed, strict=True)
-        }
-        return to_table([self._merged(row, tags_of.get(id(row), [])) for row in rows], ANNOTATION)
-
-    def _merged(self, row: dict[str, Any], caption_ids: list[int]) -> dict[str, Any]:
-        caption, ids, scores = (row.pop(name) for name in ("generated_caption", "tagger_ids", "tagger_scores"))
-        if row["reason"]:
-            return row
-        return merge(row, caption=caption, caption_ids=caption_ids, tagger_ids=ids or [], tagger_scores=scores or [])
+        captions = [one for row in rows for one in row["generated"]]
+        parsed = self.parser.parse([one["text"] for one in captions]) if captions else []
+        for caption, tags in zip(captions, parsed, strict=True):
+            caption["tags"], caption["sources"] = self._find(caption["text"], tags)
+        return to_table(rows, SCORES)
 
 
-def merge(
-    row: Mapping[str, Any],
-    *,
-    caption: str | None,
-    caption_ids: Sequence[int],
-    tagger_ids: Sequence[int],
-    tagger_scores: Sequence[float],
-) -> dict[str, Any]:
-    """One annotation with what the model adds; `row` is not changed.
+class Threshold:
+    """One probability for all tags, and everything that a generated caption says (the paper's rule)."""
 
-    Order: the tags that were there, then the generated caption's, then the tagger's. A generated caption of an
-    earlier round is replaced (the tags that it gave stay, if they survived); without a new one it is kept.
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(self, ids: np.ndarray, logits: np.ndarray, votes: Mapping[int, int]) -> list[Addition]:
+        """What is likely enough, the captions' tags first, then the tagger's.
+
+        Args:
+            ids: (K,) int64 tags; logits: (K,) of them.
+            votes: tag -> generated captions that name it.
+        """
+        scores = 1 / (1 + np.exp(-logits))
+        over = np.flatnonzero(scores >= self.threshold)
+        found: list[Addition] = [(int(id), "generated_caption", 1.0) for id in votes]
+        return found + [(int(ids[one]), "tagger", float(scores[one])) for one in over]
+
+
+class Calibrated:
+    """Each tag from a score of its own on, which is lower where generated captions name it.
+
+    The score that an addition keeps is how likely it is right, whoever asked for it.
+
+    Args:
+        least: (V, T) lowest bin from which the tag is added.
+        right: (V, T, B) how likely it then is right.
     """
+
+    def __init__(self, least: np.ndarray, right: np.ndarray) -> None:
+        self.least, self.right = least, right
+
+    def __call__(self, ids: np.ndarray, logits: np.ndarray, votes: Mapping[int, int]) -> list[Addition]:
+        """See `Threshold`; likeliest first in each of the two groups."""
+        scores = dict(zip(ids.tolist(), bin_of(logits).tolist(), strict=True))
+        found: list[Addition] = []
+        for id in dict.fromkeys([*votes, *scores]):
+            vote, place = min(votes.get(id, 0), len(self.least) - 1), scores.get(id, 0)
+            if place >= self.least[vote, id]:
+                origin = "generated_caption" if vote else "tagger"
+                found.append((id, origin, float(self.right[vote, id, place])))
+        return sorted(found, key=lambda one: (one[1] == "tagger", -one[2], one[0]))
+
+
+def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated) -> dict[str, Any]:
+    """The ANNOTATION row of a SCORES row, with what the rule adds; `row` is not changed.
+
+    Order: the tags that were there, then the generated captions', then the tagger's. Generated captions of an
+    earlier round are replaced (the tags that they gave stay, if they survived); without new ones they are kept.
+    """
+    kept = {name: row[name] for name in ANNOTATION.names}
+    if row["reason"]:
+        return kept
     captions = [dict(one) for one in row["captions"] or []]
-    if caption:
-        captions = [one for one in captions if one["origin"] == "original"]
-        captions.append({"text": caption, "origin": "generated", "tags": [int(one) for one in caption_ids]})
+    if row["generated"]:
+        captions = [one for one in captions if one["origin"] == "original"] + [dict(one) for one in row["generated"]]
     tags = [dict(one) for one in row["tags"] or []]
     settled = {tag["id"] for tag in tags} | {one["id"] for one in row["removed"] or []}
-    added = [(id, "generated_caption", 1.0) for id in caption_ids]
-    added += [(id, "tagger", float(score)) for id, score in zip(tagger_ids, tagger_scores, strict=True)]
-    for tag, origin, score in added:
+    ids = np.array(row["tagger_ids"] or [], np.int64)
+    for tag, origin, score in rule(ids, from_logits(row["tagger_logits"]), votes_of(row)):
         if tag not in settled:
             settled.add(tag)
-            tags.append({"id": int(tag), "origin": origin, "score": score})
-    return {**row, "captions": captions, "tags": tags}
+            tags.append({"id": tag, "origin": origin, "score": score})
+    return {**kept, "captions": captions, "tags": tags}
+
+
+def votes_of(row: Mapping[str, Any]) -> dict[int, int]:
+    """Tag -> generated captions of a SCORES row that name it, in their order."""
+    votes: dict[int, int] = {}
+    for caption in row["generated"] or []:
+        for id in dict.fromkeys(caption["tags"] or []):
+            votes[int(id)] = votes.get(int(id), 0) + 1
+    return votes
+
+
+def to_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities to float16 logits: finer than float16 probabilities near 1, where it matters."""
+    values = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+    return (np.log(values) - np.log1p(-values)).astype("<f2")
+
+
+def from_logits(data: bytes | None) -> np.ndarray:
+    """The logits (K,) float32 of a SCORES row."""
+    return np.frombuffer(data or b"", "<f2").astype(np.float32)
 
 
 def to_rows(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -1,63 +1,224 @@
-"""The stage `generate` on Ray Data.
+"""The stages of generation on Ray Data, one round in three steps.
 
-decode tasks -> Generator actors (tagger, captions) -> CaptionTags actors (parser) -> annotations
+    scores       decode tasks -> Generator actors (tagger, captions) -> CaptionTags actors (parser) -> a row an image
+    thresholds   scores counted by tag, on pictures that their model did not see -> thresholds.json, curve.json
+    generate     scores, merged by the thresholds -> annotations
+
+Each step is a stage of its own with its own digest, so a run that is killed in one goes on there, and asking for
+another precision looks at no picture again.
 """
 
 from __future__ import annotations
 
+import functools
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
 import ray.data
 from ray.data import Dataset
 
-from ram_ray.annotate import annotate
-from ram_ray.artifacts import Manifest, Run
+from ram_ray.annotate import annotate, read_rows
+from ram_ray.artifacts import Manifest, Run, write_text
 from ram_ray.config import RunConfig
-from ram_ray.engine.generate import CaptionTags, Generator
-from ram_ray.engine.on_ray import actors, finish, predictor_options, with_pixels
+from ram_ray.engine.calibrate import BINS, Calibration, calibrate, edge_of, thresholds
+from ram_ray.engine.curve import by_score, make_curve
+from ram_ray.engine.evidence import CELLS, COUNTS, MAX_VOTES, Cells, count_cells, gather
+from ram_ray.engine.folds import ByPart
+from ram_ray.engine.generate import SCORES, Calibrated, CaptionTags, Generator, Threshold, merge
+from ram_ray.engine.on_ray import actors, predictor_options, tally, with_pixels
+from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
-from ram_ray.records import ANNOTATION
+from ram_ray.parts import Part
+from ram_ray.records import ANNOTATION, to_table
+
+ORIGINS = ("generated_caption", "tagger")  # of tags that the engine adds
 
 
 def generate(
-    run: Run, config: RunConfig, annotations: Manifest, model: Manifest, labels: Manifest, *, round: int
+    run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], labels: Manifest, *, round: int
 ) -> Manifest:
-    """Add the captions and tags that the model sees and no caption says."""
-    settings = config.engine.generate
-    stage = run.stage(f"generate_{round}", kind="annotations", config=settings, inputs=[annotations, model, labels])
+    """Add the captions and tags that the model sees and no caption says.
+
+    Args:
+        judges: the model, or one for each part of the pictures (`ram_ray.engine.folds`).
+    """
+    scores = score(run, config, annotations, judges, labels, round=round)
+    limits = find_thresholds(run, config, scores, labels, num_judges=len(judges), round=round)
+    stage = run.stage(f"generate_{round}", kind="annotations", config={}, inputs=[scores, limits, labels])
     if stage.manifest:
         return stage.manifest
-    size = model.counts["image_size"]
+    threshold = config.engine.generate.threshold
 
-    def transform(dataset: Dataset) -> Dataset:
-        return (
-            with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config)
-            .map_batches(
-                Generator,
-                fn_constructor_args=(model.path, settings),
-                fn_constructor_kwargs=predictor_options(config),
-                batch_format="numpy",
-                batch_size=settings.batch_size,
-                **actors(config),
-            )
-            .map_batches(
-                CaptionTags,
-                fn_constructor_args=(config.labels.parser, label_system_uri(labels.path)),
-                fn_constructor_kwargs={
-                    "max_caption_chars": config.labels.max_caption_chars,
-                    "match": config.labels.match,
-                },
-                batch_format="pyarrow",
-                batch_size=config.data.rows_per_block,
-                num_cpus=config.resources.actor_cpus,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.resources.actors),
-            )
-        )
+    def add(block: pa.Table) -> pa.Table:
+        rule = Threshold(threshold) if threshold is not None else read_rule(f"{limits.path}/rule.npz")
+        return to_table([merge(row, rule=rule) for row in block.to_pylist()], ANNOTATION)
 
     annotate(
         stage,
-        transform,
-        source=annotations.path,
+        lambda dataset: dataset.map_batches(
+            add, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus
+        ),
+        source=scores.path,
         schema=ANNOTATION,
         run=config,
-        rows_in=annotations.counts["rows_out"],
+        rows_in=scores.counts["rows_out"],
     )
-    return finish(stage, config, labels, rows_in=annotations.counts["rows_out"])
+    counts = tally(stage, config, labels, rows_in=scores.counts["rows_out"], also=count_origins)
+    with fsspec.open(f"{limits.path}/curve.json", "r") as file:
+        write_text(f"{stage.path}/curve.json", file.read())
+    kept = {name: scores.counts[name] for name in ("rows_in", "rejected")}  # pictures are read, and rejected, there
+    return stage.finish(**{**counts, **kept}, **count_added(scores.counts, counts))
+
+
+def count_added(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:
+    """What the round added, by origin, and, of pictures whose truth is known, how much of it is right."""
+    added = {name: after[name] - before[name] for name in ("tags", "tp", "fp")}
+    origins = {f"added_{name}": after[name] - before[name] for name in ORIGINS}
+    return {"added": added["tags"], **origins, "added_right": added["tp"], "added_wrong": added["fp"]}
+
+
+def count_origins(block: pa.Table) -> dict[str, float]:
+    """Tags of the good rows of a block that the engine added, by origin; for `annotate.sum_blocks`."""
+    good = block.filter(pc.is_null(block["reason"])).combine_chunks()
+    origins = pc.struct_field(pc.list_flatten(good["tags"]), "origin")
+    return {name: pc.sum(pc.equal(origins, name)).as_py() or 0 for name in ORIGINS}
+
+
+def score(
+    run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], labels: Manifest, *, round: int
+) -> Manifest:
+    """What the models say of every picture: captions with their tags, and the likeliest tags with their scores."""
+    settings, resources = config.engine.generate, config.resources
+    identity = settings.model_dump(exclude={"precision", "batch_size"})
+    identity |= {"seed": config.seed} if settings.decoding == "nucleus" else {}
+    stage = run.stage(f"scores_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, labels])
+    if stage.manifest:
+        return stage.manifest
+
+    def transform(dataset: Dataset) -> Dataset:
+        pixels = with_pixels(
+            dataset, size=judges[0].counts["image_size"], batch_size=settings.batch_size, config=config
+        )
+        return pixels.map_batches(
+            ByPart,
+            fn_constructor_args=(Generator, [one.path for one in judges], settings),
+            fn_constructor_kwargs={"seed": config.seed + round, **predictor_options(config)},
+            batch_format="numpy",
+            batch_size=settings.batch_size,
+            **actors(config),
+        ).map_batches(
+            CaptionTags,
+            fn_constructor_args=(config.labels.parser, label_system_uri(labels.path)),
+            fn_constructor_kwargs={"max_caption_chars": config.labels.max_caption_chars, "match": config.labels.match},
+            batch_format="pyarrow",
+            batch_size=config.data.rows_per_block,
+            num_cpus=resources.actor_cpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
+        )
+
+    rows_in = annotations.counts["rows_out"]
+    annotate(stage, transform, source=annotations.path, schema=SCORES, run=config, rows_in=rows_in)
+    return stage.finish(**tally(stage, config, labels, rows_in=rows_in, also=count_origins))
+
+
+def find_thresholds(
+    run: Run, config: RunConfig, scores: Manifest, labels: Manifest, *, num_judges: int, round: int
+) -> Manifest:
+    """What each tag must score to be added, and what could be added at all: `thresholds.json` and `curve.json`.
+
+    Counted are the pictures that their model did not see: all, where there is a model for each part; else those of
+    `engine.holdout`, or all where nothing is calibrated.
+    """
+    settings, share = config.engine.generate, config.engine.holdout
+    part = Part.share(share) if num_judges == 1 and settings.precision is not None else None
+    identity = {"precision": settings.precision, "holdout": share if part else None}
+    stage = run.stage(f"thresholds_{round}", kind="annotations", config=identity, inputs=[scores, labels])
+    if stage.manifest:
+        return stage.manifest
+    system = LabelSystem.load(label_system_uri(labels.path))
+    cells = read_cells(scores.path, config=config, system=system, part=part)
+    curve: dict[str, Any] = {"held_out": part is not None or num_judges > 1, **cells.totals}
+    if settings.precision is None:
+        write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": make_curve(cells, by_score(cells))}))
+        return stage.finish(images=cells.totals["pictures"])
+    found = calibrate(cells.evidence)
+    least = thresholds(found, cells.open, precision=settings.precision)
+    points = make_curve(cells, found.right, right=found.right)
+    write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
+    lines = tag_lines(cells, found, least, system)
+    write_text(f"{stage.path}/thresholds.json", json.dumps({"vote_odds": found.vote.tolist(), "tags": lines}, indent=1))
+    write_rule(f"{stage.path}/rule.npz", least, found.right)
+    reached = sum(line["thresholds"] != [None] * len(found.vote) for line in lines)
+    return stage.finish(images=cells.totals["pictures"], calibrated=len(lines), reached=reached)
+
+
+def read_cells(path: str, *, config: RunConfig, system: LabelSystem, part: Part | None) -> Cells:
+    """SCORES rows at `path`, counted; of one part of the pictures, or of all."""
+    cpus, votes = config.resources.task_cpus, min(config.engine.generate.captions, MAX_VOTES)
+    reference = ray.put(system)
+
+    def count(block: pa.Table) -> pa.Table:
+        chosen = part.holds if part else lambda key: True
+        return count_cells(block, system=ray.get(reference), votes=votes, chosen=chosen)
+
+    sums = (
+        read_rows(path, run=config)
+        .map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
+        .groupby("cell", num_partitions=config.resources.shuffle_partitions)
+        .sum(list(COUNTS))
+    )
+
+    def tables() -> Iterator[pa.Table]:
+        for batch in sums.iter_batches(batch_format="pyarrow", batch_size=None):
+            table: Any = batch
+            yield table.rename_columns({f"sum({name})": name for name in COUNTS}).select(CELLS.names).cast(CELLS)
+
+    return gather(tables(), num_tags=len(system), votes=votes)
+
+
+def tag_lines(cells: Cells, found: Calibration, least: np.ndarray, system: LabelSystem) -> list[dict[str, Any]]:
+    """A line a tag for people: what it was calibrated on, its say rate, and its thresholds as probabilities.
+
+    `thresholds` has one for each number of generated captions that name the tag, from none on; null: never added.
+    """
+    chances = 1 / (1 + np.exp(-edge_of(least)))  # (V, T)
+    chances[least == 0] = 0.0  # the lowest bin has no lower end
+    lines = []
+    for tag, label in enumerate(system.labels):
+        limits = [
+            None if least[vote, tag] >= BINS else round(float(chances[vote, tag]), 4) for vote in range(len(least))
+        ]
+        lines.append(
+            {
+                "id": tag,
+                "tag": label.name,
+                "kind": label.kind,
+                "said": int(cells.said[:, tag].sum()),
+                "rate": round(float(found.rate[tag]), 4),
+                "thresholds": limits,
+            }
+        )
+    return lines
+
+
+def write_rule(uri: str, least: np.ndarray, right: np.ndarray) -> None:
+    """Keep what `generate` merges by."""
+    data = io.BytesIO()
+    np.savez_compressed(data, least=least.astype(np.int32), right=right.astype(np.float32))
+    fs, path = fsspec.url_to_fs(uri)
+    fs.makedirs(fs._parent(path), exist_ok=True)
+    fs.pipe_file(path, data.getvalue())
+
+
+@functools.lru_cache(maxsize=2)
+def read_rule(uri: str) -> Calibrated:
+    """What `write_rule` kept."""
+    with fsspec.open(uri, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
+        return Calibrated(arrays["least"], arrays["right"])

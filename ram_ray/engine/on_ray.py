@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pyarrow as pa
 import ray.data
@@ -15,6 +15,8 @@ from ram_ray.data.images import Limits
 from ram_ray.data.pixels import add_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import annotation_counts, label_system_uri
+
+Count = Callable[[pa.Table], dict[str, float]]
 
 
 def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
@@ -49,11 +51,15 @@ def predictor_options(config: RunConfig) -> dict:
     }
 
 
-def finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, **more: Any) -> Manifest:
-    """Count the annotations that a stage left, copy what it rejected, and write its manifest, with `more` in it."""
+def tally(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, also: Count | None = None) -> dict:
+    """Count the annotations that a stage left, for its manifest, and copy what it rejected.
+
+    Args:
+        also: counts more of each block, see `annotate.sum_blocks`.
+    """
     system = LabelSystem.load(label_system_uri(labels.path))
-    counts = annotation_counts(stage.path, config=config, system=system)
+    counts = annotation_counts(stage.path, config=config, system=system, also=also)
     rejected = counts.pop("rejected_rows")
     assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
     write_rejected(stage, run=config, num_rejected=rejected)
-    return stage.finish(rows_in=rows_in, rows_out=counts["images"], rejected=rejected, **counts, **more)
+    return {"rows_in": rows_in, "rows_out": counts["images"], "rejected": rejected, **counts}

@@ -7,6 +7,7 @@ found a tag stays with it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -203,14 +204,21 @@ def label(
     return stage.finish(rows_in=counts["images"], rows_out=counts["images"], rejected=0, **counts)
 
 
-def annotation_counts(path: str, *, config: RunConfig, system: LabelSystem) -> dict[str, Any]:
-    """Images, tags, tags of each origin and, where rows carry human labels, how true the tags are: tp, fp, fn."""
+def annotation_counts(
+    path: str, *, config: RunConfig, system: LabelSystem, also: Callable[[pa.Table], dict[str, float]] | None = None
+) -> dict[str, Any]:
+    """Images, tags, matched tags and, where rows carry human labels, how true the tags are: tp, fp, fn.
+
+    Args:
+        also: counts more of each block, see `annotate.sum_blocks`.
+    """
     reference = ray.put(system)
 
     def count(block: pa.Table) -> dict[str, float]:
         return {
             "rejected_rows": len(block) - block["reason"].null_count,
             **_count_matched(block),
+            **(also(block) if also else {}),
             **tag_counts(block, system=ray.get(reference)).to_pylist()[0],
         }
 

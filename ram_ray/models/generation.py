@@ -21,6 +21,8 @@ from torch import Tensor
 from ram_ray.models.captioner import CaptionDecoder
 from ram_ray.models.config import Decoding
 
+Generators = torch.Generator | list[torch.Generator] | None
+
 
 class Steps:
     """The decoder, fed one word at a time: what earlier words left behind is kept and follows the beams."""
@@ -61,7 +63,7 @@ def generate(
     decoding: Decoding,
     max_length: int,
     end: int,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Tensor:
     """Ids (B, T) of captions with the prompt: then the words, the end token where it came, and zeros.
 
@@ -70,7 +72,8 @@ def generate(
         prompt: (P,) ids that every caption begins with.
         max_length: most tokens, with the prompt.
         end: id of the end token.
-        generator: of the draws, with `decoding.sample`.
+        generator: of the draws, with `decoding.sample`; a list holds one an image, whose draws then do not depend on
+            what else is in the batch.
     """
     steps = Steps(decoder, context, context_mask)
     search = _beams if decoding.num_beams > 1 and not decoding.sample else _single
@@ -80,7 +83,7 @@ def generate(
 
 
 def _single(
-    steps: Steps, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: torch.Generator | None
+    steps: Steps, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: Generators
 ) -> Tensor:
     """Greedy, or with draws: ids (B, P) to (B, T)."""
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
@@ -95,7 +98,7 @@ def _single(
     return ids
 
 
-def _draw(scores: Tensor, decoding: Decoding, generator: torch.Generator | None) -> Tensor:
+def _draw(scores: Tensor, decoding: Decoding, generator: Generators) -> Tensor:
     """One word a row (R,), among the `top_k` best and of them the fewest that have `top_p` of the probability."""
     kth = scores.topk(min(decoding.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
     scores = scores.masked_fill(scores < kth, -torch.inf)
@@ -103,7 +106,11 @@ def _draw(scores: Tensor, decoding: Decoding, generator: torch.Generator | None)
     out = ordered.softmax(-1).cumsum(-1) <= 1 - decoding.top_p
     out[:, -1] = False
     scores = scores.masked_fill(out.scatter(1, places, out), -torch.inf)
-    return torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(1)
+    chances = scores.softmax(-1)
+    if isinstance(generator, list):
+        pairs = zip(chances, generator, strict=True)
+        return torch.cat([torch.multinomial(row, 1, generator=one) for row, one in pairs])
+    return torch.multinomial(chances, 1, generator=generator).squeeze(1)
 
 
 class _Ended:
@@ -135,7 +142,7 @@ class _Ended:
 
 
 def _beams(
-    steps: Steps, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: torch.Generator | None
+    steps: Steps, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: Generators
 ) -> Tensor:
     """Beam search: ids (B, P) to (B, T)."""
     images, beams = len(ids), decoding.num_beams

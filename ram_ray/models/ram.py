@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ram_ray.models.blocks import initialise
 from ram_ray.models.captioner import CaptionDecoder, TagEncoder
 from ram_ray.models.config import Decoding, ModelConfig
-from ram_ray.models.generation import generate
+from ram_ray.models.generation import Generators, generate
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.losses import asymmetric_loss, caption_loss
 from ram_ray.models.recognition import RecognitionDecoder
@@ -161,7 +161,7 @@ class RAM(nn.Module):
         end: int,
         max_tokens: int | None = None,
         decoding: Decoding | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Tensor:
         """Captions: ids (B, T) after the prompt, zero from the end token on.
 

@@ -16,6 +16,7 @@ import pytest
 
 from ram_ray.config import AugmentConfig, TrainConfig
 from ram_ray.data.images import Limits
+from ram_ray.parts import Part
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
 from ram_ray.training.feed import Table, TaggerFeed, draw, plan, tag_worth, tagged_rows, to_table
@@ -295,3 +296,7 @@ def test_pictures_of_each_tag_are_counted_among_the_shards_to_train_on() -> None
     for shards, counts in (("*", {0: 3, 1: 1, 2: 1, -1: 3}), ("web-*", {0: 2, 1: 1, -1: 2}), ("x", {-1: 0})):
         found = count_block(block, chosen=Chosen(shards))
         assert dict(zip(found["id"].to_pylist(), found["count"].to_pylist(), strict=True)) == counts
+    part = Part.number(0, 2)
+    left = count_block(block, chosen=Chosen("*", part))
+    kept = [row["tags"] for row in rows if not part.holds(row["key"]) and row["tags"]]
+    assert 0 < len(kept) < 3 and sum(len(tags) for tags in kept) + len(kept) == sum(left["count"].to_pylist())
