@@ -147,7 +147,7 @@ class Ladder(Pipeline):
             "tags": counts["tags"],
             "precision": counts["tp"] / judged if judged else None,
             "recall": counts["tp"] / true if true else None,
-            **{name: told[name] for name in ("added_precision", "recovered", "false_removed", "true_removed")},
+            **{name: told[name] for name in told["objects"]},
             **{f"{name} of objects": value for name, value in told["objects"].items()},
             "steps": sum(model.counts["steps"] for model in [self.made["pretrain"], *models]),
             "mAP": score.counts["mAP"],

@@ -18,7 +18,7 @@ FIGURES = {  # column -> its title, and digits
     "recall": ("recall", 3),
     "added_precision": ("precision of added", 3),
     "recovered": ("unsaid recovered", 3),
-    "false_removed": ("false removed", 3),
+    "said_false_removed": ("false mentions removed", 3),
     "true_removed": ("true removed", 3),
     "steps": ("steps", 0),
     "mAP": ("mAP", 4),

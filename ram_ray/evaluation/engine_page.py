@@ -85,6 +85,7 @@ def _header(view: View) -> str:
     words = {
         "added_precision": ("added tags that are right", "of those still there at the end"),
         "recovered": ("unsaid tags recovered", "of what is true and no caption says"),
+        "said_false_removed": ("false mentions removed", "of what captions say and is not there"),
         "false_removed": ("false tags removed", "of all that were ever there"),
         "true_removed": ("true tags removed", "of all that were ever there: the price"),
     }

@@ -8,6 +8,7 @@ captions by `data.measure`), each of these was right or wrong, and of what is tr
     recovered                     added and kept, and true            / true, and not said
     false removed                 removed, and false                  / false, said or added
     true removed                  removed, and true                   / true, said or added
+    said false removed            of the above what captions said: planted tags and false mentions; and so for true
 
 A block counts in one pass; Ray Data adds blocks up by tag, so the driver meets rows of the label system's length.
 """
@@ -102,19 +103,19 @@ def read_tally(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def figures(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The four shares of TALLY rows; None where there is nothing to have a share of."""
+    """The shares of TALLY rows; None where there is nothing to have a share of."""
     total: Counter[str] = Counter()
     for row in rows:
         right, wrong = row["right"], row["judged"] - row["right"]
         if row["source"] == "true":
             total["unsaid"] += row["images"] if row["fate"] == "unsaid" else 0
             continue
-        total["true"] += right
-        total["false"] += wrong
-        if row["fate"] != "kept":
-            total["true_gone"] += right
-            total["false_gone"] += wrong
-        elif row["source"] == "added":
+        for of in ("", "said_") if row["source"] == "said" else ("",):
+            total[f"{of}true"] += right
+            total[f"{of}false"] += wrong
+            total[f"{of}true_gone"] += right if row["fate"] != "kept" else 0
+            total[f"{of}false_gone"] += wrong if row["fate"] != "kept" else 0
+        if row["source"] == "added" and row["fate"] == "kept":
             total["added"] += row["judged"]
             total["added_right"] += right
     return {
@@ -122,6 +123,8 @@ def figures(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
         "recovered": _share(total["added_right"], total["unsaid"]),
         "false_removed": _share(total["false_gone"], total["false"]),
         "true_removed": _share(total["true_gone"], total["true"]),
+        "said_false_removed": _share(total["said_false_gone"], total["said_false"]),
+        "said_true_removed": _share(total["said_true_gone"], total["said_true"]),
     }
 
 

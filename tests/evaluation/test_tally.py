@@ -67,6 +67,8 @@ def test_the_shares(rows: list[dict]) -> None:
         "recovered": 1 / 2,  # cow in one image of two
         "false_removed": 2 / 3,  # cat and one ant, of cat and two ants
         "true_removed": 1 / 3,  # a dog, of two dogs and a cow
+        "said_false_removed": 1.0,  # the cat
+        "said_true_removed": 1 / 2,  # a dog of two
     }
 
 
