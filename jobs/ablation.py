@@ -14,7 +14,7 @@ def main() -> None:
     """Parse the command line and run."""
     parser = job.parser(__doc__.splitlines()[0], run=False)
     parser.add_argument("--out", required=True, metavar="URI", help="folder for ablation.json, and a run a seed")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="so many, from the configuration's on")
     parser.add_argument("--table", type=int, choices=(4, 5), default=5)
     try:
         raise SystemExit(job.ablate(parser.parse_args()))

@@ -85,7 +85,8 @@ def ablate(options: argparse.Namespace) -> int:
 
     prepare(config, table=options.table)  # a mistake is said before Ray starts
     cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
-    result = run_ablation(config, out_uri, table=options.table, seeds=list(range(options.seeds)))
+    seeds = list(range(config.seed, config.seed + options.seeds))
+    result = run_ablation(config, out_uri, table=options.table, seeds=seeds)
     print(f"\n{closing_words(result)}\nin {out_uri}", flush=True)
     return 1 if result["failed"] else 0
 

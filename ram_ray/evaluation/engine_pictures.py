@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -176,8 +176,11 @@ def read_pictures(
         each=each,
     )
     by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one in picks[: bounds.pictures]:
-        by_key[one["key"]].append(one)
+    strips: Counter[tuple[int, str]] = Counter()  # several rounds remove
+    for one in sorted(picks, key=lambda pick: pick["order"]):
+        strips[one["tag"], one["what"]] += 1
+        if strips[one["tag"], one["what"]] <= each:
+            by_key[one["key"]].append(one)
     reference = ray.put((dict(by_key), system))
     limits = Limits(run.data.min_side, run.data.max_pixels, run.data.max_bytes)
 
