@@ -55,6 +55,8 @@ class TaggerJob(Job):
         state = load_bundle(self.start).model.state_dict() if self.start else teacher.backbone()
         if state is not None:
             load_weights(model, state)
+        if not self.config.caption_loss:
+            freeze_captioner(model)
         return TrainStep(
             model,
             teacher=teacher if self.config.distill_loss else None,
@@ -71,6 +73,13 @@ class TaggerJob(Job):
             teacher=load_teacher(self.teacher, revision=self.teacher_revision),
             card={"stage": self.stage, "images": self.feed.table.num_rows, **self.config.model_dump(mode="json")},
         )
+
+
+def freeze_captioner(model: RAM) -> None:
+    """Leave out what only captions train: DDP waits for every weight's gradient. What it shares is still trained."""
+    for name, parameter in model.named_parameters():  # a shared weight has the recognition decoder's name
+        if name.startswith(("tag_encoder.", "caption_decoder.")):
+            parameter.requires_grad_(False)
 
 
 def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
