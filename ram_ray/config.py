@@ -245,6 +245,12 @@ class RunConfig(Section):
     def _sizes_agree(self) -> RunConfig:
         unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
+        if self.model.architecture == "ram_plus":
+            raise ValueError("model.architecture ram_plus is not trained here; use ram, or tag2text")
+        if self.model.architecture == "tag2text":
+            for name, stage in stages.items():
+                if stage.distill_loss:  # its tokens are not projected to the teacher's space
+                    raise ValueError(f"{name}.distill_loss: tag2text does not distill; set it to false")
         for name, stage in {"represent.train": self.represent.train, **stages}.items():
             if stage.image_size % unit:
                 raise ValueError(

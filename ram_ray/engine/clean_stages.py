@@ -44,7 +44,7 @@ from ram_ray.engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals,
 from ram_ray.engine.company import TagCounts
 from ram_ray.engine.crops import IMAGE_REGIONS, RegionEmbedder
 from ram_ray.engine.folds import ByPart
-from ram_ray.engine.on_ray import actors, finish, predictor_options, with_pixels
+from ram_ray.engine.on_ray import actors, predictor_options, tally, with_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
@@ -92,7 +92,13 @@ def clean(
         run=config,
         rows_in=annotations.counts["rows_out"],
     )
-    return finish(stage, config, labels, rows_in=annotations.counts["rows_out"])
+    counts = tally(stage, config, labels, rows_in=annotations.counts["rows_out"])
+    return stage.finish(**counts, removals=removals.digest)
+
+
+def samples_uri(run: Run, cleaned: Manifest) -> str:
+    """Where the samples of a finished `clean` lie (`engine.clean.SAMPLE_ROWS`)."""
+    return run.path("annotations", cleaned.stage.replace("clean", "removals"), cleaned.counts["removals"], "samples")
 
 
 def find_regions(

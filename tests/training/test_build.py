@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ram_ray.training.build import load_weights
-from tests.tiny import SWIN, tagger
+from ram_ray.training.build import freeze_captioner, load_weights
+from tests.tiny import SWIN, batch, tagger
 
 
 def test_all_weights_but_the_label_embeddings_are_taken_over() -> None:
@@ -27,6 +27,28 @@ def test_a_grown_label_system_asks_the_same_model_more() -> None:
     tokens = first.encode(torch.randn(2, 3, 32, 32))
     assert second.logits(tokens).shape == (2, 9)
     torch.testing.assert_close(second.logits(tokens)[:, :6], first.logits(tokens))
+
+
+@pytest.mark.parametrize("sizes", [{}, {"architecture": "tag2text", "label_width": 16}], ids=["ram", "tag2text"])
+def test_without_captions_what_is_left_to_train_gets_a_gradient(sizes: dict) -> None:
+    model = tagger(**sizes)
+    freeze_captioner(model)
+    inputs = {name: one for name, one in batch().items() if name in ("pixel_values", "targets")}
+    sum(model.train()(inputs).values()).backward()
+    trained = {name: one.grad is not None for name, one in model.named_parameters() if one.requires_grad}
+    assert all(trained.values()), [name for name, has in trained.items() if not has]
+    assert any(name.startswith("recognition.layers.0.cross") for name in trained), "shared weights are trained"
+    assert not any(name.startswith("caption_decoder") for name in trained)
+
+
+def test_learnt_queries_are_taken_over_as_weights_are() -> None:
+    sizes = {"architecture": "tag2text", "label_width": 16}
+    first, second, third = (tagger(seed=seed, **sizes) for seed in (1, 2, 3))
+    load_weights(second, first.state_dict())
+    assert torch.equal(second.label_embed, first.label_embed)
+    own = third.label_embed.clone()
+    load_weights(third, {n: one for n, one in first.state_dict().items() if n.startswith("image_encoder.")})
+    assert torch.equal(third.label_embed, own) and not torch.equal(own, first.label_embed)
 
 
 @pytest.mark.parametrize(("window", "size"), [(2, 32), (8, 64), (4, 48)])
