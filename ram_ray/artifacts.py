@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -97,12 +98,17 @@ class Stage:
 
 def write_text(uri: str, text: str) -> None:
     """Write `text` to `uri` in one step: a reader sees the old file or the new one, never a part."""
-    data = text.encode()
+    write_bytes(uri, text.encode())
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write `data` to `uri` in one step, as `write_text` does."""
     fs, path = fsspec.url_to_fs(uri)
     fs.makedirs(fs._parent(path), exist_ok=True)
     if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-        fs.pipe_file(f"{path}.part", data)
-        fs.mv(f"{path}.part", path)
+        part = f"{path}.{uuid.uuid4().hex}.part"  # a task that Ray runs again may still be writing
+        fs.pipe_file(part, data)
+        fs.mv(part, path)
     else:  # object stores publish an object whole
         fs.pipe_file(path, data)
 

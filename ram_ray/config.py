@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ram_ray.engine.config import GenerateConfig
+from ram_ray.engine.config import CleanConfig, GenerateConfig
 from ram_ray.labels.config import LabelsConfig
 from ram_ray.models.config import ModelConfig, Section, TransformerConfig
 
@@ -130,19 +130,6 @@ class TrainingConfig(Section):
     feed_cpus: float = Field(1.0, gt=0)  # CPUs a decode task
 
 
-class CleanConfig(Section):
-    """Wrong tags (paper, section 3.3, cleaning)."""
-
-    detector: str = "attention"  # or a Grounding-DINO / OWLv2 id or path for transformers
-    revision: str | None = None
-    min_images: int = Field(50, ge=2)  # categories with fewer images are left alone
-    outliers: float = Field(0.1, ge=0, lt=1)  # share of a category, farthest from its cluster centre
-    images_per_cluster: int = Field(50, ge=1)
-    max_clusters: int = Field(32, ge=1)
-    disagreement: float = Field(0.1, ge=0, lt=1)  # probability on the region under which a tag goes
-    batch_size: int = 64
-
-
 class EngineConfig(Section):
     """The data engine (paper, section 3.3)."""
 
@@ -244,6 +231,12 @@ class RunConfig(Section):
     def _sizes_agree(self) -> RunConfig:
         unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
+        if self.model.architecture == "ram_plus":
+            raise ValueError("model.architecture ram_plus is not trained here; use ram, or tag2text")
+        if self.model.architecture == "tag2text":
+            for name, stage in stages.items():
+                if stage.distill_loss:  # its tokens are not projected to the teacher's space
+                    raise ValueError(f"{name}.distill_loss: tag2text does not distill; set it to false")
         for name, stage in {"represent.train": self.represent.train, **stages}.items():
             if stage.image_size % unit:
                 raise ValueError(

@@ -24,8 +24,8 @@ def main(last: str, *, sets: Sequence[str] = (), description: str = "") -> None:
         raise SystemExit(2) from None
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options of every job."""
+def parser(description: str, *, run: bool = True) -> argparse.ArgumentParser:
+    """The options of every job; without `run` those of one that makes several runs."""
     names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--preset", help=f"a whole run: {', '.join(names)}, or a YAML file")
@@ -33,7 +33,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="one setting")
     parser.add_argument("--data", nargs="+", metavar="GLOB", help="training shards: tar, Parquet, or folders")
     parser.add_argument("--eval", nargs="+", metavar="GLOB", help="held-out shards to score on")
-    parser.add_argument("--run", metavar="URI", help="the run's folder (default: runs/NAME)")
+    if run:
+        parser.add_argument("--run", metavar="URI", help="the run's folder (default: runs/NAME)")
     return parser
 
 
@@ -70,6 +71,24 @@ def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ())
     print(f"\n{pipeline.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}", flush=True)
     if getattr(options, "serve", False) or getattr(options, "try_out", 0):
         serve(pipeline, tried=options.try_out or 3, stay=options.serve)
+
+
+def ablate(options: argparse.Namespace) -> int:
+    """Configure, join or start Ray, run an ablation, print its table; 1 if a seed failed."""
+    if options.seeds < 1:
+        raise ValueError(f"--seeds {options.seeds}: at least one is needed")
+    config = configure(options)
+    out_uri = _absolute(options.out).rstrip("/")
+
+    from ram_ray import cluster
+    from ram_ray.ablation import closing_words, prepare, run_ablation
+
+    prepare(config, table=options.table)  # a mistake is said before Ray starts
+    cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
+    seeds = list(range(config.seed, config.seed + options.seeds))
+    result = run_ablation(config, out_uri, table=options.table, seeds=seeds)
+    print(f"\n{closing_words(result)}\nin {out_uri}", flush=True)
+    return 1 if result["failed"] else 0
 
 
 def serve(pipeline: object, *, tried: int, stay: bool) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 from ram_ray.artifacts import Manifest, Run
 from ram_ray.config import RunConfig, TrainConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
-from ram_ray.engine.clean_stages import clean
+from ram_ray.engine.clean_stages import clean, samples_uri
 from ram_ray.engine.generate_stages import generate
+from ram_ray.evaluation.engine_report import CURVE, report_engine
 from ram_ray.evaluation.metrics import Counts
 from ram_ray.evaluation.report import StageLine, build_report, closing_table, write_report
 from ram_ray.evaluation.score import evaluate, read_summary
@@ -62,6 +63,7 @@ class Pipeline:
         self.run.write_text("config.yaml", dump(self.config))
         with contextlib.suppress(Finished):
             self.flow()
+        self.look()
 
     def flow(self) -> None:
         """The recipe."""
@@ -117,8 +119,7 @@ class Pipeline:
         of which leaves out the part that it judges and starts from the one before it that did.
         """
         engine, truth = self.config.engine, self.given.truth
-        alone = judges and engine.folds == 1 and engine.generate.precision is not None
-        model = self.train(name, settings, annotations, self.model, Part.share(engine.holdout) if alone else None)
+        model = self.train(name, settings, annotations, self.model, self.holdout if judges else None)
         self.keep(model, score=evaluate(self.run, self.config, truth, model, self.given.labels) if truth else None)
         if judges and engine.folds > 1:
             before: list[Manifest | None] = [*self.judges] or [None] * engine.folds
@@ -130,6 +131,13 @@ class Pipeline:
         elif judges:
             self.judges = [model]
         return model
+
+    @property
+    def holdout(self) -> Part | None:
+        """What a model that judges all pictures leaves out, where its scores are calibrated."""
+        engine = self.config.engine
+        alone = engine.folds == 1 and engine.generate.precision is not None
+        return Part.share(engine.holdout) if alone else None
 
     def train(
         self, name: str, settings: TrainConfig, annotations: Manifest, newest: Manifest | None, left_out: Part | None
@@ -204,6 +212,21 @@ class Pipeline:
         evaluated = "the finetuned model on held-out images" if score else "nothing: no evaluation data was given"
         report = build_report(summary, self.lines, run=self.config.name, evaluated=evaluated, images=images)
         write_report(self.run.path("evaluation"), report)
+
+    def look(self) -> None:
+        """Write evaluation/engine.html, where the data engine has done something."""
+        steps = [one for name, one in self.made.items() if name.startswith(("generate_", "clean_"))]
+        if steps:
+            crops = [samples_uri(self.run, one) for one in steps if "removals" in one.counts]
+            newest = [one for one in steps if one.stage.startswith("generate_")][-1]
+            report_engine(
+                self.run,
+                self.config,
+                [self.made["labels"], *steps],
+                self.given.labels,
+                crops=crops,
+                curve=f"{newest.path}/{CURVE}",
+            )
 
     def table(self) -> str:
         """The closing table."""

@@ -86,8 +86,8 @@ TAG = pa.struct(
 REMOVED = pa.struct(
     [
         ("id", pa.int32()),
-        ("reason", pa.string()),  # outlier | disagreement
-        ("score", pa.float32()),  # distance to the cluster centre, or the model's probability on the region
+        ("reason", pa.string()),  # outlier | disagreement: what spoke most against the tag
+        ("score", pa.float32()),  # probability that the tag is wrong
         ("round", pa.int32()),
     ]
 )

@@ -83,6 +83,18 @@ def test_report_names_every_stage_and_scores_three_models(run_folder: str) -> No
     assert Path(run_folder, "evaluation", "report.html").stat().st_size > 1000
 
 
+def test_the_page_of_the_data_engine_shows_what_it_did(run_folder: str) -> None:
+    page = Path(run_folder, "evaluation", "engine.html").read_text()
+    counts = manifests(run_folder)
+    assert f"{counts['clean_1']['counts']['tags']:,}" in page and "Why tags went" in page
+    shown = counts["look_clean_1"]["counts"]["pictures"]
+    assert page.count("data:image/jpeg") == shown > 50 and "cannot be read" not in page
+    assert 'class="shot true"' in page and 'class="shot false"' in page and "cluster 0" in page
+    tally = counts["tally_clean_1"]["counts"]
+    assert 0 < tally["true_removed"] < 1 and 0 < tally["recovered"] < 1
+    assert len(page) < 10e6
+
+
 def test_a_second_call_repeats_nothing(run_folder: str, ray_cluster: None) -> None:
     from ram_ray.pipeline import Pipeline
 

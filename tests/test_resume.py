@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +41,18 @@ def counts(folder: Path) -> dict[str, dict]:
     return stages
 
 
-pytestmark = pytest.mark.slow  # five whole runs: `make test-slow`
+def rows(folder: Path, stage: str, columns: list[str]) -> list[str]:
+    """Rows of a stage as text, each as often as it is there; scores to three digits."""
+    found = []
+    for file in folder.glob(f"annotations/{stage}/**/*.parquet"):
+        for row in pq.read_table(file, columns=columns, partitioning=None).to_pylist():
+            for one in row.get("removed") or []:
+                one["score"] = round(one["score"], 3)
+            found.append(json.dumps(row))
+    return sorted(found)
+
+
+pytestmark = pytest.mark.slow  # a whole run each: `make test-slow`
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +69,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pretrain", "work/pretrain/*/train/checkpoints/checkpoint_*"),
         ("generate", "work/scores_1/*/checkpoint"),
         ("clean", "work/regions_1/*/checkpoint"),
+        ("detection", "annotations/regions_1/*/shard=*/*.parquet"),
+        ("layout", "work/removals_1/*/layout/done/*"),
+        ("clustering", "annotations/removals_1/*/categories/*.parquet"),
     ],
 )
 def test_killed_driver(unbroken: Path, tmp_path: Path, stage: str, sign: str) -> None:
@@ -68,7 +83,13 @@ def test_killed_driver(unbroken: Path, tmp_path: Path, stage: str, sign: str) ->
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = {file: file.stat().st_mtime_ns for file in folder.glob("*/*/*.json")}
+    done = {
+        file: file.stat().st_mtime_ns
+        for sign in ("*/*/*.json", "annotations/removals_*/*/categories/*.parquet")
+        for file in folder.glob(sign)
+    }
     finish(folder)
     assert {file: file.stat().st_mtime_ns for file in done} == done, "a stage that was done was repeated"
     assert counts(folder) == counts(unbroken)
+    assert rows(folder, "regions_1", ["key"]) == rows(unbroken, "regions_1", ["key"])
+    assert rows(folder, "clean_1", ["key", "removed"]) == rows(unbroken, "clean_1", ["key", "removed"])

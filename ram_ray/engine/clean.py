@@ -1,210 +1,238 @@
-"""Wrong tags: each tag's region is cut out, and what does not look like its category goes (paper, section 3.3).
+"""Wrong tags: what does not look like its category, or is not seen in the picture, goes (paper, section 3.3).
 
-Two halves, because one needs pictures and the other needs categories:
+The paper has two tests one after the other, the 10% farthest from their cluster's centre and then what the model does
+not predict on the region, and each alone removes right and wrong tags alike: the first where the teacher is weak, the
+second where the tagger's probability means another thing for each tag. Here both are signals of one decision
+(`ram_ray.engine.doubt`), which weighs them by how well each tells the tag's own images from others:
 
-    `RegionEmbedder`   a batch of pictures -> for each tag its box, the teacher's embedding of the crop, and the
-                       tagger's probability of the tag on the crop ("agreement"). REGIONS rows: pictures end here.
-    `decide`           all crops of one category -> which images lose the tag: the farthest share by clustering
-                       (`ram_ray.engine.clustering`), and the crops on which the tagger does not see the tag.
-    `apply_removals`   takes the tags out of the annotations and keeps the reason, the score and the round.
+    which    a tag goes if it is wrong with a probability of at least `wrong`
+    most     of a category at most the share `most` goes, the least probable first
+    never    tags that a human label confirms (`protect_labels`), tags listed in `protected`, and categories of fewer
+             than `min_images` images, where neither "far from the rest" nor a comparison means much
+    why      "outlier" where what speaks most against the tag is that it is unlike its category, by its looks or by the
+             tags around it; "disagreement" where it is that the tagger does not see it. The score is the probability
+             to be wrong
 
-Categories with fewer than `min_images` images are left alone by both tests: with few crops "far from the rest" means
-nothing, and a rare tag is the one that the tagger is the worst judge of. A tag that fails both is recorded once, as an
-outlier: that test comes first in the paper, and its count is then exactly the share that was asked for.
-A tag whose region was not found is judged on the whole picture.
+`decide` takes the rows of one category in chunks that it reads several times, so that the largest category takes no
+more memory than its numbers, about 150 bytes a crop, and the points that the looks are fitted on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ram_ray.config import CleanConfig
-from ram_ray.engine.clustering import cluster_outliers, num_clusters
-from ram_ray.engine.generate import to_rows
-from ram_ray.engine.regions import WHOLE, Box, make_detector
+from ram_ray.engine.categories import Chunks, in_memory
+from ram_ray.engine.clustering import FIT_POINTS, Looks, find_looks, normalised, num_clusters
+from ram_ray.engine.company import TagCounts, company
+from ram_ray.engine.crops import embeddings_of, hash_of
+from ram_ray.engine.doubt import SIGNALS, Evidence, judge
 from ram_ray.records import ANNOTATION, to_table
 
-if TYPE_CHECKING:
-    from ram_ray.inference import Predictor
-    from ram_ray.models.dual_encoder import Teacher
-
-# One row a tag of an image.
-REGIONS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("tag", pa.int32()),
-        ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 as shares
-        ("score", pa.float32()),  # the detector's; 0 where it found nothing and the box is the whole picture
-        ("agreement", pa.float32()),  # the tagger's probability of the tag on the crop
-        ("embedding", pa.binary()),  # float16 (D,), little-endian: one value a row, never boxed number by number
-    ]
-)
-# The same rows, one an image: what a stage that resumes by `key` writes.
-IMAGE_REGIONS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("regions", pa.list_(pa.struct([field for field in REGIONS if field.name not in ("key", "shard")]))),
-    ]
-)
 REMOVALS = pa.schema(
     [
         ("key", pa.string()),
         ("shard", pa.string()),
         ("tag", pa.int32()),
         ("reason", pa.string()),  # outlier | disagreement
-        ("score", pa.float32()),  # 1 - cosine to the centre, or the probability on the region
+        ("score", pa.float32()),  # probability that the tag is wrong
     ]
 )
+# One row a category: what was found, for the report.
+CATEGORIES = pa.schema(
+    [
+        ("tag", pa.int32()),
+        ("crops", pa.int64()),
+        ("absent", pa.int64()),  # rows that they were compared with
+        ("clusters", pa.int32()),  # looks that count; 0 where the category was left alone
+        ("wrong", pa.float32()),  # estimated share of wrong tags; null where left alone
+        *[(f"weight_{name}", pa.float32()) for name in SIGNALS],  # of each signal in the decision
+        ("outliers", pa.int64()),  # removed for this reason
+        ("disagreements", pa.int64()),
+        ("protected", pa.int64()),  # would have been removed
+    ]
+)
+# At most 2 x SAMPLES rows a category, to be looked at.
+SAMPLES = 12
+SAMPLE_ROWS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("tag", pa.int32()),
+        ("removed", pa.bool_()),
+        ("reason", pa.string()),  # null where kept
+        ("score", pa.float32()),  # probability that the tag is wrong
+        ("cluster", pa.int32()),
+        ("distance", pa.float32()),
+        ("whole", pa.float32()),
+        ("agreement", pa.float32()),
+        ("company", pa.float32()),  # nats, over 0 where the image's other tags are those that often stand beside it
+        ("box", pa.list_(pa.float32())),
+    ]
+)
+_NUMBERS = ("key", "shard", "carried", "labelled", "box", "score", "whole", "agreement", "others")
+_UNLIKE = [SIGNALS.index(name) for name in ("near", "company")]
 
 
-class RegionEmbedder:
-    """Actor: pictures and their annotations -> IMAGE_REGIONS rows.
+@dataclass(frozen=True)
+class Decision:
+    """What cleaning decides of one category."""
 
-    A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns, as numpy. The tagger and the teacher see
-    every crop at the size S, many images' crops in one batch; a box that several tags of an image share (the whole
-    picture, above all) is looked at once.
-    """
-
-    def __init__(
-        self,
-        bundle_uri: str,
-        teacher_uri: str,
-        config: CleanConfig,
-        *,
-        teacher_revision: str | None = None,
-        device: str | None = None,
-        precision: str = "fp32",
-        threads: int | None = None,
-        predictor: Predictor | None = None,
-        teacher: Teacher | None = None,
-    ) -> None:
-        if predictor is None:
-            from ram_ray.inference import Predictor as PredictorLoader
-
-            predictor = PredictorLoader.from_pretrained(bundle_uri, device=device, precision=precision, threads=threads)
-        if teacher is None:
-            from ram_ray.models.dual_encoder import Teacher as TeacherLoader
-
-            teacher = TeacherLoader.from_pretrained(teacher_uri, revision=teacher_revision, device=device)
-        self.predictor, self.teacher, self.config = predictor, teacher, config
-        self.detector = make_detector(config, predictor=predictor, device=device, precision=precision)
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        rows = to_rows(batch)
-        wanted = [[] if row["reason"] else [tag["id"] for tag in row["tags"] or []] for row in rows]
-        tagged = [place for place, ids in enumerate(wanted) if ids]
-        regions: list[list[dict[str, Any]]] = [[] for _ in rows]
-        if tagged:
-            pixels = np.stack([batch["pixels"][place] for place in tagged])
-            for place, found in zip(tagged, self._regions(pixels, [wanted[one] for one in tagged]), strict=True):
-                regions[place] = found
-        pairs = zip(rows, regions, strict=True)
-        images = [{"key": row["key"], "shard": row["shard"], "regions": found} for row, found in pairs]
-        return to_table(images, IMAGE_REGIONS)
-
-    def _regions(self, pixels: np.ndarray, tag_ids: list[list[int]]) -> list[list[dict[str, Any]]]:
-        names = [[self.predictor.labels[id].name for id in ids] for ids in tag_ids]
-        found = self.detector.detect(pixels, tags=names, tag_ids=tag_ids)
-        regions: list[tuple[int, int, dict[str, Any]]] = []  # image, place of its crop, region
-        crops: list[np.ndarray] = []
-        crop_of: dict[tuple[int, tuple[int, int, int, int]], int] = {}
-        for image, (ids, of_image) in enumerate(zip(tag_ids, found, strict=True)):
-            best = {one.tag_id: one for one in of_image}
-            for id in ids:
-                box, score = (best[id].box, best[id].score) if id in best else (WHOLE, 0.0)
-                corners = to_pixels(box, pixels.shape[1:3])
-                place = crop_of.setdefault((image, corners), len(crops))
-                if place == len(crops):
-                    crops.append(crop(pixels[image], corners))
-                regions.append((image, place, {"tag": id, "box": list(box), "score": score}))
-        seen = [self._look(np.stack(part)) for part in _parts(crops, self.config.batch_size)]
-        probabilities, embeddings = (np.concatenate(one) for one in zip(*seen, strict=True))
-        answer: list[list[dict[str, Any]]] = [[] for _ in tag_ids]
-        for image, place, region in regions:
-            agreement = float(probabilities[place, region["tag"]])
-            embedding = embeddings[place].astype("<f2").tobytes()
-            answer[image].append({**region, "agreement": agreement, "embedding": embedding})
-        return answer
-
-    def _look(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.predictor.probabilities(crops), self.teacher.encode_images(crops)
+    removals: pa.Table  # REMOVALS
+    samples: pa.Table  # SAMPLE_ROWS
+    category: dict[str, Any]  # a row of CATEGORIES
 
 
-def to_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box in shares as x0, y0, x1, y1 in pixels of a picture of (height, width), at least one pixel each way."""
-    height, width = size
-    x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
-    return x0, y0, max(x0 + 1, min(width, round(box[2] * width))), max(y0 + 1, min(height, round(box[3] * height)))
+def decide(
+    rows: pa.Table | Chunks,
+    *,
+    tag: int,
+    config: CleanConfig,
+    counts: TagCounts,
+    seed: int = 0,
+    protected: Collection[int] = (),
+) -> Decision:
+    """Decide which images lose `tag`, whose REGIONS rows are given, in whatever order.
 
-
-def crop(picture: np.ndarray, corners: tuple[int, int, int, int]) -> np.ndarray:
-    """The part of a picture (S, S, 3) uint8 between the corners, stretched to (S, S, 3) as in training."""
-    from PIL import Image
-
-    height, width = picture.shape[:2]
-    if corners == (0, 0, width, height):
-        return picture
-    # not `resize(box=)`, which blends in the pixels around the box
-    return np.asarray(Image.fromarray(picture).crop(corners).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def explode_regions(table: pa.Table) -> pa.Table:
-    """REGIONS rows, one a tag, of IMAGE_REGIONS rows; images without tags give none."""
-    table = table.select(IMAGE_REGIONS.names).combine_chunks()
-    lists = table["regions"].combine_chunks() if table.num_rows else pa.array([], IMAGE_REGIONS.field("regions").type)
-    parents = pc.list_parent_indices(lists)
-    regions = lists.flatten()
-    columns = {"key": table["key"].take(parents), "shard": table["shard"].take(parents)}
-    columns |= {name: pc.struct_field(regions, name) for name in REGIONS.names[2:]}
-    return pa.table(columns).cast(REGIONS)
-
-
-def embeddings_of(group: pa.Table) -> np.ndarray:
-    """The embeddings (N, D) float32 of REGIONS rows.
+    Args:
+        rows: a table, or what reads the rows in chunks, each time that it is called.
+        counts: of all tags, over all images.
+        protected: tags that no image loses.
 
     Raises:
-        ValueError: if the rows hold embeddings of different lengths.
+        ValueError: if an embedding is not finite, or embeddings have different lengths.
     """
-    values = group["embedding"].to_pylist()
-    if len({len(one) for one in values}) > 1:
-        raise ValueError("the embeddings have different lengths; they come from two teachers: run clean again")
-    return np.frombuffer(b"".join(values), "<f2").reshape(len(values), -1).astype(np.float32)
+    chunks = in_memory(rows) if isinstance(rows, pa.Table) else rows
+    crops, absent = _count(chunks)
+    category: dict[str, Any] = {"tag": tag, "crops": crops, "absent": absent, "clusters": 0}
+    category |= {"outliers": 0, "disagreements": 0, "protected": 0}
+    if crops < config.min_images:
+        return Decision(REMOVALS.empty_table(), SAMPLE_ROWS.empty_table(), category)
+    seed += tag
+    limit = _sample_limit(chunks, crops=crops, seed=seed)
+    clusters = num_clusters(crops, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters)
+    looks = find_looks(_sample(chunks, limit, seed=seed), clusters=clusters, seed=seed)
+    measured = _measure(chunks, looks, limit, counts=counts, seed=seed)
+    signals, carried = signals_of(measured), measured["carried"].to_numpy()
+    evidence = judge(signals[carried], signals[~carried], expected=config.outliers)
+    mine = measured.filter(pa.array(carried))
+    going = _going(mine, evidence, config=config)
+    safe = (mine["labelled"].to_numpy() & config.protect_labels) | (tag in protected)
+    category |= {"clusters": int(looks.counting.sum()), "wrong": evidence.share, "protected": int((going & safe).sum())}
+    category |= {f"weight_{name}": float(one) for name, one in zip(SIGNALS, evidence.weights, strict=True)}
+    judged = _judged(mine, tag, going=going & ~safe, evidence=evidence)
+    reasons = judged["reason"].to_pylist()
+    category |= {"outliers": reasons.count("outlier"), "disagreements": reasons.count("disagreement")}
+    removals = judged.filter(judged["removed"]).select(REMOVALS.names).cast(REMOVALS)
+    return Decision(removals, _samples(judged, seed=seed), category)
 
 
-def decide(group: pa.Table, *, config: CleanConfig, seed: int = 0) -> pa.Table:
-    """REMOVALS rows of one category, whose REGIONS rows `group` holds, whatever order they came in.
+def _count(chunks: Chunks) -> tuple[int, int]:
+    """Rows that carry the tag, and rows that do not."""
+    carried = absent = 0
+    for one in chunks(["carried"]):
+        here = pc.sum(one["carried"]).as_py() or 0
+        carried, absent = carried + here, absent + len(one) - here
+    return carried, absent
+
+
+def signals_of(measured: pa.Table) -> np.ndarray:
+    """SIGNALS (N, F) float64 of measured rows, in their order."""
+    names = ("whole", "agreement", "distance", "score", "company")
+    columns = {name: measured[name].to_numpy().astype(np.float64) for name in names}
+    columns |= {"near": -columns["distance"], "found": columns["score"]}
+    return np.stack([columns[name] for name in SIGNALS], axis=1)
+
+
+def _sample_limit(chunks: Chunks, *, crops: int, seed: int) -> np.uint64 | None:
+    """Hash of a key up to which carried crops are among the FIT_POINTS that are fitted on; None: all are."""
+    if crops <= FIT_POINTS:
+        return None
+    hashes = [_hashes(one.filter(one["carried"]), seed) for one in chunks(["key", "carried"])]
+    return np.partition(np.concatenate(hashes), FIT_POINTS - 1)[FIT_POINTS - 1]
+
+
+def _fitted(rows: pa.Table, limit: np.uint64 | None, *, seed: int) -> np.ndarray:
+    """Which rows (N,) the looks are fitted on."""
+    carried = rows["carried"].to_numpy()
+    return carried if limit is None else carried & (_hashes(rows, seed) <= limit)
+
+
+def _sample(chunks: Chunks, limit: np.uint64 | None, *, seed: int) -> np.ndarray:
+    """Unit vectors of the crops that the looks are fitted on, in the order of keys."""
+    keys: list[str] = []
+    points = []
+    for one in chunks(["key", "carried", "embedding"]):
+        one = one.filter(pa.array(_fitted(one, limit, seed=seed)))
+        keys += one["key"].to_pylist()
+        points.append(embeddings_of(one["embedding"].to_pylist()))
+    order = np.argsort(np.array(keys), kind="stable")
+    return unit(np.concatenate([one for one in points if len(one)])[order])
+
+
+def _hashes(rows: pa.Table, seed: int) -> np.ndarray:
+    return np.array([hash_of(key, seed) for key in rows["key"].to_pylist()], np.uint64)
+
+
+def unit(embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings (N, D) as unit vectors.
 
     Raises:
-        ValueError: if an embedding is not finite.
+        ValueError: if one is not finite.
     """
-    if group.num_rows < config.min_images:
-        return REMOVALS.empty_table()
-    group = group.sort_by("key")
-    tag = group["tag"][0].as_py()
-    assert pc.count_distinct(group["tag"]).as_py() == 1, "a group holds one category"
-    clusters = num_clusters(
-        group.num_rows, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters
-    )
-    found = cluster_outliers(embeddings_of(group), clusters=clusters, outliers=config.outliers, seed=seed + tag)
-    agreement = group["agreement"].to_numpy()
-    removed = np.flatnonzero(found.outlier | (agreement < config.disagreement))
-    outlier = found.outlier[removed]
-    return pa.table(
-        {
-            "key": group["key"].take(removed),
-            "shard": group["shard"].take(removed),
-            "tag": group["tag"].take(removed),
-            "reason": np.where(outlier, "outlier", "disagreement").astype(object),
-            "score": np.where(outlier, found.distance[removed], agreement[removed]),
-        }
-    ).cast(REMOVALS)
+    if bad := int((~np.isfinite(embeddings).all(axis=1)).sum()):
+        raise ValueError(f"{bad} of {len(embeddings)} embeddings are not finite; check the teacher's precision")
+    return normalised(embeddings)
+
+
+def _measure(chunks: Chunks, looks: Looks, limit: np.uint64 | None, *, counts: TagCounts, seed: int) -> pa.Table:
+    """The rows without their embeddings, with `cluster`, `distance` and `company`, in the order of keys."""
+    parts = []
+    for one in chunks([*_NUMBERS, "embedding"]):
+        points = unit(embeddings_of(one["embedding"].to_pylist()))
+        cluster, distance = looks.measure(points, fitted=_fitted(one, limit, seed=seed))
+        numbers = one.select(_NUMBERS).append_column("cluster", pa.array(cluster))
+        parts.append(numbers.append_column("distance", pa.array(distance)))
+    rows = pa.concat_tables(parts).combine_chunks().sort_by("key")
+    beside = company(rows["others"], carried=rows["carried"].to_numpy(), counts=counts)
+    return rows.drop_columns("others").append_column("company", pa.array(beside))
+
+
+def _going(mine: pa.Table, evidence: Evidence, *, config: CleanConfig) -> np.ndarray:
+    """Which of a category's rows (N,) go: probably wrong, and not more than may; ties go to the lower key."""
+    worst = np.argsort(-np.round(evidence.wrong, 6), kind="stable")[: int(config.outliers * len(mine) + 1e-9)]
+    going = np.zeros(len(mine), bool)
+    going[worst] = True
+    return going & (evidence.wrong >= config.wrong)
+
+
+def _judged(mine: pa.Table, tag: int, *, going: np.ndarray, evidence: Evidence) -> pa.Table:
+    """The carried rows with what was decided, as SAMPLE_ROWS."""
+    unlike = evidence.parts[:, _UNLIKE].sum(axis=1)
+    reasons = np.where(2 * unlike < evidence.parts.sum(axis=1), "outlier", "disagreement")
+    columns = {
+        **{name: mine[name] for name in mine.column_names},
+        "tag": pa.array(np.full(len(mine), tag)),
+        "removed": pa.array(going),
+        "reason": pa.array(np.where(going, reasons, None), pa.string()),
+        "score": pa.array(evidence.wrong),
+    }
+    return pa.table({name: columns[name] for name in SAMPLE_ROWS.names}).cast(SAMPLE_ROWS)
+
+
+def _samples(mine: pa.Table, *, seed: int) -> pa.Table:
+    """Some removed and some kept rows of a category, by the hash of their keys."""
+    removed = mine["removed"].to_numpy()
+    hashes = _hashes(mine, seed)
+    order = np.argsort(hashes, kind="stable")
+    places = np.concatenate([order[removed[order] == which][:SAMPLES] for which in (False, True)])
+    return mine.take(np.sort(places))
 
 
 def apply_removals(annotations: pa.Table, removals: pa.Table, *, round: int) -> pa.Table:
@@ -227,7 +255,3 @@ def apply_removals(annotations: pa.Table, removals: pa.Table, *, round: int) -> 
         for one in gone:
             row["removed"].append({"id": one["tag"], "reason": one["reason"], "score": one["score"], "round": round})
     return to_table(rows, ANNOTATION)
-
-
-def _parts(values: list[Any], size: int) -> list[list[Any]]:
-    return [values[start : start + size] for start in range(0, len(values), size)]

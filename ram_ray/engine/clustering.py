@@ -1,18 +1,25 @@
-"""Which crops of a category do not look like the category: k-means++ by FAISS, the farthest share are outliers.
+"""What the crops of a category look like: k-means++ by FAISS, and how far each crop is from the looks of its category.
 
-The paper names the method and the share (10%) and leaves open the features, k and the distance. Chosen here:
+The paper names the method and leaves open the features, k and the distance. Chosen here:
 
     features  the teacher's image embedding of the crop, L2-normalised. The teacher never saw the tags that are
               being judged, so a wrong tag that the tagger has learnt by heart still looks odd to it.
     k         one cluster for every `images_per_cluster` crops, at most `max_clusters`: a category has several
               looks (a dog's head, a far dog), and one mean would call the rarer look an outlier.
-    distance  1 - cosine to the crop's own centre, since only the direction of an embedding means anything.
-    tiny clusters  k-means++ likes far points as its first centres, and such a point would end as a cluster of
-              its own at distance 0: the oddest crop of all, kept. So a centre with fewer members than a quarter
-              of an even share does not count, and its members are measured to the nearest centre that does.
+    distance  1 - cosine to the mean of the crop's cluster without the crop itself, since only the direction of an
+              embedding means anything, and since a crop pulls its own centre towards it: in a cluster of six it would
+              look a sixth less strange than it is, and in a cluster of its own not strange at all.
+    tiny clusters  k-means++ likes far points as its first centres, and a handful of strange crops would end as a
+              cluster of their own, near to each other and kept. So a centre with fewer members than a quarter of an
+              even share does not count, and its members are measured to the nearest centre that does.
 
-The number removed is exact (floor of share x N) and ties go to the lower index, so the same rows and the same
-seed give the same answer whatever the machine's number of threads decides about the last bit of a sum.
+Cost. k-means++ seeding and the choice between several starts need only as many points as show where the looks are, so
+both run on a sample (`SEED_POINTS`) and the winner is refined on all points: linear in N, with one pass of N x K
+products an iteration. A category of more than `FIT_POINTS` crops is fitted on that many of them, drawn by the hash of
+their keys and the seed, and the others are only assigned, chunk by chunk (`Looks.measure`): memory does not grow with
+the category beyond `FIT_POINTS` x D x 4 bytes.
+
+Letters: N crops, K clusters, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -22,18 +29,39 @@ from typing import Any
 
 import numpy as np
 
-FIT_POINTS = 100_000  # points that the centres are fitted on; more are only assigned
+FIT_POINTS = 65_536  # points that the centres are fitted on; more are only assigned
+SEED_POINTS = 4_096  # points that k-means++ seeds on and starts are compared on
+STARTS = 3  # seedings that are compared
+SEED_ITERATIONS, ITERATIONS = 4, 12  # of each start on the sample; of the winner on all points
 GPU_POINTS = 20_000  # categories smaller than this are done before a GPU index is set up
 
 
 @dataclass(frozen=True)
-class Clustering:
-    """The clusters of one category of N crops."""
+class Looks:
+    """The clusters of one category."""
 
-    assignment: np.ndarray  # (N,) int32, the centre that the crop is measured to
-    distance: np.ndarray  # (N,) float32, 1 - cosine to that centre, 0 to 2
-    outlier: np.ndarray  # (N,) bool
-    centres: np.ndarray  # (K, D) float32, L2-normalised, centres that do not count included
+    centres: np.ndarray  # (K, D) float32 unit vectors, those that do not count included
+    sums: np.ndarray  # (K, D) float64, of the unit vectors of each centre's members
+    sizes: np.ndarray  # (K,) int64, its members
+    counting: np.ndarray  # (K,) bool: large enough to be a look of the category
+
+    def measure(self, points: np.ndarray, *, fitted: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Centre (N,) int32 that each unit vector (N, D) is measured to, and its distance (N,) float32, 0 to 2.
+
+        Args:
+            fitted: (N,) bool, whether a point is among those that the centres are the sums of: it is then left out of
+                its own. None: none is.
+        """
+        counting = np.flatnonzero(self.counting)
+        cosine = points @ self.centres.T
+        nearest = cosine.argmax(axis=1)
+        assignment = np.where(self.counting[nearest], nearest, counting[cosine[:, counting].argmax(axis=1)])
+        own = self.sums[assignment].astype(np.float32)
+        if fitted is not None:
+            own -= np.where((fitted & (assignment == nearest))[:, None], points, 0)
+        # a row at a time, so that a distance does not depend on which other rows are in the chunk
+        distance = 1 - np.einsum("nd,nd->n", normalised(own), points)
+        return assignment.astype(np.int32), distance.astype(np.float32)
 
 
 def num_clusters(num_images: int, *, images_per_cluster: int, max_clusters: int) -> int:
@@ -41,83 +69,84 @@ def num_clusters(num_images: int, *, images_per_cluster: int, max_clusters: int)
     return max(1, min(max_clusters, num_images // images_per_cluster))
 
 
-def cluster_outliers(
-    embeddings: np.ndarray, *, clusters: int, outliers: float, seed: int = 0, redo: int = 2, iterations: int = 20
-) -> Clustering:
-    """Cluster the crops of one category and mark the `outliers` share farthest from their centre.
+def find_looks(points: np.ndarray, *, clusters: int, seed: int = 0) -> Looks:
+    """Cluster unit vectors (N, D) float32, N > 0, at most `FIT_POINTS`, into at most `clusters` looks.
+
+    The same points in the same order with the same seed give the same looks.
+    """
+    assert 0 < len(points) <= FIT_POINTS, len(points)
+    centres = normalised(fit_centres(points, clusters=min(clusters, len(points)), seed=seed))
+    nearest = np.concatenate([(part @ centres.T).argmax(axis=1) for part in slices(points)])
+    sizes = np.bincount(nearest, minlength=len(centres))
+    order = np.argsort(nearest, kind="stable")
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    sums = np.stack(
+        [points[order[edges[one] : edges[one + 1]]].sum(axis=0, dtype=np.float64) for one in range(len(centres))]
+    )
+    return Looks(centres, sums, sizes, sizes >= max(1, 0.25 * len(points) / len(centres)))
+
+
+def fit_centres(points: np.ndarray, *, clusters: int, seed: int = 0) -> np.ndarray:
+    """Centres (K, D) float32 by k-means: seeded by k-means++ on a sample, refined on all.
+
+    Between unit vectors the squared distance is twice 1 - cosine, so plain k-means is what is wanted.
 
     Args:
-        embeddings: (N, D) floats; normalised here. A row of zeros is an outlier at distance 1.
-        clusters: k; at most N are made.
-        outliers: share of N, 0 to under 1; exactly floor(share x N) crops are marked.
-        redo: times that k-means starts again from other seeds; the best is kept.
-
-    Raises:
-        ValueError: if the embeddings are not (N, D), are not finite, or a number is out of its range.
+        points: (N, D) float32 unit vectors, N at least `clusters`.
     """
-    if embeddings.ndim != 2:
-        raise ValueError(f"embeddings must be (N, D), not {embeddings.shape}")
-    if not 0 <= outliers < 1 or clusters < 1:
-        raise ValueError(f"outliers must be in [0, 1) and clusters at least 1, not {outliers} and {clusters}")
-    if bad := int((~np.isfinite(embeddings).all(axis=1)).sum()):
-        raise ValueError(f"{bad} of {len(embeddings)} embeddings are not finite; check the teacher's precision")
-    count, width = embeddings.shape
-    if not count:
-        nothing = np.zeros(0, np.float32)
-        return Clustering(nothing.astype(np.int32), nothing, nothing.astype(bool), np.zeros((0, width), np.float32))
-    points = _normalised(embeddings)
-    centres = _fit(points, clusters=min(clusters, count), seed=seed, redo=redo, iterations=iterations)
-    assignment, distance = _measure(points, centres)
-    farthest = np.argsort(-distance, kind="stable")[: int(outliers * count + 1e-9)]
-    outlier = np.zeros(count, bool)
-    outlier[farthest] = True
-    return Clustering(assignment, distance, outlier, centres)
-
-
-def _normalised(embeddings: np.ndarray) -> np.ndarray:
-    points = np.ascontiguousarray(embeddings, dtype=np.float32)
-    return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-
-
-def _fit(points: np.ndarray, *, clusters: int, seed: int, redo: int, iterations: int) -> np.ndarray:
-    """Centres (K, D) by spherical k-means; more than FIT_POINTS points are sampled by the seed."""
-    if clusters == 1 or len(points) <= clusters:
-        return _normalised(points.mean(axis=0, keepdims=True)) if clusters == 1 else points.copy()
+    if clusters == 1:
+        return points.mean(axis=0, keepdims=True)
+    if len(points) <= clusters:
+        return points.copy()
     import faiss
 
-    if len(points) > FIT_POINTS:
-        points = points[np.sort(np.random.default_rng(seed).choice(len(points), FIT_POINTS, replace=False))]
     options: dict[str, Any] = {
-        "niter": iterations,
-        "nredo": redo,
         "seed": seed % 2**31,
-        "spherical": True,
-        "init_method": faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
         "min_points_per_centroid": 1,
         "max_points_per_centroid": len(points),  # FAISS takes a sample of its own otherwise
-        "gpu": faiss.get_num_gpus() if len(points) >= GPU_POINTS else False,
     }
-    kmeans = faiss.Kmeans(points.shape[1], clusters, **options)
-    kmeans.train(points)
-    return _normalised(np.asarray(kmeans.centroids))
+    rng = np.random.default_rng(seed)
+    room = max(SEED_POINTS, 32 * clusters)
+    sample = points if len(points) <= room else points[np.sort(rng.choice(len(points), room, replace=False))]
+    best, centres = np.inf, sample[:clusters]
+    for _ in range(STARTS):
+        start = faiss.Kmeans(points.shape[1], clusters, niter=SEED_ITERATIONS, **options)
+        start.train(sample, init_centroids=seed_centres(sample, clusters=clusters, rng=rng))
+        if start.obj[-1] < best:
+            best, centres = start.obj[-1], start.centroids
+    gpus = faiss.get_num_gpus() if len(points) >= GPU_POINTS else 0
+    options |= {"gpu": gpus or False, "use_super_kmeans": not gpus}  # the latter: the same steps, with fewer products
+    kmeans = faiss.Kmeans(points.shape[1], clusters, niter=ITERATIONS, **options)
+    kmeans.train(points, init_centroids=centres)
+    return np.asarray(kmeans.centroids)
 
 
-def _measure(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centre that counts (N,) and 1 - cosine to it (N,), in slices so that N x K stays small."""
-    nearest = np.concatenate([(part @ centres.T).argmax(axis=1) for part in _slices(points)])
-    sizes = np.bincount(nearest, minlength=len(centres))
-    counting = np.flatnonzero(sizes >= 0.25 * len(points) / len(centres))
-    assignment = np.empty(len(points), np.int32)
-    distance = np.empty(len(points), np.float32)
-    start = 0
-    for part in _slices(points):
-        cosine = part @ centres[counting].T
-        best = cosine.argmax(axis=1)
-        assignment[start : start + len(part)] = counting[best]
-        distance[start : start + len(part)] = 1 - cosine[np.arange(len(part)), best]
-        start += len(part)
-    return assignment, distance
+def seed_centres(points: np.ndarray, *, clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Points (K, D) to start from, by greedy k-means++ (Arthur and Vassilvitskii 2007, section 5).
+
+    Each next one is the best of a few that are drawn with a chance in proportion to their squared distance. FAISS draws
+    one a step, and ends about 1% farther from its points, which more starts do not make up for.
+    """
+    lengths = (points**2).sum(axis=1)
+    chosen = [int(rng.integers(len(points)))]
+    near = np.maximum(lengths + lengths[chosen[0]] - 2 * points @ points[chosen[0]], 0)  # squared distances, (N,)
+    for _ in range(1, clusters):
+        mass = np.cumsum(near, dtype=np.float64)
+        drawn = np.searchsorted(mass, rng.random(2 + int(np.log(clusters))) * mass[-1]).clip(max=len(points) - 1)
+        squared = np.maximum(lengths[:, None] + lengths[drawn] - 2 * points @ points[drawn].T, 0)
+        squared = np.minimum(squared, near[:, None])
+        best = int(squared.sum(axis=0, dtype=np.float64).argmin())
+        chosen.append(int(drawn[best]))
+        near = squared[:, best]
+    return points[chosen]
 
 
-def _slices(points: np.ndarray, size: int = 65_536) -> list[np.ndarray]:
+def normalised(rows: np.ndarray) -> np.ndarray:
+    """Rows (N, D) float32 of unit length; a row of zeros stays one."""
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def slices(points: np.ndarray, size: int = 16_384) -> list[np.ndarray]:
+    """Consecutive parts, so that N x K stays small."""
     return [points[start : start + size] for start in range(0, len(points), size)]

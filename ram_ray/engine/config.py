@@ -1,4 +1,4 @@
-"""Settings of the data engine's generation."""
+"""Settings of the data engine's generation and cleaning."""
 
 from __future__ import annotations
 
@@ -44,3 +44,20 @@ class GenerateConfig(Section):
                 f"{self.captions} captions a picture need decoding nucleus: {self.decoding} always writes the same one"
             )
         return self
+
+
+class CleanConfig(Section):
+    """Wrong tags (paper, section 3.3, cleaning)."""
+
+    detector: str = "attention"  # or a Grounding-DINO / OWLv2 id or path for transformers
+    revision: str | None = None
+    detector_precision: Literal["fp32", "fp16", "bf16"] | None = None  # None: fp16 on a GPU, else fp32
+    min_images: int = Field(50, ge=2)  # categories with fewer images are left alone
+    outliers: float = Field(0.1, ge=0, lt=1)  # most of a category that goes, and the share that is expected to be wrong
+    wrong: float = Field(0.25, ge=0, le=1)  # probability to be wrong from which on a tag goes
+    protected: list[str] = []  # tags that are never removed
+    protect_labels: bool = True  # nor those that a human label of the image confirms
+    absent: int = Field(50, ge=1)  # images without the tag that a category is compared with, about
+    images_per_cluster: int = Field(50, ge=1)
+    max_clusters: int = Field(32, ge=1)
+    batch_size: int = 64

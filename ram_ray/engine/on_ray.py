@@ -63,8 +63,3 @@ def tally(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, al
     assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
     write_rejected(stage, run=config, num_rejected=rejected)
     return {"rows_in": rows_in, "rows_out": counts["images"], "rejected": rejected, **counts}
-
-
-def finish(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int) -> Manifest:
-    """Count the annotations that a stage left, copy what it rejected, and write its manifest."""
-    return stage.finish(**tally(stage, config, labels, rows_in=rows_in))

@@ -11,6 +11,7 @@ paper asked for categories, and had to stop at 534). The last two are in `ram_ra
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,9 +52,7 @@ class RegionDetector(Protocol):
         ...
 
 
-def make_detector(
-    config: CleanConfig, *, predictor: Predictor, device: str | None = None, precision: str = "fp32"
-) -> RegionDetector:
+def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | None = None) -> RegionDetector:
     """The detector that `config.detector` names: "attention", or a model by Hugging Face id or path.
 
     Raises:
@@ -61,11 +60,17 @@ def make_detector(
     """
     if config.detector == "attention":
         return AttentionDetector(predictor)
+    return _zero_shot(config.detector, config.revision, device, config.detector_precision)
+
+
+@functools.lru_cache(maxsize=1)
+def _zero_shot(path: str, revision: str | None, device: str | None, precision: str | None) -> RegionDetector:
+    """One a process: the models of all parts of the images (`ram_ray.engine.folds`) share it."""
     from transformers import AutoConfig
 
     from ram_ray.engine.zero_shot import GroundingDinoDetector, Owlv2Detector, ZeroShotDetector
 
-    kind = AutoConfig.from_pretrained(config.detector, revision=config.revision).model_type
+    kind = AutoConfig.from_pretrained(path, revision=revision).model_type
     classes: dict[str, type[ZeroShotDetector]] = {
         "grounding-dino": GroundingDinoDetector,
         "mm-grounding-dino": GroundingDinoDetector,
@@ -74,10 +79,10 @@ def make_detector(
     }
     if kind not in classes:
         raise ValueError(
-            f"engine.clean.detector {config.detector!r} is a {kind!r} model; use 'attention' or a model of "
+            f"engine.clean.detector {path!r} is a {kind!r} model; use 'attention' or a model of "
             f"{', '.join(sorted(classes))}"
         )
-    return classes[kind](config.detector, revision=config.revision, device=device, precision=precision)
+    return classes[kind](path, revision=revision, device=device, precision=precision)
 
 
 class AttentionDetector:

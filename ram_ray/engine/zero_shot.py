@@ -33,17 +33,18 @@ class ZeroShotDetector(ABC):
         *,
         revision: str | None = None,
         device: str | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
         threshold: float = 0.1,
         batch_size: int = 16,
     ) -> None:
         import torch
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtypes = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+        precision = precision or ("fp16" if self.device.type == "cuda" else "fp32")
         if precision not in dtypes:
             raise ValueError(f"precision {precision!r} is not one of {', '.join(dtypes)}")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtypes[precision]
         self.threshold, self.batch_size = threshold, batch_size
         self.processor = AutoProcessor.from_pretrained(path, revision=revision)

@@ -35,17 +35,23 @@ class TaggerJob(Job):
         """The model with its losses, weights loaded as the stage's `start` says."""
         teacher = load_teacher(self.teacher, revision=self.teacher_revision, device=device)
         tokenizer = TextTokenizer.load(self.feed.tokenizer)
+        learnt = self.run.model.architecture == "tag2text"
+        sizes = {} if learnt else {"image_proj": teacher.embed_dim, "label_width": teacher.embed_dim}
         config = self.run.model.model_copy(
             update={  # what only the run knows: sizes of the teacher's space and of the vocabulary
                 "image_size": self.config.image_size,
                 "swin": self.run.model.swin.model_copy(update={"window_size": self.config.window_size}),
-                "image_proj": teacher.embed_dim,
-                "label_width": teacher.embed_dim,
                 "vocab_size": len(tokenizer),
+                **sizes,
             }
         )
         names = LabelSystem.load(self.label_system).names
-        model = RAM(config, teacher.label_embeddings(names, list(config.templates)).cpu())
+        queries = (
+            torch.randn(len(names), config.label_width) * (config.init_std or config.label_width**-0.5)
+            if learnt
+            else teacher.label_embeddings(names, list(config.templates)).cpu()
+        )
+        model = RAM(config, queries)
         state = load_bundle(self.start).model.state_dict() if self.start else teacher.backbone()
         if state is not None:
             load_weights(model, state)
@@ -70,14 +76,15 @@ class TaggerJob(Job):
 def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
     """Load another model's weights, its Swin's position biases resized where the window differs.
 
-    Label embeddings stay the model's own: the label system may have grown since.
+    Label embeddings stay the model's own, since the label system may have grown, unless they are learnt.
 
     Raises:
         ValueError: if the other model is of another make.
     """
     prefix = "image_encoder.swin."
+    own_queries = set() if isinstance(model.label_embed, torch.nn.Parameter) else {"label_embed"}
     swin = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    rest = {name: one for name, one in state.items() if not name.startswith(prefix) and name != "label_embed"}
+    rest = {name: one for name, one in state.items() if not name.startswith(prefix) and name not in own_queries}
     own = model.image_encoder.swin.state_dict()
     for name, value in swin.items():
         if name.endswith("relative_position_bias_table") and name in own and len(value) != len(own[name]):
@@ -87,6 +94,6 @@ def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
         missing, unexpected = model.load_state_dict(rest, strict=False)
     except RuntimeError as error:
         raise ValueError(f"the model to start from differs: {' '.join(str(error).split())}"[:500]) from None
-    missing = [name for name in missing if not name.startswith(prefix) and name != "label_embed"]
+    missing = [name for name in missing if not name.startswith(prefix) and name not in own_queries]
     if rest and (missing or unexpected):
         raise ValueError(f"the model to start from differs: missing {missing[:3]}, unknown {unexpected[:3]}")

@@ -3,7 +3,11 @@ false, drawn by how often captions name them, and look like the others."""
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ from ram_ray.config import load
 from ram_ray.data.measure import Planter, hide_captions, truth_names
 from ram_ray.evaluation.evaluate import truth_ids
 from ram_ray.label_system import Label, LabelSystem
+from tests.tiny import jpeg
 
 FIVE = [f"caption {place}" for place in range(5)]
 SYSTEM = LabelSystem(
@@ -71,6 +76,45 @@ def test_the_truth_reads_back_as_the_ids_that_it_was_written_from() -> None:
     names = truth_names([1, 2], SYSTEM)
     assert names == ["action:train", "object:dog"]
     assert truth_ids(names, None, SYSTEM)[0] == {1, 2}
+
+
+def _write_shard(path: Path, captions: list[list[str]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for place, texts in enumerate(captions):
+            for name, data in (
+                (f"{place}.jpg", jpeg(place)),
+                (f"{place}.json", json.dumps({"captions": texts}).encode()),
+            ):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> None:
+    from ram_ray.annotate import read_rows
+    from ram_ray.artifacts import Run
+    from ram_ray.data.collect import collect
+    from ram_ray.labels.stages import build_labels, label, parse
+
+    nouns = ["dog", "ball", "tree", "man", "car", "house"]
+    captions = [[f"a {nouns[(place + step) % 6]}" for step in range(3)] for place in range(30)]
+    _write_shard(tmp_path / "photos.tar", captions)
+    sets = ["data.measure={captions_per_image: 1, planted: 1.0}", "labels.min_count=1", "labels.max_labels=20"]
+    config = load(Path(__file__).parents[1] / "tiny_run.yaml", sets=[*sets, "data.min_side=8"])
+    run, uris = Run(str(tmp_path / "run")), [str(tmp_path / "photos.tar")]
+    samples = collect(run, config, name="shards", uris=uris)
+    parsed = parse(run, config, samples)
+    assert parsed.counts["captions"] == 30, "hidden captions are in no count"
+    labels = build_labels(run, config, parsed)
+    counts = label(run, config, parsed, labels).counts
+    assert (counts["labelled"], counts["tp"], counts["fp"], counts["fn"]) == (30, 30, 30, 60)
+    held_out = collect(run, config, name="shards_eval", uris=uris, held_out=True)
+    whole = label(run, config, parse(run, config, held_out, name="p"), labels, name="l", held_out=True)
+    assert (whole.counts["tags"], whole.counts["labelled"]) == (90, 0), "held-out pictures are left as they are"
+    rows = list(read_rows(samples.path, run=config).iter_rows())
+    assert all(len(row["captions"]) == 1 and len(row["unseen"]) == 2 for row in rows)
+    again = collect(run, config.model_copy(update={"seed": 1}), name="shards", uris=uris)
+    assert again.digest != samples.digest, "another seed shows other captions"
 
 
 def test_settings_are_checked() -> None:

@@ -1,101 +1,164 @@
-"""Contract: a tag goes because its crop is far from its category or the tagger does not see it there; the rest stays,
-and every removal says why."""
+"""Contract: wrong tags go and right ones stay, in every category that is large enough; never more than may, never what
+is protected, each with its reason, and the same ones whatever order and chunks the rows come in."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ram_ray.config import CleanConfig
-from ram_ray.engine.clean import (
-    IMAGE_REGIONS,
-    REGIONS,
-    REMOVALS,
-    RegionEmbedder,
-    apply_removals,
-    crop,
-    decide,
-    embeddings_of,
-    explode_regions,
-    to_pixels,
-)
+from ram_ray.engine import clean, clustering
+from ram_ray.engine.categories import in_memory
+from ram_ray.engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide
+from ram_ray.engine.company import TagCounts
+from ram_ray.engine.crops import REGIONS
 from ram_ray.records import ANNOTATION, to_table
-from tests.engine.test_generate import annotation, numpy_batch
+from tests.engine.test_crops import tag
+from tests.engine.test_generate import annotation
+
+DOG = 3
+COUNTS = TagCounts(1_000, {1: 500, 2: 500, DOG: 200})
 
 
-def tag(id: int, origin: str = "parsed", score: float = 1.0) -> dict:
-    return {"id": id, "origin": origin, "score": score}
+def category(
+    *, right: int = 180, strange: int = 12, unseen: int = 8, absent: int = 60, seed: int = 0, labelled: bool = False
+) -> tuple[pa.Table, dict[str, str]]:
+    """REGIONS rows of a category of two looks, and what is wrong with the keys that are: strange to see, or unseen.
 
-
-def category(embeddings: np.ndarray, agreement: np.ndarray, *, id: int = 3) -> pa.Table:
+    Strange crops point anywhere and get the tagger's word all the same, in part; unseen ones look right to the teacher.
+    """
+    rng = np.random.default_rng(seed)
+    count = right + strange + unseen + absent
+    look = np.eye(24)[rng.integers(0, 2, count)] + 0.12 * rng.normal(size=(count, 24))
+    seen = rng.normal(2.0, 0.7, count)
+    odd = np.arange(count) >= right
+    look[(odd & (np.arange(count) < right + strange)) | (np.arange(count) >= count - absent)] = rng.normal(size=24)
+    look[odd] += 0.3 * rng.normal(size=(odd.sum(), 24))
+    seen[right : right + strange] = rng.normal(0.8, 0.5, strange)
+    seen[right + strange :] = rng.normal(-1.0, 0.7, unseen + absent)
+    look[count - absent :] = rng.normal(size=(absent, 24))
+    look[right : right + strange] = rng.normal(size=(strange, 24))
+    whole = 1 / (1 + np.exp(-(seen + 0.3 * rng.normal(size=count))))
+    keys = [f"s{place % 4}/{place:04d}" for place in rng.permutation(count)]
     rows = [
         {
-            "key": f"s{place % 4}/{place:04d}",
-            "shard": f"s{place % 4}",
-            "tag": id,
-            "box": [0, 0, 1, 1],
+            "key": keys[place],
+            "shard": keys[place][:2],
+            "tag": DOG,
+            "carried": place < count - absent,
+            "labelled": labelled,
+            "box": [0, 0, 0.5, 1],
             "score": 0.5,
-            "agreement": float(agreement[place]),
-            "embedding": embeddings[place].astype("<f2").tobytes(),
+            "whole": whole[place],
+            "agreement": 1 / (1 + np.exp(-seen[place])),
+            "others": [1, 2] if place % 2 else [],
+            "embedding": look[place].astype("<f2").tobytes(),
         }
-        for place in range(len(embeddings))
+        for place in range(count)
     ]
-    return pa.Table.from_pylist(rows, schema=REGIONS)
+    planted = {
+        keys[place]: "strange" if place < right + strange else "unseen" for place in range(right, count - absent)
+    }
+    return pa.Table.from_pylist(rows, schema=REGIONS), planted
 
 
-@pytest.fixture
-def dogs() -> tuple[pa.Table, set[str], set[str]]:
-    """100 crops: 6 look like something else, and of 3 more the tagger says that there is no dog."""
-    rng = np.random.default_rng(0)
-    points = np.array([1.0] + [0.0] * 15) + 0.05 * rng.normal(size=(100, 16))
-    strange = rng.choice(100, 6, replace=False)
-    points[strange] = rng.normal(size=(6, 16))
-    agreement = np.full(100, 0.8)
-    unseen = rng.choice(np.setdiff1d(np.arange(100), strange), 3, replace=False)
-    agreement[unseen] = 0.02
-    table = category(points, agreement)
-    keys = np.array(table["key"].to_pylist())
-    return table, set(keys[strange]), set(keys[unseen])
+def removed_of(table: pa.Table, **config) -> dict[str, str]:
+    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(**config), seed=1)
+    assert found.removals.schema.equals(REMOVALS)
+    return {row["key"]: row["reason"] for row in found.removals.to_pylist()}
 
 
-def test_strangers_and_what_the_tagger_does_not_see_go(dogs):
-    table, strange, unseen = dogs
-    removed = decide(table, config=CleanConfig(min_images=50, outliers=0.06), seed=1)
-    assert removed.schema.equals(REMOVALS)
-    reasons = {row["key"]: row["reason"] for row in removed.to_pylist()}
-    assert {key for key, reason in reasons.items() if reason == "outlier"} == strange
-    assert {key for key, reason in reasons.items() if reason == "disagreement"} == unseen
-    scores = {row["key"]: row["score"] for row in removed.to_pylist()}
-    assert all(scores[key] == pytest.approx(0.02) for key in unseen)
-    assert all(scores[key] > 0.3 for key in strange)
-    assert set(removed["shard"].to_pylist()) <= {"s0", "s1", "s2", "s3"}
+def test_planted_wrong_tags_go_and_right_ones_stay():
+    table, planted = category()
+    removed = removed_of(table)
+    assert len(planted.keys() & removed) >= 0.9 * len(planted)
+    assert len(removed.keys() - planted) <= 0.02 * 180
+    strange = [removed[key] for key, why in planted.items() if why == "strange" and key in removed]
+    unseen = [removed[key] for key, why in planted.items() if why == "unseen" and key in removed]
+    assert strange.count("outlier") > 0.7 * len(strange) and unseen.count("disagreement") > 0.7 * len(unseen)
 
 
-def test_the_order_of_the_rows_does_not_matter(dogs):
-    table, _, _ = dogs
+def test_the_score_is_the_probability_to_be_wrong():
+    table, _ = category()
+    scores = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(wrong=0.4), seed=1).removals["score"].to_numpy()
+    assert len(scores) and scores.min() >= 0.4 and scores.max() <= 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.1])
+def test_no_more_than_the_share_goes_and_the_worst_first(share):
+    table, _ = category(strange=30, unseen=30)
+    removed = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(outliers=share), seed=1).removals
+    assert len(removed) == int(share * 240)
+    if share == 0.03:
+        more = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(outliers=0.1), seed=1).removals
+        assert set(removed["key"].to_pylist()) <= set(more["key"].to_pylist())
+
+
+def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
+    table, _ = category()
     shuffled = table.take(np.random.default_rng(3).permutation(table.num_rows))
-    one, two = (decide(rows, config=CleanConfig(), seed=1) for rows in (table, shuffled))
-    assert one.equals(two)
+
+    def chunks(columns):
+        for start in range(0, len(shuffled), 37):
+            yield shuffled.select(list(columns)).slice(start, 37)
+
+    one, two, three = (
+        decide(rows, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1) for rows in (table, shuffled, chunks)
+    )
+    assert one.removals.equals(two.removals) and one.removals.equals(three.removals)
+    assert one.samples.equals(two.samples) and one.samples.equals(three.samples)
+    assert one.category == two.category == three.category
 
 
-def test_both_reasons_count_once_as_outlier():
-    points = np.eye(2)[[0] * 59 + [1]] + 0.0
-    agreement = np.full(60, 0.9)
-    agreement[59] = 0.0
-    removed = decide(category(points, agreement), config=CleanConfig(outliers=0.02, images_per_cluster=60))
-    assert [(row["key"], row["reason"]) for row in removed.to_pylist()] == [("s3/0059", "outlier")]
+def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
+    table, planted = category(right=900, strange=60, unseen=40, absent=100)
+    everything = removed_of(table, images_per_cluster=200)
+    for module in (clean, clustering):
+        monkeypatch.setattr(module, "FIT_POINTS", 400)
+    sampled = removed_of(table, images_per_cluster=200)
+    assert len(planted.keys() & sampled) >= 0.85 * len(planted)
+    assert len(sampled.keys() ^ everything) <= 0.02 * 1000
+    assert removed_of(table.take(np.arange(len(table))[::-1].copy()), images_per_cluster=200) == sampled
 
 
-def test_small_categories_are_left_alone():
-    points, agreement = np.random.default_rng(0).normal(size=(49, 8)), np.zeros(49)
-    assert decide(category(points, agreement), config=CleanConfig(min_images=50)).num_rows == 0
-    assert decide(category(points, agreement), config=CleanConfig(min_images=49)).num_rows == 49
+def test_every_category_of_enough_images_is_judged_and_no_smaller_one():
+    for crops, judged in ((49, False), (50, True), (51, True)):
+        table, _ = category(right=crops - 6, strange=3, unseen=3)
+        found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_images=50))
+        assert (found.category["clusters"] > 0) == judged and found.category["crops"] == crops
+        assert (len(found.removals) > 0) == judged and (len(found.samples) > 0) == judged
+
+
+def test_what_is_protected_stays_and_is_counted():
+    table, _ = category(labelled=True)
+    assert removed_of(table) == {} and len(removed_of(table, protect_labels=False)) > 10
+    table, _ = category()
+    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
+    assert len(found.removals) == 0 and found.category["protected"] == len(removed_of(table))
+
+
+def test_a_line_a_category_and_samples_to_look_at():
+    table, _ = category()
+    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
+    line = pa.Table.from_pylist([found.category], schema=CATEGORIES).to_pylist()[0]
+    assert line["crops"] == 200 and line["absent"] == 60 and line["clusters"] >= 2
+    assert line["outliers"] + line["disagreements"] == len(found.removals) and 0.02 < line["wrong"] < 0.2
+    samples = found.samples.to_pylist()
+    assert found.samples.schema.equals(SAMPLE_ROWS)
+    assert [sum(row["removed"] == which for row in samples) for which in (False, True)] == [SAMPLES, SAMPLES]
+    removed = removed_of(table)
+    assert all(
+        (row["key"] in removed) == row["removed"] and row["reason"] == removed.get(row["key"]) for row in samples
+    )
+    assert all(0 <= row["cluster"] < 4 and row["box"] == [0, 0, 0.5, 1] for row in samples)
 
 
 def test_a_broken_embedding_is_an_error_and_not_a_removal():
-    points = np.ones((60, 8))
-    points[5, 0] = np.nan
-    with pytest.raises(ValueError, match="1 of 60 embeddings"):
-        decide(category(points, np.ones(60)), config=CleanConfig())
+    table, _ = category()
+    column = table["embedding"].to_pylist()
+    column[5] = np.full(24, np.nan, "<f2").tobytes()
+    table = table.set_column(table.schema.get_field_index("embedding"), "embedding", pa.array(column, pa.binary()))
+    with pytest.raises(ValueError, match="1 of .* embeddings are not finite"):
+        decide(in_memory(table), tag=DOG, counts=COUNTS, config=CleanConfig())
 
 
 def test_removals_take_the_tag_and_keep_the_reason():
@@ -122,55 +185,3 @@ def test_removals_take_the_tag_and_keep_the_reason():
     assert one["captions"] == before[0]["captions"]
     assert [three, four] == before[2:]
     assert apply_removals(after, removals, round=2).equals(after)
-
-
-def test_a_box_becomes_pixels_and_a_crop_fills_the_picture():
-    assert to_pixels((0.25, 0, 0.5, 1), (32, 32)) == (8, 0, 16, 32)
-    assert to_pixels((0.999, 0.999, 1, 1), (32, 32)) == (31, 31, 32, 32)
-    picture = np.zeros((32, 32, 3), np.uint8)
-    picture[8:16, 16:24] = 200
-    assert (crop(picture, (16, 8, 24, 16)) == 200).all()
-    assert crop(picture, (0, 0, 32, 32)) is picture
-
-
-@pytest.fixture(scope="module")
-def embedder(tiny_bundle) -> RegionEmbedder:
-    return RegionEmbedder(tiny_bundle, f"{tiny_bundle}/../teacher", CleanConfig(batch_size=4), device="cpu")
-
-
-def test_every_tag_of_every_image_is_embedded_and_judged_on_its_own_crop(embedder):
-    rows = [
-        annotation("s/1", tags=[tag(0), tag(4), tag(2)]),
-        annotation("s/2", tags=[]),
-        annotation("s/3", tags=[tag(1)], reason="undecodable"),
-        annotation("s/4", tags=[tag(5)]),
-    ]
-    batch = numpy_batch(rows)
-    images = embedder(batch)
-    assert images.schema.equals(IMAGE_REGIONS) and images["key"].to_pylist() == ["s/1", "s/2", "s/3", "s/4"]
-    regions = explode_regions(images)
-    assert regions.schema.equals(REGIONS)
-    assert list(zip(regions["key"].to_pylist(), regions["tag"].to_pylist(), strict=True)) == [
-        ("s/1", 0),
-        ("s/1", 4),
-        ("s/1", 2),
-        ("s/4", 5),
-    ]
-    embeddings = embeddings_of(regions)
-    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=2e-3)
-    for place, row in enumerate(regions.to_pylist()):
-        picture = batch["pixels"][0 if row["key"] == "s/1" else 3]
-        alone = crop(picture, to_pixels(row["box"], (32, 32)))[None]
-        assert row["agreement"] == pytest.approx(embedder.predictor.probabilities(alone)[0, row["tag"]], abs=1e-5)
-        assert np.allclose(embeddings[place], embedder.teacher.encode_images(alone)[0], atol=2e-3)
-
-
-def test_a_tag_that_the_detector_did_not_find_is_judged_on_the_whole_picture(embedder, monkeypatch):
-    monkeypatch.setattr(embedder.detector, "detect", lambda images, *, tags, tag_ids: [[] for _ in tag_ids])
-    row = explode_regions(embedder(numpy_batch([annotation(tags=[tag(0), tag(1)])]))).to_pylist()[0]
-    assert row["box"] == [0, 0, 1, 1] and row["score"] == 0
-
-
-def test_a_batch_in_which_no_image_has_tags(embedder):
-    images = embedder(numpy_batch([annotation(tags=[])]))
-    assert explode_regions(images).num_rows == 0

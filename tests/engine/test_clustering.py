@@ -1,75 +1,88 @@
-"""Contract: the crops that do not belong are found, exactly as many as asked, the same ones every time."""
+"""Contract: crops that do not belong to a category's looks are far from them, the same ones every time, however many
+there are and in whatever parts they come; the centres are as good as k-means++ gives."""
 
 import numpy as np
 import pytest
 
-from ram_ray.engine.clustering import cluster_outliers, num_clusters
+from ram_ray.engine import clustering
+from ram_ray.engine.clustering import find_looks, fit_centres, normalised, num_clusters
 
 
-def looks(rng: np.random.Generator, *, sizes: list[int], width: int = 32, noise: float = 0.15) -> np.ndarray:
-    """Normalised points around one random direction a size."""
-    centres = rng.normal(size=(len(sizes), width))
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+def looks_of(rng: np.random.Generator, *, sizes: list[int], width: int = 32, noise: float = 0.15) -> np.ndarray:
+    """Unit vectors around one random direction a size."""
+    centres = normalised(rng.normal(size=(len(sizes), width)))
     points = np.repeat(centres, sizes, axis=0) + noise / np.sqrt(width) * rng.normal(size=(sum(sizes), width))
-    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    return normalised(points)
 
 
-def test_planted_strangers_are_the_outliers_though_the_category_has_three_looks():
+def distances(points: np.ndarray, *, clusters: int, seed: int = 0) -> np.ndarray:
+    looks = find_looks(points, clusters=clusters, seed=seed)
+    return looks.measure(points, fitted=np.ones(len(points), bool))[1]
+
+
+def inertia(points: np.ndarray, centres: np.ndarray) -> float:
+    return float(((points[:, None] - centres[None]) ** 2).sum(axis=-1).min(axis=1).sum())
+
+
+def test_planted_strangers_are_the_farthest_though_the_category_has_three_looks():
     rng = np.random.default_rng(0)
-    members, strangers = looks(rng, sizes=[120, 90, 60]), looks(rng, sizes=[1] * 30)
+    members, strangers = looks_of(rng, sizes=[120, 90, 60]), looks_of(rng, sizes=[1] * 30)
     order = rng.permutation(300)
     planted = (np.arange(300) >= 270)[order]
-    found = cluster_outliers(np.concatenate([members, strangers])[order], clusters=6, outliers=0.1, seed=3)
-    assert found.outlier.sum() == 30
-    assert (found.outlier & planted).sum() >= 28
-    assert found.distance[found.outlier].min() >= found.distance[~found.outlier].max()
+    distance = distances(np.concatenate([members, strangers])[order], clusters=6, seed=3)
+    assert planted[np.argsort(-distance)[:30]].sum() >= 28
+    assert distance.dtype == np.float32 and distance.min() >= 0 and distance.max() <= 2
 
 
-def test_a_far_point_that_kmeans_makes_a_cluster_of_its_own_is_still_an_outlier():
+@pytest.mark.parametrize("strangers", [1, 3])
+def test_far_points_that_kmeans_makes_a_cluster_of_their_own_are_still_far(strangers):
     rng = np.random.default_rng(1)
-    points = np.concatenate([looks(rng, sizes=[40, 40]), looks(rng, sizes=[1])])
-    found = cluster_outliers(points, clusters=8, outliers=0.02, seed=0)
-    assert np.flatnonzero(found.outlier).tolist() == [80]
+    points = np.concatenate([looks_of(rng, sizes=[60, 60]), looks_of(rng, sizes=[strangers], noise=0.05)])
+    distance = distances(points, clusters=8)
+    assert set(np.argsort(-distance)[:strangers]) == set(range(120, 120 + strangers))
+    assert distance[120:].min() > 3 * distance[:120].max()
 
 
-@pytest.mark.parametrize(
-    "share, count, removed", [(0.1, 30, 3), (0.1, 39, 3), (0.29, 100, 29), (0.0, 50, 0), (0.5, 1, 0)]
-)
-def test_exactly_the_floor_of_the_share_goes(share, count, removed):
-    points = np.random.default_rng(2).normal(size=(count, 8)).astype(np.float32)
-    assert cluster_outliers(points, clusters=3, outliers=share).outlier.sum() == removed
+def test_a_crop_is_measured_without_itself():
+    points = looks_of(np.random.default_rng(2), sizes=[12], noise=0.8)
+    looks = find_looks(points, clusters=1)
+    _, alone = looks.measure(points, fitted=np.ones(12, bool))
+    others = [normalised(np.delete(points, place, axis=0).sum(axis=0)[None])[0] @ points[place] for place in range(12)]
+    assert np.allclose(alone, 1 - np.array(others), atol=1e-5)
+    assert (looks.measure(points)[1] < alone).all()
 
 
-def test_ties_go_to_the_lower_index():
-    found = cluster_outliers(np.ones((20, 4), np.float32), clusters=4, outliers=0.2)
-    assert np.flatnonzero(found.outlier).tolist() == [0, 1, 2, 3]
+def test_the_seed_decides_and_chunks_do_not():
+    points = np.random.default_rng(4).normal(size=(700, 16)).astype(np.float32)
+    points = normalised(points)
+    one, two = (find_looks(points, clusters=7, seed=5) for _ in range(2))
+    assert (one.centres == two.centres).all() and (one.sums == two.sums).all()
+    fitted = np.ones(700, bool)
+    assignment, distance = one.measure(points, fitted=fitted)
+    parts = [one.measure(points[start : start + 90], fitted=fitted[start : start + 90]) for start in range(0, 700, 90)]
+    assert (np.concatenate([part[0] for part in parts]) == assignment).all()
+    assert (np.concatenate([part[1] for part in parts]) == distance).all()
 
 
-def test_the_seed_decides():
-    points = np.random.default_rng(4).normal(size=(400, 16)).astype(np.float32)
-    one, two = (cluster_outliers(points, clusters=7, outliers=0.1, seed=5) for _ in range(2))
-    assert (one.assignment == two.assignment).all() and (one.distance == two.distance).all()
+def test_centres_from_a_sample_are_as_good_as_from_all(monkeypatch):
+    points = looks_of(np.random.default_rng(5), sizes=[200] * 9, noise=0.6)
+    everything = inertia(points, fit_centres(points, clusters=9, seed=1))
+    monkeypatch.setattr(clustering, "SEED_POINTS", 300)
+    assert inertia(points, fit_centres(points, clusters=9, seed=1)) < 1.01 * everything
 
 
-def test_the_scale_of_an_embedding_does_not_matter():
+def test_inertia_is_that_of_scikit_learn():
+    cluster = pytest.importorskip("sklearn.cluster")
     rng = np.random.default_rng(6)
-    points = rng.normal(size=(200, 16)).astype(np.float32)
-    scaled = points * rng.uniform(0.1, 10, size=(200, 1)).astype(np.float32)
-    kept = [cluster_outliers(one, clusters=3, outliers=0.1, seed=1).outlier for one in (points, scaled)]
-    assert (kept[0] == kept[1]).all()
+    points = np.concatenate([looks_of(rng, sizes=[80] * 12, noise=0.9), looks_of(rng, sizes=[1] * 40)])
+    theirs = cluster.KMeans(12, init="k-means++", n_init=1, max_iter=20, random_state=0).fit(points).inertia_
+    assert inertia(points, fit_centres(points, clusters=12, seed=0)) < 1.01 * theirs
 
 
-def test_fewer_points_than_clusters():
-    found = cluster_outliers(np.eye(3, dtype=np.float32), clusters=10, outliers=0.4)
-    assert found.outlier.sum() == 1 and np.allclose(found.distance, 0, atol=1e-6)
-    assert not len(cluster_outliers(np.zeros((0, 5), np.float32), clusters=4, outliers=0.1).outlier)
-
-
-def test_what_is_not_finite_is_refused_with_its_count():
-    points = np.ones((5, 4), np.float32)
-    points[1, 2], points[3, 0] = np.nan, np.inf
-    with pytest.raises(ValueError, match="2 of 5 embeddings are not finite"):
-        cluster_outliers(points, clusters=2, outliers=0.1)
+@pytest.mark.parametrize("count, clusters", [(3, 10), (1, 1), (1, 4), (20, 4)])
+def test_few_points_and_equal_points(count, clusters):
+    distance = distances(np.tile(np.eye(4, dtype=np.float32)[:1], (count, 1)), clusters=clusters)
+    assert np.allclose(distance, 0 if count > 1 else 1, atol=1e-6)  # alone, there is nothing to be near to
 
 
 def test_k_grows_with_the_category_up_to_its_limit():

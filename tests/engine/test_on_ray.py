@@ -1,11 +1,8 @@
 """Contract: the columns of the engine and of evaluation survive Ray Data: a numpy batch gives the rows back, and
-categories and blocks of tags are gathered over blocks of rows."""
+blocks of tags are gathered over blocks of rows."""
 
 import numpy as np
-import pyarrow as pa
 
-from ram_ray.config import CleanConfig
-from ram_ray.engine.clean import IMAGE_REGIONS, REMOVALS, decide, explode_regions
 from ram_ray.engine.generate import to_rows
 from ram_ray.evaluation.metrics import per_tag, reduce_tag_block, to_tag_blocks
 from ram_ray.records import ANNOTATION, to_table
@@ -25,38 +22,6 @@ def test_annotations_come_back_from_a_numpy_batch_of_ray(ray_cluster):
             lambda batch: to_table(to_rows(batch), ANNOTATION), batch_format="numpy"
         )
         assert sorted(back.take(9), key=lambda row: row["key"]) == part
-
-
-def test_categories_are_gathered_over_blocks(ray_cluster):
-    import ray.data
-
-    rng = np.random.default_rng(0)
-    rows = []
-    for place in range(120):
-        regions = [
-            {
-                "tag": tag,
-                "box": [0, 0, 1, 1],
-                "score": 0.5,
-                "agreement": 0.01 if place == 7 else 0.9,
-                "embedding": rng.normal(size=8).astype("<f2").tobytes(),
-            }
-            for tag in ((0, 1) if place < 60 else (0,))
-        ]
-        rows.append({"key": f"s/{place:03d}", "shard": "s", "regions": regions if place != 119 else []})
-    table = pa.Table.from_pylist(rows, schema=IMAGE_REGIONS)
-    config = CleanConfig(min_images=61, outliers=0.1)
-    data = ray.data.from_arrow([table.slice(start, 40) for start in (0, 40, 80)])
-    removed = (
-        data.map_batches(explode_regions, batch_format="pyarrow")
-        .groupby("tag", num_partitions=2)
-        .map_groups(lambda group: decide(group, config=config, seed=2), batch_format="pyarrow")
-    )
-    found = pa.Table.from_pylist(removed.take(200), schema=REMOVALS).sort_by("key")
-    everything = explode_regions(table)
-    alone = decide(everything.filter(pa.compute.equal(everything["tag"], 0)), config=config, seed=2)
-    assert found.equals(alone.sort_by("key"))
-    assert alone["reason"].to_pylist().count("outlier") == 11 and "s/007" in alone["key"].to_pylist()
 
 
 def test_blocks_of_tags_are_gathered_over_blocks_of_rows(ray_cluster):

@@ -131,6 +131,19 @@ def test_a_batch_gives_what_single_images_give(which, kind, request, images):
             assert np.allclose(one.box, other.box, atol=1e-3)
 
 
+@pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
+def test_half_precision_finds_nearly_the_same(which, kind, request, images):
+    path = request.getfixturevalue(which)
+    exact = kind(path, device="cpu", threshold=0.0).detect(images, tags=TAGS, tag_ids=IDS)
+    for precision in ("fp16", "bf16"):
+        found = kind(path, device="cpu", threshold=0.0, precision=precision).detect(images, tags=TAGS, tag_ids=IDS)
+        assert [[one.tag_id for one in row] for row in found] == [[one.tag_id for one in row] for row in exact]
+        pairs = [
+            (a.score, b.score) for row, other in zip(found, exact, strict=True) for a, b in zip(row, other, strict=True)
+        ]
+        assert np.allclose(*np.array(pairs).T, atol=0.02)
+
+
 def test_nothing_under_the_threshold(dino, images):
     detector = GroundingDinoDetector(dino, device="cpu", threshold=1.0)
     assert detector.detect(images, tags=TAGS, tag_ids=IDS) == [[], [], []]

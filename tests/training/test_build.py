@@ -29,6 +29,16 @@ def test_a_grown_label_system_asks_the_same_model_more() -> None:
     torch.testing.assert_close(second.logits(tokens)[:, :6], first.logits(tokens))
 
 
+def test_learnt_queries_are_taken_over_as_weights_are() -> None:
+    sizes = {"architecture": "tag2text", "label_width": 16}
+    first, second, third = (tagger(seed=seed, **sizes) for seed in (1, 2, 3))
+    load_weights(second, first.state_dict())
+    assert torch.equal(second.label_embed, first.label_embed)
+    own = third.label_embed.clone()
+    load_weights(third, {n: one for n, one in first.state_dict().items() if n.startswith("image_encoder.")})
+    assert torch.equal(third.label_embed, own) and not torch.equal(own, first.label_embed)
+
+
 @pytest.mark.parametrize(("window", "size"), [(2, 32), (8, 64), (4, 48)])
 def test_position_biases_are_resized_to_another_window(window: int, size: int) -> None:
     first = tagger(seed=1)

@@ -1,0 +1,128 @@
+"""What deciding on a category costs, and our k-means against scikit-learn's: one process, in turn, the same threads.
+
+    python tests/bench/clustering.py [--sizes 500 5000 50000] [--width 512] [--threads 2] [--clusters K] [--repeats 3]
+
+Embeddings are drawn: a category of 40 looks of unequal sizes, varying along common directions and by noise, and a
+tenth that belongs nowhere. Our centres are compared with `sklearn.cluster.KMeans(init="k-means++", n_init=1)` at the
+same k and with at most as many iterations as ours make (on the sample and on all points together), seeding included.
+Inertia is the sum of squared distances to the nearest centre, computed here for both alike. `decide` is the whole
+decision on the category: reading its rows, clusters, distances, evidence, removals and samples. Times are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def draw(count: int, *, width: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors (N, D) float32 of one category."""
+    rng = np.random.default_rng(seed)
+    looks, directions = rng.normal(size=(40, width)), rng.normal(size=(8, width))
+    of = rng.choice(40, count, p=rng.dirichlet(np.ones(40)))
+    points = looks[of] + 0.9 * rng.normal(size=(count, width))
+    points += 0.5 * rng.normal(size=(count, 8)) @ directions
+    strange = rng.random(count) < 0.1
+    points[strange] = 1.4 * rng.normal(size=(int(strange.sum()), width))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def as_regions(points: np.ndarray) -> Any:
+    """The category as the stage `regions` leaves it, with a tenth as many rows to compare with."""
+    import pyarrow as pa
+
+    from ram_ray.engine.crops import REGIONS
+
+    count = len(points) + len(points) // 10
+    rng = np.random.default_rng(1)
+    carried = np.arange(count) < len(points)
+    absent = rng.normal(size=(count - len(points), points.shape[1]))
+    absent /= np.linalg.norm(absent, axis=1, keepdims=True)
+    probabilities = 1 / (1 + np.exp(-rng.normal(size=(2, count)) - 1.5 * carried))
+    columns = {
+        "key": [f"shard/{place:08d}" for place in range(count)],
+        "shard": ["shard"] * count,
+        "tag": np.full(count, 1),
+        "carried": carried,
+        "labelled": np.zeros(count, bool),
+        "box": [[0.0, 0.0, 1.0, 1.0]] * count,
+        "score": np.full(count, 0.5),
+        "whole": probabilities[0],
+        "agreement": probabilities[1],
+        "others": [[place % 7, place % 11] for place in range(count)],
+        "embedding": [one.tobytes() for one in np.concatenate([points, absent]).astype("<f2")],
+    }
+    return pa.table({name: columns[name] for name in REGIONS.names}).cast(REGIONS)
+
+
+def inertia(points: np.ndarray, centres: np.ndarray) -> float:
+    """Sum of squared distances to the nearest centre."""
+    half = (centres**2).sum(axis=1) / 2
+    nearest = np.concatenate([(part @ centres.T - half).argmax(axis=1) for part in np.array_split(points, 16)])
+    return float(((points - centres[nearest]) ** 2).sum(dtype=np.float64))
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what the work gave."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def measure(count: int, *, width: int, clusters: int | None, repeats: int) -> str:
+    """One line of the table."""
+    from sklearn.cluster import KMeans
+
+    from ram_ray.config import CleanConfig
+    from ram_ray.engine.clean import decide
+    from ram_ray.engine.clustering import ITERATIONS, SEED_ITERATIONS, fit_centres, num_clusters
+    from ram_ray.engine.company import TagCounts
+
+    config = CleanConfig()
+    points = draw(count, width=width)
+    k = clusters or num_clusters(count, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters)
+    rows = as_regions(points)
+    most = SEED_ITERATIONS + ITERATIONS
+    counts = TagCounts(10 * count, {tag: count for tag in range(11)})
+    ours, theirs, whole, ratios = [], [], [], []
+    for repeat in range(repeats):
+        model = KMeans(k, init="k-means++", n_init=1, max_iter=most, random_state=repeat)
+        seconds, centres = timed(lambda repeat=repeat: fit_centres(points, clusters=k, seed=repeat))
+        ours.append(seconds)
+        seconds, fitted = timed(lambda model=model: model.fit(points))
+        theirs.append(seconds)
+        ratios.append(inertia(points, centres) / inertia(points, fitted.cluster_centers_))
+        whole.append(timed(lambda repeat=repeat: decide(rows, tag=1, config=config, counts=counts, seed=repeat))[0])
+    mine, other, decision = (statistics.median(one) for one in (ours, theirs, whole))
+    return (
+        f"{count:>8,} {k:>4} {mine:>9.3f} {other:>13.3f} {other / mine:>6.2f} {statistics.median(ratios):>9.4f} "
+        f"{decision:>9.3f} {1000 * decision / count:>10.4f}"
+    )
+
+
+def main() -> None:
+    """Print a table, a line a size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[500, 5_000, 50_000])
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2, help="of both")
+    parser.add_argument("--clusters", type=int, help="k; without it, what the configuration gives for the size")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    import faiss
+    from threadpoolctl import threadpool_limits
+
+    faiss.omp_set_num_threads(options.threads)
+    print("   crops    k  ours (s)  sklearn (s)  ratio   inertia  decide (s) ms a crop")
+    with threadpool_limits(options.threads):
+        for count in options.sizes:
+            print(measure(count, width=options.width, clusters=options.clusters, repeats=options.repeats), flush=True)
+
+
+if __name__ == "__main__":
+    main()
