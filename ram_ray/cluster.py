@@ -23,7 +23,11 @@ SETTINGS = {
 
 
 def start(*, num_cpus: int | None = None, object_store_gb: float | None = None) -> None:
-    """Join the cluster that the environment names, or start one; nothing if this process already has one."""
+    """Join the cluster that the environment names, or start one; nothing if this process already has one.
+
+    One's own cluster counts two CPUs at least: with a single one, an actor would keep Ray Data's filter of finished
+    rows, which asks for a whole CPU, waiting for ever.
+    """
     import ray
 
     if ray.is_initialized():
@@ -33,10 +37,12 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None) 
     else:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
+        from ray._private.utils import get_num_cpus  # Ray's own count, containers' limits included
+
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker compiles what it imports, for seconds
         ray.init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=max(2, num_cpus or int(get_num_cpus())),
             object_store_memory=int(object_store_gb * 1e9) if object_store_gb else None,
             include_dashboard=True,  # Ray Train asks its State API whether the controller lives
             dashboard_host="127.0.0.1",
@@ -46,20 +52,26 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None) 
 
 
 class Pause:
-    """A short sleep after every round of Ray Data's scheduling loop.
+    """A short sleep after every round of Ray Data's scheduling loop, nine times as long as the round kept a core busy.
 
     The loop does not wait while finished blocks lie unread: beside a trainer that is slower than its feed it spins,
-    in the trainer's own process, and holds the interpreter that the training needs.
+    in the trainer's own process, and holds the interpreter that the training needs; beside a parser it takes half of
+    a core.
     """
 
-    SECONDS = 0.01
+    SHORTEST, LONGEST = 0.01, 0.05  # seconds
+
+    def __init__(self) -> None:
+        self._busy = 0.0
 
     def before_execution_starts(self, executor: Any) -> None:
         """Nothing to do."""
 
     def on_execution_step(self, executor: Any) -> None:
         """Let others run."""
-        time.sleep(self.SECONDS)
+        busy = time.thread_time()
+        time.sleep(min(self.LONGEST, max(self.SHORTEST, 9 * (busy - self._busy))))
+        self._busy = busy
 
     def after_execution_succeeds(self, executor: Any) -> None:
         """Nothing to do."""

@@ -74,7 +74,9 @@ class TrainConfig(Section):
     epochs: float = Field(5, gt=0)
     batch_size: int = Field(52, ge=1)  # a worker, a step
     accumulate: int = Field(1, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for small models from nothing (`ram_ray.training.optimizer`)
     lr: float = Field(1e-4, gt=0)
+    muon_lr: float = Field(5e-3, gt=0)  # of the matrices under muon; follows lr's schedule
     min_lr: float = Field(1e-6, ge=0)
     warmup_steps: int = Field(3000, ge=0)
     warmup_lr: float = 5e-7
@@ -226,6 +228,18 @@ class RunConfig(Section):
         if not name or not all(c.isalnum() or c in "-_." for c in name):
             raise ValueError("use letters, digits, '-', '_' and '.' only")
         return name
+
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> RunConfig:
+        stages = {"represent.train": self.represent.train, "pretrain": self.pretrain}
+        stages |= {"retrain": self.retrain, "finetune": self.finetune}
+        for name, stage in stages.items():
+            if stage.optimizer == "muon" and self.training.engine == "deepspeed" and self.training.zero_stage:
+                raise ValueError(
+                    f"{name}.optimizer muon needs whole matrices: set training.zero_stage to 0, not "
+                    f"{self.training.zero_stage}, or training.engine to ddp"
+                )
+        return self
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> RunConfig:

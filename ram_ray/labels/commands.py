@@ -110,10 +110,13 @@ def run_build(options: argparse.Namespace) -> int:
 
 
 def resources_of(cores: int) -> list[str]:
-    """Settings for stages over captions alone on so many cores: a parser on each, reading and writing in between."""
+    """Settings for stages over captions alone on so many cores: a parser on each, reading and writing in between.
+
+    One CPU is never asked for by the parsers: Ray Data's filter of finished rows wants a whole one, or nothing moves.
+    """
     return [
         f"resources.actors={max(1, cores)}",
-        f"resources.actor_cpus={1 - 0.5 / max(1, cores):.3f}",  # half a core is left for light tasks, or nothing moves
+        f"resources.actor_cpus={1 - 1 / max(2, cores):.3f}",
         "resources.task_cpus=0.25",
         f"resources.shuffle_partitions={2 * max(1, cores)}",
         "data.rows_per_block=2048",

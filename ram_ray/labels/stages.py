@@ -38,7 +38,7 @@ from ram_ray.labels.match import MATCHED
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import find_edits, identity, make_options
 from ram_ray.labels.page import to_html
-from ram_ray.labels.parser import CaptionParser, Tag
+from ram_ray.labels.parser import SHIPPED, CaptionParser, Tag, load_pipeline
 from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.report import BuildReport
 from ram_ray.labels.tables import load_lemmas
@@ -94,7 +94,8 @@ def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse"
     stage = run.stage(name, kind="annotations", config=identity, inputs=[samples])
     if stage.manifest:
         return stage.manifest
-    CaptionParser(config.labels.parser)  # a missing pipeline is the user's mistake: say so before any task starts
+    if config.labels.parser != SHIPPED:  # a missing pipeline is the user's mistake: say so before any task starts
+        load_pipeline(config.labels.parser)
     annotate(
         stage,
         lambda dataset: dataset.map_batches(ParseActor, fn_constructor_args=(config.labels,), **_actors(config)),

@@ -16,12 +16,23 @@ class Section(BaseModel):
 class SwinConfig(Section):
     """The image encoder, a timm Swin. Defaults: Swin-B as in the paper (section 3.2)."""
 
+    stem: Literal["patch", "convolutions"] = "patch"  # convolutions: learns faster from few pictures
     patch_size: int = 4
     window_size: int = 7
     embed_dim: int = 128
     depths: tuple[int, ...] = (2, 2, 18, 2)
     num_heads: tuple[int, ...] = (4, 8, 16, 32)
     drop_path: float = 0.1
+
+    @model_validator(mode="after")
+    def _stem_halves(self) -> SwinConfig:
+        halvings = self.patch_size.bit_length() - 1
+        if self.stem == "convolutions" and (self.patch_size != 2**halvings or self.embed_dim % 2 ** (halvings - 1)):
+            raise ValueError(
+                f"stem convolutions halves the picture and doubles the width: patch_size {self.patch_size} must be a "
+                f"power of two, embed_dim {self.embed_dim} a multiple of its half"
+            )
+        return self
 
     @property
     def num_features(self) -> int:
@@ -83,6 +94,7 @@ class ModelConfig(Section):
     descriptions: int = Field(1, ge=1)  # text embeddings a tag: 51 in RAM++
     captions: bool = True  # tag encoder and caption decoder are there
     recognition: TransformerConfig = TransformerConfig(layers=2, heads=4)
+    similarity: bool = False  # adds query x mean token to each logit, as CLIP scores: small models learn sooner
     tag_encoder: TransformerConfig = TransformerConfig(layers=2, heads=12)
     caption_decoder: TransformerConfig = TransformerConfig(layers=12, heads=12)
     vocab_size: int = 30524

@@ -20,7 +20,10 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: SwinConfig, *, image_size: int) -> None:
         super().__init__()
+        from timm.layers import PatchEmbed
         from timm.models.swin_transformer import SwinTransformer
+
+        from ram_ray.models.stem import ConvolutionStem
 
         self.swin = SwinTransformer(
             img_size=image_size,
@@ -32,6 +35,7 @@ class ImageEncoder(nn.Module):
             window_size=config.window_size,
             drop_path_rate=config.drop_path,
             strict_img_size=False,
+            embed_layer=ConvolutionStem if config.stem == "convolutions" else PatchEmbed,
         )
 
     def forward(self, pixel_values: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ class RAM(nn.Module):
             context_width=config.context_width,
             label_proj=config.label_proj,
             per_tag=len(label_embed) if learnt else None,
+            similarity=config.similarity,
         )
         if config.captions:
             self.tag_encoder = TagEncoder(config, self.recognition)

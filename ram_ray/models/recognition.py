@@ -38,6 +38,7 @@ class RecognitionDecoder(nn.Module):
         label_width: width of text embeddings; None: queries are given as they are, without projection and ReLU.
         label_proj: whether text embeddings are projected to the decoder's width.
         per_tag: the number of tags, where every tag has its own classifier.
+        similarity: whether a logit also gets the product of the tag's query with the mean image token.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RecognitionDecoder(nn.Module):
         context_width: int,
         label_proj: bool = True,
         per_tag: int | None = None,
+        similarity: bool = False,
     ) -> None:
         super().__init__()
         self.text_queries = label_width is not None
@@ -65,6 +67,7 @@ class RecognitionDecoder(nn.Module):
             for _ in range(config.layers)
         )
         self.fc = nn.Linear(config.width, 1) if per_tag is None else PerTagLinear(per_tag, config.width)
+        self.similarity = nn.Linear(config.width, context_width, bias=False) if similarity else None
 
     def queries(self, label_embed: Tensor) -> Tensor:
         """Text embeddings (N, E) to queries (1, N, D), the same for every image; (B, N, E) to (B, N, D)."""
@@ -104,7 +107,11 @@ class RecognitionDecoder(nn.Module):
         for layer in self.layers:
             x = layer(x, image_tokens, projected=first_side)
             first_side = None
-        return self.fc(x).squeeze(-1)
+        logits = self.fc(x).squeeze(-1)
+        if self.similarity is None:
+            return logits
+        mean = image_tokens[:, 0] / image_tokens.shape[-1] ** 0.5
+        return logits + (self.similarity(queries) @ mean.unsqueeze(-1)).squeeze(-1)
 
     def attention(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
         """Where the last layer's queries look: (B, N, L), the mean token left out, each row summing to one."""

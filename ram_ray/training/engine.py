@@ -1,8 +1,8 @@
 """How a step is applied over the workers: DeepSpeed (ZeRO), or plain DDP, behind one small interface.
 
-On a GPU DeepSpeed runs over NCCL, on a CPU over gloo. Nothing is compiled: the optimizer is torch's own fused AdamW,
-and the shared-memory operator that DeepSpeed builds on a CPU, a minute of compiling, serves its inference alone.
-Precision is torch's autocast in both, with float32 master weights (DeepSpeed's own bf16 switch does not work
+On a GPU DeepSpeed runs over NCCL, on a CPU over gloo. Nothing is compiled: the optimizers are torch's own (see
+`optimizer`), and the shared-memory operator that DeepSpeed builds on a CPU, a minute of compiling, serves its inference
+alone. Precision is torch's autocast in both, with float32 master weights (DeepSpeed's own bf16 switch does not work
 with timm's Swin).
 """
 
@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ram_ray.config import TrainConfig, TrainingConfig
-from ram_ray.training.step import parameter_groups
+from ram_ray.training.optimizer import make_optimizer, set_learning_rate
 
-BETAS = (0.9, 0.999)
 DDP_FILE = "state.pt"
 TAG = "deepspeed"  # DeepSpeed's own folder inside a checkpoint
 
@@ -48,7 +47,7 @@ def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfi
 
 
 class DDPEngine:
-    """torch's DistributedDataParallel with fused AdamW."""
+    """torch's DistributedDataParallel."""
 
     kind = "ddp"
 
@@ -58,12 +57,10 @@ class DDPEngine:
         self.device, self._config, self._autocast = device, config, training.precision == "bf16"
         self._step = step.to(device)
         self._ddp = DistributedDataParallel(self._step, device_ids=[device] if device.type == "cuda" else None)
-        groups = parameter_groups(step, weight_decay=config.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
+        self._optimizer = make_optimizer(step, config)
 
     def step(self, micro_batches: list[dict[str, Tensor]], *, lr: float) -> dict[str, float]:
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._optimizer, lr)
         losses = []
         for place, batch in enumerate(micro_batches):
             self._ddp.require_backward_grad_sync = place == len(micro_batches) - 1
@@ -88,7 +85,7 @@ class DDPEngine:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed's engine at the configured ZeRO stage, with torch's fused AdamW inside."""
+    """DeepSpeed's engine at the configured ZeRO stage."""
 
     kind = "deepspeed"
 
@@ -100,10 +97,9 @@ class DeepSpeedEngine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # of inference alone: do not compile it
         self.device, self._autocast = device, training.precision == "bf16"
         deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
-        groups = parameter_groups(step, weight_decay=config.weight_decay)
         self._engine, *_ = deepspeed.initialize(
             model=step,
-            optimizer=torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True),
+            optimizer=make_optimizer(step, config),
             config={
                 "train_micro_batch_size_per_gpu": config.batch_size,
                 "gradient_accumulation_steps": config.accumulate,
@@ -116,8 +112,7 @@ class DeepSpeedEngine:
         )
 
     def step(self, micro_batches: list[dict[str, Tensor]], *, lr: float) -> dict[str, float]:
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._engine.optimizer, lr)
         losses = []
         for batch in micro_batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):

@@ -67,16 +67,6 @@ def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict]:
-    """AdamW groups: no decay for biases, norms and other vectors."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            (decayed if parameter.ndim > 1 else plain).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
 def step_seed(seed: int, *, step: int, rank: int) -> int:
     """Seed of dropout and stochastic depth for one step, so that a resumed run draws the same numbers."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + rank).initial_seed()

@@ -6,7 +6,7 @@ import pytest
 
 from ram_ray.labels.language import EMPTY, NO_WORDS, NOT_ENGLISH, why_rejected
 from ram_ray.labels.lemmas import Lemmatizer
-from ram_ray.labels.parser import _shipped_folder
+from ram_ray.labels.parser import shipped_folder
 
 ENGLISH = """a dog on the beach; red car; sunset; tan cat; male cat; man in a hat; golden retriever puppy; a café in
 paris; vintage car stock photo; a dog 犬; wooden table top; people at a concert in la; stop sign; two men"""
@@ -19,7 +19,7 @@ zwei männer mit hüten; schöne blumen im garten; mädchen"""
 
 @pytest.fixture(scope="module")
 def lemmas() -> Lemmatizer:
-    return Lemmatizer(_shipped_folder() / "lemmatizer" / "lookups")
+    return Lemmatizer(shipped_folder() / "lemmatizer" / "lookups")
 
 
 @pytest.mark.parametrize("text", [one.strip() for one in ENGLISH.split(";")])

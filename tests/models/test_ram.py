@@ -66,6 +66,17 @@ def test_tags_do_not_see_one_another(model, tokens: torch.Tensor) -> None:
     torch.testing.assert_close(model.logits(tokens, model.label_embed[2:3]), model.logits(tokens)[:, 2:3])
 
 
+def test_similarity_adds_the_product_of_query_and_mean_token(tokens: torch.Tensor) -> None:
+    with_it, without = tagger(similarity=True).eval(), tagger().eval()
+    missing, unexpected = without.load_state_dict(with_it.state_dict(), strict=False)
+    assert (missing, unexpected) == ([], ["recognition.similarity.weight"])
+    queries = with_it.recognition.queries(with_it.label_embed)
+    for one in (queries, queries.repeat(len(tokens), 1, 1)):  # RAM++ has queries of each image
+        added = with_it.recognition(one, tokens) - without.recognition(one, tokens)
+        directions = queries[0] @ with_it.recognition.similarity.weight.T
+        torch.testing.assert_close(added, tokens[:, 0] @ directions.T / tokens.shape[-1] ** 0.5)
+
+
 def test_attention_is_a_share_of_the_image(model, tokens: torch.Tensor) -> None:
     queries = model.recognition.queries(model.label_embed)
     attention = model.recognition.attention(queries, tokens)

@@ -134,18 +134,20 @@ def test_training_lowers_the_loss(precision: str) -> None:
     assert all(one.dtype == torch.float32 for one in engine._step.parameters())
 
 
-def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"optimizer": optimizer})
     batches = _batches(4)
     unbroken = _step(dropout=0.2)
-    expected = _train(_ddp(unbroken), batches)
+    expected = _train(_ddp(unbroken, config=config), batches)
     first, second = _step(dropout=0.2), _step(dropout=0.2)
-    engine = _ddp(first)
+    engine = _ddp(first, config=config)
     assert _train(engine, batches[:2]) == expected[:2]
     engine.save(tmp_path)
     with torch.no_grad():
         for one in second.parameters():
             one.add_(1.0)  # whatever a new worker starts from
-    resumed = _ddp(second)
+    resumed = _ddp(second, config=config)
     resumed.load(tmp_path)
     assert _same(second, first)
     assert _train(resumed, batches[2:], first=2) == expected[2:]
@@ -189,15 +191,20 @@ def test_weights_read_from_a_checkpoint_are_the_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_compiler")
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_deepspeed_makes_the_steps_of_ddp_and_its_checkpoint_goes_on(zero_stage: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("zero_stage", "optimizer"), [(0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")]
+)
+def test_deepspeed_makes_the_steps_of_ddp_and_its_checkpoint_goes_on(
+    zero_stage: int, optimizer: str, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"optimizer": optimizer})
     batches = _batches(4)
     plain = _step()
-    expected = _train(_ddp(plain), batches)
+    expected = _train(_ddp(plain, config=config), batches)
     training = TrainingConfig(engine="deepspeed", zero_stage=zero_stage, precision="fp32", workers=1, use_gpu=False)
 
     def engine_of(step: TrainStep) -> Engine:
-        engine = make_engine(step, config=CONFIG, training=training, device=CPU)
+        engine = make_engine(step, config=config, training=training, device=CPU)
         assert engine.kind == "deepspeed"
         return engine
 

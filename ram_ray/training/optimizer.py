@@ -1,0 +1,75 @@
+"""The optimizers: torch's fused AdamW, as in the paper, or Muon for the matrices of linear maps and AdamW for the rest.
+
+Muon (Jordan et al., 2024; for AdamW's scale of steps: arXiv 2502.16982) makes each matrix's step orthogonal. A small
+tagger that starts from nothing gets as far with it as AdamW does in a multiple of the steps; each step costs a few
+small matrix products more. It needs whole matrices, so ZeRO may not cut them up: stage 0, or plain DDP.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ram_ray.config import TrainConfig
+
+BETAS = (0.9, 0.999)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The configured optimizer over the parameters that learn; each group's "lr_scale" is its share of `config.lr`."""
+    if config.optimizer == "muon":
+        return MuonAdamW(model, config)
+    groups = parameter_groups(model, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict]:
+    """AdamW groups: no decay for biases, norms and other vectors."""
+    learnt = [one for one in model.parameters() if one.requires_grad]
+    return _groups(learnt, weight_decay=weight_decay)
+
+
+def set_learning_rate(optimizer: Any, lr: float) -> None:
+    """Give every group its share of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon and AdamW as one optimizer, with one list of groups and one state, as engines and checkpoints expect.
+
+    Matrices of linear maps go to Muon, at `muon_lr`; embeddings, convolutions, classifiers of one output, biases and
+    norms go to AdamW at `lr`.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        learnt = [one for one in model.parameters() if one.requires_grad]
+        linear = {id(one.weight) for one in model.modules() if isinstance(one, nn.Linear) and min(one.weight.shape) > 1}
+        linear -= {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
+        matrices = [one for one in learnt if id(one) in linear]
+        self._muon = torch.optim.Muon(
+            matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        rest = _groups([one for one in learnt if id(one) not in linear], weight_decay=config.weight_decay)
+        self._adamw = torch.optim.AdamW(rest, lr=config.lr, betas=BETAS, fused=True)
+        for group in self._muon.param_groups:
+            group["lr_scale"] = config.muon_lr / config.lr
+        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of both. Loading a state replaces groups and state, so they are handed on each time."""
+        assert closure is None
+        count = len(self._muon.param_groups)
+        self._muon.param_groups, self._adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+        self._muon.state = self._adamw.state = self.state
+        self._muon.step()
+        self._adamw.step()
+
+
+def _groups(parameters: list[nn.Parameter], *, weight_decay: float) -> list[dict]:
+    decayed = [one for one in parameters if one.ndim > 1]
+    plain = [one for one in parameters if one.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
