@@ -209,7 +209,8 @@ def _measure(chunks: Chunks, looks: tuple[Looks, Looks], *, counts: TagCounts, s
         numbers = one.select(_NUMBERS).append_column("cluster", pa.array(cluster))
         parts.append(numbers.append_column("distance", pa.array(np.where(half, first[1], second[1]))))
     rows = pa.concat_tables(parts).combine_chunks().sort_by("key")
-    beside = company(rows["others"], carried=rows["carried"].to_numpy(), counts=counts)
+    hashes = _hashes(rows, seed + 1)  # not those of the halves
+    beside = company(rows["others"], carried=rows["carried"].to_numpy(), hashes=hashes, counts=counts)
     return rows.drop_columns("others").append_column("company", pa.array(beside))
 
 

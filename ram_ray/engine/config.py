@@ -53,7 +53,9 @@ class CleanConfig(Section):
     revision: str | None = None
     detector_precision: Literal["fp32", "fp16", "bf16"] | None = None  # None: fp16 on a GPU, else fp32
     min_images: int = Field(20, ge=2)  # categories with fewer images are left alone
-    outliers: float = Field(0.1, ge=0, lt=1)  # share of a category that is expected to be wrong (the paper takes it out)
+    outliers: float = Field(
+        0.1, ge=0, lt=1
+    )  # share of a category that is expected to be wrong (the paper takes it out)
     wrong: float = Field(0.2, ge=0, le=1)  # probability to be wrong from which on a tag goes
     most: float = Field(0.2, ge=0, lt=1)  # share of a category that goes at most
     protected: list[str] = []  # tags that are never removed
