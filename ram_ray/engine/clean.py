@@ -115,16 +115,15 @@ def decide(
     if crops < config.min_images:
         return Decision(REMOVALS.empty_table(), SAMPLE_ROWS.empty_table(), category)
     seed += tag
-    limit = _sample_limit(chunks, crops=crops, seed=seed)
-    clusters = num_clusters(crops, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters)
-    looks = find_looks(_sample(chunks, limit, seed=seed), clusters=clusters, seed=seed)
-    measured = _measure(chunks, looks, limit, counts=counts, seed=seed)
+    looks = _looks(chunks, crops=crops, config=config, seed=seed)
+    measured = _measure(chunks, looks, counts=counts, seed=seed)
     signals, carried = signals_of(measured), measured["carried"].to_numpy()
     evidence = judge(signals[carried], signals[~carried], expected=config.outliers)
     mine = measured.filter(pa.array(carried))
     going = _going(mine, evidence, config=config)
     safe = (mine["labelled"].to_numpy() & config.protect_labels) | (tag in protected)
-    category |= {"clusters": int(looks.counting.sum()), "wrong": evidence.share, "protected": int((going & safe).sum())}
+    category["clusters"] = sum(int(one.counting.sum()) for one in looks)
+    category |= {"wrong": evidence.share, "protected": int((going & safe).sum())}
     category |= {f"weight_{name}": float(one) for name, one in zip(SIGNALS, evidence.weights, strict=True)}
     judged = _judged(mine, tag, going=going & ~safe, evidence=evidence)
     reasons = judged["reason"].to_pylist()
@@ -150,30 +149,35 @@ def signals_of(measured: pa.Table) -> np.ndarray:
     return np.stack([columns[name] for name in SIGNALS], axis=1)
 
 
-def _sample_limit(chunks: Chunks, *, crops: int, seed: int) -> np.uint64 | None:
-    """Hash of a key up to which carried crops are among the FIT_POINTS that are fitted on; None: all are."""
-    if crops <= FIT_POINTS:
-        return None
-    hashes = [_hashes(one.filter(one["carried"]), seed) for one in chunks(["key", "carried"])]
-    return np.partition(np.concatenate(hashes), FIT_POINTS - 1)[FIT_POINTS - 1]
+def _looks(chunks: Chunks, *, crops: int, config: CleanConfig, seed: int) -> tuple[Looks, Looks]:
+    """The looks of each half of the carried crops, which the other half is measured to.
 
-
-def _fitted(rows: pa.Table, limit: np.uint64 | None, *, seed: int) -> np.ndarray:
-    """Which rows (N,) the looks are fitted on."""
-    carried = rows["carried"].to_numpy()
-    return carried if limit is None else carried & (_hashes(rows, seed) <= limit)
-
-
-def _sample(chunks: Chunks, limit: np.uint64 | None, *, seed: int) -> np.ndarray:
-    """Unit vectors of the crops that the looks are fitted on, in the order of keys."""
+    More than FIT_POINTS crops are sampled by the hash of their keys. Their order is that of their keys.
+    """
     keys: list[str] = []
     points = []
+    limit = None
+    if crops > FIT_POINTS:
+        hashes = [_hashes(one.filter(one["carried"]), seed) for one in chunks(["key", "carried"])]
+        limit = np.partition(np.concatenate(hashes), FIT_POINTS - 1)[FIT_POINTS - 1]
     for one in chunks(["key", "carried", "embedding"]):
-        one = one.filter(pa.array(_fitted(one, limit, seed=seed)))
+        one = one.filter(one["carried"])
+        if limit is not None:
+            one = one.filter(pa.array(_hashes(one, seed) <= limit))
         keys += one["key"].to_pylist()
         points.append(embeddings_of(one["embedding"].to_pylist()))
     order = np.argsort(np.array(keys), kind="stable")
-    return unit(np.concatenate([one for one in points if len(one)])[order])
+    fitted = unit(np.concatenate([one for one in points if len(one)])[order])
+    half = _halves([keys[place] for place in order], seed)
+    if half.all() or not half.any():  # nothing to be measured to: the hash of two or three keys
+        half = np.arange(len(half)) % 2 == 0
+    k = num_clusters(crops // 2, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters)
+    return find_looks(fitted[~half], clusters=k, seed=seed), find_looks(fitted[half], clusters=k, seed=seed)
+
+
+def _halves(keys: list[str], seed: int) -> np.ndarray:
+    """Which half each key belongs to, (N,) bool."""
+    return np.array([hash_of(key, seed) & 1 for key in keys], bool)
 
 
 def _hashes(rows: pa.Table, seed: int) -> np.ndarray:
@@ -191,22 +195,28 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
     return normalised(embeddings)
 
 
-def _measure(chunks: Chunks, looks: Looks, limit: np.uint64 | None, *, counts: TagCounts, seed: int) -> pa.Table:
-    """The rows without their embeddings, with `cluster`, `distance` and `company`, in the order of keys."""
+def _measure(chunks: Chunks, looks: tuple[Looks, Looks], *, counts: TagCounts, seed: int) -> pa.Table:
+    """The rows without their embeddings, with `cluster`, `distance` and `company`, in the order of keys.
+
+    A row of one half is measured to the looks of the other; the clusters of the second are numbered after the first's.
+    """
     parts = []
     for one in chunks([*_NUMBERS, "embedding"]):
         points = unit(embeddings_of(one["embedding"].to_pylist()))
-        cluster, distance = looks.measure(points, fitted=_fitted(one, limit, seed=seed))
+        half = _halves(one["key"].to_pylist(), seed)
+        first, second = (each.measure(points) for each in looks)
+        cluster = np.where(half, first[0], second[0] + np.int32(len(looks[0].sizes)))
         numbers = one.select(_NUMBERS).append_column("cluster", pa.array(cluster))
-        parts.append(numbers.append_column("distance", pa.array(distance)))
+        parts.append(numbers.append_column("distance", pa.array(np.where(half, first[1], second[1]))))
     rows = pa.concat_tables(parts).combine_chunks().sort_by("key")
-    beside = company(rows["others"], carried=rows["carried"].to_numpy(), counts=counts)
+    hashes = _hashes(rows, seed + 1)  # not those of the halves
+    beside = company(rows["others"], carried=rows["carried"].to_numpy(), hashes=hashes, counts=counts)
     return rows.drop_columns("others").append_column("company", pa.array(beside))
 
 
 def _going(mine: pa.Table, evidence: Evidence, *, config: CleanConfig) -> np.ndarray:
     """Which of a category's rows (N,) go: probably wrong, and not more than may; ties go to the lower key."""
-    worst = np.argsort(-np.round(evidence.wrong, 6), kind="stable")[: int(config.outliers * len(mine) + 1e-9)]
+    worst = np.argsort(-np.round(evidence.wrong, 6), kind="stable")[: int(config.most * len(mine) + 1e-9)]
     going = np.zeros(len(mine), bool)
     going[worst] = True
     return going & (evidence.wrong >= config.wrong)

@@ -226,7 +226,10 @@ def _map(items: Sequence[Any], work: Callable[[Any], Any], config: RunConfig, **
     """`work(item)` of each, a task each, started in their order; what they return, as it comes."""
     import ray
 
-    task: Any = ray.remote(num_cpus=config.resources.task_cpus, max_retries=3, **options)(work)
+    def run(item: Any) -> Any:  # Ray takes functions, and `work` may be a partial
+        return work(item)
+
+    task: Any = ray.remote(num_cpus=config.resources.task_cpus, max_retries=3, **options)(run)
     waiting = [task.remote(one) for one in items]
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)

@@ -6,9 +6,11 @@ other tags: the sum over them of the logarithm of how much oftener than by chanc
 
     company(image, t) = sum over j of log((n(t, j) + A) / (n(t) n(j) / n + A))
 
-with n(t, j) the images that carry both. A rare pair says little and A draws it towards chance. An image that carries t
-is left out of all its own counts: otherwise every pair that occurs once would vouch for itself. Where tags keep no
-company, as in scenes drawn at random, the measure is noise and `ram_ray.engine.doubt` gives it no weight.
+with n(t, j) the images that carry both. A rare pair says little and A draws it towards chance. The rows are in parts,
+by the hash of their keys, and each is measured by the images of the other parts: otherwise every pair that occurs once
+would vouch for itself. (To leave out each image alone is not enough: it lowers the measure of what carries the tag a
+little, and of nothing else, which is enough to tell the two apart.) Where tags keep no company, as in scenes drawn at
+random, the measure is noise and `ram_ray.engine.doubt` gives it little weight.
 
 Letters: N rows, T tags.
 """
@@ -23,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SMOOTHING = 5.0  # A
+PARTS = 10
 
 
 @dataclass(frozen=True)
@@ -38,21 +41,25 @@ class TagCounts:
         return np.array([self.carried.get(int(one), 0) for one in unique], np.float64)[places]
 
 
-def company(others: pa.ChunkedArray, *, carried: np.ndarray, counts: TagCounts) -> np.ndarray:
+def company(others: pa.ChunkedArray, *, carried: np.ndarray, hashes: np.ndarray, counts: TagCounts) -> np.ndarray:
     """The measure (N,) float64 of one tag's rows.
 
     Args:
         others: a list of int32 a row: the tags that the image carries besides.
         carried: (N,) bool, whether it carries this one.
+        hashes: (N,) uint64, of the keys.
     """
     lists = others.combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy()
     tags = lists.flatten().to_numpy()
     if not len(tags):
         return np.zeros(len(carried))
-    beside = np.bincount(tags[carried[rows]], minlength=int(tags.max()) + 1)
-    own = carried[rows].astype(np.float64)  # what the row itself adds to each count
-    both = beside[tags] - own
-    chance = (carried.sum() - own) * (counts.of(tags) - own) / max(counts.images - 1, 1)
-    lift = np.log((both + SMOOTHING) / (np.maximum(chance, 0) + SMOOTHING))
+    part = (hashes % PARTS).astype(np.int64)
+    width = int(tags.max()) + 1
+    cells = part[rows] * width + tags
+    inside = np.bincount(cells[carried[rows]], minlength=PARTS * width)  # carried with the tag, in each part
+    both = inside.reshape(PARTS, width).sum(axis=0)[tags] - inside[cells]
+    own = carried.sum() - np.bincount(part[carried], minlength=PARTS)
+    chance = own[part[rows]] * counts.of(tags) / max(counts.images, 1)
+    lift = np.log((both + SMOOTHING) / (chance + SMOOTHING))
     return np.bincount(rows, weights=lift, minlength=len(carried))

@@ -52,9 +52,12 @@ class CleanConfig(Section):
     detector: str = "attention"  # or a Grounding-DINO / OWLv2 id or path for transformers
     revision: str | None = None
     detector_precision: Literal["fp32", "fp16", "bf16"] | None = None  # None: fp16 on a GPU, else fp32
-    min_images: int = Field(50, ge=2)  # categories with fewer images are left alone
-    outliers: float = Field(0.1, ge=0, lt=1)  # most of a category that goes, and the share that is expected to be wrong
-    wrong: float = Field(0.25, ge=0, le=1)  # probability to be wrong from which on a tag goes
+    min_images: int = Field(20, ge=2)  # categories with fewer images are left alone
+    outliers: float = Field(
+        0.1, ge=0, lt=1
+    )  # share of a category that is expected to be wrong (the paper takes it out)
+    wrong: float = Field(0.2, ge=0, le=1)  # probability to be wrong from which on a tag goes
+    most: float = Field(0.2, ge=0, lt=1)  # share of a category that goes at most
     protected: list[str] = []  # tags that are never removed
     protect_labels: bool = True  # nor those that a human label of the image confirms
     absent: int = Field(50, ge=1)  # images without the tag that a category is compared with, about

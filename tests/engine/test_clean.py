@@ -86,10 +86,10 @@ def test_the_score_is_the_probability_to_be_wrong():
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.1])
 def test_no_more_than_the_share_goes_and_the_worst_first(share):
     table, _ = category(strange=30, unseen=30)
-    removed = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(outliers=share), seed=1).removals
+    removed = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=share, wrong=0), seed=1).removals
     assert len(removed) == int(share * 240)
     if share == 0.03:
-        more = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(outliers=0.1), seed=1).removals
+        more = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=0.1, wrong=0), seed=1).removals
         assert set(removed["key"].to_pylist()) <= set(more["key"].to_pylist())
 
 

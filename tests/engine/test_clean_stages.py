@@ -25,7 +25,7 @@ LABELS = LabelSystem(Label(id, name, "object") for id, name in enumerate(NAMES))
 
 
 def config(**clean) -> RunConfig:
-    sets = ["resources.task_cpus=0.5", "resources.shuffle_partitions=3"]
+    sets = ["engine.clean.min_images=50", "resources.task_cpus=0.5", "resources.shuffle_partitions=3"]
     return load(sets=[*sets, *[f"engine.clean.{name}={value}" for name, value in clean.items()]])
 
 

@@ -16,8 +16,7 @@ def looks_of(rng: np.random.Generator, *, sizes: list[int], width: int = 32, noi
 
 
 def distances(points: np.ndarray, *, clusters: int, seed: int = 0) -> np.ndarray:
-    looks = find_looks(points, clusters=clusters, seed=seed)
-    return looks.measure(points, fitted=np.ones(len(points), bool))[1]
+    return find_looks(points, clusters=clusters, seed=seed).measure(points)[1]
 
 
 def inertia(points: np.ndarray, centres: np.ndarray) -> float:
@@ -43,23 +42,13 @@ def test_far_points_that_kmeans_makes_a_cluster_of_their_own_are_still_far(stran
     assert distance[120:].min() > 3 * distance[:120].max()
 
 
-def test_a_crop_is_measured_without_itself():
-    points = looks_of(np.random.default_rng(2), sizes=[12], noise=0.8)
-    looks = find_looks(points, clusters=1)
-    _, alone = looks.measure(points, fitted=np.ones(12, bool))
-    others = [normalised(np.delete(points, place, axis=0).sum(axis=0)[None])[0] @ points[place] for place in range(12)]
-    assert np.allclose(alone, 1 - np.array(others), atol=1e-5)
-    assert (looks.measure(points)[1] < alone).all()
-
-
 def test_the_seed_decides_and_chunks_do_not():
     points = np.random.default_rng(4).normal(size=(700, 16)).astype(np.float32)
     points = normalised(points)
     one, two = (find_looks(points, clusters=7, seed=5) for _ in range(2))
-    assert (one.centres == two.centres).all() and (one.sums == two.sums).all()
-    fitted = np.ones(700, bool)
-    assignment, distance = one.measure(points, fitted=fitted)
-    parts = [one.measure(points[start : start + 90], fitted=fitted[start : start + 90]) for start in range(0, 700, 90)]
+    assert (one.centres == two.centres).all() and (one.sizes == two.sizes).all() and one.sizes.sum() == 700
+    assignment, distance = one.measure(points)
+    parts = [one.measure(points[start : start + 90]) for start in range(0, 700, 90)]
     assert (np.concatenate([part[0] for part in parts]) == assignment).all()
     assert (np.concatenate([part[1] for part in parts]) == distance).all()
 
@@ -82,7 +71,7 @@ def test_inertia_is_that_of_scikit_learn():
 @pytest.mark.parametrize("count, clusters", [(3, 10), (1, 1), (1, 4), (20, 4)])
 def test_few_points_and_equal_points(count, clusters):
     distance = distances(np.tile(np.eye(4, dtype=np.float32)[:1], (count, 1)), clusters=clusters)
-    assert np.allclose(distance, 0 if count > 1 else 1, atol=1e-6)  # alone, there is nothing to be near to
+    assert np.allclose(distance, 0, atol=1e-6)
 
 
 def test_k_grows_with_the_category_up_to_its_limit():
