@@ -14,7 +14,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ram_ray.engine.config import CleanConfig, GenerateConfig
+from ram_ray.engine.config import CleanConfig as CleanConfig
+from ram_ray.engine.config import EngineConfig
 from ram_ray.labels.config import LabelsConfig
 from ram_ray.models.config import ModelConfig, Section, TransformerConfig
 
@@ -128,26 +129,6 @@ class TrainingConfig(Section):
     worker_cpus: float = Field(1.0, gt=0)
     max_failures: int = 3
     feed_cpus: float = Field(1.0, gt=0)  # CPUs a decode task
-
-
-class EngineConfig(Section):
-    """The data engine (paper, section 3.3)."""
-
-    rounds: int = Field(1, ge=0)  # at most
-    min_change: float = Field(0.01, ge=0, lt=1)  # share of the tags; a round that adds and removes fewer is the last
-    folds: int = Field(1, ge=1, le=16)  # from 2: as many more models, each scoring the part that it did not see
-    holdout: float = Field(0.02, ge=0, le=0.5)  # share kept from the model that scores, with one fold; to calibrate on
-    generate: GenerateConfig = GenerateConfig()
-    clean: CleanConfig = CleanConfig()
-
-    @model_validator(mode="after")
-    def _something_to_calibrate_on(self) -> EngineConfig:
-        if self.rounds and self.generate.precision is not None and self.folds == 1 and not self.holdout:
-            raise ValueError(
-                "generate.precision is calibrated on pictures that the model did not see: set engine.holdout over 0, "
-                "engine.folds from 2, or engine.generate.threshold with engine.generate.precision=null"
-            )
-        return self
 
 
 class EvaluateConfig(Section):

@@ -80,7 +80,7 @@ TAG = pa.struct(
     [
         ("id", pa.int32()),
         ("origin", pa.string()),  # parsed | matched | generated_caption | tagger
-        ("score", pa.float32()),  # probability for `tagger`, 1.0 otherwise
+        ("score", pa.float32()),  # of an addition: how likely it is right, or the tagger's probability; else 1
     ]
 )
 REMOVED = pa.struct(

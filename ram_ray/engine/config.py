@@ -1,4 +1,4 @@
-"""Settings of the data engine's generation and cleaning."""
+"""Settings of the data engine's rounds, generation and cleaning."""
 
 from __future__ import annotations
 
@@ -61,3 +61,23 @@ class CleanConfig(Section):
     images_per_cluster: int = Field(50, ge=1)
     max_clusters: int = Field(32, ge=1)
     batch_size: int = 64
+
+
+class EngineConfig(Section):
+    """The data engine (paper, section 3.3)."""
+
+    rounds: int = Field(1, ge=0)  # at most
+    min_change: float = Field(0.01, ge=0, lt=1)  # share of the tags; a round that adds and removes fewer is the last
+    folds: int = Field(1, ge=1, le=16)  # from 2: as many more models, each scoring the part that it did not see
+    holdout: float = Field(0.02, ge=0, le=0.5)  # share kept from the model that scores, with one fold; to calibrate on
+    generate: GenerateConfig = GenerateConfig()
+    clean: CleanConfig = CleanConfig()
+
+    @model_validator(mode="after")
+    def _something_to_calibrate_on(self) -> EngineConfig:
+        if self.rounds and self.generate.precision is not None and self.folds == 1 and not self.holdout:
+            raise ValueError(
+                "generate.precision is calibrated on pictures that the model did not see: set engine.holdout over 0, "
+                "engine.folds from 2, or engine.generate.threshold with engine.generate.precision=null"
+            )
+        return self
