@@ -15,10 +15,13 @@ dogs. So the estimate goes in three steps, on pictures that the model did not se
 c is the weak place: a model that is never sure has no picture with p = 1, and then g is only a bound, c >= g. Two
 things help. Where pictures have several captions, one caption's silence is seen through another's word: the tags said
 by none are estimated from those said once and twice (Chao 1987, the capture-recapture estimate that allows for things
-of unequal salience). Where they have one, tags lend each other strength: the rates among the surest pictures spread
-over the tags as their logits do, and a tag's c is the mean of that spread above the tag's own bound. If all tags agree,
+of unequal salience). Where they have one, there is a second bound, from what the captions' other words imply
+(`ram_ray.engine.implied`), and tags lend each other strength: the bounds spread over the tags as their logits do, and a
+tag's c is the mean of that spread above the tag's own bound. If all tags agree,
 as where a caption drops each thing with the same chance, the spread is small and c is that common rate; if they differ,
-c is well above the bound, and little is added that is not sure. Both err on the side of adding less.
+c is well above the bound, and little is added that is not sure. A tag whose mentions nearly all lie where g is highest
+is one that the model tells apart, and keeps its own bound: the fourth power of their mean g over that highest one is
+how far that is trusted, and how much the tag counts in the spread. All of this errs on the side of adding less.
 
 The captioner's word is a second witness: the odds of being said are so many times larger where a generated caption
 names the tag, at the same score of the same tag (Mantel and Haenszel 1959), and r's odds with them.
@@ -48,6 +51,7 @@ class Evidence:
     twice: np.ndarray  # (T,) ... exactly two
     often: np.ndarray  # (T,) ... three or more
     captions: float = 1.0  # a picture of several captions has so many in the mean
+    implied: np.ndarray | float = 0.0  # (T,) a bound on c from the captions alone (`ram_ray.engine.implied`)
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,11 @@ def say_rate(evidence: Evidence, curve: np.ndarray) -> np.ndarray:
     images, said = evidence.images.sum(0), evidence.said.sum((0, 2))
     bound = _surest(images, curve, said)
     several = evidence.once + evidence.twice + evidence.often
-    mean, spread = _spread(_logit(bound), weights=said)
-    rate = _mean_above(_logit(bound), mean=mean, spread=spread)
+    sure = ((evidence.said.sum(0) * curve).sum(1) / np.maximum(said, 1) / bound).clip(0, 1) ** 4
+    higher = _logit(np.clip(np.maximum(bound, evidence.implied), 1e-6, 1 - 1e-6))
+    mean, spread = _spread(higher, weights=said * sure**2)
+    above = _logit(_mean_above(higher, mean=mean, spread=spread))
+    rate = _sigmoid(higher + (1 - sure) * (above - higher))
     if several.sum():
         unseen = (evidence.captions - 1) / evidence.captions * evidence.once * np.maximum(evidence.once - 1, 0)
         unseen = unseen / (2 * (evidence.twice + 1))
@@ -216,7 +223,7 @@ def _surest(images: np.ndarray, curve: np.ndarray, said: np.ndarray) -> np.ndarr
 
 def _spread(logits: np.ndarray, *, weights: np.ndarray) -> tuple[float, float]:
     """Weighted mean and standard deviation; square roots of the weights, so that a few tags do not decide alone."""
-    share = np.sqrt(weights) / np.sqrt(weights).sum()
+    share = np.sqrt(weights + 1e-12) / np.sqrt(weights + 1e-12).sum()
     mean = float((share * logits).sum())
     return mean, max(float(np.sqrt((share * (logits - mean) ** 2).sum())), 0.05)
 

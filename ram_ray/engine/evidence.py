@@ -46,12 +46,11 @@ class Cells:
     tags: dict[str, np.ndarray]  # OF_TAG, (T,)
     totals: dict[str, int]  # OF_ALL
 
-    @property
-    def evidence(self) -> Evidence:
-        """What `calibrate` is asked with."""
+    def evidence(self, implied: np.ndarray) -> Evidence:
+        """What `calibrate` is asked with; `implied` (T,) is of `ram_ray.engine.implied`."""
         captions = self.totals["captions"] / max(1, self.totals["several"])
         once, twice, often = (self.tags[name] for name in OF_TAG)
-        return Evidence(self.images, self.said, once, twice, often, captions=captions or 1.0)
+        return Evidence(self.images, self.said, once, twice, often, captions=captions or 1.0, implied=implied)
 
 
 def count_cells(
@@ -92,6 +91,12 @@ def gather(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Cells:
     return Cells(**cells, tags={name: flat[name].reshape(shape).sum((0, 2)) for name in OF_TAG}, totals=totals)
 
 
+def mentions(row: Mapping[str, Any]) -> list[set[int]]:
+    """What each original caption of a row says, but for what cleaning took out of it."""
+    gone = {one["id"] for one in row["removed"] or []}
+    return [set(one["tags"] or []) - gone for one in row["captions"] or [] if one["origin"] == "original"]
+
+
 class _Counter:
     """Adds up pictures into dense counts, and gives the cells that are not empty."""
 
@@ -104,19 +109,19 @@ class _Counter:
         """One picture."""
         gone = {one["id"] for one in row["removed"] or []}
         have = {one["id"] for one in row["tags"] or []}
-        original = [set(one["tags"] or []) for one in row["captions"] or [] if one["origin"] == "original"]
-        mentions = Counter(id for one in original for id in one - gone)
+        original = mentions(row)
+        times_said = Counter(id for one in original for id in one)
         truth = truth_ids(row["labels"], None, self.system)[0]
         votes = votes_of(row)
         places = dict(zip(row["tagger_ids"] or [], bin_of(from_logits(row["tagger_logits"])).tolist(), strict=True))
-        ids = np.array(sorted({*places, *mentions, *have, *gone, *votes, *(truth or ())}), np.int64)
+        ids = np.array(sorted({*places, *times_said, *have, *gone, *votes, *(truth or ())}), np.int64)
         vote = np.array([min(votes.get(id, 0), self.votes) for id in ids.tolist()], np.int64)
         place = np.array([places.get(id, 0) for id in ids.tolist()], np.int64)
         cells = (vote * len(self.system) + ids) * BINS + place
         is_open = ~np.isin(ids, list(have | gone))
         true = np.isin(ids, list(truth or ()))
         self._note("images", cells)
-        self._note("said", cells[np.isin(ids, list(mentions))])
+        self._note("said", cells[np.isin(ids, list(times_said))])
         self._note("open", cells[is_open])
         if truth is not None:
             self._note("judged", cells)
@@ -124,7 +129,7 @@ class _Counter:
             self._note("right", cells[is_open & true])
             self.totals.update(labelled=1, truths=len(truth), had=len(truth & have))
         if len(original) > 1:
-            times = np.minimum([mentions[id] for id in ids.tolist()], 3) if len(ids) else np.zeros(0)
+            times = np.minimum([times_said[id] for id in ids.tolist()], 3) if len(ids) else np.zeros(0)
             for number, name in enumerate(OF_TAG, 1):
                 self._note(name, ids[times == number] * BINS)
             self.totals.update(several=1, captions=len(original))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
@@ -29,9 +29,10 @@ from ram_ray.artifacts import Manifest, Run, write_text
 from ram_ray.config import RunConfig
 from ram_ray.engine.calibrate import BINS, Calibration, calibrate, edge_of, thresholds
 from ram_ray.engine.curve import by_score, make_curve
-from ram_ray.engine.evidence import CELLS, COUNTS, MAX_VOTES, Cells, count_cells, gather
+from ram_ray.engine.evidence import CELLS, MAX_VOTES, Cells, count_cells, gather
 from ram_ray.engine.folds import ByPart
 from ram_ray.engine.generate import SCORES, Calibrated, CaptionTags, Generator, Threshold, merge
+from ram_ray.engine.implied import PAIRS, count_pairs, implied_rate
 from ram_ray.engine.on_ray import actors, predictor_options, tally, with_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
@@ -148,7 +149,7 @@ def find_thresholds(
     if settings.precision is None:
         write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": make_curve(cells, by_score(cells))}))
         return stage.finish(images=cells.totals["pictures"])
-    found = calibrate(cells.evidence)
+    found = calibrate(cells.evidence(read_implied(scores.path, config=config, system=system)))
     least = thresholds(found, cells.open, precision=settings.precision)
     points = make_curve(cells, found.right, right=found.right)
     write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
@@ -161,26 +162,37 @@ def find_thresholds(
 
 def read_cells(path: str, *, config: RunConfig, system: LabelSystem, part: Part | None) -> Cells:
     """SCORES rows at `path`, counted; of one part of the pictures, or of all."""
-    cpus, votes = config.resources.task_cpus, min(config.engine.generate.captions, MAX_VOTES)
+    votes = min(config.engine.generate.captions, MAX_VOTES)
     reference = ray.put(system)
 
     def count(block: pa.Table) -> pa.Table:
         chosen = part.holds if part else lambda key: True
         return count_cells(block, system=ray.get(reference), votes=votes, chosen=chosen)
 
+    return gather(_sums(read_rows(path, run=config), count, CELLS, config=config), num_tags=len(system), votes=votes)
+
+
+def read_implied(path: str, *, config: RunConfig, system: LabelSystem) -> np.ndarray:
+    """The bounds (T,) of `ram_ray.engine.implied` from all SCORES rows at `path`."""
+    num_tags = len(system)
+    rows = read_rows(path, run=config, columns=["captions", "removed", "reason"])
+    pairs = _sums(rows, lambda block: count_pairs(block, num_tags=num_tags), PAIRS, config=config)
+    return implied_rate(pairs, system)
+
+
+def _sums(
+    rows: Dataset, count: Callable[[pa.Table], pa.Table], schema: pa.Schema, *, config: RunConfig
+) -> Iterator[pa.Table]:
+    """The rows that `count` makes of blocks, added up by their first column; each value of it comes once."""
+    key, *names = schema.names
     sums = (
-        read_rows(path, run=config)
-        .map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
-        .groupby("cell", num_partitions=config.resources.shuffle_partitions)
-        .sum(list(COUNTS))
+        rows.map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus)
+        .groupby(key, num_partitions=config.resources.shuffle_partitions)
+        .sum(names)
     )
-
-    def tables() -> Iterator[pa.Table]:
-        for batch in sums.iter_batches(batch_format="pyarrow", batch_size=None):
-            table: Any = batch
-            yield table.rename_columns({f"sum({name})": name for name in COUNTS}).select(CELLS.names).cast(CELLS)
-
-    return gather(tables(), num_tags=len(system), votes=votes)
+    for batch in sums.iter_batches(batch_format="pyarrow", batch_size=None):
+        table: Any = batch
+        yield table.rename_columns({f"sum({name})": name for name in names}).select(schema.names).cast(schema)
 
 
 def tag_lines(cells: Cells, found: Calibration, least: np.ndarray, system: LabelSystem) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@ one within a few points, the precision asked for is reached, and a tag that cann
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,24 @@ def test_a_model_that_is_never_sure_still_knows_how_often_it_is_right() -> None:
     world = World(pictures=4000, say=np.full(NUM_TAGS, 0.65), sharp=2.5)
     _, precision, estimate, _ = world.add(calibrate(world.evidence), 0.6)
     assert precision > 0.58 and estimate == pytest.approx(precision, abs=0.1)
+
+
+def test_tags_that_are_told_apart_keep_their_own_rate_and_blurred_ones_borrow() -> None:
+    say = np.where(np.arange(NUM_TAGS) % 2, 0.3, 0.8)
+    world = World(pictures=4000, say=say, sharp=4.5)
+    found = calibrate(world.evidence)
+    assert np.abs(found.rate - say).mean() < 0.12 and (found.rate > say - 0.05).all()
+    _, precision, _, share = world.add(found, 0.8)
+    assert precision > 0.8 and share > 0.3
+
+
+def test_what_captions_imply_raises_the_rate_of_a_model_that_is_never_sure() -> None:
+    world = World(pictures=4000, say=np.full(NUM_TAGS, 0.8), sharp=1.5)
+    weak = calibrate(world.evidence)
+    told = calibrate(replace(world.evidence, implied=np.full(NUM_TAGS, 0.75)))
+    assert weak.rate.mean() < 0.75 < told.rate.mean() and (told.right <= weak.right + 1e-12).mean() > 0.9
+    _, precision, estimate, _ = world.add(told, 0.25)
+    assert estimate == pytest.approx(precision, abs=0.08)
 
 
 def test_several_captions_tell_how_often_each_tag_is_said() -> None:
