@@ -56,7 +56,7 @@ class CleanConfig(Section):
     outliers: float = Field(
         0.1, ge=0, lt=1
     )  # share of a category that is expected to be wrong (the paper takes it out)
-    wrong: float = Field(0.25, ge=0, le=1)  # probability to be wrong from which on a tag goes
+    wrong: float = Field(0.2, ge=0, le=1)  # probability to be wrong from which on a tag goes
     most: float = Field(0.2, ge=0, lt=1)  # share of a category that goes at most
     protected: list[str] = []  # tags that are never removed
     protect_labels: bool = True  # nor those that a human label of the image confirms

@@ -51,7 +51,7 @@ import numpy as np
 SIGNALS = ("whole", "agreement", "near", "found", "company")
 ASSUMED = 8  # absent rows that are assumed, `GAP` below the others in each signal
 GAP = 1.5  # standard deviations
-PRIOR = 40.0  # rows that the expected share of wrong ones counts as
+PRIOR = 30.0  # rows that the expected share of wrong ones counts as
 RIDGE = 0.1  # of the variance that normal scores have, added to each: few rows must not give large weights
 ITERATIONS = 50
 
