@@ -115,8 +115,8 @@ def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
     for module in (clean, clustering):
         monkeypatch.setattr(module, "FIT_POINTS", 400)
     sampled = removed_of(table, images_per_cluster=200)
-    assert len(planted.keys() & sampled) >= 0.85 * len(planted)
-    assert len(sampled.keys() ^ everything) <= 0.02 * 1000
+    assert len(planted.keys() & sampled) >= 0.7 * len(planted) and len(sampled.keys() - planted) <= 0.01 * 900
+    assert len(sampled.keys() ^ everything) <= 0.01 * 1000
     assert removed_of(table.take(np.arange(len(table))[::-1].copy()), images_per_cluster=200) == sampled
 
 
