@@ -131,7 +131,9 @@ def categories(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> list[C
             id=id,
             name=system[id].name,
             kind=system[id].kind,
-            **{what: images[id, what] for what in ("kept", "removed", "added")},
+            kept=images[id, "kept"],
+            removed=images[id, "removed"],
+            added=images[id, "added"],
             right={
                 what: right[id, what] / judged[id, what] if judged[id, what] else None
                 for what in ("kept", "removed", "added")
