@@ -99,9 +99,7 @@ def prepare(config: RunConfig, *, table: int) -> RunConfig:
         raise ValueError(f"there is no table {table}; use 4 (the model) or 5 (the data engine)")
     if config.data.train and not config.data.eval:
         raise ValueError("an ablation is scored on held-out pictures: give them with --eval")
-    changes: dict[str, Any] = {"rounds": 2}
-    if "min_change" in type(config.engine).model_fields:
-        changes["min_change"] = 0.0  # both rounds, however little the second one changes
+    changes = {"rounds": 2, "min_change": 0.0}  # both rounds, however little the second one changes
     return config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
 
 
