@@ -59,7 +59,7 @@ class Pause:
     a core.
     """
 
-    SHORTEST, LONGEST = 0.01, 0.05  # seconds
+    SHORTEST, LONGEST = 0.01, 0.1  # seconds
 
     def __init__(self) -> None:
         self._busy = 0.0

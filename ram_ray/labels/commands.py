@@ -119,7 +119,7 @@ def resources_of(cores: int) -> list[str]:
         f"resources.actor_cpus={1 - 1 / max(2, cores):.3f}",
         "resources.task_cpus=0.25",
         f"resources.shuffle_partitions={2 * max(1, cores)}",
-        "data.rows_per_block=2048",
+        "data.rows_per_block=8192",
     ]
 
 

@@ -229,13 +229,13 @@ def annotation_counts(
 
 
 def _actors(config: RunConfig) -> dict[str, Any]:
-    """What an actor pool over captions asks Ray Data for."""
+    """What an actor pool over captions asks Ray Data for; all of it at once, since the work is there from the start."""
     resources = config.resources
     return {
         "batch_format": "pyarrow",
         "batch_size": config.data.rows_per_block,
         "num_cpus": resources.actor_cpus,
-        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
+        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors, initial_size=resources.actors),
     }
 
 
