@@ -230,7 +230,7 @@ def _judged(mine: pa.Table, tag: int, *, going: np.ndarray, evidence: Evidence) 
         **{name: mine[name] for name in mine.column_names},
         "tag": pa.array(np.full(len(mine), tag)),
         "removed": pa.array(going),
-        "reason": pa.array(np.where(going, reasons, None), pa.string()),
+        "reason": pa.array(reasons.astype(object), pa.string(), mask=~going),
         "score": pa.array(evidence.wrong),
     }
     return pa.table({name: columns[name] for name in SAMPLE_ROWS.names}).cast(SAMPLE_ROWS)

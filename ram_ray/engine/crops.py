@@ -127,7 +127,7 @@ class RegionEmbedder:
         places: list[list[int]] = [[] for _ in rows]
         for image, found in enumerate(boxes):
             for id, (box, score) in found.items():
-                region = {"tag": id, "carried": id in carried[image], "labelled": id in labelled[image]}
+                region: dict[str, Any] = {"tag": id, "carried": id in carried[image], "labelled": id in labelled[image]}
                 region |= {"box": list(box), "score": score, "whole": float(whole[image, id])}
                 regions[image].append({**region, "others": [one for one in carried[image] if one != id]})
                 places[image].append(crops.add(image, box))
