@@ -7,8 +7,9 @@ Each line is one fresh process with its own Ray, all of it held to the cores in 
 a core, models loaded before the clock starts, over the same cleaned captions, without rules, reading or writing: once
 as spaCy comes, which is what the ratio is of, and once with the stage's own matrix products (`parser.load_pipeline`).
 The stage's clock covers all of the stage, and in its first ten to thirty seconds processes start: give it rows enough.
-Memory is the proportional set size of the driver and all of Ray's processes, the object store included, at its highest
-while the stage ran. On a busy machine only ratios of one line mean something.
+Memory is the proportional set size of the driver and all of Ray's processes at its highest while the stage ran, and
+beside it what of Ray's object store was ever in use, which has a limit (here 1 GB) and fills up to what the blocks under
+way need. On a busy machine only ratios of one line mean something.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def say(figures: dict) -> str:
     if figures["pipe"]:
         line += f", nlp.pipe alone {figures['pipe']:,.0f}/s, ratio {figures['stage'] / figures['pipe']:.3f}"
         line += f" (with the stage's products {figures['fast']:,.0f}/s)"
-    return f"{line}; peak {figures['peak_mb']:,.0f} MB"
+    return f"{line}; peak {figures['peak_mb']:,.0f} MB, object store {figures['store_mb']:,.0f} MB"
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -75,8 +76,9 @@ def measure(options: argparse.Namespace) -> dict:
     pipe, fast = (
         None if options.no_baseline else rows / pipe_alone(captions, cores, load=load) for load in (_plain, _fast)
     )
-    seconds, peak = stage(captions, cores)
-    return {"cores": cores, "rows": rows, "pipe": pipe, "fast": fast, "stage": rows / seconds, "peak_mb": peak / 1e6}
+    seconds, peak, store = stage(captions, cores)
+    memory = {"peak_mb": peak / 1e6, "store_mb": store / 1e6}
+    return {"cores": cores, "rows": rows, "pipe": pipe, "fast": fast, "stage": rows / seconds, **memory}
 
 
 def repeat(files: list[str]) -> Iterator[str]:
@@ -124,8 +126,8 @@ def _pipe(captions: list[str], barrier: threading.Barrier, load: Callable[[], La
     barrier.wait()
 
 
-def stage(captions: list[str], cores: int) -> tuple[float, float]:
-    """Seconds of the stage `parse`, and the peak memory in bytes while it ran."""
+def stage(captions: list[str], cores: int) -> tuple[float, float, float]:
+    """Seconds of the stage `parse`, and the most memory in bytes while it ran: processes', and the object store's."""
     from ram_ray import cluster
     from ram_ray.artifacts import Run
     from ram_ray.config import load
@@ -146,26 +148,27 @@ def stage(captions: list[str], cores: int) -> tuple[float, float]:
         parsed = parse(run, config, samples)
         seconds = time.monotonic() - start
         assert parsed.counts["rows_out"] == samples.counts["rows_out"]
-        return seconds, peak.stop()
+        return seconds, *peak.stop()
 
 
 class Peak:
     """Watches the memory of this process and all under it."""
 
     def __init__(self) -> None:
-        self._peak, self._stop = 0, threading.Event()
+        self._peak, self._store, self._stop = 0, 0, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def stop(self) -> float:
-        """The highest sum seen, in bytes."""
+    def stop(self) -> tuple[float, float]:
+        """The highest sums seen, in bytes: of the processes' own memory, and of what they share."""
         self._stop.set()
         self._thread.join()
-        return float(self._peak)
+        return float(self._peak), float(self._store)
 
     def _watch(self) -> None:
         while not self._stop.wait(1.0):
-            self._peak = max(self._peak, sum(map(_pss, _family())))
+            own, shared = (sum(parts) for parts in zip(*map(_pss, _family()), strict=True))
+            self._peak, self._store = max(self._peak, own), max(self._store, shared)
 
 
 def _family() -> set[int]:
@@ -184,12 +187,14 @@ def _family() -> set[int]:
     return family
 
 
-def _pss(pid: int) -> int:
+def _pss(pid: int) -> tuple[int, int]:
+    """A process's share of memory in bytes, shared memory apart."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        return 0, 0
+    share = {name: 1024 * int(rest.split()[0]) for name, _, rest in (one.partition(":") for one in lines[1:])}
+    return share.get("Pss", 0) - share.get("Pss_Shmem", 0), share.get("Pss_Shmem", 0)
 
 
 if __name__ == "__main__":
