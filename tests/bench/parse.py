@@ -8,8 +8,8 @@ a core, models loaded before the clock starts, over the same cleaned captions, w
 as spaCy comes, which is what the ratio is of, and once with the stage's own matrix products (`parser.load_pipeline`).
 The stage's clock covers all of the stage, and in its first ten to thirty seconds processes start: give it rows enough.
 Memory is the proportional set size of the driver and all of Ray's processes at its highest while the stage ran, and
-beside it what of Ray's object store was ever in use, which has a limit (here 1 GB) and fills up to what the blocks under
-way need. On a busy machine only ratios of one line mean something.
+beside it what of Ray's object store was ever in use: it has a limit, here 1 GB, and keeps what blocks once needed. On a
+busy machine only ratios of one line mean something.
 """
 
 from __future__ import annotations
