@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from ram_ray.config import load
-from ram_ray.data.measure import Planter, hide_captions, truth_names
+from ram_ray.data.measure import hide_captions
 from ram_ray.evaluation.evaluate import truth_ids
 from ram_ray.label_system import Label, LabelSystem
+from ram_ray.labels.planted import Planter, truth_names
 from tests.tiny import jpeg
 
 FIVE = [f"caption {place}" for place in range(5)]
