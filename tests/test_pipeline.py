@@ -157,10 +157,12 @@ def test_a_round_that_changes_little_is_the_last_and_says_so(run_folder: str, ra
     sets = ["engine.rounds=3", "engine.min_change=0.99"]
     stopped = Pipeline(load(TINY, sets=sets), run_folder, last="retrain")
     stopped()
-    assert [line.stage for line in stopped.lines][-2:] == ["generate_1", "clean_1"]
-    assert all(line.reused for line in stopped.lines)
+    assert "retrain_1" in [line.stage for line in stopped.lines], (
+        "the first round of a model that adds all tags goes on"
+    )
+    assert [line.stage for line in stopped.lines][-2:] == ["generate_2", "clean_2"], "the second has nothing to add"
     (note,) = stopped.notes
-    assert "stopped in round 1" in note and stopped.table().endswith(note)
+    assert "stopped in round 2" in note and "added 0 tags" in note and stopped.table().endswith(note)
 
 
 def test_the_bundle_tags_pictures_by_itself(run_folder: str) -> None:
