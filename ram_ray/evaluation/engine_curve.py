@@ -117,5 +117,6 @@ def _ticks(first: float, last: float) -> tuple[float, float]:
         step = factor * scale
         low = math.floor(first / step + 1e-9) * step
         if low + 4 * step >= last - 1e-9:
-            return low, step
+            past = low + 4 * step > 1 >= last  # a share ends at one
+            return (1 - 4 * step if past else low), step
     raise AssertionError((first, last))
