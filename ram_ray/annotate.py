@@ -38,13 +38,19 @@ def read_rows(
     """Rows of a stage's folder as a dataset in blocks of `data.rows_per_block`; shard names stay text ("00000")."""
     from ray.data.datasource.partitioning import Partitioning, PartitionStyle
 
-    return ray.data.read_parquet(
+    dataset = ray.data.read_parquet(
         path,
         columns=columns,
         partitioning=Partitioning(PartitionStyle.HIVE, field_types={"shard": str}) if partitioned else None,
         file_extensions=["parquet"],
         num_cpus=run.resources.task_cpus,
-    ).repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
+    )
+    if run.resources.buffer_mb:
+        buffer = run.resources.buffer_mb * 10**6
+        limits = ray.data.ExecutionResources.for_limits(object_store_memory=buffer)
+        dataset.context.execution_options.resource_limits = limits
+        dataset.context.target_max_block_size = buffer // 32  # what Ray sets aside for a task that it has not yet seen
+    return dataset.repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
 
 
 def good(block: pa.Table) -> pa.Table:
@@ -140,6 +146,13 @@ def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
     ).write_parquet(folder, ray_remote_args={"num_cpus": run.resources.task_cpus})
 
 
-def count_rows(block: pa.Table) -> dict[str, Any]:
-    """Rows and rejected rows of a block, for `sum_blocks`."""
+def count_and_reject(stage: Stage, *, run: RunConfig) -> tuple[int, int]:
+    """Rows that a first stage left, and how many of them are rejected; these are copied to `rejected/<stage>/`."""
+    counts = sum_blocks(read_rows(stage.path, run=run, columns=["key", "reason"]), _count_rows, run=run)
+    rows, rejected = int(counts["rows"]), int(counts["rejected"])
+    write_rejected(stage, run=run, num_rejected=rejected)
+    return rows, rejected
+
+
+def _count_rows(block: pa.Table) -> dict[str, Any]:
     return {"rows": len(block), "rejected": len(block) - block["reason"].null_count}

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 import ram_ray
@@ -111,6 +113,13 @@ def write_bytes(uri: str, data: bytes) -> None:
         fs.mv(part, path)
     else:  # object stores publish an object whole
         fs.pipe_file(path, data)
+
+
+def write_table(table: pa.Table, uri: str) -> None:
+    """Write `table` to `uri` as Parquet in one step, as `write_text` does."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    write_bytes(uri, buffer.getvalue().to_pybytes())
 
 
 def _plain(value: Any) -> Any:

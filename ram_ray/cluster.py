@@ -87,6 +87,7 @@ def configure_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0  # a model takes longer to load than a lull
     context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
     context.custom_execution_callback_classes = [Pause]  # type: ignore[list-item]
     context.issue_detectors_config.detectors = []  # advice about memory requests, every 30 seconds

@@ -172,6 +172,7 @@ class ResourcesConfig(Section):
     shuffle_partitions: int = Field(200, ge=1)  # of a group-by: tags, names
     num_cpus: int | None = None  # only for a cluster that the run itself starts; None: the machine's
     object_store_gb: float | None = None  # only for a cluster that the run itself starts
+    buffer_mb: int | None = Field(None, ge=16)  # rows that wait between a stage's steps; None: Ray's share of its store
 
 
 class RunConfig(Section):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from ram_ray.annotate import annotate, count_rows, read_rows, sum_blocks, write_rejected
+from ram_ray.annotate import annotate, count_and_reject
 from ram_ray.artifacts import Manifest, Run, Stage
 from ram_ray.config import RunConfig
 from ram_ray.data.drawn import plan_corpus, write_shard
@@ -48,12 +48,13 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
         rows = scan_shard(Shard(one["shard"], one["uri"], one["format"]), limits=limits, check=check)
         return (hide_captions(row, keep=keep, seed=config.seed) for row in rows) if keep else rows
 
-    rows, rejected = scan_sources(
+    _scan(
         stage,
         config,
         sources=[{"shard": one.name, "uri": one.uri, "format": one.format} for one in shards],
         read=read,
     )
+    rows, rejected = count_and_reject(stage, run=config)
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} rows of {', '.join(uris)} is usable; see {run.path('rejected')}")
     return stage.finish(
@@ -61,14 +62,14 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
     )
 
 
-def scan_sources(
+def _scan(
     stage: Stage,
     config: RunConfig,
     *,
     sources: list[dict[str, Any]],
     read: Callable[[dict[str, Any]], Iterator[dict[str, Any]]],
-) -> tuple[int, int]:
-    """Leave the `records.SAMPLE` rows of every source in the stage's folder; returns rows, and how many are rejected.
+) -> None:
+    """Leave the `records.SAMPLE` rows of every source in the stage's folder.
 
     Args:
         sources: each with the name of its `shard`; a source is read whole, or anew.
@@ -99,10 +100,6 @@ def scan_sources(
         rows_per_block=1,
         partitioned=False,
     )
-    counts = sum_blocks(read_rows(stage.path, run=config, columns=["key", "reason"]), count_rows, run=config)
-    rows, rejected = int(counts["rows"]), int(counts["rejected"])
-    write_rejected(stage, run=config, num_rejected=rejected)
-    return rows, rejected
 
 
 def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:

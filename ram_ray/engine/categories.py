@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ram_ray.artifacts import write_bytes
+from ram_ray.artifacts import write_bytes, write_table
 from ram_ray.engine.crops import REGIONS, explode_regions
 
 PART_BYTES = 128 << 20  # of Parquet that one task lays out
@@ -192,13 +192,6 @@ def _with_shard(table: pa.Table, file: str) -> pa.Table:
     """The column that the folder's name holds: "shard=NAME"."""
     (shard,) = [unquote(one.removeprefix("shard=")) for one in file.split("/") if one.startswith("shard=")][-1:]
     return table.append_column("shard", pa.array([shard] * len(table), pa.string()))
-
-
-def write_table(table: pa.Table, uri: str) -> None:
-    """Write Parquet whole or not at all."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer)
-    write_bytes(uri, buffer.getvalue().to_pybytes())
 
 
 def exists(uri: str) -> bool:

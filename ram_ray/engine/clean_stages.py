@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ram_ray.annotate import annotate
-from ram_ray.artifacts import Manifest, Run, Stage, write_text
+from ram_ray.artifacts import Manifest, Run, Stage, write_table, write_text
 from ram_ray.config import CleanConfig, RunConfig
 from ram_ray.engine.categories import (
     Group,
@@ -38,7 +38,6 @@ from ram_ray.engine.categories import (
     lay_out,
     list_parts,
     plan_groups,
-    write_table,
 )
 from ram_ray.engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals, decide
 from ram_ray.engine.company import TagCounts

@@ -2,23 +2,30 @@
 
 A label system needs no pictures, and the captions are often at hand long before them. Each line becomes one row of
 `records.SAMPLE` (its key is the file and the line, `offset` the line's number), so that parsing, counting and the rest
-run as they do on shards; a line that holds no caption is a rejected row, like any other.
+run as they do on shards; a line that holds no caption is a rejected row, like any other. A file may hold all captions
+there are, and compressed it can only be read from its start: so each is read by one task, which writes what it has read
+`ROWS_A_FILE` lines at a time, and no later stage meets more of it at once.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 from typing import Any
 
 import fsspec
+import ray
 
-from ram_ray.artifacts import Manifest, Run
+from ram_ray.annotate import count_and_reject
+from ram_ray.artifacts import Manifest, Run, write_table
 from ram_ray.config import RunConfig
-from ram_ray.data.collect import scan_sources
+from ram_ray.progress import progress
+from ram_ray.records import SAMPLE, to_table
 
 MAX_LINE = 1_000_000  # bytes
+ROWS_A_FILE = 16_384
 _ENDINGS = re.compile(r"(\.txt|\.captions)?(\.gz|\.bz2|\.xz|\.zst)?$")
 
 
@@ -33,15 +40,27 @@ def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str 
     stage = run.stage(name, kind="annotations", config={"files": described}, inputs=[])
     if stage.manifest:
         return stage.manifest
-    rows, rejected = scan_sources(
-        stage,
-        config,
-        sources=[{"shard": shard, "uri": uri} for shard, uri in files.items()],
-        read=lambda one: read_lines(one["shard"], one["uri"]),
-    )
+    with progress(stage.name, total=0) as add:
+        # Written again after a kill, a file is the same file.
+        task: Any = ray.remote(num_cpus=config.resources.task_cpus)(_write_rows)  # type: ignore[call-overload,arg-type]
+        waiting = [task.remote(shard, uri, f"{stage.path}/shard={shard}", add) for shard, uri in files.items()]
+        for one in waiting:
+            ray.get(one)
+    rows, rejected = count_and_reject(stage, run=config)
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} lines of {', '.join(uris)} is a caption")
     return stage.finish(rows_in=rows, rows_out=rows - rejected, rejected=rejected)
+
+
+def _write_rows(shard: str, uri: str, folder: str, add: Callable[[int], None]) -> None:
+    """The rows of one text file as Parquet in `folder`, in order."""
+    rows = read_lines(shard, uri)
+    for number in count():
+        part = list(islice(rows, ROWS_A_FILE))
+        if number and not part:
+            break
+        write_table(to_table(part, SAMPLE).drop_columns(["shard"]), f"{folder}/{number:06d}.parquet")
+        add(len(part))
 
 
 def list_files(uris: list[str]) -> dict[str, str]:

@@ -104,7 +104,8 @@ def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse"
         run=config,
         rows_in=samples.counts["rows_out"],
     )
-    counts = sum_blocks(read_rows(stage.path, run=config), _count_parsed, run=config)
+    rows = read_rows(stage.path, run=config, columns=["captions", "parsed", "unread"])
+    counts = sum_blocks(rows, _count_parsed, run=config)
     images = int(counts["rows"])
     _balance(stage.name, rows_in=samples.counts["rows_out"], rows_out=images, rejected=0)
     return stage.finish(
@@ -229,13 +230,18 @@ def annotation_counts(
 
 
 def _actors(config: RunConfig) -> dict[str, Any]:
-    """What an actor pool over captions asks Ray Data for; all of it at once, since the work is there from the start."""
+    """What an actor pool over captions asks Ray Data for; all of it at once, since the work is there from the start.
+
+    The cluster keeps as many as it now has room for: Ray Data would take them away where reading is ahead of them.
+    """
     resources = config.resources
+    room = int(0.9 * ray.cluster_resources().get("CPU", 1) / resources.actor_cpus)
+    least = max(1, min(resources.actors, room))
     return {
         "batch_format": "pyarrow",
         "batch_size": config.data.rows_per_block,
         "num_cpus": resources.actor_cpus,
-        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors, initial_size=resources.actors),
+        "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=resources.actors),
     }
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ram_ray.config import RunConfig, load
+from ram_ray.labels import captions
 from ram_ray.labels.captions import list_files, read_lines
 from ram_ray.records import SAMPLE, to_table
 
@@ -42,6 +43,20 @@ def test_every_line_is_a_row(tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("x")
     with pytest.raises(ValueError, match="one name"):
         list_files([str(tmp_path / "more.*")])
+
+
+def test_a_large_file_is_written_in_parts_and_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captions, "ROWS_A_FILE", 2)
+    (tmp_path / "a.txt").write_text("\n".join(LINES) + "\n")
+    (tmp_path / "empty.txt").write_text("")
+    for _ in range(2):
+        told: list[int] = []
+        captions._write_rows("a", str(tmp_path / "a.txt"), str(tmp_path / "shard=a"), told.append)
+        captions._write_rows("b", str(tmp_path / "empty.txt"), str(tmp_path / "shard=b"), told.append)
+        assert told == [2, 2, 1, 0]
+        rows = [pq.read_table(one, partitioning=None).to_pylist() for one in sorted(tmp_path.glob("shard=a/*"))]
+        assert [len(one) for one in rows] == [2, 2, 1] and len(list(tmp_path.glob("shard=b/*"))) == 1
+        assert [row["captions"][0] for part in rows for row in part] == LINES
 
 
 def _config(*sets: str, rows: int = 20) -> RunConfig:
