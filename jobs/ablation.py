@@ -13,7 +13,9 @@ from ram_ray import job
 def main() -> None:
     """Parse the command line and run."""
     parser = job.parser(__doc__.splitlines()[0], run=False)
-    parser.add_argument("--out", required=True, metavar="URI", help="folder for ablation.json, and a run a seed")
+    parser.add_argument(
+        "--out", required=True, metavar="URI", help="folder for ablation.json (ablation_4.json), and a run a seed"
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="so many, from the configuration's on")
     parser.add_argument("--table", type=int, choices=(4, 5), default=5)
     try:

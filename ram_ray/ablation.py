@@ -33,6 +33,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 import ram_ray
 from ram_ray.artifacts import Manifest, write_text
@@ -53,12 +54,15 @@ Figures = dict[str, float | None]
 def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int]) -> dict[str, Any]:
     """Run a table's rows for each seed, leave ablation.json and ablation.md at `out_uri`, and return the former.
 
+    Those of table 4 are ablation_4.json and ablation_4.md, so that both tables can share the runs of one folder.
+
     A seed that fails is reported in "failed" and the others go on; run again, it goes on where it was.
 
     Raises:
         ValueError: if no seed came to its end, or the configuration cannot give the table.
     """
     config = prepare(config, table=table)
+    name = f"{out_uri}/ablation" if table == 5 else f"{out_uri}/ablation_{table}"
     measure: Callable[[RunConfig, str], Measured] = measure_engine if table == 5 else measure_model
     measured: dict[int, Measured] = {}
     failed: dict[str, str] = {}
@@ -80,10 +84,10 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
             "rows": rows,
             "gain": total_gain(rows),
         }
-        write_text(f"{out_uri}/ablation.json", json.dumps(result, indent=1) + "\n")
+        write_text(f"{name}.json", json.dumps(result, indent=1) + "\n")
         write_text(f"{out_uri}/config.yaml", dump(config))
         if rows:
-            write_text(f"{out_uri}/ablation.md", to_markdown(rows) + "\n")
+            write_text(f"{name}.md", to_markdown(rows) + "\n")
     if not measured:
         raise ValueError(f"no seed came to its end; the last one: {list(failed.values())[-1]}")
     return result
@@ -93,14 +97,33 @@ def prepare(config: RunConfig, *, table: int) -> RunConfig:
     """The configuration that the table's rows have in common.
 
     Raises:
-        ValueError: without held-out data, or for a table that there is not.
+        ValueError: without held-out data, for a table that there is not, or where a row would not be a valid run.
     """
     if table not in (4, 5):
         raise ValueError(f"there is no table {table}; use 4 (the model) or 5 (the data engine)")
     if config.data.train and not config.data.eval:
         raise ValueError("an ablation is scored on held-out pictures: give them with --eval")
-    changes = {"rounds": 2, "min_change": 0.0}  # both rounds, however little the second one changes
-    return config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
+    # Both rounds, however little the second changes; table 4 ends before the engine, and needs no judges for it.
+    changes = {"rounds": 2, "min_change": 0.0} if table == 5 else {"rounds": 0}
+    engine = config.engine.model_copy(update=changes)
+    config = check(config.model_copy(update={"engine": engine}), what=f"table {table}")
+    if table == 4:
+        model_variants(config)
+    return config
+
+
+def check(config: RunConfig, *, what: str) -> RunConfig:
+    """The configuration, checked as a whole: a copy with changes has not been.
+
+    Raises:
+        ValueError: with `what` and the fields that are wrong, in one line.
+    """
+    try:
+        return RunConfig.model_validate(config.model_dump())
+    except ValidationError as error:
+        found = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+        problems = "; ".join(f"{field}: {problem}" if field else problem for field, problem in found)
+        raise ValueError(f"{what}: {problems}") from None
 
 
 class Ladder(Pipeline):
@@ -181,12 +204,18 @@ def measure_model(config: RunConfig, run_uri: str) -> Measured:
 
 
 def model_variants(config: RunConfig) -> dict[str, RunConfig]:
-    """Table 4's rows as configurations: each adds a part to the one before it."""
+    """Table 4's rows as configurations: each adds a part to the one before it.
+
+    Raises:
+        ValueError: naming the row that would not be a valid run.
+    """
     width = config.model.recognition.width
     small = max(1, round(SMALL_SYSTEM * config.labels.max_labels))
     learnt = {"architecture": "tag2text", "label_width": width}
+    without = {"distill_loss": False}
+    first = {"model": learnt, "labels": {"max_labels": small}, "pretrain": {"caption_loss": False, **without}}
     changes: list[dict[str, dict[str, Any]]] = [
-        {"model": learnt, "labels": {"max_labels": small}, "pretrain": {"caption_loss": False, "distill_loss": False}},
+        {**first, "retrain": without, "finetune": without},  # these two are not run, but must not contradict the model
         {"pretrain": {"caption_loss": True}},
         {"model": {name: getattr(config.model, name) for name in learnt}},
         {"pretrain": {"distill_loss": True}},
@@ -195,7 +224,7 @@ def model_variants(config: RunConfig) -> dict[str, RunConfig]:
     variants: dict[str, RunConfig] = {}
     for name, change in zip(TABLE_4, changes, strict=True):
         sections = {part: getattr(config, part).model_copy(update=values) for part, values in change.items()}
-        config = config.model_copy(update=sections)
+        config = check(config.model_copy(update=sections), what=f"row {name!r}")
         variants[name] = config
     return variants
 

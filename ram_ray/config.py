@@ -235,9 +235,7 @@ class RunConfig(Section):
                     raise ValueError(f"{name}.distill_loss: tag2text does not distill; set it to false")
         for name, stage in {"represent.train": self.represent.train, **stages}.items():
             if stage.image_size % unit:
-                raise ValueError(
-                    f"{name}.image_size {stage.image_size} is not a multiple of {unit}, the Swin's smallest grid"
-                )
+                raise ValueError(f"{name}.image_size {stage.image_size} is not a multiple of {unit}, the smallest grid")
         return self
 
 
@@ -298,4 +296,5 @@ def _line(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"]) or "the configuration"
     if problem["type"] == "extra_forbidden":
         return f"{field}: no such field"
-    return f"{field}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"[:300]
+    got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"  # not a whole section
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')}{got}"[:300]

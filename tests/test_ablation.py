@@ -1,5 +1,6 @@
 """Contract: an ablation's rows are stages of ordinary runs, so a plain run shares them; rows of a table have the same
-number of steps where they say so; a failing seed is named, and the others count."""
+number of steps where they say so; a failing seed is named, and the others count. Every row is a valid run of every
+preset, which is known before anything runs, and takes a training step with the options that presets set."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import pytest
 
 from ram_ray.ablation import TABLE_4, TABLE_5, closing_words, measure_model, model_variants, prepare, run_ablation
 from ram_ray.config import load
+from ram_ray.job import PRESETS
 
 TINY = Path(__file__).with_name("tiny_run.yaml")
 SMALL = ["data.drawn.num_web=40", "data.drawn.num_eval=10", "represent.num_captions=10"]
@@ -41,6 +43,51 @@ def test_a_mistake_is_said_before_anything_runs() -> None:
     assert prepare(load(TINY), table=5).engine.rounds == 2
     with pytest.raises(ValueError, match="distill_loss: tag2text does not distill"):
         load(TINY, sets=["model.architecture=tag2text", "model.label_width=16"])
+
+
+@pytest.mark.parametrize("preset", sorted(one.stem for one in PRESETS.glob("*.yaml")))
+def test_every_row_is_a_valid_run_of_every_preset(preset: str) -> None:
+    config = load(PRESETS / f"{preset}.yaml", sets=["data.train=[a.tar]", "data.eval=[b.tar]"])
+    assert prepare(config, table=5).engine.rounds == 2
+    prepared = prepare(config, table=4)
+    assert prepared.engine.rounds == 0, "no judge is trained and no picture held out for an engine that is not run"
+    *_, last = model_variants(prepared).values()
+    assert (last.model, last.labels, last.pretrain) == (config.model, config.labels, config.pretrain)
+
+
+def test_a_row_that_is_no_valid_run_is_named_before_anything_runs() -> None:
+    sets = ["engine.rounds=0", "engine.holdout=0", "engine.generate={threshold: null, precision: 0.8}"]
+    with pytest.raises(ValueError, match="^table 5: engine: generate.precision is calibrated .* set engine.holdout"):
+        prepare(load(TINY, sets=sets), table=5)
+    undistilled = [f"{name}.distill_loss=false" for name in ("pretrain", "retrain", "finetune")]
+    learnt = load(TINY, sets=["model.architecture=tag2text", "model.label_width=16", *undistilled])
+    with pytest.raises(ValueError, match="^row '. distillation': pretrain.distill_loss: tag2text does not distill"):
+        prepare(learnt, table=4)
+
+
+@pytest.mark.parametrize("preset", ["demo", "photos"])
+def test_every_row_of_table_4_trains_with_the_options_of_the_small_presets(preset: str) -> None:
+    import torch
+
+    from ram_ray.models.ram import RAM
+    from ram_ray.training.build import freeze_captioner
+
+    config = load(PRESETS / f"{preset}.yaml", sets=["data.train=[a.tar]", "data.eval=[b.tar]"])
+    for row, variant in model_variants(prepare(config, table=4)).items():
+        torch.manual_seed(0)
+        size, losses = variant.model.image_size, variant.pretrain
+        model = RAM(variant.model, torch.randn(7, variant.model.label_width))
+        batch = {"pixel_values": torch.randn(2, 3, size, size), "targets": (torch.rand(2, 7) < 0.5).float()}
+        if losses.caption_loss:
+            batch |= {name: torch.randint(5, 99, (2, 9)) for name in ("caption_ids", "tag_ids")} | {"caption_start": 3}
+        else:
+            freeze_captioner(model)
+        if losses.distill_loss:
+            batch["teacher"] = torch.randn(2, variant.model.image_proj)
+        sum(model(batch).values()).backward()
+        trained = {name: one.grad is not None for name, one in model.named_parameters() if one.requires_grad}
+        assert all(trained.values()), f"{row}: {[name for name, has in trained.items() if not has]}"
+        assert trained["recognition.similarity.weight"], row
 
 
 @pytest.mark.slow  # two seeds of two rounds: minutes

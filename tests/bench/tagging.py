@@ -1,0 +1,83 @@
+"""What is left of a tagger's speed when a batch job tags many pictures: start, reading, decoding and writing included.
+
+    python tests/bench/tagging.py --data 'photos-dev.tar' [--backend openvino] [--precision bf16] [--size full]
+
+Writes a model with random weights as a bundle, measures `Predictor` on one picture at a time as
+`tests/bench/inference.py` does (the best of `--rounds`), in a process of its own, then runs `jobs/tag_images.py` over
+the data and takes its whole time, from the command to the last part written. The job's own options come after `--`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+PREDICTOR = """
+import sys, time
+import torch
+from ram_ray.cluster import machine_cpus
+from ram_ray.inference import Predictor
+folder, backend, precision, rounds = sys.argv[1:5]
+predictor = Predictor.from_pretrained(
+    folder, device="cpu", backend=backend, precision=precision, threads=machine_cpus()
+)
+pixels = torch.randn(1, 3, predictor.image_size, predictor.image_size)
+predictor.logits(pixels)  # what is made at the first call is no part of it
+best = float("inf")
+for _ in range(int(rounds)):
+    start = time.perf_counter()
+    for _ in range(3):
+        predictor.logits(pixels)
+    best = min(best, (time.perf_counter() - start) / 3)
+print(1 / best)
+"""
+
+
+def write(folder: Path, *, size: str) -> None:
+    """A bundle of one of the sizes of `tests/bench/inference.py`, without captioner."""
+    from ram_ray.label_system import Label, LabelSystem
+    from ram_ray.models.bundle import save_bundle
+    from tests.bench.inference import model
+
+    made = model(size)
+    labels = LabelSystem(Label(i, f"tag {i}", "object") for i in range(len(made.label_embed)))
+    save_bundle(folder, made, labels=labels, tokenizer=None, teacher=None)
+
+
+def main() -> None:
+    """Measure both and print a line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", required=True, help="pictures, as for the job")
+    parser.add_argument("--size", default="full", choices=("full", "base", "small", "tiny"))
+    parser.add_argument("--backend", default="openvino")
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("job", nargs="*", help="options of the job")
+    options = parser.parse_args()
+    how = ["--backend", options.backend, "--precision", options.precision]
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle, out = Path(temporary, "bundle"), Path(temporary, "out")
+        write(bundle, size=options.size)
+        command = [sys.executable, "-c", PREDICTOR, str(bundle), options.backend, options.precision]
+        done = subprocess.run([*command, str(options.rounds)], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        alone = float(done.stdout.split()[-1])
+        command = [sys.executable, str(ROOT / "jobs" / "tag_images.py"), "--model", str(bundle), "--out", str(out)]
+        start = time.perf_counter()
+        subprocess.run([*command, *how, *options.job, "--data", *options.data], check=True)
+        seconds = time.perf_counter() - start
+        lines = sum(len(file.read_text().splitlines()) for file in out.glob("*.jsonl"))
+    print(
+        f"{options.size}, {options.backend} {options.precision}: the predictor {alone:.3f} images/s; the job {lines:,} "
+        f"pictures in {seconds:.0f} s, {lines / seconds:.3f} images/s: {lines / seconds / alone:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
