@@ -9,8 +9,9 @@
 
 The question is how a run that was killed goes on. A stage's folder is named by a digest of its configuration
 and of the digests of what it takes, so a change anywhere upstream gives a new name and nothing stale is ever
-read. Its manifest is written last, by one rename: no manifest, not done. Inside a stage that is not done, Ray
-goes on where it was (Ray Data's checkpoint of keys, Ray Train's checkpoints).
+read; fields that say how a stage runs, and not what it leaves (`models.config.HOW`), are no part of it. Its manifest
+is written last, by one rename: no manifest, not done. Inside a stage that is not done, Ray goes on where it was (Ray
+Data's checkpoint of keys, Ray Train's checkpoints).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 import ram_ray
+from ram_ray.models.config import HOW
 
 Kind = Literal["annotations", "models", "evaluation"]
 
@@ -124,7 +126,8 @@ def write_table(table: pa.Table, uri: str) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        fields = type(value).model_fields.items()
+        return {name: _plain(getattr(value, name)) for name, field in fields if field.json_schema_extra != HOW}
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ram_ray.engine.config import CleanConfig as CleanConfig
 from ram_ray.engine.config import EngineConfig
 from ram_ray.labels.config import LabelsConfig
-from ram_ray.models.config import ModelConfig, Section, TransformerConfig
+from ram_ray.models.config import HOW, ModelConfig, Section, TransformerConfig
 
 
 class DrawnConfig(Section):
@@ -91,8 +91,8 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     caption_loss: bool = True
     distill_loss: bool = True
-    checkpoint_steps: int = Field(1000, ge=1)
-    max_checkpoints: int = 2
+    checkpoint_steps: int = Field(1000, ge=1, json_schema_extra=HOW)
+    max_checkpoints: int = Field(2, json_schema_extra=HOW)
 
 
 class RepresentConfig(Section):
@@ -127,10 +127,10 @@ class TrainingConfig(Section):
     engine: Literal["deepspeed", "ddp"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"
-    threads: int = Field(1, ge=1)  # torch threads a worker, on a CPU
-    worker_cpus: float = Field(1.0, gt=0)
-    max_failures: int = 3
-    feed_cpus: float = Field(1.0, gt=0)  # CPUs a decode task
+    threads: int = Field(1, ge=1, json_schema_extra=HOW)  # torch threads a worker, on a CPU
+    worker_cpus: float = Field(1.0, gt=0, json_schema_extra=HOW)
+    max_failures: int = Field(3, json_schema_extra=HOW)
+    feed_cpus: float = Field(1.0, gt=0, json_schema_extra=HOW)  # CPUs a decode task
 
 
 class EvaluateConfig(Section):
@@ -138,7 +138,7 @@ class EvaluateConfig(Section):
 
     min_positives: int = Field(1, ge=1)  # tags with fewer positives are left out of mAP
     threshold: float = Field(0.5, gt=0, lt=1)
-    batch_size: int = 64
+    batch_size: int = Field(64, json_schema_extra=HOW)
 
 
 class ServeConfig(Section):

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from ram_ray.artifacts import Manifest, Run, Stage, write_text
-from ram_ray.config import TrainConfig
+from ram_ray.config import TrainConfig, TrainingConfig
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -43,6 +43,16 @@ def test_paths_of_a_run_are_read_where_they_were_written(uri: str) -> None:
     assert run.fs.exists(run.path("a", "b.txt"))
     assert Run(run.uri).uri == run.uri
     assert ("://" in run.uri) == ("://" in uri)
+
+
+def test_how_a_stage_runs_is_no_part_of_its_digest(uri: str) -> None:
+    """A run that failed too often, or writes checkpoints too rarely, is not trained anew for another setting."""
+    run = Run(uri)
+    base = _stage(run, {"train": TrainConfig(), "training": TrainingConfig()}).digest
+    how = {"train": TrainConfig(checkpoint_steps=7, max_checkpoints=9), "training": TrainingConfig(max_failures=9)}
+    assert _stage(run, how).digest == base
+    assert _stage(run, {**how, "training": TrainingConfig(threads=2, worker_cpus=0.5, feed_cpus=0.5)}).digest == base
+    assert _stage(run, {**how, "training": TrainingConfig(workers=2)}).digest != base
 
 
 def test_the_digest_is_of_configuration_and_inputs_and_not_of_dict_order(uri: str) -> None:

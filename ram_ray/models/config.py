@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+HOW = {"digest": False}  # `json_schema_extra` of a field that says how a stage runs, and not what it leaves
+
 
 class Section(BaseModel):
     """A part of a configuration: unknown fields and wrong types are errors when it is made."""
