@@ -1,4 +1,4 @@
-"""Joining or starting Ray: the one place that calls `ray.init`.
+"""Joining or starting Ray, the one place that calls `ray.init`; and how much of a machine is used.
 
 Inside a submitted job, or where RAY_ADDRESS names a cluster, the run joins it. Otherwise it starts a cluster
 of its own in this process, with token authentication off: nothing of it is reachable but from this machine.
@@ -11,6 +11,8 @@ import os
 import time
 from typing import Any
 
+from ram_ray.config import ResourcesConfig
+
 SETTINGS = {
     "RAY_AUTH_MODE": "disabled",  # otherwise a token is written to the user's home folder
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -22,11 +24,14 @@ SETTINGS = {
 }
 
 
-def start(*, num_cpus: int | None = None, object_store_gb: float | None = None) -> None:
+def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, dashboard: bool = True) -> None:
     """Join the cluster that the environment names, or start one; nothing if this process already has one.
 
     One's own cluster counts two CPUs at least: with a single one, an actor would keep Ray Data's filter of finished
     rows, which asks for a whole CPU, waiting for ever.
+
+    Args:
+        dashboard: of one's own cluster; ten processes. Ray Train needs it, Ray Data does not.
     """
     import ray
 
@@ -37,18 +42,60 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None) 
     else:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        from ray._private.utils import get_num_cpus  # Ray's own count, containers' limits included
-
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker compiles what it imports, for seconds
         ray.init(
             address="local",
-            num_cpus=max(2, num_cpus or int(get_num_cpus())),
+            num_cpus=max(2, num_cpus or machine_cpus()),
             object_store_memory=int(object_store_gb * 1e9) if object_store_gb else None,
-            include_dashboard=True,  # Ray Train asks its State API whether the controller lives
+            include_dashboard=dashboard,  # Ray Train asks its State API whether the controller lives
             dashboard_host="127.0.0.1",
             logging_level=logging.WARNING,
         )
     configure_data()
+
+
+def machine_cpus() -> int:
+    """CPUs of this machine, at least one, as Ray counts them: containers' limits included."""
+    from ray._private.utils import get_num_cpus
+
+    return max(1, int(get_num_cpus()))
+
+
+def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
+    """Resources for models on the cores of one machine, where the configuration does not say what it wants.
+
+    The threads of the actors share the cores. A decoding task asks for less than an actor: Ray Data makes one operator
+    of two that ask for the same, and then no picture is decoded while the model loads or computes.
+
+    Raises:
+        ValueError: as `pool_size`.
+    """
+    said = resources.model_fields_set
+    if "task_cpus" not in said and not resources.actor_gpus:
+        resources = resources.model_copy(update={"task_cpus": resources.actor_cpus / 2})
+    if "threads" in said:
+        return resources
+    return resources.model_copy(update={"threads": max(1, cpus // pool_size(resources, cluster_cpus=max(2, cpus)))})
+
+
+def pool_size(resources: ResourcesConfig, *, cluster_cpus: float | None = None) -> int:
+    """Actors that leave the read tasks a CPU to run on: without one, nothing would ever move.
+
+    Raises:
+        ValueError: if not even one actor and one task fit.
+    """
+    import ray
+
+    cpus = ray.cluster_resources().get("CPU", 0) if cluster_cpus is None else cluster_cpus
+    if cpus == 0:  # a head without CPUs: the autoscaler brings what is asked for
+        return resources.actors
+    fitting = int((cpus - resources.task_cpus + 1e-6) // resources.actor_cpus)
+    if fitting < 1:
+        raise ValueError(
+            f"{cpus:g} CPUs cannot hold one actor of {resources.actor_cpus:g} and one task of "
+            f"{resources.task_cpus:g}: set resources.actor_cpus and resources.task_cpus lower"
+        )
+    return min(resources.actors, fitting)
 
 
 class Pause:

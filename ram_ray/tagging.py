@@ -20,11 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
+from ram_ray.cluster import pool_size
 from ram_ray.config import DataConfig, ResourcesConfig, RunConfig
 from ram_ray.records import Reject
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 FILES_PER_BLOCK = 5000  # plain pictures that one row of work lists
+BLOCKS_PER_ACTOR = 4  # at least, so that no actor has done its share long before the others
 # What is wrong with a row's text is no matter here.
 _ABOUT_TEXT = ("no_caption", "bad_metadata", "duplicate_key")
 
@@ -72,11 +74,10 @@ def tag_to_folder(
     """
     import ray.data
 
-    from ram_ray.models.bundle import local_folder
     from ram_ray.progress import progress
 
     resources = config.resources
-    size = json.loads((local_folder(model) / "config.json").read_text())["image_size"]
+    size = image_size(model)
     work = find_work(data)
     fs, root = fsspec.url_to_fs(out)
     if fs.glob(f"{root}/part-*"):
@@ -85,46 +86,43 @@ def tag_to_folder(
     actors = pool_size(resources)
     cpus = resources.task_cpus
     pieces = ray.data.from_items([{"work": json.dumps(one)} for one in work], override_num_blocks=len(work))
-    rows = pieces.flat_map(Lister(config.data), num_cpus=cpus)
-    rows = rows.repartition(target_num_rows_per_block=config.data.rows_per_block).materialize()
+    rows = pieces.flat_map(Lister(config.data), num_cpus=cpus).materialize()
     num_images = rows.count()  # rows are small: places, not pictures
     if not num_images:
         raise ValueError(f"no pictures among {', '.join(data)}")
+    per_block = min(config.data.rows_per_block, -(-num_images // (BLOCKS_PER_ACTOR * actors)))
+    rows = rows.repartition(target_num_rows_per_block=per_block).materialize()  # by tasks that ask for a whole CPU
     with progress("tag", total=num_images) as add:
         tagged = rows.map_batches(Decoder(config.data, size=size), batch_size=None, num_cpus=cpus).map_batches(
             TagActor,
             fn_constructor_args=(model, query, resources, backend, precision),
+            fn_constructor_kwargs={"add": add},
             batch_size=config.evaluate.batch_size,
             num_cpus=resources.actor_cpus,
             num_gpus=resources.actor_gpus or None,
             compute=ray.data.ActorPoolStrategy(size=actors),
         )
-        writer = Writer(out, add=add)
-        parts = tagged.map_batches(writer, batch_size=None, batch_format="pyarrow", num_cpus=cpus)
+        parts = tagged.map_batches(Writer(out), batch_size=None, batch_format="pyarrow", num_cpus=cpus)
         counts = list(parts.iter_rows())  # one small row a part
     images, errors = (sum(int(part[name]) for part in counts) for name in ("images", "errors"))
     assert images == num_images, f"{num_images} pictures went in but {images} came out"
     return {"images": images, "errors": errors}
 
 
-def pool_size(resources: ResourcesConfig, *, cluster_cpus: float | None = None) -> int:
-    """Actors that leave the read tasks a CPU to run on: without one, nothing would ever move.
+def image_size(model: str) -> int:
+    """Pixels of a side of a bundle's pictures, of a URI by its config.json alone: the weights are the actors' matter.
 
     Raises:
-        ValueError: if not even one actor and one task fit.
+        ValueError: if it is not a bundle.
     """
-    import ray
+    from ram_ray.models.bundle import local_folder
 
-    cpus = ray.cluster_resources().get("CPU", 0) if cluster_cpus is None else cluster_cpus
-    if cpus == 0:  # a head without CPUs: the autoscaler brings what is asked for
-        return resources.actors
-    fitting = int((cpus - resources.task_cpus + 1e-6) // resources.actor_cpus)
-    if fitting < 1:
-        raise ValueError(
-            f"{cpus:g} CPUs cannot hold one actor of {resources.actor_cpus:g} and one task of "
-            f"{resources.task_cpus:g}: set resources.actor_cpus and resources.task_cpus lower"
-        )
-    return min(resources.actors, fitting)
+    folder = model.rstrip("/") if "://" in model else str(local_folder(model))
+    try:
+        with fsspec.open(f"{folder}/config.json", "r") as file:
+            return int(json.load(file)["image_size"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{model} is not a model bundle: {error!r}") from None
 
 
 def find_work(data: list[str]) -> list[dict[str, Any]]:
@@ -238,11 +236,13 @@ class TagActor:
         resources: ResourcesConfig,
         backend: str = "torch",
         precision: str | None = None,
+        *,
+        add: Callable[[int], None] | None = None,  # told how many pictures are done
     ) -> None:
         from ram_ray.inference import Predictor
 
         gpu = resources.actor_gpus > 0
-        self._query = query
+        self._query, self._add = query, add
         self._predictor = Predictor.from_pretrained(
             model,
             device="cuda" if gpu else "cpu",
@@ -264,6 +264,8 @@ class TagActor:
         for row, result in zip(good, found, strict=True):
             tags[row] = [one.tag for one in result]
             scores[row] = [one.score for one in result]
+        if self._add:
+            self._add(len(errors))
         columns = {"key": batch["key"].tolist(), "tags": tags, "scores": scores, "error": errors}
         return pa.Table.from_pydict(columns, schema=TAGGED)
 
@@ -271,8 +273,8 @@ class TagActor:
 class Writer:
     """A task: one block to one Parquet part and one JSONL part of the same rows."""
 
-    def __init__(self, out: str, *, add: Callable[[int], None]) -> None:
-        self._out, self._add = out.rstrip("/"), add
+    def __init__(self, out: str) -> None:
+        self._out = out.rstrip("/")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         table = batch.select(TAGGED.names).cast(TAGGED)
@@ -284,7 +286,6 @@ class Writer:
             for row in rows:
                 row["scores"] = [round(score, 5) for score in row["scores"]]
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._add(len(rows))
         errors = sum(row["error"] is not None for row in rows)
         return pa.table({"images": [len(rows)], "errors": [errors]})
 

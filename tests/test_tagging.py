@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ram_ray.config import ResourcesConfig, RunConfig
-from ram_ray.tagging import TAGGED, Query, find_work, pool_size, tag_to_folder
+from ram_ray.config import RunConfig
+from ram_ray.tagging import TAGGED, Query, find_work, image_size, tag_to_folder
 from tests.serving.pictures import bomb, photo
 
 
@@ -60,14 +60,15 @@ def test_nothing_to_tag_is_an_error(data: Path, pattern: str) -> None:
         find_work([str(data / pattern)])
 
 
-def test_the_pool_leaves_room_for_the_read_tasks() -> None:
-    many = ResourcesConfig(task_cpus=1, actor_cpus=1, actors=16)
-    assert pool_size(many, cluster_cpus=2) == 1
-    assert pool_size(many, cluster_cpus=64) == 16
-    assert pool_size(ResourcesConfig(task_cpus=0.5, actor_cpus=0.5, actors=9), cluster_cpus=2) == 3
-    assert pool_size(many, cluster_cpus=0) == 16  # nothing yet: the autoscaler brings it
-    with pytest.raises(ValueError, match="resources.actor_cpus"):
-        pool_size(many, cluster_cpus=1)
+def test_the_size_of_a_bundle_is_read_from_its_config_alone(tiny_bundle: str, tmp_path: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://bundles/tiny/config.json", "wb") as file:
+        file.write(Path(tiny_bundle, "config.json").read_bytes())
+    assert image_size(tiny_bundle) == image_size("memory://bundles/tiny") == 32
+    for nothing in (str(tmp_path), "memory://bundles/none"):
+        with pytest.raises(ValueError, match="is not a model bundle"):
+            image_size(nothing)
 
 
 def test_every_picture_gives_one_row_in_both_forms(ray_cluster: None, tiny_bundle: str, data: Path) -> None:
