@@ -43,7 +43,7 @@ def prepare(folder: Path, rows: list[dict]) -> tuple[RunConfig, Run, Manifest, M
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    return world(scenes=4)[:600]
+    return world(scenes=4, sharp=2.0)[:600]
 
 
 def plain(rows: list[dict]) -> dict[str, list[dict]]:
