@@ -23,6 +23,10 @@ c is well above the bound, and little is added that is not sure. A tag whose men
 is one that the model tells apart, and keeps its own bound: the fourth power of their mean g over that highest one is
 how far that is trusted, and how much the tag counts in the spread. All of this errs on the side of adding less.
 
+The score is the tagger's with the tag's company weighed in (`ram_ray.engine.weigh`). Company is of the captions' own
+words, which go together in phrases as well as in pictures, so that at the same truth a tag is said more often in its
+usual company. The surest pictures are those, c comes out higher for it, and the estimate lower.
+
 The captioner's word is a second witness: the odds of being said are so many times larger where a generated caption
 names the tag, at the same score of the same tag (Mantel and Haenszel 1959), and r's odds with them.
 

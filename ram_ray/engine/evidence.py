@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from ram_ray.engine.calibrate import BINS, Evidence, bin_of
-from ram_ray.engine.generate import from_logits, votes_of
+from ram_ray.engine.generate import Logits, own_logits, votes_of
 from ram_ray.evaluation.evaluate import truth_ids
 from ram_ray.label_system import LabelSystem
 
@@ -54,15 +54,21 @@ class Cells:
 
 
 def count_cells(
-    block: pa.Table, *, system: LabelSystem, votes: int, chosen: Callable[[str], bool] = lambda key: True
+    block: pa.Table,
+    *,
+    system: LabelSystem,
+    votes: int,
+    chosen: Callable[[str], bool] = lambda key: True,
+    logits: Logits = own_logits,
 ) -> pa.Table:
     """CELLS rows of a block of SCORES rows.
 
     Args:
         votes: V - 1, the most generated captions that are told apart.
         chosen: keys of the pictures to count.
+        logits: scores of a row's tags: the tagger's own, or weighed (`ram_ray.engine.weigh`).
     """
-    counter = _Counter(system, votes)
+    counter = _Counter(system, votes, logits)
     for row in block.to_pylist():
         if not row["reason"] and chosen(row["key"]):
             counter.add(row)
@@ -100,8 +106,8 @@ def mentions(row: Mapping[str, Any]) -> list[set[int]]:
 class _Counter:
     """Adds up pictures into dense counts, and gives the cells that are not empty."""
 
-    def __init__(self, system: LabelSystem, votes: int) -> None:
-        self.system, self.votes = system, votes
+    def __init__(self, system: LabelSystem, votes: int, logits: Logits) -> None:
+        self.system, self.votes, self.logits = system, votes, logits
         self.counts: dict[str, list[np.ndarray]] = {name: [] for name in (*OF_CELL, *OF_TAG)}
         self.totals: Counter[str] = Counter()
 
@@ -113,7 +119,7 @@ class _Counter:
         times_said = Counter(id for one in original for id in one)
         truth = truth_ids(row["labels"], None, self.system)[0]
         votes = votes_of(row)
-        places = dict(zip(row["tagger_ids"] or [], bin_of(from_logits(row["tagger_logits"])).tolist(), strict=True))
+        places = dict(zip(row["tagger_ids"] or [], bin_of(self.logits(row)).tolist(), strict=True))
         ids = np.array(sorted({*places, *times_said, *have, *gone, *votes, *(truth or ())}), np.int64)
         vote = np.array([min(votes.get(id, 0), self.votes) for id in ids.tolist()], np.int64)
         place = np.array([places.get(id, 0) for id in ids.tolist()], np.int64)

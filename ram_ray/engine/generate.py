@@ -17,7 +17,7 @@ learnt from the same pictures and captions, so that its asking is no new evidenc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ram_ray.labels.parser import CaptionParser
 
 Addition = tuple[int, str, float]  # tag, origin, score
+Logits = Callable[[Mapping[str, Any]], np.ndarray]  # of a SCORES row's `tagger_ids`, (K,), in their order
 MAX_SCORES = 256
 
 # Annotations with what the model says of the picture, not yet merged.
@@ -179,11 +180,24 @@ class Calibrated:
         return sorted(found, key=lambda one: (one[1] == "tagger", -one[2], one[0]))
 
 
-def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated) -> dict[str, Any]:
+def own_logits(row: Mapping[str, Any]) -> np.ndarray:
+    """The tagger's own logits of a SCORES row, (K,) float32."""
+    return from_logits(row["tagger_logits"])
+
+
+def from_logits(data: bytes | None) -> np.ndarray:
+    """The logits (K,) float32 of a SCORES row."""
+    return np.frombuffer(data or b"", "<f2").astype(np.float32)
+
+
+def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated, logits: Logits = own_logits) -> dict[str, Any]:
     """The ANNOTATION row of a SCORES row, with what the rule adds; `row` is not changed.
 
     Order: the tags that were there, then the generated captions', then the tagger's. Generated captions of an
     earlier round are replaced (the tags that they gave stay, if they survived); without new ones they are kept.
+
+    Args:
+        logits: what the rule takes for the scores: the tagger's own, or weighed (`ram_ray.engine.weigh`).
     """
     kept = {name: row[name] for name in ANNOTATION.names}
     if row["reason"]:
@@ -194,7 +208,7 @@ def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated) -> dict[str, 
     tags = [dict(one) for one in row["tags"] or []]
     settled = {tag["id"] for tag in tags} | {one["id"] for one in row["removed"] or []}
     ids = np.array(row["tagger_ids"] or [], np.int64)
-    for tag, origin, score in rule(ids, from_logits(row["tagger_logits"]), votes_of(row)):
+    for tag, origin, score in rule(ids, logits(row), votes_of(row)):
         if tag not in settled:
             settled.add(tag)
             tags.append({"id": tag, "origin": origin, "score": score})
@@ -214,11 +228,6 @@ def to_logits(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities to float16 logits: finer than float16 probabilities near 1, where it matters."""
     values = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     return (np.log(values) - np.log1p(-values)).astype("<f2")
-
-
-def from_logits(data: bytes | None) -> np.ndarray:
-    """The logits (K,) float32 of a SCORES row."""
-    return np.frombuffer(data or b"", "<f2").astype(np.float32)
 
 
 def to_rows(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

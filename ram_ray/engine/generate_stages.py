@@ -1,6 +1,7 @@
-"""The stages of generation on Ray Data, one round in three steps.
+"""The stages of generation on Ray Data, one round in four steps.
 
     scores       decode tasks -> Generator actors (tagger, captions) -> CaptionTags actors (parser) -> a row an image
+    weighed      what a tag's company tells beside its score (`ram_ray.engine.weigh_stage`), where scores are calibrated
     thresholds   scores counted by tag, on pictures that their model did not see -> thresholds.json, curve.json
     generate     scores, merged by the thresholds -> annotations
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import fsspec
@@ -31,9 +32,11 @@ from ram_ray.engine.calibrate import BINS, Calibration, calibrate, edge_of, thre
 from ram_ray.engine.curve import by_score, make_curve
 from ram_ray.engine.evidence import CELLS, MAX_VOTES, Cells, count_cells, gather
 from ram_ray.engine.folds import ByPart
-from ram_ray.engine.generate import SCORES, Calibrated, CaptionTags, Generator, Threshold, merge
-from ram_ray.engine.implied import PAIRS, count_pairs, implied_rate
-from ram_ray.engine.on_ray import actors, predictor_options, tally, with_pixels
+from ram_ray.engine.generate import SCORES, Calibrated, CaptionTags, Generator, Threshold, merge, own_logits
+from ram_ray.engine.implied import implied_rate
+from ram_ray.engine.on_ray import actors, predictor_options, sum_rows, tally, with_pixels
+from ram_ray.engine.weigh import Weigher
+from ram_ray.engine.weigh_stage import load_weigher, weigh
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.parts import Part
@@ -51,15 +54,25 @@ def generate(
         judges: the model, or one for each part of the pictures (`ram_ray.engine.folds`).
     """
     scores = score(run, config, annotations, judges, labels, round=round)
-    limits = find_thresholds(run, config, scores, labels, num_judges=len(judges), round=round)
+    return add_likely(run, config, scores, labels, num_judges=len(judges), round=round)
+
+
+def add_likely(
+    run: Run, config: RunConfig, scores: Manifest, labels: Manifest, *, num_judges: int, round: int
+) -> Manifest:
+    """Add to each picture what its scores, and where they are calibrated its captions' tags, make likely enough."""
+    settings, unseen = config.engine.generate, unseen_part(config, num_judges)
+    weighed = weigh(run, config, scores, labels, unseen=unseen, round=round) if settings.precision is not None else None
+    limits = find_thresholds(run, config, scores, weighed, labels, num_judges=num_judges, round=round)
     stage = run.stage(f"generate_{round}", kind="annotations", config={}, inputs=[scores, limits, labels])
     if stage.manifest:
         return stage.manifest
-    threshold = config.engine.generate.threshold
+    threshold, weigher = settings.threshold, ray.put(load_weigher(weighed)) if weighed else None
 
     def add(block: pa.Table) -> pa.Table:
         rule = Threshold(threshold) if threshold is not None else read_rule(f"{limits.path}/rule.npz")
-        return to_table([merge(row, rule=rule) for row in block.to_pylist()], ANNOTATION)
+        logits = ray.get(weigher) if weigher else own_logits
+        return to_table([merge(row, rule=rule, logits=logits) for row in block.to_pylist()], ANNOTATION)
 
     annotate(
         stage,
@@ -76,6 +89,12 @@ def generate(
         write_text(f"{stage.path}/curve.json", file.read())
     kept = {name: scores.counts[name] for name in ("rows_in", "rejected")}  # pictures are read, and rejected, there
     return stage.finish(**{**counts, **kept}, **count_added(scores.counts, counts))
+
+
+def unseen_part(config: RunConfig, num_judges: int) -> Part | None:
+    """The pictures that scores are calibrated on: those that their model did not see; None: all."""
+    calibrated = config.engine.generate.precision is not None
+    return Part.share(config.engine.holdout) if num_judges == 1 and calibrated else None
 
 
 def count_added(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:
@@ -130,75 +149,68 @@ def score(
 
 
 def find_thresholds(
-    run: Run, config: RunConfig, scores: Manifest, labels: Manifest, *, num_judges: int, round: int
+    run: Run,
+    config: RunConfig,
+    scores: Manifest,
+    weighed: Manifest | None,
+    labels: Manifest,
+    *,
+    num_judges: int,
+    round: int,
 ) -> Manifest:
     """What each tag must score to be added, and what could be added at all: `thresholds.json` and `curve.json`.
 
     Counted are the pictures that their model did not see: all, where there is a model for each part; else those of
     `engine.holdout`, or all where nothing is calibrated.
+
+    Args:
+        weighed: of `weigh_stage`, where scores are calibrated; the scores are then the weighed ones.
     """
-    settings, share = config.engine.generate, config.engine.holdout
-    part = Part.share(share) if num_judges == 1 and settings.precision is not None else None
-    identity = {"precision": settings.precision, "holdout": share if part else None}
-    stage = run.stage(f"thresholds_{round}", kind="annotations", config=identity, inputs=[scores, labels])
+    settings, part = config.engine.generate, unseen_part(config, num_judges)
+    identity = {"precision": settings.precision, "holdout": config.engine.holdout if part else None}
+    inputs = [scores, labels, *([weighed] if weighed else [])]
+    stage = run.stage(f"thresholds_{round}", kind="annotations", config=identity, inputs=inputs)
     if stage.manifest:
         return stage.manifest
     system = LabelSystem.load(label_system_uri(labels.path))
-    cells = read_cells(scores.path, config=config, system=system, part=part)
+    weigher = load_weigher(weighed) if weighed else None
+    cells = read_cells(scores.path, config=config, system=system, part=part, weigher=weigher)
     curve: dict[str, Any] = {"held_out": part is not None or num_judges > 1, **cells.totals}
-    if settings.precision is None:
+    if settings.precision is None or weigher is None:
         write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": make_curve(cells, by_score(cells))}))
         return stage.finish(images=cells.totals["pictures"])
-    found = calibrate(cells.evidence(read_implied(scores.path, config=config, system=system)))
+    found = calibrate(cells.evidence(implied_rate(weigher.company.pairs)))
     least = thresholds(found, cells.open, precision=settings.precision)
     points = make_curve(cells, found.right, right=found.right)
     write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
     lines = tag_lines(cells, found, least, system)
-    write_text(f"{stage.path}/thresholds.json", json.dumps({"vote_odds": found.vote.tolist(), "tags": lines}, indent=1))
+    table = {"vote_odds": found.vote.tolist(), "weights": asdict(weigher.weights), "tags": lines}
+    write_text(f"{stage.path}/thresholds.json", json.dumps(table, indent=1))
     write_rule(f"{stage.path}/rule.npz", least, found.right)
     reached = sum(line["thresholds"] != [None] * len(found.vote) for line in lines)
     return stage.finish(images=cells.totals["pictures"], calibrated=len(lines), reached=reached)
 
 
-def read_cells(path: str, *, config: RunConfig, system: LabelSystem, part: Part | None) -> Cells:
-    """SCORES rows at `path`, counted; of one part of the pictures, or of all."""
+def read_cells(
+    path: str, *, config: RunConfig, system: LabelSystem, part: Part | None, weigher: Weigher | None = None
+) -> Cells:
+    """SCORES rows at `path`, counted; of one part of the pictures, or of all; by their own scores, or weighed ones."""
     votes = min(config.engine.generate.captions, MAX_VOTES)
-    reference = ray.put(system)
+    reference, weighing = ray.put(system), ray.put(weigher) if weigher else None
 
     def count(block: pa.Table) -> pa.Table:
         chosen = part.holds if part else lambda key: True
-        return count_cells(block, system=ray.get(reference), votes=votes, chosen=chosen)
+        logits = ray.get(weighing) if weighing else own_logits
+        return count_cells(block, system=ray.get(reference), votes=votes, chosen=chosen, logits=logits)
 
-    return gather(_sums(read_rows(path, run=config), count, CELLS, config=config), num_tags=len(system), votes=votes)
-
-
-def read_implied(path: str, *, config: RunConfig, system: LabelSystem) -> np.ndarray:
-    """The bounds (T,) of `ram_ray.engine.implied` from all SCORES rows at `path`."""
-    num_tags = len(system)
-    rows = read_rows(path, run=config, columns=["captions", "removed", "reason"])
-    pairs = _sums(rows, lambda block: count_pairs(block, num_tags=num_tags), PAIRS, config=config)
-    return implied_rate(pairs, system)
-
-
-def _sums(
-    rows: Dataset, count: Callable[[pa.Table], pa.Table], schema: pa.Schema, *, config: RunConfig
-) -> Iterator[pa.Table]:
-    """The rows that `count` makes of blocks, added up by their first column; each value of it comes once."""
-    key, *names = schema.names
-    sums = (
-        rows.map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus)
-        .groupby(key, num_partitions=config.resources.shuffle_partitions)
-        .sum(names)
-    )
-    for batch in sums.iter_batches(batch_format="pyarrow", batch_size=None):
-        table: Any = batch
-        yield table.rename_columns({f"sum({name})": name for name in names}).select(schema.names).cast(schema)
+    return gather(sum_rows(read_rows(path, run=config), count, CELLS, config=config), num_tags=len(system), votes=votes)
 
 
 def tag_lines(cells: Cells, found: Calibration, least: np.ndarray, system: LabelSystem) -> list[dict[str, Any]]:
-    """A line a tag for people: what it was calibrated on, its say rate, and its thresholds as probabilities.
+    """A line a tag for people: what it was calibrated on, its say rate, and thresholds of its weighed score.
 
-    `thresholds` has one for each number of generated captions that name the tag, from none on; null: never added.
+    `thresholds`, as probabilities, has one for each number of generated captions that name the tag, from none on;
+    null: never added.
     """
     chances = 1 / (1 + np.exp(-edge_of(least)))  # (V, T)
     chances[least == 0] = 0.0  # the lowest bin has no lower end

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import ray.data
@@ -49,6 +50,21 @@ def predictor_options(config: RunConfig) -> dict:
         "precision": config.training.precision,
         "threads": None if on_gpu else config.resources.threads,
     }
+
+
+def sum_rows(
+    rows: Dataset, count: Callable[[pa.Table], pa.Table], schema: pa.Schema, *, config: RunConfig
+) -> Iterator[pa.Table]:
+    """The rows that `count` makes of blocks, added up by their first column; each value of it comes once."""
+    key, *names = schema.names
+    sums = (
+        rows.map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus)
+        .groupby(key, num_partitions=config.resources.shuffle_partitions)
+        .sum(names)
+    )
+    for batch in sums.iter_batches(batch_format="pyarrow", batch_size=None):
+        table: Any = batch
+        yield table.rename_columns({f"sum({name})": name for name in names}).select(schema.names).cast(schema)
 
 
 def tally(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, also: Count | None = None) -> dict:

@@ -11,7 +11,6 @@ from ram_ray.engine.calibrate import BINS, bin_of
 from ram_ray.engine.curve import by_score, make_curve
 from ram_ray.engine.evidence import CELLS, Cells, count_cells, gather
 from ram_ray.engine.generate import SCORES
-from ram_ray.engine.implied import count_pairs, implied_rate
 from ram_ray.label_system import Label, LabelSystem
 from tests.engine.test_generate import annotation, scored
 
@@ -80,19 +79,9 @@ def test_blocks_add_up_and_other_parts_are_left_out() -> None:
     assert one.totals["pictures"] == 1 and one.images.sum() == len(SYSTEM)
 
 
-def test_words_that_imply_a_tag_say_how_often_it_is_said() -> None:
-    """The sea is seen wherever there is a hat, and said in three of four such captions; "tree cup" is no witness."""
-    system = LabelSystem(Label(id, name, "object") for id, name in enumerate(["dog", "sea", "hat", "tree", "tree cup"]))
-    given = [[2, 1]] * 90 + [[2]] * 30 + [[3, 4]] * 40 + [[0]] * 40 + [[0, 1]] * 5
-    rows = [scored(annotation(f"s/{n}", captions=said(one), tags=tags(*one))) for n, one in enumerate(given)]
-    rows[0] = {**rows[0], "reason": "truncated"}
-    blocks = [pa.Table.from_pylist(rows[at : at + 100], schema=SCORES) for at in (0, 100, 200)]
-    pairs = pa.concat_tables([count_pairs(one, num_tags=5) for one in blocks])
-    summed = pairs.group_by("pair").aggregate([("count", "sum")]).rename_columns(["pair", "count"])
-    bound = implied_rate([summed], system)
-    assert bound[1] == pytest.approx((89 + 10 * 94 / 204) / (119 + 10)) and bound[2] > 0.85
-    assert bound[3] == bound[4] == 0 and bound[0] < 0.1
-    assert (implied_rate([], system) == 0).all()
+def test_a_tag_stands_in_the_bin_of_the_logits_that_are_given() -> None:
+    found = cells(ROWS, logits=lambda row: np.full(len(row["tagger_ids"]), 3.0))
+    assert found.images[0, 0, bin_of(3.0)] == 2 and found.images.sum() == 3 * len(SYSTEM)
 
 
 def test_the_curve_counts_what_is_added_and_right_beside_the_most_frequent_tags() -> None:
