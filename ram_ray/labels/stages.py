@@ -19,6 +19,7 @@ import ray.data
 
 from ram_ray.annotate import annotate, read_rows, sum_blocks
 from ram_ray.artifacts import Manifest, Run
+from ram_ray.cluster import pool_size
 from ram_ray.config import MeasureConfig, RunConfig
 from ram_ray.evaluation.evaluate import tag_counts
 from ram_ray.label_system import LabelSystem
@@ -232,16 +233,14 @@ def annotation_counts(
 def _actors(config: RunConfig) -> dict[str, Any]:
     """What an actor pool over captions asks Ray Data for; all of it at once, since the work is there from the start.
 
-    The cluster keeps as many as it now has room for: Ray Data would take them away where reading is ahead of them.
+    As many as fit now are kept: Ray Data would take some away where reading is ahead of them.
     """
     resources = config.resources
-    room = int(0.9 * ray.cluster_resources().get("CPU", 1) / resources.actor_cpus)
-    least = max(1, min(resources.actors, room))
     return {
         "batch_format": "pyarrow",
         "batch_size": config.data.rows_per_block,
         "num_cpus": resources.actor_cpus,
-        "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=resources.actors),
+        "compute": ray.data.ActorPoolStrategy(min_size=pool_size(resources), max_size=resources.actors),
     }
 
 
