@@ -213,7 +213,11 @@ def model_variants(config: RunConfig) -> dict[str, RunConfig]:
     small = max(1, round(SMALL_SYSTEM * config.labels.max_labels))
     learnt = {"architecture": "tag2text", "label_width": width}
     without = {"distill_loss": False}
-    first = {"model": learnt, "labels": {"max_labels": small}, "pretrain": {"caption_loss": False, **without}}
+    first: dict[str, dict[str, Any]] = {
+        "model": learnt,
+        "labels": {"max_labels": small},
+        "pretrain": {"caption_loss": False, **without},
+    }
     changes: list[dict[str, dict[str, Any]]] = [
         {**first, "retrain": without, "finetune": without},  # these two are not run, but must not contradict the model
         {"pretrain": {"caption_loss": True}},

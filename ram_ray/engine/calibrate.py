@@ -38,6 +38,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 BINS = 160  # B
 LOGITS = (-10.0, 10.0)
@@ -74,7 +75,7 @@ def bin_of(logits: np.ndarray) -> np.ndarray:
     return np.clip((np.asarray(logits, np.float64) - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
 
 
-def edge_of(bins: np.ndarray) -> np.ndarray:
+def edge_of(bins: npt.ArrayLike) -> np.ndarray:
     """Logit at which a bin begins."""
     low, high = LOGITS
     return low + np.asarray(bins) * ((high - low) / BINS)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-HOW = {"digest": False}  # `json_schema_extra` of a field that says how a stage runs, and not what it leaves
+HOW: JsonDict = {"digest": False}  # extra of a field that says how a stage runs, and not what it leaves
 
 
 class Section(BaseModel):
