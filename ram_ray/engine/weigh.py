@@ -107,7 +107,7 @@ def fit_weights(tables: Iterable[pa.Table]) -> Weights:
     cell = np.flatnonzero(images)
     if not said.any() or not (said < images).any():
         return Weights()
-    middle = (edge_of(1) - edge_of(0)) / 2
+    middle = (LOGITS[1] - LOGITS[0]) / BINS / 2
     x = np.stack([np.ones(len(cell)), edge_of(cell // BINS) + middle, edge_of(cell % BINS) + middle], axis=1)
     images, said, prior = images[cell], said[cell], np.diag([0.0, 1.0, 1.0])
     share = said.sum() / images.sum()
