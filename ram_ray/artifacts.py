@@ -82,9 +82,13 @@ class Stage:
         if self.manifest:
             run.reused.append(self.manifest)
 
-    def finish(self, **counts: Any) -> Manifest:
-        """Write the manifest: from now on the stage is done."""
-        seconds = time.monotonic() - self.started
+    def finish(self, *before: Manifest, **counts: Any) -> Manifest:
+        """Write the manifest: from now on the stage is done.
+
+        Args:
+            before: stages that were steps towards this one; their seconds are part of its own.
+        """
+        seconds = time.monotonic() - self.started + sum(one.seconds for one in before)
         manifest = Manifest(self.name, self.digest, self.path, round(seconds, 1), counts)
         write_text(self.manifest_path, json.dumps(asdict(manifest), indent=1))
         self.manifest = manifest

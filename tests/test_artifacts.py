@@ -91,6 +91,7 @@ def test_finish_writes_the_manifest_and_empties_the_work_folder(uri: str) -> Non
     _write(f"{stage.path}/part-0")
     manifest = stage.finish(rows_in=3, rows_out=2, tags={"x": 1})
     assert manifest.counts == {"rows_in": 3, "rows_out": 2, "tags": {"x": 1}} and manifest.seconds >= 0
+    assert _stage(run, name="next").finish(Manifest("parse", "1", "", 60.0)).seconds >= 60
     assert not run.fs.exists(stage.work) and run.fs.exists(f"{stage.path}/part-0")
     again = _stage(Run(uri), {"a": 1})
     assert again.manifest == manifest

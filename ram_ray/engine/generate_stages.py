@@ -88,7 +88,8 @@ def add_likely(
     with fsspec.open(f"{limits.path}/curve.json", "r") as file:
         write_text(f"{stage.path}/curve.json", file.read())
     kept = {name: scores.counts[name] for name in ("rows_in", "rejected")}  # pictures are read, and rejected, there
-    return stage.finish(**{**counts, **kept}, **count_added(scores.counts, counts))
+    steps = [one for one in (scores, weighed, limits) if one]
+    return stage.finish(*steps, **{**counts, **kept}, **count_added(scores.counts, counts))
 
 
 def unseen_part(config: RunConfig, num_judges: int) -> Part | None:
