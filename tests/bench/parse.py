@@ -8,8 +8,9 @@ a core, models loaded before the clock starts, over the same cleaned captions, w
 as spaCy comes, which is what the ratio is of, and once with the stage's own matrix products (`parser.load_pipeline`).
 The stage's clock covers all of the stage, and in its first ten to thirty seconds processes start: give it rows enough.
 Memory is the proportional set size of the driver and all of Ray's processes at its highest while the stage ran, and
-beside it what of Ray's object store was ever in use: it has a limit, here 1 GB, and keeps what blocks once needed. On a
-busy machine only ratios of one line mean something.
+beside it what of Ray's object store was ever in use: it has a limit, here 1 GB, and keeps what blocks once needed. Ray
+keeps a process for as many tasks as ever ran at one time, 130 to 170 MB each, and whether it comes to two or three is
+chance: so all that there can be are started before. On a busy machine only ratios of one line mean something.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
@@ -72,11 +73,14 @@ def measure(options: argparse.Namespace) -> dict:
     """Both rates and the stage's peak memory, in this process."""
     (cores,), (rows,) = options.cores, options.rows
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # Ray's processes and the baseline's inherit it
-    captions = list(itertools.islice(repeat(options.captions), rows))
-    pipe, fast = (
-        None if options.no_baseline else rows / pipe_alone(captions, cores, load=load) for load in (_plain, _fast)
-    )
-    seconds, peak, store = stage(captions, cores)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "captions.txt"
+        with file.open("w", encoding="utf-8") as lines:  # not a list: the driver's memory counts as the stage's
+            lines.writelines(f"{one}\n" for one in itertools.islice(repeat(options.captions), rows))
+        pipe, fast = (
+            None if options.no_baseline else rows / pipe_alone(file, cores, load=load) for load in (_plain, _fast)
+        )
+        seconds, peak, store = stage(file, cores)
     memory = {"peak_mb": peak / 1e6, "store_mb": store / 1e6}
     return {"cores": cores, "rows": rows, "pipe": pipe, "fast": fast, "stage": rows / seconds, **memory}
 
@@ -99,12 +103,11 @@ def _fast() -> Language:
     return parser.load_pipeline()
 
 
-def pipe_alone(captions: list[str], cores: int, *, load: Callable[[], Language]) -> float:
+def pipe_alone(file: Path, cores: int, *, load: Callable[[], Language]) -> float:
     """Seconds of `nlp.pipe` over the captions, one process a core."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(cores + 1)
-    parts = [captions[core::cores] for core in range(cores)]
-    processes = [context.Process(target=_pipe, args=(part, barrier, load)) for part in parts]
+    processes = [context.Process(target=_pipe, args=(file, core, cores, barrier, load)) for core in range(cores)]
     for process in processes:
         process.start()
     barrier.wait()
@@ -116,9 +119,10 @@ def pipe_alone(captions: list[str], cores: int, *, load: Callable[[], Language])
     return seconds
 
 
-def _pipe(captions: list[str], barrier: threading.Barrier, load: Callable[[], Language]) -> None:
+def _pipe(file: Path, core: int, cores: int, barrier: threading.Barrier, load: Callable[[], Language]) -> None:
     nlp = load()
-    texts = [clean(caption, max_chars=1000) for caption in captions]
+    with file.open(encoding="utf-8") as lines:
+        texts = [clean(line.rstrip("\n"), max_chars=1000) for line in itertools.islice(lines, core, None, cores)]
     barrier.wait()
     with threadpool_limits(limits=1, user_api="blas"):
         for _ in nlp.pipe(texts, batch_size=parser.BATCH):
@@ -126,7 +130,7 @@ def _pipe(captions: list[str], barrier: threading.Barrier, load: Callable[[], La
     barrier.wait()
 
 
-def stage(captions: list[str], cores: int) -> tuple[float, float, float]:
+def stage(file: Path, cores: int) -> tuple[float, float, float]:
     """Seconds of the stage `parse`, and the most memory in bytes while it ran: processes', and the object store's."""
     from ram_ray import cluster
     from ram_ray.artifacts import Run
@@ -136,19 +140,44 @@ def stage(captions: list[str], cores: int) -> tuple[float, float, float]:
     from ram_ray.labels.stages import parse
 
     cluster.start(num_cpus=cores + 1, object_store_gb=1.0)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "captions.txt"
-        file.write_text("\n".join(captions) + "\n", encoding="utf-8")
-        config = load(sets=[*resources_of(cores + 1), f"resources.actors={cores}"])
-        run = Run(f"{folder}/run")
-        samples = collect_captions(run, config, [str(file)])
-        captions.clear()  # or the driver's copy counts as the stage's memory
-        peak = Peak()
-        start = time.monotonic()
-        parsed = parse(run, config, samples)
-        seconds = time.monotonic() - start
-        assert parsed.counts["rows_out"] == samples.counts["rows_out"]
-        return seconds, *peak.stop()
+    start_workers(cores + (cores + 1))  # the actors, and a task for each of the cluster's CPUs
+    config = load(sets=[*resources_of(cores + 1), f"resources.actors={cores}"])
+    run = Run(f"{file.parent}/run")
+    samples = collect_captions(run, config, [str(file)])
+    peak = Peak()
+    start = time.monotonic()
+    parsed = parse(run, config, samples)
+    seconds = time.monotonic() - start
+    assert parsed.counts["rows_out"] == samples.counts["rows_out"]
+    return seconds, *peak.stop()
+
+
+def start_workers(count: int) -> None:
+    """Have Ray start so many worker processes with what Ray Data's tasks import."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Gate:
+        def __init__(self) -> None:
+            self._here = 0
+
+        def enter(self) -> bool:
+            self._here += 1
+            return True
+
+        def full(self) -> bool:
+            return self._here >= count
+
+    @ray.remote(num_cpus=0.01)
+    def wait(gate: Any) -> None:
+        import ray.data  # noqa: F401
+
+        ray.get(gate.enter.remote())
+        while not ray.get(gate.full.remote()):  # or one process would do for all
+            time.sleep(0.1)
+
+    gate = Gate.remote()
+    ray.get([wait.remote(gate) for _ in range(count)])
 
 
 class Peak:
