@@ -1,9 +1,13 @@
-"""Contract: every parameter that learns is in one group; Muon's step of a matrix is orthogonal, the rest is AdamW's."""
+"""Contract: every parameter that learns is in one group; Muon's step of a matrix is orthogonal, the rest is AdamW's.
+
+Workers share the orthogonalisation, and each ends with the model and the state that one alone would have.
+"""
 
 import copy
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import multiprocessing, nn
 
 from ram_ray.config import TrainConfig
 from ram_ray.training.optimizer import MuonAdamW, make_optimizer, set_learning_rate
@@ -66,21 +70,64 @@ def test_both_rates_follow_the_schedule() -> None:
     assert [round(group["lr"], 9) for group in optimizer.param_groups] == [5e-3, 5e-4, 5e-4]
 
 
-def test_a_state_that_was_loaded_goes_on_as_if_nothing_had_happened() -> None:
-    def steps(optimizer: torch.optim.Optimizer, model: nn.Module, seeds: range) -> None:
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step()
+def _steps(optimizer: torch.optim.Optimizer, model: nn.Module, seeds: range) -> None:
+    """A step a seed, with gradients of that seed."""
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
 
+
+def test_a_state_that_was_loaded_goes_on_as_if_nothing_had_happened() -> None:
     whole, parted = Small(), Small()
-    steps(make_optimizer(whole, CONFIG), whole, range(4))
+    _steps(make_optimizer(whole, CONFIG), whole, range(4))
     first = make_optimizer(parted, CONFIG)
-    steps(first, parted, range(2))
+    _steps(first, parted, range(2))
     second = make_optimizer(parted, CONFIG)
     second.load_state_dict(first.state_dict())
-    steps(second, parted, range(2, 4))
+    _steps(second, parted, range(2, 4))
     for name, value in parted.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
+
+
+class Deep(nn.Module):
+    """Three matrices, so that two workers have unequal shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 4))
+
+
+def _trained() -> dict[str, torch.Tensor]:
+    """Parameters, and momenta by the place of their parameter, after three steps."""
+    model = Deep()
+    optimizer = make_optimizer(model, CONFIG)
+    _steps(optimizer, model, range(3))
+    momenta = {
+        str(place): state["momentum_buffer"] for place, state in optimizer.state_dict()["state"].items() if place < 3
+    }
+    return {**model.state_dict(), **momenta}
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(_trained(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_that_share_the_matrices_end_with_what_one_would_have(tmp_path: Path) -> None:
+    other = multiprocessing.get_context("spawn").Process(target=_worker, args=(1, str(tmp_path)), daemon=True)
+    other.start()
+    _worker(0, str(tmp_path))  # this process is the first worker: one start less
+    other.join(timeout=60)
+    assert other.exitcode == 0
+    expected = _trained()
+    assert len(expected) == 9
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), (rank, name)
