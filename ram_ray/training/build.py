@@ -29,7 +29,7 @@ class TaggerJob(Job):
     label_system: str = ""  # URI
     teacher: str = ""  # URI or Hugging Face id
     teacher_revision: str | None = None
-    start: str | None = None  # bundle to start from; None: the teacher's backbone, where it has the tagger's shape
+    start: str | None = None  # bundle to start from; None: the teacher's backbone, where that is asked for and fits
 
     def build(self, device: torch.device) -> TrainStep:
         """The model with its losses, weights loaded as the stage's `start` says."""
@@ -52,9 +52,10 @@ class TaggerJob(Job):
             else teacher.label_embeddings(names, list(config.templates)).cpu()
         )
         model = RAM(config, queries)
-        state = load_bundle(self.start).model.state_dict() if self.start else teacher.backbone()
-        if state is not None:
-            load_weights(model, state)
+        if self.start:
+            load_weights(model, load_bundle(self.start).model.state_dict())
+        elif self.config.start != "scratch" and (backbone := teacher.backbone()) is not None:
+            load_weights(model, backbone)
         if not self.config.caption_loss:
             freeze_captioner(model)
         return TrainStep(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from ram_ray.training.build import freeze_captioner, load_weights
-from tests.tiny import SWIN, batch, tagger
+from ram_ray.config import AugmentConfig, RunConfig, TrainConfig
+from ram_ray.data.images import Limits
+from ram_ray.label_system import Label, LabelSystem
+from ram_ray.models.bundle import save_bundle
+from ram_ray.models.config import DualEncoderConfig
+from ram_ray.models.dual_encoder import DualEncoder, Teacher
+from ram_ray.training.build import TaggerJob, freeze_captioner, load_weights
+from ram_ray.training.feed import Table, TaggerFeed
+from tests.tiny import NAMES, STACK, SWIN, batch, config, tagger, tokenizer
 
 
 def test_all_weights_but_the_label_embeddings_are_taken_over() -> None:
@@ -90,3 +99,37 @@ def test_a_model_of_another_make_is_one_clear_error() -> None:
         load_weights(model, {**state, "image_proj.weight": torch.zeros(3, 3)})
     with pytest.raises(ValueError, match="the model to start from differs"):
         load_weights(model, {n: one for n, one in state.items() if "layers.1.blocks.0.mlp" not in n})
+
+
+def test_weights_are_at_first_those_of_represent_of_a_model_or_new_as_the_stage_says(tmp_path: Path) -> None:
+    words, labels = tokenizer(), LabelSystem([Label(id, name, "object") for id, name in enumerate(NAMES)])
+    labels.save(f"{tmp_path}/labels.json")
+    sizes = {"image_size": 32, "swin": SWIN, "text": STACK, "embed_dim": 12, "vocab_size": len(words)}
+    encoder = DualEncoder(DualEncoderConfig(**sizes))
+    (tmp_path / "teacher").mkdir()
+    encoder.save(tmp_path / "teacher", words)
+    trained = tagger(seed=5, label_width=12, vocab_size=len(words))
+    teacher = Teacher.from_pretrained(str(tmp_path / "teacher"))
+    save_bundle(f"{tmp_path}/bundle", trained, labels=labels, tokenizer=words, teacher=teacher, card={})
+
+    def first_weights(start: str, bundle: str | None = None) -> torch.Tensor:
+        train = TrainConfig(image_size=32, window_size=4, start=start, augment=AugmentConfig())
+        feed = TaggerFeed(Table("", ()), train, 0, Limits(8, 10**6, 10**6), f"{tmp_path}/teacher")
+        job = TaggerJob(
+            stage="pretrain",
+            config=train,
+            run=RunConfig(model=config()),
+            feed=feed,
+            total_steps=1,
+            steps_per_epoch=1,
+            label_system=f"{tmp_path}/labels.json",
+            teacher=f"{tmp_path}/teacher",
+            start=bundle,
+        )
+        return job.build(torch.device("cpu")).model.image_encoder.swin.layers[0].blocks[0].attn.qkv.weight
+
+    lent, taught = (one.image_encoder.swin.layers[0].blocks[0].attn.qkv.weight for one in (encoder, trained))
+    assert torch.equal(first_weights("represent"), lent)
+    assert torch.equal(first_weights("previous", f"{tmp_path}/bundle"), taught)
+    new = first_weights("scratch")
+    assert not torch.equal(new, lent) and not torch.equal(new, taught)
