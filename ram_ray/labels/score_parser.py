@@ -55,8 +55,10 @@ def read_gold(path: Path, *, split: str | None = None) -> list[dict[str, Any]]:
     """Rows of a gold file, of one part or of all.
 
     Raises:
-        ValueError: if the file has no row of this part.
+        ValueError: if the file is not there, or has no row of this part.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; the one of this repository is tests/labels/gold.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     parts = sorted({row["split"] for row in rows})
     rows = [row for row in rows if split is None or row["split"] == split]
@@ -104,8 +106,10 @@ def main() -> None:
     options.add_argument("--model", default=SHIPPED, help="the shipped spaCy pipeline, or an installed one")
     options.add_argument("--errors", type=int, default=20, help="so many of the worst captions of the part dev")
     chosen = options.parse_args()
-    parser = CaptionParser(chosen.model)
-    rows = read_gold(chosen.gold, split=chosen.split)
+    try:
+        rows, parser = read_gold(chosen.gold, split=chosen.split), CaptionParser(chosen.model)
+    except ValueError as error:
+        options.error(str(error))
     for part in sorted({row["split"] for row in rows}):
         of_part = [row for row in rows if row["split"] == part]
         totals, errors = score(of_part, parser.parse([row["caption"] for row in of_part]))
