@@ -21,7 +21,9 @@ SETTINGS = {
     "RAY_idle_worker_killing_time_threshold_ms": "300000",  # a new worker costs seconds of imports; stages are short
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
-    "MALLOC_ARENA_MAX": "2",  # Ray's processes have dozens of threads, and the holes in an arena of each only grow
+    # Ray's processes have dozens of threads, and what each thread's arena keeps, glibc's or Arrow's, only grows.
+    "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 
 
