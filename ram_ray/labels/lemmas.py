@@ -81,7 +81,7 @@ class Lemmatizer:
         """Lemma of a lower-case word."""
         key = (word, kind)
         if key not in self._memory:
-            if len(self._memory) >= 1 << 14:  # words of other people's text never end
+            if len(self._memory) >= 1 << 16:  # words of other people's text never end
                 self._memory.clear()
             self._memory[key] = self._find(word, kind)
         return self._memory[key]

@@ -200,7 +200,7 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     return "" if name in NOT_ACTIONS else name
 
 
-@lru_cache(maxsize=1 << 13)
+@lru_cache(maxsize=1 << 16)
 def _is_name(name: str) -> bool:
     """Letters, with hyphens and apostrophes inside: no numbers, no symbols, no other scripts."""
     plain = name.replace("-", "").replace("'", "").replace(" ", "")
