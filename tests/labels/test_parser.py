@@ -386,3 +386,13 @@ def test_command_says_what_is_wrong() -> None:
     done = _ram_ray("parse", "--model", "no_such_model", data=b"")
     assert done.returncode == 2
     assert b"no_such_model" in done.stderr.splitlines()[-1]
+
+
+def test_words_are_forgotten_and_tags_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_ray.labels.parser.ZONE", 3)
+    parser, captions = CaptionParser(), ["two dogs run on the beach", "a red zorblat near a tree"]
+    first = parser.parse(captions)
+    assert "zorblat" in parser._nlp.vocab.strings
+    assert [parser.parse([f"a dog sits on chair{letter}"]) for letter in "abcdef"]
+    assert "zorblat" not in parser._nlp.vocab.strings
+    assert parser.parse(captions) == first
