@@ -230,6 +230,11 @@ class RunConfig(Section):
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         if self.model.architecture == "ram_plus":
             raise ValueError("model.architecture ram_plus is not trained here; use ram, or tag2text")
+        if not self.model.captions:
+            writes = [f"{name}.caption_loss false" for name, stage in stages.items() if stage.caption_loss]
+            writes += ["engine.generate.captions 0"] if self.engine.generate.captions else []
+            if writes:
+                raise ValueError(f"model.captions is false, so nothing can write captions; set {', '.join(writes)} too")
         if self.model.architecture == "tag2text":
             for name, stage in stages.items():
                 if stage.distill_loss:  # its tokens are not projected to the teacher's space

@@ -82,6 +82,8 @@ def test_the_demo_preset_is_there() -> None:
         ("represent.train.image_size=250", "represent.train.image_size 250 is not a multiple of 32"),
         ("model.recognition.heads=7", "width 768 is not a multiple of heads 7"),
         ("pretrain.epochs", "write section.field=value"),
+        ("model.captions=false", "model.captions is false.*set pretrain.caption_loss false, .*generate.captions 0"),
+        ("engine.generate.caption_threshold=0.5", "caption_threshold 0.5 goes with threshold, which is not set"),
         ("=2", "write section.field=value"),
         ("name=[", "--set 'name=\\['"),
     ],

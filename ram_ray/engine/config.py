@@ -18,6 +18,8 @@ class GenerateConfig(Section):
 
     precision: float | None = Field(None, gt=0, lt=1)  # what the tags added should have
     threshold: float | None = Field(None, gt=0, lt=1)  # probability over which the tagger's tag is added
+    # With `threshold`: what the tagger must say, too, of a tag of a generated caption; 0, as in the paper: nothing.
+    caption_threshold: float = Field(0.0, ge=0, lt=1)
     captions: int = Field(1, ge=0, le=16)  # written a picture; 0: none
     decoding: Literal["greedy", "beam", "nucleus"] = "greedy"
     num_beams: int = Field(3, ge=2, le=32)  # of beam
@@ -38,6 +40,11 @@ class GenerateConfig(Section):
             raise ValueError(
                 f"precision {self.precision} and threshold {self.threshold} are both set, and one decides; "
                 "set engine.generate.threshold=null to calibrate, or engine.generate.precision=null"
+            )
+        if self.threshold is None and self.caption_threshold:
+            raise ValueError(
+                f"caption_threshold {self.caption_threshold} goes with threshold, which is not set: with precision "
+                "captions are calibrated witnesses; set engine.generate.caption_threshold=0"
             )
         if self.captions > 1 and self.decoding != "nucleus":
             raise ValueError(

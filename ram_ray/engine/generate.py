@@ -137,10 +137,16 @@ class CaptionTags:
 
 
 class Threshold:
-    """One probability for all tags, and everything that a generated caption says (the paper's rule)."""
+    """One probability for all tags, and what a generated caption says: everything, as in the paper, or what the
+    tagger holds likely enough itself.
 
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
+    Args:
+        threshold: least probability of the tagger's own tags.
+        of_caption: least probability that the tagger must give to a tag of a generated caption.
+    """
+
+    def __init__(self, threshold: float, *, of_caption: float = 0.0) -> None:
+        self.threshold, self.of_caption = threshold, of_caption
 
     def __call__(self, ids: np.ndarray, logits: np.ndarray, votes: Mapping[int, int]) -> list[Addition]:
         """What is likely enough, the captions' tags first, then the tagger's.
@@ -151,7 +157,9 @@ class Threshold:
         """
         scores = 1 / (1 + np.exp(-logits))
         over = np.flatnonzero(scores >= self.threshold)
-        found: list[Addition] = [(int(id), "generated_caption", 1.0) for id in votes]
+        likely = set(ids[scores >= self.of_caption].tolist())
+        agreed = [id for id in votes if id in likely or not self.of_caption]
+        found: list[Addition] = [(int(id), "generated_caption", 1.0) for id in agreed]
         return found + [(int(ids[one]), "tagger", float(scores[one])) for one in over]
 
 

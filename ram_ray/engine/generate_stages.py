@@ -64,13 +64,17 @@ def add_likely(
     settings, unseen = config.engine.generate, unseen_part(config, num_judges)
     weighed = weigh(run, config, scores, labels, unseen=unseen, round=round) if settings.precision is not None else None
     limits = find_thresholds(run, config, scores, weighed, labels, num_judges=num_judges, round=round)
-    stage = run.stage(f"generate_{round}", kind="annotations", config={}, inputs=[scores, limits, labels])
+    identity = settings.model_dump(include={"caption_threshold"})
+    stage = run.stage(f"generate_{round}", kind="annotations", config=identity, inputs=[scores, limits, labels])
     if stage.manifest:
         return stage.manifest
-    threshold, weigher = settings.threshold, ray.put(load_weigher(weighed)) if weighed else None
+    threshold, agreed = settings.threshold, settings.caption_threshold
+    weigher = ray.put(load_weigher(weighed)) if weighed else None
 
     def add(block: pa.Table) -> pa.Table:
-        rule = Threshold(threshold) if threshold is not None else read_rule(f"{limits.path}/rule.npz")
+        rule = (
+            Threshold(threshold, of_caption=agreed) if threshold is not None else read_rule(f"{limits.path}/rule.npz")
+        )
         logits = ray.get(weigher) if weigher else own_logits
         return to_table([merge(row, rule=rule, logits=logits) for row in block.to_pylist()], ANNOTATION)
 
@@ -117,7 +121,7 @@ def score(
 ) -> Manifest:
     """What the models say of every picture: captions with their tags, and the likeliest tags with their scores."""
     settings, resources = config.engine.generate, config.resources
-    identity = settings.model_dump(exclude={"precision", "batch_size"})
+    identity = settings.model_dump(exclude={"precision", "caption_threshold", "batch_size"})
     identity |= {"seed": config.seed} if settings.decoding == "nucleus" else {}
     stage = run.stage(f"scores_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, labels])
     if stage.manifest:

@@ -74,6 +74,15 @@ def test_the_union_keeps_the_first_origin_and_the_order_parsed_caption_tagger():
     assert merged.keys() == set(ANNOTATION.names) and repr(row) == before
 
 
+def test_a_tag_of_a_generated_caption_needs_the_tagger_where_that_is_asked_for():
+    row = scored(annotation(), captions=[("a red light", [2, 4, 1])], scores={5: 0.9, 2: 0.65, 4: 0.3})
+    assert origins(merge(row, rule=Threshold(0.7, of_caption=0.6))) == [
+        (0, "parsed"),
+        (2, "generated_caption"),
+        (5, "tagger"),
+    ]
+
+
 def test_the_next_round_starts_from_the_original_captions_and_what_survived():
     first = merge(scored(annotation(), captions=[("a red dog", [2])], scores={5: 0.9, 4: 0.8}), rule=Threshold(0.7))
     gone = {"id": 4, "reason": "outlier", "score": 0.6, "round": 1}
