@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import textwrap
 import urllib.request
 from typing import Any
 
@@ -18,6 +19,7 @@ TIMEOUT_S = 60.0
 SIDE = 256  # pixels of a picture on the sheet
 PER_REQUEST = 8  # pictures
 LINES = 12  # tags beside it
+CHARACTERS = 56  # a line of text beside it
 
 
 def request_tags(url: str, pictures: list[bytes], **options: Any) -> dict[str, Any]:
@@ -66,7 +68,9 @@ def draw_sheet(pictures: list[bytes], rows: list[dict], answers: list[dict]) -> 
         scale = SIDE / max(image.size)
         sheet.paste(image.resize((round(image.width * scale), round(image.height * scale))), (left, top))
         lines = [f"{tag['score']:.2f}  {tag['tag']}" for tag in answer["tags"][:LINES]]
-        caption = [f"caption: {answer['caption']}"[:56]]
-        human = [f"human: {'; '.join(row['labels'] or row['captions'])}"[i : i + 56] for i in (0, 56)]
+        said = {"caption": answer["caption"], "human": "; ".join(row["labels"] or row["captions"])}
+        caption, human = (
+            textwrap.wrap(f"{name}: {text}", CHARACTERS, max_lines=2, placeholder=" ...") for name, text in said.items()
+        )
         draw.multiline_text((left + SIDE + 10, top), "\n".join([*lines, "", *caption, *human]), fill="black")
     return sheet
