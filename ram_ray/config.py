@@ -87,6 +87,8 @@ class TrainConfig(Section):
     clip_grad: float = 1.0
     shards: str = "*"  # glob on shard names: the part of the data to train on
     tag_cap: float | None = Field(None, gt=0, le=1)  # share of pictures over which a tag no longer adds to their weight
+    # A tag that cleaning took out is not there, as in the paper; or nobody knows, and nothing is learnt of it.
+    removed: Literal["absent", "unknown"] = "absent"
     # Weights at first: the backbone of `represent` and the rest new, the model of the stage before, or all new.
     start: Literal["represent", "previous", "scratch"] = "represent"
     augment: AugmentConfig = AugmentConfig()

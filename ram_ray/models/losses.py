@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+UNKNOWN = 2  # a target of which nothing is learnt
+
 
 def asymmetric_loss(
     logits: Tensor,
@@ -20,7 +22,7 @@ def asymmetric_loss(
 
     Args:
         logits: (B, N), any float dtype; computed in float32.
-        targets: (B, N), 1 where the tag is there.
+        targets: (B, N), 1 where the tag is there, 0 where it is not, `UNKNOWN` where the data cannot tell.
         gamma_neg, gamma_pos: focusing of absent and present tags.
         clip: probability by which absent tags are shifted down, so that easy ones cost nothing.
         eps: smallest probability inside the logarithm.
@@ -28,13 +30,14 @@ def asymmetric_loss(
     The focusing weight is a constant for the gradient, as in the released training code.
     """
     probability = logits.float().sigmoid()
-    targets = targets.float()
+    known = targets != UNKNOWN
+    targets = targets.float() * known
     absent = (1 - probability + clip).clamp(max=1)
     loss = targets * probability.clamp(min=eps).log() + (1 - targets) * absent.clamp(min=eps).log()
     with torch.no_grad():
         right = probability * targets + absent * (1 - targets)
         focus = (1 - right).pow(gamma_pos * targets + gamma_neg * (1 - targets))
-    return -(loss * focus).sum()
+    return -(loss * focus * known).sum()
 
 
 def caption_loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.1) -> Tensor:

@@ -131,7 +131,7 @@ class RAM(nn.Module):
 
         Batch:
             pixel_values (B, 3, S, S) float, normalised
-            targets (B, N), 1 where the tag is there
+            targets (B, N), 1 where the tag is there, 0 where it is not, `losses.UNKNOWN` where the data cannot tell
             caption_ids (B, T) and tag_ids (B, T'), optional: the caption and its own tags as text
             caption_start: tokens of the prompt, not learnt
             teacher (B, C), optional: the teacher's image feature of the same crop

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from ram_ray.cluster import configure_data
 from ram_ray.config import TrainConfig
 from ram_ray.data.images import Limits, decode, read_bytes
+from ram_ray.models.losses import UNKNOWN
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.records import Reject
 from ram_ray.training.augment import train_crop
@@ -39,6 +40,7 @@ ROWS = pa.schema(
         ("shard", pa.string()),
         ("pictures", pa.list_(PICTURE)),  # one for the tagger, several for StableRep
         ("tags", pa.list_(pa.int32())),
+        ("removed", pa.list_(pa.int32())),  # tags that cleaning took out; null where there is no cleaning
         ("weight", pa.float32()),  # how often a row is seen against others; null: as often as any
         ("captions", pa.list_(pa.struct([("text", pa.string()), ("tags", pa.list_(pa.int32()))]))),
     ]
@@ -65,6 +67,7 @@ def tagged_rows(annotations: pa.Table, *, worth: Mapping[int, float] | None = No
             "shard": row["shard"],
             "pictures": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
             "tags": sorted({tag["id"] for tag in row["tags"]}),
+            "removed": sorted({tag["id"] for tag in row["removed"] or ()}),
             "captions": [{"text": one["text"], "tags": one["tags"]} for one in row["captions"]],
         }
         for row in annotations.to_pylist()
@@ -256,10 +259,12 @@ class TaggerFeed(Feed):
     max_tag_tokens: int = 40
 
     def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """targets uint8 (B, N); caption_ids and tag_ids int32 (B, T) where captions are learnt."""
+        """targets uint8 (B, N) as of `asymmetric_loss`; caption_ids, tag_ids int32 (B, T) where captions are learnt."""
         targets = np.zeros((len(rows), len(self.tag_names)), dtype=np.uint8)
         texts, tags = [], []
         for place, row in enumerate(rows):
+            if self.config.removed == "unknown":
+                targets[place, row["removed"] or []] = UNKNOWN
             targets[place, row["tags"]] = 1
             captions = row["captions"] or [{"text": "", "tags": []}]
             caption = self.random(row, "caption").choice(captions)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ram_ray.models.losses import asymmetric_loss, caption_loss, combine
+from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, combine
 
 SETTINGS = {
     "tag": {},  # RAM's own
@@ -56,6 +56,14 @@ def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
     loss = asymmetric_loss(logits, torch.tensor([[1, 1, 0, 0]]))
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_nothing_is_learnt_of_unknown_tags() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5]], requires_grad=True)
+    loss = asymmetric_loss(logits, torch.tensor([[1, UNKNOWN, 0]], dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == pytest.approx(float(asymmetric_loss(logits.detach()[:, [0, 2]], torch.tensor([[1, 0]]))))
+    assert logits.grad is not None and (logits.grad != 0).tolist() == [[True, False, True]]
 
 
 def test_easy_absent_tags_cost_nothing() -> None:

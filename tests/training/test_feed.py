@@ -16,6 +16,7 @@ import pytest
 
 from ram_ray.config import AugmentConfig, TrainConfig
 from ram_ray.data.images import Limits
+from ram_ray.models.losses import UNKNOWN
 from ram_ray.parts import Part
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
@@ -229,19 +230,29 @@ def test_without_the_caption_loss_there_are_no_ids(feed: TaggerFeed) -> None:
     assert bare.batch(_rows(feed, 2)).keys() == {"pixels", "key", "shard", "reason", "detail", "targets"}
 
 
+def test_of_a_removed_tag_nothing_is_learnt_unless_asked_for(feed: TaggerFeed) -> None:
+    (row,) = _rows(feed, 1)
+    row = {**row, "tags": [1, 3], "removed": [0, 3]}
+    unknown = replace(feed, config=TrainConfig(image_size=32, removed="unknown"))
+    targets = unknown.batch([row])["targets"][0]
+    assert {id: int(value) for id, value in enumerate(targets) if value} == {0: UNKNOWN, 1: 1, 3: 1}, "3 came back"
+    assert np.flatnonzero(feed.batch([row])["targets"][0]).tolist() == [1, 3], "in the paper it is absent"
+
+
 def test_rejected_and_untagged_rows_are_not_learnt() -> None:
     place = {"shard": "s", "uri": "u", "offset": 1, "nbytes": 2}
     tags = [{"id": 4, "origin": "parsed", "score": 1.0}, {"id": 1, "origin": "tagger", "score": 0.9}]
     caption = {"text": "a dog", "origin": "original", "tags": [4]}
+    gone = [{"id": id, "reason": "outlier", "score": 0.7, "round": 1} for id in (7, 0)]
     rows = [
-        {"key": "s/1", **place, "captions": [caption], "tags": tags, "removed": []},
+        {"key": "s/1", **place, "captions": [caption], "tags": tags, "removed": gone},
         {"key": "s/2", **place, "captions": [caption], "tags": [], "removed": []},
         {"key": "s/3", **place, "captions": [caption], "tags": tags, "removed": [], "reason": "truncated"},
     ]
     (row,) = tagged_rows(to_records(rows, ANNOTATION))
     assert row == {
         "key": "s/1", "shard": "s", "pictures": [{"uri": "u", "offset": 1, "nbytes": 2}], "tags": [1, 4],
-        "captions": [{"text": "a dog", "tags": [4]}],
+        "removed": [0, 7], "captions": [{"text": "a dog", "tags": [4]}],
     }  # fmt: skip
 
 
