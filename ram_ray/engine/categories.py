@@ -89,27 +89,27 @@ class Sizes:
 
     images: int = 0  # with regions
     rows: Counter[int] = field(default_factory=Counter)
-    carried: Counter[int] = field(default_factory=Counter)  # of them, those that the image carries
+    said: Counter[int] = field(default_factory=Counter)  # of them, those that a caption of the image says
 
     def add(self, other: Sizes) -> None:
         """Take in what was counted elsewhere."""
         self.images += other.images
         self.rows.update(other.rows)
-        self.carried.update(other.carried)
+        self.said.update(other.said)
 
 
 def count_tags(part: Part) -> Sizes:
     """Rows of each tag in a part; only the columns for it are read."""
     sizes = Sizes()
-    columns = [f"regions.list.element.{name}" for name in ("tag", "carried")]
+    columns = [f"regions.list.element.{name}" for name in ("tag", "said")]
     for file in part.files:
         with fsspec.open(file, "rb") as handle:
             table = pq.ParquetFile(handle).read(columns=columns, use_threads=False)
         lists = table["regions"].combine_chunks()
         sizes.images += int(np.count_nonzero(pc.list_value_length(lists).to_numpy(zero_copy_only=False)))
-        tags, carried = (pc.struct_field(pc.list_flatten(lists), name) for name in ("tag", "carried"))
+        tags, said = (pc.struct_field(pc.list_flatten(lists), name) for name in ("tag", "said"))
         sizes.rows.update(tags.to_pylist())
-        sizes.carried.update(tags.filter(carried).to_pylist())
+        sizes.said.update(tags.filter(said).to_pylist())
     return sizes
 
 

@@ -76,7 +76,7 @@ SAMPLE_ROWS = pa.schema(
         ("box", pa.list_(pa.float32())),
     ]
 )
-_NUMBERS = ("key", "shard", "carried", "labelled", "box", "score", "whole", "agreement", "others")
+_NUMBERS = ("key", "shard", "carried", "said", "labelled", "box", "score", "whole", "agreement", "others")
 _UNLIKE = [SIGNALS.index(name) for name in ("near", "company")]
 
 
@@ -118,8 +118,10 @@ def decide(
     looks = _looks(chunks, crops=crops, config=config, seed=seed)
     measured = _measure(chunks, looks, counts=counts, seed=seed)
     signals, carried = signals_of(measured), measured["carried"].to_numpy()
-    evidence = judge(signals[carried], signals[~carried], expected=config.outliers)
     mine = measured.filter(pa.array(carried))
+    evidence = judge(
+        signals[carried], signals[~carried], said=mine["said"].to_numpy(zero_copy_only=False), expected=config.outliers
+    )
     going = _going(mine, evidence, config=config)
     safe = (mine["labelled"].to_numpy() & config.protect_labels) | (tag in protected)
     category["clusters"] = sum(int(one.counting.sum()) for one in looks)
@@ -210,7 +212,7 @@ def _measure(chunks: Chunks, looks: tuple[Looks, Looks], *, counts: TagCounts, s
         parts.append(numbers.append_column("distance", pa.array(np.where(half, first[1], second[1]))))
     rows = pa.concat_tables(parts).combine_chunks().sort_by("key")
     hashes = _hashes(rows, seed + 1)  # not those of the halves
-    beside = company(rows["others"], carried=rows["carried"].to_numpy(), hashes=hashes, counts=counts)
+    beside = company(rows["others"], said=rows["said"].to_numpy(), hashes=hashes, counts=counts)
     return rows.drop_columns("others").append_column("company", pa.array(beside))
 
 

@@ -199,12 +199,12 @@ def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> tuple[list[
         for found in _map(parts, count_tags, config):
             sizes.add(found)
         groups = plan_groups(sizes.rows, groups=config.resources.shuffle_partitions)
-        counted = {"images": sizes.images, "carried": sorted(sizes.carried.items())}
+        counted = {"images": sizes.images, "said": sorted(sizes.said.items())}
         write_text(uri, json.dumps({"groups": [asdict(one) for one in groups], **counted}))
     with fsspec.open(uri, "r") as file:
         plan = json.load(file)
     groups = [Group(one["name"], tuple(one["tags"]), one["rows"]) for one in plan["groups"]]
-    return groups, TagCounts(plan["images"], dict(plan["carried"]))
+    return groups, TagCounts(plan["images"], dict(plan["said"]))
 
 
 def _decide_group(group: Group, *, path: str, folder: str, decide_one: Callable[..., Decision]) -> None:

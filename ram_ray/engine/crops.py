@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ram_ray.models.dual_encoder import Teacher
 
 KINDS_WITH_PLACE = ("object", "action")
+SAID = ("parsed", "matched")  # origins of the tags that captions say
 
 # One row a tag of an image.
 REGIONS = pa.schema(
@@ -48,12 +49,13 @@ REGIONS = pa.schema(
         ("shard", pa.string()),
         ("tag", pa.int32()),
         ("carried", pa.bool_()),  # false: the image does not carry the tag, which is here to compare with
+        ("said", pa.bool_()),  # a caption says it; false where the engine added it
         ("labelled", pa.bool_()),  # a human label of the image says so too
         ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 as shares
         ("score", pa.float32()),  # the detector's; 0 where it found nothing and the box is the whole picture
         ("whole", pa.float32()),  # the tagger's probability of the tag on the whole picture
         ("agreement", pa.float32()),  # and on the crop
-        ("others", pa.list_(pa.int32())),  # the tags that the image carries besides
+        ("others", pa.list_(pa.int32())),  # the tags that the image carries besides and a caption says
         ("embedding", pa.binary()),  # float16 (D,), little-endian: one value a row, never boxed number by number
     ]
 )
@@ -118,6 +120,7 @@ class RegionEmbedder:
     def _look(self, rows: list[dict[str, Any]], pixels: np.ndarray) -> list[list[dict[str, Any]]]:
         """The regions of tagged images (B, S, S, 3)."""
         carried = [[tag["id"] for tag in row["tags"]] for row in rows]
+        said = [[tag["id"] for tag in row["tags"] if tag["origin"] in SAID] for row in rows]
         absent = [self._absent(row["key"], ids) for row, ids in zip(rows, carried, strict=True)]
         labelled = [self._labelled(row["labels"]) for row in rows]
         boxes = self._boxes(pixels, [[*one, *other] for one, other in zip(carried, absent, strict=True)])
@@ -127,9 +130,10 @@ class RegionEmbedder:
         places: list[list[int]] = [[] for _ in rows]
         for image, found in enumerate(boxes):
             for id, (box, score) in found.items():
-                region: dict[str, Any] = {"tag": id, "carried": id in carried[image], "labelled": id in labelled[image]}
-                region |= {"box": list(box), "score": score, "whole": float(whole[image, id])}
-                regions[image].append({**region, "others": [one for one in carried[image] if one != id]})
+                region: dict[str, Any] = {"tag": id, "carried": id in carried[image], "said": id in said[image]}
+                region |= {"labelled": id in labelled[image], "box": list(box), "score": score}
+                region |= {"whole": float(whole[image, id]), "others": [one for one in said[image] if one != id]}
+                regions[image].append(region)
                 places[image].append(crops.add(image, box))
         self._judge(crops, whole, regions, places)
         return regions

@@ -22,6 +22,11 @@ carry the tag. A wrong tag is a tag on an image to which it does not belong, so 
                  c, and with it each row's probability to be wrong. c is drawn towards the share that is expected,
                  as if `PRIOR` rows had been counted before, since little is known of a small category.
 
+Steps 2 and 3 learn from the tags that captions say, and all carried ones are judged by what they learnt. A tag that
+the engine added was chosen for the same signals, so added rows would look better than right ones do, and the right ones
+among what captions say worse than they are: learning from all, as said below, 41% of the planted tags go when 10% of
+the right ones are lost, and 50% learning from the said ones (a tagger of mAP 0.18, 11,000 tags added to 19,000).
+
 A few absent rows are assumed in each category (`ASSUMED`), lower in every signal: where there are hardly any real ones,
 the signals count alike, and a category that nearly all images carry can still be judged.
 
@@ -66,19 +71,21 @@ class Evidence:
     weights: np.ndarray  # (F,) float64
 
 
-def judge(carried: np.ndarray, absent: np.ndarray, *, expected: float) -> Evidence:
+def judge(carried: np.ndarray, absent: np.ndarray, *, said: np.ndarray | None = None, expected: float) -> Evidence:
     """Judge the carried rows (N, F) of a category by comparison with absent ones (M, F).
 
     Args:
+        said: (N,) bool, the rows whose tag a caption says, and which are learnt from; all where it is None or none is.
         expected: share of the carried rows that is expected to be wrong, 0 to 1.
     """
     scores = normal_scores(np.concatenate([carried, absent]))
     right = scores[: len(carried)]
-    assumed = np.tile(right.mean(axis=0) - GAP * scores.std(axis=0), (ASSUMED, 1))
+    known = right[said] if said is not None and said.any() else right
+    assumed = np.tile(known.mean(axis=0) - GAP * scores.std(axis=0), (ASSUMED, 1))
     other = np.concatenate([scores[len(carried) :], assumed])
-    weights = discriminant(right, other)
+    weights = discriminant(known, other)
     line, base = right @ weights, other @ weights
-    share, centre, width = mixture(line, base, expected=expected)
+    share, centre, width = mixture(known @ weights, base, expected=expected)
     ratio = (line - (centre + base.mean()) / 2) * (centre - base.mean()) / width**2  # log of right : absent
     wrong = share / (share + (1 - share) * np.exp(np.clip(ratio, -50, 50)))
     slope = (centre - base.mean()) / width**2

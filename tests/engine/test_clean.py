@@ -45,6 +45,7 @@ def category(
             "shard": keys[place][:2],
             "tag": DOG,
             "carried": place < count - absent,
+            "said": place < count - absent,
             "labelled": labelled,
             "box": [0, 0, 0.5, 1],
             "score": 0.5,

@@ -9,17 +9,17 @@ from ram_ray.engine.company import SMOOTHING, TagCounts, company
 SURFBOARD, WAVE, OVEN = 0, 1, 2
 
 
-def measure(others: list[list[int]], carried: list[bool], counts: TagCounts) -> np.ndarray:
+def measure(others: list[list[int]], said: list[bool], counts: TagCounts) -> np.ndarray:
     half = len(others) // 2
     chunked = pa.chunked_array([pa.array(part, pa.list_(pa.int32())) for part in (others[:half], others[half:])])
     hashes = np.arange(len(others)).astype(np.uint64)
-    return company(chunked, carried=np.array(carried), hashes=hashes, counts=counts)
+    return company(chunked, said=np.array(said), hashes=hashes, counts=counts)
 
 
 def test_usual_company_counts_for_a_tag_and_strangers_against_it():
     others = [[WAVE]] * 90 + [[OVEN]] * 2 + [[]] * 8 + [[WAVE], [OVEN], [WAVE, OVEN], []]
-    carried = [True] * 100 + [False] * 4
-    found = measure(others, carried, TagCounts(1_000, {SURFBOARD: 100, WAVE: 120, OVEN: 300}))
+    said = [True] * 100 + [False] * 4
+    found = measure(others, said, TagCounts(1_000, {SURFBOARD: 100, WAVE: 120, OVEN: 300}))
     assert (found[:90] > 1).all() and (found[90:92] < -1).all() and (found[92:100] == 0).all()
     assert found[100] == pytest.approx(np.log((81 + SMOOTHING) / (90 * 120 / 1_000 + SMOOTHING)))
     assert found[100] > 1 > -1 > found[101] and found[103] == 0
@@ -31,15 +31,13 @@ def test_no_image_vouches_for_itself():
     assert own == same_part < 0
 
 
-def test_tags_that_keep_no_company_measure_alike_whether_the_image_carries_the_tag_or_not():
+def test_tags_that_keep_no_company_measure_alike_whether_the_image_has_the_tag_or_not():
     rng = np.random.default_rng(0)
     others = [sorted({int(one) for one in rng.integers(1, 6, 2)}) for _ in range(4_000)]
-    carried = rng.random(4_000) < 0.5
+    said = rng.random(4_000) < 0.5
     counts = TagCounts(4_000, {tag: sum(tag in one for one in others) for tag in range(1, 6)})
-    found = measure(others, carried.tolist(), counts)
-    above = (found[carried][:, None] > found[~carried][None]).mean() + 0.5 * (
-        found[carried][:, None] == found[~carried]
-    ).mean()
+    found = measure(others, said.tolist(), counts)
+    above = (found[said][:, None] > found[~said][None]).mean() + 0.5 * (found[said][:, None] == found[~said]).mean()
     assert above == pytest.approx(0.5, abs=0.03)
 
 

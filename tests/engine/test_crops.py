@@ -61,6 +61,14 @@ def test_every_tag_is_embedded_and_judged_on_its_own_crop(embedder):
         assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
 
 
+def test_what_the_engine_added_is_marked_and_keeps_nothing_company(embedder):
+    rows = [annotation(tags=[tag(0), tag(4, "tagger", 0.9), tag(2, "matched"), tag(5, "generated_caption", 0.8)])]
+    regions = {row["tag"]: row for row in rows_of(embedder, rows)[0]}
+    assert {id for id, row in regions.items() if row["said"]} == {0, 2}
+    assert {id for id, row in regions.items() if row["carried"]} == {0, 2, 4, 5}
+    assert [regions[id]["others"] for id in (0, 2, 4, 5)] == [[2], [0], [0, 2], [0, 2]]
+
+
 def test_tags_without_a_place_are_judged_on_the_whole_picture(embedder):
     regions, _ = rows_of(embedder, [annotation(tags=[tag(BEACH), tag(RED), tag(0)])])
     for row in regions:

@@ -45,6 +45,15 @@ def test_signals_count_as_far_as_they_tell_something():
     assert planted[order].mean() > planted[np.argsort(carried.mean(axis=1))[:40]].mean()
 
 
+def test_what_was_added_for_its_signals_does_not_hide_wrong_tags():
+    carried, absent, planted = category(gaps=(1.0,) * 5)
+    added = np.random.default_rng(1).normal(4.0, 0.5, (300, len(SIGNALS)))
+    both, said = np.concatenate([carried, added]), np.arange(700) < 400
+    beside, learnt = (judge(both, absent, said=rows, expected=0.1).wrong for rows in (said, None))
+    assert beside[:400][planted].mean() > 0.35 > 0.15 > learnt[:400][planted].mean()
+    assert beside[:400][~planted].mean() < 0.05 and beside[400:].max() < 0.01, "what was added is judged as well"
+
+
 def test_a_signal_that_speaks_the_wrong_way_round_has_no_say():
     carried, absent, _ = category(gaps=(2.0, -1.5, 0.0, 0.0, 0.0))
     assert judge(carried, absent, expected=0.1).weights[1] == 0
