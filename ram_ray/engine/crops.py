@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 from ram_ray.config import CleanConfig
 from ram_ray.engine.generate import to_rows
 from ram_ray.engine.regions import WHOLE, Box, make_detector
+from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import to_table
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from ram_ray.models.dual_encoder import Teacher
 
 KINDS_WITH_PLACE = ("object", "action")
-SAID = ("parsed", "matched")  # origins of the tags that captions say
+SAID = (PARSED, MATCHED)  # origins of the tags that captions say
 
 # One row a tag of an image.
 REGIONS = pa.schema(
