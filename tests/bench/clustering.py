@@ -52,6 +52,7 @@ def as_regions(points: np.ndarray) -> Any:
         "shard": ["shard"] * count,
         "tag": np.full(count, 1),
         "carried": carried,
+        "said": carried,
         "labelled": np.zeros(count, bool),
         "box": [[0.0, 0.0, 1.0, 1.0]] * count,
         "score": np.full(count, 0.5),
