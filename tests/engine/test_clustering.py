@@ -6,6 +6,7 @@ import pytest
 
 from ram_ray.engine import clustering
 from ram_ray.engine.clustering import find_looks, fit_centres, normalised, num_clusters
+from tests.bench import clustering as bench
 
 
 def looks_of(rng: np.random.Generator, *, sizes: list[int], width: int = 32, noise: float = 0.15) -> np.ndarray:
@@ -77,3 +78,9 @@ def test_few_points_and_equal_points(count, clusters):
 def test_k_grows_with_the_category_up_to_its_limit():
     k = [num_clusters(n, images_per_cluster=50, max_clusters=32) for n in (0, 49, 100, 1_600, 1_000_000)]
     assert k == [1, 1, 2, 32, 32]
+
+
+def test_the_bench_measures_categories_as_the_stages_leave_them():
+    crops, k, _, _, _, inertia, *rest = bench.measure(300, width=16, clusters=4, repeats=1).split()
+    assert (crops, k) == ("300", "4") and len(rest) == 5
+    assert float(inertia) == pytest.approx(1, abs=0.1)
