@@ -70,7 +70,9 @@ class OpenVinoBackend:
 
     def _compile(self, openvino: Any, module: nn.Module, example: tuple, *, shapes: list[tuple]) -> _Graph:
         with torch.inference_mode(False), torch.no_grad():
-            graph = openvino.convert_model(module.eval(), example_input=example)
+            # Traced here: OpenVINO's own tracing checks itself, which takes half a minute more with a Swin-L.
+            traced = torch.jit.trace(module.eval(), example, check_trace=False)
+            graph = openvino.convert_model(traced, example_input=example)
         graph.reshape(
             {port: openvino.PartialShape(list(shape)) for port, shape in zip(graph.inputs, shapes, strict=True)}
         )
