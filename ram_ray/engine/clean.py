@@ -119,9 +119,7 @@ def decide(
     measured = _measure(chunks, looks, counts=counts, seed=seed)
     signals, carried = signals_of(measured), measured["carried"].to_numpy()
     mine = measured.filter(pa.array(carried))
-    evidence = judge(
-        signals[carried], signals[~carried], said=mine["said"].to_numpy(zero_copy_only=False), expected=config.outliers
-    )
+    evidence = judge(signals[carried], signals[~carried], said=mine["said"].to_numpy(), expected=config.outliers)
     going = _going(mine, evidence, config=config)
     safe = (mine["labelled"].to_numpy() & config.protect_labels) | (tag in protected)
     category["clusters"] = sum(int(one.counting.sum()) for one in looks)

@@ -71,16 +71,16 @@ class Evidence:
     weights: np.ndarray  # (F,) float64
 
 
-def judge(carried: np.ndarray, absent: np.ndarray, *, said: np.ndarray | None = None, expected: float) -> Evidence:
+def judge(carried: np.ndarray, absent: np.ndarray, *, said: np.ndarray, expected: float) -> Evidence:
     """Judge the carried rows (N, F) of a category by comparison with absent ones (M, F).
 
     Args:
-        said: (N,) bool, the rows whose tag a caption says, and which are learnt from; all where it is None or none is.
+        said: (N,) bool, the rows whose tag a caption says, and which are learnt from; all are where none is said.
         expected: share of the carried rows that is expected to be wrong, 0 to 1.
     """
     scores = normal_scores(np.concatenate([carried, absent]))
     right = scores[: len(carried)]
-    known = right[said] if said is not None and said.any() else right
+    known = right[said] if said.any() else right
     assumed = np.tile(known.mean(axis=0) - GAP * scores.std(axis=0), (ASSUMED, 1))
     other = np.concatenate([scores[len(carried) :], assumed])
     weights = discriminant(known, other)
