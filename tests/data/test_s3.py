@@ -6,19 +6,17 @@ The store is moto's server, a real S3 endpoint in a process of its own on loopba
 from __future__ import annotations
 
 import importlib.util
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ram_ray.artifacts import write_bytes
 from ram_ray.data.images import read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
 from ram_ray.records import Reject
 from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, plant
+from tests.s3 import FAULTS, S3Proxy, environment, serve_s3
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto[server] is not installed"),
@@ -27,52 +25,31 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, "the server ended before it answered"
-            time.sleep(0.1)
-        else:
-            pytest.fail("the server did not answer in 30 seconds")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def proxy() -> Iterator[S3Proxy]:
+    """A store, seen through a proxy; found by the usual environment variables alone."""
+    with serve_s3() as server, S3Proxy(server) as proxy, environment(proxy.url):
+        yield proxy
 
 
 @pytest.fixture(scope="module")
-def bucket(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Planted, str, Path]]:
-    """The planted shards in a bucket; the store is found by the usual environment variables alone."""
+def bucket(proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Planted, str, Path]:
+    """The planted shards in a bucket."""
     import s3fs
 
-    with pytest.MonkeyPatch.context() as env:
-        for name, value in {
-            "AWS_ENDPOINT_URL": server,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            env.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        folder = tmp_path_factory.mktemp("planted")
-        planted = plant(folder)
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("pictures")
-        fs.put(f"{folder}/", "pictures/run", recursive=True)
-        yield planted, "s3://pictures/run", folder
-        s3fs.S3FileSystem.clear_instance_cache()
+    folder = tmp_path_factory.mktemp("planted")
+    planted = plant(folder)
+    fs = s3fs.S3FileSystem()
+    fs.mkdir("pictures")
+    fs.put(f"{folder}/", "pictures/run", recursive=True)
+    return planted, "s3://pictures/run", folder
+
+
+@pytest.fixture
+def failing(proxy: S3Proxy) -> Iterator[S3Proxy]:
+    """The store while one request in ten fails: refused, or broken off before or in the middle of its answer."""
+    proxy.share, proxy.faults = 0.1, FAULTS
+    yield proxy
+    proxy.share = 0.0
 
 
 def test_globs_list_what_lies_there(bucket: tuple[Planted, str, Path]) -> None:
@@ -120,3 +97,25 @@ def test_pictures_are_read_in_place(bucket: tuple[Planted, str, Path]) -> None:
         512,
         nbytes[0],
     ]
+
+
+def test_requests_that_fail_are_made_again(bucket: tuple[Planted, str, Path], failing: S3Proxy) -> None:
+    """Reads and writes: the same rows, the same bytes."""
+    import s3fs
+
+    _, uri, folder = bucket
+    before = failing.counts["failed"]
+    s3fs.S3FileSystem.clear_instance_cache()
+    shards = list_shards([f"{uri}/*"])
+    rows = [row for shard in shards for row in scan_shard(shard, limits=LIMITS, check="header")]
+    here = [row for shard in list_shards([f"{folder}/*"]) for row in scan_shard(shard, limits=LIMITS, check="header")]
+    assert [row["reason"] for row in rows] == [row["reason"] for row in here]
+    rows = [row for row in rows if not row["reason"]]
+    uris, offsets, nbytes = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
+    found = read_bytes(uris, offsets, nbytes)
+    assert found == read_bytes([one.replace(uri, str(folder)) for one in uris], offsets, nbytes)
+    for number in range(20):
+        data = bytes([number]) * (1000 if number else 12 << 20)  # the first in several parts
+        write_bytes(f"{uri}-written/{number}", data)
+        assert s3fs.S3FileSystem().cat_file(f"{uri}-written/{number}") == data
+    assert failing.counts["failed"] > before + 5
