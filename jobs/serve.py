@@ -21,7 +21,7 @@ def main() -> int:
 
     from ram_ray import cluster
     from ram_ray.config import load
-    from ram_ray.models.bundle import local_folder
+    from ram_ray.storage import local_copy
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -29,7 +29,7 @@ def main() -> int:
     model = os.path.abspath(options.model) if os.path.isdir(options.model) else options.model
     try:
         config = load(files=options.config, sets=options.sets).serve
-        if not (local_folder(model) / "config.json").is_file():
+        if not (local_copy(model, files=("config.json",)) / "config.json").is_file():
             raise ValueError(f"{options.model} is not a model bundle: it has no config.json")
         cluster.start()
 

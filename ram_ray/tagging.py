@@ -110,17 +110,16 @@ def tag_to_folder(
 
 
 def image_size(model: str) -> int:
-    """Pixels of a side of a bundle's pictures, of a URI by its config.json alone: the weights are the actors' matter.
+    """Pixels of a side of a bundle's pictures, by its config.json alone: the weights are the actors' matter.
 
     Raises:
         ValueError: if it is not a bundle.
     """
-    from ram_ray.models.bundle import local_folder
+    from ram_ray.storage import local_copy
 
-    folder = model.rstrip("/") if "://" in model else str(local_folder(model))
     try:
-        with fsspec.open(f"{folder}/config.json", "r") as file:
-            return int(json.load(file)["image_size"])
+        folder = local_copy(model, files=("config.json",))
+        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["image_size"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{model} is not a model bundle: {error!r}") from None
 

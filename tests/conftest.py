@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.s3 import S3Proxy
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -32,6 +36,25 @@ def ray_cluster() -> Iterator[None]:
     start(num_cpus=3, object_store_gb=0.5)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """URL of an S3 server that every test of the run shares."""
+    from tests.s3 import serve_s3
+
+    with serve_s3() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def s3(s3_server: str, request: pytest.FixtureRequest) -> Iterator[S3Proxy]:
+    """The S3 server, found by the usual variables through a proxy of this module's own, with a bucket of its own."""
+    from tests.s3 import S3Proxy, environment
+
+    with S3Proxy(s3_server) as proxy, environment(proxy.url):
+        proxy.make_bucket(request.module.__name__)
+        yield proxy
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -109,6 +110,7 @@ class S3Proxy:
         seed: of the draws; which request meets which draw depends on the order in which they come.
 
     Attributes:
+        bucket: URI of the bucket that `make_bucket` made.
         counts: requests by method; "failed" is how many of them all failed, "bytes_out" what the answers held.
     """
 
@@ -124,6 +126,8 @@ class S3Proxy:
         assert all(fault in FAULTS for fault in faults), faults
         self.share, self.faults, self.counts = share, faults, Counter[str]()
         self.log: list[str] | None = None  # set to a list to keep "METHOD path" of every request
+        self.delay: dict[str, float] = {}  # seconds that a request waits whose path ends with a name
+        self.bucket = ""
         self._target = urlsplit(target).netloc
         self._random, self._lock = random.Random(seed), threading.Lock()
         self._server = _Server(("127.0.0.1", port or 0), _Handler)
@@ -137,6 +141,13 @@ class S3Proxy:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket, named like a test module; `bucket` is its URI."""
+        import s3fs
+
+        self.bucket = "s3://" + re.sub("[^a-z0-9]", "-", name.lower())
+        s3fs.S3FileSystem().mkdir(self.bucket)
 
     @property
     def num_requests(self) -> int:
@@ -183,6 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(503, {"Content-Type": "application/xml"}, SLOW_DOWN)
         if fault == "reset":
             return self._reset()
+        for name, seconds in self.server.proxy.delay.items():
+            if urlsplit(self.path).path.endswith(name):
+                time.sleep(seconds)
         status, headers, data = self._ask(body)
         self.server.proxy.counts["bytes_out"] += len(data)
         self._answer(status, headers, data, cut=fault == "cut")

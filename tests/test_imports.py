@@ -64,8 +64,11 @@ def _named(folder: str) -> dict[Path, list[str]]:
 @pytest.mark.parametrize(
     ("who", "allowed"),
     [
-        ("models", ("ram_ray.models", "ram_ray.label_system", "ram_ray.records")),
-        ("data", ("ram_ray.data", "ram_ray.records", "ram_ray.config", "ram_ray.annotate", "ram_ray.artifacts")),
+        ("models", ("ram_ray.models", "ram_ray.label_system", "ram_ray.records", "ram_ray.storage")),
+        (
+            "data",
+            tuple(f"ram_ray.{one}" for one in ("data", "records", "config", "annotate", "artifacts", "storage")),
+        ),
     ],
 )
 def test_a_lower_room_names_no_higher_one(who: str, allowed: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ram_ray.config import CleanConfig
+from ram_ray.storage import local_copy
 
 if TYPE_CHECKING:
     from ram_ray.inference import Predictor
@@ -53,7 +54,7 @@ class RegionDetector(Protocol):
 
 
 def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | None = None) -> RegionDetector:
-    """The detector that `config.detector` names: "attention", or a model by Hugging Face id or path.
+    """The detector that `config.detector` names: "attention", or a model by path, URI or Hugging Face id.
 
     Raises:
         ValueError: if the model is of a kind that is not supported.
@@ -70,7 +71,8 @@ def _zero_shot(path: str, revision: str | None, device: str | None, precision: s
 
     from ram_ray.engine.zero_shot import GroundingDinoDetector, Owlv2Detector, ZeroShotDetector
 
-    kind = AutoConfig.from_pretrained(path, revision=revision).model_type
+    folder = str(local_copy(path, revision=revision))
+    kind = AutoConfig.from_pretrained(folder).model_type
     classes: dict[str, type[ZeroShotDetector]] = {
         "grounding-dino": GroundingDinoDetector,
         "mm-grounding-dino": GroundingDinoDetector,
@@ -82,7 +84,7 @@ def _zero_shot(path: str, revision: str | None, device: str | None, precision: s
             f"engine.clean.detector {path!r} is a {kind!r} model; use 'attention' or a model of "
             f"{', '.join(sorted(classes))}"
         )
-    return classes[kind](path, revision=revision, device=device, precision=precision)
+    return classes[kind](folder, device=device, precision=precision)
 
 
 class AttentionDetector:

@@ -29,9 +29,8 @@ class ZeroShotDetector(ABC):
 
     def __init__(
         self,
-        path: str,
+        folder: str,
         *,
-        revision: str | None = None,
         device: str | None = None,
         precision: str | None = None,
         threshold: float = 0.1,
@@ -47,8 +46,8 @@ class ZeroShotDetector(ABC):
             raise ValueError(f"precision {precision!r} is not one of {', '.join(dtypes)}")
         self.dtype = dtypes[precision]
         self.threshold, self.batch_size = threshold, batch_size
-        self.processor = AutoProcessor.from_pretrained(path, revision=revision)
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(path, revision=revision, use_safetensors=True)
+        self.processor = AutoProcessor.from_pretrained(folder)
+        model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, use_safetensors=True)
         self.model = model.to(self.device).eval()
 
     def detect(

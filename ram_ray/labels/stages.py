@@ -250,12 +250,9 @@ def _encode_names(counts: dict[Key, dict[str, int]], config: RunConfig, teacher:
     names = sorted(frequent)
 
     def encode() -> np.ndarray:
-        from ram_ray.models.bundle import local_folder
         from ram_ray.models.dual_encoder import Teacher
 
-        source = teacher.counts["source"]
-        folder = str(local_folder(source)) if "://" in source else source
-        encoder = Teacher.from_pretrained(folder, revision=teacher.counts["revision"])
+        encoder = Teacher.from_pretrained(teacher.counts["source"], revision=teacher.counts["revision"])
         return encoder.label_embeddings(names, list(config.model.templates)).numpy()
 
     vectors = ray.get(ray.remote(num_cpus=config.resources.task_cpus)(encode).remote())

@@ -7,8 +7,7 @@
     text_encoder/       makes label queries of a user's own tags; an imported model may have none
     README.md           model card
 
-Weights are read with safetensors, so nothing in a bundle can run code. A remote bundle (s3, gs, a Hugging Face
-id) is copied to a local folder first.
+Weights are read with safetensors, so nothing in a bundle can run code.
 
 Loading makes no weights to throw away: the model is built without memory and takes the file's tensors, which are
 read a piece at a time, so that never more than one copy of them is there. On a CPU the captioner's stay in the file,
@@ -18,12 +17,10 @@ mapped, until a caption is asked for.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import torch
 from pydantic import ValidationError
 
@@ -32,6 +29,7 @@ from ram_ray.models.config import ModelConfig
 from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.storage import local_copy
 
 KIND = "ram_ray.bundle"
 _PIECE = 1 << 26  # bytes of weights read at a time
@@ -94,7 +92,7 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
     Raises:
         ValueError: if it is not a bundle, or its parts do not fit together.
     """
-    folder = local_folder(path_or_id, revision=revision)
+    folder = local_copy(path_or_id, revision=revision)
     try:
         tree = json.loads((folder / "config.json").read_text())
         labels = LabelSystem.from_json((folder / "label_system.json").read_text())
@@ -115,27 +113,6 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
     model.eval().requires_grad_(False)
     tokenizer = TextTokenizer.load(str(folder)) if config.captions else None
     return Bundle(model.to(device or "cpu"), labels, tokenizer, folder)
-
-
-def local_folder(path_or_id: str, *, revision: str | None = None) -> Path:
-    """A local folder with the bundle's files: itself, or a copy of a URI or of a Hugging Face repository."""
-    if "://" in path_or_id:
-        fs, path = fsspec.url_to_fs(path_or_id)
-        if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-            return Path(path)
-        target = Path(tempfile.mkdtemp(prefix="ram_ray_bundle_"))
-        fs.get(path.rstrip("/") + "/", str(target), recursive=True)
-        return target
-    if Path(path_or_id).is_dir():
-        return Path(path_or_id)
-    if path_or_id.count("/") == 1 and not path_or_id.startswith((".", "/")):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(path_or_id, revision=revision))
-        except Exception as error:
-            raise ValueError(f"{path_or_id}: no such folder, and not to be had from the hub: {error}") from None
-    raise ValueError(f"{path_or_id}: no such folder; give a model bundle's folder, URI or Hugging Face id")
 
 
 def _load_weights(model: RAM, file: Path, *, source: str, device: torch.device) -> None:

@@ -8,6 +8,7 @@ Letters: B batch, S pixels, T text tokens, E embedding width.
 
 from __future__ import annotations
 
+import errno
 import json
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from ram_ray.models.blocks import Block, TokenEmbedding, initialise
 from ram_ray.models.config import DualEncoderConfig
 from ram_ray.models.image_encoder import ImageEncoder, normalise
 from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.storage import local_copy
 
 
 class DualEncoder(nn.Module):
@@ -112,12 +114,12 @@ class _Own:
 
 
 class _Clip:
-    def __init__(self, path_or_id: str, revision: str | None) -> None:
+    def __init__(self, folder: str) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        self.model = CLIPModel.from_pretrained(path_or_id, revision=revision or "main").eval().requires_grad_(False)
-        self.tokenizer = AutoTokenizer.from_pretrained(path_or_id, revision=revision)
-        self.processor = AutoImageProcessor.from_pretrained(path_or_id, revision=revision)
+        self.model = CLIPModel.from_pretrained(folder).eval().requires_grad_(False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.processor = AutoImageProcessor.from_pretrained(folder)
         self.mean, self.std = tuple(self.processor.image_mean), tuple(self.processor.image_std)
         self.embed_dim = self.model.config.projection_dim
         self.image_size = self.model.config.vision_config.image_size
@@ -149,25 +151,24 @@ class Teacher:
     def from_pretrained(
         cls, path_or_id: str, *, revision: str | None = None, device: str | torch.device | None = None
     ) -> Teacher:
-        """Load a folder that `represent` wrote, or a CLIP by Hugging Face id (pin its revision) or local path.
+        """Load a folder that `represent` wrote, or a CLIP: a path, a URI, or a Hugging Face id (pin its revision).
 
         Raises:
             ValueError: if nothing that can be loaded is there.
         """
-        folder = Path(path_or_id)
-        config = folder / "config.json"
-        tree = json.loads(config.read_text()) if config.is_file() else {}
-        tower: _Own | _Clip
-        if tree.pop("kind", None) == "ram_ray.dual_encoder":
-            tower = _Own(folder, tree)
-        else:
-            try:
-                tower = _Clip(path_or_id, revision)
-            except (OSError, ValueError) as error:
-                raise ValueError(
-                    f"represent.clip {path_or_id!r} cannot be loaded as a CLIP model; give a local folder or a "
-                    f"Hugging Face id with its revision: {str(error).splitlines()[0]}"
-                ) from error
+        try:
+            folder = local_copy(path_or_id, revision=revision)
+            config = folder / "config.json"
+            tree = json.loads(config.read_text()) if config.is_file() else {}
+            own = tree.pop("kind", None) == "ram_ray.dual_encoder"
+            tower: _Tower = _Own(folder, tree) if own else _Clip(str(folder))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            raise ValueError(
+                f"represent.clip {path_or_id!r} cannot be loaded as a CLIP model; give a folder, a URI or a "
+                f"Hugging Face id with its revision: {str(error).splitlines()[0]}"
+            ) from error
         if device is not None:
             tower.model.to(device)
         return cls(tower, source=path_or_id, revision=revision)

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ram_ray.storage import local_copy
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+FILES = ("tokenizer.json", "vocab.txt")  # the first that is there is read
+CASE_FILE = "tokenizer_config.json"  # says whether a vocabulary is cased
 DEC, ENC, SEP, PAD = "[DEC]", "[ENC]", "[SEP]", "[PAD]"
 
 
@@ -57,24 +61,26 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path_or_id: str, *, revision: str | None = None) -> TextTokenizer:
-        """Load a folder with `tokenizer.json` or BERT's `vocab.txt`, such a file, or a Hugging Face id at a revision.
+        """Load a folder with `tokenizer.json` or BERT's `vocab.txt`, or such a file, from where `local_copy` finds it.
+
+        Args:
+            path_or_id: a path, a URI, or a Hugging Face id.
+            revision: of an id.
 
         Raises:
             ValueError: if there is none that can be read, or it is not a BERT-style vocabulary.
         """
         from tokenizers import Tokenizer
 
-        path = Path(path_or_id)
-        if path.is_dir():
-            path = path / ("tokenizer.json" if (path / "tokenizer.json").is_file() else "vocab.txt")
-        if path.name.endswith(".txt") and path.is_file():
+        try:
+            path = _local_file(path_or_id, revision)
+        except ValueError as error:
+            raise ValueError(f"tokenizer {error}") from None
+        if path.suffix == ".txt" and path.is_file():
             return cls(_from_vocabulary(path))
-        try:  # the library raises bare Exception for a file it cannot read and for a failed download
-            if path.is_file():
-                tokenizer = Tokenizer.from_file(str(path))
-            else:
-                tokenizer = Tokenizer.from_pretrained(path_or_id, revision=revision or "main")
-        except Exception as error:
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises just that for a file it cannot read
             raise ValueError(
                 f"tokenizer {path_or_id!r}: no tokenizer.json or vocab.txt there that can be read: {error}"
             ) from None
@@ -123,6 +129,17 @@ class TextTokenizer:
         return self.decode(first + ids)[len(prompt) :]
 
 
+def _local_file(path_or_id: str, revision: str | None) -> Path:
+    """The file that `path_or_id` names or holds. A vocabulary comes with what may say that it is cased."""
+    folder, slash, name = path_or_id.rpartition("/")
+    if "://" in folder and slash and name.endswith(".txt"):
+        return local_copy(folder, files=(name, CASE_FILE)) / name
+    path = local_copy(path_or_id, revision=revision, files=(*FILES, CASE_FILE))
+    if path.is_dir():
+        return path / next((one for one in FILES if (path / one).is_file()), FILES[0])
+    return path
+
+
 def _from_vocabulary(path: Path) -> Tokenizer:
     """BERT's tokenizer from `vocab.txt`, one word a line; lower-cased unless tokenizer_config.json denies it."""
     from tokenizers import BertWordPieceTokenizer
@@ -130,7 +147,7 @@ def _from_vocabulary(path: Path) -> Tokenizer:
     settings: dict = {}
     try:
         words = path.read_text(encoding="utf-8").split("\n")
-        beside = path.parent / "tokenizer_config.json"
+        beside = path.parent / CASE_FILE
         if beside.is_file():
             settings = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

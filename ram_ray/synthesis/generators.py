@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ram_ray.data.drawn import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, draw, scene_of
 from ram_ray.data.drawn.picture import Level
+from ram_ray.storage import local_copy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -101,7 +102,7 @@ class DiffusersGenerator:
     picture, other seeds are tried instead of training on black.
 
     Args:
-        model: id or path.
+        model: path, URI or id.
         revision: of an id: pin it.
         guidance: classifier-free guidance scale.
         steps: denoising steps.
@@ -143,8 +144,9 @@ class DiffusersGenerator:
         import torch
 
         self.guidance, self.steps, self.batch_size = guidance, steps, batch_size
+        folder = str(local_copy(model)) if "://" in model else model  # of an id diffusers takes the files it needs
         self.pipeline: Any = DiffusionPipeline.from_pretrained(
-            model, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True
+            folder, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True
         ).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.native_size = native_size or _own_size(self.pipeline)

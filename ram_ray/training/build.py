@@ -7,19 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from ram_ray.label_system import LabelSystem
-from ram_ray.models.bundle import load_bundle, local_folder, save_bundle
+from ram_ray.models.bundle import load_bundle, save_bundle
 from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.position_bias import resize_position_bias
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.training.step import TrainStep
 from ram_ray.training.worker import Job
-
-
-def load_teacher(uri: str, *, revision: str | None, device: torch.device | None = None) -> Teacher:
-    """A teacher from `represent`'s folder (at any URI) or a Hugging Face id."""
-    source = str(local_folder(uri)) if "://" in uri else uri
-    return Teacher.from_pretrained(source, revision=revision, device=device)
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class TaggerJob(Job):
 
     def build(self, device: torch.device) -> TrainStep:
         """The model with its losses, weights loaded as the stage's `start` says."""
-        teacher = load_teacher(self.teacher, revision=self.teacher_revision, device=device)
+        teacher = Teacher.from_pretrained(self.teacher, revision=self.teacher_revision, device=device)
         tokenizer = TextTokenizer.load(self.feed.tokenizer)
         learnt = self.run.model.architecture == "tag2text"
         sizes = {} if learnt else {"image_proj": teacher.embed_dim, "label_width": teacher.embed_dim}
@@ -71,7 +65,7 @@ class TaggerJob(Job):
             step.model,
             labels=LabelSystem.load(self.label_system),
             tokenizer=TextTokenizer.load(self.feed.tokenizer),
-            teacher=load_teacher(self.teacher, revision=self.teacher_revision),
+            teacher=Teacher.from_pretrained(self.teacher, revision=self.teacher_revision),
             card={"stage": self.stage, "images": self.feed.table.num_rows, **self.config.model_dump(mode="json")},
         )
 

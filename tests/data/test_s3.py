@@ -16,7 +16,7 @@ from ram_ray.data.images import read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
 from ram_ray.records import Reject
 from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, plant
-from tests.s3 import FAULTS, S3Proxy, environment, serve_s3
+from tests.s3 import FAULTS, S3Proxy
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("moto") is None, reason="moto[server] is not installed"),
@@ -25,31 +25,22 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def proxy() -> Iterator[S3Proxy]:
-    """A store, seen through a proxy; found by the usual environment variables alone."""
-    with serve_s3() as server, S3Proxy(server) as proxy, environment(proxy.url):
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def bucket(proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Planted, str, Path]:
+def bucket(s3: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Planted, str, Path]:
     """The planted shards in a bucket."""
     import s3fs
 
     folder = tmp_path_factory.mktemp("planted")
     planted = plant(folder)
-    fs = s3fs.S3FileSystem()
-    fs.mkdir("pictures")
-    fs.put(f"{folder}/", "pictures/run", recursive=True)
-    return planted, "s3://pictures/run", folder
+    s3fs.S3FileSystem().put(f"{folder}/", f"{s3.bucket}/run", recursive=True)
+    return planted, f"{s3.bucket}/run", folder
 
 
 @pytest.fixture
-def failing(proxy: S3Proxy) -> Iterator[S3Proxy]:
+def failing(s3: S3Proxy) -> Iterator[S3Proxy]:
     """The store while one request in ten fails: refused, or broken off before or in the middle of its answer."""
-    proxy.share, proxy.faults = 0.1, FAULTS
-    yield proxy
-    proxy.share = 0.0
+    s3.share, s3.faults = 0.1, FAULTS
+    yield s3
+    s3.share = 0.0
 
 
 def test_globs_list_what_lies_there(bucket: tuple[Planted, str, Path]) -> None:

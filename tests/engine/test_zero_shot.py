@@ -3,6 +3,7 @@ each tag's box and score are those that the model itself gives that tag's tokens
 
 import json
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -142,6 +143,16 @@ def test_half_precision_finds_nearly_the_same(which, kind, request, images):
             (a.score, b.score) for row, other in zip(found, exact, strict=True) for a, b in zip(row, other, strict=True)
         ]
         assert np.allclose(*np.array(pairs).T, atol=0.02)
+
+
+def test_a_detector_on_s3_is_the_one_on_disk(dino, images, s3):
+    fsspec.filesystem("s3").put(f"{dino}/", f"{s3.bucket}/dino", recursive=True)
+    here, there = (
+        make_detector(CleanConfig(detector=one), predictor=None, device="cpu") for one in (dino, f"{s3.bucket}/dino")
+    )
+    here.threshold = there.threshold = 0.0
+    found = there.detect(images, tags=TAGS, tag_ids=IDS)
+    assert found == here.detect(images, tags=TAGS, tag_ids=IDS) and found[0]
 
 
 def test_nothing_under_the_threshold(dino, images):

@@ -130,7 +130,7 @@ def test_labels_that_do_not_fit_the_model_are_not_saved(tiny_bundle: str, tmp_pa
 def test_a_folder_of_another_kind_is_one_clear_error(copy: Path, tiny_bundle: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases = {
-        str(tmp_path / "nowhere"): "no such folder; give a model bundle's folder",
+        str(tmp_path / "nowhere"): "no such file or folder; give a path, a URI",
         str(tmp_path / "empty"): "is not a model bundle",
         f"{tiny_bundle}/text_encoder": "is not a model bundle",
         str(copy): "is not a model bundle's",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from ram_ray.models.config import DualEncoderConfig
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.models.image_encoder import normalise
+from tests.s3 import S3Proxy
 from tests.tiny import NAMES, STACK, SWIN, photo, tokenizer
 
 
@@ -161,6 +163,15 @@ def test_label_embeddings_are_the_unit_mean_over_templates_whatever_the_batch(ow
         made = teacher.label_embeddings(list(NAMES), templates, batch=batch)
         assert made.shape == (len(NAMES), 12) and made.dtype == torch.float32
         np.testing.assert_allclose(made.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["own", "clip"])
+def test_a_teacher_on_s3_is_the_one_on_disk(kind: str, s3: S3Proxy, request: pytest.FixtureRequest) -> None:
+    folder, uri = request.getfixturevalue(kind), f"{s3.bucket}/{kind}"
+    fsspec.filesystem("s3").put(f"{folder}/", uri, recursive=True)
+    here, there = Teacher.from_pretrained(folder), Teacher.from_pretrained(uri)
+    np.testing.assert_array_equal(there.encode_texts(list(NAMES)), here.encode_texts(list(NAMES)))
+    np.testing.assert_array_equal(there.encode_images(_pixels().numpy()), here.encode_images(_pixels().numpy()))
 
 
 def test_nothing_there_is_one_clear_error(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from ram_ray.models.tokenizer import TextTokenizer
+from tests.s3 import S3Proxy
 
 PROMPT = "a picture of "
 TEXTS = ["A picture of a red dog", "a picture of two dogs running", "a Café | a dog", "dogs run | red"] * 3
@@ -73,6 +75,23 @@ def test_a_saved_tokenizer_loads_as_itself(tokenizer: TextTokenizer, as_file: bo
     for text in TEXTS:
         rows = [one.encode_captions([text], prompt=PROMPT, max_tokens=16).tolist() for one in (tokenizer, loaded)]
         assert rows[0] == rows[1]
+
+
+def test_a_tokenizer_on_s3_is_the_one_on_disk(tokenizer: TextTokenizer, s3: S3Proxy, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    (tmp_path / "bert").mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Dog", "dog"]
+    (tmp_path / "bert/vocab.txt").write_text("\n".join(words))
+    (tmp_path / "bert/tokenizer_config.json").write_text('{"do_lower_case": false}')
+    (tmp_path / "bert/weights.bin").write_bytes(b"not needed")
+    fsspec.filesystem("s3").put(f"{tmp_path}/", f"{s3.bucket}/words", recursive=True)
+    s3.log = []
+    for name in ("", "/tokenizer.json", "/bert", "/bert/vocab.txt"):
+        here, there = (TextTokenizer.load(f"{root}{name}") for root in (tmp_path, f"{s3.bucket}/words"))
+        assert there._tokenizer.to_str() == here._tokenizer.to_str(), name
+    assert not [one for one in s3.log if "weights" in one]
+    with pytest.raises(ValueError, match="^tokenizer s3://.*nothing is there"):
+        TextTokenizer.load(f"{s3.bucket}/none")
 
 
 def test_training_does_not_depend_on_chance() -> None:
