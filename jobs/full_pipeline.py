@@ -4,8 +4,6 @@ python jobs/full_pipeline.py --preset demo --try      # drawn scenes, no GPU, mi
 python jobs/full_pipeline.py --preset ram_14m --data 's3://bucket/shards/*.tar' --run s3://bucket/runs/mine
 """
 
-import sys
-
 from ram_ray import job
 
 
@@ -23,11 +21,7 @@ def main() -> None:
         dest="try_out",
         help="deploy, tag N held-out pictures (3 if not said) over HTTP, take down",
     )
-    try:
-        job.execute(parser.parse_args(), last="evaluate")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    raise SystemExit(job.execute(parser.parse_args(), last="evaluate"))
 
 
 if __name__ == "__main__":

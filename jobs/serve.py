@@ -19,8 +19,9 @@ def main() -> int:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="serve.FIELD=VALUE")
     options = parser.parse_args()
 
-    from ram_ray import cluster
+    from ram_ray import cluster, outcome
     from ram_ray.config import load
+    from ram_ray.screen import print_error, print_line
     from ram_ray.storage import local_copy
 
     stop = threading.Event()
@@ -31,6 +32,11 @@ def main() -> int:
         config = load(files=options.config, sets=options.sets).serve
         if not (local_copy(model, files=("config.json",)) / "config.json").is_file():
             raise ValueError(f"{options.model} is not a model bundle: it has no config.json")
+    except ValueError as error:
+        print_error(f"serve: {error}")
+        return 2
+
+    def work() -> None:
         cluster.start()
 
         from ray import serve
@@ -38,21 +44,15 @@ def main() -> int:
         from ram_ray.serving.app import APP_NAME, deploy
 
         url = deploy(model, config)
-    except (ValueError, RuntimeError) as error:
-        print(f"serve: {error}", file=sys.stderr)
-        return 2
-    print(f"Serving {options.model} at {url} (page), {url}/docs (API). Ctrl-C stops it. Try:")
-    print(f"  curl -F images=@photo.jpg -F top_k=5 {url}/v1/tag", flush=True)
-    stop.wait()
-    print("stopping", flush=True)
-    serve.delete(APP_NAME)
-    if not os.environ.get("RAY_ADDRESS"):  # a cluster of our own
-        serve.shutdown()
+        print_line(f"Serving {options.model} at {url} (page), {url}/docs (API). Ctrl-C stops it. Try:")
+        print_line(f"  curl -F images=@photo.jpg -F top_k=5 {url}/v1/tag")
+        stop.wait()
+        print_line("stopping")
+        serve.delete(APP_NAME)
+        if not cluster.joins():
+            serve.shutdown()
 
-        import ray
-
-        ray.shutdown()
-    return 0
+    return outcome.run(work, name="serve", folder=None)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ def main() -> int:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     options = parser.parse_args()
 
-    from ram_ray import cluster, tagging
+    from ram_ray import cluster, outcome, tagging
     from ram_ray.config import load
+    from ram_ray.screen import print_error, print_line
 
     own = tuple(tag.strip() for tag in options.tags.split(",") if tag.strip()) if options.tags else None
     try:
@@ -38,10 +39,15 @@ def main() -> int:
         query = tagging.Query(top_k=options.top_k, threshold=options.threshold, tags=own)
         tagging.find_work(options.data)  # a wrong path is told before anything starts
         resources = config.resources
-        if not os.environ.get("RAY_ADDRESS"):  # a cluster of its own
+        if not cluster.joins():
             cpus = cluster.machine_cpus()
             resources = cluster.fill_machine(resources, cpus=min(cpus, resources.num_cpus or cpus))
             config = config.model_copy(update={"resources": resources})
+    except ValueError as error:
+        print_error(f"tag_images: {error}")
+        return 2
+
+    def work() -> None:
         cluster.start(num_cpus=resources.num_cpus, object_store_gb=resources.object_store_gb, dashboard=False)
         counts = tagging.tag_to_folder(
             _absolute(options.model) if os.path.isdir(options.model) else options.model,
@@ -52,11 +58,11 @@ def main() -> int:
             backend=options.backend,
             precision=options.precision,
         )
-    except ValueError as error:
-        print(f"tag_images: {error}", file=sys.stderr)
-        return 2
-    print(f"{counts['images']} pictures tagged into {options.out}, {counts['errors']} of them could not be read")
-    return 0
+        print_line(
+            f"{counts['images']} pictures tagged into {options.out}, {counts['errors']} of them could not be read"
+        )
+
+    return outcome.run(work, name="tag_images", folder=None)
 
 
 def _absolute(path: str) -> str:

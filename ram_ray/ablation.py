@@ -41,8 +41,10 @@ from ram_ray.config import RunConfig, TrainConfig, dump
 from ram_ray.evaluation.ablation import Measured, build_rows, to_markdown, to_text, total_gain
 from ram_ray.evaluation.score import evaluate, read_summary
 from ram_ray.evaluation.tally import tally
+from ram_ray.outcome import describe, find_cause
 from ram_ray.parts import Part
 from ram_ray.pipeline import Pipeline
+from ram_ray.screen import print_line
 
 TABLE_5 = ("parsed", "+ generation", "+ cleaning", "+ finetune", "+ second round")
 TABLE_4 = ("Tag2Text without captioning", "+ captioning", "+ text queries", "+ distillation", "+ larger label system")
@@ -68,12 +70,12 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
     failed: dict[str, str] = {}
     result: dict[str, Any] = {}
     for seed in seeds:
-        print(f"\nseed {seed}", flush=True)
+        print_line(f"\nseed {seed}")
         try:
             measured[seed] = measure(config.model_copy(update={"seed": seed}), f"{out_uri}/seed_{seed}")
         except Exception as error:  # a seed in hours of seeds: the others are worth having, and nothing is hidden
             traceback.print_exc()
-            failed[str(seed)] = f"{type(error).__name__}: {error}"[:1000]
+            failed[str(seed)] = describe(find_cause(error))
         rows = build_rows(TABLE_5 if table == 5 else TABLE_4, measured)
         result = {
             "table": table,

@@ -53,6 +53,7 @@ class Run:
         self.fs, self.root = fsspec.url_to_fs(uri)
         self.uri = self.fs.unstrip_protocol(self.root) if "://" in uri else self.root
         self.reused: list[Manifest] = []  # stages that an earlier call had done
+        self.current: str | None = None  # the stage that was asked for last: where an error happens
 
     def path(self, *parts: str) -> str:
         """A URI inside the run, usable by fsspec, pyarrow and Ray."""
@@ -62,6 +63,7 @@ class Run:
         """The stage `name` with this configuration over these inputs; `Stage.manifest` is set if it is done."""
         identity = {"stage": name, "config": _plain(config), "inputs": [one.digest for one in inputs]}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        self.current = name
         return Stage(self, name, kind=kind, digest=digest)
 
     def write_text(self, relative: str, text: str) -> None:

@@ -1,20 +1,21 @@
-"""Joining or starting Ray, the one place that calls `ray.init`; and how much of a machine is used.
+"""Joining or starting Ray, and how much of a machine is used.
 
-Inside a submitted job, or where RAY_ADDRESS names a cluster, the run joins it. Otherwise it starts a cluster
-of its own in this process, with token authentication off: nothing of it is reachable but from this machine.
+Inside a submitted job, or where RAY_ADDRESS names a cluster, the run joins it. Otherwise it starts a cluster of its
+own in this process, which nobody else can use (`own_cluster`).
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import time
 from typing import Any
 
+from ram_ray import own_cluster
 from ram_ray.config import ResourcesConfig
 
 SETTINGS = {
-    "RAY_AUTH_MODE": "disabled",  # otherwise a token is written to the user's home folder
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise a worker's lines appear twice
@@ -40,21 +41,32 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, 
 
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
+    if joins():
         ray.init(logging_level=logging.WARNING)
     else:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker compiles what it imports, for seconds
-        ray.init(
-            address="local",
+        atexit.register(stop)  # before Ray's own, which leaves the folder
+        own_cluster.start(
             num_cpus=max(2, num_cpus or machine_cpus()),
-            object_store_memory=int(object_store_gb * 1e9) if object_store_gb else None,
-            include_dashboard=dashboard,  # Ray Train asks its State API whether the controller lives
-            dashboard_host="127.0.0.1",
-            logging_level=logging.WARNING,
+            object_store_bytes=int(object_store_gb * 1e9) if object_store_gb else None,
+            dashboard=dashboard,
         )
     configure_data()
+
+
+def joins() -> bool:
+    """Whether `start` joins a cluster that is there already."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def stop() -> None:
+    """Leave the cluster; one of our own ends, and nothing of it stays."""
+    import ray
+
+    own_cluster.stop()
+    ray.shutdown()
 
 
 def machine_cpus() -> int:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ram_ray import outcome
 from ram_ray.config import RunConfig, load
+from ram_ray.screen import log_path, print_error, print_line
+
+if TYPE_CHECKING:
+    from ram_ray.pipeline import Pipeline
 
 PRESETS = Path(__file__).resolve().parents[1] / "jobs" / "presets"
 
 
 def main(last: str, *, sets: Sequence[str] = (), description: str = "") -> None:
-    """Run the recipe up to the stage `last`, with the options of `sys.argv`; a mistake is one line and exit code 2."""
-    options = parser(description).parse_args()
-    try:
-        execute(options, last=last, sets=sets)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Run the recipe up to the stage `last`, with the options of `sys.argv`, and exit as `outcome` says."""
+    raise SystemExit(execute(parser(description).parse_args(), last=last, sets=sets))
 
 
 def parser(description: str, *, run: bool = True) -> argparse.ArgumentParser:
@@ -55,60 +55,83 @@ def configure(options: argparse.Namespace, *, sets: Sequence[str] = ()) -> RunCo
     return config.model_copy(update={"data": config.data.model_copy(update=data)})
 
 
-def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ()) -> None:
-    """Configure, join or start Ray, run the recipe, print the closing table."""
-    config = configure(options, sets=sets)
+def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ()) -> int:
+    """Configure, join or start Ray, run the recipe, print the closing table; returns the exit code."""
+    try:
+        config = configure(options, sets=sets)
+    except ValueError as error:
+        print_error(f"error: {error}")
+        return 2
     run_uri = _absolute(options.run or f"runs/{config.name}")
-    start = time.monotonic()
+    running: list[Pipeline] = []
 
-    from ram_ray import cluster
-    from ram_ray.pipeline import Pipeline
+    def work() -> None:
+        from ram_ray import cluster
+        from ram_ray.pipeline import Pipeline
+        from ram_ray.progress import worker_lines
 
-    cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
-    pipeline = Pipeline(config, run_uri, last=last)
-    print(f"run {config.name} at {run_uri}", flush=True)
-    pipeline()
-    print(f"\n{pipeline.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}", flush=True)
-    if getattr(options, "serve", False) or getattr(options, "try_out", 0):
-        serve(pipeline, tried=options.try_out or 3, stay=options.serve)
+        start = time.monotonic()
+        cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
+        pipeline = Pipeline(config, run_uri, last=last)
+        running.append(pipeline)
+        print_line(f"run {config.name} at {run_uri}, log {log_path()}")
+        with worker_lines():
+            pipeline()
+            print_line(f"\n{pipeline.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}")
+            if getattr(options, "serve", False) or getattr(options, "try_out", 0):
+                serve(pipeline, tried=options.try_out or 3, stay=options.serve)
+
+    def stage() -> str | None:
+        return running[0].run.current if running else None
+
+    return outcome.run(work, name=config.name, folder=run_uri, stage=stage)
 
 
 def ablate(options: argparse.Namespace) -> int:
-    """Configure, join or start Ray, run an ablation, print its table; 1 if a seed failed."""
-    if options.seeds < 1:
-        raise ValueError(f"--seeds {options.seeds}: at least one is needed")
-    config = configure(options)
-    out_uri = _absolute(options.out).rstrip("/")
-
-    from ram_ray import cluster
+    """Configure, join or start Ray, run an ablation, print its table; returns the exit code, 1 if a seed failed."""
     from ram_ray.ablation import closing_words, prepare, run_ablation
 
-    prepare(config, table=options.table)  # a mistake is said before Ray starts
-    cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
-    seeds = list(range(config.seed, config.seed + options.seeds))
-    result = run_ablation(config, out_uri, table=options.table, seeds=seeds)
-    print(f"\n{closing_words(result)}\nin {out_uri}", flush=True)
-    return 1 if result["failed"] else 0
+    try:
+        if options.seeds < 1:
+            raise ValueError(f"--seeds {options.seeds}: at least one is needed")
+        config = configure(options)
+        prepare(config, table=options.table)  # a mistake is told before Ray starts
+    except ValueError as error:
+        print_error(f"error: {error}")
+        return 2
+    out_uri = _absolute(options.out).rstrip("/")
+
+    def work() -> int:
+        from ram_ray import cluster
+        from ram_ray.progress import worker_lines
+
+        cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
+        seeds = list(range(config.seed, config.seed + options.seeds))
+        with worker_lines():
+            result = run_ablation(config, out_uri, table=options.table, seeds=seeds)
+        print_line(f"\n{closing_words(result)}\nin {out_uri}")
+        return 1 if result["failed"] else 0
+
+    return outcome.run(work, name="ablation", folder=out_uri)
 
 
-def serve(pipeline: object, *, tried: int, stay: bool) -> None:
+def serve(pipeline: Pipeline, *, tried: int, stay: bool) -> None:
     """Deploy the newest model; tag `tried` held-out pictures over HTTP; stay, or take it down again."""
-    from ram_ray.pipeline import Pipeline
     from ram_ray.serving.app import deploy
     from ram_ray.serving.client import try_out
 
-    assert isinstance(pipeline, Pipeline) and pipeline.model is not None
+    assert pipeline.model is not None
     import ray.serve
 
     url = deploy(pipeline.model.path, pipeline.config.serve)
     try:
-        print(f"the tagger answers at {url} (page: {url}/, API: {url}/docs)")
+        print_line(f"the tagger answers at {url} (page: {url}/, API: {url}/docs)")
         if pipeline.scenes:
             try_out(url, pipeline.scenes[0], folder=pipeline.run.path("evaluation", "tried"), count=tried)
         while stay:
             time.sleep(3600)
     except KeyboardInterrupt:
-        print("stopping")
+        print_line("stopping")
     finally:
         ray.serve.shutdown()
 

@@ -25,6 +25,7 @@ from ram_ray.evaluation.score import evaluate, read_summary
 from ram_ray.labels.stages import build_labels, label, label_system_uri, parse
 from ram_ray.labels.vocabulary import build_vocabulary
 from ram_ray.parts import Part
+from ram_ray.screen import print_line
 from ram_ray.synthesis.represent import represent
 from ram_ray.training.trainer import train_tagger
 
@@ -177,7 +178,7 @@ class Pipeline:
             f"stopped in round {round}: it added {added:,} tags and removed {removed:,}, {change:.2%} of those that it "
             f"began with, and engine.min_change is {least:.2%}"
         )
-        print(self.notes[-1], flush=True)
+        print_line(self.notes[-1])
         return True
 
     def keep(self, manifest: Manifest, *, score: Manifest | None = None) -> Manifest:
@@ -197,7 +198,7 @@ class Pipeline:
         )
         self.lines.append(line)
         self.made[manifest.stage] = manifest
-        print(f"{'reused' if line.reused else 'done'}: {say(line)}", flush=True)
+        print_line(f"{'reused' if line.reused else 'done'}: {say(line)}")
         return manifest
 
     def done(self, name: str) -> None:

@@ -28,14 +28,12 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster that every test of the run shares."""
-    import ray
+    """A Ray cluster of the run's own, as the jobs start one, that every test of the run shares."""
+    from ram_ray import cluster
 
-    from ram_ray.cluster import start
-
-    start(num_cpus=3, object_store_gb=0.5)
+    cluster.start(num_cpus=3, object_store_gb=0.5)
     yield
-    ray.shutdown()
+    cluster.stop()
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ from ram_ray.engine.on_ray import actors, predictor_options, tally, with_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
+from ram_ray.screen import print_line
 
 MAX_ABSENT = 4  # tags an image that are looked at to compare with, at most
 SAY_SECONDS = 10.0
@@ -243,7 +244,7 @@ def _each(
     for done, _ in enumerate(_map(items, work, config, **options), start=1):
         if time.monotonic() - said > SAY_SECONDS:
             said = time.monotonic()
-            print(f"{stage.name}: {done:,}/{len(items):,} {what}", flush=True)
+            print_line(f"{stage.name}: {done:,}/{len(items):,} {what}")
 
 
 def _removal_counts(path: str, groups: Iterable[Group]) -> dict[str, int]:

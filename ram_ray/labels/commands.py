@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from ram_ray.records import KINDS
+from ram_ray.screen import print_line
 
 if TYPE_CHECKING:
+    from ram_ray.config import RunConfig
     from ram_ray.label_system import LabelSystem
 
 
@@ -79,6 +81,15 @@ def _add_build(actions: Any) -> None:
 
 def run_build(options: argparse.Namespace) -> int:
     """Parse captions and build the label system on Ray; what is done already is not done again."""
+    from ram_ray import outcome
+    from ram_ray.config import load
+
+    config = load(files=options.config, sets=options.set)  # a mistake is told before Ray starts
+    run_uri = options.run_uri if "://" in options.run_uri else str(Path(options.run_uri).absolute())
+    return outcome.run(lambda: _build(options, config, run_uri), name="labels", folder=run_uri)
+
+
+def _build(options: argparse.Namespace, config: RunConfig, run_uri: str) -> None:
     import ray
 
     from ram_ray import cluster
@@ -87,26 +98,24 @@ def run_build(options: argparse.Namespace) -> int:
     from ram_ray.labels.captions import collect_captions
     from ram_ray.labels.stages import build_labels, label, parse
 
-    config = load(files=options.config, sets=options.set)  # a mistake is said before Ray starts
     cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
     cores = int(ray.cluster_resources().get("CPU", 1))
     config = load(files=options.config, sets=[*resources_of(cores), *options.set])
-    run = Run(options.run_uri if "://" in options.run_uri else str(Path(options.run_uri).absolute()))
+    run = Run(run_uri)
     uris = [one if "://" in one else str(Path(one).absolute()) for one in options.captions]
     captions = collect_captions(run, config, uris)
     parsed = parse(run, config, captions)
     labels = build_labels(run, config, parsed)
     annotated = label(run, config, parsed, labels)
     counts = captions.counts
-    print(f"captions: {counts['rows_in']:,} lines, {counts['rows_out']:,} parsed, {counts['rejected']:,} rejected")
+    print_line(f"captions: {counts['rows_in']:,} lines, {counts['rows_out']:,} parsed, {counts['rejected']:,} rejected")
     unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.counts["unread"].items())
-    print(f"of these turned away by the parser: {unread or 'none'}")
-    print(f"tags: {annotated.counts['tags']:,}, of which {annotated.counts['matched']:,} by words alone")
-    print(
+    print_line(f"of these turned away by the parser: {unread or 'none'}")
+    print_line(f"tags: {annotated.counts['tags']:,}, of which {annotated.counts['matched']:,} by words alone")
+    print_line(
         f"labels: {labels.counts['labels']:,} of {labels.counts['names']:,} names, version {labels.counts['version']}"
     )
-    print(f"page: {run.path('label_system.html')}")
-    return 0
+    print_line(f"page: {run.path('label_system.html')}")
 
 
 def resources_of(cores: int) -> list[str]:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
+from ram_ray.screen import print_line
 
 LIMITS = Limits(min_side=1, max_pixels=50_000_000, max_bytes=50_000_000)
 TIMEOUT_S = 60.0
@@ -46,15 +47,15 @@ def try_out(url: str, shard_uri: str, *, folder: str, count: int = 3) -> None:
     answers = [image for part in parts for image in request_tags(url, part, caption=True)["images"]]
     for row, image in zip(rows, answers, strict=True):
         tags = ", ".join(f"{tag['tag']} {tag['score']:.2f}" for tag in image["tags"]) or "no tag"
-        print(f"  {row['key']}: {tags}")
-        print(f"    caption: {image['caption']}")
-        print(f"    human:   {'; '.join(row['labels'] or row['captions'])}", flush=True)
+        print_line(f"  {row['key']}: {tags}")
+        print_line(f"    caption: {image['caption']}")
+        print_line(f"    human:   {'; '.join(row['labels'] or row['captions'])}")
     sheet = draw_sheet(pictures, rows, answers)
     fs, root = fsspec.url_to_fs(folder)
     fs.makedirs(root, exist_ok=True)
     with fs.open(f"{root}/sheet.png", "wb") as file:
         sheet.save(file, "PNG")
-    print(f"  pictures and tags on one sheet: {folder}/sheet.png", flush=True)
+    print_line(f"  pictures and tags on one sheet: {folder}/sheet.png")
 
 
 def draw_sheet(pictures: list[bytes], rows: list[dict], answers: list[dict]) -> Image.Image:

@@ -25,6 +25,7 @@ from ray.train.v2._internal.execution import context as reports
 from torch import nn
 
 from ram_ray.config import RunConfig, TrainConfig
+from ram_ray.screen import print_line
 from ram_ray.training.engine import Engine, make_engine
 from ram_ray.training.feed import Feed
 from ram_ray.training.step import learning_rate, step_seed
@@ -76,7 +77,8 @@ def train_worker(options: dict[str, Any]) -> None:
             state = json.loads((Path(folder) / "state.json").read_text())
             done, rejected = state["step"], state["rejected"]
     if rank == 0:
-        print(f"{job.stage}: {job.total_steps} steps of {job.global_batch} images, {engine.kind}, from step {done}")
+        work = f"{job.total_steps} steps of {job.global_batch} images"
+        print_line(f"{job.stage}: {work}, {engine.kind}, from step {done}")
 
     first_row, end_row = done * job.global_batch, job.total_steps * job.global_batch
     feed = replace(job.feed, rank=rank, world_size=world, first_row=first_row, end_row=end_row)
@@ -142,8 +144,7 @@ class Meter:
         rate = (done - self._first) / max(1e-6, now - self._start)
         left = int((self._job.total_steps - done) / max(1e-6, rate))
         text = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name != "total")
-        print(
+        print_line(
             f"{self._job.stage}: step {done}/{self._job.total_steps}, {text}, lr {lr:.2g}, "
             f"{rate * self._job.global_batch:.0f} images/s, {left // 60}:{left % 60:02d} left",
-            flush=True,
         )

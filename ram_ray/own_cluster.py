@@ -1,0 +1,174 @@
+"""A Ray cluster that this process alone uses: nobody else can join it, call it or read its files.
+
+Three walls, each enough against most callers:
+
+- every Ray process listens on the loopback address only, so no other machine reaches it;
+- Ray's token authentication is on, with a random token that lives in the environment of Ray's processes and in no
+  file; a call without it is refused, over HTTP and gRPC alike;
+- sockets, logs and spilled objects are in a folder of mode 0700, which is removed at the end.
+
+What is left: a process of the same user can read that environment, as it can read the user's files. And the counters
+that Ray exports for Prometheus are readable, over loopback, without the token.
+
+Ray's processes die with this one (Ray asks the kernel for it). A folder that a killed run has left is removed by the
+next run: its owner holds a lock on a file in it, and the kernel frees the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "ram_ray-"
+LOOPBACK = "127.0.0.1"
+_LONGEST = 20  # characters of the folder for temporary files: a socket's path may have 107 in all
+_REMOVE_SECONDS = 10.0  # that worker processes may take to end after Ray has
+
+_folder: Path | None = None  # of the running cluster
+_lock: int | None = None  # descriptor
+
+
+def start(*, num_cpus: int, object_store_bytes: int | None, dashboard: bool) -> None:
+    """Start Ray in this process, as the module says."""
+    import ray
+
+    global _folder, _lock
+    base = temporary_folder()
+    remove_stale_folders(base)
+    _folder, _lock = _make_folder(base)
+    try:
+        with _environment(_secrets(_free_port())):
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                object_store_memory=object_store_bytes,
+                include_dashboard=dashboard,  # Ray Train asks its State API whether the controller lives
+                dashboard_host=LOOPBACK,
+                logging_level=logging.WARNING,
+                _temp_dir=str(_folder / "ray"),  # Ray makes it, readable by all: the folder above is not
+            )
+    except BaseException:
+        stop()
+        raise
+
+
+def stop() -> None:
+    """End the cluster that `start` started and remove its folder; nothing if there is none."""
+    import ray
+
+    global _folder, _lock
+    if _folder is None:
+        return
+    ray.shutdown()
+    folder, _folder = _folder, None
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # a worker that is still ending may write to its log
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    if _lock is not None:
+        os.close(_lock)
+        _lock = None
+    _forget_token()
+
+
+def is_running() -> bool:
+    """Whether this process has started a cluster of its own that still runs."""
+    return _folder is not None
+
+
+def logs_folder() -> Path | None:
+    """The folder with the logs of Ray's processes of the running cluster."""
+    return _folder / "ray" / "session_latest" / "logs" if _folder else None
+
+
+def temporary_folder() -> Path:
+    """Where the cluster's folder is made: RAY_TMPDIR, TMPDIR or /tmp, the first that is short enough for a socket."""
+    for name in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir()):
+        if name and len(name) <= _LONGEST:
+            return Path(name)
+    return Path("/tmp")
+
+
+def remove_stale_folders(base: Path) -> None:
+    """Remove the folders in `base` whose owner is gone."""
+    for path in glob.glob(f"{base}/{PREFIX}*/lock"):
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError:  # another user's, or just removed
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(Path(path).parent, ignore_errors=True)
+        except OSError:  # its owner lives
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _make_folder(base: Path) -> tuple[Path, int]:
+    """A new folder of mode 0700, and the descriptor that holds its lock."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    unlocked = folder / "new"
+    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT, 0o600)  # not inherited by programs that are started
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    unlocked.rename(folder / "lock")  # not before it is locked, or another run would take it for stale
+    return folder, descriptor
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _secrets(port: int) -> dict[str, str]:
+    """What Ray's processes must find in their environment, and no other process should."""
+    from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": generate_new_authentication_token(),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: take the loopback address for this node's own
+        # Where workers find their cluster; they would look for one among the processes of the machine.
+        "RAY_GCS_SERVER_PORT": str(port),
+        "RAY_ADDRESS": f"{LOOPBACK}:{port}",
+    }
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """`values` in the environment, for Ray's processes to inherit, and taken out again after they have started."""
+    from ray._private import ray_constants
+
+    hidden = ("RAY_AUTH_TOKEN_PATH", *values)
+    before = {name: os.environ.pop(name, None) for name in hidden}
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False  # read when Ray was imported
+    os.environ.update(values)
+    _forget_token()
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _forget_token() -> None:
+    """Have Ray read mode and token from the environment again: it keeps both for the life of a process."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
