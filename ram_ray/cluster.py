@@ -79,38 +79,20 @@ def machine_cpus() -> int:
 def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
     """Resources for models on the cores of one machine, where the configuration does not say what it wants.
 
-    The threads of the actors share the cores. A decoding task asks for less than an actor: Ray Data makes one operator
-    of two that ask for the same, and then no picture is decoded while the model loads or computes.
-
-    Raises:
-        ValueError: as `pool_size`.
+    The threads of the actors share the cores; pictures are decoded by several tasks beside them.
     """
-    said = resources.model_fields_set
-    if "task_cpus" not in said and not resources.actor_gpus:
-        resources = resources.model_copy(update={"task_cpus": resources.actor_cpus / 2})
-    if "threads" in said:
-        return resources
-    return resources.model_copy(update={"threads": max(1, cpus // pool_size(resources, cluster_cpus=max(2, cpus)))})
+    wanted: dict[str, Any] = {"task_cpus": 0.5, "threads": max(1, cpus // resources.most_actors)}
+    return resources.model_copy(
+        update={name: value for name, value in wanted.items() if name not in resources.model_fields_set}
+    )
 
 
-def pool_size(resources: ResourcesConfig, *, cluster_cpus: float | None = None) -> int:
-    """Actors that leave the read tasks a CPU to run on: without one, nothing would ever move.
+def model_actors(resources: ResourcesConfig) -> dict[str, Any]:
+    """What a step that runs a model asks Ray Data for: a pool of actors that grows with the work and the cluster."""
+    import ray.data
 
-    Raises:
-        ValueError: if not even one actor and one task fit.
-    """
-    import ray
-
-    cpus = ray.cluster_resources().get("CPU", 0) if cluster_cpus is None else cluster_cpus
-    if cpus == 0:  # a head without CPUs: the autoscaler brings what is asked for
-        return resources.actors
-    fitting = int((cpus - resources.task_cpus + 1e-6) // resources.actor_cpus)
-    if fitting < 1:
-        raise ValueError(
-            f"{cpus:g} CPUs cannot hold one actor of {resources.actor_cpus:g} and one task of "
-            f"{resources.task_cpus:g}: set resources.actor_cpus and resources.task_cpus lower"
-        )
-    return min(resources.actors, fitting)
+    pool = ray.data.ActorPoolStrategy(min_size=resources.fewest_actors, max_size=resources.most_actors)
+    return {"num_cpus": resources.actor_cpus, "num_gpus": resources.actor_gpus or None, "compute": pool}
 
 
 class Pause:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import traceback
@@ -18,8 +19,14 @@ import fsspec
 
 from ram_ray import cluster, own_cluster, screen
 
+_WRAPPERS = ("UserCodeException", "RayDataUserCodeException", "SystemException")  # of Ray Data
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST = 400  # characters of a cause
 LARGEST_LOG = 20_000_000  # bytes of one of Ray's own logs that is kept
+
+
+class RemoteError(Exception):
+    """Kind and text of an exception of a worker, where Ray passed on no more."""
 
 
 def run(
@@ -33,7 +40,7 @@ def run(
         stage: asked for the stage that was running when the work failed.
     """
     local = folder is not None and "://" not in folder
-    logs = Path(folder or "") / "logs" if local else Path(tempfile.gettempdir()) / f"ram_ray-logs-{os.getuid()}"
+    logs = Path(folder or "") / "logs" if local else Path(tempfile.gettempdir()) / f"ram_ray-{os.getuid()}" / "logs"
     log = logs / screen.log_name(name)
     code = 1
     try:
@@ -84,8 +91,8 @@ def find_cause(error: BaseException) -> BaseException:
 
 def describe(error: BaseException) -> str:
     """An exception in one line."""
-    text = " ".join(str(error).split())
-    kind = "" if isinstance(error, ValueError) and text else type(error).__name__
+    text = " ".join(_COLOUR.sub("", str(error)).split())
+    kind = "" if isinstance(error, (ValueError, RemoteError)) and text else type(error).__name__
     line = ": ".join(part for part in (kind, text) if part)
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
@@ -96,12 +103,23 @@ def _unwrap(error: BaseException) -> BaseException | None:
         # One worker's error makes the others lose their peer: the first that is not about that says why.
         causes = [find_cause(failures[rank]) for rank in sorted(failures)]
         return min(causes, key=_is_about_a_peer)
+    if getattr(error, "actor_init_failed", False):  # its constructor's exception came as text
+        return _from_text(str(error))
     for name in ("controller_failure", "cause"):  # ray.train.ControllerError, RayTaskError
         inner = getattr(error, name, None)
         if isinstance(inner, BaseException):
-            return inner
-    wrapped = type(error).__name__ in ("UserCodeException", "RayDataUserCodeException", "SystemException")
-    return error.__cause__ if wrapped else None
+            lost = type(inner).__name__ in _WRAPPERS and inner.__cause__ is None
+            return _from_text(str(error)) if lost else inner
+    return error.__cause__ if type(error).__name__ in _WRAPPERS else None
+
+
+def _from_text(text: str) -> BaseException | None:
+    """The exception that a traceback begins with; those that it led to come after it."""
+    block = _COLOUR.sub("", text).split("\nThe above exception was the direct cause")[0].strip()
+    kind, _, text = block.rpartition("\n")[2].partition(": ")
+    if not kind:
+        return None
+    return ValueError(text) if kind == "ValueError" else RemoteError(f"{kind}: {text}" if text else kind)
 
 
 def _is_about_a_peer(error: BaseException) -> bool:

@@ -7,8 +7,9 @@ Three walls, each enough against most callers:
   file; a call without it is refused, over HTTP and gRPC alike;
 - sockets, logs and spilled objects are in a folder of mode 0700, which is removed at the end.
 
-What is left: a process of the same user can read that environment, as it can read the user's files. And the counters
-that Ray exports for Prometheus are readable, over loopback, without the token.
+What is left: a process of the same user can read that environment, as it can read the user's files. The counters that
+Ray exports for Prometheus are readable, over loopback, without the token. And while workers train, the store through
+which torch lets them find each other listens on every address, as torch has it: no code and no data pass through it.
 
 Ray's processes die with this one (Ray asks the kernel for it). A folder that a killed run has left is removed by the
 next run: its owner holds a lock on a file in it, and the kernel frees the lock.
@@ -28,9 +29,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PREFIX = "ram_ray-"
+PREFIX = "ramray-"
 LOOPBACK = "127.0.0.1"
-_LONGEST = 20  # characters of the folder for temporary files: a socket's path may have 107 in all
+_LONGEST = 18  # characters of the folder for temporary files: a socket's path may have 107 in all
 _REMOVE_SECONDS = 10.0  # that worker processes may take to end after Ray has
 
 _folder: Path | None = None  # of the running cluster
@@ -143,6 +144,9 @@ def _secrets(port: int) -> dict[str, str]:
         # Where workers find their cluster; they would look for one among the processes of the machine.
         "RAY_GCS_SERVER_PORT": str(port),
         "RAY_ADDRESS": f"{LOOPBACK}:{port}",
+        # Training workers' own connections; they would take the address that the host's name stands for.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
 
 

@@ -9,6 +9,7 @@ that is killed starts again.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 import uuid
@@ -34,6 +35,14 @@ class ProgressActor:
     def __init__(self) -> None:
         self._rows: Counter[str] = Counter()
         self._lines: list[str] | None = None  # None: nobody prints them
+
+    def node(self) -> str:
+        """Id of the node that this process is on."""
+        return ray.get_runtime_context().get_node_id()
+
+    def pid(self) -> int:
+        """This process."""
+        return os.getpid()
 
     def add(self, stage: str, rows: int) -> None:
         """Count rows that a task finished."""

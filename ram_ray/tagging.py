@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
-from ram_ray.cluster import pool_size
+from ram_ray.cluster import model_actors
 from ram_ray.config import DataConfig, ResourcesConfig, RunConfig
 from ram_ray.records import Reject
 
@@ -83,14 +83,13 @@ def tag_to_folder(
     if fs.glob(f"{root}/part-*"):
         raise ValueError(f"{out} already holds tagged parts; name another folder or empty it")
     fs.makedirs(root, exist_ok=True)
-    actors = pool_size(resources)
     cpus = resources.task_cpus
     pieces = ray.data.from_items([{"work": json.dumps(one)} for one in work], override_num_blocks=len(work))
     rows = pieces.flat_map(Lister(config.data), num_cpus=cpus).materialize()
     num_images = rows.count()  # rows are small: places, not pictures
     if not num_images:
         raise ValueError(f"no pictures among {', '.join(data)}")
-    per_block = min(config.data.rows_per_block, -(-num_images // (BLOCKS_PER_ACTOR * actors)))
+    per_block = min(config.data.rows_per_block, -(-num_images // (BLOCKS_PER_ACTOR * resources.most_actors)))
     rows = rows.repartition(target_num_rows_per_block=per_block).materialize()  # by tasks that ask for a whole CPU
     with progress("tag", total=num_images) as add:
         tagged = rows.map_batches(Decoder(config.data, size=size), batch_size=None, num_cpus=cpus).map_batches(
@@ -98,9 +97,7 @@ def tag_to_folder(
             fn_constructor_args=(model, query, resources, backend, precision),
             fn_constructor_kwargs={"add": add},
             batch_size=config.evaluate.batch_size,
-            num_cpus=resources.actor_cpus,
-            num_gpus=resources.actor_gpus or None,
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            **model_actors(resources),
         )
         parts = tagged.map_batches(Writer(out), batch_size=None, batch_format="pyarrow", num_cpus=cpus)
         counts = list(parts.iter_rows())  # one small row a part

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from ram_ray.annotate import annotate
 from ram_ray.artifacts import Manifest, Run, Stage, write_table, write_text
+from ram_ray.cluster import model_actors
 from ram_ray.config import CleanConfig, RunConfig
 from ram_ray.engine.categories import (
     Group,
@@ -43,7 +44,7 @@ from ram_ray.engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals,
 from ram_ray.engine.company import TagCounts
 from ram_ray.engine.crops import IMAGE_REGIONS, RegionEmbedder
 from ram_ray.engine.folds import ByPart
-from ram_ray.engine.on_ray import actors, predictor_options, tally, with_pixels
+from ram_ray.engine.on_ray import predictor_options, tally, with_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
@@ -133,7 +134,7 @@ def find_regions(
             fn_constructor_kwargs={**options, **predictor_options(config)},
             batch_format="numpy",
             batch_size=settings.batch_size,
-            **actors(config),
+            **model_actors(config.resources),
         ),
         source=annotations.path,
         schema=IMAGE_REGIONS,

@@ -108,7 +108,7 @@ class Generator:
 
 
 class CaptionTags:
-    """Actor: SCORES rows -> the same, with the tags of the generated captions, by the run's own parser."""
+    """SCORES rows -> the same, with the tags of the generated captions, by the run's own parser."""
 
     def __init__(
         self,
@@ -120,9 +120,9 @@ class CaptionTags:
         parser: CaptionParser | None = None,
     ) -> None:
         if parser is None:
-            from ram_ray.labels.parser import CaptionParser as Loader
+            from ram_ray.labels.parser import process_parser
 
-            parser = Loader(parser_model, max_chars=max_caption_chars)
+            parser = process_parser(parser_model, max_chars=max_caption_chars)
         self.parser = parser
         labels = LabelSystem.load(labels_uri)
         self._find = TagFinder(labels, Matcher(labels, load_lemmas(), max_chars=max_caption_chars) if match else None)

@@ -1,6 +1,6 @@
 """The stages of generation on Ray Data, one round in four steps.
 
-    scores       decode tasks -> Generator actors (tagger, captions) -> CaptionTags actors (parser) -> a row an image
+    scores       decode tasks -> Generator actors (tagger, captions) -> CaptionTags tasks (parser) -> a row an image
     weighed      what a tag's company tells beside its score (`ram_ray.engine.weigh_stage`), where scores are calibrated
     thresholds   scores counted by tag, on pictures that their model did not see -> thresholds.json, curve.json
     generate     scores, merged by the thresholds -> annotations
@@ -27,6 +27,7 @@ from ray.data import Dataset
 
 from ram_ray.annotate import annotate, read_rows
 from ram_ray.artifacts import Manifest, Run, write_text
+from ram_ray.cluster import model_actors
 from ram_ray.config import RunConfig
 from ram_ray.engine.calibrate import BINS, Calibration, calibrate, edge_of, thresholds
 from ram_ray.engine.curve import by_score, make_curve
@@ -34,12 +35,13 @@ from ram_ray.engine.evidence import CELLS, MAX_VOTES, Cells, count_cells, gather
 from ram_ray.engine.folds import ByPart
 from ram_ray.engine.generate import SCORES, Calibrated, CaptionTags, Generator, Threshold, merge, own_logits
 from ram_ray.engine.implied import implied_rate
-from ram_ray.engine.on_ray import actors, predictor_options, sum_rows, tally, with_pixels
+from ram_ray.engine.on_ray import predictor_options, sum_rows, tally, with_pixels
 from ram_ray.engine.weigh import Weigher
 from ram_ray.engine.weigh_stage import load_weigher, weigh
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.stages import label_system_uri
+from ram_ray.labels.stages import caption_tasks, label_system_uri
 from ram_ray.parts import Part
+from ram_ray.per_process import PerProcess
 from ram_ray.records import ANNOTATION, to_table
 
 ORIGINS = ("generated_caption", "tagger")  # of tags that the engine adds
@@ -120,12 +122,15 @@ def score(
     run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], labels: Manifest, *, round: int
 ) -> Manifest:
     """What the models say of every picture: captions with their tags, and the likeliest tags with their scores."""
-    settings, resources = config.engine.generate, config.resources
+    settings = config.engine.generate
     identity = settings.model_dump(exclude={"precision", "caption_threshold", "batch_size"})
     identity |= {"seed": config.seed} if settings.decoding == "nucleus" else {}
     stage = run.stage(f"scores_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, labels])
     if stage.manifest:
         return stage.manifest
+
+    reading = {"max_caption_chars": config.labels.max_caption_chars, "match": config.labels.match}
+    read_tags = PerProcess(CaptionTags, config.labels.parser, label_system_uri(labels.path), **reading)
 
     def transform(dataset: Dataset) -> Dataset:
         pixels = with_pixels(
@@ -137,16 +142,8 @@ def score(
             fn_constructor_kwargs={"seed": config.seed + round, **predictor_options(config)},
             batch_format="numpy",
             batch_size=settings.batch_size,
-            **actors(config),
-        ).map_batches(
-            CaptionTags,
-            fn_constructor_args=(config.labels.parser, label_system_uri(labels.path)),
-            fn_constructor_kwargs={"max_caption_chars": config.labels.max_caption_chars, "match": config.labels.match},
-            batch_format="pyarrow",
-            batch_size=config.data.rows_per_block,
-            num_cpus=resources.actor_cpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
-        )
+            **model_actors(config.resources),
+        ).map_batches(read_tags, **caption_tasks(config))
 
     rows_in = annotations.counts["rows_out"]
     annotate(stage, transform, source=annotations.path, schema=SCORES, run=config, rows_in=rows_in)

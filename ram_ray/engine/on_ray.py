@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
-import ray.data
 from ray.data import Dataset
 
 from ram_ray.annotate import write_rejected
@@ -30,16 +29,6 @@ def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConf
     return dataset.map_batches(
         pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=config.resources.task_cpus
     )
-
-
-def actors(config: RunConfig) -> dict:
-    """What an actor pool that runs a model asks Ray Data for."""
-    resources = config.resources
-    return {
-        "num_cpus": resources.actor_cpus,
-        "num_gpus": resources.actor_gpus or None,
-        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
-    }
 
 
 def predictor_options(config: RunConfig) -> dict:

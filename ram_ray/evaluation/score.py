@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from ram_ray.annotate import good, read_rows
 from ram_ray.artifacts import Manifest, Run, write_text
+from ram_ray.cluster import model_actors
 from ram_ray.config import RunConfig
-from ram_ray.engine.on_ray import actors, predictor_options, with_pixels
+from ram_ray.engine.on_ray import predictor_options, with_pixels
 from ram_ray.evaluation.evaluate import Scorer
 from ram_ray.evaluation.metrics import reduce_tag_block, summarise
 from ram_ray.label_system import LabelSystem
@@ -38,7 +39,7 @@ def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, l
         fn_constructor_kwargs=predictor_options(config),
         batch_format="numpy",
         batch_size=settings.batch_size,
-        **actors(config),
+        **model_actors(config.resources),
     )
 
     def reduce(group: pa.Table) -> pa.Table:

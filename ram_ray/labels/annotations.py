@@ -21,8 +21,8 @@ from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, to_table
 
 
-class LabelActor:
-    """Ray Data actor: `records.PARSED` rows to `records.ANNOTATION` rows."""
+class Labeller:
+    """`records.PARSED` rows to `records.ANNOTATION` rows."""
 
     def __init__(
         self, labels: LabelSystem, config: LabelsConfig, *, measure: MeasureConfig | None = None, seed: int = 0
@@ -30,6 +30,11 @@ class LabelActor:
         self._find, self._labels = make_finder(labels, config), labels
         self._measured = measure is not None and measure.on
         self._planter = Planter(labels, share=measure.planted, seed=seed) if measure and measure.planted else None
+
+    @classmethod
+    def load(cls, uri: str, config: LabelsConfig, *, measure: MeasureConfig, seed: int) -> Labeller:
+        """One with the label system at `uri`."""
+        return cls(LabelSystem.load(uri), config, measure=measure, seed=seed)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         found = to_annotations(block, self._find)

@@ -119,17 +119,8 @@ def _build(options: argparse.Namespace, config: RunConfig, run_uri: str) -> None
 
 
 def resources_of(cores: int) -> list[str]:
-    """Settings for stages over captions alone on so many cores: a parser on each, reading and writing in between.
-
-    A parser never asks for a whole CPU: an eighth of them, and one at least, is for the tasks around it, or nothing
-    moves (Ray Data's filter of finished rows wants a whole one). More of these at once would help nothing and start
-    more processes; and without a limit, all that they read would wait in memory for the parsers.
-    """
-    spare = max(1.0, cores / 8)
+    """Settings for stages over captions alone on so many cores; what is read ahead of the parsers has a limit."""
     return [
-        f"resources.actors={max(1, cores)}",
-        f"resources.actor_cpus={1 - spare / max(2, cores):.3f}",
-        "resources.task_cpus=0.8",
         f"resources.shuffle_partitions={2 * max(1, cores)}",
         "resources.buffer_mb=128",
         "data.rows_per_block=4096",

@@ -18,8 +18,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 
 from ram_ray.annotate import read_rows
 from ram_ray.config import RunConfig
@@ -27,6 +25,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
 from ram_ray.labels.tables import load_lemmas
+from ram_ray.per_process import PerProcess
 
 NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])
 EVIDENCE = pa.schema(
@@ -182,30 +181,24 @@ def add_evidence(rows: pa.Table) -> pa.Table:
     return pa.Table.from_pylist([*names.to_pylist(), *examples], schema=EVIDENCE)
 
 
+class EvidenceFinder:
+    """PARSED rows to EVIDENCE rows; holds the matcher."""
+
+    def __init__(self, system: LabelSystem, *, max_chars: int) -> None:
+        self._system = system
+        self._matcher = Matcher(system, load_lemmas(), max_chars=max_chars, trusting=True)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return find_evidence(block, self._system, self._matcher)
+
+
 def read_evidence(path: str, *, run: RunConfig, system: LabelSystem) -> dict[int, Evidence]:
     """id -> what the captions of the parsed rows at `path` say of the label; ids without any are left out."""
-    reference = ray.put(system)
-
-    class Finder:
-        """Ray Data actor: makes its matcher once."""
-
-        def __init__(self) -> None:
-            self.system = ray.get(reference)
-            self.matcher = Matcher(self.system, load_lemmas(), max_chars=run.labels.max_caption_chars, trusting=True)
-
-        def __call__(self, block: pa.Table) -> pa.Table:
-            return find_evidence(block, self.system, self.matcher)
-
     resources = run.resources
+    finder = PerProcess(EvidenceFinder, system, max_chars=run.labels.max_caption_chars)
     rows = (
         read_rows(path, run=run, columns=["captions", "parsed", "unread", "reason"])
-        .map_batches(
-            Finder,
-            batch_format="pyarrow",
-            batch_size=run.data.rows_per_block,
-            num_cpus=resources.actor_cpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
-        )
+        .map_batches(finder, batch_format="pyarrow", batch_size=run.data.rows_per_block, num_cpus=resources.task_cpus)
         .groupby("id", num_partitions=resources.shuffle_partitions)
         .map_groups(add_evidence, batch_format="pyarrow", num_cpus=resources.task_cpus)
     )

@@ -8,6 +8,7 @@ lower case, equal captions of a batch are parsed once, and what is not English i
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -101,6 +102,12 @@ class CaptionParser:
 
     def _why_rejected(self, text: str) -> str | None:
         return why_rejected(text, self._lemmas.known_word)
+
+
+@functools.lru_cache(maxsize=1)
+def process_parser(model: str, *, max_chars: int) -> CaptionParser:
+    """The parser of this process, which every step that reads captions shares: loading one takes seconds."""
+    return CaptionParser(model, max_chars=max_chars)
 
 
 def load_pipeline(model: str = SHIPPED) -> Language:

@@ -19,11 +19,10 @@ import ray.data
 
 from ram_ray.annotate import annotate, read_rows, sum_blocks
 from ram_ray.artifacts import Manifest, Run
-from ram_ray.cluster import pool_size
 from ram_ray.config import MeasureConfig, RunConfig
 from ram_ray.evaluation.evaluate import tag_counts
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.annotations import LabelActor
+from ram_ray.labels.annotations import Labeller
 from ram_ray.labels.build import build
 from ram_ray.labels.config import LabelsConfig
 from ram_ray.labels.counts import (
@@ -39,18 +38,19 @@ from ram_ray.labels.match import MATCHED
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import find_edits, identity, make_options
 from ram_ray.labels.page import to_html
-from ram_ray.labels.parser import SHIPPED, CaptionParser, Tag, load_pipeline
+from ram_ray.labels.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.report import BuildReport
 from ram_ray.labels.tables import load_lemmas
+from ram_ray.per_process import PerProcess
 from ram_ray.records import ANNOTATION, PARSED, to_table
 
 
-class ParseActor:
-    """Ray Data actor: `records.SAMPLE` rows to `records.PARSED` rows."""
+class CaptionReader:
+    """`records.SAMPLE` rows to `records.PARSED` rows; holds the parser."""
 
     def __init__(self, config: LabelsConfig) -> None:
-        self._parser = CaptionParser(config.parser, max_chars=config.max_caption_chars)
+        self._parser = process_parser(config.parser, max_chars=config.max_caption_chars)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
@@ -99,7 +99,7 @@ def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse"
         load_pipeline(config.labels.parser)
     annotate(
         stage,
-        lambda dataset: dataset.map_batches(ParseActor, fn_constructor_args=(config.labels,), **_actors(config)),
+        lambda dataset: dataset.map_batches(PerProcess(CaptionReader, config.labels), **caption_tasks(config)),
         source=samples.path,
         schema=PARSED,
         run=config,
@@ -188,21 +188,17 @@ def label(
     stage = run.stage(name, kind="annotations", config=identity, inputs=[parsed, labels])
     if stage.manifest:
         return stage.manifest
-    system = LabelSystem.load(label_system_uri(labels.path))
+    uri = label_system_uri(labels.path)
+    to_ids = PerProcess(Labeller.load, uri, settings, measure=measure, seed=config.seed)
     annotate(
         stage,
-        lambda dataset: dataset.map_batches(
-            LabelActor,
-            fn_constructor_args=(system, settings),
-            fn_constructor_kwargs={"measure": measure, "seed": config.seed},
-            **_actors(config),
-        ),
+        lambda dataset: dataset.map_batches(to_ids, **caption_tasks(config)),
         source=parsed.path,
         schema=ANNOTATION,
         run=config,
         rows_in=parsed.counts["rows_out"],
     )
-    counts = annotation_counts(stage.path, config=config, system=system)
+    counts = annotation_counts(stage.path, config=config, system=LabelSystem.load(uri))
     _balance(stage.name, rows_in=parsed.counts["rows_out"], rows_out=counts["images"], rejected=0)
     return stage.finish(rows_in=counts["images"], rows_out=counts["images"], rejected=0, **counts)
 
@@ -230,17 +226,12 @@ def annotation_counts(
     return {name: int(value) for name, value in sums.items()}
 
 
-def _actors(config: RunConfig) -> dict[str, Any]:
-    """What an actor pool over captions asks Ray Data for; all of it at once, since the work is there from the start.
-
-    As many as fit now are kept: Ray Data would take some away where reading is ahead of them.
-    """
-    resources = config.resources
+def caption_tasks(config: RunConfig) -> dict[str, Any]:
+    """What a step over captions asks Ray Data for: tasks, which use every CPU that there is, now or later."""
     return {
         "batch_format": "pyarrow",
         "batch_size": config.data.rows_per_block,
-        "num_cpus": resources.actor_cpus,
-        "compute": ray.data.ActorPoolStrategy(min_size=pool_size(resources), max_size=resources.actors),
+        "num_cpus": config.resources.task_cpus,
     }
 
 

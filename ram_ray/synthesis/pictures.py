@@ -12,11 +12,11 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import ray.data
 from ray.data import Dataset
 
 from ram_ray.annotate import annotate, read_rows, sum_blocks
 from ram_ray.artifacts import Manifest, Run
+from ram_ray.cluster import model_actors
 from ram_ray.config import RepresentConfig, RunConfig
 from ram_ray.synthesis.generators import make_generator
 from ram_ray.training.feed import PICTURE
@@ -62,9 +62,7 @@ def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
             },
             batch_format="pyarrow",
             batch_size=256,
-            num_cpus=resources.actor_cpus,
-            num_gpus=resources.actor_gpus or None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.actors),
+            **model_actors(resources),
         )
 
     rows_in = int(share * samples.counts["rows_out"])

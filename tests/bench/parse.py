@@ -139,9 +139,9 @@ def stage(file: Path, cores: int) -> tuple[float, float, float]:
     from ram_ray.labels.commands import resources_of
     from ram_ray.labels.stages import parse
 
-    cluster.start(num_cpus=cores + 1, object_store_gb=1.0)
-    start_workers(cores + (cores + 1))  # the actors, and a task for each of the cluster's CPUs
-    config = load(sets=[*resources_of(cores + 1), f"resources.actors={cores}"])
+    cluster.start(num_cpus=cores, object_store_gb=1.0)
+    start_workers(cores)
+    config = load(sets=resources_of(cores))
     run = Run(f"{file.parent}/run")
     samples = collect_captions(run, config, [str(file)])
     peak = Peak()

@@ -9,9 +9,9 @@ import pytest
 from ram_ray.config import LabelsConfig, MeasureConfig
 from ram_ray.evaluation.evaluate import tag_counts
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.annotations import LabelActor
+from ram_ray.labels.annotations import Labeller
 from ram_ray.labels.counts import count_names
-from ram_ray.labels.stages import ParseActor
+from ram_ray.labels.stages import CaptionReader
 from ram_ray.records import PARSED, SAMPLE, to_table
 from ram_ray.training.feed import tagged_rows
 
@@ -31,11 +31,11 @@ def parsed() -> pa.Table:
         _sample("s/1", ["a dog and a ball"], ["grass"], labels=["beach"]),
         *[_sample(f"s/{place}", ["a dog and a man"], ["a tree"]) for place in range(2, 42)],
     ]
-    return ParseActor(LabelsConfig())(to_table(rows, SAMPLE))
+    return CaptionReader(LabelsConfig())(to_table(rows, SAMPLE))
 
 
 def _label(parsed: pa.Table, **measure) -> pa.Table:
-    return LabelActor(SYSTEM, LabelsConfig(), measure=MeasureConfig(**measure), seed=1)(parsed)
+    return Labeller(SYSTEM, LabelsConfig(), measure=MeasureConfig(**measure), seed=1)(parsed)
 
 
 def test_hidden_captions_become_the_truth_and_nothing_else(parsed: pa.Table) -> None:
@@ -69,5 +69,5 @@ def test_planting_follows_from_the_key(parsed: pa.Table) -> None:
 
 def test_a_run_that_measures_nothing_has_no_truth(parsed: pa.Table) -> None:
     assert _label(parsed).column("labels").null_count == 41
-    plain = ParseActor(LabelsConfig())(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
+    plain = CaptionReader(LabelsConfig())(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
     assert plain.schema == PARSED and plain.to_pylist()[0]["parsed_unseen"] is None

@@ -60,7 +60,7 @@ def test_a_large_file_is_written_in_parts_and_the_same_again(tmp_path: Path, mon
 
 
 def _config(*sets: str, rows: int = 20) -> RunConfig:
-    small = ["resources.task_cpus=0.5", "resources.actor_cpus=0.25", "resources.shuffle_partitions=2"]
+    small = ["resources.task_cpus=0.5", "resources.shuffle_partitions=2"]
     return load(sets=[*small, f"data.rows_per_block={rows}", "labels.min_count=2", "labels.wordnet=none", *sets])
 
 

@@ -10,7 +10,7 @@ import pytest
 from ram_ray.artifacts import Manifest
 from ram_ray.config import LabelsConfig, ResourcesConfig, RunConfig
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.annotations import LabelActor, make_finder, to_annotations
+from ram_ray.labels.annotations import Labeller, make_finder, to_annotations
 from ram_ray.labels.counts import (
     EVIDENCE,
     NAME_COUNTS,
@@ -23,7 +23,7 @@ from ram_ray.labels.counts import (
     source_of,
 )
 from ram_ray.labels.match import Matcher
-from ram_ray.labels.stages import ParseActor, _count_parsed, _encode_names, mark_ambiguous
+from ram_ray.labels.stages import CaptionReader, _count_parsed, _encode_names, mark_ambiguous
 from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, SAMPLE, to_table
 
@@ -78,7 +78,7 @@ def test_names_become_ids_of_their_caption() -> None:
 
 def test_both_readers_are_recorded() -> None:
     rows = [_row("s/1", ["a dog", "a hound trains, all red"], [(0, "dog", "object"), (1, "train", "action")])]
-    (row,) = LabelActor(SYSTEM, LabelsConfig())(to_table(rows, PARSED)).to_pylist()
+    (row,) = Labeller(SYSTEM, LabelsConfig())(to_table(rows, PARSED)).to_pylist()
     assert [one["tags"] for one in row["captions"]] == [[0], [2, 0, 3]]
     assert [one["sources"] for one in row["captions"]] == [["both"], ["parsed", "matched", "matched"]]
     assert [(one["id"], one["origin"]) for one in row["tags"]] == [(0, "parsed"), (2, "parsed"), (3, "matched")]
@@ -87,7 +87,7 @@ def test_both_readers_are_recorded() -> None:
 def test_a_caption_that_was_turned_away_is_not_searched_for_words() -> None:
     row = _row("s/1", ["una red", "a dog"], [(1, "dog", "object")], unread=[{"caption": 0, "reason": "not_english"}])
     table = to_table([row], PARSED)
-    (found,) = LabelActor(SYSTEM, LabelsConfig())(table).to_pylist()
+    (found,) = Labeller(SYSTEM, LabelsConfig())(table).to_pylist()
     assert [one["tags"] for one in found["captions"]] == [[], [0]] and found["captions"][0]["text"] == "una red"
     evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), trusting=True)).to_pylist()
     assert {one["name"] for one in evidence} == {"dog", None}
@@ -179,7 +179,7 @@ def test_the_actor_parses_every_caption_of_every_row() -> None:
         {"key": "s/2", **PLACE, "captions": []},
         {"key": "s/3", **PLACE, "captions": ["a dog and a dog"], "labels": []},
     ]
-    table = ParseActor(LabelsConfig())(to_table(rows, SAMPLE))
+    table = CaptionReader(LabelsConfig())(to_table(rows, SAMPLE))
     assert table.schema == PARSED
     first, second, third = table["parsed"].to_pylist()
     assert {"caption": 0, "name": "dog", "kind": "object"} in first

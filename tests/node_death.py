@@ -1,0 +1,155 @@
+"""One stage on a head without CPUs and two nodes of which the larger is killed in the middle; then a third one comes.
+
+    python tests/node_death.py STAGE FOLDER [BUNDLE]
+
+Prints one JSON object: rows that the stage left, whether each key is there once, and whether the third node worked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ram_ray.cluster import SETTINGS
+
+os.environ.update({**SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64})
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.cluster_utils import Cluster
+
+from ram_ray.artifacts import Manifest, Run
+from ram_ray.cluster import configure_data
+from ram_ray.config import RunConfig, load
+from ram_ray.label_system import Label, LabelSystem
+from ram_ray.records import ANNOTATION, SAMPLE, to_table
+from tests import tiny
+
+SETS = ["data.rows_per_block=25", "data.min_side=16", "resources.actors=2", "resources.shuffle_partitions=8"]
+ROWS = {"parse": 6000, "generate": 600, "clean": 600}
+FILES_BEFORE = {"parse": 3, "generate": 2, "clean": 2}  # of the stage's output, when the node is killed
+SECONDS = 240
+
+
+def main(stage: str, folder: Path, bundle: str) -> None:
+    """See the module."""
+    rows = ROWS[stage]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200_000_000})
+    node = {"object_store_memory": 200_000_000}
+    cluster.add_node(num_cpus=1, **node)
+    larger = cluster.add_node(num_cpus=2, **node)
+    ray.init(address=cluster.address, logging_level="WARNING")
+    configure_data()
+    config, run = load(sets=SETS), Run(str(folder / "run"))
+    work: Callable[[], Manifest] = {"parse": parse, "generate": generate, "clean": clean}[stage](
+        run, config, folder, bundle, rows
+    )
+    result: list[Manifest] = []
+    thread = threading.Thread(target=lambda: result.append(work()), daemon=True)
+    thread.start()
+    wait_for(lambda: len(list(folder.glob("run/annotations/*/*/shard=*/*.parquet"))) >= FILES_BEFORE[stage], thread)
+    cluster.remove_node(larger, allow_graceful=False)
+    cut_off = thread.is_alive()
+    third = cluster.add_node(num_cpus=2, **node)
+    worked = wait_for(lambda: is_busy(third.node_id), thread)
+    thread.join(SECONDS)
+    assert result, "the stage did not end"
+    print(json.dumps({**summary(result[0]), "cut_off": cut_off, "third_node_worked": worked}))
+
+
+def wait_for(condition: Callable[[], bool], thread: threading.Thread) -> bool:
+    """Wait until it holds or the stage has ended; whether it holds."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and thread.is_alive():
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+def is_busy(node: str) -> bool:
+    """Whether some of the node's CPUs are in use."""
+    from ray._private.state import available_resources_per_node
+
+    resources = available_resources_per_node().get(node)
+    return resources is not None and resources.get("CPU", 0) < 2
+
+
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """Rows of a stage, and whether their keys differ."""
+    files = sorted(Path(manifest.path).rglob("*.parquet"))
+    keys = [key for file in files for key in pq.read_table(file, columns=["key"], partitioning=None)["key"].to_pylist()]
+    return {"rows": len(keys), "once": len(set(keys)) == len(keys), "rows_out": manifest.counts.get("rows_out")}
+
+
+def parse(run: Run, config: RunConfig, folder: Path, _: str, rows: int) -> Callable[[], Manifest]:
+    """Captions to parse."""
+    from ram_ray.labels import stages
+
+    text = "a brown dog and two small children are running on the wet beach behind an old red boat"
+    samples = write(folder, [{**place(number), "captions": [f"{text} {number}"]} for number in range(rows)], SAMPLE)
+    return lambda: stages.parse(run, config, samples)
+
+
+def generate(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> Callable[[], Manifest]:
+    """Pictures to write captions for."""
+    from ram_ray.engine.generate_stages import score
+
+    annotations, labels = pictures(folder, rows)
+    judges = [Manifest("pretrain", "1", bundle, 0.0, {"image_size": 32})]
+    return lambda: score(run, config, annotations, judges, labels, round=1)
+
+
+def clean(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> Callable[[], Manifest]:
+    """Pictures whose tags are looked at; then the decision in plain tasks."""
+    from ram_ray.engine.clean_stages import clean as stage
+
+    annotations, labels = pictures(folder, rows)
+    judges = [Manifest("pretrain", "1", bundle, 0.0, {"image_size": 32})]
+    teacher = Manifest("represent", "2", "", 0.0, {"source": f"{Path(bundle).parent}/teacher", "revision": None})
+    return lambda: stage(run, config, annotations, judges, labels, teacher, round=1)
+
+
+def pictures(folder: Path, rows: int) -> tuple[Manifest, Manifest]:
+    """Annotations of JPEGs in one file, and a label system."""
+    data = [tiny.jpeg(seed) for seed in range(20)]
+    (folder / "pictures.bin").write_bytes(b"".join(data))
+    starts = [sum(map(len, data[:number])) for number in range(20)]
+    made = []
+    for number in range(rows):
+        where = {"uri": str(folder / "pictures.bin"), "offset": starts[number % 20], "nbytes": len(data[number % 20])}
+        tags = [{"id": number % 6, "origin": "parsed", "score": 1.0}]
+        caption = {"text": "a dog", "origin": "original", "tags": [number % 6], "sources": ["parsed"]}
+        made.append({**place(number), **where, "captions": [caption], "tags": tags, "removed": []})
+    annotations = write(folder, made, ANNOTATION)
+    system = folder / "labels"
+    labels = LabelSystem(Label(number, name, "object") for number, name in enumerate(tiny.NAMES))
+    labels.save(str(system / "label_system.json"))
+    return annotations, Manifest("label_system", "3", str(system), 0.0)
+
+
+def place(number: int) -> dict[str, Any]:
+    """The columns that every row has."""
+    shard = f"part{number % 4}"
+    return {"key": f"{shard}/{number}", "shard": shard, "uri": "", "offset": 0, "nbytes": 1, "width": 48, "height": 40}
+
+
+def write(folder: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Manifest:
+    """Rows as a stage leaves them."""
+    path = folder / "input"
+    for shard in sorted({row["shard"] for row in rows}):
+        part = to_table([row for row in rows if row["shard"] == shard], schema).drop_columns(["shard"])
+        (path / f"shard={shard}").mkdir(parents=True)
+        pq.write_table(part, path / f"shard={shard}" / "rows.parquet")
+    return Manifest("input", "0", str(path), 0.0, {"rows_out": len(rows)})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:4] or [""])
