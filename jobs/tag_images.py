@@ -37,7 +37,9 @@ def main() -> int:
     try:
         config = load(files=options.config, sets=options.sets)
         query = tagging.Query(top_k=options.top_k, threshold=options.threshold, tags=own)
-        tagging.find_work(options.data)  # a wrong path is told before anything starts
+        tagging.find_work(
+            options.data, shard_folders=config.data.shard_folders
+        )  # a wrong path is told before anything starts
         resources = config.resources
         if not cluster.joins():
             cpus = cluster.machine_cpus()

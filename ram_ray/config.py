@@ -50,6 +50,7 @@ class DataConfig(Section):
 
     train: list[str] = []  # URIs or globs; empty: the drawn scenes
     eval: list[str] = []
+    shard_folders: int = Field(1, ge=0)  # of the folders above a shard, those that are a part of its name: "coco/00000"
     drawn: DrawnConfig = DrawnConfig()
     check: Literal["decode", "header"] = "header"
     min_side: int = Field(32, ge=1)  # pixels
@@ -85,7 +86,7 @@ class TrainConfig(Section):
     decay: float = 0.9  # factor an epoch of the step schedule
     weight_decay: float = 0.05
     clip_grad: float = 1.0
-    shards: str = "*"  # glob on shard names: the part of the data to train on
+    shards: str = "*"  # the part of the data to train on: a glob on a folder, a stem, or with "/" on shard names
     tag_cap: float | None = Field(None, gt=0, le=1)  # share of pictures over which a tag no longer adds to their weight
     # A tag that cleaning took out is not there, as in the paper; or nobody knows, and nothing is learnt of it.
     removed: Literal["absent", "unknown"] = "absent"

@@ -78,7 +78,7 @@ def tag_to_folder(
 
     resources = config.resources
     size = image_size(model)
-    work = find_work(data)
+    work = find_work(data, shard_folders=config.data.shard_folders)
     fs, root = fsspec.url_to_fs(out)
     if fs.glob(f"{root}/part-*"):
         raise ValueError(f"{out} already holds tagged parts; name another folder or empty it")
@@ -121,30 +121,28 @@ def image_size(model: str) -> int:
         raise ValueError(f"{model} is not a model bundle: {error!r}") from None
 
 
-def find_work(data: list[str]) -> list[dict[str, Any]]:
+def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]]:
     """Pieces of work for `Lister`: shards, and plain pictures with their sizes.
 
     Raises:
-        ValueError: if a path or glob matches nothing, or holds neither pictures nor shards.
+        ValueError: if a path or glob matches nothing, or holds neither pictures nor shards; if two shards share a name.
     """
-    from ram_ray.data.shards import list_shards
+    from ram_ray.data.shards import make_shards, recognise
 
     files: dict[str, tuple[str, int]] = {}  # uri: (key, bytes)
-    shards: list[str] = []
+    shards: dict[str, Any] = {}
     for pattern in data:
         fs, path = fsspec.url_to_fs(pattern)
-        matches = [path] if fs.exists(path) else fs.glob(path)
         found = 0
-        for match in sorted(matches):
-            for name, info in _files_under(fs, match):
-                uri = name if "://" not in pattern else fs.unstrip_protocol(name)
-                if name.lower().endswith(IMAGE_SUFFIXES):
-                    root = match.rstrip("/").rpartition("/")[0]
-                    files[uri] = (name.removeprefix(root).lstrip("/"), int(info["size"]))
-                elif name.endswith((".tar", ".parquet")):
-                    shards.append(uri)
-                else:
-                    continue
+        for root, infos in _matches(fs, path):
+            for info in infos:
+                if info["name"].lower().endswith(IMAGE_SUFFIXES):
+                    key = info["name"].removeprefix(root).lstrip("/")
+                    files[_uri(fs, pattern, info["name"])] = key, int(info["size"])
+                    found += 1
+            archives = [info for info in infos if info["name"].endswith((".tar", ".parquet"))]
+            for name, format, info in recognise(fs, archives, named=False, nested=False):
+                shards[_uri(fs, pattern, name)] = format, info
                 found += 1
         if not found:
             raise ValueError(f"{pattern}: no pictures ({', '.join(IMAGE_SUFFIXES)}) and no .tar or .parquet there")
@@ -155,15 +153,23 @@ def find_work(data: list[str]) -> list[dict[str, Any]]:
         used.add(unique)
         rows.append({"key": unique, "uri": uri, "offset": 0, "nbytes": size, "error": ""})
     work = [{"shard": None, "rows": rows[i : i + FILES_PER_BLOCK]} for i in range(0, len(rows), FILES_PER_BLOCK)]
-    listed = list_shards(shards) if shards else []
+    listed = make_shards(shards, folders=shard_folders)
     return work + [{"shard": (one.name, one.uri, one.format), "rows": None} for one in listed]
 
 
-def _files_under(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if fs.isdir(path):
-        yield from sorted(fs.find(path, detail=True).items())
-    else:
-        yield path, fs.info(path)
+def _matches(fs: Any, path: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """For what a path or glob matches: the folder above it, and fsspec's infos of the files in it, or of itself."""
+    try:
+        matches = {path: fs.info(path)}
+    except FileNotFoundError:
+        matches = fs.glob(path, detail=True)
+    for name, info in sorted(matches.items()):
+        inside = fs.find(name, detail=True) if info["type"] == "directory" else {name: info}
+        yield name.rstrip("/").rpartition("/")[0], [{**one, "name": file} for file, one in sorted(inside.items())]
+
+
+def _uri(fs: Any, pattern: str, path: str) -> str:
+    return fs.unstrip_protocol(path) if "://" in pattern else path
 
 
 class Lister:

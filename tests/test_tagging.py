@@ -54,6 +54,15 @@ def test_find_work_lists_pictures_of_a_folder_and_shards(data: Path) -> None:
     assert shard["shard"][2] == "tar"
 
 
+def test_find_work_passes_over_the_tables_beside_img2datasets_tars(tmp_path: Path) -> None:
+    for source in ("coco", "vg"):
+        (tmp_path / source).mkdir()
+        for name in ("00000.tar", "00000.parquet", "00000_stats.json", "00000.tar.gz"):
+            (tmp_path / source / name).write_bytes(b"")
+    shards = [one["shard"] for one in find_work([str(tmp_path / "coco"), str(tmp_path / "v*")])]
+    assert shards == [(f"{one}/00000", str(tmp_path / one / "00000.tar"), "tar") for one in ("coco", "vg")]
+
+
 @pytest.mark.parametrize("pattern", ["nowhere", "album/*.tif", "album/notes.txt"])
 def test_nothing_to_tag_is_an_error(data: Path, pattern: str) -> None:
     with pytest.raises(ValueError, match="no pictures"):
@@ -90,7 +99,7 @@ def test_every_picture_gives_one_row_in_both_forms(ray_cluster: None, tiny_bundl
         "album/text.jpg": "undecodable",
         "album/empty.JPEG": "undecodable",
         "album/bomb.png": "too_large",
-        "shard/b": "truncated",
+        f"{data.name}/shard/b": "truncated",
     }
     assert counts["errors"] == 4
     for key, row in rows.items():

@@ -33,8 +33,9 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
     Args:
         held_out: not to be trained on, so that all of a picture's captions are its truth.
     """
-    shards = list_shards(uris)
-    data = config.data.model_dump(mode="json", exclude={"train", "eval", "drawn", "rows_per_block", "measure"})
+    shards = list_shards(uris, folders=config.data.shard_folders)
+    elsewhere = {"train", "eval", "shard_folders", "drawn", "rows_per_block", "measure"}  # the names are in `shards`
+    data = config.data.model_dump(mode="json", exclude=elsewhere)
     keep = None if held_out else config.data.measure.captions_per_image
     if keep:
         data |= {"captions_per_image": keep, "seed": config.seed}
@@ -106,7 +107,7 @@ def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
     """Write the drawn scenes as shards of the run, once; returns training and evaluation URIs."""
     drawn = config.data.drawn
     stage = run.stage("scenes", kind="annotations", config={"drawn": drawn, "seed": config.seed}, inputs=[])
-    plan = plan_corpus(stage.path, config=drawn)
+    plan = plan_corpus(f"{stage.path}/drawn", config=drawn)  # the folder is a part of the shards' names
     if stage.manifest is None:
         write: Any = ray.remote(num_cpus=config.resources.task_cpus)(write_shard)  # type: ignore[call-overload,arg-type]
         missing = [one for one in plan if not run.fs.exists(one.uri)]
@@ -121,11 +122,4 @@ def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
 
 def _identity(shards: list[Shard]) -> list[dict[str, Any]]:
     """What makes a shard the same shard: its URI, its length and its time of change."""
-    identity = []
-    for shard in shards:
-        uri = f"{shard.uri.rstrip('/')}/captions.jsonl" if shard.format == "folder" else shard.uri
-        fs, path = fsspec.url_to_fs(uri)
-        info = fs.info(path)
-        changed = str(info.get("mtime") or info.get("ETag") or info.get("etag") or info.get("updated"))
-        identity.append({"name": shard.name, "uri": shard.uri, "size": info.get("size"), "changed": changed})
-    return identity
+    return [{"name": one.name, "uri": one.uri, "size": one.size, "changed": one.version} for one in shards]

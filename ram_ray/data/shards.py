@@ -7,12 +7,11 @@ has a key of its own, so that what went in can be counted against what came out.
 
 from __future__ import annotations
 
-import hashlib
-import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal
 
@@ -23,8 +22,10 @@ from ram_ray.data.images import Limits, decode, header
 from ram_ray.data.parquet import read_parquet
 from ram_ray.data.tar import read_tar
 from ram_ray.records import Reject
+from ram_ray.storage import version_of
 
 Format = Literal["tar", "parquet", "folder"]
+Info = dict[str, Any]  # what fsspec tells of a file
 HEADER_BYTES = 32 << 10  # read first; a header that is longer costs the whole picture
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _READERS = {"tar": read_tar, "parquet": read_parquet, "folder": read_folder}
@@ -32,41 +33,88 @@ _READERS = {"tar": read_tar, "parquet": read_parquet, "folder": read_folder}
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: `name` is unique over the run and made of letters, digits, '-', '_' and '.'."""
+    """One shard. Its name is a part of its own URI, so it stays the same whatever data is added."""
 
-    name: str
+    name: str  # "FOLDER/STEM", unique over the run; letters, digits, '-', '_', '.', and '/' between the parts
     uri: str  # an absolute path, or a URI with its protocol
     format: Format
+    size: int | None = None  # bytes, of a folder those of its captions.jsonl
+    version: str = ""  # changes when the content does
 
 
-def list_shards(uris: list[str]) -> list[Shard]:
+def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
     """The shards that paths, URIs and globs name, sorted by URI; a folder of .tar or .parquet files gives each of them.
 
     A glob passes over files that are no shards; a file named in full must be one. A .parquet beside a .tar of
     the same name is img2dataset's table of what it fetched, holds no pictures, and is passed over as well.
 
+    Args:
+        folders: how many of the folders above a shard are a part of its name.
+
     Raises:
-        ValueError: if a name matches nothing, or is no shard, or its storage cannot be reached.
+        ValueError: if a name matches nothing, or is no shard, or its storage cannot be reached, or two shards have one
+            name.
     """
-    found: dict[str, Format] = {}
+    found: dict[str, tuple[Format, Info]] = {}
     for pattern in uris:
         try:
             fs, path = fsspec.url_to_fs(pattern)
+            fs.invalidate_cache()  # data may have come since
             entries, named = _entries(fs, path)
         except Exception as error:  # each storage has errors of its own; all of them are the user's to mend
             raise ValueError(f"{pattern}: cannot be listed: {_advice(pattern, error)}") from error
         if not entries:
             raise ValueError(f"{pattern}: nothing is there; check the path, or quote a glob such as 'data/*.tar'")
-        shards = dict(_recognise(fs, entries, named=named, nested=True))
+        shards = list(recognise(fs, entries, named=named, nested=True))
         if not shards:
             raise ValueError(
                 f"{pattern}: no shard among {len(entries)} match(es); use .tar, .parquet, "
                 f"or a folder that holds {CAPTIONS_FILE}, .tar or .parquet files"
             )
-        found |= {_uri(fs, path): format for path, format in shards.items()}
+        found |= {_uri(fs, path): (format, info) for path, format, info in shards}
     if not found:
         raise ValueError("no shards are named; give a path, a URI or a glob, such as 'data/*.tar'")
-    return _named(found)
+    return make_shards(found, folders=folders)
+
+
+def make_shards(found: dict[str, tuple[Format, Info]], *, folders: int) -> list[Shard]:
+    """Shards of what lies at URIs, sorted by URI.
+
+    Raises:
+        ValueError: if two have one name; it says what tells them apart.
+    """
+    names: dict[str, str] = {}
+    for uri in sorted(found):
+        other = names.setdefault(shard_name(uri, folders=folders), uri)
+        if other == uri:
+            continue
+        deepest = max(one.count("/") for one in (uri, other))
+        more = next(
+            (n for n in range(folders + 1, deepest) if shard_name(uri, folders=n) != shard_name(other, folders=n)), 0
+        )
+        advice = f"set data.shard_folders to {more}, so that folders above count too" if more else "rename one of them"
+        raise ValueError(f"two shards are called {shard_name(uri, folders=folders)!r}: {other} and {uri}; {advice}")
+    return [
+        Shard(name, uri, found[uri][0], found[uri][1].get("size"), version_of(found[uri][1]))
+        for name, uri in names.items()
+    ]
+
+
+def shard_name(uri: str, *, folders: int = 1) -> str:
+    """The name of the shard at a URI: the last `folders` folders above it, and its stem ("coco/00000")."""
+    parts = [one for one in uri.partition("://")[2 if "://" in uri else 0].split("/") if one]
+    stem = parts[-1].removesuffix(".tar").removesuffix(".parquet") if parts else ""
+    chosen = [*parts[:-1][-folders:], stem or "shard"] if folders else [stem or "shard"]
+    return "/".join(re.sub(r"[^A-Za-z0-9._-]", "_", one) for one in chosen)
+
+
+def shard_matches(name: str, pattern: str) -> bool:
+    """Whether a glob means a shard: one with a "/" the whole name or its end, one without the stem or a folder."""
+    parts = name.split("/")
+    depth = pattern.count("/") + 1
+    if depth > 1:
+        return any(fnmatchcase(one, pattern) for one in (name, "/".join(parts[-depth:])))
+    return any(fnmatchcase(one, pattern) for one in parts)
 
 
 def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header"]) -> Iterator[dict[str, Any]]:
@@ -129,64 +177,58 @@ def _row(shard: Shard, sample: Sample, used: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _entries(fs: Any, path: str) -> tuple[list[tuple[str, bool]], bool]:
-    """(path, is a folder) of what a path or glob matches, and whether it was named in full."""
+def _entries(fs: Any, path: str) -> tuple[list[Info], bool]:
+    """What a path or glob matches, and whether it was named in full."""
     try:  # not `exists`, which also says no where the storage refuses
-        return [(path, fs.info(path)["type"] == "directory")], True
+        return [{**fs.info(path), "name": path}], True
     except FileNotFoundError:
         if not any(sign in path for sign in "*?["):
             return [], True
-    infos = fs.glob(path, detail=True)
-    return [(name, info["type"] == "directory") for name, info in sorted(infos.items())], False
+    return [{**info, "name": name} for name, info in sorted(fs.glob(path, detail=True).items())], False
 
 
-def _recognise(
-    fs: Any, entries: Iterable[tuple[str, bool]], *, named: bool, nested: bool
-) -> Iterator[tuple[str, Format]]:
-    entries = list(entries)
-    archives = {path for path, is_folder in entries if not is_folder and path.endswith(".tar")}
-    for path, is_folder in entries:
-        if is_folder:
-            if fs.exists(f"{path}/{CAPTIONS_FILE}"):
-                yield path.rstrip("/"), "folder"
+def recognise(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Iterator[tuple[str, Format, Info]]:
+    """(path, format, info) of the shards among files and folders, which a listing has told of.
+
+    Args:
+        entries: fsspec's infos, with the whole path as `name`.
+        named: in full by the user: what is no shard is an error.
+        nested: whether the files in a folder are taken.
+    """
+    archives = {info["name"] for info in entries if info["type"] != "directory" and info["name"].endswith(".tar")}
+    for info in entries:
+        path = info["name"]
+        if info["type"] == "directory":
+            captions = _captions(fs, path)
+            if captions:
+                yield path.rstrip("/"), "folder", captions
             elif nested:
-                inside = [(info["name"], info["type"] == "directory") for info in fs.ls(path, detail=True)]
-                files = [one for one in inside if not one[1]]
-                yield from _recognise(fs, files, named=False, nested=False)
+                inside = [one for one in fs.ls(path, detail=True) if one["type"] != "directory"]
+                yield from recognise(fs, inside, named=False, nested=False)
         elif path.lower().endswith(_COMPRESSED):
             raise ValueError(
                 f"{path}: a compressed tar cannot be read in place; unpack it first (gunzip for .tar.gz and .tgz) "
                 "and name the .tar"
             )
         elif path.endswith(".tar"):
-            yield path, "tar"
+            yield path, "tar", info
         elif path.endswith(".parquet"):
             if named or f"{path.removesuffix('.parquet')}.tar" not in archives:
-                yield path, "parquet"
+                yield path, "parquet", info
         elif named:
             raise ValueError(f"{path}: unknown kind of shard; use .tar, .parquet or a folder with {CAPTIONS_FILE}")
+
+
+def _captions(fs: Any, folder: str) -> Info | None:
+    try:
+        return fs.info(f"{folder}/{CAPTIONS_FILE}")
+    except FileNotFoundError:
+        return None
 
 
 def _uri(fs: Any, path: str) -> str:
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
     return path if "file" in protocols else fs.unstrip_protocol(path)
-
-
-def _named(found: dict[str, Format]) -> list[Shard]:
-    """Shards with names: the stem, and a digest of the URI where two stems are the same."""
-    stems = {}
-    for uri, format in found.items():
-        base = posixpath.basename(uri.rstrip("/"))
-        stem = base.removesuffix(f".{format}") if format != "folder" else base
-        stems[uri] = re.sub(r"[^A-Za-z0-9._-]", "_", stem) or "shard"
-    counts = Counter(stems.values())
-    shards = []
-    for uri in sorted(found):
-        name = stems[uri]
-        if counts[name] > 1:
-            name = f"{name}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
-        shards.append(Shard(name, uri, found[uri]))
-    return shards
 
 
 def _advice(pattern: str, error: Exception) -> str:

@@ -41,14 +41,15 @@ EVIDENCE = pa.schema(
 MIN_EVIDENCE = 5  # captions: with fewer, a word keeps the benefit of the doubt
 NUM_EXAMPLES = 3
 MAX_EXAMPLE = 160  # characters
-_NUMBER = re.compile(r"[-_.]?\d*(-[0-9a-f]{6,})?$")
+_NUMBER = re.compile(r"(^|[-_.])\d+$")  # of a folder: "part-00003", not "coco2017"
+_STEM_NUMBER = re.compile(r"[-_.]?\d+$")
 
 
-def source_of(shard: str, uri: str) -> str:
-    """The set of captions that a shard belongs to: its name without its number ("photos-train-00003"), or the folder
-    that it lies in where it has only a number ("cc3m/00003.tar")."""
-    name = _NUMBER.sub("", shard)
-    return name or uri.rstrip("/").rpartition("/")[0].rpartition("/")[2] or shard
+def source_of(shard: str) -> str:
+    """The set of captions that a shard belongs to, its name without numbers: "cc3m" for "cc3m/00003"."""
+    *folders, stem = shard.split("/")
+    parts = [*(_NUMBER.sub("", one) for one in folders), _STEM_NUMBER.sub("", stem)]
+    return "/".join(one for one in parts if one) or shard
 
 
 def count_names(block: pa.Table) -> pa.Table:
@@ -56,7 +57,7 @@ def count_names(block: pa.Table) -> pa.Table:
     block = block.filter(pc.is_null(block["reason"])).combine_chunks()
     if not len(block):
         return NAME_COUNTS.empty_table()
-    places = [source_of(*pair) for pair in zip(block["shard"].to_pylist(), block["uri"].to_pylist(), strict=True)]
+    places = [source_of(shard) for shard in block["shard"].to_pylist()]
     tags = pc.list_flatten(block["parsed"])
     rows = pc.list_parent_indices(block["parsed"])
     flat = pa.table(
@@ -75,7 +76,7 @@ def count_names(block: pa.Table) -> pa.Table:
 
 def read_counts(path: str, *, run: RunConfig) -> dict[Key, dict[str, int]]:
     """(name, kind) -> source -> captions, over the parsed rows at `path`."""
-    columns = ["parsed", "reason", "shard", "uri"]
+    columns = ["parsed", "reason", "shard"]
     rows = (
         read_rows(path, run=run, columns=columns)
         .map_batches(count_names, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus)
@@ -90,7 +91,7 @@ def read_counts(path: str, *, run: RunConfig) -> dict[Key, dict[str, int]]:
 
 def read_captions(path: str, *, run: RunConfig) -> dict[str, int]:
     """Source -> captions, over the parsed rows at `path`."""
-    columns = ["captions", "shard", "uri", "reason"]
+    columns = ["captions", "shard", "reason"]
     rows = read_rows(path, run=run, columns=columns).map_batches(
         count_captions, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
     )
@@ -121,8 +122,8 @@ def count_captions(block: pa.Table) -> pa.Table:
     block = block.filter(pc.is_null(block["reason"]))
     counts: Counter[str] = Counter()
     lengths = pc.list_value_length(block["captions"]).to_pylist()
-    for shard, uri, captions in zip(block["shard"].to_pylist(), block["uri"].to_pylist(), lengths, strict=True):
-        counts[source_of(shard, uri)] += captions or 0
+    for shard, captions in zip(block["shard"].to_pylist(), lengths, strict=True):
+        counts[source_of(shard)] += captions or 0
     return pa.table(
         {"source": pa.array(list(counts), pa.string()), "count": pa.array(list(counts.values()), pa.int64())}
     )

@@ -9,7 +9,6 @@ the stage's work folder, and the model is written from the last checkpoint.
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import json
 import tempfile
@@ -29,6 +28,7 @@ from ram_ray.annotate import read_rows
 from ram_ray.artifacts import Stage, write_text
 from ram_ray.config import RunConfig, TrainConfig
 from ram_ray.data.images import Limits
+from ram_ray.data.shards import shard_matches
 from ram_ray.label_system import LabelSystem
 from ram_ray.parts import Part
 from ram_ray.training.build import TaggerJob
@@ -100,8 +100,8 @@ class Chosen:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if self.shards != "*":
-            names = [fnmatch.fnmatchcase(str(one), self.shards) for one in block["shard"].to_pylist()]
-            block = block.filter(pa.array(names, pa.bool_()))
+            names = {one: shard_matches(one, self.shards) for one in block["shard"].unique().to_pylist()}
+            block = block.filter(pa.array([names[one] for one in block["shard"].to_pylist()], pa.bool_()))
         if self.left_out:
             block = block.filter(pc.invert(self.left_out.mask(block["key"].to_pylist())))
         return block

@@ -9,13 +9,14 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from ram_ray.artifacts import write_bytes
 from ram_ray.data.images import read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
 from ram_ray.records import Reject
-from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, plant
+from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, plant, sample, write_tar
 from tests.s3 import FAULTS, S3Proxy
 
 pytestmark = [
@@ -45,16 +46,35 @@ def failing(s3: S3Proxy) -> Iterator[S3Proxy]:
 
 def test_globs_list_what_lies_there(bucket: tuple[Planted, str, Path]) -> None:
     _, uri, folder = bucket
-    shards = list_shards([f"{uri}/*"])
+    shards = list_shards([f"{uri}/*"], folders=0)
     assert [shard.uri.removeprefix(uri) for shard in shards] == sorted(
         path.as_posix().removeprefix(str(folder)) for path in folder.iterdir()
     )
-    assert [(s.name, s.format) for s in shards] == [(s.name, s.format) for s in list_shards([f"{folder}/*"])]
-    assert [shard.name for shard in list_shards([f"{uri}/cut-*.tar"])] == ["cut-before-text", "cut-in-picture"]
+    assert [(s.name, s.format) for s in shards] == [(s.name, s.format) for s in list_shards([f"{folder}/*"], folders=0)]
+    assert [shard.name for shard in list_shards([f"{uri}/cut-*.tar"])] == ["run/cut-before-text", "run/cut-in-picture"]
     with pytest.raises(ValueError, match="nothing is there"):
         list_shards([f"{uri}/none-*.tar"])
     with pytest.raises(ValueError, match="s3://no-such-bucket"):
         list_shards(["s3://no-such-bucket/*.tar"])
+
+
+def test_the_shape_that_img2dataset_writes(s3: S3Proxy, tmp_path: Path) -> None:
+    """Listed by folder or by glob, its tables and statistics passed over; names do not change with what is added."""
+    fs = fsspec.filesystem("s3")
+    write_tar(tmp_path / "0.tar", sample("000000000", 1))
+    for number in range(2):
+        for source in ("coco", "vg"):
+            fs.pipe_file(f"{s3.bucket}/data/{source}/{number:05d}.tar", (tmp_path / "0.tar").read_bytes())
+            fs.pipe_file(f"{s3.bucket}/data/{source}/{number:05d}.parquet", b"a table of urls")
+            fs.pipe_file(f"{s3.bucket}/data/{source}/{number:05d}_stats.json", b"{}")
+    coco, vg = (f"{s3.bucket}/data/{source}" for source in ("coco", "vg"))
+    alone = list_shards([coco])
+    assert [shard.name for shard in alone] == ["coco/00000", "coco/00001"]
+    assert all(shard.size and shard.version for shard in alone)
+    assert list_shards([f"{coco}/*"]) == list_shards([f"{coco}/"]) == list_shards([f"{coco}/*.tar"]) == alone
+    assert list_shards([coco, vg])[:2] == alone
+    assert [shard.name for shard in list_shards([f"{s3.bucket}/data/*"])][2:] == ["vg/00000", "vg/00001"]
+    assert [row["key"] for row in scan_shard(alone[1], limits=LIMITS, check="decode")] == ["coco/00001/000000000"]
 
 
 @pytest.mark.parametrize("check", ["decode", "header"])
@@ -62,7 +82,9 @@ def test_rows_are_those_of_the_local_shards(bucket: tuple[Planted, str, Path], c
     planted, uri, folder = bucket
 
     def rows(pattern: str, root: str) -> list[dict]:
-        found = [row for shard in list_shards([pattern]) for row in scan_shard(shard, limits=LIMITS, check=check)]
+        found = [
+            row for shard in list_shards([pattern], folders=0) for row in scan_shard(shard, limits=LIMITS, check=check)
+        ]
         return [{**row, "uri": row["uri"].removeprefix(root), "detail": None} for row in found]
 
     here, there = rows(f"{folder}/*", str(folder)), rows(f"{uri}/*", uri)
@@ -74,7 +96,7 @@ def test_rows_are_those_of_the_local_shards(bucket: tuple[Planted, str, Path], c
 
 def test_pictures_are_read_in_place(bucket: tuple[Planted, str, Path]) -> None:
     _, uri, folder = bucket
-    rows = [row for s in list_shards([f"{uri}/*"]) for row in scan_shard(s, limits=LIMITS, check="header")]
+    rows = [row for s in list_shards([f"{uri}/*"], folders=0) for row in scan_shard(s, limits=LIMITS, check="header")]
     rows = [row for row in rows if not row["reason"]][::-1]
     uris, offsets, nbytes = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
     local = read_bytes([one.replace(uri, str(folder)) for one in uris], offsets, nbytes)
@@ -97,9 +119,13 @@ def test_requests_that_fail_are_made_again(bucket: tuple[Planted, str, Path], fa
     _, uri, folder = bucket
     before = failing.counts["failed"]
     s3fs.S3FileSystem.clear_instance_cache()
-    shards = list_shards([f"{uri}/*"])
+    shards = list_shards([f"{uri}/*"], folders=0)
     rows = [row for shard in shards for row in scan_shard(shard, limits=LIMITS, check="header")]
-    here = [row for shard in list_shards([f"{folder}/*"]) for row in scan_shard(shard, limits=LIMITS, check="header")]
+    here = [
+        row
+        for shard in list_shards([f"{folder}/*"], folders=0)
+        for row in scan_shard(shard, limits=LIMITS, check="header")
+    ]
     assert [row["reason"] for row in rows] == [row["reason"] for row in here]
     rows = [row for row in rows if not row["reason"]]
     uris, offsets, nbytes = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))

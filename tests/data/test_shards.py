@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ram_ray.data.images import Limits, read_bytes
-from ram_ray.data.shards import Shard, list_shards, scan_shard
+from ram_ray.data.shards import Shard, list_shards, scan_shard, shard_matches, shard_name
 from ram_ray.records import SAMPLE, to_table
 from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, picture, plant, sample, write_tar
 
@@ -30,7 +30,7 @@ PHOTOS = Path(__file__).resolve().parents[2] / "../shared/data/photos"
 
 
 def scan(*uris: object, check: str = "decode", limits: Limits = LIMITS) -> list[dict]:
-    shards = list_shards([str(uri) for uri in uris])
+    shards = list_shards([str(uri) for uri in uris], folders=0)  # the folders are pytest's
     return [row for shard in shards for row in scan_shard(shard, limits=limits, check=check)]
 
 
@@ -225,10 +225,52 @@ def test_listing_finds_names_and_tells_kinds_apart(tmp_path: Path) -> None:
         ("tar", "one/1.tar"),
         ("tar", "two/0.tar"),
     ]
-    names = [shard.name for shard in shards]
-    assert len(set(names)) == 4 and names[0] == "album" and names[2] == "1"
-    assert names[1].startswith("0-") and names[3].startswith("0-"), "a digest tells equal stems apart"
+    assert [shard.name for shard in shards] == [f"{tmp_path.name}/album", "one/0", "one/1", "two/0"]
     assert shards == list_shards([f"{tmp_path}/*"]), "names and order do not depend on how shards were named"
+    assert shards[1:3] == list_shards([f"{tmp_path}/one"]), "nor on what else there is"
+
+
+def test_two_shards_of_one_name_are_one_line_that_says_what_tells_them_apart(tmp_path: Path) -> None:
+    for folder in ("a/x/coco", "b/x/coco"):
+        (tmp_path / folder).mkdir(parents=True)
+        write_tar(tmp_path / folder / "0.tar", sample("a", 1))
+    both = [f"{tmp_path}/a/x/coco", f"{tmp_path}/b/x/coco"]
+    with pytest.raises(ValueError, match="two shards are called 'coco/0': .*/a/x/.* and .*/b/x/.*") as caught:
+        list_shards(both)
+    assert "set data.shard_folders to 3" in str(caught.value) and "\n" not in str(caught.value)
+    assert [shard.name for shard in list_shards(both, folders=3)] == ["a/x/coco/0", "b/x/coco/0"]
+    (tmp_path / "a/x/coco/0.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match="rename one of them"):
+        list_shards([f"{tmp_path}/a/x/coco/0.tar", f"{tmp_path}/a/x/coco/0.parquet"])
+
+
+def test_a_name_is_a_part_of_the_shards_own_uri() -> None:
+    names = {
+        ("s3://bucket/data/coco/00000.tar", 1): "coco/00000",
+        ("s3://bucket/data/coco/00000.tar", 2): "data/coco/00000",
+        ("s3://bucket/00000.parquet", 1): "bucket/00000",
+        ("s3://bucket/00000.parquet", 9): "bucket/00000",
+        ("/data/my photos/album", 1): "my_photos/album",
+        ("/00000.tar", 1): "00000",
+        ("/data/coco/00000.tar", 0): "00000",
+    }
+    assert {(uri, folders): shard_name(uri, folders=folders) for uri, folders in names} == names
+
+
+@pytest.mark.parametrize(
+    ("name", "matching", "other"),
+    [
+        (
+            "coco/00000",
+            ["coco*", "coco", "coco/*", "*/00000", "00000", "*", "co*/0000?"],
+            ["coco/", "cocoa*", "0", "vg/*"],
+        ),
+        ("drawn/clean-00003", ["clean-*", "drawn", "drawn/clean-*", "*-00003"], ["clean", "web-*", "clean-*/*"]),
+        ("b/data/coco/00000", ["coco*", "coco/*", "data/coco/*", "b/*", "data", "b/data/*"], ["data/vg/*", "x/coco/*"]),
+    ],
+)
+def test_a_glob_means_a_folder_a_stem_or_a_whole_name(name: str, matching: list[str], other: list[str]) -> None:
+    assert [one for one in [*matching, *other] if shard_matches(name, one)] == matching
 
 
 def test_listing_says_what_to_do(tmp_path: Path) -> None:

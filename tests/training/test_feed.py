@@ -301,10 +301,19 @@ def test_pictures_of_each_tag_are_counted_among_the_shards_to_train_on() -> None
     place = {"uri": "u", "offset": 1, "nbytes": 2, "captions": [], "removed": []}
     rows = [
         {"key": f"{shard}/{number}", "shard": shard, **place, "tags": [{"id": id, "origin": "parsed"} for id in ids]}
-        for number, (shard, ids) in enumerate([("web-0", [0, 1]), ("web-1", [0]), ("clean-0", [0, 2]), ("web-1", [])])
+        for number, (shard, ids) in enumerate(
+            [("d/web-0", [0, 1]), ("d/web-1", [0]), ("coco/0", [0, 2]), ("d/web-1", [])]
+        )
     ]
     block = to_records(rows, ANNOTATION)
-    for shards, counts in (("*", {0: 3, 1: 1, 2: 1, -1: 3}), ("web-*", {0: 2, 1: 1, -1: 2}), ("x", {-1: 0})):
+    coco = {0: 1, 2: 1, -1: 1}
+    for shards, counts in (
+        ("*", {0: 3, 1: 1, 2: 1, -1: 3}),
+        ("web-*", {0: 2, 1: 1, -1: 2}),
+        ("coco*", coco),
+        ("coco/*", coco),
+        ("x", {-1: 0}),
+    ):
         found = count_block(block, chosen=Chosen(shards))
         assert dict(zip(found["id"].to_pylist(), found["count"].to_pylist(), strict=True)) == counts
     part = Part.number(0, 2)
