@@ -18,6 +18,8 @@ from ram_ray.engine.config import CleanConfig as CleanConfig
 from ram_ray.engine.config import EngineConfig
 from ram_ray.labels.config import LabelsConfig
 from ram_ray.models.config import HOW, ModelConfig, Section, TransformerConfig
+from ram_ray.training.config import AugmentConfig as AugmentConfig
+from ram_ray.training.config import TrainConfig, TrainingConfig
 
 
 class DrawnConfig(Section):
@@ -60,45 +62,6 @@ class DataConfig(Section):
     measure: MeasureConfig = MeasureConfig()
 
 
-class AugmentConfig(Section):
-    """Training crops (paper, appendix): random resized crop, flip, RandAugment."""
-
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    flip: bool = True
-    randaugment: tuple[int, int] | None = (2, 5)  # operations, magnitude
-
-
-class TrainConfig(Section):
-    """One training run: pretrain, retrain or finetune. Defaults: the paper's pretraining."""
-
-    image_size: int = 224
-    window_size: int = 7  # of the Swin; position biases are resized where a stage starts from another window
-    epochs: float = Field(5, gt=0)
-    batch_size: int = Field(52, ge=1)  # a worker, a step
-    accumulate: int = Field(1, ge=1)
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for small models from nothing (`ram_ray.training.optimizer`)
-    lr: float = Field(1e-4, gt=0)
-    muon_lr: float = Field(5e-3, gt=0)  # of the matrices under muon; follows lr's schedule
-    min_lr: float = Field(1e-6, ge=0)
-    warmup_steps: int = Field(3000, ge=0)
-    warmup_lr: float = 5e-7
-    schedule: Literal["step", "cosine"] = "step"
-    decay: float = 0.9  # factor an epoch of the step schedule
-    weight_decay: float = 0.05
-    clip_grad: float = 1.0
-    shards: str = "*"  # the part of the data to train on: a glob on a folder, a stem, or with "/" on shard names
-    tag_cap: float | None = Field(None, gt=0, le=1)  # share of pictures over which a tag no longer adds to their weight
-    # A tag that cleaning took out is not there, as in the paper; or nobody knows, and nothing is learnt of it.
-    removed: Literal["absent", "unknown"] = "absent"
-    # Weights at first: the backbone of `represent` and the rest new, the model of the stage before, or all new.
-    start: Literal["represent", "previous", "scratch"] = "represent"
-    augment: AugmentConfig = AugmentConfig()
-    caption_loss: bool = True
-    distill_loss: bool = True
-    checkpoint_steps: int = Field(1000, ge=1, json_schema_extra=HOW)
-    max_checkpoints: int = Field(2, json_schema_extra=HOW)
-
-
 class RepresentConfig(Section):
     """The dual encoder: text side for the label queries, image side for distillation.
 
@@ -120,21 +83,7 @@ class RepresentConfig(Section):
     head: tuple[int, int] = (4096, 256)  # hidden and output width of the contrastive head
     temperature: float = Field(0.1, gt=0)
     image_text_weight: float = Field(0.5, ge=0)
-    train: TrainConfig = TrainConfig(epochs=10, batch_size=64, lr=1e-3, weight_decay=0.1, schedule="cosine")
-
-
-class TrainingConfig(Section):
-    """How training is spread, for all three training runs."""
-
-    workers: int = Field(8, ge=1)
-    use_gpu: bool = True
-    engine: Literal["deepspeed", "ddp"] = "deepspeed"
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16"] = "bf16"
-    threads: int = Field(1, ge=1, json_schema_extra=HOW)  # torch threads a worker, on a CPU
-    worker_cpus: float = Field(1.0, gt=0, json_schema_extra=HOW)
-    max_failures: int = Field(3, json_schema_extra=HOW)
-    feed_cpus: float = Field(1.0, gt=0, json_schema_extra=HOW)  # CPUs a decode task
+    train: TrainConfig = TrainConfig(epochs=10, batch_size=512, lr=1e-3, weight_decay=0.1, schedule="cosine")
 
 
 class EvaluateConfig(Section):
@@ -219,7 +168,7 @@ class RunConfig(Section):
         image_size=384,
         window_size=12,
         epochs=2,
-        batch_size=26,
+        batch_size=208,
         lr=5e-6,
         schedule="cosine",
         warmup_steps=0,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-UNKNOWN = 2  # a target of which nothing is learnt
+from ram_ray.records import UNKNOWN as UNKNOWN
 
 
 def asymmetric_loss(
@@ -17,6 +17,7 @@ def asymmetric_loss(
     gamma_pos: float = 0.0,
     clip: float = 0.05,
     eps: float = 1e-8,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Asymmetric loss, summed over images and tags.
 
@@ -26,6 +27,7 @@ def asymmetric_loss(
         gamma_neg, gamma_pos: focusing of absent and present tags.
         clip: probability by which absent tags are shifted down, so that easy ones cost nothing.
         eps: smallest probability inside the logarithm.
+        weight: (B,), 0 for an image that does not count; None: all count.
 
     The focusing weight is a constant for the gradient, as in the released training code.
     """
@@ -37,7 +39,20 @@ def asymmetric_loss(
     with torch.no_grad():
         right = probability * targets + absent * (1 - targets)
         focus = (1 - right).pow(gamma_pos * targets + gamma_neg * (1 - targets))
-    return -(loss * focus * known).sum()
+    counted = known if weight is None else known * weight[:, None]
+    return -(loss * focus * counted).sum()
+
+
+def caption_targets(ids: Tensor, *, start: int, weight: Tensor | None = None) -> Tensor:
+    """Ids (B, T), -100 where nothing is learnt: padding (id 0), the prompt's `start` tokens, images of weight 0."""
+    targets = ids.masked_fill(ids == 0, -100)
+    targets[:, :start] = -100
+    return targets if weight is None else targets.masked_fill(weight[:, None] == 0, -100)
+
+
+def num_learnt(targets: Tensor) -> Tensor:
+    """How many predictions `caption_loss` is the mean of."""
+    return (targets[:, 1:] != -100).sum()
 
 
 def caption_loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.1) -> Tensor:
@@ -45,19 +60,41 @@ def caption_loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.1) -> 
 
     Args:
         logits: (B, T, V); the prediction at t is for the token at t + 1.
-        targets: (B, T) token ids, -100 where nothing is to be learnt (prompt and padding).
+        targets: (B, T) token ids, -100 where nothing is to be learnt, as `caption_targets` gives them.
+
+    Returns:
+        The mean over what is learnt; 0, with zero gradients, where nothing is.
     """
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), label_smoothing=smoothing)
+    losses = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), label_smoothing=smoothing, reduction="sum"
+    )
+    return losses / num_learnt(targets).clamp(min=1)
 
 
-def combine(losses: dict[str, Tensor]) -> Tensor:
+def distillation_loss(features: Tensor, teacher: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference of features and the teacher's (B, C), over the images that count.
+
+    Args:
+        weight: (B,), 0 for an image that does not count; None: all count.
+    """
+    differences = F.l1_loss(features.float(), teacher.float(), reduction="none").mean(1)
+    if weight is None:
+        return differences.mean()
+    return (differences * weight).sum() / weight.sum().clamp(min=1)
+
+
+def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor:
     """Total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment, of what is there.
 
     RAM: arXiv 2306.03514, section 3.2; without captions (RAM++, arXiv 2310.15200) L_tag counts as it is.
+
+    Args:
+        ratio: L_text / L_tag over all workers; None: of these losses.
     """
-    tag = losses["tag"]
-    text = losses.get("text")
-    total = tag if text is None else text + tag * (text / tag.clamp(min=1e-8)).detach()
+    total = losses["tag"]
+    if "text" in losses:
+        ratio = losses["text"] / total.clamp(min=1e-8) if ratio is None else ratio
+        total = losses["text"] + total * ratio.detach()
     for name in ("distill", "alignment"):
         if name in losses:
             total = total + losses[name]

@@ -21,7 +21,6 @@ import math
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ram_ray.models.blocks import initialise
@@ -29,7 +28,7 @@ from ram_ray.models.captioner import CaptionDecoder, TagEncoder
 from ram_ray.models.config import Decoding, ModelConfig
 from ram_ray.models.generation import Generators, generate
 from ram_ray.models.image_encoder import ImageEncoder
-from ram_ray.models.losses import asymmetric_loss, caption_loss
+from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, caption_targets, distillation_loss
 from ram_ray.models.recognition import RecognitionDecoder
 
 __all__ = ["RAM", "RecognitionDecoder"]
@@ -136,20 +135,24 @@ class RAM(nn.Module):
             caption_start: tokens of the prompt, not learnt
             teacher (B, C), optional: the teacher's image feature of the same crop
             text_embed (B, E), optional (RAM++): text embeddings of each picture's caption
+            weight (B,), optional: 0 for an image of which nothing is learnt, 1 for the others
         """
+        weight = batch.get("weight")
         tokens = self.encode(batch["pixel_values"])
-        losses = {"tag": asymmetric_loss(self.logits(tokens), batch["targets"])}
+        losses = {"tag": asymmetric_loss(self.logits(tokens), batch["targets"], weight=weight)}
         if "caption_ids" in batch:
             ids, tag_ids = batch["caption_ids"], batch["tag_ids"]
             predicted = self.caption_decoder(ids, self.tag_encoder(tag_ids, tokens), self._context_mask(tag_ids))
-            targets = ids.masked_fill(ids == 0, -100)
-            targets[:, : int(batch["caption_start"])] = -100
+            targets = caption_targets(ids, start=int(batch["caption_start"]), weight=weight)
             losses["text"] = caption_loss(predicted, targets)
         if "teacher" in batch:
-            losses["distill"] = F.l1_loss(tokens[:, 0].float(), batch["teacher"].float())
+            losses["distill"] = distillation_loss(tokens[:, 0], batch["teacher"], weight=weight)
         if "text_embed" in batch:
             logits = self.alignment_logits(tokens, batch["text_embed"])
-            losses["alignment"] = asymmetric_loss(logits, torch.eye(len(logits), device=logits.device), gamma_neg=4.0)
+            pairs = torch.eye(len(logits), device=logits.device)
+            if weight is not None:
+                pairs = pairs.masked_fill(weight[None, :] == 0, UNKNOWN)
+            losses["alignment"] = asymmetric_loss(logits, pairs, gamma_neg=4.0, weight=weight)
         return losses
 
     @torch.inference_mode()

@@ -1,19 +1,31 @@
 """StableRep's losses (arXiv 2306.00984): images of one caption are positives of each other.
 
 Letters: N anchors of this worker, M candidates of all workers, D features. Plain torch for one device. What
-lies on other workers comes in through `gather`, which keeps gradients, or through the `all_*` arguments; one
-process needs neither. The mask of positives is made anew in every call, for batches differ. All is computed
-in fp32, also under autocast: at temperature 0.1 bf16 logits lose the differences that matter.
+lies on other workers comes in through `gather`, which keeps gradients, as `Everywhere`; one process needs neither.
+A worker's loss is its part: the parts of all workers add up to the loss of one process with the whole batch. A row of
+weight 0 is no anchor, no positive and no negative of any other. The mask of positives is made anew in every call, for
+batches differ. All is computed in fp32, also under autocast: at temperature 0.1 bf16 logits lose the differences that
+matter.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """The rows of all workers, as `gather` returns them."""
+
+    features: Tensor  # (M, D)
+    ids: Tensor  # (M,) their captions
+    offset: int  # where this worker's rows begin
 
 
 def multi_positive_loss(
@@ -21,9 +33,9 @@ def multi_positive_loss(
     caption_ids: Tensor,
     *,
     temperature: float = 0.1,
-    all_features: Tensor | None = None,
-    all_ids: Tensor | None = None,
-    offset: int = 0,
+    weight: Tensor | None = None,
+    everywhere: Everywhere | None = None,
+    all_weight: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy between the softmax over all other images and the uniform share of those of one's caption.
 
@@ -31,41 +43,44 @@ def multi_positive_loss(
         features: (N, D) float, of any length; cosines are taken.
         caption_ids: (N,) int; equal ids are positives of each other.
         temperature: cosines are divided by it.
-        all_features: (M, D) candidates, which hold `features` at rows offset .. offset + N - 1; None: `features`.
-        all_ids: (M,) their captions.
-        offset: where the anchors stand among the candidates.
+        weight: (N,), 0 for a row that does not count; None: all count.
+        everywhere: candidates of all workers, with `features` among them; None: `features` themselves.
+        all_weight: (M,) the weights of the candidates.
 
     Returns:
-        A scalar: the mean over anchors that have a positive; 0, with zero gradients, where none has.
+        A scalar: the sum over anchors that have a positive, divided by how many of all workers' have one; 0, with
+        zero gradients, where none has.
 
     Raises:
-        ValueError: if shapes do not fit, only one of the `all_*` is given, or the temperature is not positive.
+        ValueError: if shapes do not fit, or the temperature is not positive.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; use a positive number such as 0.1")
-    if (all_features is None) != (all_ids is None):
-        raise ValueError("give all_features and all_ids together, as `gather` returns them")
-    if all_features is None or all_ids is None:
-        all_features, all_ids = features, caption_ids
     _check_ids(features, caption_ids, "features", "caption_ids")
-    _check_ids(all_features, all_ids, "all_features", "all_ids")
-    num_anchors, num_candidates = len(features), len(all_features)
-    if not 0 <= offset <= num_candidates - num_anchors:
-        raise ValueError(f"offset {offset} with {num_anchors} anchors does not lie in {num_candidates} candidates")
+    everywhere, all_weight = _everywhere(features, caption_ids, weight, everywhere, all_weight)
+    own = slice(everywhere.offset, everywhere.offset + len(features))
     with torch.autocast(features.device.type, enabled=False):
-        anchors, candidates = _unit(features), _unit(all_features)
-        logits = anchors @ candidates.T / temperature  # (N, M)
-        rows = torch.arange(num_anchors, device=features.device)
-        itself = torch.zeros_like(logits, dtype=torch.bool)
-        itself[rows, rows + offset] = True
-        positive = (caption_ids[:, None] == all_ids[None, :]) & ~itself
+        logits = _unit(features) @ _unit(everywhere.features).T / temperature  # (N, M)
+        ids, counts = everywhere.ids, all_weight > 0
+        itself = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+        positive = (ids[:, None] == ids[None, :]) & ~itself & counts[:, None] & counts[None, :]  # (M, M)
         # A finite stand-in for minus infinity: an anchor with no other candidate must not turn into NaN.
-        logits = logits.masked_fill(itself, torch.finfo(logits.dtype).min)
-        losses, found = _uniform_cross_entropy(logits, positive)
-        return losses.sum() / found.sum().clamp(min=1)
+        logits = logits.masked_fill(itself[own] | ~counts[None, :], torch.finfo(logits.dtype).min)
+        losses = _uniform_cross_entropy(logits, positive[own])
+        return losses.sum() / positive.any(1).sum().clamp(min=1)
 
 
-def image_text_loss(image: Tensor, text: Tensor, caption_ids: Tensor, *, logit_scale: Tensor | float) -> Tensor:
+def image_text_loss(
+    image: Tensor,
+    text: Tensor,
+    caption_ids: Tensor,
+    *,
+    logit_scale: Tensor | float,
+    weight: Tensor | None = None,
+    images: Everywhere | None = None,
+    texts: Everywhere | None = None,
+    all_weight: Tensor | None = None,
+) -> Tensor:
     """CLIP's symmetric loss, in which pairs of one caption are never negatives of each other.
 
     Where a caption has several pictures in the batch, the target is uniform over all of its pairs.
@@ -75,9 +90,11 @@ def image_text_loss(image: Tensor, text: Tensor, caption_ids: Tensor, *, logit_s
         text: (N, D) float; row i is the caption of picture i.
         caption_ids: (N,) int.
         logit_scale: what cosines are multiplied by (the factor itself, not its logarithm).
+        weight: (N,), 0 for a pair that does not count; None: all count.
+        images, texts, all_weight: those of all workers; None: the arguments themselves.
 
     Returns:
-        A scalar: 0.5 x (image to text + text to image).
+        A scalar: 0.5 x (image to text + text to image), each the sum over pairs divided by the pairs of all workers.
 
     Raises:
         ValueError: if shapes do not fit.
@@ -85,69 +102,71 @@ def image_text_loss(image: Tensor, text: Tensor, caption_ids: Tensor, *, logit_s
     if image.shape != text.shape:
         raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must have one shape")
     _check_ids(image, caption_ids, "image", "caption_ids")
+    images, counts = _everywhere(image, caption_ids, weight, images, all_weight)
+    texts, _ = _everywhere(text, caption_ids, weight, texts, all_weight)
+    own = slice(images.offset, images.offset + len(image))
+    scale = logit_scale
     with torch.autocast(image.device.type, enabled=False):
-        logits = _unit(image) @ _unit(text).T  # (N, N)
-        logits = logits * (logit_scale.to(logits.dtype) if isinstance(logit_scale, Tensor) else logit_scale)
-        positive = caption_ids[:, None] == caption_ids[None, :]
-        to_text, _ = _uniform_cross_entropy(logits, positive)
-        to_image, _ = _uniform_cross_entropy(logits.T, positive)
-        return 0.5 * (to_text.sum() + to_image.sum()) / max(len(image), 1)
+        positive = (caption_ids[:, None] == images.ids[None, :]) & (counts[own, None] > 0) & (counts[None, :] > 0)
+        loss = image.new_zeros((), dtype=torch.promote_types(image.dtype, torch.float32))
+        for side, others in ((image, texts), (text, images)):
+            logits = _unit(side) @ _unit(others.features).T  # (N, M)
+            logits = logits * (scale.to(logits.dtype) if isinstance(scale, Tensor) else scale)
+            logits = logits.masked_fill(counts[None, :] == 0, torch.finfo(logits.dtype).min)
+            loss = loss + 0.5 * _uniform_cross_entropy(logits, positive).sum()
+        return loss / (counts > 0).sum().clamp(min=1)
 
 
 def gather(features: Tensor, caption_ids: Tensor) -> tuple[Tensor, Tensor, int]:
     """Features and ids of all workers, in the order of ranks, and where this worker's own begin.
 
-    Gradients flow back to the worker that a row came from, summed over all workers: with gradients averaged
-    over workers, as DDP and DeepSpeed do, the step is that of one process with the whole batch. Every worker
-    must bring the same number of rows. Without a process group the arguments come back as they are.
+    Gradients flow back to the worker that a row came from, summed over all workers. Workers may bring unequal numbers
+    of rows. Without a process group the arguments come back as they are.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features, caption_ids, 0
-    ids = [torch.empty_like(caption_ids) for _ in range(dist.get_world_size())]
-    dist.all_gather(ids, caption_ids.contiguous())
-    gathered: Tensor = _AllGather.apply(features)
-    return gathered, torch.cat(ids), dist.get_rank() * len(features)
-
-
-class ProjectionHead(nn.Module):
-    """The MLP between a backbone and the contrastive loss, dropped afterwards: (B, in_dim) -> (B, out).
-
-    BatchNorm follows every linear layer; the last one has no scale and shift, since the loss takes cosines.
-    Training needs at least two rows a batch.
-    """
-
-    def __init__(self, in_dim: int, *, hidden: int = 4096, out: int = 256, layers: int = 3) -> None:
-        super().__init__()
-        if layers < 1:
-            raise ValueError(f"layers is {layers}; use at least 1")
-        widths = [in_dim, *[hidden] * (layers - 1), out]
-        parts: list[nn.Module] = []
-        for place, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            last = place == layers - 1
-            parts += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after, affine=not last)]
-            if not last:
-                parts.append(nn.ReLU(inplace=True))
-        self.layers = nn.Sequential(*parts)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, in_dim) -> (B, out)."""
-        return self.layers(features)
+    own = torch.tensor([len(features)], device=features.device)
+    sizes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, own)
+    rows = [int(one) for one in sizes]
+    gathered: Tensor = _AllGather.apply(features, rows)
+    return gathered, _all_rows(caption_ids, rows), sum(rows[: dist.get_rank()])
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.num_rows = len(features)
-        parts = [torch.empty_like(features) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, features.contiguous())
-        return torch.cat(parts)
+    def forward(ctx: Any, features: Tensor, rows: list[int]) -> Tensor:  # type: ignore[override]
+        ctx.rows = rows
+        return _all_rows(features, rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        gradient = gradient.contiguous()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
-        start = dist.get_rank() * ctx.num_rows
-        return gradient[start : start + ctx.num_rows]
+        start = sum(ctx.rows[: dist.get_rank()])
+        return gradient[start : start + ctx.rows[dist.get_rank()]], None
+
+
+def _all_rows(tensor: Tensor, rows: list[int]) -> Tensor:
+    """The rows of all workers; shapes must be equal on the way, so shorter ones are filled up."""
+    padded = tensor.new_zeros((max(rows), *tensor.shape[1:]))
+    padded[: len(tensor)] = tensor
+    parts = [torch.empty_like(padded) for _ in rows]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+
+def _everywhere(
+    features: Tensor, ids: Tensor, weight: Tensor | None, everywhere: Everywhere | None, all_weight: Tensor | None
+) -> tuple[Everywhere, Tensor]:
+    """Candidates and their weights, where they are not given this worker's own."""
+    if everywhere is None:
+        everywhere, all_weight = Everywhere(features, ids, 0), weight
+    _check_ids(everywhere.features, everywhere.ids, "the features of all workers", "their ids")
+    num_anchors, num_candidates, offset = len(features), len(everywhere.ids), everywhere.offset
+    if not 0 <= offset <= num_candidates - num_anchors:
+        raise ValueError(f"offset {offset} with {num_anchors} anchors does not lie in {num_candidates} candidates")
+    return everywhere, torch.ones(num_candidates, device=ids.device) if all_weight is None else all_weight
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -155,12 +174,12 @@ def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
-def _uniform_cross_entropy(logits: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy a row (N,) against the uniform target over `positive`, and which rows have any (N,)."""
+def _uniform_cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
+    """Cross-entropy a row (N,) against the uniform target over `positive`; 0 for a row without any."""
     counts = positive.sum(dim=1)
     # `where`, not a product: 0 x a masked logit must stay 0, in the gradient as well.
     terms = torch.where(positive, F.log_softmax(logits, dim=1), 0.0)
-    return -terms.sum(dim=1) / counts.clamp(min=1), counts > 0
+    return -terms.sum(dim=1) / counts.clamp(min=1)
 
 
 def _check_ids(features: Tensor, ids: Tensor, features_name: str, ids_name: str) -> None:

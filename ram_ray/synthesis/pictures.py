@@ -19,7 +19,7 @@ from ram_ray.artifacts import Manifest, Run
 from ram_ray.cluster import model_actors
 from ram_ray.config import RepresentConfig, RunConfig
 from ram_ray.synthesis.generators import make_generator
-from ram_ray.training.feed import PICTURE
+from ram_ray.training.rows import PICTURE
 
 SYNTHETIC = pa.schema(
     [

@@ -5,7 +5,9 @@ on what):
 
     loss = multi-positive contrastive over all pictures of a caption + w x image-text contrastive
 
-A batch takes `pictures_per_caption` views of each caption. (arXiv 2306.00984, sections 3.2 and 4.)
+A batch takes `pictures_per_caption` views of each caption. (arXiv 2306.00984, sections 3.2 and 4.) Both losses see
+the rows of all workers, so that the step is that of one process with the whole batch; but where a share is cut into
+micro batches (`micro_batch_size`), only rows of one micro batch are compared with each other.
 
 Letters: B captions in a batch, V views of each, S pixels, E embedding width, T tokens.
 """
@@ -27,11 +29,13 @@ from ram_ray.models.config import DualEncoderConfig
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.models.image_encoder import normalise
 from ram_ray.models.tokenizer import TextTokenizer
-from ram_ray.synthesis.losses import ProjectionHead, gather, image_text_loss, multi_positive_loss
+from ram_ray.synthesis.head import ProjectionHead
+from ram_ray.synthesis.losses import Everywhere, gather, image_text_loss, multi_positive_loss
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
 from ram_ray.synthesis.pictures import synthesize
 from ram_ray.training.trainer import count_steps, make_table, train
 from ram_ray.training.worker import Job
+from ram_ray.training.workers import world_size
 
 
 def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manifest) -> Manifest:
@@ -69,22 +73,26 @@ class PairStep(nn.Module):
         self.temperature, self.weight = config.temperature, config.image_text_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses stablerep, image_text and total, each a scalar.
+        """Losses stablerep, image_text and total, each a scalar; workers average their gradients.
 
-        Batch: pixels uint8 (B, V, S, S, 3), text_ids (B, T), caption (B,).
+        Batch: pixels uint8 (B, V, S, S, 3), text_ids (B, T), caption (B,), optionally weight (B,).
         """
         config = self.model.config
         pixels, views = batch["pixels"], batch["pixels"].shape[1]
+        weight = batch.get("weight", torch.ones(len(pixels), device=pixels.device)).repeat_interleave(views)
         pooled = self.model.pooled(normalise(pixels.flatten(0, 1), config.mean, config.std))
         ids = batch["caption"].repeat_interleave(views)
-        features = self.head(pooled).float()
-        gathered, all_ids, offset = gather(features, ids)
-        stablerep = multi_positive_loss(
-            features, ids, temperature=self.temperature, all_features=gathered, all_ids=all_ids, offset=offset
-        )
-        text = self.model.text_features(batch["text_ids"].long()).repeat_interleave(views, 0)
+        text = self.model.text_features(batch["text_ids"].long()).repeat_interleave(views, 0).float()
+        own = [self.head(pooled, weight).float(), self.model.image_proj(pooled).float(), text]
+        widths = [*(one.shape[1] for one in own), 1]
+        gathered, all_ids, offset = gather(torch.cat([*own, weight[:, None]], 1), ids)
+        *others, counts = gathered.split(widths, 1)
+        features, images, texts = (Everywhere(one, all_ids, offset) for one in others)
+        given: dict = {"weight": weight, "all_weight": counts[:, 0]}
+        stablerep = multi_positive_loss(own[0], ids, temperature=self.temperature, everywhere=features, **given)
         scale = self.model.logit_scale.exp().clamp(max=100)
-        pair = image_text_loss(self.model.image_proj(pooled).float(), text.float(), ids, logit_scale=scale)
+        pair = image_text_loss(own[1], text, ids, logit_scale=scale, images=images, texts=texts, **given)
+        stablerep, pair = world_size() * stablerep, world_size() * pair
         return {"stablerep": stablerep, "image_text": pair, "total": stablerep + self.weight * pair}
 
 
@@ -124,7 +132,7 @@ def train_dual_encoder(
         sources[synthetic.path] = synthetic_rows
     num_rows = sum(one.counts["rows_out"] for one in (real, synthetic) if one)
     table = make_table(f"{stage.work}/table", sources, num_rows=num_rows, run=run)
-    total_steps, steps_per_epoch = count_steps(table, stage="represent.train", config=config, run=run)
+    total_steps, steps_per_epoch = count_steps(table, stage="represent.train", config=config)
     feed = PairFeed(
         table=table,
         config=config,

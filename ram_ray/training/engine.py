@@ -2,15 +2,24 @@
 
 On a GPU DeepSpeed runs over NCCL, on a CPU over gloo. Nothing is compiled: the optimizers are torch's own (see
 `optimizer`), and the shared-memory operator that DeepSpeed builds on a CPU, a minute of compiling, serves its inference
-alone. Precision is torch's autocast in both, with float32 master weights (DeepSpeed's own bf16 switch does not work
-with timm's Swin).
+alone. Precision is torch's autocast in both, with float32 master weights and float32 sums of gradients (DeepSpeed's own
+bf16 switch does not work with timm's Swin, and on a GPU it turns an autocast around it off: its section
+`torch_autocast` is the way). Where fp32 is asked for on a GPU, matrix products are TF32.
+
+A checkpoint loads on any number of workers: what DDP and ZeRO stage 0 write is whole, and what the workers of the other
+stages wrote in parts is put together by DeepSpeed's universal checkpoint.
+
+Letters: M micro batches of a step.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from ram_ray.config import TrainConfig, TrainingConfig
+from ram_ray.training.feed import share
 from ram_ray.training.optimizer import make_optimizer, set_learning_rate
+from ram_ray.training.workers import world_size
 
 DDP_FILE = "state.pt"
 TAG = "deepspeed"  # DeepSpeed's own folder inside a checkpoint
@@ -30,8 +41,14 @@ class Engine(Protocol):
     kind: str
     device: torch.device
 
-    def step(self, micro_batches: list[dict[str, Tensor]], *, lr: float) -> dict[str, float]:
-        """One optimizer step over gradient-accumulated micro batches; returns the mean of each loss."""
+    def step(
+        self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
+    ) -> dict[str, float]:
+        """One optimizer step over gradient-accumulated micro batches; returns the mean of each loss.
+
+        Args:
+            shares: of each micro batch in the step's images, the same on every worker; None: equal ones.
+        """
 
     def save(self, folder: Path) -> None:
         """Write this worker's part of a checkpoint."""
@@ -42,6 +59,9 @@ class Engine(Protocol):
 
 def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> Engine:
     """The configured engine. Needs an initialised process group."""
+    if device.type == "cuda" and training.precision == "fp32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
     engine = DeepSpeedEngine if training.engine == "deepspeed" else DDPEngine
     return engine(step, config=config, training=training, device=device)
 
@@ -59,19 +79,22 @@ class DDPEngine:
         self._ddp = DistributedDataParallel(self._step, device_ids=[device] if device.type == "cuda" else None)
         self._optimizer = make_optimizer(step, config)
 
-    def step(self, micro_batches: list[dict[str, Tensor]], *, lr: float) -> dict[str, float]:
+    def step(
+        self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
+    ) -> dict[str, float]:
         set_learning_rate(self._optimizer, lr)
-        losses = []
-        for place, batch in enumerate(micro_batches):
-            self._ddp.require_backward_grad_sync = place == len(micro_batches) - 1
+        shares, losses = shares or _equal(micro_batches), []
+        for number, (batch, part) in enumerate(zip(micro_batches, shares, strict=True)):
+            self._ddp.require_backward_grad_sync = number == len(micro_batches) - 1
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 loss = self._ddp(batch)
-            (loss["total"] / len(micro_batches)).backward()
+            (loss["total"] * part).backward()
             losses.append(loss)
-        torch.nn.utils.clip_grad_norm_(self._step.parameters(), self._config.clip_grad)
+        if self._config.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self._step.parameters(), self._config.clip_grad)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return _means(losses)
+        return _means(losses, shares)
 
     def save(self, folder: Path) -> None:
         if torch.distributed.get_rank() == 0:
@@ -95,15 +118,21 @@ class DeepSpeedEngine:
         import deepspeed
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # of inference alone: do not compile it
-        self.device, self._autocast = device, training.precision == "bf16"
+        self.device = device
+        micro_batch, micro_batches = share(config.batch_size, workers=world_size(), limit=config.micro_batch_size)
         deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
         self._engine, *_ = deepspeed.initialize(
             model=step,
             optimizer=make_optimizer(step, config),
             config={
-                "train_micro_batch_size_per_gpu": config.batch_size,
-                "gradient_accumulation_steps": config.accumulate,
-                "gradient_clipping": config.clip_grad,
+                "train_micro_batch_size_per_gpu": micro_batch,
+                "gradient_accumulation_steps": micro_batches,
+                "gradient_clipping": config.clip_grad or 0.0,  # 0: off
+                "torch_autocast": {
+                    "enabled": training.precision == "bf16",
+                    "dtype": "bfloat16",
+                    "lower_precision_safe_modules": [],  # those whose gradients would be summed in bf16
+                },
                 "zero_optimization": {"stage": training.zero_stage},
                 "zero_allow_untested_optimizer": True,
                 "steps_per_print": 10**9,
@@ -111,27 +140,68 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
 
-    def step(self, micro_batches: list[dict[str, Tensor]], *, lr: float) -> dict[str, float]:
+    def step(
+        self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
+    ) -> dict[str, float]:
         set_learning_rate(self._engine.optimizer, lr)
-        losses = []
-        for batch in micro_batches:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-                loss = self._engine(batch)
-            self._engine.backward(loss["total"])
+        shares, losses = shares or _equal(micro_batches), []
+        for batch, part in zip(micro_batches, shares, strict=True):
+            loss = self._engine(batch)
+            self._engine.backward(loss["total"] * part * len(micro_batches))  # it divides by their number
             self._engine.step()
             losses.append(loss)
-        return _means(losses)
+        return _means(losses, shares)
 
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag=TAG)
 
     def load(self, folder: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        parts = len(list((folder / TAG).glob("*_optim_states.pt")))  # none at stage 0
+        if parts in (0, world_size()):
+            path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        else:
+            config = self._engine._config
+            with _put_together(folder / TAG) as whole:
+                config.load_universal_checkpoint = True
+                path, _ = self._engine.load_checkpoint(str(whole), tag=TAG)
+                config.load_universal_checkpoint = False
         assert path is not None, folder
 
 
-def _means(losses: list[dict[str, Tensor]]) -> dict[str, float]:
-    return {name: sum(float(one[name].detach()) for one in losses) / len(losses) for name in losses[0]}
+@contextlib.contextmanager
+def _put_together(parts: Path) -> Iterator[Path]:
+    """A folder with DeepSpeed's universal checkpoint of all workers' parts, made once a node, gone at the end."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    with tempfile.TemporaryDirectory() if first else contextlib.nullcontext() as own:
+        folders: list = [None] * world_size()
+        torch.distributed.all_gather_object(folders, (os.uname().nodename, own))
+        folder = next(Path(path) for node, path in folders if node == os.uname().nodename and path)
+        if own:
+            options = argparse.Namespace(
+                input_folder=str(parts),
+                output_folder=str(folder / TAG),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                ds_to_universal.main(options)
+        torch.distributed.barrier()
+        yield folder
+        torch.distributed.barrier()
+
+
+def _equal(micro_batches: list) -> list[float]:
+    return [1 / len(micro_batches)] * len(micro_batches)
+
+
+def _means(losses: list[dict[str, Tensor]], shares: list[float]) -> dict[str, float]:
+    pairs = list(zip(losses, shares, strict=True))
+    return {name: sum(float(one[name].detach()) * part for one, part in pairs) for name in losses[0]}
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 The question is how a run that died goes on with exactly the rows that it had not seen, on any number of
 workers, without a list of seen keys. The answer is an order that can be computed: rows are put into buckets by
 a hash of seed and key; an epoch visits the buckets in an order, and the rows of a bucket in an order, that
-follow from seed and epoch. Row g of the whole run (all epochs one after another) belongs to step
-g // global_batch and to worker g % workers, so the data position of a checkpoint is one number, the step.
+follow from seed and epoch. Row g of the whole run (all epochs one after another) is row i = g % batch_size of step
+g // batch_size and belongs to worker i % workers, so the data position of a checkpoint is one number, the step. All
+workers bring equal micro batches: what a share lacks is filled with rows of weight 0 (see `share`).
 
 Images are read where they lie, by byte range; only annotations are shuffled.
 """
@@ -12,10 +13,9 @@ Images are read where they lie, by byte range; only annotations are shuffled.
 from __future__ import annotations
 
 import functools
-import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import fsspec
@@ -26,63 +26,10 @@ import pyarrow.parquet as pq
 from ram_ray.cluster import configure_data
 from ram_ray.config import TrainConfig
 from ram_ray.data.images import Limits, decode, read_bytes
-from ram_ray.models.losses import UNKNOWN
 from ram_ray.models.tokenizer import TextTokenizer
-from ram_ray.records import Reject
+from ram_ray.records import UNKNOWN, Reject
 from ram_ray.training.augment import train_crop
-
-PICTURE = pa.struct([("uri", pa.string()), ("offset", pa.int64()), ("nbytes", pa.int64())])
-ROWS = pa.schema(
-    [
-        ("order", pa.int64()),
-        ("bucket", pa.int32()),
-        ("key", pa.string()),
-        ("shard", pa.string()),
-        ("pictures", pa.list_(PICTURE)),  # one for the tagger, several for StableRep
-        ("tags", pa.list_(pa.int32())),
-        ("removed", pa.list_(pa.int32())),  # tags that cleaning took out; null where there is no cleaning
-        ("weight", pa.float32()),  # how often a row is seen against others; null: as often as any
-        ("captions", pa.list_(pa.struct([("text", pa.string()), ("tags", pa.list_(pa.int32()))]))),
-    ]
-)
-
-
-def to_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
-    """Rows with key, shard, pictures, tags and captions to training rows with their place in the order."""
-    for row in rows:
-        row["order"] = _hash(seed, row["key"]) >> 1  # 63 bits: Parquet's int64
-        row["bucket"] = row["order"] * num_buckets >> 63
-    return pa.Table.from_pylist(rows, schema=ROWS)
-
-
-def tagged_rows(annotations: pa.Table, *, worth: Mapping[int, float] | None = None) -> list[dict]:
-    """Training rows of the tagger from `records.ANNOTATION`; rejected rows and rows without a tag are left out.
-
-    Args:
-        worth: of each tag, see `tag_worth`; a picture weighs as much as its worthiest tag.
-    """
-    rows = [
-        {
-            "key": row["key"],
-            "shard": row["shard"],
-            "pictures": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
-            "tags": sorted({tag["id"] for tag in row["tags"]}),
-            "removed": sorted({tag["id"] for tag in row["removed"] or ()}),
-            "captions": [{"text": one["text"], "tags": one["tags"]} for one in row["captions"]],
-        }
-        for row in annotations.to_pylist()
-        if row["reason"] is None and row["tags"]
-    ]
-    return [{**row, "weight": max(worth[id] for id in row["tags"])} for row in rows] if worth is not None else rows
-
-
-def tag_worth(pictures: Mapping[int, int], *, num_pictures: int, cap: float) -> dict[int, float]:
-    """What a tag adds to a picture's weight: 1, or less where more than the share `cap` of the pictures have it.
-
-    Args:
-        pictures: tag id -> pictures that have it.
-    """
-    return {id: min(1.0, cap * num_pictures / count) for id, count in pictures.items()}
+from ram_ray.training.rows import ROWS
 
 
 def draw(weights: list[float], *, seed: str) -> list[int]:
@@ -139,6 +86,18 @@ class Position:
     count: int
 
 
+def share(batch_size: int, *, workers: int, limit: int | None) -> tuple[int, int]:
+    """How a worker takes its share of a step: (rows of a micro batch, micro batches), the same on every worker.
+
+    Args:
+        batch_size: rows of the step.
+        limit: most rows of a micro batch; None: as many as there are.
+    """
+    rows = -(-batch_size // workers)
+    micro_batches = -(-rows // min(limit or rows, rows))
+    return -(-rows // micro_batches), micro_batches
+
+
 def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Position]:
     """The buckets of the run in order, those with no row in first_row .. end_row left out."""
     positions, start, epoch = [], 0, 0
@@ -168,28 +127,41 @@ class Feed(ABC):
     first_row: int = 0
     end_row: int = 0
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """Rows of a micro batch, and micro batches of a step."""
+        return share(self.config.batch_size, workers=self.world_size, limit=self.config.micro_batch_size)
+
     def rows(self, position: Position) -> Iterator[dict]:
-        """This worker's rows of one bucket visit, in training order."""
+        """This worker's rows of one bucket visit, in training order; those that only fill its share up have `fills`."""
         table = self.table.read(position.bucket)
         visit = f"{self.seed}/{position.epoch}/{position.bucket}"
         weighted = len(table) and table["weight"].null_count == 0
         order = draw(table["weight"].to_pylist(), seed=f"{visit}/draw") if weighted else list(range(len(table)))
         random.Random(visit).shuffle(order)
-        mine = [
-            row
-            for place, row in enumerate(order)
-            if (g := position.start + place) % self.world_size == self.rank and self.first_row <= g < self.end_row
-        ]
-        for row in table.take(pa.array(mine, pa.int64())).to_pylist():  # typed: a small bucket may hold none of ours
-            yield {**row, "epoch": position.epoch}
+        step, (micro_batch, micro_batches) = self.config.batch_size, self.share
+        lacking = micro_batch * micro_batches - len(range(self.rank, step, self.world_size))
+        mine: list[tuple[int, bool]] = []
+        for place, row in enumerate(order):
+            g = position.start + place
+            if not self.first_row <= g < self.end_row:
+                continue
+            if g % step % self.world_size == self.rank:
+                mine.append((row, False))
+            if g % step == step - 1:  # the step's last row stands in for those that lack
+                mine += [(row, True)] * lacking
+        picked = table.take(pa.array([row for row, _ in mine], pa.int64()))  # typed: there may be none
+        for row, (_, fills) in zip(picked.to_pylist(), mine, strict=True):
+            yield {**row, "fills": fills, "epoch": position.epoch}
 
     def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
         """A batch of rows, read, decoded and augmented.
 
         Returns:
-            pixels uint8 (B, V, S, S, 3), V views a row; key, shard, reason and detail (B,) strings, the reason
-            empty for a good row; and what the subclass adds. Rows with a reason hold zeros where a picture could
-            not be read; the trainer takes them out and counts them.
+            pixels uint8 (B, V, S, S, 3), V views a row; weight float32 (B,), 0 for a row of which nothing is learnt;
+            key, shard, reason and detail (B,) strings, the reason empty for a good row; and what the subclass adds.
+            Rows with a reason have weight 0 and hold zeros where a picture could not be read. A row that fills a
+            share up has no key.
         """
         views = [self.views(row) for row in rows]
         flat = [picture for row in views for picture in row]
@@ -209,9 +181,12 @@ class Feed(ABC):
                     continue
                 seed = f"{self.seed}/{row['epoch']}/{row['key']}/{view}"
                 pixels[place, view] = train_crop(image, size=size, config=self.config.augment, seed=seed)
+        filling = [row.get("fills", False) for row in rows]
+        good = [not reason and not fills for reason, fills in zip(reasons, filling, strict=True)]
         return {
             "pixels": pixels,
-            "key": np.array([row["key"] for row in rows]),
+            "weight": np.array(good, dtype=np.float32),
+            "key": np.array(["" if fills else row["key"] for row, fills in zip(rows, filling, strict=True)]),
             "shard": np.array([row["shard"] for row in rows]),
             "reason": np.array(reasons),
             "detail": np.array(details),
@@ -226,7 +201,7 @@ class Feed(ABC):
         positions = plan(self.table, seed=self.seed, first_row=self.first_row, end_row=self.end_row)
         if not positions:
             return
-        size = self.config.batch_size
+        size, _ = self.share
         dataset = (
             ray.data.from_items([vars(one) for one in positions], override_num_blocks=min(len(positions), 1000))
             .flat_map(lambda item: self.rows(Position(**item)), num_cpus=num_cpus)
@@ -282,7 +257,3 @@ class TaggerFeed(Feed):
 def load_tokenizer(folder: str) -> TextTokenizer:
     """The tokenizer of a folder, kept in this process."""
     return TextTokenizer.load(folder)
-
-
-def _hash(seed: int, key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, salt=seed.to_bytes(8, "little")).digest())

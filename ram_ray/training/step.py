@@ -1,6 +1,11 @@
 """One training step in plain torch: what is learnt, and how fast. No Ray, no DeepSpeed.
 
 The teacher sees the very crop that the student sees (the released code takes another one).
+
+Workers average their gradients, so each brings W times its part of a loss over all workers: its own sum, divided by
+what all of them have together. Whoever has which rows, the step is that of one process with all of them.
+
+Letters: B images of this worker's micro batch, N tags, T tokens, S pixels, W workers.
 """
 
 from __future__ import annotations
@@ -13,15 +18,16 @@ from torch import Tensor, nn
 from ram_ray.config import TrainConfig
 from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.image_encoder import normalise
-from ram_ray.models.losses import combine
+from ram_ray.models.losses import caption_targets, combine, num_learnt
 from ram_ray.models.ram import RAM
+from ram_ray.training.workers import total, world_size
 
 
 class TrainStep(nn.Module):
     """The model with its losses: a batch of uint8 crops in, a dict of scalar losses out.
 
     Batch, from `feed`: pixels uint8 (B, 1, S, S, 3), targets uint8 (B, N), and where captions are learnt
-    caption_ids and tag_ids (B, T) integers.
+    caption_ids and tag_ids (B, T) integers; weight (B,), 0 for an image of which nothing is learnt.
     """
 
     def __init__(self, model: RAM, *, teacher: Teacher | None, caption_start: int) -> None:
@@ -31,12 +37,13 @@ class TrainStep(nn.Module):
         self.caption_start = caption_start
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses tag, text, distill (where learnt) and total, each a scalar."""
+        """Losses tag (a mean over images), text, distill (where learnt) and total, each a scalar."""
         config = self.model.config
         pixels = batch["pixels"][:, 0]
         inputs: dict = {
             "pixel_values": normalise(pixels, config.mean, config.std),
             "targets": batch["targets"],
+            "weight": batch.get("weight"),
         }
         if "caption_ids" in batch:
             tag_ids = batch["tag_ids"]
@@ -48,8 +55,34 @@ class TrainStep(nn.Module):
             }
         if self._teacher[0] is not None:
             inputs["teacher"] = self._teacher[0].features(pixels).clone()
-        losses = self.model(inputs)
-        return {**losses, "total": combine(losses)}
+        return over_workers(self.model(inputs), self._amounts(batch, inputs))
+
+    def _amounts(self, batch: dict[str, Tensor], inputs: dict) -> dict[str, Tensor]:
+        """What each loss is a mean of: images, or tokens."""
+        pixels, weight = batch["pixels"], batch.get("weight")
+        images = torch.tensor(float(len(pixels)), device=pixels.device) if weight is None else weight.sum()
+        amounts = {"tag": images, "distill": images}
+        if "caption_ids" in inputs:
+            targets = caption_targets(inputs["caption_ids"], start=self.caption_start, weight=weight)
+            amounts["text"] = num_learnt(targets).float()
+        return amounts
+
+
+def over_workers(losses: dict[str, Tensor], amounts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses of this worker's images to W times its parts of the losses over all workers, and their total.
+
+    Args:
+        losses: of `RAM.forward`: tag a sum over images, the others means of `amounts`.
+        amounts: of each loss, a scalar.
+    """
+    names = list(losses)
+    sums = [losses[name] * (1 if name == "tag" else amounts[name]) for name in names]
+    everywhere = total(torch.stack([*(one.detach().float() for one in sums), *(amounts[name] for name in names)]))
+    numbers = everywhere[len(names) :].clamp(min=1)
+    parts = {name: one * world_size() / number for name, one, number in zip(names, sums, numbers, strict=True)}
+    means = dict(zip(names, everywhere[: len(names)] / numbers, strict=True))
+    ratio = means["text"] / means["tag"].clamp(min=1e-8) if "text" in means else None
+    return {**parts, "total": combine(parts, ratio=ratio)}
 
 
 def _trim(ids: Tensor) -> Tensor:

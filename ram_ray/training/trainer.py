@@ -14,7 +14,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,17 @@ import ray
 import ray.data
 
 from ram_ray.annotate import read_rows
-from ram_ray.artifacts import Stage, write_text
+from ram_ray.artifacts import Stage, write_table, write_text
 from ram_ray.config import RunConfig, TrainConfig
 from ram_ray.data.images import Limits
 from ram_ray.data.shards import shard_matches
 from ram_ray.label_system import LabelSystem
 from ram_ray.parts import Part
 from ram_ray.training.build import TaggerJob
-from ram_ray.training.feed import Table, TaggerFeed, tag_worth, tagged_rows, to_table
+from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
+from ram_ray.training.feed import Table, TaggerFeed
+from ram_ray.training.rejected import read as read_rejected
+from ram_ray.training.rows import tag_worth, tagged_rows, to_table
 from ram_ray.training.worker import Job, train_worker
 
 RowMaker = Callable[[pa.Table], list[dict]]
@@ -64,7 +67,7 @@ def train_tagger(
     chosen = Chosen(config.shards, left_out)
     sources = {annotations: row_maker(annotations, config=config, chosen=chosen, run=run)}
     table = make_table(f"{stage.work}/table", sources, chosen=chosen, num_rows=num_rows, run=run)
-    total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config, run=run)
+    total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config)
     feed = TaggerFeed(
         table=table,
         config=config,
@@ -140,33 +143,34 @@ def count_block(block: pa.Table, *, chosen: Chosen) -> pa.Table:
 
 def train(job: Job, *, stage: Stage) -> dict[str, Any]:
     """Run a job and leave its model at `stage.path`."""
+    job = replace(job, rejected=f"{stage.work}/rejected")
     result = fit(job, storage=f"{stage.work}/train")
     return ray.get(_publish.remote(job, result.checkpoint, stage.path, stage.run.path("rejected", stage.name)))
 
 
-def count_steps(table: Table, *, stage: str, config: TrainConfig, run: RunConfig) -> tuple[int, int]:
+def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, int]:
     """Optimizer steps of the whole run, and of an epoch.
 
     Raises:
         ValueError: if there are too few rows for one step.
     """
-    global_batch = config.batch_size * config.accumulate * run.training.workers
-    total = int(config.epochs * table.num_rows / global_batch)
+    total = int(config.epochs * table.num_rows / config.batch_size)
     if total < 1:
         raise ValueError(
-            f"{stage}: {config.epochs} epochs of {table.num_rows} images give no step of {global_batch} images; "
+            f"{stage}: {config.epochs} epochs of {table.num_rows} images give no step of {config.batch_size} images; "
             f"lower {stage}.batch_size, or give more data"
         )
-    return total, max(1, table.num_rows // global_batch)
+    return total, max(1, table.num_rows // config.batch_size)
 
 
 def fit(job: Job, *, storage: str) -> Any:
     """Run the workers; a storage folder with checkpoints is gone on from.
 
     Raises:
-        RuntimeError: with the worker's own error, if training failed more often than `training.max_failures`.
+        ValueError: for a worker's error that another try would meet again.
+        RuntimeError: with the worker's own last line, if workers failed more often than `training.max_failures`.
     """
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     training = job.run.training
@@ -176,7 +180,9 @@ def fit(job: Job, *, storage: str) -> Any:
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=training.workers, use_gpu=training.use_gpu, resources_per_worker=resources
+            num_workers=training.workers,  # type: ignore[arg-type]
+            use_gpu=training.use_gpu,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name="checkpoints",
@@ -184,9 +190,17 @@ def fit(job: Job, *, storage: str) -> Any:
             failure_config=FailureConfig(max_failures=training.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.config.max_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]
+            callbacks=[EndOnMistakes()],  # type: ignore[list-item]
         ),
     )
-    return trainer.fit()
+    try:
+        return trainer.fit()
+    except TrainingFailedError as failure:
+        error = first_error(failure)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if isinstance(error, MISTAKES):
+            raise ValueError(lines[-1]) from failure
+        raise RuntimeError(f"{job.stage}: training failed: {type(error).__name__}: {lines[-1]}") from failure
 
 
 def make_table(
@@ -242,28 +256,17 @@ def make_table(
 @ray.remote(num_cpus=0.5)
 def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[str, Any]:
     """Turn the last checkpoint into the stage's folder, away from the driver."""
-    import pyarrow.parquet as pq
     import torch
 
-    from ram_ray.records import REJECTED
     from ram_ray.training.engine import read_weights
 
     step: Any = job.build(torch.device("cpu"))
     with checkpoint.as_directory() as folder:
         step.model.load_state_dict(read_weights(Path(folder) / "engine"))
         state = json.loads((Path(folder) / "state.json").read_text())
-        rejected: dict[str, list[str]] = {}
-        for file in sorted(Path(folder).glob("rejected-*.json")):
-            rejected |= json.loads(file.read_text())
-    rows = [
-        {"key": key, "shard": shard, "stage": job.stage, "reason": reason, "detail": detail}
-        for key, (shard, reason, detail) in sorted(rejected.items())
-    ]
-    if rows:
-        fs, root = fsspec.url_to_fs(rejected_path)
-        fs.makedirs(root, exist_ok=True)
-        with fs.open(f"{root}/{Path(path).name}.parquet", "wb") as file:
-            pq.write_table(pa.Table.from_pylist(rows, schema=REJECTED), file)
+    rows = read_rejected(job.rejected)
+    if len(rows):
+        write_table(rows, f"{rejected_path}/{Path(path).name}.parquet")
     with tempfile.TemporaryDirectory() as scratch:
         job.save(step, scratch)
         fs, root = fsspec.url_to_fs(path)
@@ -273,6 +276,6 @@ def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[s
         "rows_in": job.feed.table.num_rows,
         "rejected": len(rows),
         "steps": job.total_steps,
-        "images_seen": job.total_steps * job.global_batch,
+        "images_seen": job.total_steps * job.config.batch_size,
         "engine": state["engine"],
     }

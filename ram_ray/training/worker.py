@@ -1,14 +1,18 @@
 """The training loop that every Ray Train worker runs.
 
-A checkpoint holds the engine's state, the number of steps done (which is the data position, see `feed`), and the
-rejected rows met so far. Dropout is seeded a step, so a run that was killed and resumed ends with the same
-weights as one that was not (bit for bit on a CPU).
+A checkpoint holds the engine's state and the number of steps done (which is the data position, see `feed`); what was
+rejected lies beside it (see `rejected`). It is uploaded while training goes on. Dropout is seeded a step, so a run that
+was killed and resumed with as many workers ends with the same weights as one that was not (bit for bit on a CPU). With
+another number of workers it sees the same rows in the same steps.
+
+Letters: M micro batches of a step.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -22,16 +26,20 @@ import ray.train
 import torch
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution import context as reports
-from torch import nn
+from torch import Tensor, nn
 
 from ram_ray.config import RunConfig, TrainConfig
 from ram_ray.screen import print_line
 from ram_ray.training.engine import Engine, make_engine
 from ram_ray.training.feed import Feed
+from ram_ray.training.rejected import RejectedRows, drop_after
 from ram_ray.training.step import learning_rate, step_seed
+from ram_ray.training.workers import total
 
 TEXT_COLUMNS = ("key", "shard", "reason", "detail")
 LOG_SECONDS = 15.0
+NOTICE_SECONDS = 5.0  # between two looks for a node that is about to go
+MOST_UNREADABLE = 1000  # images in a row, after which it is not the images
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,7 @@ class Job(ABC):
     feed: Feed  # of the whole run; each worker narrows it to its rank
     total_steps: int
     steps_per_epoch: int
-
-    @property
-    def global_batch(self) -> int:
-        """Rows of one optimizer step over all workers."""
-        return self.config.batch_size * self.config.accumulate * self.run.training.workers
+    rejected: str = ""  # URI of the folder of rejected rows
 
     @abstractmethod
     def build(self, device: torch.device) -> nn.Module:
@@ -60,7 +64,12 @@ class Job(ABC):
 
 
 def train_worker(options: dict[str, Any]) -> None:
-    """Entry of a Ray Train worker; `options["job"]` is a `Job`."""
+    """Entry of a Ray Train worker; `options["job"]` is a `Job`.
+
+    Raises:
+        ValueError: if no image of very many in a row could be read.
+        FloatingPointError: if the loss is not a number.
+    """
     job: Job = options["job"]
     reports.logger.setLevel(logging.WARNING)  # a line a checkpoint otherwise
     context = ray.train.get_context()
@@ -70,63 +79,128 @@ def train_worker(options: dict[str, Any]) -> None:
         torch.set_num_threads(job.run.training.threads)
     torch.manual_seed(job.run.seed)
     engine = make_engine(job.build(device), config=job.config, training=job.run.training, device=device)
-    done, rejected = 0, {}
-    if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            engine.load(Path(folder) / "engine")
-            state = json.loads((Path(folder) / "state.json").read_text())
-            done, rejected = state["step"], state["rejected"]
+    first = _resume(engine)
+    rejected = RejectedRows(job.rejected, stage=job.stage, rank=rank)
     if rank == 0:
-        work = f"{job.total_steps} steps of {job.global_batch} images"
-        print_line(f"{job.stage}: {work}, {engine.kind}, from step {done}")
+        drop_after(job.rejected, first)
+        of, by = f"{job.total_steps} steps of {job.config.batch_size} images", f"{world} workers ({engine.kind})"
+        print_line(f"{job.stage}: {of} on {by}, from step {first}")
 
-    first_row, end_row = done * job.global_batch, job.total_steps * job.global_batch
-    feed = replace(job.feed, rank=rank, world_size=world, first_row=first_row, end_row=end_row)
-    meter = Meter(job, first=done)
-    for step, micro_batches in enumerate(steps(feed, job, device=device, rejected=rejected), start=done):
+    rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
+    feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])
+    meter, notices, outage = Meter(job, first=first), Notices(rank), Outage(job)
+    for step, micro_batches in enumerate(steps(feed, job, device=device, rejected=rejected), start=first):
         torch.manual_seed(step_seed(job.run.seed, step=step, rank=rank))
         lr = learning_rate(step, config=job.config, steps_per_epoch=job.steps_per_epoch, total_steps=job.total_steps)
-        losses = engine.step(micro_batches, lr=lr)
+        images, asks = count_images(micro_batches, asks=notices.due())
+        outage.check(sum(images), rejected)
+        shares = [one / max(1.0, sum(images)) for one in images]
+        losses = engine.step(micro_batches, lr=lr, shares=shares)
         if not np.isfinite(losses["total"]):
             raise FloatingPointError(f"{job.stage}: loss {losses} at step {step}; lower {job.stage}.lr ({lr:.2g})")
         if rank == 0:
             meter.log(step + 1, losses, lr)
-        last = step + 1 == job.total_steps
-        if last or (step + 1) % job.config.checkpoint_steps == 0:
-            _checkpoint(engine, job, step=step + 1, rank=rank, losses=losses, rejected=rejected)
+        leaving = asks and notices.new()
+        if leaving or step + 1 == job.total_steps or (step + 1) % job.config.checkpoint_steps == 0:
+            rejected.write(step + 1)
+            _checkpoint(engine, step=step + 1, rank=rank, losses=losses)
 
 
-def steps(feed: Feed, job: Job, *, device: torch.device, rejected: dict) -> Iterator[list[dict[str, Any]]]:
-    """Micro batches of each optimizer step, on the device. Rejected rows are taken out and noted."""
-    micro: list[dict[str, Any]] = []
+def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows) -> Iterator[list[dict[str, Tensor]]]:
+    """The M micro batches of each optimizer step, on the device; rejected rows are noted, and weigh nothing.
+
+    A row that weighs nothing gets the pixels of one that does, so that what is normalised over a batch, in a stem of
+    convolutions, sees no black images.
+    """
+    _, num_micro = feed.share
+    micro: list[dict[str, Tensor]] = []
     for batch in feed.stream(num_cpus=job.run.training.feed_cpus):
-        good = batch["reason"] == ""
-        for place in np.flatnonzero(~good):
-            rejected[str(batch["key"][place])] = [str(batch[name][place]) for name in ("shard", "reason", "detail")]
-        if not good.any():
-            raise ValueError(f"no picture of a whole batch could be read; the first: {batch['detail'][0]}")
-        micro.append(
-            {
-                name: torch.from_numpy(np.array(value if good.all() else value[good])).to(device)
-                for name, value in batch.items()
-                if name not in TEXT_COLUMNS
-            }
-        )
-        if len(micro) == job.config.accumulate:
+        rejected.add(batch)
+        good = np.flatnonzero(batch["weight"])
+        if 0 < len(good) < len(batch["weight"]):
+            idle = np.flatnonzero(batch["weight"] == 0)
+            pixels = np.array(batch["pixels"])
+            pixels[idle] = pixels[good[np.arange(len(idle)) % len(good)]]
+            batch = {**batch, "pixels": pixels}
+        columns = {name: value for name, value in batch.items() if name not in TEXT_COLUMNS}
+        micro.append({name: torch.from_numpy(np.array(value)).to(device) for name, value in columns.items()})
+        if len(micro) == num_micro:
             yield micro
             micro = []
 
 
-def _checkpoint(engine: Engine, job: Job, *, step: int, rank: int, losses: dict[str, float], rejected: dict) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "engine").mkdir()
-        engine.save(Path(folder) / "engine")
-        if rank == 0:
-            state = {"step": step, "rejected": rejected, "engine": engine.kind}
-            (Path(folder) / "state.json").write_text(json.dumps(state))
-        (Path(folder) / f"rejected-{rank}.json").write_text(json.dumps(rejected))
-        metrics = {**losses, "step": step, "engine": engine.kind}
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+def count_images(micro_batches: list[dict[str, Tensor]], *, asks: bool = False) -> tuple[list[float], bool]:
+    """Images that count in each of the M micro batches, over all workers, and whether any worker asks."""
+    own = [one["weight"].sum() for one in micro_batches]
+    *images, asking = total(torch.stack([*own, torch.full_like(own[0], float(asks))])).tolist()
+    return images, asking > 0
+
+
+class Outage:
+    """Ends a run that reads no image any more: nothing would be learnt, and a restart would not mend it."""
+
+    def __init__(self, job: Job) -> None:
+        self._stage, self._batch_size, self._unread = job.stage, job.config.batch_size, 0
+        self._most = min(MOST_UNREADABLE, self._batch_size * min(job.config.checkpoint_steps, job.total_steps))
+
+    def check(self, images: float, rejected: RejectedRows) -> None:
+        """Count a step in which so many images could be read.
+
+        Raises:
+            ValueError: if none could be read of as many as a checkpoint is apart, or of `MOST_UNREADABLE`.
+        """
+        self._unread = 0 if images else self._unread + self._batch_size
+        if self._unread >= self._most:
+            raise ValueError(
+                f"{self._stage}: none of {self._unread} images in a row could be read; see whether the data can be "
+                f"reached, then run again. The first: {rejected.first}"
+            )
+
+
+class Notices:
+    """Whether a node of the run is about to be taken away, asked of Ray every few seconds by all workers together."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank, self._last, self._known = rank, time.monotonic(), set[str]()
+
+    def due(self) -> bool:
+        """Whether the first worker wants to ask."""
+        now = time.monotonic()
+        if self._rank or now - self._last < NOTICE_SECONDS:
+            return False
+        self._last = now
+        return True
+
+    def new(self) -> bool:
+        """Whether a node was announced that was not before; every worker must ask as often as the others."""
+        info = ray.train.get_preemption_info()
+        leaving = set(info.preempted_node_ids) if info else set()
+        found, self._known = bool(leaving - self._known), self._known | leaving
+        return found
+
+
+def _resume(engine: Engine) -> int:
+    """Load Ray's newest checkpoint; returns the steps that were done."""
+    checkpoint = ray.train.get_checkpoint()
+    if not checkpoint:
+        return 0
+    with checkpoint.as_directory() as folder:
+        engine.load(Path(folder) / "engine")
+        return json.loads((Path(folder) / "state.json").read_text())["step"]
+
+
+def _checkpoint(engine: Engine, *, step: int, rank: int, losses: dict[str, float]) -> None:
+    """Write a checkpoint and leave it to Ray, which uploads it beside the training and removes the local copy."""
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=os.getcwd()))  # inside Ray's session, gone with it
+    (folder / "engine").mkdir()
+    engine.save(folder / "engine")
+    if rank == 0:
+        (folder / "state.json").write_text(json.dumps({"step": step, "engine": engine.kind}))
+    ray.train.report(
+        {**losses, "step": step, "engine": engine.kind},
+        checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+    )
 
 
 class Meter:
@@ -146,5 +220,5 @@ class Meter:
         text = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name != "total")
         print_line(
             f"{self._job.stage}: step {done}/{self._job.total_steps}, {text}, lr {lr:.2g}, "
-            f"{rate * self._job.global_batch:.0f} images/s, {left // 60}:{left % 60:02d} left",
+            f"{rate * self._job.config.batch_size:.0f} images/s, {left // 60}:{left % 60:02d} left",
         )

@@ -13,7 +13,7 @@ from ram_ray.labels.annotations import Labeller
 from ram_ray.labels.counts import count_names
 from ram_ray.labels.stages import CaptionReader
 from ram_ray.records import PARSED, SAMPLE, to_table
-from ram_ray.training.feed import tagged_rows
+from ram_ray.training.rows import tagged_rows
 
 NAMES = ("dog", "beach", "ball", "man", "tree", "grass")
 SYSTEM = LabelSystem(Label(id, name, "object", 10) for id, name in enumerate(NAMES))

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from ram_ray.synthesis.losses import ProjectionHead, gather, image_text_loss, multi_positive_loss
+from ram_ray.synthesis.head import CountedBatchNorm, ProjectionHead
+from ram_ray.synthesis.losses import Everywhere, gather, image_text_loss, multi_positive_loss
 
 
 def cosine(one: list[float], other: list[float]) -> float:
@@ -61,12 +62,84 @@ def test_multi_positive_equals_the_loops(ids: list[int], temperature: float) -> 
 def test_candidates_of_other_workers_count() -> None:
     ids = [0, 1, 2, 1, 0, 5]
     features, caption_ids = batch(ids)
+    parts = []
     for offset in (0, 2, 4):
         mine = slice(offset, offset + 2)
-        everywhere = {"all_features": features, "all_ids": caption_ids, "offset": offset}
-        loss = multi_positive_loss(features[mine], caption_ids[mine], temperature=0.5, **everywhere)
-        expected = slow_multi_positive(features, ids, 0.5, range(offset, offset + 2))
-        assert loss.item() == pytest.approx(expected, rel=1e-10)
+        everywhere = Everywhere(features, caption_ids, offset)
+        parts.append(multi_positive_loss(features[mine], caption_ids[mine], temperature=0.5, everywhere=everywhere))
+        anchors = [one for one in range(offset, offset + 2) if ids.count(ids[one]) > 1]
+        expected = sum(slow_multi_positive(features, ids, 0.5, range(one, one + 1)) for one in anchors) / 4
+        assert parts[-1].item() == pytest.approx(expected, rel=1e-10), "a part of the four anchors with a positive"
+    whole = multi_positive_loss(features, caption_ids, temperature=0.5)
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-10)
+
+
+def test_pairs_of_other_workers_count() -> None:
+    image, ids = batch([0, 1, 1, 2, 3, 0], seed=1)
+    text, _ = batch([0] * 6, seed=2)
+    parts = []
+    for mine in (slice(0, 2), slice(2, 6)):
+        everywhere = {"images": Everywhere(image, ids, mine.start), "texts": Everywhere(text, ids, mine.start)}
+        parts.append(image_text_loss(image[mine], text[mine], ids[mine], logit_scale=3.0, **everywhere))
+    assert sum(parts).item() == pytest.approx(slow_image_text(image, text, ids.tolist(), 3.0), rel=1e-10)
+
+
+def test_rows_of_weight_0_are_neither_anchors_nor_candidates() -> None:
+    """Whatever they hold, losses and gradients are those of the other rows alone."""
+    ids, idle = [0, 7, 0, 1, 1, 0], [1, 4]
+    good = [row for row in range(6) if row not in idle]
+    weight = torch.ones(6).index_fill(0, torch.tensor(idle), 0)
+    for seed in (0, 1):
+        image, caption_ids = batch(ids, seed=1)
+        text, _ = batch(ids, seed=2)
+        for side in (image, text):
+            side[idle] = batch(ids, seed=10 + seed)[0][idle]
+            side.requires_grad_()
+        losses = [
+            multi_positive_loss(image, caption_ids, weight=weight),
+            image_text_loss(image, text, caption_ids, logit_scale=2.0, weight=weight),
+        ]
+        alone = [side.detach()[good].requires_grad_() for side in (image, text)]
+        expected = [
+            multi_positive_loss(alone[0], caption_ids[good]),
+            image_text_loss(*alone, caption_ids[good], logit_scale=2.0),
+        ]
+        assert [one.item() for one in losses] == pytest.approx([one.item() for one in expected], rel=1e-10)
+        sum(losses).backward()
+        sum(expected).backward()
+        for side, other in zip((image, text), alone, strict=True):
+            torch.testing.assert_close(side.grad[good], other.grad, rtol=1e-9, atol=1e-12)
+            assert not side.grad[idle].any()
+
+
+def test_without_a_good_row_losses_and_gradients_are_zero() -> None:
+    features, ids = batch([0, 0, 1])
+    features.requires_grad_()
+    none = torch.zeros(3)
+    loss = multi_positive_loss(features, ids, weight=none)
+    loss = loss + image_text_loss(features, features.flip(1), ids, logit_scale=2.0, weight=none)
+    loss.backward()
+    assert loss.item() == 0 and not features.grad.any()
+
+
+def test_batch_norm_is_torchs_over_the_rows_that_count() -> None:
+    torch.manual_seed(0)
+    for affine in (True, False):
+        ours, theirs = CountedBatchNorm(5, affine=affine), torch.nn.BatchNorm1d(5, affine=affine)
+        rows = (3 + 2 * torch.randn(8, 5)).requires_grad_()
+        good = [0, 1, 2, 4, 7]
+        weight = torch.zeros(8).index_fill(0, torch.tensor(good), 1)
+        alone = rows.detach()[good].requires_grad_()
+        one, two = ours(rows, weight)[good], theirs(alone)
+        torch.testing.assert_close(one, two)
+        (one.square() * torch.arange(5.0)).sum().backward()
+        (two.square() * torch.arange(5.0)).sum().backward()
+        torch.testing.assert_close(rows.grad[good], alone.grad, atol=1e-5, rtol=1e-4)
+        assert not rows.grad[[3, 5, 6]].any()
+        for name, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
+        torch.testing.assert_close(ours.eval()(rows), theirs.eval()(rows))
+    assert CountedBatchNorm(5)(torch.randn(3, 5), torch.zeros(3)).isfinite().all()
 
 
 def test_the_mask_is_made_anew_for_every_batch() -> None:
@@ -147,10 +220,8 @@ def test_mistakes_are_named() -> None:
     features, ids = batch([0, 0, 1])
     with pytest.raises(ValueError, match="caption_ids"):
         multi_positive_loss(features, ids[:2])
-    with pytest.raises(ValueError, match="together"):
-        multi_positive_loss(features, ids, all_features=features)
     with pytest.raises(ValueError, match="offset 1"):
-        multi_positive_loss(features, ids, all_features=features, all_ids=ids, offset=1)
+        multi_positive_loss(features, ids, everywhere=Everywhere(features, ids, 1))
     with pytest.raises(ValueError, match="temperature"):
         multi_positive_loss(features, ids, temperature=0.0)
     with pytest.raises(ValueError, match="one shape"):
@@ -161,7 +232,7 @@ def test_projection_head_trains_towards_the_captions() -> None:
     torch.manual_seed(0)
     head = ProjectionHead(12, hidden=32, out=8)
     kinds = [type(part).__name__ for part in head.layers]
-    assert kinds == (["Linear", "BatchNorm1d", "ReLU"] * 3)[:-1]
+    assert kinds == (["Linear", "CountedBatchNorm", "ReLU"] * 3)[:-1]
     assert head.layers[-1].weight is None, "the last BatchNorm has no scale"
     ids = torch.arange(8).repeat_interleave(3)
     inputs = torch.randn(8, 12)[ids] + 1.5 * torch.randn(24, 12)
@@ -182,28 +253,60 @@ def test_gather_in_one_process_changes_nothing() -> None:
     assert gather(features, ids) == (features, ids, 0)
 
 
+SIZES = (2, 5)  # rows of the two workers
+
+
+def _rows_of(rank: int, rows: torch.Tensor) -> torch.Tensor:
+    return rows[sum(SIZES[:rank]) : sum(SIZES[: rank + 1])]
+
+
+def _everything() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, captions and weights of both workers; one row weighs nothing."""
+    features, ids = batch([0, 1, 2, 1, 0, 2, 0], dim=6)
+    weight = torch.ones(7)
+    weight[3] = 0
+    return features.float(), ids, weight
+
+
+def _loss(head: ProjectionHead, features: torch.Tensor, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The step's losses behind the head's batch norms, over all workers."""
+    out = head(features, weight)
+    gathered, all_ids, offset = gather(torch.cat([out, weight[:, None]], 1), ids)
+    everywhere, given = Everywhere(gathered[:, :-1], all_ids, offset), {"weight": weight, "all_weight": gathered[:, -1]}
+    loss = multi_positive_loss(out, ids, temperature=0.5, everywhere=everywhere, **given)
+    pair = {"images": everywhere, "texts": everywhere, **given}
+    return loss + image_text_loss(out, out, ids, logit_scale=2.0, **pair)
+
+
+def _head() -> ProjectionHead:
+    torch.manual_seed(0)
+    return ProjectionHead(6, hidden=8, out=4)
+
+
 def _worker(rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=120)
     )
-    features, ids = batch([0, 1, 2, 1, 0, 2])
-    mine = features[3 * rank : 3 * rank + 3].clone().requires_grad_()
-    all_features, all_ids, offset = gather(mine, ids[3 * rank : 3 * rank + 3])
-    own = ids[3 * rank : 3 * rank + 3]
-    everywhere = {"all_features": all_features, "all_ids": all_ids, "offset": offset}
-    multi_positive_loss(mine, own, temperature=0.5, **everywhere).backward()
-    torch.save(mine.grad / 2, f"{folder}/grad{rank}.pt")  # averaged over workers, as DDP does
+    features, ids, weight = (_rows_of(rank, one) for one in _everything())
+    features = features.clone().requires_grad_()
+    head = _head()
+    _loss(head, features, ids, weight).backward()
+    weights = torch.cat([one.grad.flatten() for one in head.parameters()])
+    torch.save((features.grad, weights), f"{folder}/grad{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_workers_step_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+def test_two_workers_with_unequal_rows_step_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     other = mp.get_context("spawn").Process(target=_worker, args=(1, str(tmp_path)), daemon=True)
     other.start()
     _worker(0, str(tmp_path))  # this process is the first worker: one start less
     other.join(timeout=60)
     assert other.exitcode == 0
-    features, ids = batch([0, 1, 2, 1, 0, 2])
+    features, ids, weight = _everything()
     features.requires_grad_()
-    multi_positive_loss(features, ids, temperature=0.5).backward()
-    grads = torch.cat([torch.load(tmp_path / f"grad{rank}.pt", weights_only=True) for rank in (0, 1)])
-    torch.testing.assert_close(grads, features.grad, rtol=1e-9, atol=1e-12)
+    head = _head()
+    _loss(head, features, ids, weight).backward()
+    (one, first), (two, second) = (torch.load(tmp_path / f"grad{rank}.pt", weights_only=True) for rank in (0, 1))
+    torch.testing.assert_close(torch.cat([one, two]), features.grad, rtol=1e-4, atol=1e-6)
+    weights = torch.cat([one.grad.flatten() for one in head.parameters()])
+    torch.testing.assert_close(first + second, weights, rtol=1e-4, atol=1e-6)

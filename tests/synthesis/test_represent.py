@@ -18,8 +18,9 @@ from ram_ray.records import SAMPLE, to_table
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
 from ram_ray.synthesis.pictures import SYNTHETIC, Synthesizer
 from ram_ray.synthesis.represent import PairStep
-from ram_ray.training.feed import ROWS, Table
-from ram_ray.training.feed import to_table as to_training
+from ram_ray.training.feed import Table
+from ram_ray.training.rows import ROWS
+from ram_ray.training.rows import to_table as to_training
 from tests.tiny import STACK, SWIN, tokenizer
 
 LIMITS = Limits(1, 10_000, 100_000)

@@ -1,5 +1,6 @@
 """Contract: every row of an epoch is seen exactly once, in an order that follows from the seed, whoever reads it and
-however often the run was interrupted; a picture that cannot be read is a reason and not a black picture.
+however often the run was interrupted; all workers bring equally many rows; a picture that cannot be read is a reason
+and not a black picture.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from ram_ray.models.losses import UNKNOWN
 from ram_ray.parts import Part
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
-from ram_ray.training.feed import Table, TaggerFeed, draw, plan, tag_worth, tagged_rows, to_table
+from ram_ray.training.feed import Table, TaggerFeed, draw, plan, share
+from ram_ray.training.rows import tag_worth, tagged_rows, to_table
 from ram_ray.training.trainer import Chosen, count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
 NUM_ROWS, NUM_BUCKETS, SEED = 61, 8, 5
+STEP = 10  # rows of an optimizer step
 PROMPT = "a picture of "
 
 
@@ -63,7 +66,7 @@ def table(folder: Path) -> Table:
 def feed(folder: Path, table: Table) -> TaggerFeed:
     return TaggerFeed(
         table=table,
-        config=TrainConfig(image_size=32),
+        config=TrainConfig(image_size=32, batch_size=STEP),
         seed=SEED,
         limits=Limits(8, 10_000, 100_000),
         tokenizer=str(folder),
@@ -74,19 +77,38 @@ def feed(folder: Path, table: Table) -> TaggerFeed:
     )
 
 
-def _read(feed: TaggerFeed, *, rank: int, world: int, first: int, end: int) -> list[tuple[int, str]]:
-    """(epoch, key) of one worker's rows between two places of the run."""
+def _read(feed: TaggerFeed, *, rank: int, world: int, first: int, end: int) -> list[tuple[int, str] | None]:
+    """(epoch, key) of one worker's rows between two steps of the run; None for a row that fills its share up."""
     mine = replace(feed, rank=rank, world_size=world, first_row=first, end_row=end)
     positions = plan(feed.table, seed=SEED, first_row=first, end_row=end)
-    return [(row["epoch"], row["key"]) for position in positions for row in mine.rows(position)]
+    rows = [row for position in positions for row in mine.rows(position)]
+    return [None if row["fills"] else (row["epoch"], row["key"]) for row in rows]
 
 
 def _run(feed: TaggerFeed, *, world: int, first: int, end: int) -> list[tuple[int, str]]:
-    """The rows of all workers, in the order of the run."""
-    queues = [iter(_read(feed, rank=rank, world=world, first=first, end=end)) for rank in range(world)]
-    merged = [next(queues[place % world]) for place in range(first, end)]
-    assert all(next(one, None) is None for one in queues), "a worker has rows that are not its own"
+    """The rows of all workers, in the order of the run; each step of a worker has equally many."""
+    micro_batch, num_micro = share(STEP, workers=world, limit=feed.config.micro_batch_size)
+    size = micro_batch * num_micro
+    workers = [_read(feed, rank=rank, world=world, first=first, end=end) for rank in range(world)]
+    assert {len(rows) for rows in workers} == {size * (end - first) // STEP}
+    merged = []
+    for step in range((end - first) // STEP):
+        shares = [rows[step * size : (step + 1) * size] for rows in workers]
+        by_place = [shares[place % world][place // world] for place in range(size * world)]
+        assert None not in by_place[:STEP] and set(by_place[STEP:]) <= {None}
+        merged += by_place[:STEP]
     return merged
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 48, 416])
+def test_shares_hold_the_step_and_are_equal(batch_size: int) -> None:
+    for workers in range(1, 10):
+        for limit in (None, 1, 5, 52, 1000):
+            micro_batch, num_micro = share(batch_size, workers=workers, limit=limit)
+            assert micro_batch <= (limit or micro_batch) and micro_batch * num_micro * workers >= batch_size
+            assert micro_batch * num_micro - -(-batch_size // workers) < num_micro, "no more idle rows than must be"
+    assert share(416, workers=8, limit=52) == (52, 1) and share(416, workers=2, limit=52) == (52, 4)
+    assert share(48, workers=2, limit=None) == (24, 1)
 
 
 def test_the_table_is_shuffled_by_hash_into_all_buckets(table: Table) -> None:
@@ -111,7 +133,7 @@ def test_the_hash_follows_from_seed_and_key_and_fills_buckets_evenly() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_every_epoch_holds_every_row_once_for_any_number_of_workers(feed: TaggerFeed, world: int) -> None:
-    end = 2 * NUM_ROWS + 20
+    end = 140
     run = _run(feed, world=world, first=0, end=end)
     assert run == _run(feed, world=1, first=0, end=end), "the order does not depend on the number of workers"
     for epoch in range(2):
@@ -119,18 +141,19 @@ def test_every_epoch_holds_every_row_once_for_any_number_of_workers(feed: Tagger
         assert {one for one, _ in rows} == {epoch}
         assert sorted(key for _, key in rows) == sorted(f"s/{n}" for n in range(NUM_ROWS))
     tail = [key for _, key in run[2 * NUM_ROWS :]]
-    assert len(tail) == len(set(tail)) == 20
+    assert len(tail) == len(set(tail)) == 140 - 2 * NUM_ROWS
     assert [key for _, key in run[:NUM_ROWS]] != [key for _, key in run[NUM_ROWS : 2 * NUM_ROWS]], "epochs differ"
 
 
 def test_any_interruptions_and_changes_of_the_cluster_give_the_unbroken_run(feed: TaggerFeed) -> None:
-    end = 3 * NUM_ROWS - 4
+    end = 180
     unbroken = _run(feed, world=1, first=0, end=end)
     for trial in range(6):
         rng = random.Random(trial)
-        cuts = sorted({0, end, *(rng.randrange(end) for _ in range(4))})
+        config = feed.config.model_copy(update={"micro_batch_size": rng.choice([None, 1, 3])})
+        cuts = sorted({0, end, *(rng.randrange(0, end, STEP) for _ in range(4))})
         parts = [
-            _run(feed, world=rng.choice([1, 2, 3, 4, 8]), first=first, end=last)
+            _run(replace(feed, config=config), world=rng.choice([1, 2, 3, 4, 8]), first=first, end=last)
             for first, last in zip(cuts, cuts[1:], strict=False)
         ]
         assert [row for part in parts for row in part] == unbroken, cuts
@@ -158,15 +181,17 @@ def test_a_table_that_lost_rows_is_not_trained_on(table: Table) -> None:
 
 
 def _rows(feed: TaggerFeed, number: int = 6) -> list[dict]:
-    positions = plan(feed.table, seed=SEED, first_row=0, end_row=NUM_ROWS)
-    everything = replace(feed, end_row=NUM_ROWS)
+    positions = plan(feed.table, seed=SEED, first_row=0, end_row=60)
+    everything = replace(feed, end_row=60)
     return [row for position in positions for row in everything.rows(position)][:number]
 
 
 def test_a_batch_has_the_declared_columns(feed: TaggerFeed) -> None:
     rows = _rows(feed)
     batch = feed.batch(rows)
-    assert batch.keys() == {"pixels", "key", "shard", "reason", "detail", "targets", "caption_ids", "tag_ids"}
+    texts = {"key", "shard", "reason", "detail"}
+    assert batch.keys() == {"pixels", "weight", *texts, "targets", "caption_ids", "tag_ids"}
+    assert batch["weight"].tolist() == [1] * 6 and batch["weight"].dtype == np.float32
     assert batch["pixels"].shape == (6, 1, 32, 32, 3) and batch["pixels"].dtype == np.uint8
     assert batch["key"].tolist() == [row["key"] for row in rows] and set(batch["reason"]) == {""}
     targets = np.zeros((6, len(NAMES)), np.uint8)
@@ -220,14 +245,21 @@ def test_a_broken_picture_becomes_a_reason_and_zeros(feed: TaggerFeed, folder: P
     batch, good = feed.batch(rows), feed.batch(_rows(feed, 4))
     assert batch["reason"].tolist() == ["", "truncated", "broken_archive", ""]
     assert [bool(one) for one in batch["detail"]] == [False, True, True, False]
-    assert not batch["pixels"][[1, 2]].any()
+    assert not batch["pixels"][[1, 2]].any() and batch["weight"].tolist() == [1, 0, 0, 1]
     for place in (0, 3):
         np.testing.assert_array_equal(batch["pixels"][place], good["pixels"][place])
 
 
+def test_a_row_that_fills_a_share_up_weighs_nothing_and_has_no_key(feed: TaggerFeed) -> None:
+    rows = _rows(feed, 3)
+    batch = feed.batch([*rows[:2], {**rows[2], "fills": True}])
+    assert batch["weight"].tolist() == [1, 1, 0] and batch["key"].tolist()[2] == "" and batch["reason"][2] == ""
+    np.testing.assert_array_equal(batch["pixels"][2], feed.batch(rows)["pixels"][2])
+
+
 def test_without_the_caption_loss_there_are_no_ids(feed: TaggerFeed) -> None:
     bare = replace(feed, config=TrainConfig(image_size=32, caption_loss=False))
-    assert bare.batch(_rows(feed, 2)).keys() == {"pixels", "key", "shard", "reason", "detail", "targets"}
+    assert bare.batch(_rows(feed, 2)).keys() == {"pixels", "weight", "key", "shard", "reason", "detail", "targets"}
 
 
 def test_of_a_removed_tag_nothing_is_learnt_unless_asked_for(feed: TaggerFeed) -> None:
@@ -290,11 +322,10 @@ def test_a_weighted_bucket_keeps_its_place_in_the_run(feed: TaggerFeed) -> None:
             return table.set_column(table.column_names.index("weight"), "weight", pa.array(weights, pa.float32()))
 
     weighted = replace(feed, table=Weighted(feed.table.path, feed.table.buckets))
-    whole = _read(weighted, rank=0, world=1, first=0, end=NUM_ROWS)
-    assert len(whole) == NUM_ROWS and whole != _read(feed, rank=0, world=1, first=0, end=NUM_ROWS)
-    assert _read(weighted, rank=0, world=1, first=15, end=NUM_ROWS) == whole[15:]
-    workers = [_read(weighted, rank=rank, world=2, first=0, end=NUM_ROWS) for rank in range(2)]
-    assert sorted(workers[0] + workers[1]) == sorted(whole)
+    whole = _run(weighted, world=1, first=0, end=60)
+    assert len(whole) == 60 and whole != _run(feed, world=1, first=0, end=60)
+    assert _run(weighted, world=1, first=20, end=60) == whole[20:]
+    assert _run(weighted, world=2, first=0, end=60) == whole
 
 
 def test_pictures_of_each_tag_are_counted_among_the_shards_to_train_on() -> None:
