@@ -160,12 +160,23 @@ class DeepSpeedEngine:
         if parts in (0, world_size()):
             path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
         else:
-            config = self._engine._config
-            with _put_together(folder / TAG) as whole:
-                config.load_universal_checkpoint = True
-                path, _ = self._engine.load_checkpoint(str(whole), tag=TAG)
-                config.load_universal_checkpoint = False
+            path = self._load_universal(folder / TAG)
         assert path is not None, folder
+
+    def _load_universal(self, parts: Path) -> str | None:
+        """Load what another number of workers wrote."""
+        config, optimizer = self._engine._config, self._engine.optimizer.optimizer
+        decays = [group["weight_decay"] for group in optimizer.param_groups]
+        with _put_together(parts) as whole:
+            config.load_universal_checkpoint = True
+            path, _ = self._engine.load_checkpoint(str(whole), tag=TAG)
+            config.load_universal_checkpoint = False
+        # At stage 3 DeepSpeed gives all groups the first one's weight decay, and all weights one counter of steps.
+        for group, decay in zip(optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        for state in optimizer.state.values():
+            state["step"] = state["step"].clone()
+        return path
 
 
 @contextlib.contextmanager
@@ -208,13 +219,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """The model's float32 weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it."""
     if (folder / DDP_FILE).exists():
         state = torch.load(folder / DDP_FILE, map_location="cpu", weights_only=True)["step"]
-    elif list((folder / TAG).glob("*_optim_states.pt")):
+    elif (file := folder / TAG / "mp_rank_00_model_states.pt").exists():  # the whole module, but for stage 3
+        state = torch.load(file, map_location="cpu", weights_only=False)["module"]  # our own checkpoint
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
-    else:
-        (file,) = (folder / TAG).glob("*model_states.pt")
-        state = torch.load(file, map_location="cpu", weights_only=False)["module"]  # our own checkpoint
     return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}

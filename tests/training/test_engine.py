@@ -5,8 +5,9 @@ One process, a gloo group of one, and no compiler: a machine without one trains 
 
 from __future__ import annotations
 
+import collections
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ram_ray.config import TrainConfig, TrainingConfig
 from ram_ray.training.engine import DDPEngine, Engine, make_engine, read_weights
 from ram_ray.training.step import TrainStep, step_seed
 from tests.tiny import SWIN, tagger
+from tests.training.exact_muon import NAME, orthogonal
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=4, weight_decay=0.05, clip_grad=1.0)
@@ -190,7 +192,12 @@ def test_weights_read_from_a_checkpoint_are_the_models(tmp_path: Path) -> None:
     assert _same(other, step.model)
 
 
-@pytest.mark.usefixtures("no_compiler")
+@pytest.fixture()
+def exact_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NAME, orthogonal)
+
+
+@pytest.mark.usefixtures("no_compiler", "exact_muon")
 @pytest.mark.parametrize(
     ("zero_stage", "optimizer"), [(0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")]
 )
@@ -222,16 +229,98 @@ def test_deepspeed_makes_the_steps_of_ddp_and_its_checkpoint_goes_on(
     assert _train(resumed, batches[2:], first=2) == losses[2:], "the optimizer's state came along"
     (tmp_path / "end").mkdir()
     resumed.save(tmp_path / "end")
+    # Adam divides by the gradient's own size: where that is rounding alone, a weight may move a share of lr = 1e-3.
     for name, value in read_weights(tmp_path / "end").items():
         torch.testing.assert_close(value, plain.model.state_dict()[name], atol=2e-4, rtol=1e-3, msg=name)
     tagger(tag_encoder=plain.model.config.tag_encoder).load_state_dict(weights)
 
 
+def _deepspeed(
+    step: nn.Module, config: TrainConfig = CONFIG, *, zero_stage: int = 1, precision: str = "fp32"
+) -> Engine:
+    training = TrainingConfig(engine="deepspeed", zero_stage=zero_stage, precision=precision, workers=1, use_gpu=False)
+    return make_engine(step, config=config, training=training, device=CPU)
+
+
 @pytest.mark.usefixtures("no_compiler")
 def test_deepspeed_accumulates_as_ddp_does() -> None:
-    config = TrainConfig(batch_size=2, accumulate=2, clip_grad=1.0)
-    training = TrainingConfig(engine="deepspeed", zero_stage=1, precision="fp32", workers=1, use_gpu=False)
+    config = TrainConfig(batch_size=4, micro_batch_size=2, clip_grad=1.0)
     batches = _batches(4, size=2)
-    plain, engine = _ddp(_step(), config), make_engine(_step(), config=config, training=training, device=CPU)
+    plain, engine = _ddp(_step(), config), _deepspeed(_step(), config)
     for pair in (batches[:2], batches[2:]):
-        assert engine.step(pair, lr=1e-3) == pytest.approx(plain.step(pair, lr=1e-3), rel=1e-3)
+        one, two = (made.step(pair, lr=1e-3, shares=[0.75, 0.25]) for made in (engine, plain))
+        assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [_ddp, _deepspeed])
+@pytest.mark.usefixtures("no_compiler")
+def test_without_clip_grad_gradients_are_left_as_they_are(make: Callable[[nn.Module, TrainConfig], Engine]) -> None:
+    """SGD would show it; AdamW's first step hides a gradient's size, but for `eps`: here it is that of the gradient."""
+    moved = {}
+    for clip in (None, 1e6, 1e-8):
+        step = _MeanStep()
+        before = [one.detach().clone() for one in step.parameters()]
+        engine = make(step, TrainConfig(batch_size=8, clip_grad=clip, weight_decay=0.0))
+        torch.manual_seed(1)
+        engine.step([{"x": torch.randn(8, 5), "y": torch.randn(8, 1)}], lr=1e-2)
+        moved[clip] = torch.cat([(a - b).abs().flatten() for a, b in zip(step.parameters(), before, strict=True)])
+    torch.testing.assert_close(moved[None], moved[1e6])
+    assert moved[None].max() > 0.9e-2 and moved[1e-8].max() < 0.5e-2
+
+
+def test_clip_grad_0_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match=r"(?s)clip_grad.*null"):
+        TrainConfig(clip_grad=0)
+
+
+@pytest.fixture()
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed asks torch whether an autocast is on, and is told of those for GPUs alone. Here: of the CPU's."""
+    from deepspeed.runtime import torch_autocast
+
+    class Torch:
+        def __getattr__(self, name: str) -> object:
+            return getattr(torch, name)
+
+        def is_autocast_enabled(self) -> bool:
+            return torch.is_autocast_enabled("cpu")
+
+    monkeypatch.setattr(torch_autocast, "torch", Torch())
+
+
+@pytest.mark.usefixtures("no_compiler", "as_on_a_gpu")
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_deepspeed_computes_in_the_configured_precision(
+    precision: str, zero_stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepspeed.runtime import torch_autocast
+
+    monkeypatch.setattr(torch_autocast, "TORCH_AUTOCAST_INITIALIZED", False)  # of this process, by another test
+    step, seen = _step(), collections.Counter()
+    for module in step.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _, inputs, output: seen.update([output.dtype]))
+    engine = _deepspeed(step, precision=precision, zero_stage=zero_stage)
+    losses = engine.step(_batches(1), lr=1e-3)
+    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}, seen
+    assert all(one.dtype == torch.float32 for one in step.parameters()), "master weights"
+    # Eight bits of a bf16 number round by 2e-3; sums of such errors over some ten layers stay under 3%.
+    exact = _ddp(_step()).step(_batches(1), lr=1e-3)
+    assert losses == pytest.approx(exact, rel=1e-4 if precision == "fp32" else 3e-2)
+
+
+def test_fp32_on_a_gpu_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_ray.training.engine.DDPEngine", lambda *args, **kwargs: None)
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision, device, expected in (
+            ("bf16", "cuda", "highest"),
+            ("fp32", "cpu", "highest"),
+            ("fp32", "cuda", "high"),
+        ):
+            training = PLAIN.model_copy(update={"precision": precision})
+            make_engine(nn.Linear(1, 1), config=CONFIG, training=training, device=torch.device(device))
+            assert torch.get_float32_matmul_precision() == expected, (precision, device)
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,6 +1,11 @@
-"""Contract: learning rates of the paper's schedules, and a step that teaches the tagger and nothing frozen."""
+"""Contract: learning rates of the paper's schedules, and a step that teaches the tagger and nothing frozen; a row of
+weight 0 teaches nothing, and the step does not depend on which worker has which row.
+"""
 
 from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,10 @@ from ram_ray.training.step import TrainStep, learning_rate, step_seed
 
 @pytest.fixture()
 def step(tiny_bundle: str) -> TrainStep:
+    return _step(tiny_bundle)
+
+
+def _step(tiny_bundle: str) -> TrainStep:
     bundle = load_bundle(tiny_bundle)
     bundle.model.requires_grad_(True).train()
     start = bundle.tokenizer.prompt_length(bundle.model.config.prompt)
@@ -76,6 +85,74 @@ def test_losses_and_their_total(step: TrainStep, tiny_bundle: str) -> None:
     assert step(_batch(tiny_bundle, captions=False)).keys() == {"tag", "distill", "total"}
     plain = TrainStep(step.model, teacher=None, caption_start=1)
     assert plain(_batch(tiny_bundle, captions=False)).keys() == {"tag", "total"}
+
+
+def _gradients(step: TrainStep) -> dict[str, torch.Tensor]:
+    """Taken off the step, so that the next pass begins anew."""
+    found = {name: one.grad for name, one in step.named_parameters() if one.grad is not None}
+    step.zero_grad(set_to_none=True)
+    return found
+
+
+def _same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_row_of_weight_0_changes_nothing(step: TrainStep, tiny_bundle: str) -> None:
+    """Whatever it holds: losses and gradients are those of the other rows."""
+    whole = _batch(tiny_bundle)
+    alone = {name: value[[0, 2]] for name, value in whole.items()}
+    expected = step(alone)
+    expected["total"].backward()
+    gradients = _gradients(step)
+    for pixels in (whole["pixels"][1], torch.zeros_like(whole["pixels"][1])):
+        batch = {**whole, "pixels": whole["pixels"].clone(), "weight": torch.tensor([1.0, 0.0, 1.0])}
+        batch["pixels"][1] = pixels
+        losses = step(batch)
+        losses["total"].backward()
+        assert {name: one.item() for name, one in losses.items()} == pytest.approx(
+            {name: one.item() for name, one in expected.items()}, rel=1e-5
+        )
+        _same(_gradients(step), gradients)
+
+
+def test_a_batch_without_a_good_row_gives_zero_losses_and_zero_gradients(step: TrainStep, tiny_bundle: str) -> None:
+    losses = step({**_batch(tiny_bundle), "weight": torch.zeros(3)})
+    losses["total"].backward()
+    assert {one.item() for one in losses.values()} == {0.0}
+    assert all(not one.any() for one in _gradients(step).values())
+
+
+def _worker(rank: int, folder: str, bundle: str) -> None:
+    """Two rows of three for the first worker; the second fills its share up with a row of weight 0."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        step, batch = _step(bundle), _batch(bundle)
+        rows, weight = ([0, 2], [1.0, 1.0]) if rank == 0 else ([1, 1], [1.0, 0.0])
+        mine = {**{name: value[rows] for name, value in batch.items()}, "weight": torch.tensor(weight)}
+        losses = step(mine)
+        losses["total"].backward()
+        found = {name: one.detach() for name, one in losses.items()}
+        torch.save({**found, **_gradients(step)}, f"{folder}/{rank}.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_workers_average_to_one_with_all_rows(step: TrainStep, tiny_bundle: str, tmp_path: Path) -> None:
+    """Captions are of unequal length, and the ratio of tag to text loss is that of all rows."""
+    arguments = (str(tmp_path), tiny_bundle)
+    other = multiprocessing.get_context("spawn").Process(target=_worker, args=(1, *arguments), daemon=True)
+    other.start()
+    _worker(0, *arguments)
+    other.join(timeout=120)
+    assert other.exitcode == 0
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    losses = step(_batch(tiny_bundle))
+    losses["total"].backward()
+    expected = {**{name: one.detach() for name, one in losses.items()}, **_gradients(step)}
+    _same({name: (value + second[name]) / 2 for name, value in first.items()}, expected)
 
 
 def test_the_teacher_sees_the_very_crop_of_the_student(step: TrainStep, tiny_bundle: str) -> None:

@@ -1,0 +1,149 @@
+"""Contract: the number of workers may change in mid-run. A checkpoint of any strategy goes on with more or fewer, and
+makes the steps that one process with all rows would have made.
+
+2 -> 1 -> 2 workers, by processes of a gloo group; the middle one is this process.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from ram_ray.config import TrainConfig, TrainingConfig
+from ram_ray.training.engine import Engine, make_engine, read_weights
+from ram_ray.training.feed import share
+from ram_ray.training.workers import total, world_size
+from tests.training.exact_muon import NAME, orthogonal
+
+STRATEGIES = [("ddp", 0, "adamw"), ("deepspeed", 0, "muon"), *(("deepspeed", stage, "adamw") for stage in (1, 2, 3))]
+STEP = 5  # rows of a step: not to be divided by 2
+CPU = torch.device("cpu")
+
+
+class Tied(nn.Module):
+    """A layer that is used twice, one that is frozen, and a buffer, as the tagger has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen, self.norm = nn.Linear(7, 9).requires_grad_(False), nn.LayerNorm(9)
+        self.layer, self.out = nn.Linear(9, 9), nn.Linear(9, 3)
+        self.again = nn.ModuleList([self.layer])
+        self.register_buffer("labels", torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.again[0](self.norm(self.layer(self.frozen(x)).tanh()))
+        return self.out(x) + self.labels
+
+
+class Small(nn.Module):
+    """A loss over all workers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = Tied()
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        errors = (self.model(batch["x"]) - batch["y"]).square().mean(1)
+        weight = batch["weight"]
+        return {"total": (errors * weight).sum() * world_size() / total(weight.sum())}
+
+
+def _batches(step: int, *, rank: int, world: int) -> list[dict[str, Tensor]]:
+    """A worker's micro batches of a step, its share filled up with rows of weight 0."""
+    rng = torch.Generator().manual_seed(step)
+    x, y = torch.randn(STEP, 7, generator=rng), torch.randn(STEP, 3, generator=rng)
+    mine = list(range(rank, STEP, world))
+    micro_batch, num_micro = share(STEP, workers=world, limit=2)
+    idle = micro_batch * num_micro - len(mine)
+    rows, weight = torch.tensor(mine + [0] * idle), torch.tensor([1.0] * len(mine) + [0.0] * idle)
+    parts = [slice(start, start + micro_batch) for start in range(0, len(rows), micro_batch)]
+    return [{"x": x[rows[part]], "y": y[rows[part]], "weight": weight[part]} for part in parts]
+
+
+def _engine(kind: str, stage: int, optimizer: str) -> Engine:
+    config = TrainConfig(batch_size=STEP, micro_batch_size=2, optimizer=optimizer, clip_grad=0.1)
+    training = TrainingConfig(engine=kind, zero_stage=stage, precision="fp32", use_gpu=False)
+    return make_engine(Small(), config=config, training=training, device=CPU)
+
+
+def _train(engine: Engine, *, rank: int, world: int, steps: range) -> None:
+    for step in steps:
+        micro = _batches(step, rank=rank, world=world)
+        images = total(torch.stack([one["weight"].sum() for one in micro])).tolist()
+        engine.step(micro, lr=1e-2, shares=[one / sum(images) for one in images])
+
+
+def _phase(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
+    """Every strategy from one folder of checkpoints to another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NAME, orthogonal)
+        _phase_of_all(rank, world, folder, source, target, steps)
+
+
+def _phase_of_all(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
+    for kind, stage, optimizer in STRATEGIES:
+        engine = _engine(kind, stage, optimizer)
+        name = f"{kind}-{stage}"
+        if source:
+            engine.load(Path(folder, source, name))
+        _train(engine, rank=rank, world=world, steps=steps)
+        saved = Path(folder, target, name)
+        saved.mkdir(parents=True, exist_ok=True)
+        engine.save(saved)
+
+
+def _join(rank: int, world: int, store: str) -> None:
+    """What Ray Train does before a worker runs."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+
+
+def _worker(rank: int, folder: str, source: str | None, target: str, steps: range) -> None:
+    torch.set_num_threads(1)
+    _join(rank, 2, f"{folder}/{target}.store")
+    _phase(rank, 2, folder, source, target, steps)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints after 2 steps of two workers, 2 of one, and 2 of two again."""
+    folder = tmp_path_factory.mktemp("elastic")
+    before = dict(os.environ)
+    mp.spawn(_worker, args=(str(folder), None, "two", range(0, 2)), nprocs=2)
+    _join(0, 1, f"{folder}/one.store")
+    _phase(0, 1, str(folder), "two", "one", range(2, 4))
+    torch.distributed.destroy_process_group()
+    mp.spawn(_worker, args=(str(folder), "one", "end", range(4, 6)), nprocs=2)
+    os.environ.clear()
+    os.environ.update(before)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "stage", "optimizer"), STRATEGIES)
+def test_two_workers_one_and_two_again_make_the_steps_of_one(
+    folder: Path, kind: str, stage: int, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NAME, orthogonal)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        engine = _engine("ddp", 0, optimizer)
+        _train(engine, rank=0, world=1, steps=range(6))
+        engine.save(tmp_path)
+    finally:
+        torch.distributed.destroy_process_group()
+    expected, start = read_weights(tmp_path), Small().model.state_dict()
+    found = read_weights(folder / "end" / f"{kind}-{stage}")
+    assert found.keys() == expected.keys()
+    # In six steps weights move by up to 6e-2 under AdamW and 3e-1 under muon; the order of sums is worth 1e-6.
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=2e-5, rtol=0, msg=name)
+    assert (expected["layer.weight"] - start["layer.weight"]).abs().max() > 1e-2

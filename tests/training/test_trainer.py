@@ -1,0 +1,138 @@
+"""Contract: a training run on Ray goes on with another number of workers and sees every row of every step once, in the
+same order; what no worker could read is kept over all restarts; and an error that would come again ends it in one line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ram_ray.config import AugmentConfig, RunConfig, TrainConfig, TrainingConfig
+from ram_ray.data.images import Limits
+from ram_ray.training.feed import Feed, Table, plan
+from ram_ray.training.rejected import read
+from ram_ray.training.rows import to_table
+from ram_ray.training.trainer import fit
+from ram_ray.training.worker import Job
+from ram_ray.training.workers import total, world_size
+from tests.tiny import jpeg
+
+NUM_ROWS, STEP, BROKEN = 23, 5, (3, 4, 11)
+
+
+class Step(nn.Module):
+    """The mean brightness of images, learnt by one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Linear(3, 1)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        errors = self.model(batch["pixels"].float().mean((1, 2, 3)) / 255).square().sum(1)
+        return {"total": (errors * batch["weight"]).sum() * world_size() / total(batch["weight"].sum()).clamp(min=1)}
+
+
+@dataclass(frozen=True)
+class RecordingFeed(Feed):
+    """Writes down which rows came in which step, on which worker."""
+
+    records: str = ""
+
+    def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        return {}
+
+    def stream(self, *, num_cpus: float) -> Iterator[dict[str, np.ndarray]]:
+        _, num_micro = self.share
+        for number, batch in enumerate(Feed.stream(self, num_cpus=num_cpus)):
+            step = self.first_row // STEP + number // num_micro
+            record = {"step": step, "rank": self.rank, "world": self.world_size, "keys": batch["key"].tolist()}
+            Path(self.records, f"{self.first_row}-{self.rank}-{number}.json").write_text(json.dumps(record))
+            yield batch
+
+
+@dataclass(frozen=True)
+class BrightnessJob(Job):
+    def build(self, device: torch.device) -> nn.Module:
+        return Step()
+
+    def save(self, step: nn.Module, folder: str) -> None:
+        raise NotImplementedError
+
+
+def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BROKEN) -> BrightnessJob:
+    """A run of so many steps over images of which some are cut off."""
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for number in range(NUM_ROWS):
+        data = jpeg(number % 5)
+        data = data[: len(data) // 2] if number in broken else data
+        file = folder / f"{number}.jpg"
+        file.write_bytes(data)
+        picture = {"uri": str(file), "offset": 0, "nbytes": len(data)}
+        rows.append({"key": f"s/{number:02d}", "shard": "s", "pictures": [picture], "tags": [0], "captions": []})
+    import pyarrow.parquet as pq
+
+    table = to_table(rows, seed=0, num_buckets=1).drop(["bucket"])
+    (folder / "table" / "bucket=0").mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / "table" / "bucket=0" / "rows.parquet")
+    augment = AugmentConfig(flip=False, randaugment=None)
+    config = TrainConfig(image_size=32, batch_size=STEP, micro_batch_size=2, checkpoint_steps=2, augment=augment)
+    (folder / "records").mkdir(exist_ok=True)
+    feed = RecordingFeed(
+        Table(str(folder / "table"), (NUM_ROWS,)), config, 0, Limits(1, 10**6, 10**6), "", records=f"{folder}/records"
+    )
+    training = TrainingConfig(
+        workers=workers, use_gpu=False, engine="ddp", precision="fp32", worker_cpus=0.5, feed_cpus=0.5, max_failures=2
+    )
+    run = RunConfig(training=training)
+    return BrightnessJob("pretrain", config, run, feed, steps, 5, rejected=f"{folder}/rejected")
+
+
+def _seen(folder: Path) -> dict[int, list[str]]:
+    """The keys of each step in the order of the step; a row stands at rank + place x workers."""
+    shares: dict[int, dict[int, list[str]]] = {}
+    worlds: dict[int, int] = {}
+    for file in sorted((folder / "records").iterdir(), key=lambda one: int(one.stem.rpartition("-")[2])):
+        record = json.loads(file.read_text())
+        shares.setdefault(record["step"], {}).setdefault(record["rank"], []).extend(record["keys"])
+        worlds[record["step"]] = record["world"]
+    seen = {}
+    for step, ranks in shares.items():
+        world = worlds[step]
+        assert len({len(keys) for keys in ranks.values()}) == 1 and len(ranks) == world, "equal shares"
+        seen[step] = [ranks[place % world][place // world] for place in range(world * len(ranks[0]))]
+        assert "" not in seen[step][:STEP] and set(seen[step][STEP:]) <= {""}
+    return {step: keys[:STEP] for step, keys in seen.items()}
+
+
+def test_two_workers_one_and_two_again_see_the_rows_of_one_run(ray_cluster: None, tmp_path: Path) -> None:
+    for steps, workers in ((3, 2), (6, 1), (9, 2)):
+        result = fit(_job(tmp_path, steps=steps, workers=workers), storage=f"{tmp_path}/train")
+        assert result.metrics["step"] == steps
+    job = _job(tmp_path, steps=9, workers=1)
+    whole = replace(job.feed, end_row=9 * STEP)
+    positions = plan(whole.table, seed=0, first_row=0, end_row=9 * STEP)
+    expected = [row["key"] for position in positions for row in whole.rows(position) if not row["fills"]]
+    assert [key for _, keys in sorted(_seen(tmp_path).items()) for key in keys] == expected
+    assert len(expected) == 9 * STEP and len(set(expected)) == NUM_ROWS, "every row, and some twice"
+    rejected = read(job.rejected).to_pylist()
+    assert [row["key"] for row in rejected] == [f"s/{number:02d}" for number in BROKEN], "in = out + rejected"
+    assert {row["reason"] for row in rejected} == {"truncated"} and {row["stage"] for row in rejected} == {"pretrain"}
+
+
+def test_data_that_cannot_be_read_ends_the_run_at_once_and_in_one_line(ray_cluster: None, tmp_path: Path) -> None:
+    """Three workers' tries are left, and none is taken: the next would read as little."""
+    job = _job(tmp_path, steps=9, workers=1, broken=tuple(range(NUM_ROWS)))
+    with pytest.raises(ValueError, match=r"^pretrain: none of 10 images in a row.*The first: s/\d\d of shard s: trunc"):
+        fit(job, storage=f"{tmp_path}/train")
+    starts = {file.stem.partition("-")[0] for file in (tmp_path / "records").iterdir()}
+    numbers = [file.stem for file in (tmp_path / "records").iterdir()]
+    assert starts == {"0"} and len(numbers) == len(set(numbers)) <= 12
