@@ -32,8 +32,6 @@ REASONS: tuple[str, ...] = get_args(Reason)
 TagKind = Literal["object", "scene", "attribute", "action"]
 KINDS: tuple[str, ...] = get_args(TagKind)
 
-UNKNOWN = 2  # in training targets, beside 0 and 1: a tag of which nothing is learnt
-
 _LOCATION = [
     ("key", pa.string()),  # unique over the run: "<shard>/<member>"
     ("shard", pa.string()),  # name of the shard, unique over the run

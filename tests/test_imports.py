@@ -36,6 +36,18 @@ def test_models_and_the_training_step_load_neither_ray_nor_deepspeed() -> None:
     assert loaded.isdisjoint({"ray", "deepspeed"})
 
 
+def test_strategies_load_neither_ray_nor_deepspeed_nor_what_reads_data() -> None:
+    """So that `tests/gpu/check_gpu.py` runs where there is torch and little else."""
+    parts = ("training.engine", "training.step", "training.optimizer", "models.ram", "models.dual_encoder")
+    loaded = _loaded_by(*(f"ram_ray.{name}" for name in parts))
+    assert loaded.isdisjoint({"ray", "deepspeed", "pyarrow", "pandas"})
+
+
+def test_decoding_for_training_does_not_load_torch() -> None:
+    loaded = _loaded_by("ram_ray.training.feed", "ram_ray.synthesis.pairs")
+    assert loaded.isdisjoint({"torch", "transformers", "timm"})
+
+
 def test_contracts_do_not_load_torch() -> None:
     modules = ("config", "records", "label_system", "artifacts", "models.config", "models.tokenizer", "job", "cli")
     loaded = _loaded_by(*(f"ram_ray.{name}" for name in modules))

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+UNKNOWN = 2  # in training targets, beside 0 and 1: a tag of which nothing is learnt
 HOW: JsonDict = {"digest": False}  # extra of a field that says how a stage runs, and not what it leaves
 
 

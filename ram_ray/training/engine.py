@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ram_ray.config import TrainConfig, TrainingConfig
-from ram_ray.training.feed import share
+from ram_ray.training.config import share
 from ram_ray.training.optimizer import make_optimizer, set_learning_rate
 from ram_ray.training.workers import world_size
 

@@ -5,7 +5,7 @@ workers, without a list of seen keys. The answer is an order that can be compute
 a hash of seed and key; an epoch visits the buckets in an order, and the rows of a bucket in an order, that
 follow from seed and epoch. Row g of the whole run (all epochs one after another) is row i = g % batch_size of step
 g // batch_size and belongs to worker i % workers, so the data position of a checkpoint is one number, the step. All
-workers bring equal micro batches: what a share lacks is filled with rows of weight 0 (see `share`).
+workers bring equal micro batches: what a share lacks is filled with rows of weight 0 (`config.share`).
 
 Images are read where they lie, by byte range; only annotations are shuffled.
 """
@@ -26,9 +26,11 @@ import pyarrow.parquet as pq
 from ram_ray.cluster import configure_data
 from ram_ray.config import TrainConfig
 from ram_ray.data.images import Limits, decode, read_bytes
+from ram_ray.models.config import UNKNOWN
 from ram_ray.models.tokenizer import TextTokenizer
-from ram_ray.records import UNKNOWN, Reject
+from ram_ray.records import Reject
 from ram_ray.training.augment import train_crop
+from ram_ray.training.config import share
 from ram_ray.training.rows import ROWS
 
 
@@ -84,18 +86,6 @@ class Position:
     bucket: int
     start: int
     count: int
-
-
-def share(batch_size: int, *, workers: int, limit: int | None) -> tuple[int, int]:
-    """How a worker takes its share of a step: (rows of a micro batch, micro batches), the same on every worker.
-
-    Args:
-        batch_size: rows of the step.
-        limit: most rows of a micro batch; None: as many as there are.
-    """
-    rows = -(-batch_size // workers)
-    micro_batches = -(-rows // min(limit or rows, rows))
-    return -(-rows // micro_batches), micro_batches
 
 
 def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Position]:

@@ -21,7 +21,8 @@ from ram_ray.models.losses import UNKNOWN
 from ram_ray.parts import Part
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
-from ram_ray.training.feed import Table, TaggerFeed, draw, plan, share
+from ram_ray.training.config import share
+from ram_ray.training.feed import Table, TaggerFeed, draw, plan
 from ram_ray.training.rows import tag_worth, tagged_rows, to_table
 from ram_ray.training.trainer import Chosen, count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer

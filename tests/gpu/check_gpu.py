@@ -1,0 +1,380 @@
+"""What a GPU does with the models: one JSON line a check, in some minutes, on one card.
+
+    python tests/gpu/check_gpu.py                        # exit code 3 and one line where there is no GPU
+    python tests/gpu/check_gpu.py --device cpu --small   # the same code in small, for a machine without one
+
+Needs torch, timm, pydantic and PyYAML, and no Ray; transformers, deepspeed and faiss are checked where they are
+installed, and a check that cannot run says why. Images a second are those of the best of some rounds of random images;
+`share_of_peak` is the floating-point operations that torch counts in a step, over the card's dense bf16 peak.
+Exit code 1 if a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0}  # dense bf16, TFLOP/s
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the checks run, and whether in small."""
+
+    device: str
+    small: bool
+
+    @property
+    def peak(self) -> float | None:
+        """TFLOP/s of bf16 products, as the maker gives them; None for a card that is not in the table."""
+        import torch
+
+        name = torch.cuda.get_device_name() if self.device == "cuda" else ""
+        return next((peak for card, peak in PEAKS.items() if card in name), None)
+
+    def seconds(self, run: Callable[[], Any], *, rounds: int = 5) -> float:
+        """The best of some rounds, after two that do not count."""
+        import torch
+
+        times = []
+        for number in range(3 if self.small else rounds + 2):
+            start = time.perf_counter()
+            run()
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            if number >= 2:
+                times.append(time.perf_counter() - start)
+        return min(times)
+
+    def share(self, flops: float, seconds: float) -> float | None:
+        """Operations a second as a share of the card's peak."""
+        return round(flops / seconds / self.peak / 1e12, 3) if self.peak else None
+
+
+def tagger(machine: Machine, *, side: int, window: int, captions: bool) -> Any:
+    """RAM with Swin-L and 4,585 labels at random weights, on the device."""
+    import torch
+
+    from ram_ray.models.config import ModelConfig, SwinConfig, TransformerConfig
+    from ram_ray.models.ram import RAM
+
+    torch.manual_seed(0)
+    swin = SwinConfig(window_size=window, embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48))
+    labels, sizes = 4585, {"tag_encoder": TransformerConfig(layers=2, heads=12)}
+    if machine.small:
+        swin = SwinConfig(window_size=window, embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+        tiny = TransformerConfig(width=32, layers=2, heads=2, ffn=64)
+        labels, sizes = 20, dict.fromkeys(("recognition", "tag_encoder", "caption_decoder"), tiny)
+    config = ModelConfig(image_size=side, swin=swin, captions=captions, **sizes)  # type: ignore[arg-type]
+    embeddings = torch.nn.functional.normalize(torch.randn(labels, config.label_width), dim=-1)
+    return RAM(config, embeddings).to(machine.device)
+
+
+def batch_of(machine: Machine, model: Any, *, images: int) -> dict:
+    """A training batch as the feed gives it, of random images and words."""
+    import torch
+
+    side, words = model.config.image_size, model.config.vocab_size
+    batch = {
+        "pixels": torch.randint(0, 256, (images, 1, side, side, 3), dtype=torch.uint8),
+        "targets": (torch.rand(images, len(model.label_embed)) < 0.002).to(torch.uint8),
+        "caption_ids": torch.randint(1, words, (images, 24), dtype=torch.int32),
+        "tag_ids": torch.randint(1, words, (images, 16), dtype=torch.int32),
+        "weight": torch.ones(images),
+    }
+    return {name: value.to(machine.device) for name, value in batch.items()}
+
+
+def strategy(machine: Machine, step: Any, *, kind: str, precision: str, images: int) -> Any:
+    """The trainer's own strategy around a step."""
+    import torch
+
+    from ram_ray.training.config import TrainConfig, TrainingConfig
+    from ram_ray.training.engine import make_engine
+
+    training = TrainingConfig(engine=kind, precision=precision, zero_stage=1, use_gpu=machine.device == "cuda")
+    config = TrainConfig(batch_size=images)
+    return make_engine(step, config=config, training=training, device=torch.device(machine.device))
+
+
+def train_step(machine: Machine, *, side: int, window: int) -> Any:
+    """A step of pretraining with all losses but distillation."""
+    from ram_ray.training.step import TrainStep
+
+    return TrainStep(tagger(machine, side=side, window=window, captions=True), teacher=None, caption_start=3)
+
+
+def check_device(machine: Machine) -> dict:
+    """What is here."""
+    import torch
+
+    found: dict = {"torch": torch.__version__, "cuda": torch.version.cuda}
+    if machine.device == "cuda":
+        card = torch.cuda.get_device_properties(0)
+        found |= {"card": card.name, "memory_gib": round(card.total_memory / 2**30), "peak_tflops": machine.peak}
+    return found
+
+
+def check_group(machine: Machine) -> dict:
+    """A process group of one: NCCL on a GPU, and a sum that stays what it was."""
+    import torch
+
+    values = torch.arange(4.0, device=machine.device)
+    torch.distributed.all_reduce(values)
+    gathered = [torch.empty_like(values)]
+    torch.distributed.all_gather(gathered, values)
+    assert gathered[0].tolist() == [0, 1, 2, 3]
+    return {"backend": torch.distributed.get_backend()}
+
+
+def check_precision(machine: Machine, kind: str) -> dict:
+    """Outputs of linear layers are bf16 where bf16 is asked for; step time against fp32 (TF32 on a GPU)."""
+    import torch
+
+    found: dict = {}
+    side, window, images = (64, 2, 2) if machine.small else (224, 7, 16)
+    for precision, expected in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        if kind == "deepspeed":
+            import deepspeed.runtime.torch_autocast as state
+
+            state.TORCH_AUTOCAST_INITIALIZED = False  # DeepSpeed keeps it for the process
+        step = train_step(machine, side=side, window=window)
+        made = strategy(machine, step, kind=kind, precision=precision, images=images)
+        seen: collections.Counter = collections.Counter()
+        for module in step.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(lambda _, inputs, output, seen=seen: seen.update([output.dtype]))
+        batch = batch_of(machine, step.model, images=images)
+        losses = made.step([batch], lr=1e-6)
+        assert set(seen) == {expected}, f"{precision}: {dict(seen)}"
+        seconds = machine.seconds(lambda made=made, batch=batch: made.step([batch], lr=1e-6))
+        found[precision] = {"step_ms": round(1000 * seconds, 1), "loss": round(losses["total"], 3)}
+        del made, step
+    found["fp32_over_bf16"] = round(found["fp32"]["step_ms"] / found["bf16"]["step_ms"], 2)
+    found["matmul_precision_of_fp32"] = torch.get_float32_matmul_precision()
+    return found
+
+
+def check_training(machine: Machine) -> dict:
+    """Swin-L at 224 px, 52 images a step, bf16, recognition and captions: a pretraining step of `ram_14m`."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side, window, images = (64, 2, 2) if machine.small else (224, 7, 52)
+    step = train_step(machine, side=side, window=window)
+    made = strategy(machine, step, kind="ddp", precision="bf16", images=images)
+    batch = batch_of(machine, step.model, images=images)
+    made.step([batch], lr=1e-6)
+    with FlopCounterMode(display=False) as counter:
+        made.step([batch], lr=1e-6)
+    seconds = machine.seconds(lambda: made.step([batch], lr=1e-6))
+    flops = counter.get_total_flops()
+    return {
+        "images_per_second": round(images / seconds, 1),
+        "gflop_per_image": round(flops / images / 1e9, 1),
+        "share_of_peak": machine.share(flops, seconds),
+        "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if machine.device == "cuda" else None,
+    }
+
+
+def check_inference(machine: Machine) -> dict:
+    """Swin-L at 384 px, 4,585 labels, the `torch` backend in bf16."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ram_ray.backends import label_set, make_backend
+
+    side, window, images = (64, 2, 2) if machine.small else (384, 12, 64)
+    model = tagger(machine, side=side, window=window, captions=False).eval().requires_grad_(False)
+    labels = label_set(model, model.label_embed)
+    backend = make_backend("torch", model, precision="bf16", threads=None)
+    pixels = torch.randn(images, 3, side, side, device=machine.device)
+    with FlopCounterMode(display=False) as counter:
+        backend.logits(backend.encode(pixels), labels)
+    seconds = machine.seconds(lambda: backend.logits(backend.encode(pixels), labels))
+    flops = counter.get_total_flops()
+    return {
+        "images_per_second": round(images / seconds, 1),
+        "gflop_per_image": round(flops / images / 1e9, 1),
+        "share_of_peak": machine.share(flops, seconds),
+    }
+
+
+def check_clip(machine: Machine) -> dict:
+    """A CLIP of transformers' own classes as the teacher: the device's features are the CPU's."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    from ram_ray.models.dual_encoder import Teacher
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    end = len(words) - 1
+    text = {"vocab_size": len(words), "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={**size, **text, "projection_dim": 32},
+        vision_config={**size, "image_size": 64, "patch_size": 8, "projection_dim": 32},
+        projection_dim=32,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
+        vocabulary = CLIPTokenizer(f"{folder}/vocab.json", f"{folder}/merges.txt", model_max_length=24)
+        square = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+        for part in (CLIPModel(config), vocabulary, square):
+            part.save_pretrained(folder)
+        teachers = [Teacher.from_pretrained(folder, device=device) for device in ("cpu", machine.device)]
+    pixels = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
+    one, two = (teacher.features(pixels.to(teacher.device)).float().cpu() for teacher in teachers)
+    names = ["a red dog", "a beach"]
+    texts = [teacher.label_embeddings(names, ["a {}"]).cpu() for teacher in teachers]
+    torch.testing.assert_close(one, two, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(*texts, atol=2e-2, rtol=2e-2)
+    return {"largest_difference": float((one - two).abs().max()), "device": str(teachers[1].device)}
+
+
+def check_dino(machine: Machine) -> dict:
+    """A Grounding-DINO of transformers' own classes: the device's scores are the CPU's."""
+    import torch
+    from PIL import Image
+    from transformers import (
+        BertConfig,
+        BertTokenizerFast,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessor,
+        GroundingDinoProcessor,
+        SwinConfig,
+    )
+
+    from ram_ray.engine.zero_shot import GroundingDinoDetector
+
+    vocabulary = [f"[unused{number}]" for number in range(1040)]
+    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
+    for place, token in {**special, 200: "dog", 201: "beach"}.items():
+        vocabulary[place] = token
+    torch.manual_seed(0)
+    backbone = SwinConfig(
+        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4]
+    )
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = BertConfig(vocab_size=1040, hidden_size=16, max_position_embeddings=12, **small)
+    layers = {"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, d_model=32, num_queries=9, max_text_len=12, **layers, **heads
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary))
+        square = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 128})
+        GroundingDinoForObjectDetection(config).save_pretrained(folder)
+        GroundingDinoProcessor(square, BertTokenizerFast(vocab=f"{folder}/vocab.txt")).save_pretrained(folder)
+        detectors = [GroundingDinoDetector(folder, device=one, threshold=0.0) for one in ("cpu", machine.device)]
+    images = [Image.effect_noise((96, 80), 60 + 10 * number).convert("RGB") for number in range(3)]
+    tags, ids = [["dog", "beach"]] * 3, [[0, 1]] * 3
+    cpu, device = (one.detect(images, tags=tags, tag_ids=ids) for one in detectors)
+    pairs = [(a.score, b.score) for one, two in zip(cpu, device, strict=True) for a, b in zip(one, two, strict=True)]
+    assert len(pairs) == 6
+    worst = max(abs(a - b) for a, b in pairs)
+    assert worst < 2e-2, pairs
+    return {"largest_difference_of_scores": worst, "device": str(detectors[1].device)}
+
+
+def check_faiss(machine: Machine) -> dict:
+    """k-means of a large category, on the GPU where this FAISS sees one."""
+    import faiss
+    import numpy as np
+
+    from ram_ray.engine.clustering import GPU_POINTS, find_looks
+
+    gpus = faiss.get_num_gpus()
+    assert gpus or machine.device == "cpu", "this FAISS sees no GPU"
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((8, 64))
+    number = 1000 if machine.small else 2 * GPU_POINTS
+    kinds = rng.integers(0, 8, number)
+    points = (centres[kinds] + 0.1 * rng.standard_normal((number, 64))).astype(np.float32)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    start = time.perf_counter()
+    looks = find_looks(points, clusters=8)
+    seconds = time.perf_counter() - start
+    nearest, _ = looks.measure(points)
+    shares = [np.bincount(kinds[nearest == one]).max() / (nearest == one).sum() for one in set(nearest.tolist())]
+    assert min(shares) > 0.95, shares
+    return {"gpus": gpus, "points": number, "seconds": round(seconds, 2)}
+
+
+CHECKS: dict[str, tuple[Callable[[Machine], dict], tuple[str, ...]]] = {
+    "device": (check_device, ()),
+    "process group": (check_group, ()),
+    "precision, DDP": (lambda machine: check_precision(machine, "ddp"), ("timm",)),
+    "precision, DeepSpeed": (lambda machine: check_precision(machine, "deepspeed"), ("timm", "deepspeed")),
+    "training, Swin-L 224": (check_training, ("timm",)),
+    "inference, Swin-L 384": (check_inference, ("timm",)),
+    "CLIP teacher": (check_clip, ("timm", "transformers")),
+    "Grounding-DINO": (check_dino, ("transformers", "scipy")),
+    "FAISS": (check_faiss, ("faiss",)),
+}
+
+
+def join_group(machine: Machine, folder: str) -> None:
+    """What Ray Train does before a worker runs, for one process."""
+    import torch
+
+    names = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
+    backend = "nccl" if machine.device == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
+
+
+def main() -> int:
+    """Run the checks; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--small", action="store_true", help="tiny models")
+    parser.add_argument("--only", nargs="*", help=f"of {list(CHECKS)}")
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("there is no GPU here: nothing was checked")
+        return 3
+    machine, failed = Machine(options.device, options.small), False
+    with tempfile.TemporaryDirectory() as folder:
+        join_group(machine, folder)
+        for name, (check, needs) in CHECKS.items():
+            if options.only and name not in options.only:
+                continue
+            line, start = {"check": name}, time.perf_counter()
+            try:
+                for module in needs:
+                    __import__(module)
+                line |= {"ok": True, **check(machine)}
+            except ImportError as error:
+                line |= {"ok": None, "skipped": f"{error}"}
+            except Exception as error:  # the next check says its own
+                failed = True
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                line |= {"ok": False, "error": f"{type(error).__name__}: {error} ({where.name}:{where.lineno})"}
+            print(json.dumps({**line, "wall_s": round(time.perf_counter() - start, 1)}), flush=True)
+        torch.distributed.destroy_process_group()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
