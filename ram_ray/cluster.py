@@ -31,9 +31,6 @@ SETTINGS = {
 def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, dashboard: bool = True) -> None:
     """Join the cluster that the environment names, or start one; nothing if this process already has one.
 
-    One's own cluster counts two CPUs at least: with a single one, an actor would keep Ray Data's filter of finished
-    rows, which asks for a whole CPU, waiting for ever.
-
     Args:
         dashboard: of one's own cluster; ten processes. Ray Train needs it, Ray Data does not.
     """
@@ -49,7 +46,7 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, 
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker compiles what it imports, for seconds
         atexit.register(stop)  # before Ray's own, which leaves the folder
         own_cluster.start(
-            num_cpus=max(2, num_cpus or machine_cpus()),
+            num_cpus=own_cpus(num_cpus),
             object_store_bytes=int(object_store_gb * 1e9) if object_store_gb else None,
             dashboard=dashboard,
         )
@@ -67,6 +64,15 @@ def stop() -> None:
 
     own_cluster.stop()
     ray.shutdown()
+
+
+def own_cpus(num_cpus: int | None) -> int:
+    """CPUs of a cluster of one's own, where `num_cpus` are asked for, or as many as the machine has.
+
+    It has two at least: with a single one, an actor would keep Ray Data's filter of finished rows, which asks for a
+    whole CPU, waiting for ever.
+    """
+    return max(2, num_cpus or machine_cpus())
 
 
 def machine_cpus() -> int:

@@ -35,6 +35,7 @@ def parser(description: str, *, run: bool = True) -> argparse.ArgumentParser:
     parser.add_argument("--eval", nargs="+", metavar="GLOB", help="held-out shards to score on")
     if run:
         parser.add_argument("--run", metavar="URI", help="the run's folder (default: runs/NAME)")
+        parser.add_argument("--check", action="store_true", help="say what would end the run before its end, and stop")
     return parser
 
 
@@ -63,6 +64,13 @@ def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ())
         print_error(f"error: {error}")
         return 2
     run_uri = _absolute(options.run or f"runs/{config.name}")
+    if problems := _find_problems(config, run_uri, last=last):
+        for problem in problems:
+            print_error(f"error: {problem}")
+        return 2
+    if options.check:
+        print_line(f"nothing is wrong: run {config.name} at {run_uri} can start")
+        return 0
     running: list[Pipeline] = []
 
     def work() -> None:
@@ -134,6 +142,19 @@ def serve(pipeline: Pipeline, *, tried: int, stay: bool) -> None:
         print_line("stopping")
     finally:
         ray.serve.shutdown()
+
+
+def _find_problems(config: RunConfig, run_uri: str, *, last: str) -> list[str]:
+    from ram_ray import cluster
+    from ram_ray.capacity import cluster_capacity, machine_capacity
+    from ram_ray.preflight import find_problems
+
+    if cluster.joins():
+        cluster.start()
+        capacity = cluster_capacity()
+    else:
+        capacity = machine_capacity(num_cpus=cluster.own_cpus(config.resources.num_cpus))
+    return find_problems(config, run_uri, last=last, capacity=capacity)
 
 
 def _uris(options: argparse.Namespace, config: RunConfig) -> dict[str, list[str]]:

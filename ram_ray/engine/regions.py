@@ -22,6 +22,7 @@ from ram_ray.config import CleanConfig
 from ram_ray.storage import local_copy
 
 if TYPE_CHECKING:
+    from ram_ray.engine.zero_shot import ZeroShotDetector
     from ram_ray.inference import Predictor
 
 Box = tuple[float, float, float, float]
@@ -64,21 +65,25 @@ def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | No
     return _zero_shot(config.detector, config.revision, device, config.detector_precision)
 
 
-@functools.lru_cache(maxsize=1)
-def _zero_shot(path: str, revision: str | None, device: str | None, precision: str | None) -> RegionDetector:
-    """One a process: the models of all parts of the images (`ram_ray.engine.folds`) share it."""
-    from transformers import AutoConfig
+def detector_classes() -> dict[str, type[ZeroShotDetector]]:
+    """The transformers detectors by the `model_type` of their config."""
+    from ram_ray.engine.zero_shot import GroundingDinoDetector, Owlv2Detector
 
-    from ram_ray.engine.zero_shot import GroundingDinoDetector, Owlv2Detector, ZeroShotDetector
-
-    folder = str(local_copy(path, revision=revision))
-    kind = AutoConfig.from_pretrained(folder).model_type
-    classes: dict[str, type[ZeroShotDetector]] = {
+    return {
         "grounding-dino": GroundingDinoDetector,
         "mm-grounding-dino": GroundingDinoDetector,
         "owlv2": Owlv2Detector,
         "owlvit": Owlv2Detector,
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _zero_shot(path: str, revision: str | None, device: str | None, precision: str | None) -> RegionDetector:
+    """One a process: the models of all parts of the images (`ram_ray.engine.folds`) share it."""
+    from transformers import AutoConfig
+
+    folder = str(local_copy(path, revision=revision))
+    kind, classes = AutoConfig.from_pretrained(folder).model_type, detector_classes()
     if kind not in classes:
         raise ValueError(
             f"engine.clean.detector {path!r} is a {kind!r} model; use 'attention' or a model of "

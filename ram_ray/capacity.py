@@ -1,0 +1,90 @@
+"""What a machine or a cluster can have: the nodes that are up, and those that its autoscaler may start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes of one kind: what each has, and how many there can be."""
+
+    resources: Mapping[str, float]
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Nodes that a run can have at most.
+
+    Args:
+        groups: the nodes.
+        where: what they belong to, for messages.
+        complete: False where an autoscaler may start nodes that are not known here.
+    """
+
+    groups: tuple[NodeGroup, ...]
+    where: str = "this machine"
+    complete: bool = True
+
+    def fit(self, request: Mapping[str, float]) -> int:
+        """How many bundles of resources, such as `{"CPU": 1, "GPU": 1}`, fit at the same time."""
+        return sum(group.count * _fit(group.resources, request) for group in self.groups)
+
+    def total(self, name: str) -> float:
+        """All there can be of one resource."""
+        return sum(group.count * group.resources.get(name, 0) for group in self.groups)
+
+
+def machine_capacity(*, num_cpus: float) -> Capacity:
+    """A cluster that this process starts on this machine, with so many CPUs and the machine's GPUs."""
+    import torch
+
+    return Capacity((NodeGroup({"CPU": num_cpus, "GPU": torch.cuda.device_count()}),))
+
+
+def cluster_capacity() -> Capacity:
+    """The cluster that this process has joined, with all that its autoscaler may start."""
+    import ray
+
+    nodes = tuple(NodeGroup(node["Resources"]) for node in ray.nodes() if node["Alive"])
+    monitor = _monitor_command(ray.get_runtime_context().gcs_address)
+    if monitor is None:  # another node, or KubeRay's operator, runs the autoscaler
+        return Capacity(nodes, "this cluster", complete=False)
+    config = next((part.partition("=")[2] for part in monitor if part.startswith("--autoscaling-config=")), None)
+    if config is None:
+        return Capacity(nodes, "this cluster")
+    return Capacity(node_groups(yaml.safe_load(Path(config).expanduser().read_text())), "this cluster's autoscaler")
+
+
+def node_groups(config: Mapping[str, Any]) -> tuple[NodeGroup, ...]:
+    """The node types of an autoscaler's configuration (`ray up`), the head's among them."""
+    groups = []
+    for name, kind in config["available_node_types"].items():
+        most = kind.get("max_workers", config.get("max_workers", 0)) + (name == config.get("head_node_type"))
+        groups.append(NodeGroup(kind.get("resources", {}), min(most, config.get("max_workers", most) + 1)))
+    return tuple(groups)
+
+
+def _monitor_command(gcs_address: str) -> list[str] | None:
+    """The command line of the cluster's autoscaler process, where it runs on this node."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(part.endswith("monitor.py") for part in command) and f"--gcs-address={gcs_address}" in command:
+            return command
+    return None
+
+
+def _fit(resources: Mapping[str, float], request: Mapping[str, float]) -> int:
+    wanted = {name: amount for name, amount in request.items() if amount}
+    return min((int((resources.get(name, 0) + _ROUNDING) // amount) for name, amount in wanted.items()), default=1)
