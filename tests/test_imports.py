@@ -44,7 +44,7 @@ def test_strategies_load_neither_ray_nor_deepspeed_nor_what_reads_data() -> None
 
 
 def test_decoding_for_training_does_not_load_torch() -> None:
-    loaded = _loaded_by("ram_ray.training.feed", "ram_ray.synthesis.pairs")
+    loaded = _loaded_by("ram_ray.training.feed", "ram_ray.training.table", "ram_ray.synthesis.pairs")
     assert loaded.isdisjoint({"torch", "transformers", "timm"})
 
 

@@ -24,7 +24,7 @@ from ram_ray.records import to_table as to_records
 from ram_ray.training.config import share
 from ram_ray.training.feed import Table, TaggerFeed, draw, plan
 from ram_ray.training.rows import tag_worth, tagged_rows, to_table
-from ram_ray.training.trainer import Chosen, count_block
+from ram_ray.training.table import Chosen, count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
 NUM_ROWS, NUM_BUCKETS, SEED = 61, 8, 5
