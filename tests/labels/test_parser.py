@@ -234,9 +234,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text(parser: CaptionParser, name: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # not of the clock: the machine may be busy
     (tags,) = parser.parse([HOSTILE[name]])
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert all(tag.name and tag.name == tag.name.strip().lower() and tag.name.isprintable() for tag in tags)
     if name in ("empty", "spaces", "numbers", "no english"):
         assert tags == []

@@ -94,10 +94,10 @@ def test_caption_and_regions(client: TestClient) -> None:
 def test_a_picture_of_too_many_pixels_or_bytes_costs_nothing(client: TestClient) -> None:
     packed = bomb(10_000)
     assert len(packed) < CONFIG.max_image_bytes
-    started = time.monotonic()
+    started = time.process_time()  # not of the clock: the machine may be busy
     large = photo(3, size=(600, 500), format="BMP")[: CONFIG.max_image_bytes + 1]
     answer = client.post("/v1/tag", files=files(packed, photo(1), large))
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     codes = [one["error"] and one["error"]["code"] for one in answer.json()["images"]]
     assert codes == ["too_large", None, "too_large"]
 
