@@ -20,99 +20,12 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0}  # dense bf16, TFLOP/s
+sys.path.insert(0, str(ROOT))
 
-
-@dataclass(frozen=True)
-class Machine:
-    """Where the checks run, and whether in small."""
-
-    device: str
-    small: bool
-
-    @property
-    def peak(self) -> float | None:
-        """TFLOP/s of bf16 products, as the maker gives them; None for a card that is not in the table."""
-        import torch
-
-        name = torch.cuda.get_device_name() if self.device == "cuda" else ""
-        return next((peak for card, peak in PEAKS.items() if card in name), None)
-
-    def seconds(self, run: Callable[[], Any], *, rounds: int = 5) -> float:
-        """The best of some rounds, after two that do not count."""
-        import torch
-
-        times = []
-        for number in range(3 if self.small else rounds + 2):
-            start = time.perf_counter()
-            run()
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-            if number >= 2:
-                times.append(time.perf_counter() - start)
-        return min(times)
-
-    def share(self, flops: float, seconds: float) -> float | None:
-        """Operations a second as a share of the card's peak."""
-        return round(flops / seconds / self.peak / 1e12, 3) if self.peak else None
-
-
-def tagger(machine: Machine, *, side: int, window: int, captions: bool) -> Any:
-    """RAM with Swin-L and 4,585 labels at random weights, on the device."""
-    import torch
-
-    from ram_ray.models.config import ModelConfig, SwinConfig, TransformerConfig
-    from ram_ray.models.ram import RAM
-
-    torch.manual_seed(0)
-    swin = SwinConfig(window_size=window, embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48))
-    labels, sizes = 4585, {"tag_encoder": TransformerConfig(layers=2, heads=12)}
-    if machine.small:
-        swin = SwinConfig(window_size=window, embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
-        tiny = TransformerConfig(width=32, layers=2, heads=2, ffn=64)
-        labels, sizes = 20, dict.fromkeys(("recognition", "tag_encoder", "caption_decoder"), tiny)
-    config = ModelConfig(image_size=side, swin=swin, captions=captions, **sizes)  # type: ignore[arg-type]
-    embeddings = torch.nn.functional.normalize(torch.randn(labels, config.label_width), dim=-1)
-    return RAM(config, embeddings).to(machine.device)
-
-
-def batch_of(machine: Machine, model: Any, *, images: int) -> dict:
-    """A training batch as the feed gives it, of random images and words."""
-    import torch
-
-    side, words = model.config.image_size, model.config.vocab_size
-    batch = {
-        "pixels": torch.randint(0, 256, (images, 1, side, side, 3), dtype=torch.uint8),
-        "targets": (torch.rand(images, len(model.label_embed)) < 0.002).to(torch.uint8),
-        "caption_ids": torch.randint(1, words, (images, 24), dtype=torch.int32),
-        "tag_ids": torch.randint(1, words, (images, 16), dtype=torch.int32),
-        "weight": torch.ones(images),
-    }
-    return {name: value.to(machine.device) for name, value in batch.items()}
-
-
-def strategy(machine: Machine, step: Any, *, kind: str, precision: str, images: int) -> Any:
-    """The trainer's own strategy around a step."""
-    import torch
-
-    from ram_ray.training.config import TrainConfig, TrainingConfig
-    from ram_ray.training.engine import make_engine
-
-    training = TrainingConfig(engine=kind, precision=precision, zero_stage=1, use_gpu=machine.device == "cuda")
-    config = TrainConfig(batch_size=images)
-    return make_engine(step, config=config, training=training, device=torch.device(machine.device))
-
-
-def train_step(machine: Machine, *, side: int, window: int) -> Any:
-    """A step of pretraining with all losses but distillation."""
-    from ram_ray.training.step import TrainStep
-
-    return TrainStep(tagger(machine, side=side, window=window, captions=True), teacher=None, caption_start=3)
+from tests.gpu.machine import Machine, batch_of, strategy, tagger, train_step  # noqa: E402
 
 
 def check_device(machine: Machine) -> dict:
@@ -214,33 +127,16 @@ def check_inference(machine: Machine) -> dict:
 def check_clip(machine: Machine) -> dict:
     """A CLIP of transformers' own classes as the teacher: the device's features are the CPU's."""
     import torch
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     from ram_ray.models.dual_encoder import Teacher
+    from tests.gpu.tiny_models import save_clip
 
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    end = len(words) - 1
-    text = {"vocab_size": len(words), "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
-    torch.manual_seed(0)
-    config = CLIPConfig(
-        text_config={**size, **text, "projection_dim": 32},
-        vision_config={**size, "image_size": 64, "patch_size": 8, "projection_dim": 32},
-        projection_dim=32,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
-        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
-        vocabulary = CLIPTokenizer(f"{folder}/vocab.json", f"{folder}/merges.txt", model_max_length=24)
-        square = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
-        for part in (CLIPModel(config), vocabulary, square):
-            part.save_pretrained(folder)
+        save_clip(Path(folder))
         teachers = [Teacher.from_pretrained(folder, device=device) for device in ("cpu", machine.device)]
     pixels = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
     one, two = (teacher.features(pixels.to(teacher.device)).float().cpu() for teacher in teachers)
-    names = ["a red dog", "a beach"]
-    texts = [teacher.label_embeddings(names, ["a {}"]).cpu() for teacher in teachers]
+    texts = [teacher.label_embeddings(["a red dog", "a beach"], ["a {}"]).cpu() for teacher in teachers]
     torch.testing.assert_close(one, two, atol=2e-2, rtol=2e-2)
     torch.testing.assert_close(*texts, atol=2e-2, rtol=2e-2)
     return {"largest_difference": float((one - two).abs().max()), "device": str(teachers[1].device)}
@@ -248,40 +144,13 @@ def check_clip(machine: Machine) -> dict:
 
 def check_dino(machine: Machine) -> dict:
     """A Grounding-DINO of transformers' own classes: the device's scores are the CPU's."""
-    import torch
     from PIL import Image
-    from transformers import (
-        BertConfig,
-        BertTokenizerFast,
-        GroundingDinoConfig,
-        GroundingDinoForObjectDetection,
-        GroundingDinoImageProcessor,
-        GroundingDinoProcessor,
-        SwinConfig,
-    )
 
     from ram_ray.engine.zero_shot import GroundingDinoDetector
+    from tests.gpu.tiny_models import save_dino
 
-    vocabulary = [f"[unused{number}]" for number in range(1040)]
-    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
-    for place, token in {**special, 200: "dog", 201: "beach"}.items():
-        vocabulary[place] = token
-    torch.manual_seed(0)
-    backbone = SwinConfig(
-        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, out_indices=[2, 3, 4]
-    )
-    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    text = BertConfig(vocab_size=1040, hidden_size=16, max_position_embeddings=12, **small)
-    layers = {"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    config = GroundingDinoConfig(
-        backbone_config=backbone, text_config=text, d_model=32, num_queries=9, max_text_len=12, **layers, **heads
-    )
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary))
-        square = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 128})
-        GroundingDinoForObjectDetection(config).save_pretrained(folder)
-        GroundingDinoProcessor(square, BertTokenizerFast(vocab=f"{folder}/vocab.txt")).save_pretrained(folder)
+        save_dino(Path(folder))
         detectors = [GroundingDinoDetector(folder, device=one, threshold=0.0) for one in ("cpu", machine.device)]
     images = [Image.effect_noise((96, 80), 60 + 10 * number).convert("RGB") for number in range(3)]
     tags, ids = [["dog", "beach"]] * 3, [[0, 1]] * 3
@@ -348,7 +217,6 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="tiny models")
     parser.add_argument("--only", nargs="*", help=f"of {list(CHECKS)}")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
     import torch
 
     if options.device == "cuda" and not torch.cuda.is_available():
