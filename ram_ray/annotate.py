@@ -23,6 +23,7 @@ from ram_ray.artifacts import Stage
 from ram_ray.config import RunConfig
 from ram_ray.progress import progress
 from ram_ray.records import REJECTED, conform
+from ram_ray.storage import make_folder, remove_folder
 
 Transform = Callable[[Dataset], Dataset]
 
@@ -67,7 +68,7 @@ def checkpointed(path: str, *, id_column: str) -> Iterator[None]:
 
     context = ray.data.DataContext.get_current()
     fs, root = fsspec.url_to_fs(path)
-    fs.makedirs(root, exist_ok=True)
+    make_folder(fs, root)
     context.checkpoint_config = CheckpointConfig(
         id_column=id_column, checkpoint_path=path, delete_checkpoint_on_success=False
     )
@@ -130,8 +131,7 @@ def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
     """Copy the rows that this stage rejected to `rejected/<stage>/`."""
     folder = stage.run.path("rejected", stage.name)
     fs, root = fsspec.url_to_fs(folder)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
+    remove_folder(fs, root)
     if not num_rejected:
         return
 

@@ -16,8 +16,11 @@ Data's checkpoint of keys, Ray Train's checkpoints).
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -30,6 +33,7 @@ from pydantic import BaseModel
 
 import ram_ray
 from ram_ray.models.config import HOW
+from ram_ray.storage import is_local, make_folder, remove_folder
 
 Kind = Literal["annotations", "models", "evaluation"]
 
@@ -94,8 +98,7 @@ class Stage:
         manifest = Manifest(self.name, self.digest, self.path, round(seconds, 1), counts)
         write_text(self.manifest_path, json.dumps(asdict(manifest), indent=1))
         self.manifest = manifest
-        if self.run.fs.exists(self.work):
-            self.run.fs.rm(self.work, recursive=True)
+        remove_folder(*fsspec.url_to_fs(self.work))
         return manifest
 
     def _read(self) -> Manifest | None:
@@ -114,13 +117,20 @@ def write_text(uri: str, text: str) -> None:
 def write_bytes(uri: str, data: bytes) -> None:
     """Write `data` to `uri` in one step, as `write_text` does."""
     fs, path = fsspec.url_to_fs(uri)
-    fs.makedirs(fs._parent(path), exist_ok=True)
-    if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-        part = f"{path}.{uuid.uuid4().hex}.part"  # a task that Ray runs again may still be writing
+    make_folder(fs, fs._parent(path))
+    if not is_local(fs):  # object stores publish an object whole
+        fs.pipe_file(path, data)
+        return
+    part = f"{path}.{uuid.uuid4().hex}.part"  # a task that Ray runs again may still be writing
+    try:
         fs.pipe_file(part, data)
         fs.mv(part, path)
-    else:  # object stores publish an object whole
-        fs.pipe_file(path, data)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm_file(part)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # which says nothing of where
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from None
+        raise
 
 
 def write_table(table: pa.Table, uri: str) -> None:

@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any
 
-from ram_ray import own_cluster
+from ram_ray import own_cluster, storage
 from ram_ray.config import ResourcesConfig
 
 SETTINGS = {
@@ -140,5 +140,7 @@ def configure_data() -> None:
     context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0  # a model takes longer to load than a lull
     context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
     context.custom_execution_callback_classes = [Pause]  # type: ignore[list-item]
+    context.retried_map_errors, context.max_map_retries = list(storage.TRANSIENT), 4  # what read or wrote for us
+    context.retried_io_errors = [*context.retried_io_errors, *storage.TRANSIENT]  # and Ray's own reads and writes
     context.issue_detectors_config.detectors = []  # advice about memory requests, every 30 seconds
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -227,7 +228,7 @@ def load(preset: str | Path | None = None, *, files: Iterable[str | Path] = (), 
     """
     tree: dict[str, Any] = {}
     for path in [*([preset] if preset else []), *files]:
-        tree = _merge(tree, _read_yaml(Path(path)))
+        tree = _merge(tree, _read_yaml(str(path)))
     for pair in sets:
         name, equals, value = pair.partition("=")
         if not equals or not name:
@@ -250,13 +251,14 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_yaml(path: Path) -> dict:
+def _read_yaml(uri: str) -> dict:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
+        with fsspec.open(uri, "rb") as file:
+            tree = yaml.safe_load(file.read().decode("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ImportError) as error:
+        raise ValueError(f"{uri}: cannot be read as YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expected a mapping of sections, for example 'pretrain: {{epochs: 2}}'")
+        raise ValueError(f"{uri}: expected a mapping of sections, for example 'pretrain: {{epochs: 2}}'")
     return tree
 
 

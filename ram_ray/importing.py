@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ram_ray.label_system import Label, LabelSystem
+from ram_ray.storage import local_copy
 
 if TYPE_CHECKING:
     from ram_ray.models.ram import RAM
@@ -88,7 +89,7 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{out} is there already: name a new folder, or an empty one")
-    source = Path(checkpoint)
+    source = local_copy(checkpoint) if "://" in checkpoint else Path(checkpoint)
     architecture = recognise(read_state(source), source=checkpoint)
     notes: list[str] = []
     names = _lines("tag_list", architecture, sources, notes)

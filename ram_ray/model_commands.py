@@ -69,17 +69,24 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--thresholds", metavar="F", help="a probability a tag, one a line")
     parser.add_argument("--tag-list-chinese", metavar="F", help="Chinese names, one a line")
     parser.add_argument("--tokenizer", metavar="DIR", help="BERT's vocabulary (vocab.txt or tokenizer.json)")
-    parser.add_argument("--text-encoder", metavar="CLIP", help="CLIP for your own tags: folder or Hugging Face id")
+    parser.add_argument("--text-encoder", metavar="CLIP", help="CLIP for your own tags: folder, URI or Hugging Face id")
     parser.add_argument("--text-encoder-revision", metavar="COMMIT")
     parser.add_argument("--image-size", type=int, metavar="PX", help="which of several swin/*.json")
 
 
+def _local(source: str | None) -> str | None:
+    """A path as it is; of a URI the path of a copy."""
+    from ram_ray.storage import local_copy
+
+    return str(local_copy(source)) if source and "://" in source else source
+
+
 def _sources(options: argparse.Namespace) -> Sources:
     return Sources(
-        configs=options.config,
-        tag_list=options.tag_list,
-        thresholds=options.thresholds,
-        chinese=options.tag_list_chinese,
+        configs=_local(options.config),
+        tag_list=_local(options.tag_list),
+        thresholds=_local(options.thresholds),
+        chinese=_local(options.tag_list_chinese),
         tokenizer=options.tokenizer,
         text_encoder=options.text_encoder,
         text_encoder_revision=options.text_encoder_revision,
@@ -154,17 +161,18 @@ def _open(path: str) -> Image.Image:
         ValueError: if it cannot be read.
     """
     import io
-    from pathlib import Path
 
+    import fsspec
     from PIL import Image
 
     from ram_ray.data.images import FORMATS, Limits, header
     from ram_ray.records import Reject
 
     try:
-        if Path(path).stat().st_size > MAX_IMAGE_BYTES:
+        with fsspec.open(path, "rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+        if len(data) > MAX_IMAGE_BYTES:
             raise Reject("too_large", f"more than {MAX_IMAGE_BYTES} bytes")
-        data = Path(path).read_bytes()
         header(data, limits=Limits(min_side=1, max_pixels=MAX_PIXELS, max_bytes=MAX_IMAGE_BYTES))
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()

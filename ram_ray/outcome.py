@@ -17,7 +17,7 @@ from pathlib import Path
 
 import fsspec
 
-from ram_ray import cluster, own_cluster, screen
+from ram_ray import cluster, own_cluster, screen, storage
 
 _WRAPPERS = ("UserCodeException", "RayDataUserCodeException", "SystemException")  # of Ray Data
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -46,7 +46,7 @@ def run(
     try:
         with screen.logged(log):
             try:
-                code = _attempt(work, name=name, stage=stage, log=log)
+                code = _attempt(work, name=name, folder=folder, stage=stage, log=log)
             finally:
                 if code == 1:
                     keep_ray_logs(log.with_suffix(".ray"))
@@ -59,7 +59,9 @@ def run(
     return code
 
 
-def _attempt(work: Callable[[], int | None], *, name: str, stage: Callable[[], str | None], log: Path) -> int:
+def _attempt(
+    work: Callable[[], int | None], *, name: str, folder: str | None, stage: Callable[[], str | None], log: Path
+) -> int:
     try:
         return work() or 0
     except KeyboardInterrupt:
@@ -72,12 +74,12 @@ def _attempt(work: Callable[[], int | None], *, name: str, stage: Callable[[], s
             found_by_us = cause is error  # else it may be the code's, and the log says where
             screen.print_error(f"error: {describe(cause)}" if found_by_us else _failure(cause, stage() or name, log))
             return 2
-        screen.print_error(_failure(cause, stage() or name, log))
+        screen.print_error(_failure(cause, stage() or name, log, folder))
         return 1
 
 
-def _failure(cause: BaseException, where: str, log: Path) -> str:
-    return f"error: {where}: {describe(cause)}; log: {log}"
+def _failure(cause: BaseException, where: str, log: Path, folder: str | None = None) -> str:
+    return f"error: {where}: {storage.explain_full(cause, folder=folder) or describe(cause)}; log: {log}"
 
 
 def find_cause(error: BaseException) -> BaseException:

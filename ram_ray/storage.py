@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,20 @@ from ram_ray.shared_copy import share
 
 # Of a hub's repository: the same weights in other frameworks' files.
 OTHER_FRAMEWORKS = ("*.msgpack", "*.h5", "*.ot", "*.onnx", "*.tflite", "*.mlmodel", "onnx/*", "openvino/*", "coreml/*")
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"})
+FULL = 16 << 20  # bytes free: a disk with less is taken for full
+# For tasks of our own that read or write storage: what its client gave up on is tried again.
+TASK_RETRIES: dict[str, Any] = {"max_retries": 3, "retry_exceptions": [OSError]}
+# The same for Ray Data's tasks, as patterns of "CLASS: message". A full disk is not tried again, nor what is not there.
+TRANSIENT = (
+    r"(^|\s)OSError: (?!.*\[[Ee]rrno 28\])",
+    r"Timeout(Error)?\b",
+    r"Connection\w*Error",
+    r"(ClientPayload|ResponseParser|HTTPClient|IncompleteRead|ServerDisconnected)\w*",
+    "AWS Error (NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|UNKNOWN)",
+)
+_NO_SPACE = re.compile(r"\[[Ee]rrno 28\]|No space left on device|OutOfDiskError")
+_NAMED_PATH = re.compile(r"\[Errno 28\].*: '([^']+)'")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -57,6 +72,42 @@ def local_copy(source: str, *, revision: str | None = None, files: Sequence[str]
 def is_local(fs: Any) -> bool:
     """Whether a filesystem is this machine's own."""
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def make_folder(fs: Any, path: str) -> None:
+    """Make a folder where there are folders: in an object store it would be a request or two for nothing."""
+    protocols = fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
+    if OBJECT_STORES.isdisjoint(protocols):
+        fs.makedirs(path, exist_ok=True)
+
+
+def remove_folder(fs: Any, path: str) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+def explain_full(error: BaseException, *, folder: str | None) -> str | None:
+    """What is full and what to do, in one line, if an error says that a disk or Ray's object store is; else None.
+
+    Args:
+        error: of this process or of a worker, where its text may be all that is known.
+        folder: the run's, where the stage writes.
+    """
+    text, kind = str(error), type(error).__name__
+    if kind == "ObjectStoreFullError" or "ObjectStoreFullError" in text:
+        return "Ray's object store is full; set resources.buffer_mb lower, or resources.object_store_gb higher"
+    spilling = kind == "OutOfDiskError" or "OutOfDiskError" in text
+    if not spilling and getattr(error, "errno", None) != errno.ENOSPC and not _NO_SPACE.search(text):
+        return None
+    again = "free some space; the same command goes on from here"
+    if named := _NAMED_PATH.search(text):
+        return f"no space left at {named[1]}; {again}"
+    if spilling:
+        return f"no space left in Ray's temporary folder, where its object store puts what it cannot hold; {again}"
+    places = [tempfile.gettempdir(), *([folder] if folder and "://" not in folder else [])]
+    full = [one for one in places if os.path.isdir(one) and shutil.disk_usage(one).free < FULL]
+    return f"no space left at {' or '.join(full or [*places[::-1], 'their like on another node'])}; {again}"
 
 
 def version_of(info: dict[str, Any]) -> str:

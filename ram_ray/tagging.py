@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 from ram_ray.cluster import model_actors
 from ram_ray.config import DataConfig, ResourcesConfig, RunConfig
 from ram_ray.records import Reject
+from ram_ray.storage import make_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 FILES_PER_BLOCK = 5000  # plain pictures that one row of work lists
@@ -82,7 +83,7 @@ def tag_to_folder(
     fs, root = fsspec.url_to_fs(out)
     if fs.glob(f"{root}/part-*"):
         raise ValueError(f"{out} already holds tagged parts; name another folder or empty it")
-    fs.makedirs(root, exist_ok=True)
+    make_folder(fs, root)
     cpus = resources.task_cpus
     pieces = ray.data.from_items([{"work": json.dumps(one)} for one in work], override_num_blocks=len(work))
     rows = pieces.flat_map(Lister(config.data), num_cpus=cpus).materialize()

@@ -23,6 +23,7 @@ from ram_ray.data.images import Limits
 from ram_ray.data.measure import hide_captions
 from ram_ray.data.shards import Shard, list_shards, scan_shard
 from ram_ray.records import SAMPLE, to_table
+from ram_ray.storage import TASK_RETRIES, make_folder
 
 ROWS_AT_ONCE = 1000
 
@@ -78,7 +79,7 @@ def _scan(
     """
     listing = f"{stage.work}/listing"
     fs, root = fsspec.url_to_fs(listing)
-    fs.makedirs(root, exist_ok=True)
+    make_folder(fs, root)
     with fs.open(f"{root}/shards.parquet", "wb") as file:
         pq.write_table(pa.Table.from_pylist(sources), file)
 
@@ -109,8 +110,9 @@ def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
     stage = run.stage("scenes", kind="annotations", config={"drawn": drawn, "seed": config.seed}, inputs=[])
     plan = plan_corpus(f"{stage.path}/drawn", config=drawn)  # the folder is a part of the shards' names
     if stage.manifest is None:
-        write: Any = ray.remote(num_cpus=config.resources.task_cpus)(write_shard)  # type: ignore[call-overload,arg-type]
-        missing = [one for one in plan if not run.fs.exists(one.uri)]
+        write: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(write_shard)  # type: ignore[arg-type]
+        there = {one.rpartition("/")[2] for one in _names(f"{stage.path}/drawn")}
+        missing = [one for one in plan if one.uri.rpartition("/")[2] not in there]
         waiting = [
             write.remote(one.uri, kind=one.kind, index=one.index, config=drawn, seed=config.seed) for one in missing
         ]
@@ -118,6 +120,15 @@ def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
             ray.get(task)
         stage.finish(shards=len(plan), images=drawn.num_web + drawn.num_clean + drawn.num_eval)
     return [one.uri for one in plan if one.kind != "eval"], [one.uri for one in plan if one.kind == "eval"]
+
+
+def _names(folder: str) -> list[str]:
+    """What is in a folder; nothing if it is not there."""
+    fs, root = fsspec.url_to_fs(folder)
+    try:
+        return fs.ls(root, detail=False)
+    except FileNotFoundError:
+        return []
 
 
 def _identity(shards: list[Shard]) -> list[dict[str, Any]]:

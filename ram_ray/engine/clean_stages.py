@@ -49,6 +49,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
 from ram_ray.screen import print_line
+from ram_ray.storage import TASK_RETRIES
 
 MAX_ABSENT = 4  # tags an image that are looked at to compare with, at most
 SAY_SECONDS = 10.0
@@ -230,7 +231,7 @@ def _map(items: Sequence[Any], work: Callable[[Any], Any], config: RunConfig, **
     def run(item: Any) -> Any:  # Ray takes functions, and `work` may be a partial
         return work(item)
 
-    task: Any = ray.remote(num_cpus=config.resources.task_cpus, max_retries=3, **options)(run)
+    task: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES, **options)(run)
     waiting = [task.remote(one) for one in items]
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
@@ -270,7 +271,10 @@ def _shard_folder(path: str, shard: str) -> str:
 def _removals_of(path: str, shard: str) -> pa.Table:
     """REMOVALS rows of one shard."""
     fs, root = fsspec.url_to_fs(_shard_folder(path, shard))
-    files = sorted(one for one in fs.ls(root, detail=False) if one.endswith(".parquet")) if fs.exists(root) else []
+    try:
+        files = sorted(one for one in fs.ls(root, detail=False) if one.endswith(".parquet"))
+    except FileNotFoundError:  # nothing was removed in this shard
+        files = []
     parts = [REMOVALS.empty_table()]
     for file in files:
         with fs.open(file, "rb") as handle:

@@ -43,6 +43,7 @@ from ram_ray.labels.stages import caption_tasks, label_system_uri
 from ram_ray.parts import Part
 from ram_ray.per_process import PerProcess
 from ram_ray.records import ANNOTATION, to_table
+from ram_ray.storage import make_folder
 
 ORIGINS = ("generated_caption", "tagger")  # of tags that the engine adds
 
@@ -239,7 +240,7 @@ def write_rule(uri: str, least: np.ndarray, right: np.ndarray) -> None:
     data = io.BytesIO()
     np.savez_compressed(data, least=least.astype(np.int32), right=right.astype(np.float32))
     fs, path = fsspec.url_to_fs(uri)
-    fs.makedirs(fs._parent(path), exist_ok=True)
+    make_folder(fs, fs._parent(path))
     fs.pipe_file(path, data.getvalue())
 
 

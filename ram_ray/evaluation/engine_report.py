@@ -24,6 +24,7 @@ from ram_ray.evaluation.metrics import Counts
 from ram_ray.evaluation.tally import figures, read_tally, tally
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
+from ram_ray.storage import make_folder
 
 CURVE = "curve.json"  # beside the rows of `generate`
 
@@ -90,7 +91,7 @@ def look(
         system = LabelSystem.load(label_system_uri(labels.path))
         shown = read_pictures(annotations.path, crops=crops, tags=tags, system=system, run=config, bounds=bounds)
         fs, path = fsspec.url_to_fs(file)
-        fs.makedirs(fs._parent(path), exist_ok=True)
+        make_folder(fs, fs._parent(path))
         with fs.open(path, "wb") as handle:
             pq.write_table(pa.Table.from_pylist(shown, schema=SHOWN), handle)
         stage.finish(images=len({one["key"] for one in shown}), pictures=len(shown))

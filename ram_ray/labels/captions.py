@@ -23,6 +23,7 @@ from ram_ray.artifacts import Manifest, Run, write_table
 from ram_ray.config import RunConfig
 from ram_ray.progress import progress
 from ram_ray.records import SAMPLE, to_table
+from ram_ray.storage import TASK_RETRIES
 
 MAX_LINE = 1_000_000  # bytes
 ROWS_A_FILE = 16_384
@@ -42,7 +43,7 @@ def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str 
         return stage.manifest
     with progress(stage.name, total=0) as add:
         # Written again after a kill, a file is the same file.
-        task: Any = ray.remote(num_cpus=config.resources.task_cpus)(_write_rows)  # type: ignore[call-overload,arg-type]
+        task: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(_write_rows)  # type: ignore[arg-type]
         waiting = [task.remote(shard, uri, f"{stage.path}/shard={shard}", add) for shard, uri in files.items()]
         for one in waiting:
             ray.get(one)

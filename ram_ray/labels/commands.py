@@ -133,9 +133,9 @@ def run_show(options: argparse.Namespace) -> int:
     if options.html:
         from ram_ray.labels.page import to_html
 
-        Path(options.html).write_text(
-            to_html(system, _report(options.system), title=Path(options.system).name or "labels"), encoding="utf-8"
-        )
+        page = to_html(system, _report(options.system), title=Path(options.system).name or "labels")
+        with fsspec.open(options.html, "w", encoding="utf-8") as file:
+            file.write(page)
         print(options.html)
         return 0
     chosen = [

@@ -24,6 +24,7 @@ from ram_ray.labels.lemmas import Lemmatizer
 from ram_ray.labels.normalize import clean
 from ram_ray.labels.rules import Tag, find_tags, read_caption
 from ram_ray.labels.triples import Triple
+from ram_ray.storage import local_copy
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -117,14 +118,14 @@ def load_pipeline(model: str = SHIPPED) -> Language:
         ValueError: if it is not installed, or has no tagger or dependency parser.
     """
     spacy = _import_spacy(with_torch=model != SHIPPED)
-    source: str | Path = shipped_folder() if model == SHIPPED else model
+    source: str | Path = shipped_folder() if model == SHIPPED else local_copy(model) if "://" in model else model
     try:
         with _fast_products():
             nlp = spacy.load(source, exclude=UNUSED)
     except OSError as error:
         raise ValueError(
-            f"the spaCy pipeline {model!r} is not installed; run `python -m spacy download {model}`, give a path, "
-            f"or use the shipped {SHIPPED!r} (labels.parser)"
+            f"the spaCy pipeline {model!r} is not installed; run `python -m spacy download {model}`, give a path or "
+            f"a URI, or use the shipped {SHIPPED!r} (labels.parser)"
         ) from error
     if "parser" not in nlp.pipe_names or not {"tagger", "morphologizer"} & set(nlp.pipe_names):
         raise ValueError(

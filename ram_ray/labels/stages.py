@@ -44,6 +44,7 @@ from ram_ray.labels.report import BuildReport
 from ram_ray.labels.tables import load_lemmas
 from ram_ray.per_process import PerProcess
 from ram_ray.records import ANNOTATION, PARSED, to_table
+from ram_ray.storage import TASK_RETRIES, make_folder
 
 
 class CaptionReader:
@@ -246,12 +247,12 @@ def _encode_names(counts: dict[Key, dict[str, int]], config: RunConfig, teacher:
         encoder = Teacher.from_pretrained(teacher.counts["source"], revision=teacher.counts["revision"])
         return encoder.label_embeddings(names, list(config.model.templates)).numpy()
 
-    vectors = ray.get(ray.remote(num_cpus=config.resources.task_cpus)(encode).remote())
+    vectors = ray.get(ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(encode).remote())
     return dict(zip(names, vectors, strict=True))
 
 
 def _write(run: Run, path: str, system: LabelSystem, report: BuildReport) -> None:
-    run.fs.makedirs(run.fs._strip_protocol(path), exist_ok=True)
+    make_folder(run.fs, run.fs._strip_protocol(path))
     system.save(label_system_uri(path))
     page = to_html(system, report, title=run.uri.rstrip("/").rpartition("/")[2])
     for name, text in (("label_report.json", report.to_json()), ("label_system.html", page)):

@@ -15,6 +15,7 @@ import ray
 from ram_ray.artifacts import Manifest, Run
 from ram_ray.config import RunConfig
 from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.storage import TASK_RETRIES, make_folder
 
 MAX_CAPTIONS = 1_000_000
 
@@ -30,7 +31,7 @@ def build_vocabulary(run: Run, config: RunConfig, samples: Manifest) -> Manifest
     stage = run.stage("vocabulary", kind="models", config=identity, inputs=[samples])
     if stage.manifest:
         return stage.manifest
-    make = ray.remote(num_cpus=config.resources.task_cpus)(_make)
+    make = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(_make)
     size = ray.get(make.remote(samples.path, stage.path, config))
     return stage.finish(words=size)
 
@@ -42,7 +43,7 @@ def _make(samples: str, path: str, config: RunConfig) -> int:
     else:
         tokenizer = TextTokenizer.load(config.tokenizer, revision=config.tokenizer_revision)
     fs, root = fsspec.url_to_fs(path)
-    fs.makedirs(root, exist_ok=True)
+    make_folder(fs, root)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
         fs.put(f"{folder}/tokenizer.json", f"{root}/tokenizer.json")

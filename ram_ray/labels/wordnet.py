@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from ram_ray.storage import local_copy
+
 INSTALLED = Path("/usr/share/wordnet")  # Debian's wordnet-base
 _PARTS = {"object": "noun", "scene": "noun", "attribute": "adj", "action": "verb"}
 _SENSE_TYPES = {"1": "noun", "2": "verb", "3": "adj", "5": "adj"}  # 5: a satellite of another adjective
@@ -34,7 +36,7 @@ class WordNet:
     """
 
     def __init__(self, folder: str | Path = INSTALLED) -> None:
-        self.folder = Path(folder)
+        self.folder = local_copy(str(folder)) if "://" in str(folder) else Path(folder)
         self._bytes = hashlib.sha256()
         self._counts = self._read_counts()
         self._main = {part: self._read_index(part) for part in ("noun", "verb", "adj")}

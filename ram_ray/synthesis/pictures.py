@@ -18,6 +18,7 @@ from ram_ray.annotate import annotate, read_rows, sum_blocks
 from ram_ray.artifacts import Manifest, Run
 from ram_ray.cluster import model_actors
 from ram_ray.config import RepresentConfig, RunConfig
+from ram_ray.storage import make_folder
 from ram_ray.synthesis.generators import make_generator
 from ram_ray.training.rows import PICTURE
 
@@ -103,7 +104,7 @@ class Synthesizer:
 def _write_tar(uri: str, images: list[Any]) -> list[dict]:
     """Write pictures to a tar, published whole; returns where each lies."""
     fs, path = fsspec.url_to_fs(uri)
-    fs.makedirs(fs._parent(path), exist_ok=True)
+    make_folder(fs, fs._parent(path))
     buffer = io.BytesIO()
     places = []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:

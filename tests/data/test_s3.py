@@ -136,3 +136,18 @@ def test_requests_that_fail_are_made_again(bucket: tuple[Planted, str, Path], fa
         write_bytes(f"{uri}-written/{number}", data)
         assert s3fs.S3FileSystem().cat_file(f"{uri}-written/{number}") == data
     assert failing.counts["failed"] > before + 5
+
+
+def test_requests_do_not_grow_with_what_is_listed_and_a_write_is_one(s3: S3Proxy) -> None:
+    fs, requests = fsspec.filesystem("s3"), []
+    for count in (2, 12):
+        for number in range(count):
+            fs.pipe_file(f"{s3.bucket}/many/{count}/{number:05d}.tar", b"x")
+        before = s3.num_requests
+        shards = list_shards([f"{s3.bucket}/many/{count}"])
+        assert len(shards) == count and all(shard.version for shard in shards)
+        requests.append(s3.num_requests - before)
+    assert requests[0] == requests[1] <= 6, "what tells a changed shard comes with the listing"
+    before = s3.num_requests
+    write_bytes(f"{s3.bucket}/a/b/c", b"x")
+    assert s3.num_requests == before + 1

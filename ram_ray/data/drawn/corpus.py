@@ -25,6 +25,7 @@ from ram_ray.config import DrawnConfig
 from ram_ray.data.drawn.caption import captions, mention
 from ram_ray.data.drawn.picture import draw
 from ram_ray.data.drawn.scene import sample_scene
+from ram_ray.storage import is_local, make_folder
 
 Kind = Literal["web", "clean", "eval"]
 
@@ -73,8 +74,8 @@ def write_shard(uri: str, *, kind: Kind, index: int, config: DrawnConfig, seed: 
         raise ValueError(f"there is no {kind} shard {index}: {_num_scenes(kind, config)} scenes are asked for")
     rng = random.Random(f"{seed}/{kind}/{index}")
     fs, path = fsspec.url_to_fs(uri)
-    fs.makedirs(fs._parent(path), exist_ok=True)
-    local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+    make_folder(fs, fs._parent(path))
+    local = is_local(fs)
     target = f"{path}.{os.getpid()}.part" if local else path  # object stores publish a file when it is closed
     try:
         with fs.open(target, "wb") as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
