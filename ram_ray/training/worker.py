@@ -83,8 +83,8 @@ def train_worker(options: dict[str, Any]) -> None:
     rejected = RejectedRows(job.rejected, stage=job.stage, rank=rank)
     if rank == 0:
         drop_after(job.rejected, first)
-        of, by = f"{job.total_steps} steps of {job.config.batch_size} images", f"{world} workers ({engine.kind})"
-        print_line(f"{job.stage}: {of} on {by}, from step {first}")
+        of, by = f"{job.total_steps} steps of {job.config.batch_size} images", f"{world} worker{'s' * (world > 1)}"
+        print_line(f"{job.stage}: {of} on {by} ({engine.kind}), from step {first}")
 
     rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
     feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])
