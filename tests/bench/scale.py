@@ -128,8 +128,9 @@ def measure(rows: int, *, data: str, run: str, models: Path, proxy: S3Proxy | No
     assert process.returncode == 0, f"the job ended with {process.returncode}"
     requests = proxy.num_requests - before if proxy else 0
     fs, root = fsspec.url_to_fs(run)
-    files = fs.find(f"{root}/annotations", detail=False)
-    manifests = [json.loads(fs.cat_file(one)) for one in files if one.endswith(".json")]
+    files = [one for kind in ("annotations", "models") for one in fs.find(f"{root}/{kind}", detail=False)]
+    depth = root.count("/") + 3  # KIND/STAGE/DIGEST.json
+    manifests = [json.loads(fs.cat_file(one)) for one in files if one.endswith(".json") and one.count("/") == depth]
     stages = {one["stage"]: one["seconds"] for one in manifests}
     (parsed,) = [one for one in manifests if one["stage"] == "parse"]
     assert parsed["counts"]["rows_out"] == rows, parsed["counts"]
