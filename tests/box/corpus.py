@@ -1,0 +1,101 @@
+"""A corpus in the shape that img2dataset writes: four sources of drawn scenes, and a held-out set with labels.
+
+    SOURCE/00000.tar            000000000.jpg, .txt (the caption), .json (url, sha256, status, sizes, ...)
+    SOURCE/00000.parquet        the same metadata, no pictures
+    SOURCE/00000_stats.json     counts of the download
+
+Every source has the same file names, as four downloads have. One picture is cut at 60%: its header is whole, so that
+only what decodes it finds out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ram_ray.data.drawn import captions, draw, mention, sample_scene
+
+SOURCES = ("coco", "vg", "cc3m", "sbu")
+PICTURES = 32  # of a source
+HELD_OUT = 24
+SIDE = 64
+CUT = ("sbu", 5)  # source and number of the truncated picture
+
+
+def write_corpus(folder: Path) -> None:
+    """Write `folder/<source>/` for each of `SOURCES`, and `folder/eval/`."""
+    for place, source in enumerate(SOURCES):
+        write_source(folder / source, random.Random(place), cut=CUT[1] if source == CUT[0] else None)
+    write_held_out(folder / "eval", random.Random(99))
+
+
+def write_source(folder: Path, rng: random.Random, *, cut: int | None) -> None:
+    """Write one shard of img2dataset, its table and its statistics."""
+    folder.mkdir(parents=True)
+    rows: list[dict[str, Any]] = []
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for number in range(PICTURES):
+            picture, texts, _ = scene(rng, unsaid=0.35, false=0.1)
+            row = metadata(f"{number:09d}", picture, texts[0], url=f"https://example.org/{folder.name}/{number}.jpg")
+            if number == cut:
+                picture = picture[: len(picture) * 6 // 10]
+            add(tar, f"{row['key']}.jpg", picture)
+            add(tar, f"{row['key']}.txt", texts[0].encode())
+            add(tar, f"{row['key']}.json", json.dumps(row).encode())
+            rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "00000.parquet")
+    counts = {"count": PICTURES, "successes": PICTURES, "failed_to_download": 0, "failed_to_resize": 0}
+    (folder / "00000_stats.json").write_text(
+        json.dumps({**counts, "duration": 1.0, "status_dict": {"success": PICTURES}})
+    )
+
+
+def write_held_out(folder: Path, rng: random.Random) -> None:
+    """Write a shard of labelled pictures."""
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "held-out.tar", "w") as tar:
+        for number in range(HELD_OUT):
+            picture, texts, labels = scene(rng)
+            add(tar, f"{number:04d}.jpg", picture)
+            add(tar, f"{number:04d}.json", json.dumps({"captions": texts, "labels": labels}).encode())
+
+
+def scene(rng: random.Random, **faults: float) -> tuple[bytes, list[str], list[str]]:
+    """A drawn picture as JPEG, its captions, and the tags that are really there."""
+    drawn = sample_scene(rng)
+    texts = captions(mention(drawn, rng, **faults), rng)
+    buffer = io.BytesIO()
+    draw(drawn, size=SIDE, level="plain", seed=rng.getrandbits(32)).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue(), texts, drawn.truth
+
+
+def metadata(key: str, picture: bytes, caption: str, *, url: str) -> dict[str, Any]:
+    """What img2dataset notes of a picture."""
+    return {
+        "key": key,
+        "url": url,
+        "caption": caption,
+        "status": "success",
+        "error_message": None,
+        "width": SIDE,
+        "height": SIDE,
+        "original_width": SIDE,
+        "original_height": SIDE,
+        "exif": "{}",
+        "sha256": hashlib.sha256(picture).hexdigest(),
+    }
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add one file; time and owner are zero, so the same corpus is the same bytes."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))

@@ -1,0 +1,95 @@
+"""Contract: the command that the README promises ends, on several Ray nodes, an S3 store and web shards.
+
+`ray job submit -- python jobs/full_pipeline.py --preset ram_4m` in small: two DeepSpeed workers, two rounds of the data
+engine, a picture that only decoding finds broken. Rows in = rows out + rejected in every stage; the model answers over
+HTTP from the bucket; the same command again does nothing twice.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import urllib.request
+
+from tests.box.cluster import BUCKET, Box, answers
+from tests.box.corpus import CUT, HELD_OUT, PICTURES, SOURCES
+from tests.box.runs import RunFolder, command, uri
+from tests.s3 import free_port
+
+BROKEN = f"{CUT[0]}/00000/{CUT[1]:09d}"
+ROWS = PICTURES * len(SOURCES)
+ROUNDS = 2
+
+
+def test_it_ends_with_a_report(unbroken: RunFolder) -> None:
+    report = unbroken.json("evaluation/report.json")
+    stages = [one["stage"] for one in report["stages"]]
+    engine = [f"{name}_{number}" for number in range(1, ROUNDS + 1) for name in ("generate", "clean", "retrain")]
+    assert stages == ["shards", "represent", "parse", "labels", "pretrain", *engine, "finetune"]
+    assert 0 <= report["mAP"] <= 1 and report["num_tags"] > 10
+    assert unbroken.manifests()["evaluate_finetune"]["counts"]["images"] == HELD_OUT
+    assert not [path for path in unbroken.files("work/**")], "what unfinished stages need is gone"
+
+
+def test_rows_reconcile_and_the_broken_picture_is_rejected_once(unbroken: RunFolder) -> None:
+    stages = unbroken.manifests()
+    for name in ("shards", "parse", "labels", "generate_1", "clean_1", "generate_2", "clean_2"):
+        counts = stages[name]["counts"]
+        assert (
+            counts["rows_in"]
+            == counts["rows_out"] + counts["rejected"]
+            == (ROWS if name < "generate_1" else counts["rows_in"])
+        ), name
+    rejected = unbroken.rejected()
+    assert {(key, reason) for _, key, reason in rejected} == {(BROKEN, "truncated")}
+    assert len({stage for stage, *_ in rejected}) == len(rejected), "once in each stage that met it"
+    assert {stage for stage, *_ in rejected} == {"pretrain", "generate_1"}, "and no more after it was taken out"
+    assert stages["generate_2"]["counts"]["rows_in"] == ROWS - 1
+
+
+def test_training_was_that_of_the_preset(unbroken: RunFolder) -> None:
+    stages = unbroken.manifests()
+    for name in ("pretrain", "retrain_1", "retrain_2", "finetune"):
+        assert stages[name]["counts"]["engine"] == "deepspeed"
+    assert 0 < stages["finetune"]["counts"]["rows_in"] <= PICTURES, "coco alone"
+    assert stages["represent"]["counts"]["source"] == f"s3://{BUCKET}/models/clip"
+
+
+def test_again_everything_is_reused(box: Box, unbroken: RunFolder) -> None:
+    before = unbroken.objects()
+    text = box.run(*command("full_pipeline", unbroken.run), name="again", timeout_s=300)
+    assert text.count("\nreused: ") == len(unbroken.json("evaluation/report.json")["stages"]) and "\ndone: " not in text
+    after = unbroken.objects()
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    written = set(unbroken.files("config.yaml", "evaluation/*.json", "evaluation/*.html", "logs/*"))
+    assert changed <= written, "the configuration, the reports and a log are written, nothing else"
+
+
+def test_the_bundle_on_s3_answers_over_http(box: Box, unbroken: RunFolder) -> None:
+    model = unbroken.manifests()["finetune"]["path"]
+    assert model.startswith(uri(unbroken.run))
+    port = free_port()
+    job = box.submit("python", "jobs/serve.py", "--model", model, "--set", f"serve.port={port}", name="serve")
+    try:
+        box.wait(lambda: answers(port) or job.poll() is not None, "the tagger")
+        box.wait(lambda: "Serving" in box.log("serve") or job.poll() is not None, "the tagger's line")
+        assert job.poll() is None, box.log("serve")[-3000:]
+        picture = read_picture(box, "coco", 0)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/tag?top_k=3", data=picture, headers={"Content-Type": "image/jpeg"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            (image,) = json.load(answer)["images"]
+        assert image["error"] is None and len(image["tags"]) == 3
+    finally:
+        box.stop(job, title=f"serve.port={port}")
+
+
+def read_picture(box: Box, source: str, number: int) -> bytes:
+    """The JPEG of a source's picture."""
+    data = box.fs.cat_file(f"{BUCKET}/data/{source}/00000.tar")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        file = tar.extractfile(f"{number:09d}.jpg")
+        assert file is not None
+        return file.read()
