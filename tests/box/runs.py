@@ -83,9 +83,9 @@ class RunFolder:
         )
 
     def objects(self) -> dict[str, tuple[str, Any]]:
-        """ETag and time of every object of the run."""
+        """ETag and time of every object of the run, less the empty ones that stand for folders."""
         infos = self.box.fs.find(f"{BUCKET}/{self.run}", detail=True)
-        return {path: (info["ETag"], info["LastModified"]) for path, info in infos.items()}
+        return {path: (info["ETag"], info["LastModified"]) for path, info in infos.items() if not path.endswith("/")}
 
     def copy_before(self, first: str, target: str) -> RunFolder:
         """Another run in which the stages of `ORDER` before `first` are done: their folders and manifests."""
