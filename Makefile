@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # Containers often set this; then every one of Ray's processes compiles what it imports again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-slow check bench clean
+.PHONY: setup demo test test-slow test-box check bench clean
 
 setup: .venv/ready
 
@@ -23,6 +23,9 @@ test: setup check
 
 test-slow: setup
 	$(PY) -m pytest -q -m slow
+
+test-box: setup
+	$(PY) -m pytest -q -m slow tests/box/test_promised_command.py
 
 check: setup
 	.venv/bin/ruff check .

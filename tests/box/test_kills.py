@@ -15,6 +15,8 @@ import pytest
 from tests.box.cluster import BUCKET, Box
 from tests.box.runs import RunFolder, command
 
+pytestmark = pytest.mark.slow  # eleven minutes from the start of the cluster to the report: `make test-box`
+
 TIMEOUT_S = 400
 
 
@@ -37,7 +39,7 @@ GENERATE = Step("generate", "scores_1", "generate_1", "work/scores_1/*/checkpoin
 CLEANING = Step("clean", "regions_1", "clean_1", "work/regions_1/*/checkpoint/*", "ray::MapWorker")
 
 
-@pytest.mark.parametrize("step", [PARSE, PRETRAIN, pytest.param(CLEANING, marks=pytest.mark.slow)], ids=lambda s: s.job)
+@pytest.mark.parametrize("step", [PARSE, PRETRAIN, CLEANING], ids=lambda s: s.job)
 def test_killed_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
     run = prepare(unbroken, step, f"driver-{step.job}")
     job = half_done(box, run, step)
@@ -52,7 +54,6 @@ def test_killed_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
     assert again in ([], [f"{BUCKET}/{run.run}/config.yaml"]), "what was done is not done again"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", [PRETRAIN, GENERATE, CLEANING], ids=lambda s: s.job)
 def test_killed_worker(box: Box, unbroken: RunFolder, step: Step) -> None:
     run = prepare(unbroken, step, f"worker-{step.job}")
@@ -62,7 +63,6 @@ def test_killed_worker(box: Box, unbroken: RunFolder, step: Step) -> None:
     check(run, unbroken, step)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", [PARSE, PRETRAIN, GENERATE, CLEANING], ids=lambda s: s.job)
 def test_killed_node_that_comes_back(box: Box, unbroken: RunFolder, step: Step) -> None:
     run = prepare(unbroken, step, f"node-{step.job}")

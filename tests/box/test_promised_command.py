@@ -12,10 +12,14 @@ import json
 import tarfile
 import urllib.request
 
+import pytest
+
 from tests.box.cluster import BUCKET, Box, answers
 from tests.box.corpus import CUT, HELD_OUT, PICTURES, SOURCES
 from tests.box.runs import RunFolder, command, uri
 from tests.s3 import free_port
+
+pytestmark = pytest.mark.slow  # eleven minutes from the start of the cluster to the report: `make test-box`
 
 BROKEN = f"{CUT[0]}/00000/{CUT[1]:09d}"
 ROWS = PICTURES * len(SOURCES)

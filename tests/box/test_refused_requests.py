@@ -12,10 +12,11 @@ from tests.box.cluster import Box, answers
 from tests.box.runs import RunFolder, command
 from tests.s3 import free_port
 
+pytestmark = pytest.mark.slow  # eleven minutes from the start of the cluster to the report: `make test-box`
+
 TIMEOUT_S = 1200
 
 
-@pytest.mark.slow
 def test_one_request_in_twenty_is_refused(box: Box, unbroken: RunFolder) -> None:
     port = free_port()
     box.spawn([sys.executable, "-m", "tests.s3", "--target", box.endpoint, "--port", str(port)], "proxy")
