@@ -23,7 +23,7 @@ from ram_ray.artifacts import Stage
 from ram_ray.config import RunConfig
 from ram_ray.progress import progress
 from ram_ray.records import REJECTED, conform
-from ram_ray.storage import make_folder, remove_folder
+from ram_ray.storage import has_folders, make_folder, remove_folder
 
 Transform = Callable[[Dataset], Dataset]
 
@@ -59,6 +59,17 @@ def good(block: pa.Table) -> pa.Table:
     if "reason" not in block.column_names:
         return block
     return block.filter(pc.is_null(block["reason"]))
+
+
+def write_rows(dataset: Dataset, uri: str, *, run: RunConfig, partition_cols: list[str] | None = None) -> None:
+    """Write a dataset as Parquet files beside those that are there; in an object store without objects for folders."""
+    dataset.write_parquet(
+        uri,
+        partition_cols=partition_cols,
+        mode=SaveMode.APPEND,
+        try_create_dir=has_folders(fsspec.url_to_fs(uri)[0]),
+        ray_remote_args={"num_cpus": run.resources.task_cpus},
+    )
 
 
 @contextmanager
@@ -107,9 +118,7 @@ def annotate(
         dataset = read_rows(source, run=run, rows_per_block=rows_per_block, partitioned=partitioned)
         dataset = dataset.map_batches(good, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
-        dataset.write_parquet(
-            stage.path, partition_cols=["shard"], mode=SaveMode.APPEND, ray_remote_args={"num_cpus": cpus}
-        )
+        write_rows(dataset, stage.path, run=run, partition_cols=["shard"])
 
 
 def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, run: RunConfig) -> dict[str, float]:
@@ -141,9 +150,10 @@ def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
         return conform(block, REJECTED)
 
     columns = ["key", "shard", "reason", "detail"]
-    read_rows(stage.path, run=run, columns=columns).map_batches(
+    rows = read_rows(stage.path, run=run, columns=columns).map_batches(
         rejected, batch_format="pyarrow", num_cpus=run.resources.task_cpus
-    ).write_parquet(folder, ray_remote_args={"num_cpus": run.resources.task_cpus})
+    )
+    write_rows(rows, folder, run=run)
 
 
 def count_and_reject(stage: Stage, *, run: RunConfig) -> tuple[int, int]:

@@ -74,10 +74,14 @@ def is_local(fs: Any) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
+def has_folders(fs: Any) -> bool:
+    """Whether a folder must be there before what is in it; in an object store it is an object, for nothing."""
+    return OBJECT_STORES.isdisjoint(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
 def make_folder(fs: Any, path: str) -> None:
-    """Make a folder where there are folders: in an object store it would be a request or two for nothing."""
-    protocols = fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
-    if OBJECT_STORES.isdisjoint(protocols):
+    """Make a folder, where there are folders."""
+    if has_folders(fs):
         fs.makedirs(path, exist_ok=True)
 
 

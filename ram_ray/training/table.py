@@ -15,11 +15,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.annotate import read_rows
+from ram_ray.annotate import read_rows, write_rows
 from ram_ray.artifacts import write_text
 from ram_ray.config import RunConfig, TrainConfig
 from ram_ray.data.shards import shard_matches
 from ram_ray.parts import Part
+from ram_ray.storage import remove_folder
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import tag_worth, tagged_rows, to_table
 
@@ -116,8 +117,7 @@ def make_table(
     for one in counts:
         buckets[one["bucket"]] = one["count()"]
     fs, root = fsspec.url_to_fs(path)
-    if fs.exists(root):  # half written by a run that was killed
-        fs.rm(root, recursive=True)
-    dataset.write_parquet(path, partition_cols=["bucket"], ray_remote_args={"num_cpus": cpus})
+    remove_folder(fs, root)  # half written by a run that was killed
+    write_rows(dataset, path, run=run, partition_cols=["bucket"])
     write_text(done, json.dumps({"buckets": buckets}))
     return Table(path, tuple(buckets))
