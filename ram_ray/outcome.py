@@ -69,7 +69,8 @@ def _attempt(
         return 130
     except Exception as error:
         cause = find_cause(error)
-        traceback.print_exc()  # into the log
+        with contextlib.suppress(OSError):  # its disk may be what is full
+            traceback.print_exc()  # into the log
         if isinstance(cause, ValueError):
             found_by_us = cause is error  # else it may be the code's, and the log says where
             screen.print_error(f"error: {describe(cause)}" if found_by_us else _failure(cause, stage() or name, log))

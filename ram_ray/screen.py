@@ -59,6 +59,7 @@ def logged(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}; choose another --run folder") from None
     _flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     saved = (os.dup(1), os.dup(2))
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -68,6 +69,10 @@ def logged(path: Path) -> Iterator[None]:
         yield
     finally:
         _flush()
+        for number in (1, 2):  # what a full disk could not take does not come to the screen instead
+            os.dup2(nowhere, number)
+        _flush()
+        os.close(nowhere)
         terminal, _terminal, _log = _terminal, None, None
         for number, stream in enumerate(terminal, start=1):
             os.dup2(stream.fileno(), number)
@@ -82,10 +87,12 @@ def log_name(name: str) -> str:
 
 def _write(number: int, text: str) -> None:
     own = (sys.stdout, sys.stderr)[number]
-    print(text, file=own, flush=True)
-    if _terminal is not None:
-        with contextlib.suppress(OSError):  # the reader is gone; the run goes on, and the log has the line
-            print(text, file=_terminal[number], flush=True)
+    if _terminal is None:
+        print(text, file=own, flush=True)
+        return
+    for stream in (own, _terminal[number]):
+        with contextlib.suppress(OSError):  # the log's disk is full, or the reader is gone: the other has the line
+            print(text, file=stream, flush=True)
 
 
 def _flush() -> None:

@@ -102,7 +102,8 @@ def explain_full(error: BaseException, *, folder: str | None) -> str | None:
     if kind == "ObjectStoreFullError" or "ObjectStoreFullError" in text:
         return "Ray's object store is full; set resources.buffer_mb lower, or resources.object_store_gb higher"
     spilling = kind == "OutOfDiskError" or "OutOfDiskError" in text
-    if not spilling and getattr(error, "errno", None) != errno.ENOSPC and not _NO_SPACE.search(text):
+    crashed = kind in ("WorkerCrashedError", "ActorDiedError", "NodeDiedError", "RaySystemError")  # may follow from it
+    if not crashed and not spilling and getattr(error, "errno", None) != errno.ENOSPC and not _NO_SPACE.search(text):
         return None
     again = "free some space; the same command goes on from here"
     if named := _NAMED_PATH.search(text):
@@ -111,6 +112,8 @@ def explain_full(error: BaseException, *, folder: str | None) -> str | None:
         return f"no space left in Ray's temporary folder, where its object store puts what it cannot hold; {again}"
     places = [tempfile.gettempdir(), *([folder] if folder and "://" not in folder else [])]
     full = [one for one in places if os.path.isdir(one) and shutil.disk_usage(one).free < FULL]
+    if crashed and not full:
+        return None
     return f"no space left at {' or '.join(full or [*places[::-1], 'their like on another node'])}; {again}"
 
 

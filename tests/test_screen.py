@@ -63,3 +63,22 @@ def test_a_workers_line_is_printed_by_the_driver(ray_cluster: None, capfd: pytes
         ray.get([work.remote(number) for number in range(3)])
     lines = [line for line in capfd.readouterr().out.splitlines() if "of a task" in line]
     assert sorted(lines) == [f"line {number} of a task" for number in range(3)], "once each, with nothing before it"
+
+
+def test_a_log_on_a_full_disk_costs_the_log_alone() -> None:
+    script = """
+import logging
+from pathlib import Path
+from ram_ray.screen import logged, print_error, print_line
+
+with logged(Path("/dev/full")):
+    logging.warning("noise")
+    print_line("own line")
+    print_error("own error")
+print_line("after")
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(REPO)}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "own line\nafter\n", "own error\n")

@@ -78,7 +78,8 @@ def test_a_task_tries_again_what_its_storage_refused(ray_cluster: None, tmp_path
     folder.mkdir()
     rows = ray.data.range(8, override_num_blocks=2).map_batches(Flaky(folder, error, 1), num_cpus=0.5).take_all()
     assert sorted(row["id"] for row in rows) == list(range(8)) and len(list(folder.iterdir())) == 1
-    again: Any = ray.remote(num_cpus=0.5, **TASK_RETRIES)(Flaky(folder, error, 2).__call__)
+    flaky = Flaky(folder, error, 2)
+    again: Any = ray.remote(num_cpus=0.5, **TASK_RETRIES)(lambda block: flaky(block))
     assert ray.get(again.remote(7)) == 7 and len(list(folder.iterdir())) == 2
 
 
@@ -116,10 +117,10 @@ def test_what_is_full_is_said_in_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1.5 MB; `mount -o remount,size=...` makes it larger."""
+    """A file system of 0.6 MB; `mount -o remount,size=...` makes it larger."""
     folder = tmp_path / "small"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted here: that needs root")
     yield folder
@@ -130,8 +131,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_one_line_and_the_run_goes_on(small_disk: Path, models: Path, tmp_path: Path) -> None:
     write_tar(tmp_path / "many.tar", rows=6000)
     data, _ = name_tars(tmp_path / "many.tar", count=1, folder=tmp_path, proxy=None)
+    larger = ["--set", "data.rows_per_block=500"]
     command = [sys.executable, "jobs/parse.py", "--data", data, "--run", str(small_disk / "run")]
-    command += ["--set", f"represent.clip={models}", "--set", f"tokenizer={models}", *SMALL]
+    command += ["--set", f"represent.clip={models}", "--set", f"tokenizer={models}", *SMALL, *larger]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
     assert ended.returncode == 1 and len(lines) == 1, ended.stderr
@@ -139,6 +141,6 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(small_disk: Path, models: P
         "no space left" in lines[0] and str(small_disk) in lines[0] and lines[0].split(": ")[1] in ("shards", "parse")
     )
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    done = measure(6000, data=data, run=str(small_disk / "run"), models=models, proxy=None, job=SMALL)
+    done = measure(6000, data=data, run=str(small_disk / "run"), models=models, proxy=None, job=[*SMALL, *larger])
     assert done.stages["parse"] > 0
     assert not list(small_disk.rglob("*.part"))
