@@ -33,7 +33,7 @@ from ram_ray.records import ANNOTATION, SAMPLE, to_table
 from tests import tiny
 
 SETS = ["data.rows_per_block=25", "data.min_side=16", "resources.actors=2", "resources.shuffle_partitions=8"]
-ROWS = {"parse": 6000, "generate": 600, "clean": 600}
+ROWS = {"parse": 3000, "generate": 600, "clean": 600}
 FILES_BEFORE = {"parse": 3, "generate": 2, "clean": 2}  # of the stage's output, when the node is killed
 SECONDS = 240
 
@@ -41,8 +41,8 @@ SECONDS = 240
 def main(stage: str, folder: Path, bundle: str) -> None:
     """See the module."""
     rows = ROWS[stage]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200_000_000})
     node = {"object_store_memory": 200_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **node})
     cluster.add_node(num_cpus=1, **node)
     larger = cluster.add_node(num_cpus=2, **node)
     ray.init(address=cluster.address, logging_level="WARNING")
@@ -61,7 +61,9 @@ def main(stage: str, folder: Path, bundle: str) -> None:
     worked = wait_for(lambda: is_busy(third.node_id), thread)
     thread.join(SECONDS)
     assert result, "the stage did not end"
-    print(json.dumps({**summary(result[0]), "cut_off": cut_off, "third_node_worked": worked}))
+    print(json.dumps({**summary(result[0]), "cut_off": cut_off, "third_node_worked": worked}), flush=True)
+    ray.shutdown()
+    cluster.shutdown()
 
 
 def wait_for(condition: Callable[[], bool], thread: threading.Thread) -> bool:
