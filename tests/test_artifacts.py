@@ -51,8 +51,8 @@ def test_how_a_stage_runs_is_no_part_of_its_digest(uri: str) -> None:
     base = _stage(run, {"train": TrainConfig(), "training": TrainingConfig()}).digest
     how = {"train": TrainConfig(checkpoint_steps=7, max_checkpoints=9), "training": TrainingConfig(max_failures=9)}
     assert _stage(run, how).digest == base
-    assert _stage(run, {**how, "training": TrainingConfig(threads=2, worker_cpus=0.5, feed_cpus=0.5)}).digest == base
-    assert _stage(run, {**how, "training": TrainingConfig(workers=2)}).digest != base
+    assert _stage(run, {**how, "training": TrainingConfig(threads=2, worker_cpus=0.5, workers=2)}).digest == base
+    assert _stage(run, {**how, "training": TrainingConfig(zero_stage=3)}).digest != base
 
 
 def test_the_digest_is_of_configuration_and_inputs_and_not_of_dict_order(uri: str) -> None:
