@@ -17,9 +17,10 @@ REPO = Path(__file__).resolve().parents[1]
 SECONDS = 500
 
 
-@pytest.mark.parametrize(
-    "stage", ["parse", pytest.param("generate", marks=pytest.mark.slow), pytest.param("clean", marks=pytest.mark.slow)]
-)
+pytestmark = pytest.mark.slow  # a cluster of four nodes each
+
+
+@pytest.mark.parametrize("stage", ["parse", "generate", "clean"])
 def test_a_node_that_dies(stage: str, tmp_path: Path, tiny_bundle: str) -> None:
     command = [sys.executable, "-m", "tests.node_death", stage, str(tmp_path), tiny_bundle]
     environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}

@@ -4,6 +4,7 @@ Ctrl-C. The log has the rest, and Ray's own logs are kept beside it."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ def _start(work: str, folder: Path) -> subprocess.Popen:
     code += f"sys.exit(outcome.run(work, name='job', folder={str(folder)!r}, stage=lambda: 'parse'))"
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    # Where the tests were started in the background, Ctrl-C is ignored, and a child would ignore it too.
+    streams["preexec_fn"] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True, **streams)
 
 
@@ -49,9 +52,9 @@ def test_a_users_mistake_is_its_own_line(tmp_path: Path) -> None:
 
 
 def test_any_other_error_names_stage_cause_and_log(tmp_path: Path) -> None:
-    code, lines, log = _run("raise OSError(28, 'No space left on device', '/data/run')", tmp_path)
+    code, lines, log = _run("raise OSError(5, 'Input/output error', '/data/run')", tmp_path)
     (path,) = (tmp_path / "logs").glob("*.log")
-    cause = "OSError: [Errno 28] No space left on device: '/data/run'"
+    cause = "OSError: [Errno 5] Input/output error: '/data/run'"
     assert (code, lines) == (1, [f"error: parse: {cause}; log: {path}"]) and "Traceback" in log
 
 
