@@ -48,7 +48,7 @@ def test_the_references_figures_on_its_own_annotations(reference):
 
 def test_the_references_way_with_many_ties_is_one_of_their_orders(reference):
     """numpy's unstable sort orders ties as the processor's vector width has it, so no figure of it is the same on every
-    machine: the reference's, and ours by its way, lie between ties with positives last and ties with positives first."""
+    machine: the reference's, and ours by its way, lie between ties with positives last and with positives first."""
     tied = np.round(reference["scores"], 1).astype(np.float32)
     columns = list(zip(tied.T, reference["targets"].T, strict=True))
     ours = np.array([reference_average_precision(*one) for one in columns])
