@@ -49,6 +49,25 @@ def _family(root: int) -> set[int]:
     return family
 
 
+def _ray_family() -> set[int]:
+    """The processes of this process's cluster: a test run has other children too."""
+    folder = own_cluster.logs_folder()
+    assert folder is not None
+    started = [pid for pid in _family(os.getpid()) - {os.getpid()} if str(folder.parents[2]).encode() in _command(pid)]
+    return set().union(*map(_family, started))
+
+
+def _command(pid: int) -> bytes:
+    return _content(Path(f"/proc/{pid}/cmdline"))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # the process has ended, or removed the file
+        return b""
+
+
 def _listening(pids: set[int]) -> Iterator[tuple[str, int]]:
     """Address and port of every TCP socket that the processes listen on."""
     inodes = set()
@@ -77,7 +96,7 @@ def token(ray_cluster: None) -> str:
 
 
 def test_every_process_listens_on_loopback_alone(ray_cluster: None, token: str) -> None:
-    addresses = {host for host, _ in _listening(_family(os.getpid()))}
+    addresses = {host for host, _ in _listening(_ray_family())}
     assert addresses
     for host in addresses:
         address = ipaddress.ip_address(host)
@@ -87,7 +106,7 @@ def test_every_process_listens_on_loopback_alone(ray_cluster: None, token: str) 
 
 def test_a_call_without_the_token_is_refused_by_every_grpc_server(ray_cluster: None, token: str) -> None:
     refused, answered = set(), set()
-    for _, port in _listening(_family(os.getpid())):
+    for _, port in _listening(_ray_family()):
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             for method in METHODS:
                 call = channel.unary_unary(f"/ray.rpc.{method}")
@@ -112,7 +131,7 @@ def test_a_call_without_the_token_is_refused_by_every_grpc_server(ray_cluster: N
 
 def test_the_dashboard_and_the_agents_refuse_too(ray_cluster: None, token: str) -> None:
     codes = set()
-    for _, port in _listening(_family(os.getpid())):
+    for _, port in _listening(_ray_family()):
         for path in ("/api/jobs/", "/api/cluster_status", "/get_or_create_runtime_env"):
             request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=b"{}", method="POST")
             try:
@@ -135,9 +154,9 @@ def test_the_token_is_in_no_file_and_on_no_command_line(ray_cluster: None, token
     root = folder.parents[2]
     assert root.stat().st_mode & 0o077 == 0, "nobody else can open the folder, whatever Ray allows inside"
     files = [path for path in root.rglob("*") if path.is_file()]
-    assert files and not [path for path in files if token.encode() in path.read_bytes()]
+    assert files and not [path for path in files if token.encode() in _content(path)]
     for pid in _family(os.getpid()):
-        assert token.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert token.encode() not in _command(pid)
     assert "RAY_AUTH_TOKEN" not in os.environ and "RAY_ADDRESS" not in os.environ, "not for what this process starts"
 
 
