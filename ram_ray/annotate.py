@@ -46,10 +46,11 @@ def read_rows(
         file_extensions=["parquet"],
         num_cpus=run.resources.task_cpus,
     )
-    if run.resources.buffer_mb:
-        buffer = run.resources.buffer_mb * 10**6
-        limits = ray.data.ExecutionResources.for_limits(object_store_memory=buffer)
-        dataset.context.execution_options.resource_limits = limits
+    buffer = run.resources.buffer_mb * 10**6 if run.resources.buffer_mb else None
+    dataset.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        cpu=run.resources.max_cpus, object_store_memory=buffer
+    )
+    if buffer:
         dataset.context.target_max_block_size = buffer // 32  # what Ray sets aside for a task that it has not yet seen
     return dataset.repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
 

@@ -123,6 +123,7 @@ class ResourcesConfig(Section):
     """
 
     task_cpus: float = Field(1.0, gt=0)
+    max_cpus: float | None = Field(None, gt=0)  # of a stage; None: all there are, and what an autoscaler may still add
     actor_cpus: float = Field(0.1, gt=0)
     actor_gpus: float = Field(0.0, ge=0)
     actors: int | tuple[int, int] = 1  # most actors of one step, or [fewest, most]
