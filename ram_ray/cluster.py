@@ -18,6 +18,7 @@ from ram_ray.config import ResourcesConfig
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise a worker's lines appear twice
     "RAY_idle_worker_killing_time_threshold_ms": "300000",  # a new worker costs seconds of imports; stages are short
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

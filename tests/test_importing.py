@@ -172,8 +172,7 @@ def test_ram_plus_takes_own_tags_with_their_descriptions(tmp_path: Path, tiny_bu
         predictor.tag([photo(1)], tags=["a"], embeddings=torch.zeros(1, 3, 5))
 
 
-def test_what_is_missing_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_what_is_missing_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(folder, tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare" / "data")
     assert _import(tmp_path / "bare", tmp_path / "bundle") == 0

@@ -8,18 +8,14 @@ HTTP from the bucket; the same command again does nothing twice.
 from __future__ import annotations
 
 import io
-import json
 import tarfile
-import urllib.request
 
-import pytest
+import httpx
 
 from tests.box.cluster import BUCKET, Box, answers
 from tests.box.corpus import CUT, HELD_OUT, PICTURES, SOURCES
 from tests.box.runs import RunFolder, command, uri
 from tests.s3 import free_port
-
-pytestmark = pytest.mark.slow  # eleven minutes from the start of the cluster to the report: `make test-box`
 
 BROKEN = f"{CUT[0]}/00000/{CUT[1]:09d}"
 ROWS = PICTURES * len(SOURCES)
@@ -33,23 +29,19 @@ def test_it_ends_with_a_report(unbroken: RunFolder) -> None:
     assert stages == ["shards", "represent", "parse", "labels", "pretrain", *engine, "finetune"]
     assert 0 <= report["mAP"] <= 1 and report["num_tags"] > 10
     assert unbroken.manifests()["evaluate_finetune"]["counts"]["images"] == HELD_OUT
-    assert not [path for path in unbroken.files("work/**")], "what unfinished stages need is gone"
+    assert not [path for path in unbroken.objects() if "/work/" in path], "what unfinished stages need is gone"
 
 
 def test_rows_reconcile_and_the_broken_picture_is_rejected_once(unbroken: RunFolder) -> None:
     stages = unbroken.manifests()
     for name in ("shards", "parse", "labels", "generate_1", "clean_1", "generate_2", "clean_2"):
         counts = stages[name]["counts"]
-        assert (
-            counts["rows_in"]
-            == counts["rows_out"] + counts["rejected"]
-            == (ROWS if name < "generate_1" else counts["rows_in"])
-        ), name
+        whole = name in ("shards", "parse", "labels", "generate_1")
+        assert counts["rows_in"] == counts["rows_out"] + counts["rejected"] == (ROWS if whole else ROWS - 1), name
     rejected = unbroken.rejected()
     assert {(key, reason) for _, key, reason in rejected} == {(BROKEN, "truncated")}
     assert len({stage for stage, *_ in rejected}) == len(rejected), "once in each stage that met it"
     assert {stage for stage, *_ in rejected} == {"pretrain", "generate_1"}, "and no more after it was taken out"
-    assert stages["generate_2"]["counts"]["rows_in"] == ROWS - 1
 
 
 def test_training_was_that_of_the_preset(unbroken: RunFolder) -> None:
@@ -79,12 +71,10 @@ def test_the_bundle_on_s3_answers_over_http(box: Box, unbroken: RunFolder) -> No
         box.wait(lambda: answers(port) or job.poll() is not None, "the tagger")
         box.wait(lambda: "Serving" in box.log("serve") or job.poll() is not None, "the tagger's line")
         assert job.poll() is None, box.log("serve")[-3000:]
-        picture = read_picture(box, "coco", 0)
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/v1/tag?top_k=3", data=picture, headers={"Content-Type": "image/jpeg"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            (image,) = json.load(answer)["images"]
+        pictures = {"images": ("a.jpg", read_picture(box, "coco", 0), "image/jpeg")}
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/tag", files=pictures, data={"top_k": "3"}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        (image,) = answer.json()["images"]
         assert image["error"] is None and len(image["tags"]) == 3
     finally:
         box.stop(job, title=f"serve.port={port}")
