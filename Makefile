@@ -18,14 +18,15 @@ setup: .venv/ready
 demo: setup
 	$(PY) jobs/full_pipeline.py --preset demo --try
 
+# Two processes, a file of tests each; the first and longest is the cluster in a box.
 test: setup check
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(PY) -m pytest -q -m slow
 
 test-box: setup
-	$(PY) -m pytest -q -m slow tests/box/test_promised_command.py
+	$(PY) -m pytest -q tests/box/test_promised_command.py
 
 check: setup
 	.venv/bin/ruff check .

@@ -114,6 +114,7 @@ def test_a_changed_setting_repeats_only_what_depends_on_it(run_folder: str, ray_
     assert [line.stage for line in changed.lines if not line.reused] == ["clean_1"]
 
 
+@pytest.mark.slow  # trains two more models
 def test_folds_are_judged_by_models_that_did_not_see_them(run_folder: str, ray_cluster: None) -> None:
     """Thresholds are calibrated on all pictures, and only what depends on the folds is made anew."""
     import pyarrow.parquet as pq

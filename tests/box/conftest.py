@@ -12,7 +12,7 @@ from tests.box.corpus import write_corpus
 from tests.box.models import write_models
 from tests.box.runs import RunFolder, command
 
-RUN_TIMEOUT_S = 900
+RUN_TIMEOUT_S = 1500
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 `ray job submit -- python jobs/full_pipeline.py --preset ram_4m` in small: two DeepSpeed workers, two rounds of the data
 engine, a picture that only decoding finds broken. Rows in = rows out + rejected in every stage; the model answers over
-HTTP from the bucket; the same command again does nothing twice.
+HTTP from the bucket; the same command again does nothing twice; a driver killed in the middle goes on where it was.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import io
 import tarfile
 
 import httpx
+import pytest
 
 from tests.box.cluster import BUCKET, Box, answers
 from tests.box.corpus import CUT, HELD_OUT, PICTURES, SOURCES
+from tests.box.kills import PARSE, PRETRAIN, Step, kill_driver
 from tests.box.runs import RunFolder, command, uri
 from tests.s3 import free_port
 
@@ -78,6 +80,11 @@ def test_the_bundle_on_s3_answers_over_http(box: Box, unbroken: RunFolder) -> No
         assert image["error"] is None and len(image["tags"]) == 3
     finally:
         box.stop(job, title=f"serve.port={port}")
+
+
+@pytest.mark.parametrize("step", [PARSE, PRETRAIN], ids=lambda s: s.job)
+def test_a_killed_driver_goes_on(box: Box, unbroken: RunFolder, step: Step) -> None:
+    kill_driver(box, unbroken, step)
 
 
 def read_picture(box: Box, source: str, number: int) -> bytes:

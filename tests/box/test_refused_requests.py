@@ -12,7 +12,7 @@ from tests.box.cluster import Box, answers
 from tests.box.runs import RunFolder, command
 from tests.s3 import free_port
 
-pytestmark = pytest.mark.slow  # eleven minutes from the start of the cluster to the report: `make test-box`
+pytestmark = pytest.mark.slow  # the whole command, once as it is and once refused
 
 TIMEOUT_S = 1200
 

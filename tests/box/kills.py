@@ -1,0 +1,91 @@
+"""How a run in the box is broken in the middle of a stage, and what shows that it ended as an unbroken one."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+
+import psutil
+
+from tests.box.cluster import BUCKET, Box
+from tests.box.runs import RunFolder, command
+
+TIMEOUT_S = 400
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage to be broken: the job that ends with it, its first folder, and what shows that it is half done."""
+
+    job: str
+    first: str  # of the folders that the run has to make
+    last: str
+    sign: str
+    worker: str  # title of the processes that do its work
+
+
+PARSE = Step("parse", "parse", "parse", "work/parse/*/checkpoint/*", "ray::")
+PRETRAIN = Step(
+    "pretrain", "pretrain", "pretrain", "work/pretrain/*/train/checkpoints/checkpoint_*", "ray::RayTrainWorker"
+)
+GENERATE = Step("generate", "scores_1", "generate_1", "work/scores_1/*/checkpoint/*", "ray::MapWorker")
+CLEANING = Step("clean", "regions_1", "clean_1", "work/regions_1/*/checkpoint/*", "ray::MapWorker")
+
+
+def kill_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
+    """SIGKILL for the driver in the middle of the step; the same command again ends as the unbroken run did."""
+    run = prepare(unbroken, step, f"driver-{step.job}")
+    job = half_done(box, run, step)
+    kill(driver(box, run))
+    assert job.wait(TIMEOUT_S) != 0
+    work = f"{BUCKET}/{run.run}/work/"
+    before = {path: one for path, one in run.objects().items() if not path.startswith(work)}
+    box.run(*command(step.job, run.run), name=f"{run.run}-again", timeout_s=TIMEOUT_S)
+    check(run, unbroken, step)
+    after = run.objects()
+    again = [path for path, one in before.items() if after.get(path) != one]
+    assert again in ([], [f"{BUCKET}/{run.run}/config.yaml"]), "what was done is not done again"
+
+
+def prepare(unbroken: RunFolder, step: Step, name: str) -> RunFolder:
+    """A run in which everything before the step is done."""
+    return unbroken.copy_before(step.first, name)
+
+
+def half_done(box: Box, run: RunFolder, step: Step) -> subprocess.Popen:
+    """Submit the job and wait until its stage has left something, and is not done."""
+    job = box.submit(*command(step.job, run.run), name=run.run)
+    ready = lambda: run.files(step.sign) or job.poll() is not None  # noqa: E731
+    box.wait(ready, step.sign, timeout_s=TIMEOUT_S, pause_s=0.1)
+    assert job.poll() is None, f"the job ended before it could be killed\n{box.log(run.run)[-6000:]}"
+    assert step.last not in run.manifests()
+    return job
+
+
+def driver(box: Box, run: RunFolder) -> list[psutil.Process]:
+    """The processes of the run's job on the head."""
+    return box.processes(f"s3://{BUCKET}/{run.run}", node="head")
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    """SIGKILL."""
+    assert processes
+    for one in processes:
+        one.kill()
+
+
+def check(run: RunFolder, unbroken: RunFolder, step: Step) -> None:
+    """The run's stages are those of the unbroken run: counts, rejected rows, removals; every row once."""
+    counts, expected = run.counts(), unbroken.counts()
+    assert step.last in counts and counts == {name: expected[name] for name in counts}
+    stages = set(counts)
+    assert run.rejected() == [row for row in unbroken.rejected() if row[0] in stages]
+    for name in stages & {"parse", "labels", "scores_1", "regions_1", "generate_1", "clean_1"}:
+        keys = [row["key"] for row in run.rows(f"annotations/{name}", ["key"])]
+        assert len(keys) == len(set(keys)), f"{name}: a row twice"
+    if "clean_1" in stages:
+        assert run.removed("clean_1") == unbroken.removed("clean_1")
+    if "pretrain" in stages:
+        weights = "models/pretrain/*/model.safetensors"
+        (own,), (theirs,) = (one.files(weights) for one in (run, unbroken))
+        assert run.objects()[own][0] == unbroken.objects()[theirs][0], "the weights, bit for bit"
