@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 
 import psutil
+import safetensors.torch
+import torch
 
 from tests.box.cluster import BUCKET, Box
 from tests.box.runs import RunFolder, command
@@ -20,16 +22,16 @@ class Step:
     job: str
     first: str  # of the folders that the run has to make
     last: str
-    sign: str
     worker: str  # title of the processes that do its work
+    sign: str | None = None  # files that it has left; None: a worker that has loaded its model
 
 
-PARSE = Step("parse", "parse", "parse", "work/parse/*/checkpoint/*", "ray::")
+PARSE = Step("parse", "parse", "parse", "ray::", "work/parse/*/checkpoint/*")
 PRETRAIN = Step(
-    "pretrain", "pretrain", "pretrain", "work/pretrain/*/train/checkpoints/checkpoint_*", "ray::RayTrainWorker"
+    "pretrain", "pretrain", "pretrain", "ray::RayTrainWorker", "work/pretrain/*/train/checkpoints/checkpoint_*"
 )
-GENERATE = Step("generate", "scores_1", "generate_1", "work/scores_1/*/checkpoint/*", "ray::MapWorker")
-CLEANING = Step("clean", "regions_1", "clean_1", "work/regions_1/*/checkpoint/*", "ray::MapWorker")
+GENERATE = Step("generate", "scores_1", "generate_1", "ray::MapWorker")
+CLEANING = Step("clean", "regions_1", "clean_1", "ray::MapWorker")
 
 
 def kill_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
@@ -40,7 +42,7 @@ def kill_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
     assert job.wait(TIMEOUT_S) != 0
     work = f"{BUCKET}/{run.run}/work/"
     before = {path: one for path, one in run.objects().items() if not path.startswith(work)}
-    box.run(*command(step.job, run.run), name=f"{run.run}-again", timeout_s=TIMEOUT_S)
+    box.run(*command(step.job, run.run, held_out=False), name=f"{run.run}-again", timeout_s=TIMEOUT_S)
     check(run, unbroken, step)
     after = run.objects()
     again = [path for path, one in before.items() if after.get(path) != one]
@@ -52,14 +54,32 @@ def prepare(unbroken: RunFolder, step: Step, name: str) -> RunFolder:
     return unbroken.copy_before(step.first, name)
 
 
+def submit(box: Box, run: RunFolder, step: Step) -> subprocess.Popen:
+    """The step's job on the run's folder."""
+    return box.submit(*command(step.job, run.run, held_out=False), name=run.run)
+
+
 def half_done(box: Box, run: RunFolder, step: Step) -> subprocess.Popen:
-    """Submit the job and wait until its stage has left something, and is not done."""
-    job = box.submit(*command(step.job, run.run), name=run.run)
-    ready = lambda: run.files(step.sign) or job.poll() is not None  # noqa: E731
-    box.wait(ready, step.sign, timeout_s=TIMEOUT_S, pause_s=0.1)
+    """Submit the job and wait until its stage has begun its work, and is not done."""
+    job = submit(box, run, step)
+    begun = lambda: run.files(step.sign) if step.sign else at_work(box, step)  # noqa: E731
+    box.wait(lambda: begun() or job.poll() is not None, f"work of {step.job}", timeout_s=TIMEOUT_S, pause_s=0.05)
     assert job.poll() is None, f"the job ended before it could be killed\n{box.log(run.run)[-6000:]}"
     assert step.last not in run.manifests()
     return job
+
+
+def at_work(box: Box, step: Step, *, node: str | None = None) -> list[psutil.Process]:
+    """Workers of the step that have started."""
+    return [one for one in box.processes(step.worker, node=node) if "__init__" not in title(one)]
+
+
+def title(process: psutil.Process) -> str:
+    """What a process says it is; empty if it has gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def driver(box: Box, run: RunFolder) -> list[psutil.Process]:
@@ -75,10 +95,11 @@ def kill(processes: list[psutil.Process]) -> None:
 
 
 def check(run: RunFolder, unbroken: RunFolder, step: Step) -> None:
-    """The run's stages are those of the unbroken run: counts, rejected rows, removals; every row once."""
+    """The run's stages are those of the unbroken run: counts, rejected rows, removals, weights; every row once."""
     counts, expected = run.counts(), unbroken.counts()
-    assert step.last in counts and counts == {name: expected[name] for name in counts}
-    stages = set(counts)
+    stages = counts.keys() & expected.keys()
+    assert step.last in stages
+    assert {name: counts[name] for name in stages} == {name: expected[name] for name in stages}
     assert run.rejected() == [row for row in unbroken.rejected() if row[0] in stages]
     for name in stages & {"parse", "labels", "scores_1", "regions_1", "generate_1", "clean_1"}:
         keys = [row["key"] for row in run.rows(f"annotations/{name}", ["key"])]
@@ -86,6 +107,11 @@ def check(run: RunFolder, unbroken: RunFolder, step: Step) -> None:
     if "clean_1" in stages:
         assert run.removed("clean_1") == unbroken.removed("clean_1")
     if "pretrain" in stages:
-        weights = "models/pretrain/*/model.safetensors"
-        (own,), (theirs,) = (one.files(weights) for one in (run, unbroken))
-        assert run.objects()[own][0] == unbroken.objects()[theirs][0], "the weights, bit for bit"
+        own, theirs = (read_weights(one, "pretrain") for one in (run, unbroken))
+        assert own.keys() == theirs.keys() and all(own[name].equal(theirs[name]) for name in own), "bit for bit"
+
+
+def read_weights(run: RunFolder, stage: str) -> dict[str, torch.Tensor]:
+    """Weights of a stage's model by name."""
+    (path,) = run.files(f"models/{stage}/*/model.safetensors")
+    return safetensors.torch.load(run.box.fs.cat_file(path))

@@ -22,10 +22,11 @@ ORDER = (
 COUNTS = ("rows_in", "rows_out", "rejected", "tags", "tp", "fp", "fn", "added", "removed", "steps", "labels", "version")
 
 
-def command(job: str, run: str, *options: str) -> list[str]:
-    """`python jobs/<job>.py` with the preset in small, over the whole corpus."""
+def command(job: str, run: str, *options: str, held_out: bool = True) -> list[str]:
+    """`python jobs/<job>.py` with the preset in small, over the whole corpus; models are scored if `held_out`."""
     preset = ["--preset", "ram_4m", "--config", "tests/box/small.yaml"]
-    return ["python", f"jobs/{job}.py", *preset, "--data", *DATA, "--eval", HELD_OUT, "--run", uri(run), *options]
+    scored = ["--eval", HELD_OUT] if held_out else []
+    return ["python", f"jobs/{job}.py", *preset, "--data", *DATA, *scored, "--run", uri(run), *options]
 
 
 def uri(run: str) -> str:

@@ -19,6 +19,7 @@ from tests.box.kills import (
     PRETRAIN,
     TIMEOUT_S,
     Step,
+    at_work,
     check,
     half_done,
     kill,
@@ -39,7 +40,7 @@ def test_killed_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
 def test_killed_worker(box: Box, unbroken: RunFolder, step: Step) -> None:
     run = prepare(unbroken, step, f"worker-{step.job}")
     job = half_done(box, run, step)
-    kill(box.processes(step.worker)[:1])
+    kill(at_work(box, step)[:1])
     assert job.wait(TIMEOUT_S) == 0, box.log(run.run)[-6000:]
     check(run, unbroken, step)
 
@@ -48,7 +49,7 @@ def test_killed_worker(box: Box, unbroken: RunFolder, step: Step) -> None:
 def test_killed_node_that_comes_back(box: Box, unbroken: RunFolder, step: Step) -> None:
     run = prepare(unbroken, step, f"node-{step.job}")
     job = half_done(box, run, step)
-    busy = [name for name in box.nodes if name != "head" and box.processes(step.worker, node=name)]
+    busy = [name for name in box.nodes if name != "head" and at_work(box, step, node=name)]
     assert busy, "no node holds a worker of the stage"
     box.kill_node(busy[0])
     time.sleep(5)

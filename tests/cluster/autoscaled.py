@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -78,7 +79,8 @@ def start(folder: Path) -> str:
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
     }
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus=0", f"--port={port}"]
-    command += [f"--autoscaling-config={path}", f"--temp-dir={folder}/ray", "--node-ip-address=127.0.0.1"]
+    temp = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Ray's sockets lie below
+    command += [f"--autoscaling-config={path}", f"--temp-dir={temp}", "--node-ip-address=127.0.0.1"]
     command += ["--include-dashboard=false", f"--object-store-memory={NODE['object_store_memory']}"]
     subprocess.run(command, env={**os.environ, **env}, check=True, stdout=sys.stderr)
     return f"127.0.0.1:{port}"
