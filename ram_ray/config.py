@@ -1,6 +1,6 @@
 """The configuration of a run: one typed tree, from a preset, a YAML file and `section.field=value` pairs.
 
-A preset is a whole run on one screen (`jobs/presets/*.yaml`); what it does not name has the paper's value,
+A preset is a whole run on one screen (`ram_ray/presets/*.yaml`); what it does not name has the paper's value,
 which stands here beside its meaning. Everything is checked before anything starts: an unknown field or a
 wrong value is one line that names the field.
 """
@@ -15,16 +15,16 @@ import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ram_ray.engine.config import CleanConfig as CleanConfig
-from ram_ray.engine.config import EngineConfig
-from ram_ray.labels.config import LabelsConfig
-from ram_ray.models.config import HOW, ModelConfig, Section, TransformerConfig
-from ram_ray.training.config import AugmentConfig as AugmentConfig
-from ram_ray.training.config import TrainConfig, TrainingConfig
+from ram_ray.settings.data_engine import CleanConfig as CleanConfig
+from ram_ray.settings.data_engine import EngineConfig
+from ram_ray.settings.labels import LabelsConfig
+from ram_ray.settings.models import HOW, ModelConfig, Section, TransformerConfig
+from ram_ray.settings.training import AugmentConfig as AugmentConfig
+from ram_ray.settings.training import TrainConfig, TrainingConfig
 
 
 class DrawnConfig(Section):
-    """The embedded corpus of drawn scenes (`ram_ray.data.drawn`)."""
+    """The embedded corpus of drawn scenes (`ram_ray.drawn_scenes`)."""
 
     num_web: int = Field(8000, ge=1)  # scenes whose captions leave out and invent things
     num_clean: int = Field(1000, ge=0)  # scenes whose captions are complete: the finetuning set

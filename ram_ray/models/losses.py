@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ram_ray.models.config import UNKNOWN as UNKNOWN
+from ram_ray.settings.models import UNKNOWN as UNKNOWN
 
 
 def asymmetric_loss(

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from ram_ray.models.blocks import initialise
 from ram_ray.models.captioner import CaptionDecoder, TagEncoder
-from ram_ray.models.config import Decoding, ModelConfig
 from ram_ray.models.generation import Generators, generate
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, caption_targets, distillation_loss
 from ram_ray.models.recognition import RecognitionDecoder
+from ram_ray.settings.models import Decoding, ModelConfig
 
 __all__ = ["RAM", "RecognitionDecoder"]
 

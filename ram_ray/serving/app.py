@@ -41,7 +41,7 @@ class TaggerReplica:
     """One loaded model. Pictures of all requests that wait are answered in shared forwards."""
 
     def __init__(self, model_uri: str, config: ServeConfig) -> None:
-        from ram_ray.inference import Predictor
+        from ram_ray.inference.predictor import Predictor
 
         gpu = config.num_gpus > 0
         self._predictor = Predictor.from_pretrained(

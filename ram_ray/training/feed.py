@@ -23,14 +23,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ram_ray.cluster import configure_data
 from ram_ray.config import TrainConfig
 from ram_ray.data.images import Limits, decode, read_bytes
-from ram_ray.models.config import UNKNOWN
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.records import Reject
+from ram_ray.runtime.cluster import configure_data
+from ram_ray.settings.models import UNKNOWN
+from ram_ray.settings.training import share
 from ram_ray.training.augment import train_crop
-from ram_ray.training.config import share
 from ram_ray.training.rows import ROWS
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ram_ray.config import LabelsConfig, MeasureConfig
-from ram_ray.evaluation.evaluate import tag_counts
+from ram_ray.evaluation.scorer import tag_counts
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.annotations import Labeller
 from ram_ray.labels.counts import count_names

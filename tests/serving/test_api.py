@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ram_ray.config import ServeConfig
-from ram_ray.inference import Predictor
+from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.api import create_api
 from ram_ray.serving.tagger import LocalTagger
 from tests.serving.pictures import base64_of, bomb, photo

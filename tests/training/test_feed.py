@@ -17,11 +17,11 @@ import pytest
 
 from ram_ray.config import AugmentConfig, TrainConfig
 from ram_ray.data.images import Limits
+from ram_ray.data.parts import Part
 from ram_ray.models.losses import UNKNOWN
-from ram_ray.parts import Part
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
-from ram_ray.training.config import share
+from ram_ray.settings.training import share
 from ram_ray.training.feed import Table, TaggerFeed, draw, plan
 from ram_ray.training.rows import tag_worth, tagged_rows, to_table
 from ram_ray.training.table import Chosen, count_block

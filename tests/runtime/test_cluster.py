@@ -1,0 +1,32 @@
+"""Contract: what a step asks for leaves room for the tasks that feed it; one machine is used whole unless its user says
+otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from ram_ray.config import ResourcesConfig, load
+from ram_ray.runtime.cluster import fill_machine, machine_cpus, model_actors
+
+
+def test_a_pool_of_actors_has_its_own_size_and_leaves_the_cpus_to_tasks() -> None:
+    for actors, sizes in ((4, (1, 4)), ((2, 8), (2, 8))):
+        options = model_actors(ResourcesConfig(actors=actors))
+        assert (options["compute"].min_size, options["compute"].max_size) == sizes
+        assert 0 < options["num_cpus"] * 8 < 1, "none would go to a head node that should hold none"
+    for wrong in (0, (0, 1), (3, 2)):
+        with pytest.raises(ValueError, match="actors"):
+            ResourcesConfig(actors=wrong)
+    assert load(sets=["resources.actors=[1, 3]"]).resources.most_actors == 3
+
+
+def test_one_machine_is_used_whole_where_nothing_else_is_asked_for() -> None:
+    """Threads for all cores, and decoding beside the model; what a user sets stays, and nothing else changes it."""
+    for config in (load(), load(sets=["data.max_pixels=1000000", "resources.object_store_gb=1.0"])):
+        filled = fill_machine(config.resources, cpus=6)
+        assert (filled.threads, filled.actors, filled.task_cpus) == (6, 1, 0.5)
+    assert fill_machine(load(sets=["resources.actors=2"]).resources, cpus=6).threads == 3
+    assert fill_machine(load().resources, cpus=1).threads == 1
+    own = load(sets=["resources.threads=1", "resources.task_cpus=1.0"]).resources
+    assert fill_machine(own, cpus=6) == own
+    assert machine_cpus() >= 1
