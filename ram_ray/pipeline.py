@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ram_ray.config import RunConfig, TrainConfig, dump
+from ram_ray.config import RunConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
 from ram_ray.data.parts import Part
 from ram_ray.data_engine.clean_stages import clean, samples_uri
@@ -25,6 +25,7 @@ from ram_ray.reporting.engine_report import CURVE, report_engine
 from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
 from ram_ray.runtime.artifacts import Manifest, Run
 from ram_ray.runtime.screen import print_line
+from ram_ray.settings.training import TrainConfig
 from ram_ray.synthesis.represent import represent
 from ram_ray.training.trainer import train_tagger
 from ram_ray.training.vocabulary import build_vocabulary

@@ -49,7 +49,16 @@ def test_decoding_for_training_does_not_load_torch() -> None:
 
 
 def test_contracts_do_not_load_torch() -> None:
-    modules = ("config", "records", "label_system", "artifacts", "models.config", "models.tokenizer", "job", "cli")
+    modules = (
+        "config",
+        "records",
+        "label_system",
+        "runtime.artifacts",
+        "settings.models",
+        "models.tokenizer",
+        "cli.job",
+        "cli.main",
+    )
     loaded = _loaded_by(*(f"ram_ray.{name}" for name in modules))
     assert loaded.isdisjoint({"torch", "transformers", "timm", "ray", "spacy", "faiss", "matplotlib"})
 

@@ -37,7 +37,7 @@ from pydantic import ValidationError
 
 import ram_ray
 from ram_ray.ablation.rows import Measured, build_rows, to_markdown, to_text, total_gain
-from ram_ray.config import RunConfig, TrainConfig, dump
+from ram_ray.config import RunConfig, dump
 from ram_ray.data.parts import Part
 from ram_ray.data_engine.statistics import tally
 from ram_ray.evaluation.stages import evaluate, read_summary
@@ -45,6 +45,7 @@ from ram_ray.pipeline import Pipeline
 from ram_ray.runtime.artifacts import Manifest, write_text
 from ram_ray.runtime.outcome import describe, find_cause
 from ram_ray.runtime.screen import print_line
+from ram_ray.settings.training import TrainConfig
 
 TABLE_5 = ("parsed", "+ generation", "+ cleaning", "+ finetune", "+ second round")
 TABLE_4 = ("Tag2Text without captioning", "+ captioning", "+ text queries", "+ distillation", "+ larger label system")

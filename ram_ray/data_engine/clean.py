@@ -27,13 +27,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.config import CleanConfig
 from ram_ray.data_engine.categories import Chunks, in_memory
 from ram_ray.data_engine.clustering import FIT_POINTS, Looks, find_looks, normalised, num_clusters
 from ram_ray.data_engine.company import TagCounts, company
 from ram_ray.data_engine.crops import embeddings_of, hash_of
 from ram_ray.data_engine.doubt import SIGNALS, Evidence, judge
 from ram_ray.records import ANNOTATION, to_table
+from ram_ray.settings.data_engine import CleanConfig
 
 REMOVALS = pa.schema(
     [

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ram_ray.config import CleanConfig, RunConfig
+from ram_ray.config import RunConfig
 from ram_ray.data_engine.categories import (
     Group,
     Part,
@@ -50,6 +50,7 @@ from ram_ray.runtime.artifacts import Manifest, Run, Stage, write_table, write_t
 from ram_ray.runtime.cluster import model_actors
 from ram_ray.runtime.screen import print_line
 from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.settings.data_engine import CleanConfig
 
 MAX_ABSENT = 4  # tags an image that are looked at to compare with, at most
 SAY_SECONDS = 10.0

@@ -30,11 +30,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.config import CleanConfig
 from ram_ray.data_engine.generate import to_rows
 from ram_ray.detectors.regions import WHOLE, Box, make_detector
 from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import to_table
+from ram_ray.settings.data_engine import CleanConfig
 
 if TYPE_CHECKING:
     from ram_ray.inference.predictor import Predictor

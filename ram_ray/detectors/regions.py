@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ram_ray.config import CleanConfig
 from ram_ray.runtime.storage import local_copy
+from ram_ray.settings.data_engine import CleanConfig
 
 if TYPE_CHECKING:
     from ram_ray.detectors.zero_shot import ZeroShotDetector

@@ -21,11 +21,11 @@ from typing import Any, Literal
 
 import fsspec
 
-from ram_ray.config import DrawnConfig
 from ram_ray.drawn_scenes.caption import captions, mention
 from ram_ray.drawn_scenes.picture import draw
 from ram_ray.drawn_scenes.scene import sample_scene
 from ram_ray.runtime.storage import is_local, make_folder
+from ram_ray.settings.data import DrawnConfig
 
 Kind = Literal["web", "clean", "eval"]
 

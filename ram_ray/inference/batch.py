@@ -20,10 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
-from ram_ray.config import DataConfig, ResourcesConfig, RunConfig
+from ram_ray.config import RunConfig
 from ram_ray.records import Reject
 from ram_ray.runtime.cluster import model_actors
 from ram_ray.runtime.storage import make_folder
+from ram_ray.settings.data import DataConfig
+from ram_ray.settings.runtime import ResourcesConfig
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 FILES_PER_BLOCK = 5000  # plain pictures that one row of work lists

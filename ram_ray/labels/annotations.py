@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
-from ram_ray.config import MeasureConfig
 from ram_ray.evaluation.scorer import truth_ids
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
 from ram_ray.labels.names import Key
 from ram_ray.labels.planted import Planter, truth_names
 from ram_ray.records import ANNOTATION, PARSED, to_table
+from ram_ray.settings.data import MeasureConfig
 from ram_ray.settings.labels import LabelsConfig
 
 

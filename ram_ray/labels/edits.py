@@ -20,7 +20,7 @@ from pydantic import ValidationError, field_validator
 
 from ram_ray.labels.names import MAX_NAME, keys_of, plain, read_text, split_kind
 from ram_ray.records import KINDS
-from ram_ray.settings.models import Section
+from ram_ray.settings.section import Section
 
 _MAX_BYTES = 1_000_000
 

@@ -19,7 +19,7 @@ import ray.data
 
 from ram_ray.captions.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.captions.tables import load_lemmas
-from ram_ray.config import MeasureConfig, RunConfig
+from ram_ray.config import RunConfig
 from ram_ray.evaluation.scorer import tag_counts
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller
@@ -44,6 +44,7 @@ from ram_ray.runtime.annotate import annotate, read_rows, sum_blocks
 from ram_ray.runtime.artifacts import Manifest, Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.settings.data import MeasureConfig
 from ram_ray.settings.labels import LabelsConfig
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import fsspec
 
-from ram_ray.config import RunConfig, TrainConfig
+from ram_ray.config import RunConfig
 from ram_ray.data.shards import Shard, list_shards, shard_matches, shard_name
 from ram_ray.drawn_scenes import plan_corpus
 from ram_ray.labels.options import find_edits, identity
 from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
 from ram_ray.runtime.capacity import Capacity
+from ram_ray.settings.training import TrainConfig
 
 
 def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capacity) -> list[str]:

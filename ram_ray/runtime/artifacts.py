@@ -9,7 +9,7 @@
 
 The question is how a run that was killed goes on. A stage's folder is named by a digest of its configuration
 and of the digests of what it takes, so a change anywhere upstream gives a new name and nothing stale is ever
-read; fields that say how a stage runs, and not what it leaves (`models.config.HOW`), are no part of it. Its manifest
+read; fields that say how a stage runs, and not what it leaves (`settings.section.HOW`), are no part of it. Its manifest
 is written last, by one rename: no manifest, not done. Inside a stage that is not done, Ray goes on where it was (Ray
 Data's checkpoint of keys, Ray Train's checkpoints).
 """
@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 import ram_ray
 from ram_ray.runtime.storage import is_local, make_folder, remove_folder
-from ram_ray.settings.models import HOW
+from ram_ray.settings.section import HOW
 
 Kind = Literal["annotations", "models", "evaluation"]
 

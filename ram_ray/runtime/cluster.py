@@ -12,8 +12,8 @@ import os
 import time
 from typing import Any
 
-from ram_ray.config import ResourcesConfig
 from ram_ray.runtime import own_cluster, storage
+from ram_ray.settings.runtime import ResourcesConfig
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

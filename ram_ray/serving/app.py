@@ -25,10 +25,10 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from ram_ray.config import ServeConfig
 from ram_ray.serving.limits import ApiError
 from ram_ray.serving.messages import ImageResult, ModelInfo, Options
 from ram_ray.serving.tagger import Job, model_info, model_name, tag_batch
+from ram_ray.settings.serving import ServeConfig
 
 APP_NAME = "tagger"
 INGRESS_CPUS = 0.25  # decoding threads release the lock; on a cluster set it in the Serve config's `deployments`

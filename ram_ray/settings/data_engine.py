@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ram_ray.settings.models import Section
+from ram_ray.settings.section import Section
 
 
 class GenerateConfig(Section):

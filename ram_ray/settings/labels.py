@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ram_ray.settings.models import Section
+from ram_ray.settings.section import Section
 
 
 class LabelsConfig(Section):

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.config import JsonDict
+from pydantic import Field, model_validator
 
-UNKNOWN = 2  # in training targets, beside 0 and 1: a tag of which nothing is learnt
-HOW: JsonDict = {"digest": False}  # extra of a field that says how a stage runs, and not what it leaves
-
-
-class Section(BaseModel):
-    """A part of a configuration: unknown fields and wrong types are errors when it is made."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True, validate_default=True)
+from ram_ray.settings.section import Section
 
 
 class SwinConfig(Section):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ram_ray.settings.models import HOW, Section
+from ram_ray.settings.section import HOW, Section
 
 
 class AugmentConfig(Section):
@@ -82,15 +82,3 @@ class TrainingConfig(Section):
     def max_workers(self) -> int:
         """The most workers there may be."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
-
-
-def share(batch_size: int, *, workers: int, limit: int | None) -> tuple[int, int]:
-    """How a worker takes its share of a step: (rows of a micro batch, micro batches), the same on every worker.
-
-    Args:
-        batch_size: rows of the step.
-        limit: most rows of a micro batch; None: as many as there are.
-    """
-    rows = -(-batch_size // workers)
-    micro_batches = -(-rows // min(limit or rows, rows))
-    return -(-rows // micro_batches), micro_batches

@@ -26,8 +26,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ram_ray.config import TrainConfig, TrainingConfig
-from ram_ray.settings.training import share
+from ram_ray.settings.training import TrainConfig, TrainingConfig
+from ram_ray.training.micro_batches import share
 from ram_ray.training.optimizer import make_optimizer, set_learning_rate
 from ram_ray.training.workers import world_size
 

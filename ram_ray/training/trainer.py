@@ -19,11 +19,12 @@ import fsspec
 import ray
 import ray.data
 
-from ram_ray.config import RunConfig, TrainConfig
+from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
 from ram_ray.data.parts import Part
 from ram_ray.label_system import LabelSystem
 from ram_ray.runtime.artifacts import Stage, write_table
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.build import TaggerJob
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
 from ram_ray.training.feed import Table, TaggerFeed

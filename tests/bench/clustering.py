@@ -102,10 +102,10 @@ def fits(points: np.ndarray, *, clusters: int, seed: int) -> dict[str, Callable[
 
 def measure(count: int, *, width: int, clusters: int | None, repeats: int) -> str:
     """One line of the table."""
-    from ram_ray.config import CleanConfig
     from ram_ray.data_engine.clean import decide
     from ram_ray.data_engine.clustering import num_clusters
     from ram_ray.data_engine.company import TagCounts
+    from ram_ray.settings.data_engine import CleanConfig
 
     config = CleanConfig()
     points = draw(count, width=width)

@@ -5,13 +5,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.config import CleanConfig
 from ram_ray.data_engine import clean, clustering
 from ram_ray.data_engine.categories import in_memory
 from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide
 from ram_ray.data_engine.company import TagCounts
 from ram_ray.data_engine.crops import REGIONS
 from ram_ray.records import ANNOTATION, to_table
+from ram_ray.settings.data_engine import CleanConfig
 from tests.data_engine.test_crops import tag
 from tests.data_engine.test_generate import annotation
 

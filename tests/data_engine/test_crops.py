@@ -4,7 +4,6 @@ tag without a place is judged on the whole picture, and a box is looked at once.
 import numpy as np
 import pytest
 
-from ram_ray.config import CleanConfig
 from ram_ray.data_engine.crops import (
     IMAGE_REGIONS,
     REGIONS,
@@ -14,6 +13,7 @@ from ram_ray.data_engine.crops import (
     explode_regions,
     to_pixels,
 )
+from ram_ray.settings.data_engine import CleanConfig
 from tests.data_engine.test_generate import annotation, numpy_batch
 
 BEACH, RED = 1, 2  # of the tiny bundle: a scene and an attribute

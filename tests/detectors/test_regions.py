@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ram_ray.config import CleanConfig
 from ram_ray.detectors.regions import AttentionDetector, make_detector
 from ram_ray.inference.predictor import Predictor
+from ram_ray.settings.data_engine import CleanConfig
 
 
 @pytest.fixture(scope="module")

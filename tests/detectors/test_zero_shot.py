@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ram_ray.config import CleanConfig
 from ram_ray.detectors.regions import make_detector
 from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector
+from ram_ray.settings.data_engine import CleanConfig
 
 TAGS = [["dog", "traffic light"], ["red", "dog", "beach"], []]
 IDS = [[0, 4], [2, 0, 1], []]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ram_ray.config import DrawnConfig
 from ram_ray.drawn_scenes import (
     ACTIONS,
     BACKGROUNDS,
@@ -34,6 +33,7 @@ from ram_ray.drawn_scenes import (
     write_shard,
 )
 from ram_ray.drawn_scenes.caption import Phrase
+from ram_ray.settings.data import DrawnConfig
 
 SMALL = DrawnConfig(num_web=25, num_clean=10, num_eval=12, scenes_per_shard=10)
 

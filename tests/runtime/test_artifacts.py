@@ -12,8 +12,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from ram_ray.config import TrainConfig, TrainingConfig
 from ram_ray.runtime.artifacts import Manifest, Run, Stage, write_text
+from ram_ray.settings.training import TrainConfig, TrainingConfig
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from ram_ray.config import ResourcesConfig, load
+from ram_ray.config import load
 from ram_ray.runtime.cluster import fill_machine, machine_cpus, model_actors
+from ram_ray.settings.runtime import ResourcesConfig
 
 
 def test_a_pool_of_actors_has_its_own_size_and_leaves_the_cpus_to_tasks() -> None:

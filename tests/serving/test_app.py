@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from ram_ray.config import ServeConfig
+from ram_ray.settings.serving import ServeConfig
 from tests.serving.pictures import base64_of, bomb, photo
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from ram_ray.config import TrainConfig, TrainingConfig
+from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.step import TrainStep, step_seed
 from ram_ray.training.strategy import DDPEngine, Engine, make_engine, read_weights
 from tests.tiny import SWIN, tagger
