@@ -15,10 +15,10 @@ from typing import Any
 
 from ram_ray.config import RunConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
+from ram_ray.data.ground_truth import Counts
 from ram_ray.data.parts import Part
 from ram_ray.data_engine.clean_stages import clean, samples_uri
 from ram_ray.data_engine.generate_stages import generate
-from ram_ray.evaluation.metrics import Counts
 from ram_ray.evaluation.stages import evaluate, read_summary
 from ram_ray.labels.stages import build_labels, label, label_system_uri, parse
 from ram_ray.reporting.engine_report import CURVE, report_engine

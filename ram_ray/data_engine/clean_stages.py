@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
+from ram_ray.data.pixels import with_pixels
 from ram_ray.data_engine.categories import (
     Group,
     Part,
@@ -41,13 +42,13 @@ from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, Decision, apply_remo
 from ram_ray.data_engine.company import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
 from ram_ray.data_engine.folds import ByPart
-from ram_ray.data_engine.on_ray import predictor_options, tally, with_pixels
+from ram_ray.data_engine.on_ray import tally
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
+from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import annotate
 from ram_ray.runtime.artifacts import Manifest, Run, Stage, write_table, write_text
-from ram_ray.runtime.cluster import model_actors
 from ram_ray.runtime.screen import print_line
 from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.data_engine import CleanConfig

@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.generate import to_rows
 from ram_ray.detectors.regions import WHOLE, Box, make_detector
 from ram_ray.labels.match import MATCHED, PARSED
@@ -174,8 +175,6 @@ class RegionEmbedder:
         return sorted(int(one) for one in drawn)
 
     def _labelled(self, names: list[str] | None) -> set[int]:
-        from ram_ray.evaluation.scorer import truth_ids
-
         return truth_ids(names, None, self.predictor.labels)[0] or set() if names else set()
 
     def _parts(self, values: Any) -> Iterator[Any]:

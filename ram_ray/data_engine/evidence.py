@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.calibrate import BINS, Evidence, bin_of
 from ram_ray.data_engine.generate import Logits, own_logits, votes_of
-from ram_ray.evaluation.scorer import truth_ids
 from ram_ray.label_system import LabelSystem
 
 OF_CELL = ("images", "said", "open", "judged", "known", "right")

@@ -27,21 +27,22 @@ from ray.data import Dataset
 
 from ram_ray.config import RunConfig
 from ram_ray.data.parts import Part
+from ram_ray.data.pixels import with_pixels
 from ram_ray.data_engine.calibrate import BINS, Calibration, calibrate, edge_of, thresholds
 from ram_ray.data_engine.curve import by_score, make_curve
 from ram_ray.data_engine.evidence import CELLS, MAX_VOTES, Cells, count_cells, gather
 from ram_ray.data_engine.folds import ByPart
 from ram_ray.data_engine.generate import SCORES, Calibrated, CaptionTags, Generator, Threshold, merge, own_logits
 from ram_ray.data_engine.implied import implied_rate
-from ram_ray.data_engine.on_ray import predictor_options, sum_rows, tally, with_pixels
+from ram_ray.data_engine.on_ray import sum_rows, tally
 from ram_ray.data_engine.weigh import Weigher
 from ram_ray.data_engine.weigh_stage import load_weigher, weigh
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import caption_tasks, label_system_uri
 from ram_ray.records import ANNOTATION, to_table
+from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import annotate, read_rows
 from ram_ray.runtime.artifacts import Manifest, Run, write_text
-from ram_ray.runtime.cluster import model_actors
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.runtime.storage import make_folder
 

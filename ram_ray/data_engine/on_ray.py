@@ -1,4 +1,4 @@
-"""What the engine's stages share on Ray Data: decoded pictures, pools of actors with a model, counts at the end."""
+"""What the engine's stages share on Ray Data: sums over rows, and the counts of a stage at its end."""
 
 from __future__ import annotations
 
@@ -9,36 +9,12 @@ import pyarrow as pa
 from ray.data import Dataset
 
 from ram_ray.config import RunConfig
-from ram_ray.data.images import Limits
-from ram_ray.data.pixels import add_pixels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import annotation_counts, label_system_uri
 from ram_ray.runtime.annotate import write_rejected
 from ram_ray.runtime.artifacts import Manifest, Stage
 
 Count = Callable[[pa.Table], dict[str, float]]
-
-
-def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
-    """Rows to rows with decoded pictures, in tasks."""
-    limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
-
-    def pixels(block: pa.Table) -> pa.Table:
-        return add_pixels(block, size=size, limits=limits)
-
-    return dataset.map_batches(
-        pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=config.resources.task_cpus
-    )
-
-
-def predictor_options(config: RunConfig) -> dict:
-    """How an actor loads a model: on the GPU in the run's precision, or on a CPU with the configured threads."""
-    on_gpu = config.resources.actor_gpus > 0
-    return {
-        "device": "cuda" if on_gpu else "cpu",
-        "precision": config.training.precision,
-        "threads": None if on_gpu else config.resources.threads,
-    }
 
 
 def sum_rows(

@@ -24,7 +24,7 @@ import fsspec
 import pyarrow as pa
 
 from ram_ray.config import RunConfig
-from ram_ray.evaluation.scorer import truth_ids
+from ram_ray.data.ground_truth import truth_ids
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.runtime.annotate import read_rows

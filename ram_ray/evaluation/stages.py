@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from ram_ray.config import RunConfig
-from ram_ray.data_engine.on_ray import predictor_options, with_pixels
+from ram_ray.data.pixels import with_pixels
 from ram_ray.evaluation.metrics import reduce_tag_block, summarise
 from ram_ray.evaluation.scorer import Scorer
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
+from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import good, read_rows
 from ram_ray.runtime.artifacts import Manifest, Run, write_text
-from ram_ray.runtime.cluster import model_actors
 
 
 def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, labels: Manifest) -> Manifest:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from ram_ray.config import RunConfig
 from ram_ray.records import Reject
-from ram_ray.runtime.cluster import model_actors
+from ram_ray.runtime.actors import model_actors
 from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.data import DataConfig
 from ram_ray.settings.runtime import ResourcesConfig

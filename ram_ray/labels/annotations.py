@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
-from ram_ray.evaluation.scorer import truth_ids
+from ram_ray.data.ground_truth import truth_ids
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
 from ram_ray.labels.names import Key

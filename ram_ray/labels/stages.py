@@ -20,7 +20,7 @@ import ray.data
 from ram_ray.captions.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import RunConfig
-from ram_ray.evaluation.scorer import tag_counts
+from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller
 from ram_ray.labels.build import build

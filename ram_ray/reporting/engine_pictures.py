@@ -22,8 +22,8 @@ import ray
 from PIL import Image
 
 from ram_ray.config import RunConfig
+from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.images import Limits, decode, read_bytes
-from ram_ray.evaluation.scorer import truth_ids
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import Reject, to_table
 from ram_ray.runtime.annotate import read_rows

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
+from ram_ray.data.ground_truth import Counts
 from ram_ray.data_engine.statistics import figures, read_tally, tally
-from ram_ray.evaluation.metrics import Counts
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.reporting.engine_curve import read_curve

@@ -94,14 +94,6 @@ def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
     )
 
 
-def model_actors(resources: ResourcesConfig) -> dict[str, Any]:
-    """What a step that runs a model asks Ray Data for: a pool of actors that grows with the work and the cluster."""
-    import ray.data
-
-    pool = ray.data.ActorPoolStrategy(min_size=resources.fewest_actors, max_size=resources.most_actors)
-    return {"num_cpus": resources.actor_cpus, "num_gpus": resources.actor_gpus or None, "compute": pool}
-
-
 class Pause:
     """A short sleep after every round of Ray Data's scheduling loop, nine times as long as the round kept a core busy.
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ram_ray.config import load
+from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.measure import hide_captions
-from ram_ray.evaluation.scorer import truth_ids
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.planted import Planter, truth_names
 from tests.tiny import jpeg

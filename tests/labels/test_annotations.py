@@ -6,7 +6,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from ram_ray.evaluation.scorer import tag_counts
+from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.annotations import Labeller
 from ram_ray.labels.counts import count_names
