@@ -32,7 +32,8 @@ import pyarrow.compute as pc
 
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.generate import to_rows
-from ram_ray.detectors.regions import WHOLE, Box, make_detector
+from ram_ray.detectors.make import make_detector
+from ram_ray.detectors.regions import WHOLE, Box
 from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import to_table
 from ram_ray.settings.data_engine import CleanConfig

@@ -12,7 +12,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from ram_ray.inference.backends.make import LabelSet, label_set
+from ram_ray.inference.backends.backend import LabelSet, label_set
 from ram_ray.models.bundle import Bundle
 from ram_ray.models.dual_encoder import Teacher
 

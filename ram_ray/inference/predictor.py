@@ -1,7 +1,7 @@
 """Predictor: a model bundle, pictures in, tags and captions out. The engine, evaluation and serving all use it.
 
 What does not depend on the picture is computed once a label set: the label queries, for the bundle's own tags
-and, in a small cache (`own_tags.py`), for tags that a user brings. What computes is a backend (`backends.py`).
+and, in a small cache (`custom_tags.py`), for tags that a user brings. What computes is a backend (`backends`).
 
 Letters: B batch, S pixels, N tags, K descriptions a tag, E width of text embeddings.
 """
@@ -16,7 +16,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ram_ray.inference.backends.make import LabelSet, label_set, make_backend
+from ram_ray.inference.backends.backend import LabelSet, label_set
+from ram_ray.inference.backends.make import make_backend
 from ram_ray.inference.custom_tags import OwnTags
 from ram_ray.models.bundle import Bundle, load_bundle
 from ram_ray.models.image_encoder import normalise

@@ -22,7 +22,7 @@ _log: Path | None = None
 
 def print_line(text: str) -> None:
     """Print a line of the run on its standard output and into its log; from a worker too."""
-    from ram_ray.runtime.progress import send_line
+    from ram_ray.runtime.progress_actor import send_line
 
     if _terminal is None and send_line(text):
         return

@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ram_ray.inference.backends.make import label_set, make_backend
+from ram_ray.inference.backends.backend import label_set
+from ram_ray.inference.backends.make import make_backend
 from ram_ray.models.blocks import Attention, Block
 from ram_ray.models.ram import RAM
 from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from ram_ray.inference.backends.make import label_set, make_backend
+from ram_ray.inference.backends.backend import label_set
+from ram_ray.inference.backends.make import make_backend
 from ram_ray.models.fast import bias_windows
 from tests import released
 from tests.bench import inference as bench

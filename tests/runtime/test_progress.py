@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ram_ray.runtime import progress
+from ram_ray.runtime import progress, progress_actor
 from ram_ray.runtime.progress import RowCount, format_line
 
 DEADLINE_SECONDS = 60
@@ -43,7 +43,7 @@ def test_progress_goes_on_when_the_actors_process_is_killed(
             time.sleep(0.05)
 
     with progress.progress("stage", total=10) as add:
-        actor = progress._start_actor(*progress._job())
+        actor = progress_actor.start_actor(*progress_actor.this_job())
         node = ray.get_runtime_context().get_node_id()
         assert ray.get(actor.node.remote()) == node, "it lives as long as the driver's node"
         add(3)

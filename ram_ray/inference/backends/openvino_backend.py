@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ram_ray.inference.backends.make import LabelSet, Pieces
+from ram_ray.inference.backends.backend import LabelSet, Pieces
 from ram_ray.models.fast import bias_windows
 from ram_ray.models.ram import RAM
 
@@ -22,7 +22,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoBackend:
-    """See `ram_ray.inference.backends.make.Backend`."""
+    """See `ram_ray.inference.backends.backend.Backend`."""
 
     def __init__(self, model: RAM, *, precision: str, threads: int | None) -> None:
         try:
