@@ -1,6 +1,6 @@
 """Captions to tags: a spaCy pipeline for the parse, `rules` for the reading.
 
-The pipeline is the shipped one (trained by `train_parser` on the UD English Web Treebank) or any installed
+The pipeline is the shipped one (trained by `training.train_parser` on the UD English Web Treebank) or any installed
 spaCy pipeline with a tagger and a dependency parser; its components that tags do not need are left out, its
 lemmas are not used (see `lemmas`), and hyphened words stay whole ("t-shirt"). Text goes in cleaned and in
 lower case, equal captions of a batch are parsed once, and what is not English is turned away with a reason.

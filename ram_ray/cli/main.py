@@ -2,7 +2,7 @@
 
 A subcommand is a function that adds its parser and names what runs it (`set_defaults(run=...)`); it imports
 what it needs when it runs, so that `ram-ray parse` never loads torch. To add one, write such a function and
-list it in `COMMANDS`. Those about models are in `model_commands.py`.
+list it in `COMMANDS`. Those about models are in `models.py`, those about label systems in `labels.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The subcommands of `ram-ray` about models: import, download, export, tag. See `cli.py`."""
+"""The subcommands of `ram-ray` about models: import, download, export, tag. See `main.py`."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def clean(
 
 
 def samples_uri(run: Run, cleaned: Manifest) -> str:
-    """Where the samples of a finished `clean` lie (`engine.clean.SAMPLE_ROWS`)."""
+    """Where the samples of a finished `clean` lie (`data_engine.clean.SAMPLE_ROWS`)."""
     return run.path("annotations", cleaned.stage.replace("clean", "removals"), cleaned.counts["removals"], "samples")
 
 

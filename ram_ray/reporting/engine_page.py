@@ -54,7 +54,7 @@ class View:
 
     run: str
     steps: Sequence[Step]
-    figures: Mapping[str, float | None]  # of `tally.figures`
+    figures: Mapping[str, float | None]  # of `statistics.figures`
     reasons: Sequence[Mapping[str, Any]]  # reason, images, judged, right
     categories: Sequence[Category]  # most happened first
     curve: Curve | None = None

@@ -86,7 +86,7 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
 
 
 def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
-    """PICK rows of a block of `engine.clean.SAMPLE_ROWS`, at most `each` a tag and kind."""
+    """PICK rows of a block of `data_engine.clean.SAMPLE_ROWS`, at most `each` a tag and kind."""
     best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in block.select(["key", "tag", "box", "cluster", "removed", "reason", "score"]).to_pylist():
         if row["tag"] in tags:
@@ -158,7 +158,7 @@ def read_pictures(
 
     Args:
         annotations: folder of the last `records.ANNOTATION` rows.
-        crops: folders of `engine.clean.SAMPLE_ROWS`, of each round; the last one's say what was kept.
+        crops: folders of `data_engine.clean.SAMPLE_ROWS`, of each round; the last one's say what was kept.
         tags: the categories to be shown.
     """
     wanted, each, crops = frozenset(tags), bounds.each_in_all, list(crops)

@@ -43,7 +43,7 @@ def report_engine(
 
     Args:
         steps: annotation stages in their order: the first annotations, then generated and cleaned ones of each round.
-        crops: folders of cleaning's samples (`engine.clean.SAMPLE_ROWS`), one a round.
+        crops: folders of cleaning's samples (`data_engine.clean.SAMPLE_ROWS`), one a round.
         curve: URI of a curve, as `engine_curve.read_curve` reads it.
     """
     bounds = bounds or Bounds()

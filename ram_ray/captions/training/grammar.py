@@ -5,7 +5,7 @@ trained on it alone takes "ride" for a noun there. Here the tree is known by con
 the caption also makes its tree. What counts is that the readings a parser confuses stand side by side: words that are
 nouns and verbs in the same places ("watch", "park"), gerunds before nouns ("swimming pool", "smiling girl", "holding
 bags"), a verb after a modifier that ends in a noun, fragments without a verb, captions without articles. Relations
-follow UD English EWT. Nothing here comes from a data set but single words (`caption_words.txt`).
+follow UD English EWT. Nothing here comes from a data set but single words (`words.txt`).
 """
 
 from __future__ import annotations

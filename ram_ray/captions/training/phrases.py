@@ -1,4 +1,4 @@
-"""Noun phrases and places of made captions, with their trees: the lower half of `caption_grammar`.
+"""Noun phrases and places of made captions, with their trees: the lower half of `grammar`.
 
 Adjectives, participles, compounds and measures are drawn independently of each other, so that a tagger cannot learn
 that one stands for another; what a phrase means does not matter, only what its words are.

@@ -8,7 +8,7 @@ published tables), so `spacy.load(OUT_DIR)` works and any other installed pipeli
 
 Captions are short, often written without capitals and full stops, and the parser reads them in lower
 case (see `parser.py`); half of the training sentences are lower-cased for that reason. A web treebank knows
-little of captions, so as many words again come from `caption_grammar`, which makes captions with their trees.
+little of captions, so as many words again come from `grammar`, which makes captions with their trees.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Trees of words for made captions: what `caption_grammar` builds its sentences from.
+"""Trees of words for made captions: what `grammar` builds its sentences from.
 
 A node is a word with its class, what stands left and right of it, and its relation to what it hangs under. Since
 children are kept in the order of the text, every tree is projective and its text is read off by walking it. Word
-forms (plurals, -s, -ing, participles) are made here from the dictionary forms in `caption_words.txt`.
+forms (plurals, -s, -ing, participles) are made here from the dictionary forms in `words.txt`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def flatten(root: Node) -> dict[str, list]:
 
 
 class Lexicon:
-    """The sections of `caption_words.txt`; `pick` draws a word, earlier ones more often."""
+    """The sections of `words.txt`; `pick` draws a word, earlier ones more often."""
 
     def __init__(self) -> None:
         self.sections: dict[str, list[str]] = {}
