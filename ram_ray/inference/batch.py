@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from ram_ray.config import RunConfig
 from ram_ray.records import Reject
 from ram_ray.runtime.actors import model_actors
-from ram_ray.runtime.storage import make_folder
+from ram_ray.runtime.storage import local_copy, make_folder
 from ram_ray.settings.data import DataConfig
 from ram_ray.settings.runtime import ResourcesConfig
 
@@ -115,8 +115,6 @@ def image_size(model: str) -> int:
     Raises:
         ValueError: if it is not a bundle.
     """
-    from ram_ray.runtime.storage import local_copy
-
     try:
         folder = local_copy(model, files=("config.json",))
         return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["image_size"])

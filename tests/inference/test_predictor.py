@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ram_ray.inference import Predictor  # as users write it
 from ram_ray.inference.custom_tags import OWN_TAG_SETS
-from ram_ray.inference.predictor import Predictor
 from ram_ray.label_system import Label, LabelSystem
 from tests.tiny import photo
 
