@@ -5,7 +5,7 @@ python jobs/ablation.py --preset photos --data 'photos/train-*.tar' --eval photo
     --set data.measure.captions_per_image=1
 """
 
-from ram_ray import job
+from ram_ray.cli import job
 
 
 def main() -> None:

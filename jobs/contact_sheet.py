@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from PIL import Image, ImageDraw
 
-from ram_ray.data.drawn import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing, caption, draw, sample_scene
+from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing, caption, draw, sample_scene
 
 _GAP = 10
 _TEXT = 58  # pixels under a picture: four lines

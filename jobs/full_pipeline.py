@@ -4,7 +4,7 @@ python jobs/full_pipeline.py --preset demo --try      # drawn scenes, no GPU, mi
 python jobs/full_pipeline.py --preset ram_14m --data 's3://bucket/shards/*.tar' --run s3://bucket/runs/mine
 """
 
-from ram_ray import job
+from ram_ray.cli import job
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ def main() -> int:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="serve.FIELD=VALUE")
     options = parser.parse_args()
 
-    from ram_ray import cluster, outcome
     from ram_ray.config import load
-    from ram_ray.screen import print_error, print_line
-    from ram_ray.storage import local_copy
+    from ram_ray.runtime import cluster, outcome
+    from ram_ray.runtime.screen import print_error, print_line
+    from ram_ray.runtime.storage import local_copy
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

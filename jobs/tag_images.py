@@ -29,15 +29,16 @@ def main() -> int:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     options = parser.parse_args()
 
-    from ram_ray import cluster, outcome, tagging
     from ram_ray.config import load
-    from ram_ray.screen import print_error, print_line
+    from ram_ray.inference import batch
+    from ram_ray.runtime import cluster, outcome
+    from ram_ray.runtime.screen import print_error, print_line
 
     own = tuple(tag.strip() for tag in options.tags.split(",") if tag.strip()) if options.tags else None
     try:
         config = load(files=options.config, sets=options.sets)
-        query = tagging.Query(top_k=options.top_k, threshold=options.threshold, tags=own)
-        tagging.find_work(
+        query = batch.Query(top_k=options.top_k, threshold=options.threshold, tags=own)
+        batch.find_work(
             options.data, shard_folders=config.data.shard_folders
         )  # a wrong path is told before anything starts
         resources = config.resources
@@ -51,7 +52,7 @@ def main() -> int:
 
     def work() -> None:
         cluster.start(num_cpus=resources.num_cpus, object_store_gb=resources.object_store_gb, dashboard=False)
-        counts = tagging.tag_to_folder(
+        counts = batch.tag_to_folder(
             _absolute(options.model) if os.path.isdir(options.model) else options.model,
             [_absolute(one) for one in options.data],
             _absolute(options.out),

@@ -1,155 +1,30 @@
 """The configuration of a run: one typed tree, from a preset, a YAML file and `section.field=value` pairs.
 
-A preset is a whole run on one screen (`jobs/presets/*.yaml`); what it does not name has the paper's value,
-which stands here beside its meaning. Everything is checked before anything starts: an unknown field or a
-wrong value is one line that names the field.
+A preset is a whole run on one screen (`ram_ray/presets/*.yaml`); what it does not name has the paper's value, which
+stands beside its meaning in `ram_ray/settings`, one file for the settings of each package. Everything is checked before
+anything starts: an unknown field or a wrong value is one line that names the field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ram_ray.engine.config import CleanConfig as CleanConfig
-from ram_ray.engine.config import EngineConfig
-from ram_ray.labels.config import LabelsConfig
-from ram_ray.models.config import HOW, ModelConfig, Section, TransformerConfig
-from ram_ray.training.config import AugmentConfig as AugmentConfig
-from ram_ray.training.config import TrainConfig, TrainingConfig
-
-
-class DrawnConfig(Section):
-    """The embedded corpus of drawn scenes (`ram_ray.data.drawn`)."""
-
-    num_web: int = Field(8000, ge=1)  # scenes whose captions leave out and invent things
-    num_clean: int = Field(1000, ge=0)  # scenes whose captions are complete: the finetuning set
-    num_eval: int = Field(1000, ge=1)  # held-out scenes, with labels
-    scenes_per_shard: int = Field(1000, ge=1)
-    image_size: int = Field(64, ge=32)
-    unsaid: float = Field(0.35, ge=0, le=1)  # share of what is drawn that a web caption leaves out
-    false: float = Field(0.1, ge=0, le=0.5)  # share of a web caption's tags that are not drawn
-    level: Literal["plain", "hard"] = "plain"  # hard: small, overlapping, any colour on any background
-
-
-class MeasureConfig(Section):
-    """For measuring the data engine on photos (`ram_ray.data.measure`); a real run hides and spoils nothing."""
-
-    captions_per_image: int | None = Field(None, ge=1)  # trained on; the tags of all captions are the truth
-    planted: float = Field(0.0, ge=0, le=1)  # false tags planted, as a share of the captions' tags
-
-    @property
-    def on(self) -> bool:
-        """Whether the captions' tags are to be kept as the truth."""
-        return self.captions_per_image is not None or self.planted > 0
-
-
-class DataConfig(Section):
-    """Where the pictures and captions are, and what makes a row usable."""
-
-    train: list[str] = []  # URIs or globs; empty: the drawn scenes
-    eval: list[str] = []
-    shard_folders: int = Field(1, ge=0)  # of the folders above a shard, those that are a part of its name: "coco/00000"
-    drawn: DrawnConfig = DrawnConfig()
-    check: Literal["decode", "header"] = "header"
-    min_side: int = Field(32, ge=1)  # pixels
-    max_pixels: int = Field(50_000_000, ge=1)
-    max_bytes: int = Field(50_000_000, ge=1)
-    rows_per_block: int = Field(512, ge=1)  # images that one task reads and decodes
-    measure: MeasureConfig = MeasureConfig()
-
-
-class RepresentConfig(Section):
-    """The dual encoder: text side for the label queries, image side for distillation.
-
-    With `clip` set to a Hugging Face id (and `revision`) or a local path nothing is trained. Otherwise a
-    small one is trained with StableRep's multi-positive loss (arXiv 2306.00984, section 3.2) plus the
-    image-text loss of StableRep+.
-    """
-
-    clip: str | None = None
-    revision: str | None = None
-    images: Literal["synthetic", "real", "both"] = "both"
-    generator: str = "drawn"  # "drawn", or a Stable Diffusion id or path for diffusers
-    generator_revision: str | None = None
-    num_captions: int = Field(2000, ge=1)  # about how many captions synthetic pictures are made of
-    pictures_made: int = Field(10, ge=1)  # a caption, beforehand
-    pictures_per_caption: int = Field(2, ge=2)  # m of StableRep: positives of one caption in a batch
-    text: TransformerConfig = TransformerConfig(width=512, layers=6, heads=8, ffn=2048, dropout=0.0)
-    embed_dim: int = Field(512, ge=1)
-    head: tuple[int, int] = (4096, 256)  # hidden and output width of the contrastive head
-    temperature: float = Field(0.1, gt=0)
-    image_text_weight: float = Field(0.5, ge=0)
-    train: TrainConfig = TrainConfig(epochs=10, batch_size=512, lr=1e-3, weight_decay=0.1, schedule="cosine")
-
-
-class EvaluateConfig(Section):
-    """Scoring on labelled shards (or, where they carry no labels, the tags of their captions)."""
-
-    min_positives: int = Field(1, ge=1)  # tags with fewer positives are left out of mAP
-    threshold: float = Field(0.5, gt=0, lt=1)
-    batch_size: int = Field(64, json_schema_extra=HOW)
-
-
-class ServeConfig(Section):
-    """The HTTP endpoint."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    replicas: int = Field(1, ge=1)
-    max_replicas: int = Field(1, ge=1)
-    num_cpus: float = 0.5
-    num_gpus: float = 0
-    threads: int = 1
-    max_batch_size: int = 16
-    batch_wait_s: float = 0.01
-    max_request_bytes: int = 32_000_000
-    max_image_bytes: int = 16_000_000
-    max_pixels: int = 50_000_000
-    max_images: int = 16
-    timeout_s: float = 30.0
-    max_queued: int = 128
-
-
-class ResourcesConfig(Section):
-    """What the steps of a stage ask Ray for.
-
-    Tasks read, decode, parse and write, on every CPU that the cluster has. Actors hold a model; they ask for a GPU and
-    next to no CPU, so that tasks always find one. None at all would bring them to a head node that should hold none.
-    """
-
-    task_cpus: float = Field(1.0, gt=0)
-    max_cpus: float | None = Field(None, gt=0)  # of a stage; None: all there are, and what an autoscaler may still add
-    actor_cpus: float = Field(0.1, gt=0)
-    actor_gpus: float = Field(0.0, ge=0)
-    actors: int | tuple[int, int] = 1  # most actors of one step, or [fewest, most]
-    threads: int = Field(1, ge=1)  # of an actor's model on a CPU
-    shuffle_partitions: int = Field(200, ge=1)  # of a group-by: tags, names
-    num_cpus: int | None = None  # only for a cluster that the run itself starts; None: the machine's
-    object_store_gb: float | None = None  # only for a cluster that the run itself starts
-    buffer_mb: int | None = Field(None, ge=16)  # rows that wait between a stage's steps; None: Ray's share of its store
-
-    @field_validator("actors")
-    @classmethod
-    def _some_actors(cls, actors: int | tuple[int, int]) -> int | tuple[int, int]:
-        fewest, most = actors if isinstance(actors, tuple) else (1, actors)
-        if not 1 <= fewest <= most:
-            raise ValueError("write a number from 1 on, or [fewest, most]")
-        return actors
-
-    @property
-    def fewest_actors(self) -> int:
-        """Actors of a step from its start to its end."""
-        return self.actors[0] if isinstance(self.actors, tuple) else 1
-
-    @property
-    def most_actors(self) -> int:
-        """Actors of a step where there is work and room for them."""
-        return self.actors[1] if isinstance(self.actors, tuple) else self.actors
+from ram_ray.settings.data import DataConfig
+from ram_ray.settings.data_engine import EngineConfig
+from ram_ray.settings.evaluation import EvaluateConfig
+from ram_ray.settings.labels import LabelsConfig
+from ram_ray.settings.models import ModelConfig
+from ram_ray.settings.runtime import ResourcesConfig
+from ram_ray.settings.section import Section
+from ram_ray.settings.serving import ServeConfig
+from ram_ray.settings.synthesis import RepresentConfig
+from ram_ray.settings.training import TrainConfig, TrainingConfig
 
 
 class RunConfig(Section):

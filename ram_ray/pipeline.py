@@ -13,21 +13,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ram_ray.artifacts import Manifest, Run
-from ram_ray.config import RunConfig, TrainConfig, dump
+from ram_ray.config import RunConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
-from ram_ray.engine.clean_stages import clean, samples_uri
-from ram_ray.engine.generate_stages import generate
-from ram_ray.evaluation.engine_report import CURVE, report_engine
-from ram_ray.evaluation.metrics import Counts
-from ram_ray.evaluation.report import StageLine, build_report, closing_table, write_report
-from ram_ray.evaluation.score import evaluate, read_summary
+from ram_ray.data.ground_truth import Counts
+from ram_ray.data.parts import Part
+from ram_ray.data_engine.clean_stages import clean, samples_uri
+from ram_ray.data_engine.generate_stages import generate
+from ram_ray.evaluation.stages import evaluate, read_summary
 from ram_ray.labels.stages import build_labels, label, label_system_uri, parse
-from ram_ray.labels.vocabulary import build_vocabulary
-from ram_ray.parts import Part
-from ram_ray.screen import print_line
+from ram_ray.reporting.engine_report import CURVE, report_engine
+from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
+from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.screen import print_line
+from ram_ray.settings.training import TrainConfig
 from ram_ray.synthesis.represent import represent
 from ram_ray.training.trainer import train_tagger
+from ram_ray.training.vocabulary import build_vocabulary
 
 STAGES = ("shards", "represent", "parse", "labels", "pretrain", "generate", "clean", "retrain", "finetune", "evaluate")
 

@@ -30,7 +30,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A Ray cluster of the run's own, as the jobs start one, that every test of the run shares."""
-    from ram_ray import cluster
+    from ram_ray.runtime import cluster
 
     cluster.start(num_cpus=3, object_store_gb=0.5)
     yield
@@ -63,10 +63,10 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     from ram_ray.label_system import Label, LabelSystem
     from ram_ray.models.bundle import save_bundle
-    from ram_ray.models.config import DualEncoderConfig, ModelConfig, SwinConfig, TransformerConfig
     from ram_ray.models.dual_encoder import DualEncoder, Teacher
     from ram_ray.models.ram import RAM
     from ram_ray.models.tokenizer import TextTokenizer
+    from ram_ray.settings.models import DualEncoderConfig, ModelConfig, SwinConfig, TransformerConfig
 
     folder = tmp_path_factory.mktemp("tiny_bundle")
     torch.manual_seed(0)

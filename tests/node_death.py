@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
-from ram_ray.artifacts import Manifest, Run
-from ram_ray.cluster import configure_data
 from ram_ray.config import RunConfig, load
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, SAMPLE, to_table
+from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.cluster import configure_data
 from tests import tiny
 
 SETS = ["data.rows_per_block=25", "data.min_side=16", "resources.actors=2", "resources.shuffle_partitions=8"]
@@ -97,7 +97,7 @@ def parse(run: Run, config: RunConfig, folder: Path, _: str, rows: int) -> Calla
 
 def generate(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> Callable[[], Manifest]:
     """Pictures to write captions for."""
-    from ram_ray.engine.generate_stages import score
+    from ram_ray.data_engine.generate_stages import score
 
     annotations, labels = pictures(folder, rows)
     judges = [Manifest("pretrain", "1", bundle, 0.0, {"image_size": 32})]
@@ -106,7 +106,7 @@ def generate(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) 
 
 def clean(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> Callable[[], Manifest]:
     """Pictures whose tags are looked at; then the decision in plain tasks."""
-    from ram_ray.engine.clean_stages import clean as stage
+    from ram_ray.data_engine.clean_stages import clean as stage
 
     annotations, labels = pictures(folder, rows)
     judges = [Manifest("pretrain", "1", bundle, 0.0, {"image_size": 32})]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ram_ray.models.config import ModelConfig, SwinConfig, TransformerConfig
 from ram_ray.models.ram import RAM
+from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig
 
 WORDS = ("[PAD]", *(f"[unused{i}]" for i in range(4)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz|"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ram_ray.cli.job import PRESETS, configure, parser
 from ram_ray.config import RunConfig, dump, load
-from ram_ray.job import PRESETS, configure, parser
 
 PRESET_FILES = sorted(PRESETS.glob("*.yaml"))
 

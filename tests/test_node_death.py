@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ram_ray.cluster import SETTINGS
+from ram_ray.runtime.cluster import SETTINGS
 from tests.node_death import ROWS
 
 REPO = Path(__file__).resolve().parents[1]

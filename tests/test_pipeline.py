@@ -119,7 +119,7 @@ def test_folds_are_judged_by_models_that_did_not_see_them(run_folder: str, ray_c
     """Thresholds are calibrated on all pictures, and only what depends on the folds is made anew."""
     import pyarrow.parquet as pq
 
-    from ram_ray.parts import part_of
+    from ram_ray.data.parts import part_of
     from ram_ray.pipeline import Pipeline
 
     sets = ["engine.folds=2", "engine.generate={threshold: null, precision: 0.2}"]
@@ -169,7 +169,7 @@ def test_a_round_that_changes_little_is_the_last_and_says_so(run_folder: str, ra
 def test_the_bundle_tags_pictures_by_itself(run_folder: str) -> None:
     from PIL import Image
 
-    from ram_ray.inference import Predictor
+    from ram_ray.inference.predictor import Predictor
 
     predictor = Predictor.from_pretrained(manifests(run_folder)["finetune"]["path"], threads=1)
     assert predictor.image_size == 48

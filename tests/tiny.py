@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ram_ray.models.config import ModelConfig, SwinConfig, TransformerConfig
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig
 
 NAMES = ("dog", "beach", "red", "run", "traffic light", "person")
 SWIN = SwinConfig(patch_size=4, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), drop_path=0.0)

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from ram_ray.annotate import annotate, count_and_reject
-from ram_ray.artifacts import Manifest, Run, Stage
 from ram_ray.config import RunConfig
-from ram_ray.data.drawn import plan_corpus, write_shard
 from ram_ray.data.images import Limits
 from ram_ray.data.measure import hide_captions
 from ram_ray.data.shards import Shard, list_shards, scan_shard
+from ram_ray.drawn_scenes import plan_corpus, write_shard
 from ram_ray.records import SAMPLE, to_table
-from ram_ray.storage import TASK_RETRIES, make_folder
+from ram_ray.runtime.annotate import annotate, count_and_reject
+from ram_ray.runtime.artifacts import Manifest, Run, Stage
+from ram_ray.runtime.storage import TASK_RETRIES, make_folder
 
 ROWS_AT_ONCE = 1000
 

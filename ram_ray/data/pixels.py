@@ -6,12 +6,18 @@ stage behind must not look at.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.records import Reject
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
@@ -35,3 +41,15 @@ def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
     for name, values in (("reason", reasons), ("detail", details)):
         block = block.set_column(block.schema.get_field_index(name), name, pa.array(values, pa.string()))
     return block.append_column("pixels", ArrowTensorArray.from_numpy(pixels))
+
+
+def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
+    """Rows to rows with decoded pictures, in tasks."""
+    limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
+
+    def pixels(block: pa.Table) -> pa.Table:
+        return add_pixels(block, size=size, limits=limits)
+
+    return dataset.map_batches(
+        pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=config.resources.task_cpus
+    )

@@ -22,7 +22,7 @@ from ram_ray.data.images import Limits, decode, header
 from ram_ray.data.parquet import read_parquet
 from ram_ray.data.tar import read_tar
 from ram_ray.records import Reject
-from ram_ray.storage import version_of
+from ram_ray.runtime.storage import version_of
 
 Format = Literal["tar", "parquet", "folder"]
 Info = dict[str, Any]  # what fsspec tells of a file

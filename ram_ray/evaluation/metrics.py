@@ -18,11 +18,12 @@ Letters: N images, T tags of the label system, b tags of one block.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from ram_ray.data.ground_truth import Counts
 
 # Rows of one batch cut by tags; `scores` and `targets` are (rows, b) in row order.
 TAG_BLOCK = pa.schema(
@@ -40,41 +41,6 @@ PER_TAG = pa.schema(
         ("fn", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Decisions counted against the truth; add them up over batches, shards and machines."""
-
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
-
-    @property
-    def precision(self) -> float:
-        """Share of the predictions that are true; 0 where nothing was predicted."""
-        return self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0
-
-    @property
-    def recall(self) -> float:
-        """Share of the truth that was predicted; 0 where nothing is true."""
-        return self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0
-
-
-def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]]) -> Counts:
-    """Count the tags of images against their truth, image by image.
-
-    Raises:
-        ValueError: if the two do not hold the same number of images.
-    """
-    total = Counts()
-    for one, true in zip(predicted, truth, strict=True):
-        given, right = set(one), set(true)
-        total += Counts(len(given & right), len(given - right), len(right - given))
-    return total
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:

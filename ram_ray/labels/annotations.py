@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from ram_ray.config import MeasureConfig
-from ram_ray.evaluation.evaluate import truth_ids
+from ram_ray.captions.tables import load_lemmas
+from ram_ray.data.ground_truth import truth_ids
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.config import LabelsConfig
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
 from ram_ray.labels.names import Key
 from ram_ray.labels.planted import Planter, truth_names
-from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, to_table
+from ram_ray.settings.data import MeasureConfig
+from ram_ray.settings.labels import LabelsConfig
 
 
 class Labeller:

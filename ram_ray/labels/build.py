@@ -44,7 +44,7 @@ Counts = Mapping[Key, Mapping[str, int]]  # (name, kind) -> source -> captions
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a label system is built by, apart from the counts; `config.LabelsConfig` says what each number means."""
+    """What a label system is built by, apart from the counts; `LabelsConfig` says what each number means."""
 
     max_labels: int = 4585
     min_count: int = 5

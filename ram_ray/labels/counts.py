@@ -19,13 +19,13 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.annotate import read_rows
+from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
-from ram_ray.labels.tables import load_lemmas
-from ram_ray.per_process import PerProcess
+from ram_ray.runtime.annotate import read_rows
+from ram_ray.runtime.per_process import PerProcess
 
 NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])
 EVIDENCE = pa.schema(

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ram_ray.captions.lemmas import Lemmatizer
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.lemmas import Lemmatizer
 from ram_ray.labels.lists import Entry
 from ram_ray.labels.merge import Senses, merge_key
 from ram_ray.labels.synonyms import Synonyms

@@ -19,8 +19,8 @@ import yaml
 from pydantic import ValidationError, field_validator
 
 from ram_ray.labels.names import MAX_NAME, keys_of, plain, read_text, split_kind
-from ram_ray.models.config import Section
 from ram_ray.records import KINDS
+from ram_ray.settings.section import Section
 
 _MAX_BYTES = 1_000_000
 

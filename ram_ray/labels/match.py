@@ -21,10 +21,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from ram_ray.captions.lemmas import PartOfSpeech
+from ram_ray.captions.normalize import clean
+from ram_ray.captions.words import COMPOUNDS
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.lemmas import PartOfSpeech
-from ram_ray.labels.normalize import clean
-from ram_ray.labels.words import COMPOUNDS
 
 PARSED, MATCHED, BOTH = "parsed", "matched", "both"
 PARTS: tuple[PartOfSpeech, ...] = ("noun", "adj", "verb")

@@ -13,15 +13,15 @@ import fsspec
 import numpy as np
 
 from ram_ray.labels.build import BuildOptions
-from ram_ray.labels.config import LabelsConfig
 from ram_ray.labels.edits import Edits, read_edits
 from ram_ray.labels.names import Key, digest, read_names
 from ram_ray.labels.similar import read_vectors
 from ram_ray.labels.synonyms import Synonyms, read_synonyms, shipped_synonyms
 from ram_ray.labels.wordnet import WordNet
+from ram_ray.settings.labels import LabelsConfig
 
 if TYPE_CHECKING:
-    from ram_ray.labels.lemmas import Lemmatizer, PartOfSpeech
+    from ram_ray.captions.lemmas import Lemmatizer, PartOfSpeech
 
 _BUILT_BY = ("max_labels", "min_count", "min_sources", "spread", "min_share", "kinds")
 _PARTS: dict[str, PartOfSpeech] = {"object": "noun", "scene": "noun", "attribute": "adj", "action": "verb"}

@@ -44,5 +44,5 @@ class Planter:
 
 
 def truth_names(ids: Sequence[int], system: LabelSystem) -> list[str]:
-    """Ids as names that `evaluation.evaluate.label_id` reads back: "object:dog"."""
+    """Ids as names that `data.ground_truth.label_id` reads back: "object:dog"."""
     return [f"{system[id].kind}:{system[id].name}" for id in ids]

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from ram_ray.captions.lemmas import Lemmatizer
+from ram_ray.captions.words import COLOURS, SCENES
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.build import BuildOptions, Counts, merge_names
-from ram_ray.labels.lemmas import Lemmatizer
 from ram_ray.labels.names import Key
 from ram_ray.labels.report import BuildReport
-from ram_ray.labels.words import COLOURS, SCENES
 from ram_ray.records import KINDS
 
 _NOUNS = {"object": ("scene",), "scene": ("object",)}  # a list and a parser may see this differently

@@ -17,14 +17,13 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from ram_ray.annotate import annotate, read_rows, sum_blocks
-from ram_ray.artifacts import Manifest, Run
-from ram_ray.config import MeasureConfig, RunConfig
-from ram_ray.evaluation.evaluate import tag_counts
+from ram_ray.captions.parser import SHIPPED, Tag, load_pipeline, process_parser
+from ram_ray.captions.tables import load_lemmas
+from ram_ray.config import RunConfig
+from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller
 from ram_ray.labels.build import build
-from ram_ray.labels.config import LabelsConfig
 from ram_ray.labels.counts import (
     Evidence,
     ambiguous_names,
@@ -38,13 +37,15 @@ from ram_ray.labels.match import MATCHED
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import find_edits, identity, make_options
 from ram_ray.labels.page import to_html
-from ram_ray.labels.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.report import BuildReport
-from ram_ray.labels.tables import load_lemmas
-from ram_ray.per_process import PerProcess
 from ram_ray.records import ANNOTATION, PARSED, to_table
-from ram_ray.storage import TASK_RETRIES, make_folder
+from ram_ray.runtime.annotate import annotate, read_rows, sum_blocks
+from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.per_process import PerProcess
+from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.settings.data import MeasureConfig
+from ram_ray.settings.labels import LabelsConfig
 
 
 class CaptionReader:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ram_ray.storage import local_copy
+from ram_ray.runtime.storage import local_copy
 
 INSTALLED = Path("/usr/share/wordnet")  # Debian's wordnet-base
 _PARTS = {"object": "noun", "scene": "noun", "attribute": "adj", "action": "verb"}

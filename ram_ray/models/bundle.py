@@ -25,11 +25,11 @@ import torch
 from pydantic import ValidationError
 
 from ram_ray.label_system import LabelSystem
-from ram_ray.models.config import ModelConfig
 from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
-from ram_ray.storage import local_copy
+from ram_ray.runtime.storage import local_copy
+from ram_ray.settings.models import ModelConfig
 
 KIND = "ram_ray.bundle"
 _PIECE = 1 << 26  # bytes of weights read at a time
@@ -172,7 +172,7 @@ def _card(model: RAM, labels: LabelSystem, facts: dict[str, object]) -> str:
             f"{model.config.image_size} px. Label system {labels.version}.",
             "",
             "```python",
-            "from ram_ray.inference import Predictor",
+            "from ram_ray.inference.predictor import Predictor",
             "Predictor.from_pretrained(FOLDER).tag([image])",
             "```",
             "",

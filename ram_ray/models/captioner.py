@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ram_ray.models.blocks import Block, TokenEmbedding
-from ram_ray.models.config import ModelConfig, TransformerConfig
 from ram_ray.models.recognition import RecognitionDecoder
+from ram_ray.settings.models import ModelConfig, TransformerConfig
 
 
 class TagEncoder(nn.Module):

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ram_ray.models.blocks import Block, TokenEmbedding, initialise
-from ram_ray.models.config import DualEncoderConfig
 from ram_ray.models.image_encoder import ImageEncoder, normalise
 from ram_ray.models.tokenizer import TextTokenizer
-from ram_ray.storage import local_copy
+from ram_ray.runtime.storage import local_copy
+from ram_ray.settings.models import DualEncoderConfig
 
 
 class DualEncoder(nn.Module):

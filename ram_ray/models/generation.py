@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ram_ray.models.captioner import CaptionDecoder
-from ram_ray.models.config import Decoding
+from ram_ray.settings.models import Decoding
 
 Generators = torch.Generator | list[torch.Generator] | None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ram_ray.models.config import SwinConfig
+from ram_ray.settings.models import SwinConfig
 
 
 class ImageEncoder(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ram_ray.models.config import UNKNOWN as UNKNOWN
+from ram_ray.models.targets import UNKNOWN
 
 
 def asymmetric_loss(

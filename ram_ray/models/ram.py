@@ -6,7 +6,7 @@
 
 Label queries are frozen text embeddings, one a tag, so a model can be asked for tags that it was never
 trained on. The two lowest layers of the tag encoder share cross-attention and feed-forward weights with the
-recognition decoder (arXiv 2306.03514, section 3.2; sizes in `config.py`).
+recognition decoder (arXiv 2306.03514, section 3.2; sizes in `settings/models.py`).
 
 RAM++ has several descriptions a tag and weighs them for each image; Tag2Text learns its queries. They are the same
 class with another `config.architecture`.
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from ram_ray.models.blocks import initialise
 from ram_ray.models.captioner import CaptionDecoder, TagEncoder
-from ram_ray.models.config import Decoding, ModelConfig
 from ram_ray.models.generation import Generators, generate
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, caption_targets, distillation_loss
 from ram_ray.models.recognition import RecognitionDecoder
+from ram_ray.settings.models import Decoding, ModelConfig
 
 __all__ = ["RAM", "RecognitionDecoder"]
 

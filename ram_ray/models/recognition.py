@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ram_ray.models.blocks import Block
-from ram_ray.models.config import TransformerConfig
+from ram_ray.settings.models import TransformerConfig
 
 
 class PerTagLinear(nn.Module):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ram_ray.storage import local_copy
+from ram_ray.runtime.storage import local_copy
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -23,12 +23,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import ram_ray
-from ram_ray.config import ServeConfig
 from ram_ray.records import Reject
 from ram_ray.serving import messages
 from ram_ray.serving.limits import ApiError, Gate, Held, bounded, check_length
 from ram_ray.serving.messages import ErrorResponse, ImageResult, ModelInfo, Options, Problem, TagRequest, TagResponse
 from ram_ray.serving.tagger import Tagger
+from ram_ray.settings.serving import ServeConfig
 
 log = logging.getLogger(__name__)
 

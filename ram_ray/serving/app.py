@@ -25,10 +25,10 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from ram_ray.config import ServeConfig
 from ram_ray.serving.limits import ApiError
 from ram_ray.serving.messages import ImageResult, ModelInfo, Options
 from ram_ray.serving.tagger import Job, model_info, model_name, tag_batch
+from ram_ray.settings.serving import ServeConfig
 
 APP_NAME = "tagger"
 INGRESS_CPUS = 0.25  # decoding threads release the lock; on a cluster set it in the Serve config's `deployments`
@@ -41,7 +41,7 @@ class TaggerReplica:
     """One loaded model. Pictures of all requests that wait are answered in shared forwards."""
 
     def __init__(self, model_uri: str, config: ServeConfig) -> None:
-        from ram_ray.inference import Predictor
+        from ram_ray.inference.predictor import Predictor
 
         gpu = config.num_gpus > 0
         self._predictor = Predictor.from_pretrained(

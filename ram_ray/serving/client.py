@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
-from ram_ray.screen import print_line
+from ram_ray.runtime.screen import print_line
 
 LIMITS = Limits(min_side=1, max_pixels=50_000_000, max_bytes=50_000_000)
 TIMEOUT_S = 60.0

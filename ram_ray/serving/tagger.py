@@ -18,7 +18,7 @@ from ram_ray.serving.messages import ImageResult, LabelInfo, ModelInfo, Options,
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ram_ray.inference import Predictor, TagScore
+    from ram_ray.inference.predictor import Predictor, TagScore
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _forward(predictor: Predictor, arrays: list[np.ndarray], options: Options) -
 
 
 def _boxes(predictor: Predictor, images: list[Image.Image], scores: list[list[TagScore]]) -> list[list[Any]]:
-    from ram_ray.engine.regions import AttentionDetector
+    from ram_ray.detectors.attention import AttentionDetector
 
     ids = [[one.id for one in found if one.id is not None] for found in scores]
     names = [[one.tag for one in found] for found in scores]

@@ -11,9 +11,9 @@ import random
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ram_ray.data.drawn import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, draw, scene_of
-from ram_ray.data.drawn.picture import Level
-from ram_ray.storage import local_copy
+from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, draw, scene_of
+from ram_ray.drawn_scenes.picture import Level
+from ram_ray.runtime.storage import local_copy
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,11 +14,12 @@ import fsspec
 import pyarrow as pa
 from ray.data import Dataset
 
-from ram_ray.annotate import annotate, read_rows, sum_blocks
-from ram_ray.artifacts import Manifest, Run
-from ram_ray.cluster import model_actors
-from ram_ray.config import RepresentConfig, RunConfig
-from ram_ray.storage import make_folder
+from ram_ray.config import RunConfig
+from ram_ray.runtime.actors import model_actors
+from ram_ray.runtime.annotate import annotate, read_rows, sum_blocks
+from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.storage import make_folder
+from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.synthesis.generators import make_generator
 from ram_ray.training.rows import PICTURE
 

@@ -22,13 +22,14 @@ import ray
 import torch
 from torch import Tensor, nn
 
-from ram_ray.artifacts import Manifest, Run, Stage
-from ram_ray.config import RepresentConfig, RunConfig
+from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
-from ram_ray.models.config import DualEncoderConfig
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.models.image_encoder import normalise
 from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.runtime.artifacts import Manifest, Run, Stage
+from ram_ray.settings.models import DualEncoderConfig
+from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.synthesis.head import ProjectionHead
 from ram_ray.synthesis.losses import Everywhere, gather, image_text_loss, multi_positive_loss
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows

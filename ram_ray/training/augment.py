@@ -13,7 +13,7 @@ import random
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from ram_ray.config import AugmentConfig
+from ram_ray.settings.training import AugmentConfig
 
 RATIO = (3 / 4, 4 / 3)  # width by height of a crop
 

@@ -5,7 +5,7 @@ workers, without a list of seen keys. The answer is an order that can be compute
 a hash of seed and key; an epoch visits the buckets in an order, and the rows of a bucket in an order, that
 follow from seed and epoch. Row g of the whole run (all epochs one after another) is row i = g % batch_size of step
 g // batch_size and belongs to worker i % workers, so the data position of a checkpoint is one number, the step. All
-workers bring equal micro batches: what a share lacks is filled with rows of weight 0 (`config.share`).
+workers bring equal micro batches: what a share lacks is filled with rows of weight 0 (`micro_batches.share`).
 
 Images are read where they lie, by byte range; only annotations are shuffled.
 """
@@ -23,14 +23,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ram_ray.cluster import configure_data
-from ram_ray.config import TrainConfig
 from ram_ray.data.images import Limits, decode, read_bytes
-from ram_ray.models.config import UNKNOWN
+from ram_ray.models.targets import UNKNOWN
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.records import Reject
+from ram_ray.runtime.cluster import configure_data
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.augment import train_crop
-from ram_ray.training.config import share
+from ram_ray.training.micro_batches import share
 from ram_ray.training.rows import ROWS
 
 

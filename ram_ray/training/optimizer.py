@@ -14,7 +14,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from ram_ray.config import TrainConfig
+from ram_ray.settings.training import TrainConfig
 
 BETAS = (0.9, 0.999)
 

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ram_ray.artifacts import write_table
 from ram_ray.records import REJECTED
+from ram_ray.runtime.artifacts import write_table
 
 
 class RejectedRows:

@@ -15,11 +15,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ram_ray.config import TrainConfig
 from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.image_encoder import normalise
 from ram_ray.models.losses import caption_targets, combine, num_learnt
 from ram_ray.models.ram import RAM
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.workers import total, world_size
 
 

@@ -15,12 +15,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.annotate import read_rows, write_rows
-from ram_ray.artifacts import write_text
-from ram_ray.config import RunConfig, TrainConfig
+from ram_ray.config import RunConfig
+from ram_ray.data.parts import Part
 from ram_ray.data.shards import shard_matches
-from ram_ray.parts import Part
-from ram_ray.storage import remove_folder
+from ram_ray.runtime.annotate import read_rows, write_rows
+from ram_ray.runtime.artifacts import write_text
+from ram_ray.runtime.storage import remove_folder
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import tag_worth, tagged_rows, to_table
 

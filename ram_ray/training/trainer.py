@@ -19,11 +19,12 @@ import fsspec
 import ray
 import ray.data
 
-from ram_ray.artifacts import Stage, write_table
-from ram_ray.config import RunConfig, TrainConfig
+from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
+from ram_ray.data.parts import Part
 from ram_ray.label_system import LabelSystem
-from ram_ray.parts import Part
+from ram_ray.runtime.artifacts import Stage, write_table
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.build import TaggerJob
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
 from ram_ray.training.feed import Table, TaggerFeed
@@ -152,7 +153,7 @@ def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[s
     """Turn the last checkpoint into the stage's folder, away from the driver."""
     import torch
 
-    from ram_ray.training.engine import read_weights
+    from ram_ray.training.strategy import read_weights
 
     step: Any = job.build(torch.device("cpu"))
     with checkpoint.as_directory() as folder:

@@ -28,12 +28,13 @@ from ray.train.torch import get_device
 from ray.train.v2._internal.execution import context as reports
 from torch import Tensor, nn
 
-from ram_ray.config import RunConfig, TrainConfig
-from ram_ray.screen import print_line
-from ram_ray.training.engine import Engine, make_engine
+from ram_ray.config import RunConfig
+from ram_ray.runtime.screen import print_line
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Feed
 from ram_ray.training.rejected import RejectedRows, drop_after
 from ram_ray.training.step import learning_rate, step_seed
+from ram_ray.training.strategy import Engine, make_engine
 from ram_ray.training.workers import total
 
 TEXT_COLUMNS = ("key", "shard", "reason", "detail")

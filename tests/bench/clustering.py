@@ -39,7 +39,7 @@ def as_regions(points: np.ndarray) -> Any:
     """The category as the stage `regions` leaves it, with a tenth as many rows to compare with."""
     import pyarrow as pa
 
-    from ram_ray.engine.crops import REGIONS
+    from ram_ray.data_engine.crops import REGIONS
 
     count = len(points) + len(points) // 10
     rng = np.random.default_rng(1)
@@ -86,7 +86,7 @@ def fits(points: np.ndarray, *, clusters: int, seed: int) -> dict[str, Callable[
     """Ways to centres (K, D), each with the points assigned at the end."""
     from sklearn.cluster import KMeans
 
-    from ram_ray.engine.clustering import ITERATIONS, SEED_ITERATIONS, fit_centres
+    from ram_ray.data_engine.clustering import ITERATIONS, SEED_ITERATIONS, fit_centres
 
     def ours() -> np.ndarray:
         centres = fit_centres(points, clusters=clusters, seed=seed)
@@ -102,10 +102,10 @@ def fits(points: np.ndarray, *, clusters: int, seed: int) -> dict[str, Callable[
 
 def measure(count: int, *, width: int, clusters: int | None, repeats: int) -> str:
     """One line of the table."""
-    from ram_ray.config import CleanConfig
-    from ram_ray.engine.clean import decide
-    from ram_ray.engine.clustering import num_clusters
-    from ram_ray.engine.company import TagCounts
+    from ram_ray.data_engine.clean import decide
+    from ram_ray.data_engine.clustering import num_clusters
+    from ram_ray.data_engine.company import TagCounts
+    from ram_ray.settings.data_engine import CleanConfig
 
     config = CleanConfig()
     points = draw(count, width=width)

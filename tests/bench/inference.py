@@ -29,10 +29,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ram_ray.backends import label_set, make_backend
+from ram_ray.inference.backends.backend import label_set
+from ram_ray.inference.backends.make import make_backend
 from ram_ray.models.blocks import Attention, Block
-from ram_ray.models.config import ModelConfig, SwinConfig, TransformerConfig
 from ram_ray.models.ram import RAM
+from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig
 
 SIZES = {
     "full": (384, 4585, SwinConfig(window_size=12, embed_dim=192, num_heads=(6, 12, 24, 48))),

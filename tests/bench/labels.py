@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import load
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.build import build
@@ -34,7 +35,6 @@ from ram_ray.labels.names import Key
 from ram_ray.labels.options import make_options
 from ram_ray.labels.report import BuildReport
 from ram_ray.labels.synonyms import shipped_synonyms
-from ram_ray.labels.tables import load_lemmas
 from ram_ray.labels.wordnet import WordNet
 
 TOPS = (100, 500, 1000, 2000)

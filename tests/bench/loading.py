@@ -18,7 +18,7 @@ from pathlib import Path
 LOAD = """
 import re, sys, time
 import torch, timm.models.swin_transformer, safetensors.torch
-from ram_ray.inference import Predictor
+from ram_ray.inference.predictor import Predictor
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024  # this program's alone
 before, start = peak(), time.perf_counter()
 predictor = Predictor.from_pretrained(sys.argv[1], device="cpu", backend=sys.argv[2])
@@ -33,9 +33,9 @@ def write(folder: Path, *, captions: bool) -> None:
 
     from ram_ray.label_system import Label, LabelSystem
     from ram_ray.models.bundle import save_bundle
-    from ram_ray.models.config import ModelConfig, SwinConfig
     from ram_ray.models.ram import RAM
     from ram_ray.models.tokenizer import TextTokenizer
+    from ram_ray.settings.models import ModelConfig, SwinConfig
 
     swin = SwinConfig(window_size=12, embed_dim=192, num_heads=(6, 12, 24, 48))
     tokenizer = TextTokenizer.train([f"tag {i}" for i in range(4585)], vocab_size=400)

@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from threadpoolctl import threadpool_limits
 
-from ram_ray.labels import parser
-from ram_ray.labels.captions import list_files, read_lines
-from ram_ray.labels.normalize import clean
+from ram_ray.captions import parser
+from ram_ray.captions.normalize import clean
+from ram_ray.data.caption_files import list_files, read_lines
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -132,12 +132,12 @@ def _pipe(file: Path, core: int, cores: int, barrier: threading.Barrier, load: C
 
 def stage(file: Path, cores: int) -> tuple[float, float, float]:
     """Seconds of the stage `parse`, and the most memory in bytes while it ran: processes', and the object store's."""
-    from ram_ray import cluster
-    from ram_ray.artifacts import Run
+    from ram_ray.cli.labels import resources_of
     from ram_ray.config import load
-    from ram_ray.labels.captions import collect_captions
-    from ram_ray.labels.commands import resources_of
+    from ram_ray.data.caption_files import collect_captions
     from ram_ray.labels.stages import parse
+    from ram_ray.runtime import cluster
+    from ram_ray.runtime.artifacts import Run
 
     cluster.start(num_cpus=cores, object_store_gb=1.0)
     start_workers(cores)

@@ -92,9 +92,9 @@ def write_tar(path: Path, *, rows: int) -> None:
 
 def write_models(folder: Path) -> None:
     """A dual encoder with random weights and its words: what `represent` and the vocabulary take as it is."""
-    from ram_ray.models.config import DualEncoderConfig, SwinConfig, TransformerConfig
     from ram_ray.models.dual_encoder import DualEncoder
     from ram_ray.models.tokenizer import TextTokenizer
+    from ram_ray.settings.models import DualEncoderConfig, SwinConfig, TransformerConfig
 
     tokenizer = TextTokenizer.train([" ".join([*COLOURS, *THINGS, *PLACES, *DOINGS])] * 3, vocab_size=400)
     swin = SwinConfig(patch_size=4, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(1, 2))

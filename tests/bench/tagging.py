@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 PREDICTOR = """
 import sys, time
 import torch
-from ram_ray.cluster import machine_cpus
-from ram_ray.inference import Predictor
+from ram_ray.runtime.cluster import machine_cpus
+from ram_ray.inference.predictor import Predictor
 folder, backend, precision, rounds = sys.argv[1:5]
 predictor = Predictor.from_pretrained(
     folder, device="cpu", backend=backend, precision=precision, threads=machine_cpus()

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ram_ray.data.drawn import captions, draw, mention, sample_scene
+from ram_ray.drawn_scenes import captions, draw, mention, sample_scene
 
 SOURCES = ("coco", "vg", "cc3m", "sbu")
 PICTURES = 32  # of a source

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ram_ray.data.drawn import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS
+from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS
 
 SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
 WORDS = (

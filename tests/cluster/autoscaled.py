@@ -23,9 +23,9 @@ from typing import Any
 import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from ram_ray.artifacts import Manifest, Run
-from ram_ray.cluster import configure_data
 from ram_ray.config import load
+from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.cluster import configure_data
 from tests.node_death import SETS, generate, parse
 from tests.s3 import free_port
 

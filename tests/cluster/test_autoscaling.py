@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ram_ray.cluster import SETTINGS
+from ram_ray.runtime.cluster import SETTINGS
 
 REPO = Path(__file__).resolve().parents[2]
 SECONDS = 500

@@ -172,7 +172,7 @@ def test_dockerfile_passes_hadolint() -> None:
 def test_commands_and_presets_named_in_the_files_exist() -> None:
     entrypoint = read("kuberay-job.yaml")["spec"]["entrypoint"].split()
     assert entrypoint[0] == "python" and (ROOT / entrypoint[1]).is_file()
-    assert (ROOT / "jobs" / "presets" / f"{entrypoint[entrypoint.index('--preset') + 1]}.yaml").is_file()
+    assert (ROOT / "ram_ray" / "presets" / f"{entrypoint[entrypoint.index('--preset') + 1]}.yaml").is_file()
 
 
 def test_readme_explains_every_file() -> None:

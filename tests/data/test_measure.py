@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ram_ray.config import load
+from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.measure import hide_captions
-from ram_ray.evaluation.evaluate import truth_ids
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.planted import Planter, truth_names
 from tests.tiny import jpeg
@@ -92,10 +92,10 @@ def _write_shard(path: Path, captions: list[list[str]]) -> None:
 
 
 def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> None:
-    from ram_ray.annotate import read_rows
-    from ram_ray.artifacts import Run
     from ram_ray.data.collect import collect
     from ram_ray.labels.stages import build_labels, label, parse
+    from ram_ray.runtime.annotate import read_rows
+    from ram_ray.runtime.artifacts import Run
 
     nouns = ["dog", "ball", "tree", "man", "car", "house"]
     captions = [[f"a {nouns[(place + step) % 6]}" for step in range(3)] for place in range(30)]

@@ -12,10 +12,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from ram_ray.artifacts import write_bytes
 from ram_ray.data.images import read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
 from ram_ray.records import Reject
+from ram_ray.runtime.artifacts import write_bytes
 from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, plant, sample, write_tar
 from tests.s3 import FAULTS, S3Proxy
 

@@ -6,12 +6,10 @@ import pyarrow as pa
 import pytest
 
 from ram_ray.evaluation.metrics import (
-    Counts,
     average_precision,
     per_tag,
     reduce_tag_block,
     reference_average_precision,
-    score_tags,
     summarise,
     to_tag_blocks,
 )
@@ -153,12 +151,3 @@ def test_rare_tags_have_a_line_but_are_not_averaged():
     assert report["mAP"] == 1 and report["num_tags"] == 1 and report["precision"] == 1
     assert [line["counted"] for line in report["per_tag"]] == [True, False]
     assert report["per_tag"][1]["ap"] == pytest.approx(1 / 3)
-
-
-def test_counts_of_tags_add_up():
-    one = score_tags([[1, 2], [3]], [[2], [3, 4]])
-    assert one == Counts(tp=2, fp=1, fn=1)
-    total = one + score_tags([[]], [[7]])
-    assert total == Counts(2, 1, 2) and total.precision == pytest.approx(2 / 3) and total.recall == 0.5
-    with pytest.raises(ValueError):
-        score_tags([[1]], [[1], [2]])

@@ -106,7 +106,8 @@ def check_inference(machine: Machine) -> dict:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ram_ray.backends import label_set, make_backend
+    from ram_ray.inference.backends.backend import label_set
+    from ram_ray.inference.backends.make import make_backend
 
     side, window, images = (64, 2, 2) if machine.small else (384, 12, 64)
     model = tagger(machine, side=side, window=window, captions=False).eval().requires_grad_(False)
@@ -146,7 +147,7 @@ def check_dino(machine: Machine) -> dict:
     """A Grounding-DINO of transformers' own classes: the device's scores are the CPU's."""
     from PIL import Image
 
-    from ram_ray.engine.zero_shot import GroundingDinoDetector
+    from ram_ray.detectors.zero_shot import GroundingDinoDetector
     from tests.gpu.tiny_models import save_dino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +168,7 @@ def check_faiss(machine: Machine) -> dict:
     import faiss
     import numpy as np
 
-    from ram_ray.engine.clustering import GPU_POINTS, find_looks
+    from ram_ray.data_engine.clustering import GPU_POINTS, find_looks
 
     gpus = faiss.get_num_gpus()
     assert gpus or machine.device == "cpu", "this FAISS sees no GPU"

@@ -48,8 +48,8 @@ def tagger(machine: Machine, *, side: int, window: int, captions: bool) -> Any:
     """RAM with Swin-L and 4,585 labels at random weights, on the device."""
     import torch
 
-    from ram_ray.models.config import ModelConfig, SwinConfig, TransformerConfig
     from ram_ray.models.ram import RAM
+    from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig
 
     torch.manual_seed(0)
     swin = SwinConfig(window_size=window, embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48))
@@ -82,8 +82,8 @@ def strategy(machine: Machine, step: Any, *, kind: str, precision: str, images: 
     """The trainer's own strategy around a step."""
     import torch
 
-    from ram_ray.training.config import TrainConfig, TrainingConfig
-    from ram_ray.training.engine import make_engine
+    from ram_ray.settings.training import TrainConfig, TrainingConfig
+    from ram_ray.training.strategy import make_engine
 
     training = TrainingConfig(engine=kind, precision=precision, zero_stage=1, use_gpu=machine.device == "cuda")
     config = TrainConfig(batch_size=images)

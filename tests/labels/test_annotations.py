@@ -6,13 +6,14 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from ram_ray.config import LabelsConfig, MeasureConfig
-from ram_ray.evaluation.evaluate import tag_counts
+from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.annotations import Labeller
 from ram_ray.labels.counts import count_names
 from ram_ray.labels.stages import CaptionReader
 from ram_ray.records import PARSED, SAMPLE, to_table
+from ram_ray.settings.data import MeasureConfig
+from ram_ray.settings.labels import LabelsConfig
 from ram_ray.training.rows import tagged_rows
 
 NAMES = ("dog", "beach", "ball", "man", "tree", "grass")

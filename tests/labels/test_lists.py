@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ram_ray.captions.tables import load_lemmas
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.build import BuildOptions
 from ram_ray.labels.compare import agreement, diff, say
@@ -16,7 +17,6 @@ from ram_ray.labels.coverage import Covering, forms
 from ram_ray.labels.lists import Entry, read_list, read_system, shipped_lists, to_csv, to_system
 from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.synonyms import shipped_synonyms
-from ram_ray.labels.tables import load_lemmas
 
 SYSTEM = LabelSystem(
     [

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from ram_ray.captions.tables import load_lemmas
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.match import Matcher, TagFinder
-from ram_ray.labels.tables import load_lemmas
 
 LABELS = LabelSystem(
     Label(place, name, kind, synonyms=synonyms, ambiguous=ambiguous)

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.artifacts import Manifest
-from ram_ray.config import LabelsConfig, ResourcesConfig, RunConfig
+from ram_ray.captions.tables import load_lemmas
+from ram_ray.config import RunConfig
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.annotations import Labeller, make_finder, to_annotations
 from ram_ray.labels.counts import (
@@ -24,8 +24,10 @@ from ram_ray.labels.counts import (
 )
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.stages import CaptionReader, _count_parsed, _encode_names, mark_ambiguous
-from ram_ray.labels.tables import load_lemmas
 from ram_ray.records import ANNOTATION, PARSED, SAMPLE, to_table
+from ram_ray.runtime.artifacts import Manifest
+from ram_ray.settings.labels import LabelsConfig
+from ram_ray.settings.runtime import ResourcesConfig
 
 SYSTEM = LabelSystem(
     [

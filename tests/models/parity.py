@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ram_ray.models.checkpoint import load_checkpoint
-from ram_ray.models.config import Decoding
+from ram_ray.interop.checkpoint import load_checkpoint
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.settings.models import Decoding
 
 MODELS = ("tiny-ram", "tiny-ram-plus", "tiny-tag2text")
 PROMPT = "a picture of "

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ram_ray.models.config import DualEncoderConfig
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.models.image_encoder import normalise
+from ram_ray.settings.models import DualEncoderConfig
 from tests.s3 import S3Proxy
 from tests.tiny import NAMES, STACK, SWIN, photo, tokenizer
 

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from ram_ray.models.config import Decoding
+from ram_ray.settings.models import Decoding
 from tests import released
 
 WORDS = 9

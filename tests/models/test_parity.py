@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ram_ray.models.checkpoint import rename
+from ram_ray.interop.checkpoint import rename
 from ram_ray.models.losses import combine
 from tests.models.parity import MODELS, Reference, words
 

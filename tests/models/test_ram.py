@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ram_ray.models.config import TransformerConfig
 from ram_ray.models.losses import asymmetric_loss, combine
 from ram_ray.models.ram import RecognitionDecoder
+from ram_ray.settings.models import TransformerConfig
 from tests.tiny import NAMES, SWIN, batch, config, tagger
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ram_ray.models.config import SwinConfig
 from ram_ray.models.image_encoder import ImageEncoder
+from ram_ray.settings.models import SwinConfig
 
 CONFIG = SwinConfig(
     stem="convolutions", patch_size=8, window_size=2, embed_dim=16, depths=(1, 1), num_heads=(1, 2), drop_path=0.0

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from ram_ray.config import ServeConfig
-from ram_ray.inference import Predictor
+from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.api import create_api
 from ram_ray.serving.tagger import LocalTagger
+from ram_ray.settings.serving import ServeConfig
 from tests.serving.pictures import base64_of, bomb, photo
 
 CONFIG = ServeConfig(max_images=4, max_request_bytes=400_000, max_image_bytes=200_000, max_pixels=1_000_000)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from ram_ray.config import ServeConfig
+from ram_ray.settings.serving import ServeConfig
 from tests.serving.pictures import base64_of, bomb, photo
 
 
@@ -50,7 +50,7 @@ def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
 
 
 def test_form_json_and_the_model_itself_agree(client: httpx.Client, tiny_bundle: str) -> None:
-    from ram_ray.inference import Predictor
+    from ram_ray.inference.predictor import Predictor
     from ram_ray.serving.api import decode_picture
     from ram_ray.serving.messages import Options
     from ram_ray.serving.tagger import tag_batch

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ram_ray.inference import Predictor
+from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.messages import Options
 from ram_ray.serving.tagger import model_info, model_name, tag_batch
 from tests.serving.pictures import photo

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ram_ray.data.drawn import OBJECTS
+from ram_ray.drawn_scenes import OBJECTS
 from ram_ray.synthesis.generators import DiffusersGenerator, DrawnGenerator, Refused, make_generator, read_caption
 
 
@@ -39,7 +39,7 @@ def test_all_that_is_said_is_drawn(text: str, tags: set[str]) -> None:
 def test_the_corpus_own_captions_are_read_back() -> None:
     import random
 
-    from ram_ray.data.drawn import caption, sample_scene
+    from ram_ray.drawn_scenes import caption, sample_scene
 
     rng = random.Random(0)
     for seed in range(300):

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ram_ray.config import AugmentConfig, RepresentConfig, TrainConfig
 from ram_ray.data.images import Limits, decode, read_bytes
-from ram_ray.models.config import DualEncoderConfig
 from ram_ray.models.dual_encoder import DualEncoder
 from ram_ray.records import SAMPLE, to_table
+from ram_ray.settings.models import DualEncoderConfig
+from ram_ray.settings.synthesis import RepresentConfig
+from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
 from ram_ray.synthesis.pictures import SYNTHETIC, Synthesizer
 from ram_ray.synthesis.represent import PairStep

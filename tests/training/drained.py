@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    from ram_ray.cluster import configure_data
+    from ram_ray.runtime.cluster import configure_data
     from ram_ray.training.trainer import fit
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "object_store_memory": 200_000_000})

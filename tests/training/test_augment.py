@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ram_ray.config import AugmentConfig
+from ram_ray.settings.training import AugmentConfig
 from ram_ray.training.augment import _OPERATIONS, _crop_box, randaugment, train_crop
 from tests.tiny import photo
 

@@ -15,9 +15,9 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from ram_ray.config import TrainConfig, TrainingConfig
-from ram_ray.training.config import share
-from ram_ray.training.engine import Engine, make_engine, read_weights
+from ram_ray.settings.training import TrainConfig, TrainingConfig
+from ram_ray.training.micro_batches import share
+from ram_ray.training.strategy import Engine, make_engine, read_weights
 from ram_ray.training.workers import total, world_size
 from tests.training.exact_muon import NAME, orthogonal
 

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ram_ray.config import AugmentConfig, TrainConfig
 from ram_ray.data.images import Limits
+from ram_ray.data.parts import Part
 from ram_ray.models.losses import UNKNOWN
-from ram_ray.parts import Part
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
-from ram_ray.training.config import share
+from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.training.feed import Table, TaggerFeed, draw, plan
+from ram_ray.training.micro_batches import share
 from ram_ray.training.rows import tag_worth, tagged_rows, to_table
 from ram_ray.training.table import Chosen, count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import multiprocessing, nn
 
-from ram_ray.config import TrainConfig
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.optimizer import MuonAdamW, make_optimizer, set_learning_rate
 
 CONFIG = TrainConfig(optimizer="muon", lr=1e-3, muon_lr=1e-2, weight_decay=0.0)

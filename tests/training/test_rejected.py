@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ram_ray.config import RunConfig, TrainConfig
+from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
 from ram_ray.records import REJECTED
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Table, TaggerFeed
 from ram_ray.training.rejected import RejectedRows, drop_after, read
 from ram_ray.training.worker import MOST_UNREADABLE, Job, Outage

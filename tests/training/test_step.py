@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ram_ray.config import TrainConfig
 from ram_ray.models.bundle import load_bundle
 from ram_ray.models.image_encoder import normalise
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.optimizer import parameter_groups
 from ram_ray.training.step import TrainStep, learning_rate, step_seed
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ram_ray.config import AugmentConfig, RunConfig, TrainConfig, TrainingConfig
+from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
+from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed, Table, plan
 from ram_ray.training.rejected import read
 from ram_ray.training.rows import to_table

@@ -1,0 +1,113 @@
+"""Captions without pictures: text files, one caption a line, as rows of the first stage.
+
+A label system needs no pictures, and the captions are often at hand long before them. Each line becomes one row of
+`records.SAMPLE` (its key is the file and the line, `offset` the line's number), so that parsing, counting and the rest
+run as they do on shards; a line that holds no caption is a rejected row, like any other. A file may hold all captions
+there are, and compressed it can only be read from its start: so each is read by one task, which writes what it has read
+`ROWS_A_FILE` lines at a time, and no later stage meets more of it at once.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from typing import Any
+
+import fsspec
+import ray
+
+from ram_ray.config import RunConfig
+from ram_ray.records import SAMPLE, to_table
+from ram_ray.runtime.annotate import count_and_reject
+from ram_ray.runtime.artifacts import Manifest, Run, write_table
+from ram_ray.runtime.progress import progress
+from ram_ray.runtime.storage import TASK_RETRIES
+
+MAX_LINE = 1_000_000  # bytes
+ROWS_A_FILE = 16_384
+_ENDINGS = re.compile(r"(\.txt|\.captions)?(\.gz|\.bz2|\.xz|\.zst)?$")
+
+
+def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str = "captions") -> Manifest:
+    """Leave a `records.SAMPLE` row for every line of the text files at `uris` (paths, URIs, globs; also .gz).
+
+    Raises:
+        ValueError: if a name matches nothing, or two files have one name.
+    """
+    files = list_files(uris)
+    described = [{"name": shard, "uri": uri, "size": _size(uri)} for shard, uri in files.items()]
+    stage = run.stage(name, kind="annotations", config={"files": described}, inputs=[])
+    if stage.manifest:
+        return stage.manifest
+    with progress(stage.name, total=0) as add:
+        # Written again after a kill, a file is the same file.
+        task: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(_write_rows)  # type: ignore[arg-type]
+        waiting = [task.remote(shard, uri, f"{stage.path}/shard={shard}", add) for shard, uri in files.items()]
+        for one in waiting:
+            ray.get(one)
+    rows, rejected = count_and_reject(stage, run=config)
+    if rows == rejected:
+        raise ValueError(f"{name}: none of the {rows} lines of {', '.join(uris)} is a caption")
+    return stage.finish(rows_in=rows, rows_out=rows - rejected, rejected=rejected)
+
+
+def _write_rows(shard: str, uri: str, folder: str, add: Callable[[int], None]) -> None:
+    """The rows of one text file as Parquet in `folder`, in order."""
+    rows = read_lines(shard, uri)
+    for number in count():
+        part = list(islice(rows, ROWS_A_FILE))
+        if number and not part:
+            break
+        write_table(to_table(part, SAMPLE).drop_columns(["shard"]), f"{folder}/{number:06d}.parquet")
+        add(len(part))
+
+
+def list_files(uris: list[str]) -> dict[str, str]:
+    """Name of each text file -> its URI, sorted.
+
+    Raises:
+        ValueError: if a name matches nothing, or two files have one name.
+    """
+    found: dict[str, str] = {}
+    for pattern in uris:
+        fs, path = fsspec.url_to_fs(pattern)
+        matches = [one for one in fs.glob(path) if fs.isfile(one)] if "*" in path or "?" in path else [path]
+        if not matches or not fs.isfile(matches[0]):
+            raise ValueError(f"{pattern}: no text file is there; give files with one caption a line, also as .gz")
+        for match in matches:
+            uri = fs.unstrip_protocol(match) if "://" in pattern else match
+            shard = re.sub(r"[^A-Za-z0-9._-]", "_", _ENDINGS.sub("", posixpath.basename(match))) or "captions"
+            if found.setdefault(shard, uri) != uri:
+                raise ValueError(f"{found[shard]} and {uri} have one name; rename one, for names tell sources apart")
+    return dict(sorted(found.items()))
+
+
+def read_lines(shard: str, uri: str) -> Iterator[dict[str, Any]]:
+    """A row for every line of a text file, in bounded memory whatever the file holds."""
+    with fsspec.open(uri, "rb", compression="infer") as file:
+        number = 0
+        while line := file.readline(MAX_LINE):
+            number += 1
+            row: dict[str, Any] = {"key": f"{shard}/{number}", "shard": shard, "uri": uri, "offset": number}
+            cut = len(line) == MAX_LINE and not line.endswith(b"\n")
+            while cut and (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
+                pass
+            row |= {"nbytes": len(line), "captions": []}
+            try:
+                text = line.decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield row | {"reason": "bad_metadata", "detail": f"byte {error.start} of the line is not UTF-8"}
+                continue
+            if cut:
+                yield row | {"reason": "bad_metadata", "detail": f"a line of more than {MAX_LINE:,} bytes"}
+            elif not text:
+                yield row | {"reason": "no_caption", "detail": "an empty line"}
+            else:
+                yield row | {"captions": [text]}
+
+
+def _size(uri: str) -> int | None:
+    fs, path = fsspec.url_to_fs(uri)
+    return fs.info(path).get("size")

@@ -1,0 +1,284 @@
+"""The stages of cleaning on Ray Data, one round in three steps.
+
+    regions    decode tasks -> RegionEmbedder actors -> a row an image: boxes, embeddings, what the tagger sees
+    removals   regions laid out by category -> FAISS k-means and the decision, a task a group of categories, the largest
+               first -> which image loses which tag, and why; samples to look at; a line a category
+    clean      annotations, joined with the removals of their own shard -> annotations
+
+Each step is a stage of its own with its own digest, and inside `removals` each part that is laid out and each group
+that is decided is kept, so a run that is killed goes on there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import quote
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ram_ray.config import RunConfig
+from ram_ray.data.pixels import with_pixels
+from ram_ray.data_engine.categories import (
+    Group,
+    Part,
+    Sizes,
+    categories,
+    count_tags,
+    exists,
+    lay_out,
+    list_parts,
+    plan_groups,
+)
+from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals, decide
+from ram_ray.data_engine.company import TagCounts
+from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
+from ram_ray.data_engine.folds import ByPart
+from ram_ray.data_engine.on_ray import tally
+from ram_ray.label_system import LabelSystem
+from ram_ray.labels.stages import label_system_uri
+from ram_ray.records import ANNOTATION
+from ram_ray.runtime.actors import model_actors, predictor_options
+from ram_ray.runtime.annotate import annotate
+from ram_ray.runtime.artifacts import Manifest, Run, Stage, write_table, write_text
+from ram_ray.runtime.screen import print_line
+from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.settings.data_engine import CleanConfig
+
+MAX_ABSENT = 4  # tags an image that are looked at to compare with, at most
+SAY_SECONDS = 10.0
+
+
+def clean(
+    run: Run,
+    config: RunConfig,
+    annotations: Manifest,
+    judges: Sequence[Manifest],
+    labels: Manifest,
+    teacher: Manifest,
+    *,
+    round: int,
+) -> Manifest:
+    """Remove tags that do not look like their category, and tags that the model does not see on their region.
+
+    Args:
+        judges: the model, or one for each part of the images, which it did not train on (`data_engine.folds`).
+    """
+    settings = config.engine.clean
+    identity = {"clean": settings, "seed": config.seed, "trusted": trusts_labels(config)}
+    inputs = [annotations, *judges, labels, teacher]
+    stage = run.stage(f"clean_{round}", kind="annotations", config=identity, inputs=inputs)
+    if stage.manifest:
+        return stage.manifest
+    regions = find_regions(run, config, annotations, judges, labels, teacher, round=round)
+    removals = find_removals(run, config, regions, labels, round=round)
+
+    def remove(block: pa.Table) -> pa.Table:
+        shards = sorted(set(block["shard"].to_pylist()))
+        parts = [_removals_of(removals.path, shard) for shard in shards]
+        return apply_removals(block, pa.concat_tables(parts) if parts else REMOVALS.empty_table(), round=round)
+
+    annotate(
+        stage,
+        lambda dataset: dataset.map_batches(
+            remove, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus
+        ),
+        source=annotations.path,
+        schema=ANNOTATION,
+        run=config,
+        rows_in=annotations.counts["rows_out"],
+    )
+    counts = tally(stage, config, labels, rows_in=annotations.counts["rows_out"])
+    return stage.finish(**counts, removals=removals.digest)
+
+
+def samples_uri(run: Run, cleaned: Manifest) -> str:
+    """Where the samples of a finished `clean` lie (`data_engine.clean.SAMPLE_ROWS`)."""
+    return run.path("annotations", cleaned.stage.replace("clean", "removals"), cleaned.counts["removals"], "samples")
+
+
+def find_regions(
+    run: Run,
+    config: RunConfig,
+    annotations: Manifest,
+    judges: Sequence[Manifest],
+    labels: Manifest,
+    teacher: Manifest,
+    *,
+    round: int,
+) -> Manifest:
+    """Boxes, embeddings and agreement of every tag of every image, and of some that it does not carry."""
+    settings, images = config.engine.clean, annotations.counts["rows_out"]
+    tags = len(LabelSystem.load(label_system_uri(labels.path)))
+    absent = min(MAX_ABSENT, math.ceil(settings.absent * tags / max(1, images)))
+    identity = {
+        **settings.model_dump(include={"detector", "revision", "detector_precision"}),
+        "absent": absent,
+        "seed": config.seed,
+    }
+    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, teacher])
+    if stage.manifest:
+        return stage.manifest
+    size = judges[0].counts["image_size"]
+    options = {"absent": absent, "seed": config.seed, "teacher_revision": teacher.counts["revision"]}
+    annotate(
+        stage,
+        lambda dataset: with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config).map_batches(
+            ByPart,
+            fn_constructor_args=(RegionEmbedder, [one.path for one in judges], teacher.counts["source"], settings),
+            fn_constructor_kwargs={**options, **predictor_options(config)},
+            batch_format="numpy",
+            batch_size=settings.batch_size,
+            **model_actors(config.resources),
+        ),
+        source=annotations.path,
+        schema=IMAGE_REGIONS,
+        run=config,
+        rows_in=images,
+    )
+    return stage.finish(images=images)
+
+
+def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manifest, *, round: int) -> Manifest:
+    """Per category: cluster the crops, weigh the evidence, and list which image loses the tag.
+
+    Leaves `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS) and
+    `categories/GROUP.parquet` (CATEGORIES).
+
+    Raises:
+        ValueError: if a protected tag is not in the label system.
+    """
+    settings, seed = config.engine.clean, config.seed
+    identity = {"clean": settings, "seed": seed, "trusted": trusts_labels(config)}
+    stage = run.stage(f"removals_{round}", kind="annotations", config=identity, inputs=[regions, labels])
+    if stage.manifest:
+        return stage.manifest
+    protected = protected_ids(settings, LabelSystem.load(label_system_uri(labels.path)))
+    settings = settings.model_copy(update={"protect_labels": trusts_labels(config)})
+    parts, folder = list_parts(regions.path), f"{stage.work}/layout"
+    groups, counts = _plan(stage, config, parts)
+    decide_one = functools.partial(decide, config=settings, counts=counts, seed=seed, protected=protected)
+    _each(stage, config, parts, lambda part: lay_out(part, groups=groups, folder=folder), "parts laid out")
+    _each(
+        stage,
+        config,
+        groups,
+        functools.partial(_decide_group, path=stage.path, folder=folder, decide_one=decide_one),
+        "groups of categories decided",
+        num_gpus=config.resources.actor_gpus or None,
+    )
+    return stage.finish(**_removal_counts(stage.path, groups))
+
+
+def trusts_labels(config: RunConfig) -> bool:
+    """Whether human labels protect their tags: not where they are the truth that the engine itself is scored by."""
+    scored = not config.data.train or config.data.measure.on  # drawn scenes, or photos with what is hidden or planted
+    return config.engine.clean.protect_labels and not scored
+
+
+def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
+    """Ids of the tags that no image loses.
+
+    Raises:
+        ValueError: if one is not in the label system.
+    """
+    found = {name: labels.find(name) for name in settings.protected}
+    if unknown := [name for name, id in found.items() if id is None]:
+        raise ValueError(f"engine.clean.protected: no tag of the label system is called {', '.join(unknown)}")
+    return frozenset(id for id in found.values() if id is not None)
+
+
+def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> tuple[list[Group], TagCounts]:
+    """The groups of categories, largest first, and the counts of tags: as an unfinished call left them, or anew."""
+    uri = f"{stage.work}/plan.json"
+    if not exists(uri):
+        sizes = Sizes()
+        for found in _map(parts, count_tags, config):
+            sizes.add(found)
+        groups = plan_groups(sizes.rows, groups=config.resources.shuffle_partitions)
+        counted = {"images": sizes.images, "said": sorted(sizes.said.items())}
+        write_text(uri, json.dumps({"groups": [asdict(one) for one in groups], **counted}))
+    with fsspec.open(uri, "r") as file:
+        plan = json.load(file)
+    groups = [Group(one["name"], tuple(one["tags"]), one["rows"]) for one in plan["groups"]]
+    return groups, TagCounts(plan["images"], dict(plan["said"]))
+
+
+def _decide_group(group: Group, *, path: str, folder: str, decide_one: Callable[..., Decision]) -> None:
+    """Decide the categories of a group; its line in `categories/` is written last and says that it is done."""
+    done = f"{path}/categories/{group.name}.parquet"
+    if exists(done):
+        return
+    found = [decide_one(chunks, tag=tag) for tag, chunks in categories(group, folder=folder)]
+    removals = pa.concat_tables([one.removals for one in found]).sort_by([("shard", "ascending"), ("key", "ascending")])
+    for shard in pc.unique(removals["shard"]).to_pylist():
+        rows = removals.filter(pc.equal(removals["shard"], shard))
+        write_table(rows, f"{_shard_folder(path, shard)}/{group.name}.parquet")
+    write_table(pa.concat_tables([one.samples for one in found]), f"{path}/samples/{group.name}.parquet")
+    write_table(pa.Table.from_pylist([one.category for one in found], schema=CATEGORIES), done)
+
+
+def _map(items: Sequence[Any], work: Callable[[Any], Any], config: RunConfig, **options: Any) -> Iterator[Any]:
+    """`work(item)` of each, a task each, started in their order; what they return, as it comes."""
+    import ray
+
+    def run(item: Any) -> Any:  # Ray takes functions, and `work` may be a partial
+        return work(item)
+
+    task: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES, **options)(run)
+    waiting = [task.remote(one) for one in items]
+    while waiting:
+        ready, waiting = ray.wait(waiting, num_returns=1)
+        yield ray.get(ready[0])
+
+
+def _each(
+    stage: Stage, config: RunConfig, items: Sequence[Any], work: Callable[[Any], None], what: str, **options: Any
+) -> None:
+    """`_map` with a line now and then."""
+    said = time.monotonic()
+    for done, _ in enumerate(_map(items, work, config, **options), start=1):
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            print_line(f"{stage.name}: {done:,}/{len(items):,} {what}")
+
+
+def _removal_counts(path: str, groups: Iterable[Group]) -> dict[str, int]:
+    """What the categories' lines add up to; one small row a category."""
+    names = ("crops", "outliers", "disagreements", "protected")
+    total = dict.fromkeys(("categories", "judged", *names), 0)
+    for group in groups:
+        with fsspec.open(f"{path}/categories/{group.name}.parquet", "rb") as file:
+            rows = pq.read_table(file, columns=["clusters", *names])
+        total["categories"] += len(rows)
+        total["judged"] += pc.sum(pc.greater(rows["clusters"], 0)).as_py() or 0
+        for name in names:
+            total[name] += pc.sum(rows[name]).as_py() or 0
+    return total
+
+
+def _shard_folder(path: str, shard: str) -> str:
+    return f"{path}/removals/shard={quote(shard, safe='')}"
+
+
+@functools.lru_cache(maxsize=64)
+def _removals_of(path: str, shard: str) -> pa.Table:
+    """REMOVALS rows of one shard."""
+    fs, root = fsspec.url_to_fs(_shard_folder(path, shard))
+    try:
+        files = sorted(one for one in fs.ls(root, detail=False) if one.endswith(".parquet"))
+    except FileNotFoundError:  # nothing was removed in this shard
+        files = []
+    parts = [REMOVALS.empty_table()]
+    for file in files:
+        with fs.open(file, "rb") as handle:
+            parts.append(pq.read_table(handle, columns=REMOVALS.names, partitioning=None))
+    return pa.concat_tables(parts)

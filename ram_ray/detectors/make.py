@@ -1,0 +1,51 @@
+"""From `engine.clean.detector` to a region detector."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from ram_ray.detectors.attention import AttentionDetector
+from ram_ray.detectors.regions import RegionDetector
+from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector, ZeroShotDetector
+from ram_ray.runtime.storage import local_copy
+from ram_ray.settings.data_engine import CleanConfig
+
+if TYPE_CHECKING:
+    from ram_ray.inference.predictor import Predictor
+
+
+def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | None = None) -> RegionDetector:
+    """The detector that `config.detector` names: "attention", or a model by path, URI or Hugging Face id.
+
+    Raises:
+        ValueError: if the model is of a kind that is not supported.
+    """
+    if config.detector == "attention":
+        return AttentionDetector(predictor)
+    return _zero_shot(config.detector, config.revision, device, config.detector_precision)
+
+
+def detector_classes() -> dict[str, type[ZeroShotDetector]]:
+    """The transformers detectors by the `model_type` of their config."""
+    return {
+        "grounding-dino": GroundingDinoDetector,
+        "mm-grounding-dino": GroundingDinoDetector,
+        "owlv2": Owlv2Detector,
+        "owlvit": Owlv2Detector,
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _zero_shot(path: str, revision: str | None, device: str | None, precision: str | None) -> RegionDetector:
+    """One a process: the models of all parts of the images (`ram_ray.data_engine.folds`) share it."""
+    from transformers import AutoConfig
+
+    folder = str(local_copy(path, revision=revision))
+    kind, classes = AutoConfig.from_pretrained(folder).model_type, detector_classes()
+    if kind not in classes:
+        raise ValueError(
+            f"engine.clean.detector {path!r} is a {kind!r} model; use 'attention' or a model of "
+            f"{', '.join(sorted(classes))}"
+        )
+    return classes[kind](folder, device=device, precision=precision)

@@ -1,0 +1,67 @@
+"""A model's scores on a labelled set, beside the truth: functions of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ram_ray.data.ground_truth import truth_ids
+from ram_ray.evaluation.metrics import to_tag_blocks
+
+if TYPE_CHECKING:
+    from ram_ray.inference.predictor import Predictor
+
+
+def targets_matrix(truths: Sequence[set[int]], num_tags: int) -> np.ndarray:
+    """Truth as bools (N, T)."""
+    targets = np.zeros((len(truths), num_tags), bool)
+    for row, ids in enumerate(truths):
+        targets[row, list(ids)] = True
+    return targets
+
+
+class Scorer:
+    """Actor: pictures and their truth -> TAG_BLOCK rows, ready for `metrics.reduce_tag_block`.
+
+    A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns. Rows with a `reason`, and rows of which
+    nothing is known, are left out; `num_images` of the reduced rows says how many were scored.
+    """
+
+    def __init__(
+        self,
+        bundle_uri: str,
+        *,
+        device: str | None = None,
+        precision: str = "fp32",
+        threads: int | None = None,
+        tags_per_block: int = 64,
+        predictor: Predictor | None = None,
+    ) -> None:
+        if predictor is None:
+            from ram_ray.inference.predictor import Predictor as Loader
+
+            predictor = Loader.from_pretrained(bundle_uri, device=device, precision=precision, threads=threads)
+        self.predictor = predictor
+        self.tags_per_block = tags_per_block
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        system = self.predictor.labels
+        truths: list[set[int] | None] = []
+        for reason, labels, captions in zip(batch["reason"], batch["labels"], batch["captions"], strict=True):
+            rejected = isinstance(reason, str)
+            truths.append(None if rejected else truth_ids(_maybe(labels), captions, system)[0])
+        keep = [row for row, truth in enumerate(truths) if truth is not None]
+        known = [truth for truth in truths if truth is not None]
+        if not keep:
+            nothing = np.zeros((0, len(system)))
+            return to_tag_blocks(nothing, nothing, tags_per_block=self.tags_per_block)
+        scores = self.predictor.probabilities(np.stack([batch["pixels"][row] for row in keep]))
+        return to_tag_blocks(scores, targets_matrix(known, len(system)), tags_per_block=self.tags_per_block)
+
+
+def _maybe(labels: Any) -> list[str] | None:
+    """A list column's value as Ray gives it in a numpy batch: an array, None, or NaN for a null."""
+    return None if labels is None or isinstance(labels, float) else [str(one) for one in labels]

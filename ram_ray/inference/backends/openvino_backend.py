@@ -1,0 +1,122 @@
+"""OpenVINO: the quickest way to run a tagger on a CPU. In fp32 the numbers are PyTorch's but for the last digits.
+
+The model is traced into two graphs, image encoder and recognition decoder, both for any number of images and tags.
+RAM++'s weighing of descriptions, a small part, stays in PyTorch.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ram_ray.inference.backends.backend import LabelSet, Pieces
+from ram_ray.models.fast import bias_windows
+from ram_ray.models.ram import RAM
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoBackend:
+    """See `ram_ray.inference.backends.backend.Backend`."""
+
+    def __init__(self, model: RAM, *, precision: str, threads: int | None) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise ValueError(
+                "the openvino backend needs the package of this name: install ram_ray with the extra 'openvino'"
+            ) from None
+        self._model, self._pieces = model, Pieces(model)
+        self._settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],  # its own choice would be bf16 where the CPU can
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads is not None:
+            self._settings["INFERENCE_NUM_THREADS"] = threads
+        config = model.config
+        bias_windows(model)
+        pixels = torch.zeros(2, 3, config.image_size, config.image_size)
+        self._encoder = self._compile(openvino, _Encoder(model), (pixels,), shapes=[(-1, *pixels.shape[1:])])
+        tokens = torch.zeros(2, 5, config.context_width)
+        queries = torch.zeros(2 if model.reweighs else 1, len(model.label_embed), config.recognition.width)
+        # Tag2Text's classifiers fix the number of tags.
+        num_tags = queries.shape[1] if config.architecture == "tag2text" else -1
+        side = (-1 if model.reweighs else 1, num_tags, config.recognition.width)
+        self._head = self._compile(
+            openvino, _Head(model), (queries, queries, tokens), shapes=[side, side, (-1, -1, config.context_width)]
+        )
+
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """See `Backend.encode`."""
+        return self._pieces.encode(self._encoder, pixel_values)
+
+    def logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
+        """See `Backend.logits`."""
+        return self._pieces.logits(lambda part: self._logits(part, labels), tokens, labels)
+
+    @torch.inference_mode()
+    def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
+        queries, first_side = labels.queries, labels.first_side
+        if queries is None or first_side is None:
+            assert labels.descriptions is not None
+            queries = self._model.queries(labels.descriptions, tokens)
+            first_side = self._model.recognition.first_side(queries)
+        return self._head(queries, first_side, tokens)
+
+    def _compile(self, openvino: Any, module: nn.Module, example: tuple, *, shapes: list[tuple]) -> _Graph:
+        with torch.inference_mode(False), torch.no_grad():
+            # Traced here: OpenVINO's own tracing checks itself, which takes half a minute more with a Swin-L.
+            traced = torch.jit.trace(module.eval(), example, check_trace=False)
+            graph = openvino.convert_model(traced, example_input=example)
+        graph.reshape(
+            {port: openvino.PartialShape(list(shape)) for port, shape in zip(graph.inputs, shapes, strict=True)}
+        )
+        return _Graph(openvino.compile_model(graph, "CPU", self._settings))
+
+
+class _Graph:
+    """A compiled graph with one output; each thread has a request of its own while it runs."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._free: queue.SimpleQueue = queue.SimpleQueue()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        with self._request() as request:
+            feed = {place: one.detach().contiguous().numpy() for place, one in enumerate(inputs)}
+            out = request.infer(feed, share_inputs=True)
+            return torch.from_numpy(out[0].copy())
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        try:
+            request = self._free.get_nowait()
+        except queue.Empty:
+            request = self._compiled.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._free.put(request)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model: RAM) -> None:
+        super().__init__()
+        self.image_encoder, self.image_proj = model.image_encoder, model.image_proj
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.image_proj(self.image_encoder(pixel_values))
+
+
+class _Head(nn.Module):
+    def __init__(self, model: RAM) -> None:
+        super().__init__()
+        self.recognition = model.recognition
+
+    def forward(self, queries: Tensor, first_side: Tensor, tokens: Tensor) -> Tensor:
+        return self.recognition(queries, tokens, first_side=first_side)

@@ -1,0 +1,44 @@
+"""PyTorch: the backend that is always there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ram_ray.inference.backends.backend import LabelSet, Pieces
+from ram_ray.models.fast import bias_windows, can_pack, pack_linears
+from ram_ray.models.ram import RAM
+
+
+class TorchBackend:
+    """PyTorch: on a CPU with oneDNN's linear maps, on a GPU with autocast in bf16."""
+
+    def __init__(self, model: RAM, *, precision: str) -> None:
+        self._model = model
+        self._device = model.label_embed.device
+        bias_windows(model)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        packed = self._device.type == "cpu" and can_pack(dtype)
+        if packed:
+            pack_linears(model, dtype=dtype)
+        self._autocast = precision == "bf16" and not packed
+        self._pieces = Pieces(model, whole=self._device.type != "cpu")
+
+    @torch.inference_mode()
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """See `Backend.encode`."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            return self._pieces.encode(lambda part: self._model.encode(part).float(), pixel_values)
+
+    def logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
+        """See `Backend.logits`."""
+        return self._pieces.logits(lambda part: self._logits(part, labels), tokens, labels)
+
+    @torch.inference_mode()
+    def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            queries = labels.queries
+            if queries is None:
+                assert labels.descriptions is not None
+                queries = self._model.queries(labels.descriptions, tokens)
+            return self._model.recognition(queries, tokens, first_side=labels.first_side).float()

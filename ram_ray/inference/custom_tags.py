@@ -1,0 +1,88 @@
+"""A user's own tags: names, or names with descriptions, to what a model is asked with. Label sets are kept for a while.
+
+Letters: N tags, K descriptions a tag, E width of text embeddings.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from ram_ray.inference.backends.backend import LabelSet, label_set
+from ram_ray.models.bundle import Bundle
+from ram_ray.models.dual_encoder import Teacher
+
+OWN_TAG_SETS = 32  # label sets of users that are kept
+
+
+class OwnTags:
+    """The label sets of one model. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle, self._model = bundle, bundle.model
+        self._teacher: Teacher | None = None
+        self._kept: OrderedDict[tuple, LabelSet] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __call__(self, tags: list[str] | Mapping[str, list[str]], *, embeddings: Tensor | None = None) -> LabelSet:
+        """The label set of `tags`, with the user's `embeddings` or with those of the bundle's text encoder.
+
+        Raises:
+            ValueError: if the model takes no other tags, or descriptions or embeddings do not fit.
+        """
+        if embeddings is not None:
+            return self.from_embeddings(embeddings, num_tags=len(tags))
+        key = tuple((name, *tags[name]) if isinstance(tags, Mapping) else name for name in tags)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = self.from_embeddings(self._embed(tags), num_tags=len(tags))
+                if len(self._kept) > OWN_TAG_SETS:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def from_embeddings(self, embeddings: Tensor, *, num_tags: int | None = None) -> LabelSet:
+        """A label set of embeddings: (N, E), RAM++: (N, K, E), or (N K, E) where the number of tags is known.
+
+        Raises:
+            ValueError: if the model takes no other tags, or the shape does not fit.
+        """
+        self._refuse_tag2text()
+        width, reweighs = self._model.config.label_width, self._model.reweighs
+        if reweighs and embeddings.ndim == 2 and num_tags and len(embeddings) % num_tags == 0:
+            embeddings = embeddings.view(num_tags, -1, embeddings.shape[-1])
+        fits = embeddings.ndim == (3 if reweighs else 2) and embeddings.shape[-1] == width
+        if not fits or num_tags not in (None, len(embeddings)):
+            names = "tags, descriptions" if reweighs else "tags"
+            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}; expected ({names}, {width})")
+        return label_set(self._model, embeddings)
+
+    def _embed(self, tags: list[str] | Mapping[str, list[str]]) -> Tensor:
+        """Text embeddings of the tags: (N, E), RAM++: (N, K, E)."""
+        self._refuse_tag2text()
+        if self._teacher is None:
+            self._teacher = self._bundle.teacher()
+        templates = list(self._model.config.templates)
+        if not self._model.reweighs:
+            if isinstance(tags, Mapping):
+                raise ValueError("descriptions of tags are for RAM++; give this model a list of tags")
+            return self._teacher.label_embeddings(list(tags), templates)
+        if isinstance(tags, Mapping):
+            texts = [list(tags[name]) for name in tags]
+        else:
+            texts = [[template.format(name) for template in templates] for name in tags]
+        if len({len(one) for one in texts}) > 1 or not texts[0]:
+            raise ValueError("every tag needs equally many descriptions, at least one")
+        flat = torch.from_numpy(self._teacher.encode_texts([text for row in texts for text in row]))
+        return flat.view(len(texts), len(texts[0]), -1)
+
+    def _refuse_tag2text(self) -> None:
+        if self._model.config.architecture == "tag2text":
+            raise ValueError("Tag2Text answers for its own tags alone; use a RAM or RAM++ model for other tags")

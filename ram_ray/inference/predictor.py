@@ -1,0 +1,281 @@
+"""Predictor: a model bundle, pictures in, tags and captions out. The engine, evaluation and serving all use it.
+
+What does not depend on the picture is computed once a label set: the label queries, for the bundle's own tags
+and, in a small cache (`custom_tags.py`), for tags that a user brings. What computes is a backend (`backends`).
+
+Letters: B batch, S pixels, N tags, K descriptions a tag, E width of text embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ram_ray.inference.backends.backend import LabelSet, label_set
+from ram_ray.inference.backends.make import make_backend
+from ram_ray.inference.custom_tags import OwnTags
+from ram_ray.models.bundle import Bundle, load_bundle
+from ram_ray.models.image_encoder import normalise
+from ram_ray.settings.models import Decoding, ModelConfig
+
+
+@dataclass(frozen=True)
+class TagScore:
+    """One tag of one picture. `id` is None for a tag that the user brought."""
+
+    tag: str
+    id: int | None
+    score: float
+    threshold: float
+    chinese: str | None = None  # the tag's Chinese name, where the model's list has it
+
+
+class Predictor:
+    """A loaded bundle on one device. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "fp32",
+        backend: str = "torch",
+        threads: int | None = None,
+        exif: bool = True,
+    ) -> None:
+        self.model, self.labels, self.tokenizer = bundle.model, bundle.labels, bundle.tokenizer
+        self.config: ModelConfig = bundle.model.config
+        self.image_size = self.config.image_size
+        self.device = bundle.model.label_embed.device
+        self.thresholds = np.array(
+            [one.threshold if one.threshold is not None else self.config.threshold for one in self.labels.labels],
+            dtype=np.float32,
+        )
+        self.exif = exif
+        self._own = OwnTags(bundle)
+        self._labels = label_set(self.model, self.model.label_embed)  # before the backend takes the weights over
+        self._backend = make_backend(backend, self.model, precision=precision, threads=threads)
+        self._half = precision == "bf16"
+        self._seen = np.ones(len(self.labels), dtype=bool)
+        self._seen[list(self.config.muted)] = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str,
+        *,
+        device: str | None = None,
+        precision: str = "fp32",
+        backend: str = "torch",
+        threads: int | None = None,
+        revision: str | None = None,
+        exif: bool = True,
+    ) -> Predictor:
+        """Load a bundle from a folder, a URI or a Hugging Face id; `device` None: the GPU if there is one.
+
+        Args:
+            precision: "fp32", exact, or "bf16", about twice as quick where the processor knows it.
+            backend: "torch", or "openvino", quicker on a CPU (the extra `openvino`).
+            threads: of torch for the whole process, and of the backend.
+            exif: turn pictures upright by their EXIF orientation before they are tagged. On, since phones store
+                photos lying down and people see them upright; the released models' own code ignores it.
+
+        Raises:
+            ValueError: if it is not a bundle, or an option is unknown.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        device = device or ("cuda" if torch.cuda.is_available() and backend == "torch" else "cpu")
+        bundle = load_bundle(path_or_id, revision=revision, device=device)
+        return cls(bundle, precision=precision, backend=backend, threads=threads, exif=exif)
+
+    def preprocess(self, images: list[Image.Image] | np.ndarray) -> Tensor:
+        """Pictures, or uint8 (B, S, S, 3) already of the model's size, to normalised pixels (B, 3, S, S).
+
+        As the released models do: to RGB, squashed to a square by Pillow's bilinear filter.
+        """
+        if isinstance(images, list):
+            images = np.stack([self._square(one) for one in images])
+        if images.dtype != np.uint8 or images.shape[1:] != (self.image_size, self.image_size, 3):
+            raise ValueError(
+                f"images have shape {images.shape} and type {images.dtype}; "
+                f"expected uint8 (B, {self.image_size}, {self.image_size}, 3), or a list of pictures"
+            )
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        return normalise(pixels, self.config.mean, self.config.std)
+
+    def logits(self, pixel_values: Tensor, *, embeddings: Tensor | None = None) -> Tensor:
+        """Normalised pixels (B, 3, S, S) to logits (B, N) float32; `embeddings` as in `tag`."""
+        labels = self._labels if embeddings is None else self._own.from_embeddings(embeddings)
+        return self._logits(self._encode(pixel_values), labels)
+
+    def probabilities(self, images: list[Image.Image] | np.ndarray) -> np.ndarray:
+        """Probability of each tag, (B, N) float32."""
+        return self.token_probabilities(self._encode(self.preprocess(images)))
+
+    def tag(
+        self,
+        images: list[Image.Image],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        tags: list[str] | Mapping[str, list[str]] | None = None,
+        embeddings: Tensor | None = None,
+    ) -> list[list[TagScore]]:
+        """Tags of each picture, highest score first.
+
+        Args:
+            images: pictures of any size.
+            top_k: at most so many a picture. Without a `threshold` these are the k best, whatever their score.
+            threshold: one probability in place of each tag's own.
+            tags: the user's own tags, scored in place of the label system; for RAM++ best as a mapping of each tag
+                to texts that describe it, equally many a tag.
+            embeddings: of `tags`, where the user has them: (N, E), RAM++: (N, K, E) or (N K, E).
+
+        Raises:
+            ValueError: if `top_k` is under 1, `tags` is not a list of at least one tag, or the model takes no others.
+        """
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}; use 1 or more, or None for all tags over their threshold")
+        if tags is not None and (isinstance(tags, str) or not tags):
+            raise ValueError(f"tags is {tags!r}; give a list of at least one tag, or None for the bundle's own")
+        if embeddings is not None and tags is None:
+            raise ValueError("embeddings need tags: the names that they stand for")
+        if not images:
+            return []
+        labels = self._labels if tags is None else self._own(tags, embeddings=embeddings)
+        scores = self._logits(self._encode(self.preprocess(images)), labels).sigmoid().cpu().numpy()
+        return self._choose(scores, None if tags is None else list(tags), top_k=top_k, threshold=threshold)
+
+    def _choose(
+        self, scores: np.ndarray, own: list[str] | None, *, top_k: int | None, threshold: float | None
+    ) -> list[list[TagScore]]:
+        """Scores (B, N) to the tags that are given."""
+        config, num_tags = self.config, scores.shape[1]
+        if threshold is None and own is None:
+            limits = self.thresholds
+        else:
+            usual = config.threshold if config.own_threshold is None else config.own_threshold
+            limits = np.full(num_tags, usual if threshold is None else threshold, dtype=np.float32)
+        everything = top_k is not None and threshold is None
+        result = []
+        for row in scores:
+            keep = np.ones(num_tags, dtype=bool) if everything else row > limits
+            if own is None:
+                keep = keep & self._seen
+            order = np.argsort(-row, kind="stable")
+            kept = [int(i) for i in order[keep[order]]][:top_k]
+            result.append([self._score(i, own, float(row[i]), float(limits[i])) for i in kept])
+        return result
+
+    def _score(self, id: int, own: list[str] | None, score: float, limit: float) -> TagScore:
+        if own is not None:
+            return TagScore(own[id], None, score, limit)
+        return TagScore(self.labels[id].name, id, score, limit, self.labels[id].chinese)
+
+    def caption(
+        self,
+        images: list[Image.Image] | np.ndarray,
+        *,
+        max_tokens: int | None = None,
+        tags: list[list[str]] | None = None,
+        decoding: Decoding | None = None,
+        seed: int | None = None,
+    ) -> list[str]:
+        """One caption a picture, guided by the picture's own tags, or by `tags`, one list a picture.
+
+        `decoding` says how words are chosen: greedily, by beams or by draws; None: as the bundle says. `max_tokens`
+        bounds the words after the prompt, and `seed` fixes the draws.
+
+        Raises:
+            ValueError: if the model writes no captions, or `tags` does not have one list a picture.
+        """
+        if len(images) == 0:
+            return []
+        tokens = self._encode(self.preprocess(images))
+        if tags is None:
+            over = (self.token_probabilities(tokens) > self.thresholds) & self._seen
+            tags = [[self.labels[int(i)].name for i in np.flatnonzero(row)] for row in over]
+        elif isinstance(tags, str) or len(tags) != len(images) or any(isinstance(one, str) for one in tags):
+            raise ValueError(f"tags must be {len(images)} lists of tags, one a picture")
+        return self.caption_tokens(tokens, tags, max_tokens=max_tokens, decoding=decoding, seed=seed)
+
+    def caption_tokens(
+        self,
+        tokens: Tensor,
+        tags: list[list[str]],
+        *,
+        max_tokens: int | None = None,
+        decoding: Decoding | None = None,
+        seed: int | list[int] | None = None,
+    ) -> list[str]:
+        """Captions of encoded pictures (B, 1 + L, C), guided by the given tags; a list has one seed a picture."""
+        config = self.config
+        if self.tokenizer is None:
+            raise ValueError("this model writes no captions (RAM++, or imported without its --tokenizer)")
+        tag_ids = self.tokenizer.encode_tags(tags, max_tokens=config.max_tag_tokens)
+        prompt = self.tokenizer.encode_captions([""], prompt=config.prompt, max_tokens=config.max_caption_tokens)
+        prompt = prompt[0, : self.tokenizer.prompt_length(config.prompt)]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            ids = self.model.generate(
+                tokens,
+                torch.from_numpy(tag_ids).to(self.device),
+                torch.from_numpy(prompt).to(self.device),
+                end=self.tokenizer.sep,
+                max_tokens=max_tokens,
+                decoding=decoding,
+                generator=self._generators(seed),
+            )
+        return [
+            self.tokenizer.decode_caption([one for one in row if one], prompt=config.prompt) for row in ids.tolist()
+        ]
+
+    def _generators(self, seed: int | list[int] | None) -> torch.Generator | list[torch.Generator] | None:
+        if isinstance(seed, list):
+            return [torch.Generator(self.device).manual_seed(one) for one in seed]
+        return None if seed is None else torch.Generator(self.device).manual_seed(seed)
+
+    @torch.inference_mode()
+    def attention(self, images: list[Image.Image] | np.ndarray, tag_ids: list[list[int]]) -> list[np.ndarray]:
+        """Where each asked tag's query looks: one (T, h, w) float32 array a picture, each map summing to one."""
+        tokens = self._encode(self.preprocess(images))
+        wanted = sorted({id for row in tag_ids for id in row})
+        if not wanted:
+            return [np.zeros((0, 1, 1), dtype=np.float32) for _ in tag_ids]
+        queries = self._labels.queries
+        if queries is None:
+            queries = self.model.queries(self.model.label_embed, tokens)
+        weights = self.model.recognition.attention(queries[:, wanted], tokens).float().cpu().numpy()
+        side = int(weights.shape[-1] ** 0.5)
+        place = {id: i for i, id in enumerate(wanted)}
+        return [
+            weights[row, [place[id] for id in ids]].reshape(len(ids), side, side) for row, ids in enumerate(tag_ids)
+        ]
+
+    @torch.inference_mode()
+    def encode(self, images: list[Image.Image] | np.ndarray) -> Tensor:
+        """Image tokens (B, 1 + L, C), to be used for tags and captions without encoding twice."""
+        return self._encode(self.preprocess(images))
+
+    def token_probabilities(self, tokens: Tensor) -> np.ndarray:
+        """Probability of each tag of encoded pictures: (B, N) float32."""
+        return self._logits(tokens, self._labels).sigmoid().cpu().numpy()
+
+    def _encode(self, pixel_values: Tensor) -> Tensor:
+        shape = (3, self.image_size, self.image_size)
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != shape:
+            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, {shape})")
+        return self._backend.encode(pixel_values.to(self.device))
+
+    def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
+        return self._backend.logits(tokens, labels)
+
+    def _square(self, image: Image.Image) -> np.ndarray:
+        if self.exif:
+            image = ImageOps.exif_transpose(image)
+        size = (self.image_size, self.image_size)
+        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))

@@ -1,0 +1,219 @@
+"""Released checkpoints of RAM, RAM++ and Tag2Text to our models: same weights, our names.
+
+A checkpoint is `{"model": state_dict}` or the state dict itself, written by torch.save. It comes from strangers:
+it is opened with `weights_only`, so nothing in it runs; its tensors must be real ones (a few bytes cannot claim
+to be terabytes) and finite. What it holds beside the model (an optimizer's state) is mapped and never read.
+
+The Swin's names: the reference has `downsample` at the end of stage S, timm at the start of stage S + 1. Where the
+reference ties two tensors and a file holds both, the one that the reference loads last counts.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ram_ray.interop.reference_config import Architecture, State, reference_config
+from ram_ray.models.position_bias import resize_position_bias
+from ram_ray.models.ram import RAM
+from ram_ray.settings.models import ModelConfig
+
+_BERT = (
+    (r"embeddings\.word_embeddings\.", "embedding.word."),
+    (r"embeddings\.position_embeddings\.", "embedding.position."),
+    (r"embeddings\.LayerNorm\.", "embedding.norm."),
+    (r"encoder\.layer\.", "layers."),
+    (r"(cross)?attention\.self\.", r"\1attention."),
+    (r"(cross)?attention\.output\.dense\.", r"\1attention.out."),
+    (r"(cross)?attention\.output\.LayerNorm\.", r"\1attention.norm."),
+    (r"crossattention\.", "cross."),
+    (r"intermediate\.dense\.", "ffn.up."),
+    (r"(\.\d+\.)output\.dense\.", r"\1ffn.down."),
+    (r"(\.\d+\.)output\.LayerNorm\.", r"\1ffn.norm."),
+)
+_PARTS = (  # a whole name or its beginning there, here; in the order in which the reference loads them
+    ("visual_encoder.", "image_encoder.swin."),
+    ("tag_encoder.", "tag_encoder."),
+    ("text_decoder.bert.", "caption_decoder."),
+    ("text_decoder.cls.predictions.transform.dense.", "caption_decoder.transform."),
+    ("text_decoder.cls.predictions.transform.LayerNorm.", "caption_decoder.norm."),
+    ("text_decoder.cls.predictions.bias", "caption_decoder.bias"),
+    ("text_decoder.cls.predictions.decoder.weight", "caption_decoder.embedding.word.weight"),
+    ("text_decoder.cls.predictions.decoder.bias", "caption_decoder.bias"),
+    ("tagging_head.", "recognition."),
+    ("label_embed.weight", "label_embed"),
+    ("label_embed", "label_embed"),
+    ("wordvec_proj.", "recognition.label_proj."),
+    ("fc.W", "recognition.fc.weight"),
+    ("fc.b", "recognition.fc.bias"),
+    ("fc.", "recognition.fc."),
+    ("image_proj.", "image_proj."),
+    ("reweight_scale", "reweight_scale"),
+)
+_DERIVED = ("relative_position_index", "attn_mask", "position_ids")  # made again from the sizes
+
+
+def load_checkpoint(
+    file: str | Path, *, configs: str | Path | None = None, num_tags: int | None = None, image_size: int | None = None
+) -> RAM:
+    """A released checkpoint as a model in eval mode, float32.
+
+    Args:
+        file: the `.pth` file.
+        configs: folder with the reference's JSON files; None: the released models' sizes.
+        num_tags: length of the tag list, where there is one.
+        image_size: pixels a side, where `configs` describes several Swins.
+
+    Raises:
+        ValueError: if the file is no checkpoint of these models, is cut, or does not fit the JSON files.
+    """
+    file = Path(file)
+    state = read_state(file)
+    architecture = recognise(state, source=str(file))
+    try:
+        config = reference_config(
+            state,
+            architecture=architecture,
+            folder=None if configs is None else _config_folder(Path(configs)),
+            num_tags=num_tags,
+            image_size=image_size,
+        )
+        return _build(config, state)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def read_state(file: Path) -> State:
+    """The tensors of a checkpoint file, mapped where the format allows it.
+
+    Raises:
+        ValueError: if it cannot be read, or holds anything else.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file")
+    try:
+        try:
+            tree = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # the format before zip cannot be mapped
+            tree = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(f"{file} is not a whole checkpoint written by torch.save: {_line(error)}") from None
+    except (pickle.UnpicklingError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{file} holds more than tensors, or is damaged; it was not loaded: {_line(error)}") from None
+    for wrapper in ("model", "state_dict"):
+        if isinstance(tree, dict) and isinstance(tree.get(wrapper), dict):
+            tree = tree[wrapper]
+    if not isinstance(tree, dict) or not tree:
+        raise ValueError(f"{file} holds no state dict")
+    size = file.stat().st_size
+    return {_plain(name): _checked(name, value, file, size) for name, value in tree.items()}
+
+
+def recognise(state: State, *, source: str) -> Architecture:
+    """Which of the three models the names belong to.
+
+    Raises:
+        ValueError: if none.
+    """
+    if "visual_encoder.patch_embed.proj.weight" in state:
+        if "fc.W" in state and "label_embed.weight" in state:
+            return "tag2text"
+        if "label_embed" in state and "image_proj.weight" in state:
+            return "ram_plus" if "reweight_scale" in state else "ram"
+    raise ValueError(
+        f"{source} is none of RAM, RAM++ and Tag2Text with a Swin: its first names are {', '.join(list(state)[:3])}"
+    )
+
+
+def rename(name: str) -> str | None:
+    """Our name of the reference's tensor, or None if nothing here is made from it."""
+    if name.endswith(_DERIVED):
+        return None
+    for there, here in _PARTS:
+        if _begins(name, there):
+            return _rename_rest(there, here, name.removeprefix(there))
+    return None
+
+
+def _begins(name: str, there: str) -> bool:
+    return name.startswith(there) if there.endswith(".") else name == there
+
+
+def _rename_rest(there: str, here: str, rest: str) -> str:
+    if there == "visual_encoder.":
+        found = re.fullmatch(r"layers\.(\d+)\.downsample\.(.+)", rest)
+        return f"{here}layers.{int(found[1]) + 1}.downsample.{found[2]}" if found else here + rest
+    if here in ("tag_encoder.", "caption_decoder.", "recognition."):
+        for pattern, replacement in _BERT:
+            rest = re.sub(pattern, replacement, rest)
+    return here + rest
+
+
+def _build(config: ModelConfig, state: State) -> RAM:
+    num_rows = len(state["label_embed.weight" if config.architecture == "tag2text" else "label_embed"])
+    shape: tuple[int, ...] = (num_rows, config.label_width)
+    if config.architecture == "ram_plus":
+        shape = (num_rows // config.descriptions, config.descriptions, config.label_width)
+    with torch.device("meta"):
+        model = RAM(config, torch.empty(shape))
+    wanted = model.state_dict(keep_vars=True)
+    tensors: State = {}
+    for there, value in sorted(state.items(), key=lambda one: _load_order(one[0])):
+        name = rename(there)
+        if name is not None and name in wanted:
+            tensors[name] = _fit(name, value, wanted[name])
+    # Names that share a tensor: the last of `_PARTS` counts.
+    by_tensor: dict[int, Tensor] = {}
+    for name in sorted(tensors, key=lambda one: one.startswith("recognition.")):
+        by_tensor[id(wanted[name])] = tensors[name]
+    missing = [name for name, one in wanted.items() if id(one) not in by_tensor]
+    if missing:
+        raise ValueError(f"{len(missing)} tensors are missing, among them {', '.join(missing[:3])}")
+    model.load_state_dict({name: by_tensor[id(one)] for name, one in wanted.items()}, assign=True)
+    model.image_encoder.fill_buffers()
+    return model.eval().requires_grad_(False)
+
+
+def _load_order(name: str) -> int:
+    return next((place for place, (there, _) in enumerate(_PARTS) if _begins(name, there)), len(_PARTS))
+
+
+def _fit(name: str, value: Tensor, wanted: Tensor) -> Tensor:
+    """The tensor as float32 in the model's shape."""
+    if name.endswith("relative_position_bias_table") and value.shape != wanted.shape and value.ndim == 2:
+        value = resize_position_bias(value, (round(len(wanted) ** 0.5) + 1) // 2)
+    if value.shape != wanted.shape and value.numel() == wanted.numel() and name.startswith(("label_embed", "recog")):
+        value = value.reshape(wanted.shape)  # RAM++'s rows are tag x descriptions; Tag2Text's fc.W has a leading 1
+    if value.shape != wanted.shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, the configuration wants {tuple(wanted.shape)}")
+    value = value.float().contiguous()
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} has values that are not finite")
+    return value
+
+
+def _config_folder(folder: Path) -> Path:
+    """`folder` itself, or its `configs`, as in the reference's package."""
+    return folder if (folder / "q2l_config.json").is_file() or not (folder / "configs").is_dir() else folder / "configs"
+
+
+def _plain(name: Any) -> str:
+    """A tensor's name without what wrappers and earlier releases of the reference put into it."""
+    return str(name).removeprefix("module.").replace("vision_multi", "tagging_head")
+
+
+def _checked(name: Any, value: Any, file: Path, file_size: int) -> Tensor:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+        raise ValueError(f"{file}: {name!r} is not a plain tensor")
+    if value.numel() * value.element_size() > file_size:
+        raise ValueError(f"{file}: {name!r} claims shape {tuple(value.shape)}, more than the file can hold")
+    return value
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,221 @@
+"""Released checkpoints to model bundles: `ram-ray import` and `ram-ray download`.
+
+The file holds weights and nothing else, so what tags are called, their thresholds and the words of captions come
+from lists beside it. Where they are not named, the reference's own layout is looked at: `configs/` and `data/` lie
+side by side. What is then still missing is said, and replaced by the reference's defaults.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ram_ray.label_system import Label, LabelSystem
+from ram_ray.runtime.storage import local_copy
+
+if TYPE_CHECKING:
+    from ram_ray.models.ram import RAM
+    from ram_ray.models.tokenizer import TextTokenizer
+
+BERT = ("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594")
+MAX_LIST_BYTES = 1 << 24
+TAG2TEXT_THRESHOLDS = {2701: 0.7, 2828: 0.7, 1167: 0.7}  # person, man, woman
+NAMES = {"ram": "RAM", "ram_plus": "RAM++", "tag2text": "Tag2Text"}
+LISTS = {  # option: the file's name in the reference's data folder
+    "tag_list": {"ram": "ram_tag_list.txt", "ram_plus": "ram_tag_list.txt", "tag2text": "tag2text_ori_tag_list.txt"},
+    "thresholds": {"ram": "ram_tag_list_threshold.txt", "ram_plus": "ram_tag_list_threshold.txt"},
+    "chinese": {"ram": "ram_tag_list_chinese.txt", "ram_plus": "ram_tag_list_chinese.txt"},
+}
+
+
+@dataclass(frozen=True)
+class Release:
+    """A checkpoint on the Hugging Face hub. `revision` None: none is known, so the user must name one."""
+
+    repository: str
+    file: str
+    revision: str | None
+
+
+RELEASES = {
+    "ram": Release(
+        "xinyu1205/recognize_anything_model",
+        "ram_swin_large_14m.pth",
+        "ebc52dc741e86466202a5ab8ab22eae6e7d48bf1",
+    ),
+    "ram-plus": Release(
+        "xinyu1205/recognize-anything-plus-model",
+        "ram_plus_swin_large_14m.pth",
+        "6afd703f04b23e1c18d4c7d9882c4f5f954848f8",
+    ),
+    "tag2text": Release("xinyu1205/recognize_anything_model", "tag2text_swin_14m.pth", None),
+}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What comes beside a checkpoint; each a path, None where the user named nothing."""
+
+    configs: str | None = None
+    tag_list: str | None = None
+    thresholds: str | None = None
+    chinese: str | None = None
+    tokenizer: str | None = None
+    text_encoder: str | None = None
+    text_encoder_revision: str | None = None
+    image_size: int | None = None
+
+
+@dataclass
+class Imported:
+    """What was made, in a line, and what the user should know about it."""
+
+    summary: str
+    notes: list[str] = field(default_factory=list)
+
+
+def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Imported:
+    """Turn a checkpoint file of RAM, RAM++ or Tag2Text into a model bundle in the folder `out`.
+
+    Raises:
+        ValueError: if the checkpoint or one of the sources cannot be used, or `out` holds files already.
+    """
+    from ram_ray.interop.checkpoint import load_checkpoint, read_state, recognise
+    from ram_ray.models.bundle import save_bundle
+    from ram_ray.models.dual_encoder import Teacher
+
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{out} is there already: name a new folder, or an empty one")
+    source = local_copy(checkpoint) if "://" in checkpoint else Path(checkpoint)
+    architecture = recognise(read_state(source), source=checkpoint)
+    notes: list[str] = []
+    names = _lines("tag_list", architecture, sources, notes)
+    model = load_checkpoint(
+        source,
+        configs=sources.configs,
+        num_tags=None if names is None else len(names),
+        image_size=sources.image_size,
+    )
+    labels = _labels(model, names, architecture, sources, notes)
+    tokenizer = _tokenizer(model, sources, notes)
+    teacher = None
+    if sources.text_encoder is not None:
+        teacher = Teacher.from_pretrained(sources.text_encoder, revision=sources.text_encoder_revision)
+        if teacher.embed_dim != model.config.label_width:
+            raise ValueError(
+                f"--text-encoder {sources.text_encoder} makes vectors of {teacher.embed_dim}, but the label "
+                f"embeddings have {model.config.label_width}: they come from another one (CLIP ViT-B/16)"
+            )
+    card: dict[str, object] = {"model": NAMES[architecture], "imported from": source.name}
+    save_bundle(target, model, labels=labels, tokenizer=tokenizer, teacher=teacher, card=card)
+    millions = sum(one.numel() for one in model.parameters()) / 1e6
+    size = model.config.image_size
+    return Imported(f"{NAMES[architecture]}: {len(labels)} tags, {size} px, {millions:.0f}M parameters -> {out}", notes)
+
+
+def download(name: str, *, revision: str | None) -> str:
+    """Fetch a released checkpoint from its hub and return the file's path.
+
+    Raises:
+        ValueError: if no revision is known for it and none is given, or it is not to be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    release = RELEASES[name]
+    revision = revision or release.revision
+    if revision is None:
+        raise ValueError(
+            f"no pinned revision of {release.file} is known: give --revision, a commit of {release.repository}, or "
+            "fetch the file yourself and use ram-ray import"
+        )
+    try:
+        return hf_hub_download(release.repository, release.file, revision=revision)
+    except Exception as error:  # the hub's client raises its own, httpx's and OSErrors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"{release.repository} at {revision[:12]}: {release.file} is not to be had: {reason}"
+        ) from None
+
+
+def _lines(option: str, architecture: str, sources: Sources, notes: list[str]) -> list[str] | None:
+    """The lines of a list that the user named, or of the reference's own beside its configs; None: there is none."""
+    given = getattr(sources, option)
+    file = None if given is None else Path(given)
+    if file is None:
+        usual = LISTS[option].get(architecture)
+        folders = [] if sources.configs is None else [Path(sources.configs).parent, Path(sources.configs)]
+        file = next((one / "data" / usual for one in folders if usual and (one / "data" / usual).is_file()), None)
+        if file is None:
+            return None
+        notes.append(f"{option.replace('_', ' ')}: {file}")
+    try:
+        if file.stat().st_size > MAX_LIST_BYTES:
+            raise ValueError(f"more than {MAX_LIST_BYTES} bytes")
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as a list, one entry a line: {error}") from None
+
+
+def _labels(model: RAM, names: list[str] | None, architecture: str, sources: Sources, notes: list[str]) -> LabelSystem:
+    num_tags = len(model.label_embed)
+    thresholds = _lines("thresholds", architecture, sources, notes)
+    chinese = _lines("chinese", architecture, sources, notes)
+    for option, lines in (("tag list", names), ("thresholds", thresholds), ("Chinese tag list", chinese)):
+        if lines is not None and len(lines) != num_tags:
+            raise ValueError(f"the {option} has {len(lines)} lines, but the checkpoint has {num_tags} tags")
+    if names is None:
+        notes.append("no --tag-list: tags are called tag 0, tag 1, ...")
+        names = [f"tag {place}" for place in range(num_tags)]
+    elif "" in names:
+        raise ValueError(f"line {names.index('') + 1} of the tag list is empty")
+    limits: list[float | None] = [None] * num_tags
+    if thresholds is not None:
+        limits = [_threshold(line, place + 1) for place, line in enumerate(thresholds)]
+    elif architecture == "tag2text":
+        limits = [TAG2TEXT_THRESHOLDS.get(place) for place in range(num_tags)]
+    else:
+        notes.append(f"no --thresholds: every tag is given over {model.config.threshold}")
+    return LabelSystem(
+        [
+            Label(place, name, "object", threshold=limits[place], chinese=chinese[place] if chinese else None)
+            for place, name in enumerate(names)
+        ],
+        unique=len(set(names)) == num_tags,
+    )
+
+
+def _threshold(line: str, number: int) -> float:
+    try:
+        value = float(line)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(f"line {number} of the thresholds, {line[:40]!r}, is no probability")
+    return value
+
+
+def _tokenizer(model: RAM, sources: Sources, notes: list[str]) -> TextTokenizer | None:
+    """The captioner's words. Without them the captioner is left out of the bundle."""
+    from ram_ray.models.tokenizer import TextTokenizer
+
+    if not model.config.captions:
+        return None
+    wanted = model.config.vocab_size
+    if sources.tokenizer is not None:
+        tokenizer = TextTokenizer.load(sources.tokenizer)
+        if len(tokenizer) != wanted:
+            raise ValueError(f"--tokenizer has {len(tokenizer)} words, but the checkpoint has {wanted}")
+        return tokenizer
+    try:
+        tokenizer = TextTokenizer.load(BERT[0], revision=BERT[1])
+        if len(tokenizer) == wanted:
+            return tokenizer
+        reason = f"{BERT[0]} has {len(tokenizer)} words, the checkpoint {wanted}"
+    except ValueError as error:
+        reason = str(error)
+    notes.append(f"no captions: give --tokenizer, the folder of the BERT vocabulary ({reason})")
+    model.drop_captioner()
+    return None

@@ -1,0 +1,259 @@
+"""Preflight of the models that a run names: pinned, of a kind that is known, and loadable but for their weights.
+
+A model is a local folder, a URI, or a hub id. Only its small files are read (config, tokenizer, preprocessor), so a
+check costs seconds; that weights are there is told from the names of its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import logging
+import re
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from ram_ray.config import RunConfig
+
+SMALL_FILE = 20_000_000  # bytes; larger files are weights and are not read
+HUB_TIMEOUT_S = 5.0
+SMALL_PATTERNS = ["*.json", "*.txt", "*.model"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """One model that a configuration names."""
+
+    field: str
+    source: str  # path, URI or hub id
+    revision_field: str
+    revision: str | None
+    load: Callable[[Path, list[str]], None]  # loads all but the weights from a folder with the small files
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the source is a hub id: neither a URI nor a path."""
+        return (
+            "://" not in self.source and not self.source.startswith((".", "/", "~")) and not Path(self.source).exists()
+        )
+
+
+class HubUnreachable(Exception):
+    """The hub gave no answer, so nothing is known about a model."""
+
+
+def find_model_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str]:
+    """What is wrong with the models that these stages load, a line each; a hub without an answer is one line for all.
+
+    Args:
+        stages: names of the stages that will run.
+    """
+    problems, unknown = [], []
+    for model in named_models(config, stages=stages):
+        if model.on_hub and not _COMMIT.fullmatch(model.revision or ""):
+            problems.append(
+                f"{model.revision_field}: {model.field} {model.source!r} is not pinned; set {model.revision_field} to "
+                "the commit (40 hexadecimal digits) of its repository"
+            )
+            continue
+        try:
+            with _small_files(model) as (folder, names), _quiet():
+                model.load(folder, names)
+        except HubUnreachable:
+            unknown.append(model)
+        except Exception as error:  # every library has errors of its own for a model that cannot be loaded
+            problems.append(f"{model.field}: {model.source!r} cannot be loaded: {_one_line(error)}; set {model.field}")
+    if unknown:
+        named = ", ".join(f"{model.field} {model.source!r}" for model in unknown)
+        problems.append(
+            f"{named}: the model hub gives no answer; set {'it' if len(unknown) == 1 else 'them'} to local folders"
+        )
+    return problems + _find_parser_problems(config, stages)
+
+
+def named_models(config: RunConfig, *, stages: Sequence[str]) -> list[NamedModel]:
+    """The models that these stages load and that do not come from the run itself."""
+    represent, clean = config.represent, config.engine.clean
+    models = []
+    if "represent" in stages:
+        if config.tokenizer != "trained":
+            fields = ("tokenizer", config.tokenizer, "tokenizer_revision", config.tokenizer_revision)
+            models.append(NamedModel(*fields, load=_load_tokenizer))
+        if represent.clip:
+            fields = ("represent.clip", represent.clip, "represent.revision", represent.revision)
+            models.append(NamedModel(*fields, load=_load_teacher))
+        elif represent.images != "real" and represent.generator != "drawn":
+            name, revision = "represent.generator", represent.generator_revision
+            models.append(NamedModel(name, represent.generator, f"{name}_revision", revision, load=_load_generator))
+    if "clean" in stages and clean.detector != "attention":
+        fields = ("engine.clean.detector", clean.detector, "engine.clean.revision", clean.revision)
+        models.append(NamedModel(*fields, load=_load_detector))
+    return models
+
+
+def _find_parser_problems(config: RunConfig, stages: Sequence[str]) -> list[str]:
+    from ram_ray.captions.parser import SHIPPED, load_pipeline
+
+    if "parse" not in stages or config.labels.parser == SHIPPED:
+        return []
+    try:
+        load_pipeline(config.labels.parser)
+    except (ValueError, OSError) as error:
+        return [f"labels.parser: {_one_line(error)}"]
+    return []
+
+
+def _load_tokenizer(folder: Path, names: list[str]) -> None:
+    from ram_ray.models.tokenizer import TextTokenizer
+
+    TextTokenizer.load(str(folder))
+
+
+def _load_teacher(folder: Path, names: list[str]) -> None:
+    _need_weights(names)
+    tree = _read_config(folder)
+    if tree.get("kind") == "ram_ray.dual_encoder":
+        from ram_ray.models.tokenizer import TextTokenizer
+
+        TextTokenizer.load(str(folder))
+        return
+    if tree.get("model_type") != "clip":
+        raise ValueError(f"it is a {tree.get('model_type')!r} model, not a CLIP")
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig
+
+    CLIPConfig.from_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder)
+    AutoImageProcessor.from_pretrained(folder)
+
+
+def _load_detector(folder: Path, names: list[str]) -> None:
+    from transformers import AutoConfig, AutoProcessor
+
+    from ram_ray.detectors.make import detector_classes
+
+    if not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        raise ValueError("it has no weights as safetensors")
+    kind = AutoConfig.from_pretrained(folder).model_type
+    if kind not in detector_classes():
+        raise ValueError(f"it is a {kind!r} model; use 'attention' or one of {', '.join(sorted(detector_classes()))}")
+    AutoProcessor.from_pretrained(folder)
+
+
+def _load_generator(folder: Path, names: list[str]) -> None:
+    import diffusers
+
+    tree = json.loads((folder / "model_index.json").read_text())
+    if not hasattr(diffusers, str(tree.get("_class_name"))):
+        raise ValueError(f"diffusers has no class {tree.get('_class_name')!r}")
+    _need_weights(names)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no config.json that can be read: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError("config.json is not a mapping")
+    return tree
+
+
+def _need_weights(names: list[str]) -> None:
+    if not any(name.endswith(_WEIGHTS) for name in names):
+        raise ValueError("it has no weights (.safetensors)")
+
+
+@contextlib.contextmanager
+def _small_files(model: NamedModel) -> Iterator[tuple[Path, list[str]]]:
+    """A local folder with the model's small files, and the names of all its files."""
+    if "://" in model.source:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch), _copy_small(model.source, Path(scratch))
+    elif model.on_hub:
+        yield _from_hub(model)
+    else:
+        path = Path(model.source).expanduser()
+        if not path.exists():
+            raise FileNotFoundError("there is no such file or folder")
+        yield path, [str(file.relative_to(path)) for file in path.rglob("*")] if path.is_dir() else [path.name]
+
+
+def _copy_small(uri: str, folder: Path) -> list[str]:
+    fs, root = fsspec.url_to_fs(uri)
+    files = fs.find(root, detail=True)
+    if not files:
+        raise FileNotFoundError("nothing is there")
+    names = []
+    for path, info in files.items():
+        name = path.removeprefix(root.rstrip("/")).lstrip("/") or Path(path).name
+        names.append(name)
+        if (info.get("size") or 0) <= SMALL_FILE:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(path, str(target))
+    return names
+
+
+def _from_hub(model: NamedModel) -> tuple[Path, list[str]]:
+    """The snapshot folder of the hub's cache, and the names of all files of the repository."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    online = _hub_answers()
+    try:
+        folder = Path(
+            snapshot_download(
+                model.source, revision=model.revision, allow_patterns=SMALL_PATTERNS, local_files_only=not online
+            )
+        )
+    except LocalEntryNotFoundError:
+        raise HubUnreachable from None
+    if online:
+        return folder, HfApi().list_repo_files(model.source, revision=model.revision)
+    return folder, [str(path.relative_to(folder)) for path in folder.rglob("*")]
+
+
+@functools.lru_cache(maxsize=1)
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once: its own client tries for half a minute a model."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_TIMEOUT_S):
+            return True
+    except urllib.error.HTTPError:  # an answer
+        return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what libraries print and log while they load."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).split("\n")
+    return " ".join(lines[0].split()) if lines[0].strip() else type(error).__name__

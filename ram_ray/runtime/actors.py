@@ -1,0 +1,26 @@
+"""Actors that hold a model: what a step asks Ray for, and how each of them loads its model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ram_ray.config import RunConfig
+from ram_ray.settings.runtime import ResourcesConfig
+
+
+def model_actors(resources: ResourcesConfig) -> dict[str, Any]:
+    """What a step that runs a model asks Ray Data for: a pool of actors that grows with the work and the cluster."""
+    import ray.data
+
+    pool = ray.data.ActorPoolStrategy(min_size=resources.fewest_actors, max_size=resources.most_actors)
+    return {"num_cpus": resources.actor_cpus, "num_gpus": resources.actor_gpus or None, "compute": pool}
+
+
+def predictor_options(config: RunConfig) -> dict:
+    """How an actor loads a model: on the GPU in the run's precision, or on a CPU with the configured threads."""
+    on_gpu = config.resources.actor_gpus > 0
+    return {
+        "device": "cuda" if on_gpu else "cpu",
+        "precision": config.training.precision,
+        "threads": None if on_gpu else config.resources.threads,
+    }

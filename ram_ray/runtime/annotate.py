@@ -1,0 +1,169 @@
+"""How every annotation stage runs: rows in, rows out, on Ray Data, killed and gone on with at any moment.
+
+Ray Data's own checkpoint remembers the keys that were written, with a two-phase commit a file, so a run that
+was killed goes on with the rows that are missing and leaves every row once. Output is partitioned by shard.
+Rows that were rejected before are not read; rows rejected here stay in the output with their reason and are
+copied to `rejected/<stage>/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.data import Dataset, SaveMode
+
+from ram_ray.config import RunConfig
+from ram_ray.records import REJECTED, conform
+from ram_ray.runtime.artifacts import Stage
+from ram_ray.runtime.progress import progress
+from ram_ray.runtime.storage import has_folders, make_folder, remove_folder
+
+Transform = Callable[[Dataset], Dataset]
+
+
+def read_rows(
+    path: str,
+    *,
+    run: RunConfig,
+    columns: list[str] | None = None,
+    rows_per_block: int | None = None,
+    partitioned: bool = True,
+) -> Dataset:
+    """Rows of a stage's folder as a dataset in blocks of `data.rows_per_block`; shard names stay text ("00000")."""
+    from ray.data.datasource.partitioning import Partitioning, PartitionStyle
+
+    dataset = ray.data.read_parquet(
+        path,
+        columns=columns,
+        partitioning=Partitioning(PartitionStyle.HIVE, field_types={"shard": str}) if partitioned else None,
+        file_extensions=["parquet"],
+        num_cpus=run.resources.task_cpus,
+    )
+    buffer = run.resources.buffer_mb * 10**6 if run.resources.buffer_mb else None
+    dataset.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        cpu=run.resources.max_cpus, object_store_memory=buffer
+    )
+    if buffer:
+        dataset.context.target_max_block_size = buffer // 32  # what Ray sets aside for a task that it has not yet seen
+    return dataset.repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
+
+
+def good(block: pa.Table) -> pa.Table:
+    """The rows that no stage has rejected."""
+    if "reason" not in block.column_names:
+        return block
+    return block.filter(pc.is_null(block["reason"]))
+
+
+def write_rows(dataset: Dataset, uri: str, *, run: RunConfig, partition_cols: list[str] | None = None) -> None:
+    """Write a dataset as Parquet files beside those that are there; in an object store without objects for folders."""
+    dataset.write_parquet(
+        uri,
+        partition_cols=partition_cols,
+        mode=SaveMode.APPEND,
+        try_create_dir=has_folders(fsspec.url_to_fs(uri)[0]),
+        ray_remote_args={"num_cpus": run.resources.task_cpus},
+    )
+
+
+@contextmanager
+def checkpointed(path: str, *, id_column: str) -> Iterator[None]:
+    """Datasets made and written inside go on from the checkpoint at `path`."""
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = ray.data.DataContext.get_current()
+    fs, root = fsspec.url_to_fs(path)
+    make_folder(fs, root)
+    context.checkpoint_config = CheckpointConfig(
+        id_column=id_column, checkpoint_path=path, delete_checkpoint_on_success=False
+    )
+    try:
+        yield
+    finally:
+        context.checkpoint_config = None
+
+
+def annotate(
+    stage: Stage,
+    transform: Transform,
+    *,
+    source: str,
+    schema: pa.Schema,
+    run: RunConfig,
+    rows_in: int,
+    id_column: str = "key",
+    rows_per_block: int | None = None,
+    partitioned: bool = True,
+) -> None:
+    """Run `transform` over the good rows of `source` and leave rows of `schema` at `stage.path`.
+
+    Args:
+        transform: a lazy dataset of rows to a lazy dataset of rows; must keep `id_column`.
+        rows_in: rows to come, for the progress line.
+        partitioned: whether `source` is partitioned by shard; the listing of shards is not.
+    """
+    cpus = run.resources.task_cpus
+    with checkpointed(f"{stage.work}/checkpoint", id_column=id_column), progress(stage.name, total=rows_in) as add:
+
+        def check(block: pa.Table) -> pa.Table:
+            add(len(block))
+            return conform(block, schema)
+
+        dataset = read_rows(source, run=run, rows_per_block=rows_per_block, partitioned=partitioned)
+        dataset = dataset.map_batches(good, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
+        dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
+        write_rows(dataset, stage.path, run=run, partition_cols=["shard"])
+
+
+def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, run: RunConfig) -> dict[str, float]:
+    """Add up `count(block)` over all blocks; the driver holds the sums alone."""
+    partial = dataset.map_batches(
+        lambda block: pa.Table.from_pylist([count(block)]),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=run.resources.task_cpus,
+    )
+    total: dict[str, float] = {}
+    for row in partial.iter_rows():  # one a block
+        for name, value in row.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
+    """Copy the rows that this stage rejected to `rejected/<stage>/`."""
+    folder = stage.run.path("rejected", stage.name)
+    fs, root = fsspec.url_to_fs(folder)
+    remove_folder(fs, root)
+    if not num_rejected:
+        return
+
+    def rejected(block: pa.Table) -> pa.Table:
+        block = block.filter(pc.is_valid(block["reason"]))
+        block = block.append_column("stage", pa.array([stage.name] * len(block), pa.string()))
+        return conform(block, REJECTED)
+
+    columns = ["key", "shard", "reason", "detail"]
+    rows = read_rows(stage.path, run=run, columns=columns).map_batches(
+        rejected, batch_format="pyarrow", num_cpus=run.resources.task_cpus
+    )
+    write_rows(rows, folder, run=run)
+
+
+def count_and_reject(stage: Stage, *, run: RunConfig) -> tuple[int, int]:
+    """Rows that a first stage left, and how many of them are rejected; these are copied to `rejected/<stage>/`."""
+    counts = sum_blocks(read_rows(stage.path, run=run, columns=["key", "reason"]), _count_rows, run=run)
+    rows, rejected = int(counts["rows"]), int(counts["rejected"])
+    write_rejected(stage, run=run, num_rejected=rejected)
+    return rows, rejected
+
+
+def _count_rows(block: pa.Table) -> dict[str, Any]:
+    return {"rows": len(block), "rejected": len(block) - block["reason"].null_count}

@@ -1,0 +1,139 @@
+"""Joining or starting Ray, and how much of a machine is used.
+
+Inside a submitted job, or where RAY_ADDRESS names a cluster, the run joins it. Otherwise it starts a cluster of its
+own in this process, which nobody else can use (`own_cluster`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+from typing import Any
+
+from ram_ray.runtime import own_cluster, storage
+from ram_ray.settings.runtime import ResourcesConfig
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise a worker's lines appear twice
+    "RAY_idle_worker_killing_time_threshold_ms": "300000",  # a new worker costs seconds of imports; stages are short
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Ray's processes have dozens of threads, and what each thread's arena keeps, glibc's or Arrow's, only grows.
+    "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+
+
+def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, dashboard: bool = True) -> None:
+    """Join the cluster that the environment names, or start one; nothing if this process already has one.
+
+    Args:
+        dashboard: of one's own cluster; ten processes. Ray Train needs it, Ray Data does not.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    if joins():
+        ray.init(logging_level=logging.WARNING)
+    else:
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker compiles what it imports, for seconds
+        atexit.register(stop)  # before Ray's own, which leaves the folder
+        own_cluster.start(
+            num_cpus=own_cpus(num_cpus),
+            object_store_bytes=int(object_store_gb * 1e9) if object_store_gb else None,
+            dashboard=dashboard,
+        )
+    configure_data()
+
+
+def joins() -> bool:
+    """Whether `start` joins a cluster that is there already."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def stop() -> None:
+    """Leave the cluster; one of our own ends, and nothing of it stays."""
+    import ray
+
+    own_cluster.stop()
+    ray.shutdown()
+
+
+def own_cpus(num_cpus: int | None) -> int:
+    """CPUs of a cluster of one's own, where `num_cpus` are asked for, or as many as the machine has.
+
+    It has two at least: with a single one, an actor would keep Ray Data's filter of finished rows, which asks for a
+    whole CPU, waiting for ever.
+    """
+    return max(2, num_cpus or machine_cpus())
+
+
+def machine_cpus() -> int:
+    """CPUs of this machine, at least one, as Ray counts them: containers' limits included."""
+    from ray._private.utils import get_num_cpus
+
+    return max(1, int(get_num_cpus()))
+
+
+def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
+    """Resources for models on the cores of one machine, where the configuration does not say what it wants.
+
+    The threads of the actors share the cores; pictures are decoded by several tasks beside them.
+    """
+    wanted: dict[str, Any] = {"task_cpus": 0.5, "threads": max(1, cpus // resources.most_actors)}
+    return resources.model_copy(
+        update={name: value for name, value in wanted.items() if name not in resources.model_fields_set}
+    )
+
+
+class Pause:
+    """A short sleep after every round of Ray Data's scheduling loop, nine times as long as the round kept a core busy.
+
+    The loop does not wait while finished blocks lie unread: beside a trainer that is slower than its feed it spins,
+    in the trainer's own process, and holds the interpreter that the training needs; beside a parser it takes half of
+    a core.
+    """
+
+    SHORTEST, LONGEST = 0.01, 0.1  # seconds
+
+    def __init__(self) -> None:
+        self._busy = 0.0
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Nothing to do."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Let others run."""
+        busy = time.thread_time()
+        time.sleep(min(self.LONGEST, max(self.SHORTEST, 9 * (busy - self._busy))))
+        self._busy = busy
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        """Nothing to do."""
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        """Nothing to do."""
+
+
+def configure_data() -> None:
+    """Ray Data settings of this process: its own progress off (see `progress`), order kept, so runs repeat."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0  # a model takes longer to load than a lull
+    context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
+    context.custom_execution_callback_classes = [Pause]  # type: ignore[list-item]
+    context.retried_map_errors, context.max_map_retries = list(storage.TRANSIENT), 4  # what read or wrote for us
+    context.retried_io_errors = [*context.retried_io_errors, *storage.TRANSIENT]  # and Ray's own reads and writes
+    context.issue_detectors_config.detectors = []  # advice about memory requests, every 30 seconds
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

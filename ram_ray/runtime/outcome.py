@@ -1,0 +1,152 @@
+"""How a run ends: an exit code and at most one line, whatever went wrong, and wherever.
+
+0: done. 1: something failed; the line names the stage and the cause, and the log that has the rest. 2: a user's
+mistake (a `ValueError`), wherever it was found: in this process, in a task, an actor or a training worker. 130: Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+
+from ram_ray.runtime import cluster, own_cluster, screen, storage
+
+_WRAPPERS = ("UserCodeException", "RayDataUserCodeException", "SystemException")  # of Ray Data
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+LONGEST = 400  # characters of a cause
+LARGEST_LOG = 20_000_000  # bytes of one of Ray's own logs that is kept
+
+
+class RemoteError(Exception):
+    """Kind and text of an exception of a worker, where Ray passed on no more."""
+
+
+def run(
+    work: Callable[[], int | None], *, name: str, folder: str | None, stage: Callable[[], str | None] = lambda: None
+) -> int:
+    """Do the work with its output in a log, end the cluster, and return the exit code.
+
+    Args:
+        name: of the job, for the log's name and where no stage is known.
+        folder: a path or URI whose `logs/` gets the log; None: a folder for temporary files.
+        stage: asked for the stage that was running when the work failed.
+    """
+    local = folder is not None and "://" not in folder
+    logs = Path(folder or "") / "logs" if local else Path(tempfile.gettempdir()) / f"ram_ray-{os.getuid()}" / "logs"
+    log = logs / screen.log_name(name)
+    code = 1
+    try:
+        with screen.logged(log):
+            try:
+                code = _attempt(work, name=name, folder=folder, stage=stage, log=log)
+            finally:
+                if code == 1:
+                    keep_ray_logs(log.with_suffix(".ray"))
+                cluster.stop()
+    except ValueError as error:  # no log can be written
+        screen.print_error(f"error: {error}")
+        return 2
+    if folder is not None and not local:
+        _upload(log, f"{folder.rstrip('/')}/logs/{log.name}")
+    return code
+
+
+def _attempt(
+    work: Callable[[], int | None], *, name: str, folder: str | None, stage: Callable[[], str | None], log: Path
+) -> int:
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        screen.print_line(f"stopped: {stage() or name}; the same command goes on from here")
+        return 130
+    except Exception as error:
+        cause = find_cause(error)
+        with contextlib.suppress(OSError):  # its disk may be what is full
+            traceback.print_exc()  # into the log
+        if isinstance(cause, ValueError):
+            found_by_us = cause is error  # else it may be the code's, and the log says where
+            screen.print_error(f"error: {describe(cause)}" if found_by_us else _failure(cause, stage() or name, log))
+            return 2
+        screen.print_error(_failure(cause, stage() or name, log, folder))
+        return 1
+
+
+def _failure(cause: BaseException, where: str, log: Path, folder: str | None = None) -> str:
+    return f"error: {where}: {storage.explain_full(cause, folder=folder) or describe(cause)}; log: {log}"
+
+
+def find_cause(error: BaseException) -> BaseException:
+    """The exception that user code or storage raised first, out of what Ray wrapped around it."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        error = _unwrap(error) or error
+    return error
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(_COLOUR.sub("", str(error)).split())
+    kind = "" if isinstance(error, (ValueError, RemoteError)) and text else type(error).__name__
+    line = ": ".join(part for part in (kind, text) if part)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+
+
+def _unwrap(error: BaseException) -> BaseException | None:
+    failures = getattr(error, "worker_failures", None)  # ray.train.WorkerGroupError
+    if failures:
+        # One worker's error makes the others lose their peer: the first that is not about that says why.
+        causes = [find_cause(failures[rank]) for rank in sorted(failures)]
+        return min(causes, key=_is_about_a_peer)
+    if getattr(error, "actor_init_failed", False):  # its constructor's exception came as text
+        return _from_text(str(error))
+    for name in ("controller_failure", "cause"):  # ray.train.ControllerError, RayTaskError
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            lost = type(inner).__name__ in _WRAPPERS and inner.__cause__ is None
+            return _from_text(str(error)) if lost else inner
+    return error.__cause__ if type(error).__name__ in _WRAPPERS else None
+
+
+def _from_text(text: str) -> BaseException | None:
+    """The exception that a traceback begins with; those that it led to come after it."""
+    block = _COLOUR.sub("", text).split("\nThe above exception was the direct cause")[0].strip()
+    kind, _, text = block.rpartition("\n")[2].partition(": ")
+    if not kind:
+        return None
+    return ValueError(text) if kind == "ValueError" else RemoteError(f"{kind}: {text}" if text else kind)
+
+
+def _is_about_a_peer(error: BaseException) -> bool:
+    text = str(error)
+    return any(word in text for word in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL"))
+
+
+def keep_ray_logs(folder: Path) -> None:
+    """Copy the logs of Ray's processes beside the run's log: a cluster of our own takes them with it."""
+    source = own_cluster.logs_folder()
+    if source is None:
+        return
+
+    def skipped(parent: str, names: list[str]) -> set[str]:
+        paths = {name: Path(parent) / name for name in names}
+        return {name for name, path in paths.items() if path.is_file() and path.stat().st_size > LARGEST_LOG}
+
+    with contextlib.suppress(OSError, shutil.Error):  # a second failure, and of less interest than the first
+        shutil.copytree(source, folder, ignore=skipped, dirs_exist_ok=True)
+
+
+def _upload(log: Path, uri: str) -> None:
+    try:
+        fs, path = fsspec.url_to_fs(uri)
+        fs.put_file(str(log), path)
+    except Exception:  # the storage may be what failed; the local file stays
+        return

@@ -1,0 +1,199 @@
+"""One loader for everything that is read as local files: models, tokenizers, detectors, wherever they are.
+
+A path comes back as it is. A Hugging Face id is left to the hub's own cache, at its revision. A URI (s3, gs, any fsspec
+protocol) is copied to this machine, once for all its processes (`shared_copy`), under a name made of the URI
+and of the names, sizes and versions of what lies there: a source that changed is another copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from ram_ray.runtime.shared_copy import share
+
+# Of a hub's repository: the same weights in other frameworks' files.
+OTHER_FRAMEWORKS = ("*.msgpack", "*.h5", "*.ot", "*.onnx", "*.tflite", "*.mlmodel", "onnx/*", "openvino/*", "coreml/*")
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"})
+FULL = 16 << 20  # bytes free: a disk with less is taken for full
+# For tasks of our own that read or write storage: what its client gave up on is tried again.
+TASK_RETRIES: dict[str, Any] = {"max_retries": 3, "retry_exceptions": [OSError]}
+# The same for Ray Data's tasks, as patterns of "CLASS: message". A full disk is not tried again, nor what is not there.
+TRANSIENT = (
+    r"(^|\s)OSError: (?!.*\[[Ee]rrno 28\])",
+    r"Timeout(Error)?\b",
+    r"Connection\w*Error",
+    r"(ClientPayload|ResponseParser|HTTPClient|IncompleteRead|ServerDisconnected)\w*",
+    "AWS Error (NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|UNKNOWN)",
+)
+_NO_SPACE = re.compile(r"\[[Ee]rrno 28\]|No space left on device|OutOfDiskError")
+_NAMED_PATH = re.compile(r"\[Errno 28\].*: '([^']+)'")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def local_copy(source: str, *, revision: str | None = None, files: Sequence[str] | None = None) -> Path:
+    """A local folder or file with what `source` names, kept for as long as this process lives.
+
+    Args:
+        source: a path, an fsspec URI of a folder or a file, or a Hugging Face id.
+        revision: of an id; None: the newest.
+        files: globs of the names that are needed, for a source that holds more; None: all.
+
+    Returns:
+        The path itself; the copy of a URI, one for all processes of this machine; or the hub's cached snapshot.
+
+    Raises:
+        ValueError: if nothing is there, or it may not be read.
+        OSError: if the storage or the local disk fails.
+    """
+    if "://" in source:
+        fs, path = fsspec.url_to_fs(source)
+        return Path(path) if is_local(fs) else _copy(source, fs, path, files)
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if _HUB_ID.fullmatch(source):
+        return _from_hub(source, revision, files)
+    raise ValueError(f"{source}: no such file or folder; give a path, a URI or a Hugging Face id")
+
+
+def is_local(fs: Any) -> bool:
+    """Whether a filesystem is this machine's own."""
+    return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def has_folders(fs: Any) -> bool:
+    """Whether a folder must be there before what is in it; in an object store it is an object, for nothing."""
+    return OBJECT_STORES.isdisjoint(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def make_folder(fs: Any, path: str) -> None:
+    """Make a folder, where there are folders."""
+    if has_folders(fs):
+        fs.makedirs(path, exist_ok=True)
+
+
+def remove_folder(fs: Any, path: str) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+def explain_full(error: BaseException, *, folder: str | None) -> str | None:
+    """What is full and what to do, in one line, if an error says that a disk or Ray's object store is; else None.
+
+    Args:
+        error: of this process or of a worker, where its text may be all that is known.
+        folder: the run's, where the stage writes.
+    """
+    text, kind = str(error), type(error).__name__
+    if kind == "ObjectStoreFullError" or "ObjectStoreFullError" in text:
+        return "Ray's object store is full; set resources.buffer_mb lower, or resources.object_store_gb higher"
+    spilling = kind == "OutOfDiskError" or "OutOfDiskError" in text
+    crashed = kind in ("WorkerCrashedError", "ActorDiedError", "NodeDiedError", "RaySystemError")  # may follow from it
+    if not crashed and not spilling and getattr(error, "errno", None) != errno.ENOSPC and not _NO_SPACE.search(text):
+        return None
+    again = "free some space; the same command goes on from here"
+    if named := _NAMED_PATH.search(text):
+        return f"no space left at {named[1]}; {again}"
+    if spilling:
+        return f"no space left in Ray's temporary folder, where its object store puts what it cannot hold; {again}"
+    places = [tempfile.gettempdir(), *([folder] if folder and "://" not in folder else [])]
+    full = [one for one in places if os.path.isdir(one) and shutil.disk_usage(one).free < FULL]
+    if crashed and not full:
+        return None
+    return f"no space left at {' or '.join(full or [*places[::-1], 'their like on another node'])}; {again}"
+
+
+def version_of(info: dict[str, Any]) -> str:
+    """What changes when a file's content does, of its fsspec `info`: an object's tag, or the time of change."""
+    names = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
+    return str(next((info[name] for name in names if info.get(name)), ""))
+
+
+def copies_folder() -> Path:
+    """Where this user's copies are, under TMPDIR."""
+    return Path(tempfile.gettempdir()) / f"ram_ray-{os.getuid()}" / "copies"
+
+
+def _from_hub(name: str, revision: str | None, files: Sequence[str] | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    ignored = list(OTHER_FRAMEWORKS)
+    try:
+        if not files:
+            with contextlib.suppress(Exception):  # offline: the cache holds what it holds
+                if any(one.endswith(".safetensors") for one in HfApi().list_repo_files(name, revision=revision)):
+                    ignored += ["*.bin", "*.pt", "*.pth"]
+        allowed = list(files) if files else None
+        return Path(snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=ignored))
+    except Exception as error:  # the hub's client raises its own, httpx's and OSErrors
+        at = f" at {revision}" if revision else ""
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{name}{at}: no such file or folder, and not to be had from the hub: {reason}") from None
+
+
+def _copy(uri: str, fs: Any, path: str, files: Sequence[str] | None) -> Path:
+    listing = _listing(uri, fs, path, files)
+    single = list(listing) == [""]
+    identity = [
+        fs.unstrip_protocol(path).rstrip("/"),
+        *([name, info["size"], version_of(info)] for name, info in sorted(listing.items())),
+    ]
+    digest = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:24]
+    target = copies_folder() / digest
+    share(target, lambda part: _fetch(fs, path, listing, part))
+    return target / path.rstrip("/").rpartition("/")[2] if single else target
+
+
+def _listing(uri: str, fs: Any, path: str, files: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Names below `path` with their details; one empty name if it is a file."""
+    fs.invalidate_cache(path)  # or a source that changed would look as it did
+    try:
+        found = fs.find(path, detail=True)
+    except (FileNotFoundError, PermissionError) as error:
+        raise ValueError(f"{uri}: cannot be read: {' '.join(str(error).split())}") from None
+    root = path.rstrip("/")
+    listing = {}
+    for name, info in found.items():
+        relative = name.removeprefix(root).lstrip("/")
+        if ".." in relative.split("/"):
+            raise ValueError(f"{uri}: holds {relative!r}, a name that would leave its folder")
+        wanted = not files or not relative or any(fnmatch.fnmatchcase(relative, one) for one in files)
+        if wanted and info.get("type") == "file":
+            listing[relative] = info
+    if not listing:
+        raise ValueError(f"{uri}: nothing is there" + (f" of {', '.join(files)}" if files else ""))
+    return listing
+
+
+def _fetch(fs: Any, path: str, listing: dict[str, dict[str, Any]], part: Path) -> None:
+    """Copy the listed files into `part`."""
+    root = path.rstrip("/")
+    remote = [f"{root}/{name}" if name else root for name in listing]
+    local = [part / (name or root.rpartition("/")[2]) for name in listing]
+    try:
+        for file in local:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        fs.get(remote, [str(file) for file in local])
+        for file, info in zip(local, listing.values(), strict=True):
+            if info["size"] not in (None, file.stat().st_size):
+                raise OSError(f"{file.name}: {file.stat().st_size} bytes of {info['size']}; was it changed meanwhile?")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        size = sum(info["size"] or 0 for info in listing.values())
+        text = f"no space for a copy of {fs.unstrip_protocol(path)}, {size / 1e6:,.0f} MB; free some, or set TMPDIR"
+        raise OSError(errno.ENOSPC, text, str(part.parent)) from None

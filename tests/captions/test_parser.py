@@ -1,0 +1,398 @@
+"""The caption parser's promises: the tags of a table of captions, whatever the caption's form; the same answer
+every time and for both label schemes; and no crash or long wait on hostile text.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ram_ray.captions.language import REASONS
+from ram_ray.captions.lemmas import Lemmatizer
+from ram_ray.captions.normalize import clean
+from ram_ray.captions.parser import CaptionParser, load_pipeline
+from ram_ray.captions.rules import Tag, find_tags, read_caption
+from ram_ray.captions.triples import Triple
+from ram_ray.records import KINDS
+
+REPO = Path(__file__).resolve().parents[2]
+
+# caption | objects and scenes | attributes | actions
+CAPTIONS = """
+a red umbrella and a blue anchor stand on the beach | umbrella, anchor, beach | red, blue | stand
+a green snowman is jumping in the snow | snowman, snow | green | jump
+a yellow airplane flies in the sky | airplane, sky | yellow | fly
+two black scissors lie on the grass | scissors, grass | black | lie
+a purple star and an orange sun | star, sun | purple, orange |
+a pink snowflake and a gray heart sleep in the desert | snowflake, heart, desert | pink, gray | sleep
+a blue chess king dances on the grass | chess king, grass | blue | dance
+a dog runs | dog | | run
+two dogs run in the park | dog, park | | run
+a man surfing on a wave | man, wave | | surf
+a group of dogs | dog | |
+a picture of a bunch of bananas | banana | |
+a pair of scissors and a cup of coffee | scissors, cup, coffee | |
+a bike in front of a brick wall | bike, brick wall | |
+a hot dog on a plate | hot dog, plate | |
+a white truck parked next to a traffic light | truck, traffic light | white | park
+a parked car | car | parked |
+a fire hydrant on the side of the road | fire hydrant, road | |
+there are no people in the kitchen | kitchen | |
+a man without a hat | man | |
+a man is not wearing a shirt | man | |
+the car is red and shiny | car | red, shiny |
+she is smiling | | | smile
+children playing with their toys | child, toy | | play
+men surf big waves | man, wave | big | surf
+three women and two mice | woman, mouse | |
+a cake has been cut by the bride | cake, bride | | cut
+his dog's mouth is open | dog, mouth | open |
+several people and many other birds | people, bird | |
+a larger dog and the biggest cat | dog, cat | large, big |
+a woman in black riding a brown horse | woman, horse | black, brown | ride
+a snow covered mountain | mountain | snow-covered |
+a black and white photo of a train | train | |
+a train passes through the station | train, station | | pass
+kids train for a race | kid, race | | train
+a girl in a plaid shirt wears a mask | girl, shirt, mask | plaid | wear
+Broccoli on a plate | broccoli, plate | |
+STOP SIGN AT NIGHT | stop sign, night | |
+A Brown Dog Running On The Beach | dog, beach | brown | run
+a bus, two glasses and a pair of jeans | bus, glasses, jeans | |
+people playing tennis on a tennis court | people, tennis, tennis court | | play
+a boy in a white t-shirt | boy, t-shirt | white |
+a boy in a white tee shirt | boy, t-shirt | white |
+#SunnyDay at the beach http://example.org/abc | beach | sunny |
+a cat &amp; a dog | cat, dog | |
+a hiking backpack and a smiling girl | backpack OR hiking backpack, girl | smiling |
+a man is going to ride a bike | man, bike | | ride
+the man has a guitar | man, guitar | |
+a building under construction near a railing | building, construction, railing | |
+a teddy bear sitting on a wooden chair | teddy bear, chair | wooden | sit
+four brown stacked suitcases | suitcase | brown, stacked |
+an older couple jogging by the water | couple, water | old | jog
+a street with no cars | street | |
+a man without a shirt or shoes | man | |
+nobody is sitting on the bench | bench | |
+a dog that isn't wearing a collar | dog | |
+a kitchen missing a sink | kitchen | |
+a black, white and brown dog | dog | black, white, brown |
+dogs and cats sleeping and playing on a bed | dog, cat, bed | | sleep, play
+a cat is in front of a television | cat, television | |
+a park bench near a parked car | park bench, car | parked |
+a man parks his car in a park | man, car, park | | park
+she watches a watch | watch | | watch
+a swimming dog near a swimming pool | dog, swimming pool | swimming |
+an orange cat eats an orange | cat, orange | orange | eat
+a boy rides a bike as another rides a scooter | boy, bike, scooter | | ride
+a plate of food and two glasses of wine | plate, food, glass, wine | |
+a woman in a white top sitting on top of a car | woman, top, car | white | sit
+a girl with long hair wearing glasses | girl, hair, glasses | long | wear
+newly built houses | house | built |
+the window is broken | window | broken |
+a well-dressed man in a short-sleeved shirt | man, shirt | well-dressed, short-sleeved |
+A MAN  RIDING A HORSE.on the beach | man, horse, beach | | ride
+vintage red car on a beach stock photo | car, beach | vintage, red |
+#dog #beach #SunnyDay #igers | dog, beach | sunny |
+IMG_2041.JPG | | |
+red_car-on-beach_02.jpg | car, beach | red |
+a close up of a sliced pizza | pizza | sliced |
+un perro corriendo en la playa | | |
+a dog 🐶 on www.dogs.com @friend | dog | |
+"""
+ROWS = [line.split("|") for line in CAPTIONS.strip().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def parser() -> CaptionParser:
+    return CaptionParser(max_chars=1000)
+
+
+def _names(tags: list[Tag], *kinds: str) -> set[str]:
+    return {tag.name for tag in tags if tag.kind in kinds}
+
+
+def _expected(cell: str) -> list[set[str]]:
+    return [set(one.strip().split(" OR ")) for one in cell.split(",") if one.strip()]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0].strip() for row in ROWS])
+def test_table(parser: CaptionParser, row: list[str]) -> None:
+    caption, objects, attributes, actions = row
+    (tags,) = parser.parse([caption.strip()])
+    for cell, kinds in ((objects, ("object", "scene")), (attributes, ("attribute",)), (actions, ("action",))):
+        found, expected = _names(tags, *kinds), _expected(cell)
+        assert len(found) == len(expected), (found, expected)
+        assert all(found & one for one in expected), (found, expected)
+
+
+def test_scenes_are_a_kind_of_their_own(parser: CaptionParser) -> None:
+    (tags,) = parser.parse(["a dog on the beach"])
+    assert tags == [Tag("dog", "object"), Tag("beach", "scene")]
+    assert {tag.kind for tag in tags} <= set(KINDS)
+
+
+def test_order_duplicates_and_batches_do_not_matter(parser: CaptionParser) -> None:
+    captions = [row[0].strip() for row in ROWS]
+    alone = [parser.parse([caption])[0] for caption in captions]
+    assert parser.parse(captions * 3) == alone * 3
+    assert parser.parse(captions[::-1]) == alone[::-1]
+    assert parser.parse([]) == []
+
+
+def test_answers_can_be_changed_without_changing_others(parser: CaptionParser) -> None:
+    first, second = parser.parse(["a dog", "a dog"])
+    first.clear()
+    assert second == [Tag("dog", "object")]
+
+
+RELATIONS = """
+a man is riding a horse on the beach | man ride horse; man ride beach on
+a cake has been cut by the bride | bride cut cake
+a car parked by a curb | car park curb by
+a group of people sitting in front of a brick wall | people sit brick wall in front of
+a boy and a girl play soccer | boy play soccer; girl play soccer
+a woman who is holding an umbrella | woman hold umbrella
+a dog runs | dog run
+a dog not wearing a collar |
+"""
+
+
+@pytest.mark.parametrize("line", RELATIONS.strip().splitlines())
+def test_who_does_what(parser: CaptionParser, line: str) -> None:
+    caption, expected = line.split("|")
+    (found,) = parser.read([caption.strip()])
+    relations = {" ".join(one for one in (*triple[:3], triple[3]) if one) for triple in found.relations}
+    assert relations == {one.strip() for one in expected.split(";") if one.strip()}
+
+
+def test_what_attributes_describe(parser: CaptionParser) -> None:
+    (found,) = parser.read(["the shiny car is red and a dog sits beside it"])
+    assert found.described == [("shiny", "car"), ("red", "car")]
+
+
+def test_a_caption_that_is_turned_away_says_why(parser: CaptionParser) -> None:
+    captions = ["", "12 34", "ein Hund rennt am Strand", "a dog"]
+    assert [one.reason for one in parser.read(captions)] == ["empty", "no_words", "not_english", None]
+    assert parser.read(captions)[2].tags == []
+
+
+def hostile_strings(count: int) -> list[str]:
+    """Seeded texts of everything that a text can hold, most of them short and some of them a megabyte."""
+    rng = random.Random(0)
+    pieces = [
+        "dog", "a man", " ", "\0", "\ud800", "\u202e", "&lt;", "&#x41;", "<b", ">", "((", "))", "#", "@x", "-", "'",
+        "\u200d", "\u0301", "\U0001f600", "http://", ".jpg", "\n", "\t", "no ", "not ", "or ", "\ufffd", "\x1b[31m",
+        "\u05db\u05dc", "\u72ac", "1,000", "%s", "\\", '"', "a-b-", "of the ", "and ", ",", "...",
+    ]  # fmt: skip
+    texts = ["".join(rng.choices(pieces, k=rng.randrange(60))) for _ in range(count - 2 * len(pieces))]
+    texts += [piece * (1_000_000 // len(piece)) for piece in pieces]
+    return texts + [f"{piece} " * 400 + "a dog" for piece in pieces]
+
+
+def test_a_thousand_hostile_strings(parser: CaptionParser) -> None:
+    texts = hostile_strings(1000)
+    together = parser.read(texts)
+    assert len(together) == len(texts) == 1000
+    assert all(one.reason in (None, *REASONS) for one in together)
+    assert all(one.tags == [] for one in together if one.reason)
+    slowest = 0.0
+    for text, one in zip(texts[::9] + texts[-80:], together[::9] + together[-80:], strict=True):
+        started = time.process_time()
+        assert parser.read([text]) == [one]
+        slowest = max(slowest, time.process_time() - started)
+    assert slowest < 1
+
+
+HOSTILE = {
+    "empty": "",
+    "spaces": " \t\r\n ",
+    "nul": "a \0dog\0 runs",
+    "one megabyte of words": "dog " * 250_000,
+    "one megabyte without a space": "x" * 1_000_000,
+    "one megabyte of signs": "<a#&@.-_" * 125_000,
+    "right to left": "\u202ea dog runs \u05db\u05dc\u05d1",
+    "lone surrogates": "a dog \ud800\udfff\udc00 runs",
+    "replacement": "a dog \ufffd\ufffd runs",
+    "nesting": "(" * 5000 + "dog" + ")" * 5000,
+    "entities": "&lt;" * 5000 + "&#0;&#xD800;&#99999999999;",
+    "emoji": "\U0001f600\U0001f468\u200d\U0001f469 a dog",
+    "numbers": "1 22 333 4444",
+    "hyphens": "-".join("ab" for _ in range(300)),
+    "combining": "e" + "\u0301" * 900,
+    "no english": "\u72ac\u304c\u8d70\u308b",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text(parser: CaptionParser, name: str) -> None:
+    started = time.process_time()  # not of the clock: the machine may be busy
+    (tags,) = parser.parse([HOSTILE[name]])
+    assert time.process_time() - started < 3
+    assert all(tag.name and tag.name == tag.name.strip().lower() and tag.name.isprintable() for tag in tags)
+    if name in ("empty", "spaces", "numbers", "no english"):
+        assert tags == []
+    if name in ("nul", "lone surrogates", "replacement"):
+        assert tags == [Tag("dog", "object"), Tag("run", "action")]
+
+
+def test_clean_cuts_at_a_word_and_keeps_hyphens() -> None:
+    assert clean("A well-dressed   Man", max_chars=100) == "a well-dressed man"
+    assert clean("one two three", max_chars=9) == "one two"
+    assert clean("IMG_0042.JPG of a dog", max_chars=100) == "of a dog"
+    assert clean("<b>dog</b> &amp;amp; cat", max_chars=100) == "dog & cat"
+    assert clean("#dog #cat", max_chars=100) == "dog, cat"
+    assert clean("nice #dogs", max_chars=100, known=lambda word: False) == "nice"
+    assert clean("DSC_01.jpg brown_dog-02.png", max_chars=100) == "brown dog"
+    assert clean("mail me@here.org or see rees.com/x", max_chars=100) == "mail or see"
+    assert clean("a man - a peach - colored hat", max_chars=100) == "a man, a peach-colored hat"
+
+
+def test_lemmas_follow_the_kind_of_tag(parser: CaptionParser) -> None:
+    lemmas: Lemmatizer = parser._lemmas
+    nouns = {"grass": "grass", "buses": "bus", "bus": "bus", "men": "man", "snowmen": "snowman", "knives": "knife",
+             "jeans": "jeans", "tennis": "tennis", "people": "people", "dresses": "dress", "cookies": "cookie",
+             "geese": "goose", "leaves": "leaf", "t-shirts": "t-shirt", "fishermen": "fisherman",
+             "skis": "ski"}  # fmt: skip
+    verbs = {"surfs": "surf", "running": "run", "singing": "sing", "ridden": "ride", "skateboarding": "skateboard",
+             "riding": "ride", "lies": "lie", "standing": "stand", "swimming": "swim", "carries": "carry"}  # fmt: skip
+    assert {word: lemmas(word, "noun") for word in nouns} == nouns
+    assert {word: lemmas(word, "verb") for word in verbs} == verbs
+    assert lemmas("larger", "adj") == "large"
+
+
+def test_model_that_is_not_installed() -> None:
+    with pytest.raises(ValueError, match="en_core_web_none.*spacy download en_core_web_none"):
+        CaptionParser("en_core_web_none")
+
+
+def test_model_without_a_parser(tmp_path: Path) -> None:
+    import spacy
+
+    spacy.blank("en").to_disk(tmp_path / "blank")
+    with pytest.raises(ValueError, match="dependency parser"):
+        CaptionParser(str(tmp_path / "blank"))
+
+
+def test_model_by_path(tmp_path: Path) -> None:
+    load_pipeline().to_disk(tmp_path / "copy")
+    (tags,) = CaptionParser(str(tmp_path / "copy")).parse(["a red car"])
+    assert tags == [Tag("red", "attribute"), Tag("car", "object")]
+
+
+def _doc(vocab, rows: str):
+    """A parsed Doc from "text/POS/TAG/relation/head index" tokens."""
+    from spacy.tokens import Doc
+
+    words, pos, tags, deps, heads = zip(*(one.split("/") for one in rows.split()), strict=True)
+    return Doc(vocab, words=words, pos=pos, tags=tags, deps=deps, heads=[int(head) for head in heads])
+
+
+CLEAR_AND_UD = [
+    (
+        "the/DET/DT/det/1 dog/NOUN/NN/nsubjpass/4 is/AUX/VBZ/auxpass/4 not/PART/RB/neg/4 washed/VERB/VBN/ROOT/4 "
+        "by/ADP/IN/agent/4 a/DET/DT/det/8 tall/ADJ/JJ/amod/8 man/NOUN/NN/pobj/5",
+        "the/DET/DT/det/1 dog/NOUN/NN/nsubj/4 is/AUX/VBZ/aux/4 not/PART/RB/advmod/4 washed/VERB/VBN/ROOT/4 "
+        "by/ADP/IN/case/8 a/DET/DT/det/8 tall/ADJ/JJ/amod/8 man/NOUN/NN/obl/4",
+    ),
+    (
+        "a/DET/DT/det/1 man/NOUN/NN/ROOT/1 without/ADP/IN/prep/1 a/DET/DT/det/5 red/ADJ/JJ/amod/5 hat/NOUN/NN/pobj/2 "
+        "holding/VERB/VBG/acl/1 a/DET/DT/det/9 traffic/NOUN/NN/compound/9 light/NOUN/NN/dobj/6",
+        "a/DET/DT/det/1 man/NOUN/NN/ROOT/1 without/ADP/IN/case/5 a/DET/DT/det/5 red/ADJ/JJ/amod/5 hat/NOUN/NN/nmod/1 "
+        "holding/VERB/VBG/acl/1 a/DET/DT/det/9 traffic/NOUN/NN/compound/9 light/NOUN/NN/obj/6",
+    ),
+    (
+        "the/DET/DT/det/1 car/NOUN/NN/nsubj/2 is/AUX/VBZ/ROOT/2 red/ADJ/JJ/acomp/2 and/CCONJ/CC/cc/3 "
+        "shiny/ADJ/JJ/conj/3",
+        "the/DET/DT/det/1 car/NOUN/NN/nsubj/3 is/AUX/VBZ/cop/3 red/ADJ/JJ/ROOT/3 and/CCONJ/CC/cc/5 "
+        "shiny/ADJ/JJ/conj/3",
+    ),
+]  # fmt: skip
+
+
+def test_clear_and_ud_passives_read_alike(parser: CaptionParser) -> None:
+    clear = "a/DET/DT/det/1 ball/NOUN/NN/nsubjpass/3 is/AUX/VBZ/auxpass/3 held/VERB/VBN/ROOT/3 by/ADP/IN/agent/3 "
+    ud = "a/DET/DT/det/1 ball/NOUN/NN/nsubj:pass/3 is/AUX/VBZ/aux:pass/3 held/VERB/VBN/ROOT/3 by/ADP/IN/case/6 "
+    ends = ("a/DET/DT/det/6 man/NOUN/NN/pobj/4", "a/DET/DT/det/6 man/NOUN/NN/obl/3")
+    for start, end in zip((clear, ud), ends, strict=True):
+        found = read_caption(_doc(parser._nlp.vocab, start + end), parser._lemmas)
+        assert found.relations == [Triple("man", "hold", "ball")]
+
+
+READINGS = [
+    {("dog", "object"), ("tall", "attribute"), ("man", "object")},
+    {("man", "object"), ("hold", "action"), ("traffic light", "object")},
+    {("car", "object"), ("red", "attribute"), ("shiny", "attribute")},
+]
+
+
+@pytest.mark.parametrize("number", range(len(READINGS)))
+def test_clear_and_ud_labels_read_alike(parser: CaptionParser, number: int) -> None:
+    clear, ud = (_doc(parser._nlp.vocab, rows) for rows in CLEAR_AND_UD[number])
+    assert set(find_tags(clear, parser._lemmas)) == READINGS[number]
+    assert read_caption(ud, parser._lemmas) == read_caption(clear, parser._lemmas)
+
+
+def _ram_ray(*arguments: str, data: bytes) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-X", "importtime", "-m", "ram_ray.cli", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, input=data, capture_output=True, cwd=REPO, timeout=120, env=environment)
+
+
+def test_command_gives_one_object_a_line() -> None:
+    done = _ram_ray("parse", "--json", data=b"a red car\n\n\xff\xfe\x00\nA dog runs on the beach")
+    assert done.returncode == 0
+    rows = [json.loads(line) for line in io.BytesIO(done.stdout)]
+    nothing = {"objects": [], "attributes": [], "actions": []}
+    assert rows == [
+        {"objects": ["car"], "attributes": ["red"], "actions": []},
+        nothing,
+        nothing,
+        {"objects": ["dog", "beach"], "attributes": [], "actions": ["run"]},
+    ]
+    loaded = {line.rpartition(b"|")[2].strip() for line in done.stderr.splitlines()}
+    assert b"spacy.language" in loaded and not loaded & {b"torch.nn", b"ray", b"transformers"}
+
+
+def test_command_answers_before_its_input_ends() -> None:
+    command = [sys.executable, "-m", "ram_ray.cli", "parse", "--json"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPO) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(b"a blue boat\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["objects"] == ["boat"]
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+
+
+def test_command_draws_a_caption() -> None:
+    done = _ram_ray("parse", "a brown dog is running on the beach", "ein Hund am Strand", data=b"")
+    assert done.returncode == 0
+    assert done.stdout.decode() == (
+        "a brown dog is running on the beach\n|- dog\n|  |- is brown\n|  `- run on beach\n`- beach (scene)\n"
+        "ein Hund am Strand\n`- nothing: not_english\n"
+    )
+
+
+def test_command_says_what_is_wrong() -> None:
+    done = _ram_ray("parse", "--model", "no_such_model", data=b"")
+    assert done.returncode == 2
+    assert b"no_such_model" in done.stderr.splitlines()[-1]
+
+
+def test_words_are_forgotten_and_tags_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_ray.captions.parser.ZONE", 3)
+    parser, captions = CaptionParser(), ["two dogs run on the beach", "a red zorblat near a tree"]
+    first = parser.parse(captions)
+    assert "zorblat" in parser._nlp.vocab.strings
+    assert [parser.parse([f"a dog sits on chair{letter}"]) for letter in "abcdef"]
+    assert "zorblat" not in parser._nlp.vocab.strings
+    assert parser.parse(captions) == first

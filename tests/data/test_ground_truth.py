@@ -1,0 +1,61 @@
+"""Contract: truth comes from human labels, or from original captions where there are none, and what the label system
+does not know is counted."""
+
+import numpy as np
+import pytest
+
+from ram_ray.data.ground_truth import Counts, label_id, score_tags, tag_counts, truth_ids
+from ram_ray.label_system import Label, LabelSystem
+from ram_ray.records import ANNOTATION, to_table
+from tests.data_engine.test_generate import annotation
+
+
+@pytest.fixture(scope="module")
+def system() -> LabelSystem:
+    return LabelSystem(
+        [
+            Label(0, "dog", "object", 50, ("puppy",)),
+            Label(1, "orange", "object", 3),
+            Label(2, "orange", "attribute", 40),
+            Label(3, "run", "action", 9),
+        ]
+    )
+
+
+def test_labels_by_name_synonym_and_kind(system):
+    assert [label_id(one, system) for one in ("Dog ", "puppy", "run", "cat")] == [0, 0, 3, None]
+    assert label_id("orange", system) == 2  # captions use the colour more
+    assert label_id("object:orange", system) == 1 and label_id("action:orange", system) is None
+
+
+def test_labels_are_believed_before_captions_and_an_empty_list_means_nothing(system):
+    captions = [
+        {"text": "a dog", "origin": "original", "tags": np.array([0, 3])},
+        {"text": "an orange", "origin": "generated", "tags": [1]},
+    ]
+    assert truth_ids(["dog", "ufo", "ufo"], captions, system) == ({0}, {"ufo": 2})
+    assert truth_ids([], captions, system)[0] == set()
+    assert truth_ids(None, captions, system)[0] == {0, 3}
+    assert truth_ids(None, [], system)[0] is None
+
+
+def test_a_stages_tags_against_the_truth(system):
+    rows = [
+        annotation("s/1", labels=["dog", "run", "ufo"], tags=[{"id": 0, "origin": "parsed", "score": 1.0}]),
+        annotation("s/2", labels=[], tags=[{"id": 3, "origin": "tagger", "score": 0.9}]),
+        annotation("s/3"),
+        annotation("s/4", reason="truncated", tags=None, labels=["dog"]),
+    ]
+    table = to_table(rows, ANNOTATION)
+    line = {"images": 3, "tags": 3, "labelled": 2, "tp": 1, "fp": 1, "fn": 1, "unknown": 1}
+    assert tag_counts(table, system=system).to_pylist() == [line]
+    assert tag_counts(table, system=system, labels_only=False)["labelled"].to_pylist() == [3]
+
+
+def test_counts_of_tags_add_up():
+    one = score_tags([[1, 2], [3]], [[2], [3, 4]])
+    assert one == Counts(tp=2, fp=1, fn=1)
+    total = one + score_tags([[]], [[7]])
+    assert total == Counts(2, 1, 2) and total.precision == pytest.approx(2 / 3) and total.recall == 0.5
+    with pytest.raises(ValueError):
+        score_tags([[1]], [[1], [2]])

@@ -1,0 +1,129 @@
+"""Contract: every region comes out once, in the group of its category, whatever files it came from; work that is
+done is found again and not repeated."""
+
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ram_ray.data_engine import categories as module
+from ram_ray.data_engine.categories import (
+    Group,
+    Sizes,
+    categories,
+    count_tags,
+    in_memory,
+    lay_out,
+    list_parts,
+    plan_groups,
+)
+from ram_ray.data_engine.crops import IMAGE_REGIONS, REGIONS, explode_regions
+
+SHARDS = ("web-00", "a%b c")  # a name that a folder's name must escape
+
+
+@pytest.fixture
+def regions(tmp_path: Path) -> tuple[Path, pa.Table]:
+    """A folder as Ray writes it, partitioned by shard, and the same rows."""
+    rng = np.random.default_rng(0)
+    tables = []
+    for place in range(4):
+        rows = []
+        for image in range(30):
+            found = [
+                {
+                    "tag": int(id),
+                    "carried": bool(carried := rng.random() < 0.8),
+                    "said": bool(carried and rng.random() < 0.7),
+                    "labelled": False,
+                    "box": [0, 0, 1, 1],
+                    "score": 0.5,
+                    "whole": float(rng.random()),
+                    "agreement": float(rng.random()),
+                    "others": [9, 10],
+                    "embedding": rng.normal(size=4).astype("<f2").tobytes(),
+                }
+                for id in rng.choice(9, rng.integers(0, 6), replace=False)
+                if id < 8 or place == 0  # tag 8 is in one file alone
+            ]
+            rows.append({"key": f"{place}/{image:02d}", "shard": SHARDS[place % 2], "regions": found})
+        table = pa.Table.from_pylist(rows, schema=IMAGE_REGIONS)
+        folder = tmp_path / "regions" / f"shard={quote(SHARDS[place % 2], safe='')}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.drop_columns("shard"), folder / f"{place}.parquet")
+        tables.append(explode_regions(table))
+    return tmp_path / "regions", pa.concat_tables(tables)
+
+
+def sorted_rows(table: pa.Table) -> pa.Table:
+    return table.combine_chunks().sort_by([("tag", "ascending"), ("key", "ascending")])
+
+
+def read(groups: list[Group], folder: Path, columns: list[str] = REGIONS.names) -> pa.Table:
+    tables = [
+        table
+        for group in groups
+        for tag, chunks in categories(group, folder=str(folder))
+        for table in chunks(columns)
+        if "tag" not in columns or set(table["tag"].to_pylist()) == {tag}
+    ]
+    return pa.concat_tables(tables)
+
+
+@pytest.mark.parametrize("part_bytes, group_rows", [(1 << 30, 1000), (1, 60), (1, 5)])
+def test_every_region_comes_out_once_in_its_category(regions, tmp_path, monkeypatch, part_bytes, group_rows):
+    monkeypatch.setattr(module, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(module, "GROUP_ROWS", group_rows)
+    monkeypatch.setattr(module, "MIN_GROUP_ROWS", 1)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 16)
+    folder, rows = regions
+    parts = list_parts(str(folder))
+    assert len(parts) == (1 if part_bytes > 1 else 4)
+    sizes = Sizes()
+    for part in parts:
+        sizes.add(count_tags(part))
+    assert sizes.rows == Counter(rows["tag"].to_pylist())
+    assert sizes.said == Counter(rows.filter(rows["said"])["tag"].to_pylist())
+    assert sizes.images == len(set(rows["key"].to_pylist()))
+    groups = plan_groups(sizes.rows, groups=1)
+    assert [one.rows for one in groups] == sorted((one.rows for one in groups), reverse=True)
+    assert sorted(tag for one in groups for tag in one.tags) == list(range(9))
+    assert any(one.large for one in groups) == (group_rows == 5)
+    for part in parts:
+        lay_out(part, groups=groups, folder=str(tmp_path / "layout"))
+    found = read(groups, tmp_path / "layout")
+    assert sorted_rows(found).equals(sorted_rows(rows))
+    keys = read(groups, tmp_path / "layout", ["key"])
+    assert sorted(keys["key"].to_pylist()) == sorted(rows["key"].to_pylist())
+
+
+def test_a_part_that_is_laid_out_is_left_alone(regions, tmp_path):
+    (part,) = list_parts(str(regions[0]))
+    groups = plan_groups(count_tags(part).rows, groups=2)
+    lay_out(part, groups=groups, folder=str(tmp_path / "layout"))
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "layout").rglob("*.parquet")}
+    lay_out(part, groups=groups, folder=str(tmp_path / "layout"))
+    assert files and {file: file.stat().st_mtime_ns for file in files} == files
+
+
+def test_groups_are_few_for_few_rows_and_many_for_many():
+    few = plan_groups({tag: 10 for tag in range(50)}, groups=200)
+    assert len(few) == 1
+    many = plan_groups({tag: 1_000 for tag in range(4_000)}, groups=200)
+    assert len(many) == 200
+    uneven = plan_groups({0: 3_000_000, **{tag: 100 for tag in range(1, 100)}}, groups=4)
+    assert uneven[0].tags == (0,) and uneven[0].large and not uneven[1].large
+    assert [one.name for one in plan_groups({2: 9, 1: 9}, groups=1)] == [
+        one.name for one in plan_groups({1: 9, 2: 9}, groups=1)
+    ]
+
+
+def test_a_table_in_memory_is_read_like_files():
+    table = pa.table({"a": np.arange(40_000), "b": np.arange(40_000)})
+    parts = list(in_memory(table)(["b"]))
+    assert max(len(one) for one in parts) <= module.CHUNK_ROWS
+    assert pa.concat_tables(parts)["b"].to_pylist() == list(range(40_000))

@@ -1,0 +1,120 @@
+"""Contract: every tag of every image is cut out, embedded and judged, and so are some that the image does not carry; a
+tag without a place is judged on the whole picture, and a box is looked at once."""
+
+import numpy as np
+import pytest
+
+from ram_ray.data_engine.crops import (
+    IMAGE_REGIONS,
+    REGIONS,
+    RegionEmbedder,
+    crop,
+    embeddings_of,
+    explode_regions,
+    to_pixels,
+)
+from ram_ray.settings.data_engine import CleanConfig
+from tests.data_engine.test_generate import annotation, numpy_batch
+
+BEACH, RED = 1, 2  # of the tiny bundle: a scene and an attribute
+
+
+def tag(id: int, origin: str = "parsed", score: float = 1.0) -> dict:
+    return {"id": id, "origin": origin, "score": score}
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_bundle) -> RegionEmbedder:
+    return RegionEmbedder(tiny_bundle, f"{tiny_bundle}/../teacher", CleanConfig(batch_size=4), absent=2, device="cpu")
+
+
+def rows_of(embedder: RegionEmbedder, rows: list[dict]) -> tuple[list[dict], dict[str, np.ndarray]]:
+    batch = numpy_batch(rows)
+    images = embedder(batch)
+    assert images.schema.equals(IMAGE_REGIONS) and images["key"].to_pylist() == [row["key"] for row in rows]
+    regions = explode_regions(images)
+    assert regions.schema.equals(REGIONS)
+    return regions.to_pylist(), batch
+
+
+ROWS = [
+    annotation("s/1", tags=[tag(0), tag(4), tag(2)]),
+    annotation("s/2", tags=[]),
+    annotation("s/3", tags=[tag(1)], reason="undecodable"),
+    annotation("s/4", tags=[tag(5)]),
+]
+
+
+def test_every_tag_is_embedded_and_judged_on_its_own_crop(embedder):
+    regions, batch = rows_of(embedder, ROWS)
+    carried = [(row["key"], row["tag"]) for row in regions if row["carried"]]
+    assert carried == [("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)]
+    assert [row["others"] for row in regions if row["carried"]] == [[4, 2], [0, 2], [0, 4], []]
+    assert all(row["others"] == ([0, 4, 2] if row["key"] == "s/1" else [5]) for row in regions if not row["carried"])
+    for row in regions:
+        picture = batch["pixels"][0 if row["key"] == "s/1" else 3]
+        alone = crop(picture, to_pixels(row["box"], (32, 32)))[None]
+        probabilities = embedder.predictor.probabilities(np.concatenate([alone, picture[None]]))[:, row["tag"]]
+        assert [row["agreement"], row["whole"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
+        embedding = embeddings_of([row["embedding"]])
+        assert np.allclose(embedding, embedder.teacher.encode_images(alone), atol=2e-3)
+        assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
+
+
+def test_what_the_engine_added_is_marked_and_keeps_nothing_company(embedder):
+    rows = [annotation(tags=[tag(0), tag(4, "tagger", 0.9), tag(2, "matched"), tag(5, "generated_caption", 0.8)])]
+    regions = {row["tag"]: row for row in rows_of(embedder, rows)[0]}
+    assert {id for id, row in regions.items() if row["said"]} == {0, 2}
+    assert {id for id, row in regions.items() if row["carried"]} == {0, 2, 4, 5}
+    assert [regions[id]["others"] for id in (0, 2, 4, 5)] == [[2], [0], [0, 2], [0, 2]]
+
+
+def test_tags_without_a_place_are_judged_on_the_whole_picture(embedder):
+    regions, _ = rows_of(embedder, [annotation(tags=[tag(BEACH), tag(RED), tag(0)])])
+    for row in regions:
+        if row["tag"] in (BEACH, RED):
+            assert row["box"] == [0, 0, 1, 1] and row["agreement"] == row["whole"] and row["score"] == 0
+    whole = {row["embedding"] for row in regions if row["tag"] in (BEACH, RED)}
+    assert len(whole) == 1
+
+
+def test_absent_tags_follow_from_the_key_and_the_seed(embedder, tiny_bundle):
+    def absent(one: RegionEmbedder, rows: list[dict]) -> set[tuple[str, int]]:
+        return {(row["key"], row["tag"]) for row in rows_of(one, rows)[0] if not row["carried"]}
+
+    drawn = absent(embedder, ROWS)
+    assert len(drawn) == 4 and not drawn & {("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)}
+    assert absent(embedder, ROWS[::-1]) == drawn
+    many = [annotation(f"s/{place}", tags=[tag(0)]) for place in range(40)]
+    other = RegionEmbedder("", "", CleanConfig(), seed=1, predictor=embedder.predictor, teacher=embedder.teacher)
+    assert {id for _, id in absent(other, many)} == {1, 2, 3, 4, 5}
+
+
+def test_what_a_human_label_confirms_is_marked(embedder):
+    rows = [annotation(tags=[tag(0), tag(4)], labels=["dog", "a thing of no name"]), annotation("s/2", labels=None)]
+    regions, _ = rows_of(embedder, rows)
+    assert [(row["key"], row["tag"]) for row in regions if row["labelled"]] == [("s/1", 0)]
+
+
+def test_a_tag_that_the_detector_did_not_find_is_judged_on_the_whole_picture(embedder, monkeypatch):
+    monkeypatch.setattr(embedder.detector, "detect", lambda images, *, tags, tag_ids: [[] for _ in tag_ids])
+    regions, _ = rows_of(embedder, [annotation(tags=[tag(0), tag(4)])])
+    assert all(row["box"] == [0, 0, 1, 1] and row["score"] == 0 for row in regions)
+
+
+def test_a_batch_in_which_no_image_has_tags(embedder):
+    assert rows_of(embedder, [annotation(tags=[])])[0] == []
+
+
+def test_a_box_becomes_pixels_and_a_crop_fills_the_picture():
+    assert to_pixels((0.25, 0, 0.5, 1), (32, 32)) == (8, 0, 16, 32)
+    assert to_pixels((0.999, 0.999, 1, 1), (32, 32)) == (31, 31, 32, 32)
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[8:16, 16:24] = 200
+    assert (crop(picture, (16, 8, 24, 16)) == 200).all()
+    assert crop(picture, (0, 0, 32, 32)) is picture
+
+
+def test_embeddings_of_two_teachers_are_refused():
+    with pytest.raises(ValueError, match="two teachers"):
+        embeddings_of([b"\0" * 8, b"\0" * 16])

@@ -1,0 +1,206 @@
+"""Contract: tiny models of the real transformers classes, saved and loaded from disk, answer for every tag, and
+each tag's box and score are those that the model itself gives that tag's tokens or query."""
+
+import json
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ram_ray.detectors.make import make_detector
+from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector
+from ram_ray.settings.data_engine import CleanConfig
+
+TAGS = [["dog", "traffic light"], ["red", "dog", "beach"], []]
+IDS = [[0, 4], [2, 0, 1], []]
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory) -> str:
+    """A saved Grounding-DINO: 2 + 2 layers, a Swin of width 8, BERT's special ids where the real one has them."""
+    from transformers import (
+        BertConfig,
+        BertTokenizerFast,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessor,
+        GroundingDinoProcessor,
+        SwinConfig,
+    )
+
+    folder = tmp_path_factory.mktemp("dino")
+    vocabulary = [f"[unused{i}]" for i in range(1040)]
+    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
+    for place, token in special.items():
+        vocabulary[place] = token
+    for place, token in enumerate(("dog", "traffic", "light", "red", "beach")):
+        vocabulary[200 + place] = token
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    torch.manual_seed(0)
+    config = GroundingDinoConfig(
+        backbone_config=SwinConfig(
+            image_size=64,
+            embed_dim=8,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 1, 2, 2],
+            window_size=4,
+            out_indices=[2, 3, 4],
+        ),
+        text_config=BertConfig(
+            vocab_size=1040,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=12,
+        ),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=9,
+        max_text_len=12,
+        disable_custom_kernels=True,
+    )
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    size = {"shortest_edge": 128, "longest_edge": 128}
+    GroundingDinoProcessor(GroundingDinoImageProcessor(size=size), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def owl(tmp_path_factory) -> str:
+    """A saved OWLv2: one layer of width 16 on each side, a byte-pair vocabulary of single letters."""
+    from transformers import (
+        CLIPTokenizer,
+        Owlv2Config,
+        Owlv2ForObjectDetection,
+        Owlv2ImageProcessor,
+        Owlv2Processor,
+    )
+
+    folder = tmp_path_factory.mktemp("owl")
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*letters, *[f"{one}</w>" for one in letters], "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Owlv2Config(
+        text_config={**sizes, "vocab_size": len(tokens), "max_position_embeddings": 40},
+        vision_config={**sizes, "image_size": 64, "patch_size": 16},
+        projection_dim=16,
+    )
+    Owlv2ForObjectDetection(config).save_pretrained(folder)
+    tokenizer = CLIPTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+    Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
+def test_every_tag_gets_its_own_region_by_id(which, kind, request, images):
+    path = request.getfixturevalue(which)
+    assert type(make_detector(CleanConfig(detector=path), predictor=None, device="cpu")) is kind
+    detector = kind(path, device="cpu", threshold=0.0, batch_size=2)
+    found = detector.detect(images, tags=TAGS, tag_ids=IDS)
+    assert [sorted(region.tag_id for region in one) for one in found] == [sorted(one) for one in IDS]
+    for region in (region for one in found for region in one):
+        x0, y0, x1, y1 = region.box
+        assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and 0 < region.score < 1
+
+
+@pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
+def test_a_batch_gives_what_single_images_give(which, kind, request, images):
+    detector = kind(request.getfixturevalue(which), device="cpu", threshold=0.0, batch_size=8)
+    together = detector.detect(images, tags=TAGS, tag_ids=IDS)
+    for place in range(2):
+        alone = detector.detect(images[place : place + 1], tags=[TAGS[place]], tag_ids=[IDS[place]])[0]
+        assert [one.tag_id for one in alone] == [one.tag_id for one in together[place]]
+        for one, other in zip(alone, together[place], strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+            assert np.allclose(one.box, other.box, atol=1e-3)
+
+
+@pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
+def test_half_precision_finds_nearly_the_same(which, kind, request, images):
+    path = request.getfixturevalue(which)
+    exact = kind(path, device="cpu", threshold=0.0).detect(images, tags=TAGS, tag_ids=IDS)
+    for precision in ("fp16", "bf16"):
+        found = kind(path, device="cpu", threshold=0.0, precision=precision).detect(images, tags=TAGS, tag_ids=IDS)
+        assert [[one.tag_id for one in row] for row in found] == [[one.tag_id for one in row] for row in exact]
+        pairs = [
+            (a.score, b.score) for row, other in zip(found, exact, strict=True) for a, b in zip(row, other, strict=True)
+        ]
+        assert np.allclose(*np.array(pairs).T, atol=0.02)
+
+
+def test_a_detector_on_s3_is_the_one_on_disk(dino, images, s3):
+    fsspec.filesystem("s3").put(f"{dino}/", f"{s3.bucket}/dino", recursive=True)
+    here, there = (
+        make_detector(CleanConfig(detector=one), predictor=None, device="cpu") for one in (dino, f"{s3.bucket}/dino")
+    )
+    here.threshold = there.threshold = 0.0
+    found = there.detect(images, tags=TAGS, tag_ids=IDS)
+    assert found == here.detect(images, tags=TAGS, tag_ids=IDS) and found[0]
+
+
+def test_nothing_under_the_threshold(dino, images):
+    detector = GroundingDinoDetector(dino, device="cpu", threshold=1.0)
+    assert detector.detect(images, tags=TAGS, tag_ids=IDS) == [[], [], []]
+
+
+def test_dino_scores_are_those_of_the_tags_own_tokens(dino, images):
+    detector = GroundingDinoDetector(dino, device="cpu", threshold=0.0)
+    processor, model = detector.processor, detector.model
+    inputs = processor(images=Image.fromarray(images[0]), text="dog. traffic light.", return_tensors="pt")
+    ids = inputs["input_ids"][0].tolist()
+    assert ids == [101, 200, 1012, 201, 202, 1012, 102]
+    with torch.no_grad():
+        output = model(**inputs)
+    probabilities = output.logits.sigmoid()[0]
+    expected = {0: probabilities[:, 1].max().item(), 4: probabilities[:, 3:5].mean(dim=1).max().item()}
+    found = detector.detect(images[:1], tags=TAGS[:1], tag_ids=IDS[:1])[0]
+    assert {one.tag_id: one.score for one in found} == pytest.approx(expected, abs=1e-5)
+
+
+def test_dino_prompts_are_packed_up_to_the_token_limit(dino, images):
+    detector = GroundingDinoDetector(dino, device="cpu", threshold=0.0)  # 12 tokens: [CLS] + 10 + [SEP]
+    assert detector.pack(["dog", "traffic light", "red", "beach", "dog"]) == [[0, 1, 2, 3], [4]]
+    assert detector.pack(["dog " * 40, "red"]) == [[0], [1]]
+    assert detector.pack([]) == []
+    many = ["dog", "traffic light", "red", "beach", "dog"]
+    found = detector.detect(images[:1], tags=[many], tag_ids=[[0, 1, 2, 3, 4]])
+    assert [one.tag_id for one in found[0]] == [0, 1, 2, 3, 4]
+
+
+def test_owl_agrees_with_transformers_own_post_processing(owl, images):
+    detector = Owlv2Detector(owl, device="cpu", threshold=0.0)
+    picture = Image.fromarray(images[0]).resize((96, 48))  # padded to a square by the processor
+    inputs = detector.processor(images=picture, text=[["a photo of a dog"]], return_tensors="pt", max_length=40)
+    with torch.no_grad():
+        output = detector.model(**inputs)
+    theirs = detector.processor.post_process_grounded_object_detection(output, threshold=0.0, target_sizes=[(48, 96)])[
+        0
+    ]
+    best = theirs["scores"].argmax()
+    ours = detector.detect([picture], tags=[["dog"]], tag_ids=[[7]])[0][0]
+    assert ours.score == pytest.approx(theirs["scores"][best].item(), abs=1e-5)
+    x0, y0, x1, y1 = theirs["boxes"][best].tolist()
+    assert np.allclose(ours.box, np.clip([x0 / 96, y0 / 48, x1 / 96, y1 / 48], 0, 1), atol=1e-4)
+
+
+def test_a_model_of_another_kind_is_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="'bert' model; use 'attention' or a model of grounding-dino"):
+        make_detector(CleanConfig(detector=str(tmp_path)), predictor=None)

@@ -1,0 +1,109 @@
+"""Contract: every picture of a folder or shard gives one row in Parquet and in JSONL; unreadable ones say why."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from ram_ray.config import RunConfig
+from ram_ray.inference.batch import TAGGED, Query, find_work, image_size, tag_to_folder
+from tests.serving.pictures import bomb, photo
+
+
+def make_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder without captions: good pictures, a folder in it, broken ones, other files, and a tar."""
+    folder = tmp_path / "album"
+    (folder / "2024").mkdir(parents=True)
+    for seed in range(5):
+        (folder / f"{seed}.jpg").write_bytes(photo(seed))
+    (folder / "2024" / "0.png").write_bytes(photo(7, format="PNG"))
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "empty.JPEG").write_bytes(b"")
+    (folder / "bomb.png").write_bytes(bomb(9_000))
+    (folder / "notes.txt").write_text("left alone")
+    make_tar(tmp_path / "shard.tar", {"a.jpg": photo(1), "b.jpg": photo(2)[:300], "c.jpg": photo(3), "c.txt": b"sea"})
+    return tmp_path
+
+
+def test_find_work_lists_pictures_of_a_folder_and_shards(data: Path) -> None:
+    pictures, shard = find_work([str(data / "album"), str(data / "*.tar")])
+    keys = [row["key"] for row in pictures["rows"]]
+    assert sorted(keys) == sorted(
+        [
+            *(f"album/{n}.jpg" for n in range(5)),
+            "album/2024/0.png",
+            "album/text.jpg",
+            "album/empty.JPEG",
+            "album/bomb.png",
+        ]
+    )
+    assert shard["shard"][2] == "tar"
+
+
+def test_find_work_passes_over_the_tables_beside_img2datasets_tars(tmp_path: Path) -> None:
+    for source in ("coco", "vg"):
+        (tmp_path / source).mkdir()
+        for name in ("00000.tar", "00000.parquet", "00000_stats.json", "00000.tar.gz"):
+            (tmp_path / source / name).write_bytes(b"")
+    shards = [one["shard"] for one in find_work([str(tmp_path / "coco"), str(tmp_path / "v*")])]
+    assert shards == [(f"{one}/00000", str(tmp_path / one / "00000.tar"), "tar") for one in ("coco", "vg")]
+
+
+@pytest.mark.parametrize("pattern", ["nowhere", "album/*.tif", "album/notes.txt"])
+def test_nothing_to_tag_is_an_error(data: Path, pattern: str) -> None:
+    with pytest.raises(ValueError, match="no pictures"):
+        find_work([str(data / pattern)])
+
+
+def test_the_size_of_a_bundle_is_read_from_its_config_alone(tiny_bundle: str, tmp_path: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://bundles/tiny/config.json", "wb") as file:
+        file.write(Path(tiny_bundle, "config.json").read_bytes())
+    assert image_size(tiny_bundle) == image_size("memory://bundles/tiny") == 32
+    for nothing in (str(tmp_path), "memory://bundles/none"):
+        with pytest.raises(ValueError, match="is not a model bundle"):
+            image_size(nothing)
+
+
+def test_every_picture_gives_one_row_in_both_forms(ray_cluster: None, tiny_bundle: str, data: Path) -> None:
+    config = RunConfig.model_validate({"data": {"max_pixels": 1_000_000, "rows_per_block": 4}})
+    out = data / "out"
+    sources = [str(data / "album"), str(data / "shard.tar")]
+    query = Query(tags=("red", "sea"), top_k=1)
+    counts = tag_to_folder(tiny_bundle, sources, str(out), query=query, config=config)
+
+    table = pq.read_table(sorted(out.glob("*.parquet")))
+    assert table.schema.equals(TAGGED)
+    rows = {row["key"]: row for row in table.to_pylist()}
+    lines = [json.loads(line) for file in out.glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert len(rows) == table.num_rows == len(lines) == counts["images"] == 12
+    assert {row["key"]: row["tags"] for row in lines} == {key: row["tags"] for key, row in rows.items()}
+
+    errors = {key: row["error"].partition(":")[0] for key, row in rows.items() if row["error"]}
+    assert errors == {
+        "album/text.jpg": "undecodable",
+        "album/empty.JPEG": "undecodable",
+        "album/bomb.png": "too_large",
+        f"{data.name}/shard/b": "truncated",
+    }
+    assert counts["errors"] == 4
+    for key, row in rows.items():
+        assert len(row["tags"]) == len(row["scores"]) == (0 if key in errors else 1)
+
+    with pytest.raises(ValueError, match="already holds"):
+        tag_to_folder(tiny_bundle, sources, str(out), query=query, config=config)

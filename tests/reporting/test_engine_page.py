@@ -1,0 +1,123 @@
+"""Contract: the page of the data engine stands alone, escapes what it shows, says of every picture whether its tag was
+right where that is known, and draws the curve in its box."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from ram_ray.label_system import Label, LabelSystem
+from ram_ray.reporting.engine_curve import Curve, read_curve, to_svg
+from ram_ray.reporting.engine_page import Category, Step, View, to_html
+from ram_ray.reporting.engine_report import categories, reasons
+from tests.reporting.test_run_report import Page
+from tests.tiny import jpeg
+
+EVIL = "<script>alert('x')</script> \"quoted\" & <b>"
+
+
+def _picture(what: str, *, true: bool | None = None, **more) -> dict:
+    picture = {"tag": 0, "what": what, "key": "s/<i>1", "box": None, "cluster": None, "reason": "outlier", "score": 0.5}
+    return {**picture, "true": true, "caption": EVIL, "jpeg": jpeg(), **more}
+
+
+@pytest.fixture
+def view() -> View:
+    pictures = [
+        _picture("removed", true=False, cluster=1),
+        _picture("removed", true=True, cluster=0),
+        _picture("added", true=True, reason="generated_caption", score=float("nan")),
+        _picture("kept", jpeg=None, reason=None),
+    ]
+    evil = Category(0, EVIL, "object", 40, 9, 7, right={"kept": 0.9, "removed": 0.2, "added": None}, unsaid=12,
+                    pictures=pictures)  # fmt: skip
+    return View(
+        run=EVIL,
+        steps=[Step("labels", 100, 50, 0.9, 0.6), Step("generate_1", 140, 50, 0.8, 0.8), Step("clean_1", 120, 50)],
+        figures={"added_precision": 0.5, "recovered": None, "false_removed": 0.25, "true_removed": 0.04},
+        reasons=[{"reason": EVIL, "images": 9, "judged": 8, "right": 2}],
+        categories=[evil, Category(1, "dog", "object", 5)],
+        curve=Curve({"model": [(0.0, 0.8), (0.4, 0.5)], EVIL: [(0.0, 0.3), (0.4, 0.1)]}, chosen=(0.2, 0.7)),
+    )
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(view: View) -> None:
+    text = to_html(view)
+    page = Page(re.sub(r"<(img|circle|polyline)[^>]*>", "", text))
+    assert page.open == []
+    assert "<script" not in text and '<b>"' not in text and "<i>1" not in text
+    assert EVIL in page.text
+    assert set(re.findall(r'src="([^"]{0,23})', text)) == {"data:image/jpeg;base64,"}
+    assert not re.search(r"""href=|url\(|@import|https?:""", text)
+
+
+def test_pictures_say_what_is_known_of_them(view: View) -> None:
+    text = to_html(view)
+    assert text.count('class="shot true"') == 2 and text.count('class="shot false"') == 1
+    assert text.count('class="shot "') == 1 and "cannot be read" in text, "a picture that is gone is not left out"
+    assert text.index("cluster 0") < text.index("cluster 1")
+    assert "generated caption" in text and "nan" not in text
+    assert "2 of 9, 20% true" in text and "1 of 7<" in text
+    assert "75%" in text, "of the removed that could be judged, six of eight were false"
+
+
+def test_without_a_truth_nothing_is_said_to_be_right(view: View) -> None:
+    blind = Category(0, "dog", "object", 40, 9, 7, pictures=[_picture("kept"), _picture("added")])
+    text = to_html(replace(view, steps=[Step("labels", 9, 3), Step("generate_1", 9, 3)], figures={}, categories=[blind],
+                           reasons=[], curve=None))  # fmt: skip
+    assert "is not known" in text and "true, unsaid" not in text and "shot true" not in text
+    assert "What could be added" not in text and "Why tags went" not in text
+    assert Page(re.sub(r"<img[^>]*>", "", text)).open == []
+
+
+@pytest.mark.parametrize(
+    "line", [[(0.0, 1.0), (0.03, 0.5)], [(0.61, 0.9), (0.87, 0.2)], [(120.0, 0.9), (90_000.0, 0.4)], [(0.5, 0.5)]]
+)
+def test_the_curve_stays_in_its_box(line) -> None:
+    svg = to_svg(Curve({"model": line, "frequency": []}, chosen=line[-1]))
+    width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', svg).groups())
+    points = [one.split(",") for drawn in re.findall(r'points="([^"]*)"', svg) for one in drawn.split()]
+    assert len(points) == len(line) and all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in points)
+    across = [float(x) for x, _ in points]
+    assert across == sorted(across) and (len(line) == 1 or across[-1] - across[0] > width / 3), "it fills its axis"
+
+
+def test_a_curve_is_read_or_refused(tmp_path) -> None:
+    file = tmp_path / "curve.json"
+    assert read_curve(str(file)) is None
+    known = {"recall": 0.6, "precision": 0.9, "baseline_recall": 0.55, "baseline_precision": 0.2, "estimated": 0.8}
+    file.write_text(json.dumps({"points": [{"added": 4, "estimated": 0.9, "precision": None}, {"added": 9, **known}]}))
+    curve = read_curve(str(file))
+    assert list(curve.lines.values()) == [[(0.6, 0.9)], [(0.55, 0.2)], [(0.6, 0.8)]]
+    file.write_text(json.dumps({"points": [{"added": 4, "estimated": 0.9}, {"added": 9, "estimated": 0.7}]}))
+    assert read_curve(str(file)) == Curve({"the model, as calibrated": [(4, 0.9), (9, 0.7)]}, axis="tags added")
+    file.write_text('{"points": []}')
+    assert read_curve(str(file)) is None, "nothing could be added"
+    for text in ("{}", "[]", '{"points": [1]}', '{"points": [{"added": 1, "estimated": NaN}]}', "no"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="is no curve"):
+            read_curve(str(file))
+
+
+def test_categories_and_reasons_of_a_tally() -> None:
+    system = LabelSystem([Label(0, "dog", "object"), Label(1, "red", "attribute"), Label(2, "cat", "object")])
+    keys = ("tag", "source", "fate", "images", "judged", "right")
+    rows = [
+        dict(zip(keys, row, strict=True))
+        for row in [
+            (0, "said", "kept", 10, 10, 9), (0, "said", "outlier", 2, 2, 1), (0, "added", "disagreement", 1, 1, 0),
+            (0, "true", "unsaid", 4, 4, 4), (1, "added", "kept", 20, 0, 0), (2, "true", "said", 3, 3, 3),
+        ]
+    ]  # fmt: skip
+    red, dog, cat = categories(rows, system)
+    assert (red.name, red.added, red.right["added"], red.unsaid) == ("red", 20, None, 0)
+    assert (dog.kept, dog.removed, dog.added, dog.unsaid) == (10, 3, 0, 4)
+    assert dog.right == {"kept": 0.9, "removed": 1 / 3, "added": None}
+    assert (cat.name, cat.kept) == ("cat", 0)
+    assert reasons(rows) == [
+        {"reason": "outlier", "images": 2, "judged": 2, "right": 1},
+        {"reason": "disagreement", "images": 1, "judged": 1, "right": 0},
+    ]

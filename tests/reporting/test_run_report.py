@@ -1,0 +1,84 @@
+"""Contract: report.json holds what programs read, report.html stands alone, and what was not measured is not 0."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ram_ray.evaluation.metrics import per_tag, summarise
+from ram_ray.reporting.run_report import StageLine, build_report, closing_table, to_html, write_report
+
+
+@pytest.fixture
+def stages() -> list[StageLine]:
+    return [
+        StageLine("shards", images=8000, seconds=12.5, rejected=50),
+        StageLine("parse", images=8000, tags=24_000, seconds=40, precision=0.9, recall=0.59, reused=True),
+        StageLine("pretrain", images=8000, seconds=180, mAP=0.55),
+    ]
+
+
+@pytest.fixture
+def report(stages) -> dict:
+    rng = np.random.default_rng(0)
+    targets = rng.random((50, 4)) < [0.5, 0.2, 0.0, 0.9]
+    rows = per_tag(rng.random((50, 4)) * 0.5 + 0.4 * targets, targets, thresholds=np.full(4, 0.5))
+    summary = summarise(rows, names=["dog", "<b>&co", "ghost", "red"], kinds=["object", "scene", "action", "attribute"])
+    return build_report(summary, stages, run="demo", evaluated="finetuned model, held-out scenes", images=50)
+
+
+class Page(HTMLParser):
+    """Tags that were opened and are not closed, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "line", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("line", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_json_has_the_promised_keys_and_only_real_numbers(report, tmp_path):
+    write_report(str(tmp_path), report)
+    tree = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert {"mAP", "mean_prevalence", "num_tags", "precision", "recall", "per_tag", "stages"} <= tree.keys()
+    keys = {"stage", "images", "tags", "tags_per_image", "seconds", "images_per_second", "mAP"}
+    assert all(keys <= stage.keys() for stage in tree["stages"])
+    parse = tree["stages"][1]
+    assert parse["tags_per_image"] == 3 and parse["images_per_second"] == 200 and parse["mAP"] is None
+    assert tree["num_tags"] == 3 and [line["ap"] is None for line in tree["per_tag"]] == [False, False, True, False]
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(report):
+    text = to_html(report)
+    page = Page(text)
+    assert page.open == []
+    assert not re.search(r"""(src|href)=|url\(|@import|<script""", text)
+    assert "<b>&co" not in text and "<b>&co" in page.text
+    assert "ghost" not in page.text and "no picture carries them: 1." in text
+
+
+def test_a_page_of_a_run_that_measured_nothing():
+    summary = summarise([], names=[], kinds=[])
+    assert Page(to_html(build_report(summary, [StageLine("shards")]))).open == []
+
+
+def test_the_closing_table_lines_up_and_leaves_blank_what_was_not_measured(stages):
+    lines = closing_table(stages).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 5
+    titles = ["stage", "images", "tags", "tags/image", "seconds", "images/s", "precision", "recall", "mAP"]
+    assert lines[0].split() == titles
+    assert lines[2].split() == ["shards", "8,000", "–", "–", "12.5", "640.0", "–", "–", "–"]
+    assert lines[3].split() == ["parse", "(reused)", "8,000", "24,000", "3.00", "40.0", "200.0", "0.900", "0.590", "–"]

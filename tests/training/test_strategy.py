@@ -1,0 +1,326 @@
+"""Contract: either engine makes the same steps, and a checkpoint goes on bit for bit as if nothing had happened.
+
+One process, a gloo group of one, and no compiler: a machine without one trains as well.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ram_ray.settings.training import TrainConfig, TrainingConfig
+from ram_ray.training.step import TrainStep, step_seed
+from ram_ray.training.strategy import DDPEngine, Engine, make_engine, read_weights
+from tests.tiny import SWIN, tagger
+from tests.training.exact_muon import NAME, orthogonal
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(batch_size=4, weight_decay=0.05, clip_grad=1.0)
+PLAIN = TrainingConfig(engine="ddp", precision="fp32", workers=1, use_gpu=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    store = torch.distributed.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture()
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No program on the path. DeepSpeed reads who it is from the environment, which Ray Train sets."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+
+
+def _step(*, dropout: float = 0.0) -> TrainStep:
+    stack = {"dropout": dropout}
+    sizes = {
+        name: {"width": 16, "layers": 2, "heads": 2, "ffn": 32, **stack} for name in ("recognition", "tag_encoder")
+    }
+    swin = SWIN.model_copy(update={"drop_path": dropout})
+    model = tagger(spread=2.0, swin=swin, caption_decoder=sizes["recognition"], **sizes).train()
+    return TrainStep(model, teacher=None, caption_start=2)
+
+
+def _batches(number: int, *, size: int = 4) -> list[dict[str, torch.Tensor]]:
+    rng = torch.Generator().manual_seed(3)
+    return [
+        {
+            "pixels": torch.randint(0, 256, (size, 1, 32, 32, 3), generator=rng, dtype=torch.uint8),
+            "targets": torch.randint(0, 2, (size, 6), generator=rng, dtype=torch.uint8),
+            "caption_ids": torch.randint(1, 50, (size, 7), generator=rng, dtype=torch.int32),
+            "tag_ids": torch.randint(1, 50, (size, 5), generator=rng, dtype=torch.int32),
+        }
+        for _ in range(number)
+    ]
+
+
+def _train(engine: Engine, batches: list[dict], *, first: int = 0) -> list[dict[str, float]]:
+    losses = []
+    for step, batch in enumerate(batches, start=first):
+        torch.manual_seed(step_seed(0, step=step, rank=0))
+        losses.append(engine.step([batch], lr=1e-3 / (1 + step)))
+    return losses
+
+
+def _same(one: nn.Module, two: nn.Module) -> bool:
+    first, second = one.state_dict(), two.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def _ddp(step: nn.Module, config: TrainConfig = CONFIG, training: TrainingConfig = PLAIN) -> DDPEngine:
+    engine = make_engine(step, config=config, training=training, device=CPU)  # type: ignore[arg-type]
+    assert isinstance(engine, DDPEngine) and engine.kind == "ddp"
+    return engine
+
+
+class _MeanStep(nn.Module):
+    """A loss that is a mean over rows, so that a big batch is the mean of its halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"total": (self.model(batch["x"]) - batch["y"]).square().mean()}
+
+
+@pytest.mark.parametrize("clip", [1e6, 0.01])
+def test_accumulated_micro_batches_are_one_big_batch(clip: float) -> None:
+    config = TrainConfig(clip_grad=clip)
+    torch.manual_seed(1)
+    x, y = torch.randn(3, 8, 5), torch.randn(3, 8, 1)
+    whole, parts = _MeanStep(), _MeanStep()
+    big, small = _ddp(whole, config), _ddp(parts, config)
+    for step in range(3):
+        one = big.step([{"x": x[step], "y": y[step]}], lr=0.01)
+        two = small.step([{"x": x[step, i : i + 2], "y": y[step, i : i + 2]} for i in (0, 2, 4, 6)], lr=0.01)
+        assert one["total"] == pytest.approx(two["total"], rel=1e-5)
+    assert not _same(whole, _MeanStep())
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_the_learning_rate_of_the_call_is_used() -> None:
+    step = _step()
+    before = copy.deepcopy(step)
+    engine = _ddp(step)
+    engine.step(_batches(1), lr=0.0)
+    assert _same(step, before)
+    engine.step(_batches(1), lr=1e-3)
+    moved = [(a - b).abs().max() for a, b in zip(step.parameters(), before.parameters(), strict=True)]
+    assert 0.5e-3 < max(moved) < 2e-3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_lowers_the_loss(precision: str) -> None:
+    engine = _ddp(_step(), training=PLAIN.model_copy(update={"precision": precision}))
+    (batch,) = _batches(1)
+    losses = [engine.step([batch], lr=3e-3) for _ in range(15)]
+    assert losses[-1]["text"] < 0.9 * losses[0]["text"] and losses[0].keys() == {"tag", "text", "total"}
+    assert all(one.dtype == torch.float32 for one in engine._step.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"optimizer": optimizer})
+    batches = _batches(4)
+    unbroken = _step(dropout=0.2)
+    expected = _train(_ddp(unbroken, config=config), batches)
+    first, second = _step(dropout=0.2), _step(dropout=0.2)
+    engine = _ddp(first, config=config)
+    assert _train(engine, batches[:2]) == expected[:2]
+    engine.save(tmp_path)
+    with torch.no_grad():
+        for one in second.parameters():
+            one.add_(1.0)  # whatever a new worker starts from
+    resumed = _ddp(second, config=config)
+    resumed.load(tmp_path)
+    assert _same(second, first)
+    assert _train(resumed, batches[2:], first=2) == expected[2:]
+    assert _same(second, unbroken)
+
+
+def test_what_stands_beside_the_model_is_resumed_too(tmp_path: Path) -> None:
+    """`represent` trains a contrastive head that its model does not hold."""
+
+    class Headed(_MeanStep):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.BatchNorm1d(5)
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return super().forward({**batch, "x": self.head(batch["x"])})
+
+    torch.manual_seed(1)
+    batch = {"x": 3 + torch.randn(8, 5), "y": torch.randn(8, 1)}
+    first, second = Headed(), Headed()
+    engine = _ddp(first)
+    for _ in range(3):
+        engine.step([batch], lr=0.01)
+    engine.save(tmp_path)
+    resumed = _ddp(second)
+    resumed.load(tmp_path)
+    assert _same(first, second) and first.head.running_mean.abs().min() > 0.1
+    assert engine.step([batch], lr=0.01) == resumed.step([batch], lr=0.01)
+    assert read_weights(tmp_path).keys() == first.model.state_dict().keys()
+
+
+def test_weights_read_from_a_checkpoint_are_the_models(tmp_path: Path) -> None:
+    step = _step()
+    engine = _ddp(step)
+    _train(engine, _batches(2))
+    engine.save(tmp_path)
+    weights = read_weights(tmp_path)
+    other = tagger(seed=9, tag_encoder=step.model.config.tag_encoder)
+    other.load_state_dict(weights)
+    assert _same(other, step.model)
+
+
+@pytest.fixture()
+def exact_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NAME, orthogonal)
+
+
+@pytest.mark.usefixtures("no_compiler", "exact_muon")
+@pytest.mark.parametrize(
+    ("zero_stage", "optimizer"), [(0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")]
+)
+def test_deepspeed_makes_the_steps_of_ddp_and_its_checkpoint_goes_on(
+    zero_stage: int, optimizer: str, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"optimizer": optimizer})
+    batches = _batches(4)
+    plain = _step()
+    expected = _train(_ddp(plain, config=config), batches)
+    training = TrainingConfig(engine="deepspeed", zero_stage=zero_stage, precision="fp32", workers=1, use_gpu=False)
+
+    def engine_of(step: TrainStep) -> Engine:
+        engine = make_engine(step, config=config, training=training, device=CPU)
+        assert engine.kind == "deepspeed"
+        return engine
+
+    engine = engine_of(_step())
+    losses = _train(engine, batches[:2])
+    engine.save(tmp_path)
+    losses += _train(engine, batches[2:], first=2)
+    for one, two in zip(losses, expected, strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
+    weights = read_weights(tmp_path)
+    assert weights.keys() == plain.model.state_dict().keys()
+
+    resumed = engine_of(_step())
+    resumed.load(tmp_path)
+    assert _train(resumed, batches[2:], first=2) == losses[2:], "the optimizer's state came along"
+    (tmp_path / "end").mkdir()
+    resumed.save(tmp_path / "end")
+    # Adam divides by the gradient's own size: where that is rounding alone, a weight may move a share of lr = 1e-3.
+    for name, value in read_weights(tmp_path / "end").items():
+        torch.testing.assert_close(value, plain.model.state_dict()[name], atol=2e-4, rtol=1e-3, msg=name)
+    tagger(tag_encoder=plain.model.config.tag_encoder).load_state_dict(weights)
+
+
+def _deepspeed(
+    step: nn.Module, config: TrainConfig = CONFIG, *, zero_stage: int = 1, precision: str = "fp32"
+) -> Engine:
+    training = TrainingConfig(engine="deepspeed", zero_stage=zero_stage, precision=precision, workers=1, use_gpu=False)
+    return make_engine(step, config=config, training=training, device=CPU)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_deepspeed_accumulates_as_ddp_does() -> None:
+    config = TrainConfig(batch_size=4, micro_batch_size=2, clip_grad=1.0)
+    batches = _batches(4, size=2)
+    plain, engine = _ddp(_step(), config), _deepspeed(_step(), config)
+    for pair in (batches[:2], batches[2:]):
+        one, two = (made.step(pair, lr=1e-3, shares=[0.75, 0.25]) for made in (engine, plain))
+        assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [_ddp, _deepspeed])
+@pytest.mark.usefixtures("no_compiler")
+def test_without_clip_grad_gradients_are_left_as_they_are(make: Callable[[nn.Module, TrainConfig], Engine]) -> None:
+    """SGD would show it; AdamW's first step hides a gradient's size, but for `eps`: here it is that of the gradient."""
+    moved = {}
+    for clip in (None, 1e6, 1e-8):
+        step = _MeanStep()
+        before = [one.detach().clone() for one in step.parameters()]
+        engine = make(step, TrainConfig(batch_size=8, clip_grad=clip, weight_decay=0.0))
+        torch.manual_seed(1)
+        engine.step([{"x": torch.randn(8, 5), "y": torch.randn(8, 1)}], lr=1e-2)
+        moved[clip] = torch.cat([(a - b).abs().flatten() for a, b in zip(step.parameters(), before, strict=True)])
+    torch.testing.assert_close(moved[None], moved[1e6])
+    assert moved[None].max() > 0.9e-2 and moved[1e-8].max() < 0.5e-2
+
+
+def test_clip_grad_0_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match=r"(?s)clip_grad.*null"):
+        TrainConfig(clip_grad=0)
+
+
+@pytest.fixture()
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed asks torch whether an autocast is on, and is told of those for GPUs alone. Here: of the CPU's."""
+    from deepspeed.runtime import torch_autocast
+
+    class Torch:
+        def __getattr__(self, name: str) -> object:
+            return getattr(torch, name)
+
+        def is_autocast_enabled(self) -> bool:
+            return torch.is_autocast_enabled("cpu")
+
+    monkeypatch.setattr(torch_autocast, "torch", Torch())
+
+
+@pytest.mark.usefixtures("no_compiler", "as_on_a_gpu")
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_deepspeed_computes_in_the_configured_precision(
+    precision: str, zero_stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepspeed.runtime import torch_autocast
+
+    monkeypatch.setattr(torch_autocast, "TORCH_AUTOCAST_INITIALIZED", False)  # of this process, by another test
+    step, seen = _step(), collections.Counter()
+    for module in step.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _, inputs, output: seen.update([output.dtype]))
+    engine = _deepspeed(step, precision=precision, zero_stage=zero_stage)
+    losses = engine.step(_batches(1), lr=1e-3)
+    assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}, seen
+    assert all(one.dtype == torch.float32 for one in step.parameters()), "master weights"
+    # Eight bits of a bf16 number round by 2e-3; sums of such errors over some ten layers stay under 3%.
+    exact = _ddp(_step()).step(_batches(1), lr=1e-3)
+    assert losses == pytest.approx(exact, rel=1e-4 if precision == "fp32" else 3e-2)
+
+
+def test_fp32_on_a_gpu_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_ray.training.strategy.DDPEngine", lambda *args, **kwargs: None)
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision, device, expected in (
+            ("bf16", "cuda", "highest"),
+            ("fp32", "cpu", "highest"),
+            ("fp32", "cuda", "high"),
+        ):
+            training = PLAIN.model_copy(update={"precision": precision})
+            make_engine(nn.Linear(1, 1), config=CONFIG, training=training, device=torch.device(device))
+            assert torch.get_float32_matmul_precision() == expected, (precision, device)
+    finally:
+        torch.set_float32_matmul_precision(before)
