@@ -11,7 +11,6 @@ Blocks count in Arrow's own code; what leaves a block has at most a row a name, 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
 from ram_ray.runtime.annotate import read_rows
+from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.per_process import PerProcess
 
 NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])
@@ -215,7 +215,7 @@ def read_evidence(path: str, *, run: RunConfig, system: LabelSystem) -> dict[int
 
 def _keep_smallest(kept: dict[str, int], text: str, id: int) -> None:
     """Keep the captions with the smallest hashes: the same ones however the rows are cut into blocks."""
-    order = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=id.to_bytes(8, "little")).digest()) >> 1
+    order = hash_key(text, seed=id) >> 1
     kept[text] = order
     if len(kept) > NUM_EXAMPLES:
         del kept[max(kept, key=lambda one: (kept[one], one))]
