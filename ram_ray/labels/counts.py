@@ -23,6 +23,7 @@ from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
+from ram_ray.labels.parsed import label_ids, parsed_captions
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.per_process import PerProcess
@@ -143,20 +144,16 @@ def find_evidence(block: pa.Table, system: LabelSystem, matcher: Matcher) -> pa.
     for row in block.to_pylist():
         if row["reason"] is not None:
             continue
-        parsed: list[list[Key]] = [[] for _ in row["captions"]]
-        for tag in row["parsed"]:
-            parsed[tag["caption"]].append((tag["name"], tag["kind"]))
-        unread = {one["caption"] for one in row["unread"] or ()}
-        for place, (text, tags) in enumerate(zip(row["captions"], parsed, strict=True)):
-            if place in unread:
+        for caption in parsed_captions(row):
+            if caption.unread:
                 continue
-            ids = {id for name, kind in tags if (id := system.find(name, kind)) is not None}
-            for match in matcher.find(text, tags):
+            ids = label_ids(caption.names, system)
+            for match in matcher.find(caption.text, caption.names):
                 counts = names[match.id, match.name]
                 counts[0] += 1
                 counts[1] += match.id in ids
             for id in ids:
-                _keep_smallest(examples[id], text[:MAX_EXAMPLE], id)
+                _keep_smallest(examples[id], caption.text[:MAX_EXAMPLE], id)
     rows = [
         {"id": id, "name": name, "matched": matched, "agreed": agreed}
         for (id, name), (matched, agreed) in names.items()

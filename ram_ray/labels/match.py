@@ -26,6 +26,7 @@ from ram_ray.captions.negation import negated_words
 from ram_ray.captions.normalize import clean
 from ram_ray.captions.words import COMPOUNDS
 from ram_ray.label_system import Label, LabelSystem
+from ram_ray.labels.parsed import label_ids
 
 PARSED, MATCHED, BOTH = "parsed", "matched", "both"
 PARTS: tuple[PartOfSpeech, ...] = ("noun", "adj", "verb")
@@ -158,8 +159,7 @@ class TagFinder:
 
     def __call__(self, text: str, parsed: Parsed) -> tuple[list[int], list[str]]:
         """Ids of the label system, the parse's first, each once; and for each "parsed", "matched" or "both"."""
-        by_parse = (self._labels.find(name, kind) for name, kind in parsed)
-        ids = list(dict.fromkeys(id for id in by_parse if id is not None))
+        ids = label_ids(parsed, self._labels)
         matched = {match.id: None for match in self._matcher.find(text, parsed)} if self._matcher else {}
         sources = [BOTH if id in matched else PARSED for id in ids]
         more = [id for id in matched if id not in ids]
