@@ -182,7 +182,7 @@ def read_pictures(
         if strips[one["tag"], one["what"]] <= each:
             by_key[one["key"]].append(one)
     reference = ray.put((dict(by_key), system))
-    limits = Limits(run.data.min_side, run.data.max_pixels, run.data.max_bytes)
+    limits = run.data.limits()
 
     def show(block: pa.Table) -> pa.Table:
         found, labels = ray.get(reference)
