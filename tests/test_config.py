@@ -8,6 +8,7 @@ import pytest
 
 from ram_ray.cli.job import PRESETS, configure, parser
 from ram_ray.config import RunConfig, dump, load
+from ram_ray.settings.data import Limits
 
 PRESET_FILES = sorted(PRESETS.glob("*.yaml"))
 
@@ -147,3 +148,9 @@ def test_data_of_the_command_line_is_made_absolute(tmp_path: Path, monkeypatch: 
     config = configure(_options("--data", "a-*.tar", "s3://bucket/b.tar", "--eval", "/c.tar", "--set", "data.eval=[d]"))
     assert config.data.train == [str(tmp_path / "a-*.tar"), "s3://bucket/b.tar"]
     assert config.data.eval == ["/c.tar"]
+
+
+def test_the_limits_of_an_image_are_those_of_the_section_data() -> None:
+    data = load(sets=["data.min_side=8", "data.max_pixels=1000", "data.max_bytes=500"]).data
+    assert data.limits() == Limits(min_side=8, max_pixels=1000, max_bytes=500)
+    assert data.limits(min_side=1) == Limits(min_side=1, max_pixels=1000, max_bytes=500)

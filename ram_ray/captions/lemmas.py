@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 PartOfSpeech = Literal["noun", "verb", "adj"]
+# The kinds of tags (`records.KINDS`) to the tables of their names.
+PART_OF_SPEECH: dict[str, PartOfSpeech] = {"object": "noun", "scene": "noun", "attribute": "adj", "action": "verb"}
 
 # Plural in form, one thing in the picture; or a singular that looks like a plural.
 _SAME = """

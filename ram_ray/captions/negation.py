@@ -1,12 +1,28 @@
-"""What a caption says is not there: it gives no tag, and neither does what describes it."""
+"""What a caption says is not there: it gives no tag, and neither does what describes it.
+
+    negated        of a parsed caption: what a "no" or "not" belongs to, and what modifies that
+    negated_words  of words without a parse: those after a "no" or "not", to the end of its phrase
+
+Both know the same words, but for "neither", "nor", "nobody" and "lacks": what these are about, a parse alone tells.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ram_ray.captions.relations import Word
 
-_NO = frozenset(("no", "without", "neither", "nor"))
+_NO = frozenset(("no", "without"))
+_NO_OR_NOR = _NO | {"neither", "nor"}
+_NOT = frozenset(("not", "n't", "never"))
 _NOBODY = frozenset(("nobody", "none", "nothing"))
 _LACKING = frozenset(("lack", "lacks", "lacking", "missing", "minus"))
+# Words that end what a "no" or "without" is about.
+_ENDS = frozenset(
+    ("and", "but", "with", "while", "in", "on", "at", "by", "near", "next", "under", "over", "behind", "beside", "to",
+     "from", "of", "for", "is", "are", "that", "who", "which", "as", ".", ",", ";", ":", "!", "?")
+)  # fmt: skip
+_REACH = 4  # words after a "no" that it may be about
 
 
 def negated(words: list[Word]) -> list[bool]:
@@ -14,9 +30,9 @@ def negated(words: list[Word]) -> list[bool]:
     hidden = [False] * len(words)
     for word in words:
         head = words[word.head]
-        if word.text in _NO and word.rel in ("det", "case", "mark", "neg", "other", "advmod", "cc"):
+        if word.text in _NO_OR_NOR and word.rel in ("det", "case", "mark", "neg", "other", "advmod", "cc"):
             hidden[word.head] = True
-        elif word.rel == "neg" or word.text in ("not", "n't", "never"):
+        elif word.rel == "neg" or word.text in _NOT:
             denied = _denied(words, word)
             hidden[denied.index] = denied.pos in ("V", "A", "N")
         elif word.rel == "obj" and head.text in _LACKING:
@@ -26,6 +42,22 @@ def negated(words: list[Word]) -> list[bool]:
     for _ in range(4):  # a few passes reach every modifier that a caption stacks up
         if not any([_spreads(words, word, hidden) for word in words]):
             break
+    return hidden
+
+
+def negated_words(words: Sequence[str]) -> list[bool]:
+    """True for a word that the caption says is not there: those after a "no", to the end of its phrase.
+
+    Args:
+        words: of a caption, in lower case, with its punctuation marks.
+    """
+    hidden = [False] * len(words)
+    for index, word in enumerate(words):
+        if word in _NO or word in _NOT or word.endswith("n't"):
+            for after in range(index + 1, min(index + 1 + _REACH, len(words))):
+                if words[after] in _ENDS:
+                    break
+                hidden[after] = True
     return hidden
 
 

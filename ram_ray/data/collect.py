@@ -16,7 +16,6 @@ import ray
 import ray.data
 
 from ram_ray.config import RunConfig
-from ram_ray.data.images import Limits
 from ram_ray.data.measure import hide_captions
 from ram_ray.data.shards import Shard, list_shards, scan_shard
 from ram_ray.drawn_scenes import plan_corpus, write_shard
@@ -43,7 +42,7 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
     stage = run.stage(name, kind="annotations", config={"data": data, "shards": _identity(shards)}, inputs=[])
     if stage.manifest:
         return stage.manifest
-    limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
+    limits = config.data.limits()
     check = config.data.check
 
     def read(one: dict[str, Any]) -> Iterator[dict[str, Any]]:

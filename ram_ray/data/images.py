@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ram_ray.data.fetch import read_bytes
 from ram_ray.records import Reject
+from ram_ray.settings.data import Limits
 
 __all__ = ["Limits", "decode", "header", "read_bytes"]
 
@@ -30,15 +30,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What makes a picture usable. Pillow's own bound of 179 million pixels holds as well."""
-
-    min_side: int  # pixels of the shorter side
-    max_pixels: int
-    max_bytes: int
 
 
 def header(data: bytes, *, limits: Limits) -> tuple[int, int]:

@@ -8,11 +8,12 @@ stretch of it. (The order of training comes from another, salted hash: a part is
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+
+from ram_ray.runtime.key_hash import hash_key
 
 _END = 1 << 64
 
@@ -46,7 +47,7 @@ class Part:
 
 def place_of(key: str) -> int:
     """Where a key lies, 0 to 2^64 - 1, evenly spread."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, person=b"part").digest())
+    return hash_key(key, purpose="part")
 
 
 def part_of(key: str, parts: int) -> int:

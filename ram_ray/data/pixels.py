@@ -45,7 +45,7 @@ def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
 
 def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
     """Rows to rows with decoded pictures, in tasks."""
-    limits = Limits(config.data.min_side, config.data.max_pixels, config.data.max_bytes)
+    limits = config.data.limits()
 
     def pixels(block: pa.Table) -> pa.Table:
         return add_pixels(block, size=size, limits=limits)

@@ -22,7 +22,6 @@ Letters: B images, S pixels, C crops, N tags, D width of an embedding.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,7 @@ from ram_ray.detectors.make import make_detector
 from ram_ray.detectors.regions import WHOLE, Box
 from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import to_table
+from ram_ray.runtime.key_hash import hash_key
 from ram_ray.settings.data_engine import CleanConfig
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class _Crops:
 
 def hash_of(key: str, seed: int) -> int:
     """64 bits that look random, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest(), "little")
+    return hash_key(f"{seed}/{key}", byteorder="little")
 
 
 def to_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:

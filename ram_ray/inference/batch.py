@@ -186,7 +186,7 @@ class Lister:
         if work["shard"] is None:
             return list(work["rows"])
         shard = Shard(*work["shard"])
-        rows = scan_shard(shard, limits=_limits(self._config), check="header")
+        rows = scan_shard(shard, limits=self._config.limits(min_side=1), check="header")
         return [
             {
                 **{name: row[name] for name in ("key", "uri", "offset", "nbytes")},
@@ -225,7 +225,7 @@ class Decoder:
 
         if isinstance(data, Reject):
             raise data
-        image = decode(data, limits=_limits(self._config), size=self._size)
+        image = decode(data, limits=self._config.limits(min_side=1), size=self._size)
         return np.asarray(image.resize((self._size, self._size), Image.Resampling.BILINEAR))
 
 
@@ -291,9 +291,3 @@ class Writer:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         errors = sum(row["error"] is not None for row in rows)
         return pa.table({"images": [len(rows)], "errors": [errors]})
-
-
-def _limits(config: DataConfig) -> Any:
-    from ram_ray.data.images import Limits
-
-    return Limits(min_side=1, max_pixels=config.max_pixels, max_bytes=config.max_bytes)

@@ -8,7 +8,6 @@ take as tags of a tagger. An entry that cannot be used becomes a rejected row.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import posixpath
 import re
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import ANNOTATION, REJECTED, Reject, to_table
 from ram_ray.runtime.artifacts import write_text
+from ram_ray.runtime.key_hash import hash_key
 
 ROWS_AT_ONCE = 10_000
 MAX_ENTRY = 1_000_000  # characters of one entry
@@ -139,7 +139,7 @@ def _row(entry: Any, number: int, *, shard: str, system: LabelSystem, images: st
         path, captions, union, parsed = _fields(entry)
         _check_ids([*union, *(id for ids in parsed for id in ids)], system)
         key = f"{shard}/{path}"
-        digest = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
+        digest = hash_key(key)
         if digest in keys:
             raise Reject("duplicate_key", f"{path[:200]!r} was there before")
         where = _where(path, images)

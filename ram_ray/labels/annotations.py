@@ -14,7 +14,7 @@ from ram_ray.captions.tables import load_lemmas
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
-from ram_ray.labels.names import Key
+from ram_ray.labels.parsed import parsed_captions
 from ram_ray.labels.planted import Planter, truth_names
 from ram_ray.records import ANNOTATION, PARSED, to_table
 from ram_ray.settings.data import MeasureConfig
@@ -67,15 +67,11 @@ def to_annotations(block: pa.Table, find: TagFinder) -> pa.Table:
     """
     rows = []
     for row in block.to_pylist():
-        parsed: list[list[Key]] = [[] for _ in row["captions"]]
-        for tag in row.pop("parsed"):
-            parsed[tag["caption"]].append((tag["name"], tag["kind"]))
         captions: list[dict[str, Any]] = []
         union: dict[int, str] = {}
-        unread = {one["caption"] for one in row.pop("unread") or ()}  # not English: its words mean something else
-        for place, (text, tags) in enumerate(zip(row["captions"], parsed, strict=True)):
-            ids, sources = find("" if place in unread else text, tags)
-            captions.append({"text": text, "origin": "original", "tags": ids, "sources": sources})
+        for caption in parsed_captions(row):
+            ids, sources = find("" if caption.unread else caption.text, caption.names)
+            captions.append({"text": caption.text, "origin": "original", "tags": ids, "sources": sources})
             for id, source in zip(ids, sources, strict=True):
                 if source != MATCHED or id not in union:
                     union[id] = MATCHED if source == MATCHED else "parsed"

@@ -11,7 +11,6 @@ Blocks count in Arrow's own code; what leaves a block has at most a row a name, 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from typing import NamedTuple
@@ -24,7 +23,9 @@ from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
+from ram_ray.labels.parsed import label_ids, parsed_captions
 from ram_ray.runtime.annotate import read_rows
+from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.per_process import PerProcess
 
 NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])
@@ -143,20 +144,16 @@ def find_evidence(block: pa.Table, system: LabelSystem, matcher: Matcher) -> pa.
     for row in block.to_pylist():
         if row["reason"] is not None:
             continue
-        parsed: list[list[Key]] = [[] for _ in row["captions"]]
-        for tag in row["parsed"]:
-            parsed[tag["caption"]].append((tag["name"], tag["kind"]))
-        unread = {one["caption"] for one in row["unread"] or ()}
-        for place, (text, tags) in enumerate(zip(row["captions"], parsed, strict=True)):
-            if place in unread:
+        for caption in parsed_captions(row):
+            if caption.unread:
                 continue
-            ids = {id for name, kind in tags if (id := system.find(name, kind)) is not None}
-            for match in matcher.find(text, tags):
+            ids = label_ids(caption.names, system)
+            for match in matcher.find(caption.text, caption.names):
                 counts = names[match.id, match.name]
                 counts[0] += 1
                 counts[1] += match.id in ids
             for id in ids:
-                _keep_smallest(examples[id], text[:MAX_EXAMPLE], id)
+                _keep_smallest(examples[id], caption.text[:MAX_EXAMPLE], id)
     rows = [
         {"id": id, "name": name, "matched": matched, "agreed": agreed}
         for (id, name), (matched, agreed) in names.items()
@@ -215,7 +212,7 @@ def read_evidence(path: str, *, run: RunConfig, system: LabelSystem) -> dict[int
 
 def _keep_smallest(kept: dict[str, int], text: str, id: int) -> None:
     """Keep the captions with the smallest hashes: the same ones however the rows are cut into blocks."""
-    order = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=id.to_bytes(8, "little")).digest()) >> 1
+    order = hash_key(text, seed=id) >> 1
     kept[text] = order
     if len(kept) > NUM_EXAMPLES:
         del kept[max(kept, key=lambda one: (kept[one], one))]

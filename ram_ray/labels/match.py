@@ -21,23 +21,17 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from ram_ray.captions.lemmas import PartOfSpeech
+from ram_ray.captions.lemmas import PART_OF_SPEECH, PartOfSpeech
+from ram_ray.captions.negation import negated_words
 from ram_ray.captions.normalize import clean
 from ram_ray.captions.words import COMPOUNDS
 from ram_ray.label_system import Label, LabelSystem
+from ram_ray.labels.parsed import label_ids
 
 PARSED, MATCHED, BOTH = "parsed", "matched", "both"
 PARTS: tuple[PartOfSpeech, ...] = ("noun", "adj", "verb")
-_PARTS: dict[str, PartOfSpeech] = {"object": "noun", "scene": "noun", "attribute": "adj", "action": "verb"}
 _TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s'-]")
-_NOT = frozenset(("no", "without", "not", "never", "n't"))
-# Words that end what a "no" or "without" is about.
-_ENDS = frozenset(
-    ("and", "but", "with", "while", "in", "on", "at", "by", "near", "next", "under", "over", "behind", "beside", "to",
-     "from", "of", "for", "is", "are", "that", "who", "which", "as", ".", ",", ";", ":", "!", "?")
-)  # fmt: skip
 _MAX_MEMORY = 100_000  # words whose forms are kept
-_REACH = 4  # words after a "no" that it may be about
 _NAMES = ""  # key of a trie's node for the names that end there
 
 Parsed = Sequence[tuple[str, str]]  # (name, kind) of each tag that the parse gives
@@ -90,7 +84,7 @@ class Matcher:
         """
         words = _words(clean(text, max_chars=self._max_chars))
         forms = {part: [self._forms(word, part) for word in words] for part in self._tries}
-        hidden = _negated(words)
+        hidden = negated_words(words)
         compounds = [_words(name) for name, _ in parsed if " " in name or "-" in name]
         found: dict[Match, None] = {}
         place = 0
@@ -109,7 +103,7 @@ class Matcher:
         return list(found)
 
     def _add(self, label: Label, name: str) -> None:
-        part = _PARTS[label.kind]
+        part = PART_OF_SPEECH[label.kind]
         words = _words(name)
         if not words:
             return
@@ -152,7 +146,8 @@ class Matcher:
 
     def _read_otherwise(self, word: str, part: PartOfSpeech, parsed: Parsed) -> bool:
         """True if the parse took this word for another part of speech, and not for this one."""
-        read = {_PARTS[kind] for name, kind in parsed if name.rpartition(" ")[2] in self._forms(word, _PARTS[kind])}
+        parts = [(name.rpartition(" ")[2], PART_OF_SPEECH[kind]) for name, kind in parsed]
+        read = {other for last, other in parts if last in self._forms(word, other)}
         return bool(read) and part not in read
 
 
@@ -164,8 +159,7 @@ class TagFinder:
 
     def __call__(self, text: str, parsed: Parsed) -> tuple[list[int], list[str]]:
         """Ids of the label system, the parse's first, each once; and for each "parsed", "matched" or "both"."""
-        by_parse = (self._labels.find(name, kind) for name, kind in parsed)
-        ids = list(dict.fromkeys(id for id in by_parse if id is not None))
+        ids = label_ids(parsed, self._labels)
         matched = {match.id: None for match in self._matcher.find(text, parsed)} if self._matcher else {}
         sources = [BOTH if id in matched else PARSED for id in ids]
         more = [id for id in matched if id not in ids]
@@ -175,18 +169,6 @@ class TagFinder:
 def _words(text: str) -> list[str]:
     """Words and marks of a lower-case text; hyphened words are taken apart, as names are."""
     return _TOKEN.findall(text)
-
-
-def _negated(words: Sequence[str]) -> list[bool]:
-    """True for a word that the caption says is not there: those after a "no", to the end of its phrase."""
-    hidden = [False] * len(words)
-    for place, word in enumerate(words):
-        if word in _NOT or word.endswith("n't"):
-            for after in range(place + 1, min(place + 1 + _REACH, len(words))):
-                if words[after] in _ENDS:
-                    break
-                hidden[after] = True
-    return hidden
 
 
 def _stands(name: Sequence[str], forms: Sequence[tuple[str, ...]], place: int) -> bool:

@@ -7,11 +7,12 @@ bytes: a file that changes gives a new label system, a machine without WordNet a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 import numpy as np
 
+from ram_ray.captions.lemmas import PART_OF_SPEECH, Lemmatizer
 from ram_ray.labels.build import BuildOptions
 from ram_ray.labels.edits import Edits, read_edits
 from ram_ray.labels.names import Key, digest, read_names
@@ -20,11 +21,7 @@ from ram_ray.labels.synonyms import Synonyms, read_synonyms, shipped_synonyms
 from ram_ray.labels.wordnet import WordNet
 from ram_ray.settings.labels import LabelsConfig
 
-if TYPE_CHECKING:
-    from ram_ray.captions.lemmas import Lemmatizer, PartOfSpeech
-
 _BUILT_BY = ("max_labels", "min_count", "min_sources", "spread", "min_share", "kinds")
-_PARTS: dict[str, PartOfSpeech] = {"object": "noun", "scene": "noun", "attribute": "adj", "action": "verb"}
 
 
 def identity(config: LabelsConfig, *, edits: str | None = None, encoder: str | None = None) -> dict[str, Any]:
@@ -99,7 +96,7 @@ def inflected(names: Iterable[Key], lemmas: Lemmatizer) -> dict[Key, str]:
     found = {}
     for name, kind in names:
         first, space, last = name.rpartition(" ")
-        if kind != "attribute" and (base := lemmas(last, _PARTS[kind])) != last:
+        if kind != "attribute" and (base := lemmas(last, PART_OF_SPEECH[kind])) != last:
             found[name, kind] = f"{first}{space}{base}"
     return found
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from ram_ray.captions.lemmas import PART_OF_SPEECH
 from ram_ray.runtime.storage import local_copy
 
 INSTALLED = Path("/usr/share/wordnet")  # Debian's wordnet-base
-_PARTS = {"object": "noun", "scene": "noun", "attribute": "adj", "action": "verb"}
 _SENSE_TYPES = {"1": "noun", "2": "verb", "3": "adj", "5": "adj"}  # 5: a satellite of another adjective
 # Share of its mentions in tagged text that a word's main sense must have.
 _CLEAR = {"noun": 0.5, "adj": 0.5, "verb": 0.75}
@@ -55,7 +55,7 @@ class WordNet:
 
     def sense(self, name: str, kind: str) -> str | None:
         """Key of the main sense of a name of one of `records.KINDS`; None if it has none, or none stands out."""
-        part = _PARTS[kind]
+        part = PART_OF_SPEECH[kind]
         words = name.replace(" ", "_")
         for spelling in (words, words.replace("-", "_"), words.replace("_", "-"), words.replace("_", "")):
             if spelling in self._main[part]:

@@ -10,7 +10,6 @@ Pictures are read from the shards in tasks and leave them as small JPEGs: the dr
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -27,6 +26,7 @@ from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import Reject, to_table
 from ram_ray.runtime.annotate import read_rows
+from ram_ray.runtime.key_hash import hash_key
 
 WHAT = ("kept", "removed", "added")
 
@@ -102,7 +102,7 @@ def _smallest(best: Mapping[tuple[int, str], list[dict[str, Any]]], each: int) -
 
 def order_of(key: str, tag: int) -> int:
     """63 bits that look random."""
-    return int.from_bytes(hashlib.blake2b(f"{tag}/{key}".encode(), digest_size=8).digest()) >> 1
+    return hash_key(f"{tag}/{key}") >> 1
 
 
 def show_block(
@@ -182,7 +182,7 @@ def read_pictures(
         if strips[one["tag"], one["what"]] <= each:
             by_key[one["key"]].append(one)
     reference = ray.put((dict(by_key), system))
-    limits = Limits(run.data.min_side, run.data.max_pixels, run.data.max_bytes)
+    limits = run.data.limits()
 
     def show(block: pa.Table) -> pa.Table:
         found, labels = ray.get(reference)

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from ram_ray.runtime import ray_internals
+
 _ROUNDING = 1e-6
 
 
@@ -55,10 +57,10 @@ def cluster_capacity() -> Capacity:
     import ray
 
     nodes = tuple(NodeGroup(node["Resources"]) for node in ray.nodes() if node["Alive"])
-    monitor = _monitor_command(ray.get_runtime_context().gcs_address)
-    if monitor is None:  # another node, or KubeRay's operator, runs the autoscaler
+    command = ray_internals.autoscaler_command(ray.get_runtime_context().gcs_address)
+    if command is None:  # another node, or KubeRay's operator, runs the autoscaler
         return Capacity(nodes, "this cluster", complete=False)
-    config = next((part.partition("=")[2] for part in monitor if part.startswith("--autoscaling-config=")), None)
+    config = next((part.partition("=")[2] for part in command if part.startswith("--autoscaling-config=")), None)
     if config is None:
         return Capacity(nodes, "this cluster")
     return Capacity(node_groups(yaml.safe_load(Path(config).expanduser().read_text())), "this cluster's autoscaler")
@@ -71,18 +73,6 @@ def node_groups(config: Mapping[str, Any]) -> tuple[NodeGroup, ...]:
         most = kind.get("max_workers", config.get("max_workers", 0)) + (name == config.get("head_node_type"))
         groups.append(NodeGroup(kind.get("resources", {}), min(most, config.get("max_workers", most) + 1)))
     return tuple(groups)
-
-
-def _monitor_command(gcs_address: str) -> list[str] | None:
-    """The command line of the cluster's autoscaler process, where it runs on this node."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if any(part.endswith("monitor.py") for part in command) and f"--gcs-address={gcs_address}" in command:
-            return command
-    return None
 
 
 def _fit(resources: Mapping[str, float], request: Mapping[str, float]) -> int:

@@ -9,19 +9,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import time
 from typing import Any
 
-from ram_ray.runtime import own_cluster, storage
+from ram_ray.runtime import own_cluster, ray_internals, storage
 from ram_ray.settings.runtime import ResourcesConfig
 
 SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise a worker's lines appear twice
-    "RAY_idle_worker_killing_time_threshold_ms": "300000",  # a new worker costs seconds of imports; stages are short
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    **ray_internals.SWITCHES,
     "TOKENIZERS_PARALLELISM": "false",
     # Ray's processes have dozens of threads, and what each thread's arena keeps, glibc's or Arrow's, only grows.
     "MALLOC_ARENA_MAX": "2",
@@ -39,6 +33,7 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, 
 
     if ray.is_initialized():
         return
+    ray_internals.check_version()
     if joins():
         ray.init(logging_level=logging.WARNING)
     else:
@@ -78,9 +73,7 @@ def own_cpus(num_cpus: int | None) -> int:
 
 def machine_cpus() -> int:
     """CPUs of this machine, at least one, as Ray counts them: containers' limits included."""
-    from ray._private.utils import get_num_cpus
-
-    return max(1, int(get_num_cpus()))
+    return max(1, ray_internals.count_cpus())
 
 
 def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
@@ -94,35 +87,6 @@ def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
     )
 
 
-class Pause:
-    """A short sleep after every round of Ray Data's scheduling loop, nine times as long as the round kept a core busy.
-
-    The loop does not wait while finished blocks lie unread: beside a trainer that is slower than its feed it spins,
-    in the trainer's own process, and holds the interpreter that the training needs; beside a parser it takes half of
-    a core.
-    """
-
-    SHORTEST, LONGEST = 0.01, 0.1  # seconds
-
-    def __init__(self) -> None:
-        self._busy = 0.0
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def on_execution_step(self, executor: Any) -> None:
-        """Let others run."""
-        busy = time.thread_time()
-        time.sleep(min(self.LONGEST, max(self.SHORTEST, 9 * (busy - self._busy))))
-        self._busy = busy
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing to do."""
-
-
 def configure_data() -> None:
     """Ray Data settings of this process: its own progress off (see `progress`), order kept, so runs repeat."""
     import ray.data
@@ -130,10 +94,6 @@ def configure_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0  # a model takes longer to load than a lull
-    context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
-    context.custom_execution_callback_classes = [Pause]  # type: ignore[list-item]
     context.retried_map_errors, context.max_map_retries = list(storage.TRANSIENT), 4  # what read or wrote for us
     context.retried_io_errors = [*context.retried_io_errors, *storage.TRANSIENT]  # and Ray's own reads and writes
-    context.issue_detectors_config.detectors = []  # advice about memory requests, every 30 seconds
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray_internals.tune_data(context)

@@ -17,20 +17,19 @@ next run: its owner holds a lock on a file in it, and the kernel frees the lock.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import glob
-import logging
 import os
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from ram_ray.runtime import ray_internals
+from ram_ray.runtime.ray_internals import LOOPBACK
+
 PREFIX = "ramray-"
-LOOPBACK = "127.0.0.1"
 _LONGEST = 18  # characters of the folder for temporary files: a socket's path may have 107 in all
 _REMOVE_SECONDS = 10.0  # that worker processes may take to end after Ray has
 
@@ -40,23 +39,18 @@ _lock: int | None = None  # descriptor
 
 def start(*, num_cpus: int, object_store_bytes: int | None, dashboard: bool) -> None:
     """Start Ray in this process, as the module says."""
-    import ray
-
     global _folder, _lock
     base = temporary_folder()
     remove_stale_folders(base)
     _folder, _lock = _make_folder(base)
     try:
-        with _environment(_secrets(_free_port())):
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                object_store_memory=object_store_bytes,
-                include_dashboard=dashboard,  # Ray Train asks its State API whether the controller lives
-                dashboard_host=LOOPBACK,
-                logging_level=logging.WARNING,
-                _temp_dir=str(_folder / "ray"),  # Ray makes it, readable by all: the folder above is not
-            )
+        ray_internals.start_private_cluster(
+            folder=_folder,
+            port=_free_port(),
+            num_cpus=num_cpus,
+            object_store_bytes=object_store_bytes,
+            dashboard=dashboard,
+        )
     except BaseException:
         stop()
         raise
@@ -80,7 +74,7 @@ def stop() -> None:
     if _lock is not None:
         os.close(_lock)
         _lock = None
-    _forget_token()
+    ray_internals.forget_token()
 
 
 def is_running() -> bool:
@@ -90,7 +84,7 @@ def is_running() -> bool:
 
 def logs_folder() -> Path | None:
     """The folder with the logs of Ray's processes of the running cluster."""
-    return _folder / "ray" / "session_latest" / "logs" if _folder else None
+    return ray_internals.session_logs(_folder) if _folder else None
 
 
 def temporary_folder() -> Path:
@@ -131,48 +125,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
-
-
-def _secrets(port: int) -> dict[str, str]:
-    """What Ray's processes must find in their environment, and no other process should."""
-    from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
-
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": generate_new_authentication_token(),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: take the loopback address for this node's own
-        # Where workers find their cluster; they would look for one among the processes of the machine.
-        "RAY_GCS_SERVER_PORT": str(port),
-        "RAY_ADDRESS": f"{LOOPBACK}:{port}",
-        # Training workers' own connections; they would take the address that the host's name stands for.
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-    }
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """`values` in the environment, for Ray's processes to inherit, and taken out again after they have started."""
-    from ray._private import ray_constants
-
-    hidden = ("RAY_AUTH_TOKEN_PATH", *values)
-    before = {name: os.environ.pop(name, None) for name in hidden}
-    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False  # read when Ray was imported
-    os.environ.update(values)
-    _forget_token()
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
-def _forget_token() -> None:
-    """Have Ray read mode and token from the environment again: it keeps both for the life of a process."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()

@@ -25,6 +25,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from ram_ray.runtime import ray_internals
 from ram_ray.serving.limits import ApiError
 from ram_ray.serving.messages import ImageResult, ModelInfo, Options
 from ram_ray.serving.tagger import Job, model_info, model_name, tag_batch
@@ -191,14 +192,12 @@ def deploy(model_uri: str, config: ServeConfig) -> str:
 
 
 def _start_serve(config: ServeConfig) -> None:
-    from ray.serve.context import _get_global_client
-
-    running = _get_global_client(raise_if_no_controller_running=False)
+    running = ray_internals.serve_port()
     if running is not None:  # its HTTP options stay as they are: Ray would only warn and serve elsewhere
-        if running.http_config.port != config.port:
+        if running != config.port:
             raise ValueError(
-                f"Ray Serve already runs on port {running.http_config.port} of this cluster, not {config.port}: "
-                f"set serve.port={running.http_config.port}, or stop it first with `serve shutdown`"
+                f"Ray Serve already runs on port {running} of this cluster, not {config.port}: "
+                f"set serve.port={running}, or stop it first with `serve shutdown`"
             )
         return
     _check_port_free(config.host, config.port)

@@ -11,11 +11,12 @@ from typing import Any
 import fsspec
 from PIL import Image, ImageDraw
 
-from ram_ray.data.images import Limits, decode, read_bytes
+from ram_ray.data.images import decode, read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
 from ram_ray.runtime.screen import print_line
+from ram_ray.settings.data import DataConfig
 
-LIMITS = Limits(min_side=1, max_pixels=50_000_000, max_bytes=50_000_000)
+LIMITS = DataConfig().limits(min_side=1)
 TIMEOUT_S = 60.0
 SIDE = 256  # pixels of a picture on the sheet
 PER_REQUEST = 8  # pictures

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from ram_ray.settings.section import Section
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What makes an image usable. Pillow's own bound of 179 million pixels holds as well."""
+
+    min_side: int  # pixels of the shorter side
+    max_pixels: int
+    max_bytes: int
 
 
 class DrawnConfig(Section):
@@ -47,3 +57,11 @@ class DataConfig(Section):
     max_bytes: int = Field(50_000_000, ge=1)
     rows_per_block: int = Field(512, ge=1)  # images that one task reads and decodes
     measure: MeasureConfig = MeasureConfig()
+
+    def limits(self, *, min_side: int | None = None) -> Limits:
+        """What makes an image usable.
+
+        Args:
+            min_side: pixels of the shorter side, instead of the field; 1 where an image is tagged, however small.
+        """
+        return Limits(self.min_side if min_side is None else min_side, self.max_pixels, self.max_bytes)

@@ -8,12 +8,12 @@ Letters: B captions in a batch, T tokens.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from ram_ray.runtime.key_hash import hash_key
 from ram_ray.training.feed import Feed, load_tokenizer
 
 
@@ -35,7 +35,7 @@ class PairFeed(Feed):
         texts = [self.random(row, "caption").choice(row["captions"])["text"] for row in rows]
         tokenizer = load_tokenizer(self.tokenizer)
         ids = tokenizer.encode(texts, first=tokenizer.enc, max_tokens=self.max_text_tokens)
-        captions = np.array([_digest(text) >> 1 for text in texts], dtype=np.int64)
+        captions = np.array([hash_key(text) >> 1 for text in texts], dtype=np.int64)
         return {"text_ids": ids.astype(np.int32), "caption": captions}
 
 
@@ -66,7 +66,3 @@ def synthetic_rows(block: pa.Table) -> list[dict]:
         }
         for row in block.to_pylist()
     ]
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

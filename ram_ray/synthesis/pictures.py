@@ -18,6 +18,7 @@ from ram_ray.config import RunConfig
 from ram_ray.runtime.actors import model_actors
 from ram_ray.runtime.annotate import annotate, read_rows, sum_blocks
 from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.synthesis.generators import make_generator
@@ -49,7 +50,7 @@ def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
 
     def choose(block: pa.Table) -> pa.Table:
         rows = zip(block["key"].to_pylist(), block["captions"].to_pylist(), strict=True)
-        chosen = [bool(captions) and _digest(f"{config.seed}/{key}") < share * 2**64 for key, captions in rows]
+        chosen = [bool(captions) and hash_key(f"{config.seed}/{key}") < share * 2**64 for key, captions in rows]
         return block.filter(pa.array(chosen, pa.bool_()))
 
     def transform(dataset: Dataset) -> Dataset:
@@ -92,7 +93,7 @@ class Synthesizer:
         ]
         made = self._config.pictures_made
         captions = [row["captions"][0] for row in rows for _ in range(made)]
-        seeds = [_digest(f"{self._seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(made)]
+        seeds = [hash_key(f"{self._seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(made)]
         images = self._generator.generate(captions, seeds=seeds, size=self._config.train.image_size)
         keys = "\n".join(row["key"] for row in rows)  # all of them: a run gone on with makes other batches
         name = hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
@@ -120,7 +121,3 @@ def _write_tar(uri: str, images: list[Any]) -> list[dict]:
     with fs.transaction, fs.open(path, "wb") as file:
         file.write(buffer.getvalue())
     return places
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from ram_ray.config import RunConfig
-from ram_ray.data.images import Limits
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.models.image_encoder import normalise
 from ram_ray.models.tokenizer import TextTokenizer
@@ -139,7 +138,7 @@ def train_dual_encoder(
         table=table,
         config=config,
         seed=run.seed,
-        limits=Limits(1, run.data.max_pixels, run.data.max_bytes),
+        limits=run.data.limits(min_side=1),
         tokenizer=tokenizer,
         num_views=run.represent.pictures_per_caption,
     )

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.train import UserCallback
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.train import ControllerError, UserCallback, WorkerGroupError
 
 MISTAKES = (ValueError, FloatingPointError, TypeError, LookupError, AttributeError, NameError, AssertionError)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import pyarrow as pa
+
+from ram_ray.runtime.key_hash import hash_key
 
 PICTURE = pa.struct([("uri", pa.string()), ("offset", pa.int64()), ("nbytes", pa.int64())])
 ROWS = pa.schema(
@@ -26,7 +27,7 @@ ROWS = pa.schema(
 def to_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
     """Rows with key, shard, pictures, tags and captions to training rows with their place in the order."""
     for row in rows:
-        row["order"] = _hash(seed, row["key"]) >> 1  # 63 bits: Parquet's int64
+        row["order"] = hash_key(row["key"], seed=seed) >> 1  # 63 bits: Parquet's int64
         row["bucket"] = row["order"] * num_buckets >> 63
     return pa.Table.from_pylist(rows, schema=ROWS)
 
@@ -59,7 +60,3 @@ def tag_worth(pictures: Mapping[int, int], *, num_pictures: int, cap: float) -> 
         pictures: tag id -> pictures that have it.
     """
     return {id: min(1.0, cap * num_pictures / count) for id, count in pictures.items()}
-
-
-def _hash(seed: int, key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, salt=seed.to_bytes(8, "little")).digest())

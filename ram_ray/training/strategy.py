@@ -14,12 +14,6 @@ Letters: M micro batches of a step.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import io
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -27,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from ram_ray.settings.training import TrainConfig, TrainingConfig
+from ram_ray.training.deepspeed_internals import TAG, import_deepspeed, load_checkpoint, read_module
 from ram_ray.training.micro_batches import share
 from ram_ray.training.optimizer import make_optimizer, set_learning_rate
 from ram_ray.training.workers import world_size
 
 DDP_FILE = "state.pt"
-TAG = "deepspeed"  # DeepSpeed's own folder inside a checkpoint
 
 
 class Engine(Protocol):
@@ -113,11 +107,7 @@ class DeepSpeedEngine:
     kind = "deepspeed"
 
     def __init__(self, step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
-        if device.type == "cpu":
-            os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # of inference alone: do not compile it
+        deepspeed = import_deepspeed(device)
         self.device = device
         micro_batch, micro_batches = share(config.batch_size, workers=world_size(), limit=config.micro_batch_size)
         deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
@@ -156,54 +146,7 @@ class DeepSpeedEngine:
         self._engine.save_checkpoint(str(folder), tag=TAG)
 
     def load(self, folder: Path) -> None:
-        parts = len(list((folder / TAG).glob("*_optim_states.pt")))  # none at stage 0
-        if parts in (0, world_size()):
-            path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
-        else:
-            path = self._load_universal(folder / TAG)
-        assert path is not None, folder
-
-    def _load_universal(self, parts: Path) -> str | None:
-        """Load what another number of workers wrote."""
-        config, optimizer = self._engine._config, self._engine.optimizer.optimizer
-        decays = [group["weight_decay"] for group in optimizer.param_groups]
-        with _put_together(parts) as whole:
-            config.load_universal_checkpoint = True
-            path, _ = self._engine.load_checkpoint(str(whole), tag=TAG)
-            config.load_universal_checkpoint = False
-        # At stage 3 DeepSpeed gives all groups the first one's weight decay, and all weights one counter of steps.
-        for group, decay in zip(optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay
-        for state in optimizer.state.values():
-            state["step"] = state["step"].clone()
-        return path
-
-
-@contextlib.contextmanager
-def _put_together(parts: Path) -> Iterator[Path]:
-    """A folder with DeepSpeed's universal checkpoint of all workers' parts, made once a node, gone at the end."""
-    from deepspeed.checkpoint import ds_to_universal
-
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    with tempfile.TemporaryDirectory() if first else contextlib.nullcontext() as own:
-        folders: list = [None] * world_size()
-        torch.distributed.all_gather_object(folders, (os.uname().nodename, own))
-        folder = next(Path(path) for node, path in folders if node == os.uname().nodename and path)
-        if own:
-            options = argparse.Namespace(
-                input_folder=str(parts),
-                output_folder=str(folder / TAG),
-                num_extract_workers=1,
-                num_merge_workers=1,
-                keep_temp_folder=False,
-                strict=True,
-                inject_missing_state=True,
-            )
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                ds_to_universal.main(options)
-        torch.distributed.barrier()
-        yield folder
-        torch.distributed.barrier()
+        load_checkpoint(self._engine, folder)
 
 
 def _equal(micro_batches: list) -> list[float]:
@@ -219,12 +162,6 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """The model's float32 weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it."""
     if (folder / DDP_FILE).exists():
         state = torch.load(folder / DDP_FILE, map_location="cpu", weights_only=True)["step"]
-    elif (file := folder / TAG / "mp_rank_00_model_states.pt").exists():  # the whole module, but for stage 3
-        state = torch.load(file, map_location="cpu", weights_only=False)["module"]  # our own checkpoint
     else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+        state = read_module(folder)
     return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}

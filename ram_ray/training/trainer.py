@@ -20,7 +20,6 @@ import ray
 import ray.data
 
 from ram_ray.config import RunConfig
-from ram_ray.data.images import Limits
 from ram_ray.data.parts import Part
 from ram_ray.label_system import LabelSystem
 from ram_ray.runtime.artifacts import Stage, write_table
@@ -64,7 +63,7 @@ def train_tagger(
         table=table,
         config=config,
         seed=run.seed,
-        limits=Limits(run.data.min_side, run.data.max_pixels, run.data.max_bytes),
+        limits=run.data.limits(),
         tokenizer=tokenizer,
         tag_names=tuple(LabelSystem.load(label_system).names),
         prompt=run.model.prompt,

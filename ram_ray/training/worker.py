@@ -11,7 +11,6 @@ Letters: M micro batches of a step.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
 import time
@@ -25,10 +24,10 @@ import numpy as np
 import ray.train
 import torch
 from ray.train.torch import get_device
-from ray.train.v2._internal.execution import context as reports
 from torch import Tensor, nn
 
 from ram_ray.config import RunConfig
+from ram_ray.runtime import ray_internals
 from ram_ray.runtime.screen import print_line
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Feed
@@ -72,7 +71,7 @@ def train_worker(options: dict[str, Any]) -> None:
         FloatingPointError: if the loss is not a number.
     """
     job: Job = options["job"]
-    reports.logger.setLevel(logging.WARNING)  # a line a checkpoint otherwise
+    ray_internals.silence_checkpoints()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()

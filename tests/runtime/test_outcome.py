@@ -24,7 +24,7 @@ REPO = Path(__file__).resolve().parents[2]
 def _start(work: str, folder: Path) -> subprocess.Popen:
     """A process with a run whose work is the body of a function."""
     body = "\n".join(f"    {line}" for line in work.splitlines())
-    code = "import sys\nfrom ram_ray import cluster, outcome\nfrom ram_ray.runtime.screen import print_line\n"
+    code = "import sys\nfrom ram_ray.runtime import cluster, outcome\nfrom ram_ray.runtime.screen import print_line\n"
     code += f"def work():\n{body}\n"
     code += f"sys.exit(outcome.run(work, name='job', folder={str(folder)!r}, stage=lambda: 'parse'))"
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -175,7 +175,8 @@ def test_a_folder_is_removed_when_its_owner_is_gone(tmp_path: Path) -> None:
 
 def test_a_killed_run_leaves_no_process_and_its_folder_goes_with_the_next() -> None:
     code = (
-        "from ram_ray import cluster, own_cluster; cluster.start(num_cpus=2, object_store_gb=0.1, dashboard=False)\n"
+        "from ram_ray.runtime import cluster, own_cluster\n"
+        "cluster.start(num_cpus=2, object_store_gb=0.1, dashboard=False)\n"
         "print(own_cluster.logs_folder(), flush=True); import time; time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPO)}

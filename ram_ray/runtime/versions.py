@@ -1,0 +1,29 @@
+"""Whether an installed package is the version that the code beside it was written for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from importlib import metadata
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache  # one line a process
+def warn_if_other(package: str, *, written_for: str, module: str) -> None:
+    """Log a warning if another version of a package is installed.
+
+    Args:
+        package: its name as it is installed.
+        written_for: the version that `module` was written for and tested with.
+        module: the module that depends on it, for the message.
+    """
+    installed = metadata.version(package)
+    if installed != written_for:
+        log.warning(
+            "%s %s is installed, but %s uses internals of %s: if something fails there, install that version",
+            package,
+            installed,
+            module,
+            written_for,
+        )
