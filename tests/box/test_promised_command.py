@@ -43,7 +43,7 @@ def test_rows_reconcile_and_the_broken_picture_is_rejected_once(unbroken: RunFol
     rejected = unbroken.rejected()
     assert {(key, reason) for _, key, reason in rejected} == {(BROKEN, "truncated")}
     assert len({stage for stage, *_ in rejected}) == len(rejected), "once in each stage that met it"
-    assert {stage for stage, *_ in rejected} == {"pretrain", "generate_1"}, "and no more after it was taken out"
+    assert {stage for stage, *_ in rejected} == {"pretrain", "scores_1"}, "and no more after it was taken out"
 
 
 def test_training_was_that_of_the_preset(unbroken: RunFolder) -> None:
