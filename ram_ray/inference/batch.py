@@ -219,14 +219,11 @@ class Decoder:
         return {"key": batch["key"], "pixels": pixels, "error": np.array(errors)}
 
     def _decode(self, data: bytes | Reject) -> np.ndarray:
-        from PIL import Image
-
-        from ram_ray.data.images import decode
+        from ram_ray.data.preprocess import to_square
 
         if isinstance(data, Reject):
             raise data
-        image = decode(data, limits=self._config.limits(min_side=1), size=self._size)
-        return np.asarray(image.resize((self._size, self._size), Image.Resampling.BILINEAR))
+        return to_square(data, size=self._size, limits=self._config.limits(min_side=1))
 
 
 class TagActor:
@@ -255,11 +252,9 @@ class TagActor:
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        from PIL import Image
-
         errors = [error or None for error in batch["error"].tolist()]
         good = [row for row, error in enumerate(errors) if error is None]
-        images = [Image.fromarray(batch["pixels"][row]) for row in good]
+        images = batch["pixels"][good]
         own = list(self._query.tags) if self._query.tags else None
         found = self._predictor.tag(images, top_k=self._query.top_k, threshold=self._query.threshold, tags=own)
         tags: list[list[str]] = [[] for _ in errors]
