@@ -4,7 +4,7 @@ What does not depend on the image is computed once a label set: the label querie
 and, in a small cache (`custom_tags.py`), for tags that a user brings. What computes is a backend (`backends`).
 
 An image is encoded once, whatever is asked of it: every method that takes images also takes the image tokens that
-`encode` made of them. Images are prepared by `ram_ray.data.preprocess`.
+`encode` made of them. Images are prepared by `ram_ray.data.preprocess`, tags chosen by `label_system.is_present`.
 
 Letters: B batch, S pixels, L image tokens, C their width, N tags, K descriptions a tag, E width of text embeddings.
 """
@@ -22,6 +22,7 @@ from ram_ray.data.preprocess import Images, preprocess
 from ram_ray.inference.backends.backend import LabelSet, label_set
 from ram_ray.inference.backends.make import make_backend
 from ram_ray.inference.custom_tags import OwnTags
+from ram_ray.label_system import is_present
 from ram_ray.models.bundle import Bundle, load_bundle
 from ram_ray.settings.models import Decoding, ModelConfig
 
@@ -53,10 +54,7 @@ class Predictor:
         self.config: ModelConfig = bundle.model.config
         self.image_size = self.config.image_size
         self.device = bundle.model.label_embed.device
-        self.thresholds = np.array(
-            [one.threshold if one.threshold is not None else self.config.threshold for one in self.labels.labels],
-            dtype=np.float32,
-        )
+        self.thresholds = self.labels.thresholds(self.config.threshold)
         self.exif = exif
         self._own = OwnTags(bundle)
         self._labels = label_set(self.model, self.model.label_embed)  # before the backend takes the weights over
@@ -140,7 +138,7 @@ class Predictor:
             ValueError: if `top_k` is under 1, `tags` is not a list of at least one tag, or the model takes no others.
         """
         if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; use 1 or more, or None for all tags over their threshold")
+            raise ValueError(f"top_k is {top_k}; use 1 or more, or None for all tags from their threshold on")
         if tags is not None and (isinstance(tags, str) or not tags):
             raise ValueError(f"tags is {tags!r}; give a list of at least one tag, or None for the bundle's own")
         if embeddings is not None and tags is None:
@@ -165,7 +163,7 @@ class Predictor:
         everything = top_k is not None and threshold is None
         result = []
         for row in scores:
-            keep = np.ones(num_tags, dtype=bool) if everything else row > limits
+            keep = np.ones(num_tags, dtype=bool) if everything else is_present(row, limits)
             if own is None:
                 keep = keep & self._seen
             order = np.argsort(-row, kind="stable")
@@ -177,6 +175,16 @@ class Predictor:
         if own is not None:
             return TagScore(own[id], None, score, limit)
         return TagScore(self.labels[id].name, id, score, limit, self.labels[id].chinese)
+
+    def present_names(self, scores: np.ndarray, *, threshold: float | None = None) -> list[list[str]]:
+        """The names of the tags that are there, one list an image: what guides its caption.
+
+        Args:
+            scores: probabilities of the bundle's own tags (B, N).
+            threshold: one probability in place of each tag's own.
+        """
+        there = is_present(scores, self.thresholds if threshold is None else threshold) & self._seen
+        return [[self.labels[id].name for id in np.flatnonzero(row).tolist()] for row in there]
 
     def caption(
         self,
@@ -203,8 +211,7 @@ class Predictor:
         if not len(tokens):
             return []
         if tags is None:
-            over = (self.token_probabilities(tokens) > self.thresholds) & self._seen
-            tags = [[self.labels[int(i)].name for i in np.flatnonzero(row)] for row in over]
+            tags = self.present_names(self.token_probabilities(tokens))
         elif isinstance(tags, str) or len(tags) != len(tokens) or any(isinstance(one, str) for one in tags):
             raise ValueError(f"tags must be {len(tokens)} lists of tags, one a picture")
         return self.caption_tokens(tokens, tags, max_tokens=max_tokens, decoding=decoding, seed=seed)

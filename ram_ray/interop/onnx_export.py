@@ -178,7 +178,7 @@ def _write_beside(bundle: Bundle, file: Path) -> None:
         "mean": config.mean,
         "std": config.std,
         "tags": bundle.labels.names,
-        "thresholds": [config.threshold if one.threshold is None else one.threshold for one in bundle.labels.labels],
+        "thresholds": bundle.labels.thresholds(config.threshold).tolist(),
         "muted": config.muted,
     }
     file.with_suffix(".json").write_text(json.dumps(facts, ensure_ascii=False, indent=1))

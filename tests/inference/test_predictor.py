@@ -70,10 +70,10 @@ def test_arrays_of_another_shape_or_type_are_one_clear_error(predictor: Predicto
         predictor.probabilities(images)
 
 
-def test_tags_over_their_threshold_come_highest_first(thresholded: Predictor) -> None:
+def test_tags_from_their_threshold_on_come_highest_first(thresholded: Predictor) -> None:
     scores = thresholded.probabilities(PICTURES)
     for row, found in zip(scores, thresholded.tag(PICTURES), strict=True):
-        wanted = [i for i in np.argsort(-row, kind="stable") if row[i] > thresholded.thresholds[i]]
+        wanted = [i for i in np.argsort(-row, kind="stable") if row[i] >= thresholded.thresholds[i]]
         assert [one.id for one in found] == wanted
         assert {1, 5} <= set(wanted) and 3 not in wanted
         for one in found:
@@ -83,10 +83,12 @@ def test_tags_over_their_threshold_come_highest_first(thresholded: Predictor) ->
 
 def test_one_threshold_stands_in_place_of_all(thresholded: Predictor) -> None:
     scores = thresholded.probabilities(PICTURES)
-    limit = float(np.sort(scores[0])[2])  # the third lowest: it is not over itself
+    limit = float(np.sort(scores[0])[2])  # the third lowest: a tag at its threshold is there
     found = thresholded.tag(PICTURES[:1], threshold=limit)[0]
-    assert len(found) == 3 and all(one.score > limit and one.threshold == np.float32(limit) for one in found)
+    assert len(found) == 4 and all(one.score >= limit and one.threshold == np.float32(limit) for one in found)
+    assert min(one.score for one in found) == limit
     assert thresholded.tag(PICTURES, threshold=1.0) == [[], [], []]
+    assert [len(row) for row in thresholded.tag(PICTURES, threshold=0.0)] == [6, 6, 6]
 
 
 def test_top_k_alone_is_the_k_best_and_with_a_threshold_at_most_k(thresholded: Predictor) -> None:
@@ -95,7 +97,7 @@ def test_top_k_alone_is_the_k_best_and_with_a_threshold_at_most_k(thresholded: P
     assert [[one.id for one in row] for row in best] == np.argsort(-scores, axis=1, kind="stable")[:, :4].tolist()
     assert 3 in {one.id for one in thresholded.tag(PICTURES[:1], top_k=99)[0]}, "whatever its own threshold says"
     limit = float(np.sort(scores[0])[-3])
-    assert len(thresholded.tag(PICTURES[:1], top_k=4, threshold=limit)[0]) == 2
+    assert len(thresholded.tag(PICTURES[:1], top_k=4, threshold=limit)[0]) == 3
     assert len(thresholded.tag(PICTURES[:1], top_k=1, threshold=limit)[0]) == 1
 
 
@@ -126,6 +128,14 @@ def test_only_so_many_label_sets_are_kept(tiny_bundle: str) -> None:
     for number in range(OWN_TAG_SETS + 5):
         predictor.tag(PICTURES[:1], tags=[f"tag {number}", "dog"])
     assert len(predictor._own) == OWN_TAG_SETS
+
+
+def test_a_caption_is_guided_by_the_tags_that_are_given(thresholded: Predictor) -> None:
+    scores = thresholded.probabilities(PICTURES)
+    named = [[one.tag for one in sorted(row, key=lambda one: one.id or 0)] for row in thresholded.tag(PICTURES)]
+    assert thresholded.present_names(scores) == named
+    limit = float(np.sort(scores[0])[2])
+    assert len(thresholded.present_names(scores, threshold=limit)[0]) == 4
 
 
 def test_an_image_is_encoded_once_whatever_is_asked_of_it(tiny_bundle: str) -> None:
