@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import fsspec
+import numpy as np
 
 from ram_ray.records import KINDS
 
@@ -28,10 +29,27 @@ class Label:
     kind: str  # object | scene | attribute | action
     count: int = 0  # captions that name it
     synonyms: tuple[str, ...] = ()
-    threshold: float | None = None  # probability over which the tag is given; None: the model's default
+    threshold: float | None = None  # probability from which on the tag is there; None: the model's default
     ambiguous: tuple[str, ...] = ()  # of name and synonyms: words that captions mostly use for something else
     read_as: tuple[str, ...] = ()  # other kinds under which a parser may give its names
     chinese: str | None = None  # the name in Chinese, where an imported list gives it
+
+
+def is_present(scores: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
+    """The one rule of thresholds: a tag is there when its probability is at least its threshold.
+
+    The released evaluation counts by `>=`, and reported precision and recall follow it, so tags are given by `>=` too.
+    (The released `generate_tag` has `>`; the two differ at exact ties only.) With a threshold of 0 every tag is
+    there, also one whose probability is rounded to 0.
+
+    Args:
+        scores: probabilities of any shape, (..., N).
+        thresholds: one for all, or an array that broadcasts to `scores`; compared in the type of `scores`.
+
+    Returns:
+        bool, the shape of `scores`.
+    """
+    return scores >= np.asarray(thresholds, dtype=scores.dtype)
 
 
 class LabelSystem:
@@ -74,6 +92,11 @@ class LabelSystem:
     def names(self) -> list[str]:
         """Names in the order of ids."""
         return [label.name for label in self.labels]
+
+    def thresholds(self, default: float) -> np.ndarray:
+        """Each label's threshold (N,) float32, in the order of ids; `default` (`model.threshold`) where it has none."""
+        values = [default if label.threshold is None else label.threshold for label in self.labels]
+        return np.array(values, dtype=np.float32)
 
     @cached_property
     def version(self) -> str:

@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ram_ray.label_system import Label, LabelSystem
+from ram_ray.label_system import Label, LabelSystem, is_present
 
 
 def _labels() -> list[Label]:
@@ -86,3 +87,17 @@ def test_lists_of_others_may_name_a_label_twice() -> None:
     labels = [Label(0, "train", "object", chinese="火车"), Label(1, "train", "object"), Label(2, "cat", "object")]
     loaded = LabelSystem.from_json(LabelSystem(labels, unique=False).to_json())
     assert loaded.labels == tuple(labels) and loaded.find("train") == 0 and loaded[0].chinese == "火车"
+
+
+def test_a_tag_is_there_from_its_threshold_on() -> None:
+    scores = np.array([[0.0, 0.4, 0.65, 1.0], [0.2, 0.39999, 0.6499, 0.99]], np.float32)
+    thresholds = np.array([0, 0.4, 0.65, 1], np.float64)  # as a list of thresholds is read; scores are float32
+    assert is_present(scores, thresholds).tolist() == [[True] * 4, [True, False, False, False]]
+    assert is_present(scores, 0).all() and is_present(scores, 1.0).sum() == 1
+
+
+def test_a_threshold_of_0_is_not_a_missing_one() -> None:
+    names = ("dog", "cat", "red")
+    system = LabelSystem(Label(id, name, "object", threshold=(None, 0.0, 0.25)[id]) for id, name in enumerate(names))
+    assert system.thresholds(0.5).tolist() == [0.5, 0.0, 0.25]
+    assert LabelSystem.from_json(system.to_json()).thresholds(0.5).tolist() == [0.5, 0.0, 0.25]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +14,9 @@ from PIL import Image, ImageDraw
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig
+
+if TYPE_CHECKING:
+    from ram_ray.inference.predictor import Predictor
 
 NAMES = ("dog", "beach", "red", "run", "traffic light", "person")
 SWIN = SwinConfig(patch_size=4, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(1, 2), drop_path=0.0)
@@ -88,3 +94,20 @@ def jpeg(seed: int = 0, *, size: tuple[int, int] = (48, 40)) -> bytes:
     data = io.BytesIO()
     photo(seed, size=size).save(data, "JPEG", quality=90)
     return data.getvalue()
+
+
+@contextmanager
+def count_encodings(predictor: Predictor) -> Iterator[list[int]]:
+    """The number of images of each call of the image encoder, as they come."""
+    counted: list[int] = []
+    encode = predictor._backend.encode
+
+    def count(pixel_values: torch.Tensor) -> torch.Tensor:
+        counted.append(len(pixel_values))
+        return encode(pixel_values)
+
+    predictor._backend.encode = count  # type: ignore[method-assign]
+    try:
+        yield counted
+    finally:
+        predictor._backend.encode = encode  # type: ignore[method-assign]

@@ -5,14 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ram_ray.interop.importing import RELEASES, Sources, download, import_checkpoint
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-MAX_IMAGE_BYTES, MAX_PIXELS = 64 << 20, 100_000_000
 
 
 def add_import(commands: Any) -> None:
@@ -57,7 +52,11 @@ def add_tag(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a picture")
     parser.add_argument("--backend", default="torch", help="torch or openvino")
     parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
-    parser.add_argument("--no-exif", action="store_true", help="leave pictures as stored, as the released code does")
+    parser.add_argument(
+        "--no-exif",
+        action="store_true",
+        help="take images as stored, as the released code does: without orientation and transparency",
+    )
     parser.set_defaults(run=run_tag)
 
 
@@ -112,15 +111,20 @@ def run_download(options: argparse.Namespace) -> int:
 def run_export(options: argparse.Namespace) -> int:
     """Export; a file that differs from the bundle is not kept."""
     from ram_ray.interop.onnx_export import export_onnx
+    from ram_ray.records import Reject
 
-    images = [_open(one) for one in options.images]
-    print(export_onnx(options.bundle, options.out, images=images))
+    try:
+        print(export_onnx(options.bundle, options.out, images=options.images))
+    except Reject as reject:
+        raise ValueError(str(reject)) from None
     return 0
 
 
 def run_tag(options: argparse.Namespace) -> int:
-    """Tag picture by picture; one that cannot be read is said and gives exit code 1 at the end."""
+    """Tag image by image; one that cannot be read is said and gives exit code 1 at the end."""
+    from ram_ray.data.preprocess import to_square
     from ram_ray.inference.predictor import Predictor
+    from ram_ray.records import Reject
 
     predictor = Predictor.from_pretrained(
         options.model, backend=options.backend, precision=options.precision, exif=not options.no_exif
@@ -129,13 +133,14 @@ def run_tag(options: argparse.Namespace) -> int:
     failed = 0
     for path in options.images:
         try:
-            image = _open(path)
-        except ValueError as error:
+            square = to_square(path, size=predictor.image_size, as_stored=options.no_exif)
+        except (Reject, ValueError) as error:
             failed += 1
             print(json.dumps({"image": path, "error": str(error)}) if options.json else f"{error}", flush=True)
             continue
-        found = predictor.tag([image], top_k=options.top_k, threshold=options.threshold, tags=own)[0]
-        caption = predictor.caption([image])[0] if options.caption else None
+        tokens = predictor.encode(square)
+        found = predictor.tag(tokens, top_k=options.top_k, threshold=options.threshold, tags=own)[0]
+        caption = predictor.caption(tokens)[0] if options.caption else None
         print(_shown(path, found, caption, options), flush=True)
     return 1 if failed else 0
 
@@ -152,32 +157,3 @@ def _shown(path: str, found: list, caption: str | None, options: argparse.Namesp
     return json.dumps(
         {"image": path, "tags": tags, **({} if caption is None else {"caption": caption})}, ensure_ascii=False
     )
-
-
-def _open(path: str) -> Image.Image:
-    """A picture as it is stored, decoded; bounded in bytes and pixels.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    import io
-
-    import fsspec
-    from PIL import Image
-
-    from ram_ray.data.images import FORMATS, Limits, header
-    from ram_ray.records import Reject
-
-    try:
-        with fsspec.open(path, "rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-        if len(data) > MAX_IMAGE_BYTES:
-            raise Reject("too_large", f"more than {MAX_IMAGE_BYTES} bytes")
-        header(data, limits=Limits(min_side=1, max_pixels=MAX_PIXELS, max_bytes=MAX_IMAGE_BYTES))
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        image.load()
-        return image
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises nearly anything on bad bytes
-        raise ValueError(f"{path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -16,7 +18,7 @@ from ram_ray.data.fetch import read_bytes
 from ram_ray.records import Reject
 from ram_ray.settings.data import Limits
 
-__all__ = ["Limits", "decode", "header", "read_bytes"]
+__all__ = ["Limits", "as_seen", "decode", "header", "open_image", "read_bytes"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
@@ -54,28 +56,59 @@ def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
 
 
 def decode(data: bytes, *, limits: Limits, size: int | None = None, exif: bool = True) -> Image.Image:
-    """Decode to an RGB image (first frame of an animation; transparent parts on white), upright by EXIF.
+    """Decode to RGB as the image is seen (`as_seen`).
 
-    With `size` a JPEG whose shorter side is at least twice that is decoded at 1/2, 1/4 or 1/8, its shorter side
-    staying >= `size`: several times quicker, for callers that resize to `size` anyway.
+    Args:
+        data: the whole file.
+        limits: what makes an image usable.
+        size: where it is given, a JPEG whose shorter side is at least twice `size` is decoded at 1/2, 1/4 or 1/8, its
+            shorter side staying >= `size`: several times quicker, but other pixels than a resize of the whole image.
+            For training and checks only; inference prepares images with `ram_ray.data.preprocess`.
+        exif: turn the image upright by its EXIF orientation.
+
+    Returns:
+        An RGB image; the first frame of an animation.
 
     Raises:
         Reject: undecodable, truncated, too_small or too_large.
     """
-    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut pictures as whole"
+    image = open_image(data, limits=limits, size=size)
+    with _rejecting(data):
+        return as_seen(image, exif=exif)
+
+
+def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image.Image:
+    """Check and decode without changing mode or orientation; arguments and errors are those of `decode`."""
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut images as whole"
     header(data, limits=limits)
     if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
-    with _open(data) as image:
-        try:
-            if size is not None and image.format in ("JPEG", "MPO"):
-                image.draft(None, (size, size))  # type: ignore[arg-type]
-            image.load()
-            return _upright(_to_rgb(image), image) if exif else _to_rgb(image)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow raises nearly anything on bad bytes; nothing else runs in here
-            raise _rejected(data, error) from None
+    image = _open(data)
+    with _rejecting(data):
+        if size is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, (size, size))  # type: ignore[arg-type]
+        image.load()
+    return image
+
+
+def as_seen(image: Image.Image, *, exif: bool = True) -> Image.Image:
+    """An image of any mode to RGB as people see it.
+
+    Transparent parts are on white, of 16 bits of grey the upper 8 are kept, and with `exif` the image is turned
+    upright by its EXIF orientation.
+    """
+    return _upright(_to_rgb(image), image) if exif else _to_rgb(image)
+
+
+@contextmanager
+def _rejecting(data: bytes) -> Iterator[None]:
+    """Whatever Pillow raises on bad bytes becomes the image's own `Reject`; nothing else may run in here."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _rejected(data, error) from None
 
 
 class _Bytes(io.BytesIO):
@@ -98,7 +131,7 @@ def _open(data: bytes) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Reject("too_large", str(error)) from None
-    except Exception as error:  # as in `decode`
+    except Exception as error:  # as in `_rejecting`
         raise _rejected(data, error, stream.short) from None
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from ram_ray.config import RunConfig
-from ram_ray.data.images import Limits, decode, read_bytes
+from ram_ray.data.images import Limits, read_bytes
+from ram_ray.data.preprocess import to_square
 from ram_ray.records import Reject
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
         try:
             if isinstance(data, Reject):
                 raise data
-            image = decode(data, limits=limits, size=size)
-            pixels[place] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+            pixels[place] = to_square(data, size=size, limits=limits)
         except Reject as reject:
             reasons[place], details[place] = reject.reason, reject.detail
     for name, values in (("reason", reasons), ("detail", details)):

@@ -3,7 +3,7 @@
     `RegionEmbedder`   a batch of pictures -> for each tag its box, the teacher's embedding of the crop, and the
                        tagger's probability of the tag on the crop ("agreement") and on the whole picture ("whole")
 
-Pictures end here: what goes on is one small row an image. Three choices:
+Pictures end here: what goes on is one small row an image. Four choices:
 
     tags without a place   A scene or an attribute has no region ("beach", "red"). It is judged on the whole picture and
                            costs no pass of its own, since the whole picture is looked at anyway. So is a tag that the
@@ -13,6 +13,7 @@ Pictures end here: what goes on is one small row an image. Three choices:
                            a few tags that the image does not carry are drawn (by its key and the seed), found, cut out
                            and looked at in the same way. Over all images they say, for each tag, what its signals look
                            like where it is absent, by which wrong is told from right (`data_engine.doubt`).
+    one encoding an image  The scores of the whole image and the boxes from attention share one pass of the encoder.
     one look a crop        Crops of all images of the batch go through the models together, and a box that several tags
                            share is looked at once.
 
@@ -39,6 +40,8 @@ from ram_ray.runtime.key_hash import hash_key
 from ram_ray.settings.data_engine import CleanConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ram_ray.inference.predictor import Predictor
     from ram_ray.models.dual_encoder import Teacher
 
@@ -122,12 +125,17 @@ class RegionEmbedder:
 
     def _look(self, rows: list[dict[str, Any]], pixels: np.ndarray) -> list[list[dict[str, Any]]]:
         """The regions of tagged images (B, S, S, 3)."""
+        import torch
+
         carried = [[tag["id"] for tag in row["tags"]] for row in rows]
         said = [[tag["id"] for tag in row["tags"] if tag["origin"] in SAID] for row in rows]
         absent = [self._absent(row["key"], ids) for row, ids in zip(rows, carried, strict=True)]
         labelled = [self._labelled(row["labels"]) for row in rows]
-        boxes = self._boxes(pixels, [[*one, *other] for one, other in zip(carried, absent, strict=True)])
-        whole = np.concatenate([self.predictor.probabilities(part) for part in self._parts(pixels)])  # (B, N)
+        # Encoded once: for the scores of the whole images, and for the boxes where attention is the detector.
+        tokens = [self.predictor.encode(part) for part in self._parts(pixels)]
+        whole = np.concatenate([self.predictor.token_probabilities(part) for part in tokens])  # (B, N)
+        asked = [[*one, *other] for one, other in zip(carried, absent, strict=True)]
+        boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else pixels, asked)
         crops = _Crops(pixels)
         regions: list[list[dict[str, Any]]] = [[] for _ in rows]
         places: list[list[int]] = [[] for _ in rows]
@@ -141,12 +149,12 @@ class RegionEmbedder:
         self._judge(crops, whole, regions, places)
         return regions
 
-    def _boxes(self, pixels: np.ndarray, tag_ids: list[list[int]]) -> list[dict[int, tuple[Box, float]]]:
-        """The box and the detector's score of each tag of each image."""
+    def _boxes(self, images: np.ndarray | Tensor, tag_ids: list[list[int]]) -> list[dict[int, tuple[Box, float]]]:
+        """The box and the detector's score of each tag of each image; `images` as in `RegionDetector.detect`."""
         labels = self.predictor.labels
         asked = [[id for id in ids if labels[id].kind in KINDS_WITH_PLACE] for ids in tag_ids]
         names = [[labels[id].name for id in ids] for ids in asked]
-        found = self.detector.detect(pixels, tags=names, tag_ids=asked)
+        found = self.detector.detect(images, tags=names, tag_ids=asked)
         best = [{one.tag_id: (one.box, one.score) for one in of_image} for of_image in found]
         return [{id: of_image.get(id, (WHOLE, 0.0)) for id in ids} for ids, of_image in zip(tag_ids, best, strict=True)]
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.data.parts import place_of
 from ram_ray.data_engine.calibrate import bin_of
-from ram_ray.label_system import LabelSystem
+from ram_ray.label_system import LabelSystem, is_present
 from ram_ray.labels.match import Matcher, TagFinder
 from ram_ray.records import ANNOTATION, CAPTION, to_table
 from ram_ray.settings.data_engine import GenerateConfig
@@ -96,8 +96,7 @@ class Generator:
         for row, of_row in zip(rows, scores, strict=True):
             ids = np.argsort(-of_row, kind="stable")[:MAX_SCORES]
             row.update(tagger_ids=ids.tolist(), tagger_logits=to_logits(of_row[ids]).tobytes())
-        limits = self.predictor.thresholds if self.config.threshold is None else self.config.threshold
-        guides = [[self.predictor.labels[id].name for id in np.flatnonzero(over).tolist()] for over in scores >= limits]
+        guides = self.predictor.present_names(scores, threshold=self.config.threshold)
         for number in range(self.config.captions):
             seeds = [place_of(f"{self.seed}/{number}/{row['key']}") >> 1 for row in rows]
             captions = self.predictor.caption_tokens(
@@ -156,8 +155,8 @@ class Threshold:
             votes: tag -> generated captions that name it.
         """
         scores = 1 / (1 + np.exp(-logits))
-        over = np.flatnonzero(scores >= self.threshold)
-        likely = set(ids[scores >= self.of_caption].tolist())
+        over = np.flatnonzero(is_present(scores, self.threshold))
+        likely = set(ids[is_present(scores, self.of_caption)].tolist())
         agreed = [id for id in votes if id in likely or not self.of_caption]
         found: list[Addition] = [(int(id), "generated_caption", 1.0) for id in agreed]
         return found + [(int(ids[one]), "tagger", float(scores[one])) for one in over]

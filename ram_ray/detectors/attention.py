@@ -21,6 +21,8 @@ class AttentionDetector:
     the share of the attention inside the box.
     """
 
+    takes_tokens = True
+
     def __init__(self, predictor: Predictor, *, share: float = 0.5, margin: float = 0.05, min_side: float = 0.25):
         self.predictor = predictor
         self.share, self.margin, self.min_side = share, margin, min_side

@@ -32,13 +32,16 @@ class Region:
 class RegionDetector(Protocol):
     """Finds the tags that an image carries; one that it cannot find has no region."""
 
+    takes_tokens: bool  # also finds them in the tagger's image tokens, so that an image need not be encoded again
+
     def detect(
         self, images: Any, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
     ) -> list[list[Region]]:
         """Regions of every image, at most one a tag.
 
         Args:
-            images: uint8 (B, S, S, 3), or B pictures of PIL of any size.
+            images: uint8 (B, S, S, 3), or B pictures of PIL of any size; where the detector `takes_tokens`, also the
+                tagger's image tokens (B, 1 + L, C).
             tags: names of each image's tags.
             tag_ids: their ids, in the same order.
         """

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class ZeroShotDetector(ABC):
     """What the transformers detectors share: loading, batches of (image, prompt) pairs, the best box a tag."""
 
+    takes_tokens = False
     prompt_shape = "{}"
 
     def __init__(

@@ -10,20 +10,22 @@ over positives (with them the reference's depends on an unstable sort: `referenc
 positives has no AP (NaN).
 
 Precision and recall come twice: averaged over tags (the paper's P and R) and over all decisions ("micro").
-As in the paper's code a tag that was never predicted has precision 0, and score >= threshold is a prediction.
+As in the paper's code a tag that was never predicted has precision 0. A prediction is a tag that the model would give
+when it is served: by its own threshold and `label_system.is_present`, muted tags never.
 
 Letters: N images, T tags of the label system, b tags of one block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ram_ray.data.ground_truth import Counts
+from ram_ray.label_system import is_present
 
 # Rows of one batch cut by tags; `scores` and `targets` are (rows, b) in row order.
 TAG_BLOCK = pa.schema(
@@ -92,25 +94,34 @@ def to_tag_blocks(scores: np.ndarray, targets: np.ndarray, *, tags_per_block: in
     return pa.Table.from_pylist(rows, schema=TAG_BLOCK)
 
 
-def reduce_tag_block(group: pa.Table, *, thresholds: np.ndarray, tags_per_block: int = 64) -> pa.Table:
-    """PER_TAG rows of all TAG_BLOCK rows of one block; thresholds (T,), by tag id."""
+def reduce_tag_block(
+    group: pa.Table, *, thresholds: np.ndarray, muted: Collection[int] = (), tags_per_block: int = 64
+) -> pa.Table:
+    """PER_TAG rows of all TAG_BLOCK rows of one block; thresholds (T,), by tag id; `muted` tags are never given."""
     block = group["block"][0].as_py()
     assert set(group["block"].to_pylist()) == {block}, "a group holds one block"
     num_images = int(np.sum(group["rows"].to_numpy()))
     shape = (num_images, min(tags_per_block, len(thresholds) - block * tags_per_block))
     scores = group["scores"].combine_chunks().flatten().to_numpy().reshape(shape)
     targets = group["targets"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)
-    rows = per_tag(scores, targets, thresholds=thresholds, first=block * tags_per_block)
+    rows = per_tag(scores, targets, thresholds=thresholds, muted=muted, first=block * tags_per_block)
     return pa.Table.from_pylist(rows, schema=PER_TAG)
 
 
-def per_tag(scores: np.ndarray, targets: np.ndarray, *, thresholds: np.ndarray, first: int = 0) -> list[dict]:
+def per_tag(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    *,
+    thresholds: np.ndarray,
+    muted: Collection[int] = (),
+    first: int = 0,
+) -> list[dict]:
     """One PER_TAG row a column; the column c is the tag `first` + c, and `thresholds` is (T,) by tag id."""
     rows = []
     for column in range(scores.shape[1]):
         tag = first + column
         true = targets[:, column].astype(bool)
-        given = scores[:, column] >= thresholds[tag]
+        given = is_present(scores[:, column], thresholds[tag]) & (tag not in muted)
         tp = int((given & true).sum())
         rows.append(
             {

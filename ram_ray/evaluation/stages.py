@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 
 from ram_ray.config import RunConfig
@@ -15,6 +14,7 @@ from ram_ray.evaluation.metrics import reduce_tag_block, summarise
 from ram_ray.evaluation.scorer import Scorer
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
+from ram_ray.models.bundle_config import read_config
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import good, read_rows
 from ram_ray.runtime.artifacts import Manifest, Run, write_text
@@ -27,7 +27,8 @@ def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, l
     if stage.manifest:
         return stage.manifest
     system = LabelSystem.load(label_system_uri(labels.path))
-    thresholds = np.array([one.threshold or settings.threshold for one in system.labels], dtype=np.float32)
+    served = read_config(model.path)  # its thresholds and muted tags: what is counted is what would be served
+    thresholds, muted = system.thresholds(served.threshold), served.muted
     dataset = read_rows(labelled.path, run=config).map_batches(
         good, batch_format="pyarrow", batch_size=None, num_cpus=cpus
     )
@@ -43,7 +44,7 @@ def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, l
     )
 
     def reduce(group: pa.Table) -> pa.Table:
-        return reduce_tag_block(group, thresholds=thresholds)
+        return reduce_tag_block(group, thresholds=thresholds, muted=muted)
 
     partitions = min(config.resources.shuffle_partitions, -(-len(system) // 64))
     groups = blocks.groupby("block", num_partitions=partitions)

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
 from ram_ray.config import RunConfig
+from ram_ray.models.bundle_config import read_config
 from ram_ray.records import Reject
 from ram_ray.runtime.actors import model_actors
-from ram_ray.runtime.storage import local_copy, make_folder
+from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.data import DataConfig
 from ram_ray.settings.runtime import ResourcesConfig
 
@@ -80,7 +81,7 @@ def tag_to_folder(
     from ram_ray.runtime.progress import progress
 
     resources = config.resources
-    size = image_size(model)
+    size = read_config(model).image_size  # the weights are the actors' matter
     work = find_work(data, shard_folders=config.data.shard_folders)
     fs, root = fsspec.url_to_fs(out)
     if fs.glob(f"{root}/part-*"):
@@ -107,19 +108,6 @@ def tag_to_folder(
     images, errors = (sum(int(part[name]) for part in counts) for name in ("images", "errors"))
     assert images == num_images, f"{num_images} pictures went in but {images} came out"
     return {"images": images, "errors": errors}
-
-
-def image_size(model: str) -> int:
-    """Pixels of a side of a bundle's pictures, by its config.json alone: the weights are the actors' matter.
-
-    Raises:
-        ValueError: if it is not a bundle.
-    """
-    try:
-        folder = local_copy(model, files=("config.json",))
-        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["image_size"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{model} is not a model bundle: {error!r}") from None
 
 
 def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]]:
@@ -219,14 +207,11 @@ class Decoder:
         return {"key": batch["key"], "pixels": pixels, "error": np.array(errors)}
 
     def _decode(self, data: bytes | Reject) -> np.ndarray:
-        from PIL import Image
-
-        from ram_ray.data.images import decode
+        from ram_ray.data.preprocess import to_square
 
         if isinstance(data, Reject):
             raise data
-        image = decode(data, limits=self._config.limits(min_side=1), size=self._size)
-        return np.asarray(image.resize((self._size, self._size), Image.Resampling.BILINEAR))
+        return to_square(data, size=self._size, limits=self._config.limits(min_side=1))
 
 
 class TagActor:
@@ -255,11 +240,9 @@ class TagActor:
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        from PIL import Image
-
         errors = [error or None for error in batch["error"].tolist()]
         good = [row for row, error in enumerate(errors) if error is None]
-        images = [Image.fromarray(batch["pixels"][row]) for row in good]
+        images = batch["pixels"][good]
         own = list(self._query.tags) if self._query.tags else None
         found = self._predictor.tag(images, top_k=self._query.top_k, threshold=self._query.threshold, tags=own)
         tags: list[list[str]] = [[] for _ in errors]

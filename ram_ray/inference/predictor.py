@@ -1,9 +1,12 @@
-"""Predictor: a model bundle, pictures in, tags and captions out. The engine, evaluation and serving all use it.
+"""Predictor: a model bundle, images in, tags and captions out. The engine, evaluation and serving all use it.
 
-What does not depend on the picture is computed once a label set: the label queries, for the bundle's own tags
+What does not depend on the image is computed once a label set: the label queries, for the bundle's own tags
 and, in a small cache (`custom_tags.py`), for tags that a user brings. What computes is a backend (`backends`).
 
-Letters: B batch, S pixels, N tags, K descriptions a tag, E width of text embeddings.
+An image is encoded once, whatever is asked of it: every method that takes images also takes the image tokens that
+`encode` made of them. Images are prepared by `ram_ray.data.preprocess`, tags chosen by `label_system.is_present`.
+
+Letters: B batch, S pixels, L image tokens, C their width, N tags, K descriptions a tag, E width of text embeddings.
 """
 
 from __future__ import annotations
@@ -13,14 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from ram_ray.data.preprocess import Images, preprocess
 from ram_ray.inference.backends.backend import LabelSet, label_set
 from ram_ray.inference.backends.make import make_backend
 from ram_ray.inference.custom_tags import OwnTags
+from ram_ray.label_system import is_present
 from ram_ray.models.bundle import Bundle, load_bundle
-from ram_ray.models.image_encoder import normalise
 from ram_ray.settings.models import Decoding, ModelConfig
 
 
@@ -51,10 +54,7 @@ class Predictor:
         self.config: ModelConfig = bundle.model.config
         self.image_size = self.config.image_size
         self.device = bundle.model.label_embed.device
-        self.thresholds = np.array(
-            [one.threshold if one.threshold is not None else self.config.threshold for one in self.labels.labels],
-            dtype=np.float32,
-        )
+        self.thresholds = self.labels.thresholds(self.config.threshold)
         self.exif = exif
         self._own = OwnTags(bundle)
         self._labels = label_set(self.model, self.model.label_embed)  # before the backend takes the weights over
@@ -81,8 +81,8 @@ class Predictor:
             precision: "fp32", exact, or "bf16", about twice as quick where the processor knows it.
             backend: "torch", or "openvino", quicker on a CPU (the extra `openvino`).
             threads: of torch for the whole process, and of the backend.
-            exif: turn pictures upright by their EXIF orientation before they are tagged. On, since phones store
-                photos lying down and people see them upright; the released models' own code ignores it.
+            exif: take images as people see them: upright by EXIF, transparent parts on white. False: take them as
+                they are stored, as the released models' own code does (`as_stored` of `ram_ray.data.preprocess`).
 
         Raises:
             ValueError: if it is not a bundle, or an option is unknown.
@@ -93,44 +93,42 @@ class Predictor:
         bundle = load_bundle(path_or_id, revision=revision, device=device)
         return cls(bundle, precision=precision, backend=backend, threads=threads, exif=exif)
 
-    def preprocess(self, images: list[Image.Image] | np.ndarray) -> Tensor:
-        """Pictures, or uint8 (B, S, S, 3) already of the model's size, to normalised pixels (B, 3, S, S).
+    def preprocess(self, images: Images) -> Tensor:
+        """Images to normalised pixels float32 (B, 3, S, S) on the model's device.
 
-        As the released models do: to RGB, squashed to a square by Pillow's bilinear filter.
+        Args:
+            images: one or several: paths, URIs, bytes, PIL images, uint8 arrays (H, W, 3); or a batch array
+                (B, S, S, 3) of the model's size.
+
+        Raises:
+            Reject: if a file or bytes are no usable image.
+            ValueError: if a path cannot be read, or a shape or type is wrong.
         """
-        if isinstance(images, list):
-            images = np.stack([self._square(one) for one in images])
-        if images.dtype != np.uint8 or images.shape[1:] != (self.image_size, self.image_size, 3):
-            raise ValueError(
-                f"images have shape {images.shape} and type {images.dtype}; "
-                f"expected uint8 (B, {self.image_size}, {self.image_size}, 3), or a list of pictures"
-            )
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        return normalise(pixels, self.config.mean, self.config.std)
+        return preprocess(images, self.config, device=self.device, as_stored=not self.exif)
 
     def logits(self, pixel_values: Tensor, *, embeddings: Tensor | None = None) -> Tensor:
         """Normalised pixels (B, 3, S, S) to logits (B, N) float32; `embeddings` as in `tag`."""
         labels = self._labels if embeddings is None else self._own.from_embeddings(embeddings)
         return self._logits(self._encode(pixel_values), labels)
 
-    def probabilities(self, images: list[Image.Image] | np.ndarray) -> np.ndarray:
+    def probabilities(self, images: Images | Tensor) -> np.ndarray:
         """Probability of each tag, (B, N) float32."""
-        return self.token_probabilities(self._encode(self.preprocess(images)))
+        return self.token_probabilities(self._tokens(images))
 
     def tag(
         self,
-        images: list[Image.Image],
+        images: Images | Tensor,
         *,
         top_k: int | None = None,
         threshold: float | None = None,
         tags: list[str] | Mapping[str, list[str]] | None = None,
         embeddings: Tensor | None = None,
     ) -> list[list[TagScore]]:
-        """Tags of each picture, highest score first.
+        """Tags of each image, highest score first.
 
         Args:
-            images: pictures of any size.
-            top_k: at most so many a picture. Without a `threshold` these are the k best, whatever their score.
+            images: as in `preprocess`, or the image tokens of `encode`.
+            top_k: at most so many an image. Without a `threshold` these are the k best, whatever their score.
             threshold: one probability in place of each tag's own.
             tags: the user's own tags, scored in place of the label system; for RAM++ best as a mapping of each tag
                 to texts that describe it, equally many a tag.
@@ -140,15 +138,16 @@ class Predictor:
             ValueError: if `top_k` is under 1, `tags` is not a list of at least one tag, or the model takes no others.
         """
         if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; use 1 or more, or None for all tags over their threshold")
+            raise ValueError(f"top_k is {top_k}; use 1 or more, or None for all tags from their threshold on")
         if tags is not None and (isinstance(tags, str) or not tags):
             raise ValueError(f"tags is {tags!r}; give a list of at least one tag, or None for the bundle's own")
         if embeddings is not None and tags is None:
             raise ValueError("embeddings need tags: the names that they stand for")
-        if not images:
-            return []
         labels = self._labels if tags is None else self._own(tags, embeddings=embeddings)
-        scores = self._logits(self._encode(self.preprocess(images)), labels).sigmoid().cpu().numpy()
+        tokens = self._tokens(images)
+        if not len(tokens):
+            return []
+        scores = self._logits(tokens, labels).sigmoid().cpu().numpy()
         return self._choose(scores, None if tags is None else list(tags), top_k=top_k, threshold=threshold)
 
     def _choose(
@@ -164,7 +163,7 @@ class Predictor:
         everything = top_k is not None and threshold is None
         result = []
         for row in scores:
-            keep = np.ones(num_tags, dtype=bool) if everything else row > limits
+            keep = np.ones(num_tags, dtype=bool) if everything else is_present(row, limits)
             if own is None:
                 keep = keep & self._seen
             order = np.argsort(-row, kind="stable")
@@ -177,31 +176,44 @@ class Predictor:
             return TagScore(own[id], None, score, limit)
         return TagScore(self.labels[id].name, id, score, limit, self.labels[id].chinese)
 
+    def present_names(self, scores: np.ndarray, *, threshold: float | None = None) -> list[list[str]]:
+        """The names of the tags that are there, one list an image: what guides its caption.
+
+        Args:
+            scores: probabilities of the bundle's own tags (B, N).
+            threshold: one probability in place of each tag's own.
+        """
+        there = is_present(scores, self.thresholds if threshold is None else threshold) & self._seen
+        return [[self.labels[id].name for id in np.flatnonzero(row).tolist()] for row in there]
+
     def caption(
         self,
-        images: list[Image.Image] | np.ndarray,
+        images: Images | Tensor,
         *,
         max_tokens: int | None = None,
         tags: list[list[str]] | None = None,
         decoding: Decoding | None = None,
         seed: int | None = None,
     ) -> list[str]:
-        """One caption a picture, guided by the picture's own tags, or by `tags`, one list a picture.
+        """One caption an image, guided by the image's own tags, or by `tags`, one list an image.
 
-        `decoding` says how words are chosen: greedily, by beams or by draws; None: as the bundle says. `max_tokens`
-        bounds the words after the prompt, and `seed` fixes the draws.
+        Args:
+            images: as in `preprocess`, or the image tokens of `encode`.
+            max_tokens: bound on the words after the prompt.
+            tags: tags in place of those that the model sees.
+            decoding: how words are chosen: greedily, by beams or by draws; None: as the bundle says.
+            seed: fixes the draws.
 
         Raises:
-            ValueError: if the model writes no captions, or `tags` does not have one list a picture.
+            ValueError: if the model writes no captions, or `tags` does not have one list an image.
         """
-        if len(images) == 0:
+        tokens = self._tokens(images)
+        if not len(tokens):
             return []
-        tokens = self._encode(self.preprocess(images))
         if tags is None:
-            over = (self.token_probabilities(tokens) > self.thresholds) & self._seen
-            tags = [[self.labels[int(i)].name for i in np.flatnonzero(row)] for row in over]
-        elif isinstance(tags, str) or len(tags) != len(images) or any(isinstance(one, str) for one in tags):
-            raise ValueError(f"tags must be {len(images)} lists of tags, one a picture")
+            tags = self.present_names(self.token_probabilities(tokens))
+        elif isinstance(tags, str) or len(tags) != len(tokens) or any(isinstance(one, str) for one in tags):
+            raise ValueError(f"tags must be {len(tokens)} lists of tags, one a picture")
         return self.caption_tokens(tokens, tags, max_tokens=max_tokens, decoding=decoding, seed=seed)
 
     def caption_tokens(
@@ -240,9 +252,9 @@ class Predictor:
         return None if seed is None else torch.Generator(self.device).manual_seed(seed)
 
     @torch.inference_mode()
-    def attention(self, images: list[Image.Image] | np.ndarray, tag_ids: list[list[int]]) -> list[np.ndarray]:
-        """Where each asked tag's query looks: one (T, h, w) float32 array a picture, each map summing to one."""
-        tokens = self._encode(self.preprocess(images))
+    def attention(self, images: Images | Tensor, tag_ids: list[list[int]]) -> list[np.ndarray]:
+        """Where each asked tag's query looks: one (T, h, w) float32 array an image, each map summing to one."""
+        tokens = self._tokens(images)
         wanted = sorted({id for row in tag_ids for id in row})
         if not wanted:
             return [np.zeros((0, 1, 1), dtype=np.float32) for _ in tag_ids]
@@ -257,25 +269,29 @@ class Predictor:
         ]
 
     @torch.inference_mode()
-    def encode(self, images: list[Image.Image] | np.ndarray) -> Tensor:
-        """Image tokens (B, 1 + L, C), to be used for tags and captions without encoding twice."""
+    def encode(self, images: Images) -> Tensor:
+        """Image tokens (B, 1 + L, C) float32: tags, captions and boxes can be asked of them without encoding again."""
         return self._encode(self.preprocess(images))
 
     def token_probabilities(self, tokens: Tensor) -> np.ndarray:
         """Probability of each tag of encoded pictures: (B, N) float32."""
         return self._logits(tokens, self._labels).sigmoid().cpu().numpy()
 
+    def _tokens(self, images: Images | Tensor) -> Tensor:
+        """Image tokens (B, 1 + L, C) of images, or those that are given."""
+        if not isinstance(images, Tensor):
+            return self.encode(images)
+        if images.ndim != 3:
+            raise ValueError(f"image tokens have shape {tuple(images.shape)}; expected (B, 1 + L, C), from `encode`")
+        return images
+
     def _encode(self, pixel_values: Tensor) -> Tensor:
         shape = (3, self.image_size, self.image_size)
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != shape:
             raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, {shape})")
+        if not len(pixel_values):
+            return torch.zeros(0, 1, self.config.context_width, device=self.device)
         return self._backend.encode(pixel_values.to(self.device))
 
     def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
         return self._backend.logits(tokens, labels)
-
-    def _square(self, image: Image.Image) -> np.ndarray:
-        if self.exif:
-            image = ImageOps.exif_transpose(image)
-        size = (self.image_size, self.image_size)
-        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))

@@ -177,7 +177,7 @@ def _labels(model: RAM, names: list[str] | None, architecture: str, sources: Sou
     elif architecture == "tag2text":
         limits = [TAG2TEXT_THRESHOLDS.get(place) for place in range(num_tags)]
     else:
-        notes.append(f"no --thresholds: every tag is given over {model.config.threshold}")
+        notes.append(f"no --thresholds: every tag is given from a probability of {model.config.threshold} on")
     return LabelSystem(
         [
             Label(place, name, "object", threshold=limits[place], chinese=chinese[place] if chinese else None)

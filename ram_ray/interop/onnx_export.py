@@ -15,6 +15,7 @@ import json
 import random
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ram_ray.data.preprocess import ImageLike, preprocess
 from ram_ray.models.bundle import Bundle, load_bundle
 from ram_ray.models.fast import bias_windows
 
@@ -47,10 +49,16 @@ class Exported:
         return f"{self.file}: largest logit difference {self.difference:.1e} on {self.pictures} pictures"
 
 
-def export_onnx(bundle: str, out: str, *, images: list[Image.Image] | None = None) -> Exported:
-    """Write `out`, a folder or a file that ends in .onnx.
+def export_onnx(bundle: str, out: str, *, images: Sequence[ImageLike] = ()) -> Exported:
+    """Write a bundle's tagger as ONNX.
+
+    Args:
+        bundle: folder, URI or Hugging Face id.
+        out: a folder, or a file that ends in .onnx.
+        images: to compare on; without any, drawn scenes.
 
     Raises:
+        Reject: if an image is no usable image.
         ValueError: if `bundle` is none, `out` is there already, the extra `onnx` is not installed, or the file gives
             other numbers than the bundle.
     """
@@ -61,7 +69,8 @@ def export_onnx(bundle: str, out: str, *, images: list[Image.Image] | None = Non
     for one in beside:
         if one.exists():
             raise ValueError(f"{one} is there already: name another place")
-    pixels = _pixels(loaded, images or _scenes(loaded.model.config.image_size))
+    config = loaded.model.config
+    pixels = preprocess(images or _scenes(config.image_size), config)
     wanted, others = _expected(loaded.model, pixels)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export_") as folder:
@@ -169,19 +178,10 @@ def _write_beside(bundle: Bundle, file: Path) -> None:
         "mean": config.mean,
         "std": config.std,
         "tags": bundle.labels.names,
-        "thresholds": [config.threshold if one.threshold is None else one.threshold for one in bundle.labels.labels],
+        "thresholds": bundle.labels.thresholds(config.threshold).tolist(),
         "muted": config.muted,
     }
     file.with_suffix(".json").write_text(json.dumps(facts, ensure_ascii=False, indent=1))
-
-
-def _pixels(bundle: Bundle, images: list[Image.Image]) -> Tensor:
-    from ram_ray.models.image_encoder import normalise
-
-    config = bundle.model.config
-    size = (config.image_size, config.image_size)
-    squares = [np.asarray(one.convert("RGB").resize(size, Image.Resampling.BILINEAR)) for one in images]
-    return normalise(torch.from_numpy(np.stack(squares)), config.mean, config.std)
 
 
 def _scenes(size: int) -> list[Image.Image]:

@@ -22,16 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from ram_ray.label_system import LabelSystem
+from ram_ray.models.bundle_config import KIND, parse_config
 from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.runtime.storage import local_copy
-from ram_ray.settings.models import ModelConfig
 
-KIND = "ram_ray.bundle"
 _PIECE = 1 << 26  # bytes of weights read at a time
 _CAPTIONER = ("tag_encoder.", "caption_decoder.")
 
@@ -93,18 +91,11 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
         ValueError: if it is not a bundle, or its parts do not fit together.
     """
     folder = local_copy(path_or_id, revision=revision)
+    config = parse_config(folder, source=path_or_id)
     try:
-        tree = json.loads((folder / "config.json").read_text())
         labels = LabelSystem.from_json((folder / "label_system.json").read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path_or_id} is not a model bundle: {error}") from None
-    if not isinstance(tree, dict) or tree.pop("kind", None) != KIND:
-        raise ValueError(f"{path_or_id}/config.json is not a model bundle's (its 'kind' is not {KIND!r})")
-    try:
-        config = ModelConfig.model_validate(tree)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ValueError(f"{path_or_id}/config.json does not describe a model bundle: {problems}") from None
     shape = (config.descriptions, config.label_width) if config.architecture == "ram_plus" else (config.label_width,)
     with torch.device("meta"):
         model = RAM(config, torch.empty(len(labels), *shape))

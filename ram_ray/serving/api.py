@@ -165,14 +165,13 @@ class Api:
 def decode_picture(content: bytes | str, config: ServeConfig, size: int) -> np.ndarray:
     """Decode one untrusted picture to RGB uint8, (size, size, 3), within the limits of bytes and pixels.
 
-    It is brought to the model's size here, as `Predictor.preprocess` would, so that little travels to the tagger.
+    It is brought to the model's size here, so that little travels to the tagger.
 
     Raises:
         Reject: if it is not a picture, or too large.
     """
-    from PIL import Image
-
-    from ram_ray.data.images import Limits, decode
+    from ram_ray.data.images import Limits
+    from ram_ray.data.preprocess import to_square
 
     if isinstance(content, str):
         try:
@@ -180,8 +179,7 @@ def decode_picture(content: bytes | str, config: ServeConfig, size: int) -> np.n
         except (binascii.Error, ValueError):
             raise Reject("undecodable", "content is not base64") from None
     limits = Limits(min_side=1, max_pixels=config.max_pixels, max_bytes=config.max_image_bytes)
-    image = decode(content, limits=limits, size=size)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    return to_square(content, size=size, limits=limits)
 
 
 def create_api(tagger: Tagger, config: ServeConfig) -> FastAPI:

@@ -16,7 +16,7 @@ import numpy as np
 from ram_ray.serving.messages import ImageResult, LabelInfo, ModelInfo, Options, Problem, TagResult
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from torch import Tensor
 
     from ram_ray.inference.predictor import Predictor, TagScore
 
@@ -98,37 +98,37 @@ def tag_batch(predictor: Predictor, jobs: list[Job]) -> list[ImageResult]:
 
 def _tag_group(predictor: Predictor, arrays: list[np.ndarray], options: Options) -> list[ImageResult]:
     try:
-        return _forward(predictor, arrays, options)
-    except ValueError as error:  # a tag that the text encoder cannot read, and the like: the client's to mend
-        problem = Problem(code="invalid_field", message=str(error)[:500])
+        tokens = predictor.encode(arrays)  # once, whatever is asked
+        try:
+            return _answer(predictor, tokens, options)
+        except ValueError as error:  # a tag that the text encoder cannot read, and the like: the client's to mend
+            problem = Problem(code="invalid_field", message=str(error)[:500])
     except Exception:
         log.exception("tagging %d pictures with %s failed", len(arrays), options)
         problem = Problem(code="internal", message="the model failed on this picture; the server's log says why")
     return [ImageResult(error=problem) for _ in arrays]
 
 
-def _forward(predictor: Predictor, arrays: list[np.ndarray], options: Options) -> list[ImageResult]:
-    from PIL import Image
-
-    images = [Image.fromarray(array) for array in arrays]
+def _answer(predictor: Predictor, tokens: Tensor, options: Options) -> list[ImageResult]:
+    """What is asked of encoded images (B, 1 + L, C)."""
     own = list(options.tags) if options.tags else None
-    scores = predictor.tag(images, top_k=options.top_k, threshold=options.threshold, tags=own)
-    captions: list[str | None] = [*predictor.caption(images)] if options.caption else [None] * len(images)
+    scores = predictor.tag(tokens, top_k=options.top_k, threshold=options.threshold, tags=own)
+    captions: list[str | None] = [*predictor.caption(tokens)] if options.caption else [None] * len(tokens)
     boxes: list[list[Any]] = [[None] * len(found) for found in scores]
     if options.regions:
-        boxes = _boxes(predictor, images, scores)
+        boxes = _boxes(predictor, tokens, scores)
     return [
         ImageResult(tags=[_result(*pair) for pair in zip(found, where, strict=True)], caption=caption)
         for found, where, caption in zip(scores, boxes, captions, strict=True)
     ]
 
 
-def _boxes(predictor: Predictor, images: list[Image.Image], scores: list[list[TagScore]]) -> list[list[Any]]:
+def _boxes(predictor: Predictor, tokens: Tensor, scores: list[list[TagScore]]) -> list[list[Any]]:
     from ram_ray.detectors.attention import AttentionDetector
 
     ids = [[one.id for one in found if one.id is not None] for found in scores]
     names = [[one.tag for one in found] for found in scores]
-    found = AttentionDetector(predictor).detect(images, tags=names, tag_ids=ids)
+    found = AttentionDetector(predictor).detect(tokens, tags=names, tag_ids=ids)
     places = [{region.tag_id: region.box for region in regions} for regions in found]
     return [[where.get(id) for id in row] for where, row in zip(places, ids, strict=True)]
 

@@ -17,7 +17,7 @@ class GenerateConfig(Section):
     """
 
     precision: float | None = Field(None, gt=0, lt=1)  # what the tags added should have
-    threshold: float | None = Field(None, gt=0, lt=1)  # probability over which the tagger's tag is added
+    threshold: float | None = Field(None, gt=0, lt=1)  # probability from which on the tagger's tag is added
     # With `threshold`: what the tagger must say, too, of a tag of a generated caption; 0, as in the paper: nothing.
     caption_threshold: float = Field(0.0, ge=0, lt=1)
     captions: int = Field(1, ge=0, le=16)  # written a picture; 0: none

@@ -8,8 +8,11 @@ from ram_ray.settings.section import HOW, Section
 
 
 class EvaluateConfig(Section):
-    """Scoring on labelled shards (or, where they carry no labels, the tags of their captions)."""
+    """Scoring on labelled shards (or, where they carry no labels, the tags of their captions).
+
+    Precision and recall are counted at the thresholds that the model is served with: each label's own, else
+    `model.threshold`.
+    """
 
     min_positives: int = Field(1, ge=1)  # tags with fewer positives are left out of mAP
-    threshold: float = Field(0.5, gt=0, lt=1)
     batch_size: int = Field(64, json_schema_extra=HOW)

@@ -102,7 +102,7 @@ class ModelConfig(Section):
     prompt: str = "a picture of "
     templates: tuple[str, ...] = ("a photo of a {}.", "{}")  # prompts whose mean embedding is a label query
     init_std: float | None = 0.02  # of new weights; None: by the layer's width, for small models (`initialise`)
-    threshold: float = 0.68  # probability over which a tag without its own threshold is given
+    threshold: float = 0.68  # probability from which on a tag without its own threshold is there
     own_threshold: float | None = None  # the same for tags that a user brings; None: threshold
     muted: tuple[int, ...] = ()  # ids of tags that are never given (Tag2Text's number words, which disturb captions)
 

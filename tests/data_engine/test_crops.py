@@ -15,6 +15,7 @@ from ram_ray.data_engine.crops import (
 )
 from ram_ray.settings.data_engine import CleanConfig
 from tests.data_engine.test_generate import annotation, numpy_batch
+from tests.tiny import count_encodings
 
 BEACH, RED = 1, 2  # of the tiny bundle: a scene and an attribute
 
@@ -59,6 +60,23 @@ def test_every_tag_is_embedded_and_judged_on_its_own_crop(embedder):
         embedding = embeddings_of([row["embedding"]])
         assert np.allclose(embedding, embedder.teacher.encode_images(alone), atol=2e-3)
         assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
+
+
+def test_scores_and_boxes_of_an_image_share_one_encoding(embedder):
+    with count_encodings(embedder.predictor) as counted:
+        regions, batch = rows_of(embedder, ROWS)
+    whole = (0, 0, 32, 32)
+    boxes = {(row["key"], to_pixels(row["box"], (32, 32))) for row in regions}
+    crops = [box for _, box in boxes if box != whole]
+    assert counted[0] == 2 and sum(counted) == 2 + len(crops), "each image with tags once, and each of its crops"
+    tagged = batch["pixels"][[0, 3]]
+    ids = [[0, 4], [5]]
+    found = embedder.detector.detect(tagged, tags=[[]] * 2, tag_ids=ids)
+    of_row = {(row["key"], row["tag"]): row for row in regions}
+    for key, one in zip(("s/1", "s/4"), found, strict=True):
+        for region in one:
+            row = of_row[key, region.tag_id]
+            assert row["box"] == pytest.approx(region.box) and row["score"] == pytest.approx(region.score, abs=1e-5)
 
 
 def test_what_the_engine_added_is_marked_and_keeps_nothing_company(embedder):

@@ -1,10 +1,18 @@
 """Contract: a scorer gives a model's own scores beside the truth, and leaves out what nothing is known of."""
 
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
 from ram_ray.evaluation.metrics import reduce_tag_block
 from ram_ray.evaluation.scorer import Scorer, targets_matrix
+from ram_ray.inference.predictor import Predictor
+from ram_ray.label_system import LabelSystem
+from ram_ray.models.bundle_config import read_config
 from tests.data_engine.test_generate import annotation, numpy_batch
 
 
@@ -35,3 +43,30 @@ def test_a_real_models_scores_meet_their_truth(tiny_bundle):
 def test_a_batch_of_which_nothing_is_known(tiny_bundle):
     table = Scorer(tiny_bundle, device="cpu")(numpy_batch([annotation(captions=[])]))
     assert table["rows"].to_pylist() == [0]
+
+
+def test_what_is_counted_as_given_is_what_the_model_gives_when_served(tiny_bundle, tmp_path):
+    """Tags without a threshold, with one of 0, of exactly a score and of 1, and a muted one."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    batch = numpy_batch([annotation(f"s/{number}", labels=["dog", "red"]) for number in range(8)])
+    scores = Predictor.from_pretrained(tiny_bundle, device="cpu").probabilities(batch["pixels"])
+    own = [None, 0.0, float(np.sort(scores[:, 2])[5]), 1.0, 0.0, None]
+    labels = LabelSystem.load(str(bundle / "label_system.json")).labels
+    changed = LabelSystem(replace(label, threshold=own[label.id]) for label in labels)
+    changed.save(str(bundle / "label_system.json"))
+    tree = json.loads((bundle / "config.json").read_text())
+    default = float(np.median(scores[:, 0]))
+    (bundle / "config.json").write_text(json.dumps({**tree, "threshold": default, "muted": [4]}))
+
+    served = read_config(str(bundle))  # as the stage `evaluate` does
+    thresholds = changed.thresholds(served.threshold)
+    assert thresholds.tolist() == np.float32([default, 0, own[2], 1, 0, default]).tolist()
+    predictor = Predictor.from_pretrained(str(bundle), device="cpu")
+    np.testing.assert_array_equal(predictor.thresholds, thresholds)
+    table = Scorer("", predictor=predictor)(batch)
+    rows = reduce_tag_block(table, thresholds=thresholds, muted=served.muted).to_pylist()
+    given = Counter(one.id for image in predictor.tag(batch["pixels"]) for one in image)
+    assert [row["tp"] + row["fp"] for row in rows] == [given[id] for id in range(6)]
+    assert given[1] == 8 and given[2] == 3 and given[3] == given[4] == 0 and 0 < given[0] < 8
+    assert [row["num_positives"] for row in rows] == [8, 0, 8, 0, 0, 0]

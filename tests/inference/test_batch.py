@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ram_ray.config import RunConfig
-from ram_ray.inference.batch import TAGGED, Query, find_work, image_size, tag_to_folder
+from ram_ray.inference.batch import TAGGED, Query, find_work, tag_to_folder
 from tests.serving.pictures import bomb, photo
 
 
@@ -67,17 +67,6 @@ def test_find_work_passes_over_the_tables_beside_img2datasets_tars(tmp_path: Pat
 def test_nothing_to_tag_is_an_error(data: Path, pattern: str) -> None:
     with pytest.raises(ValueError, match="no pictures"):
         find_work([str(data / pattern)])
-
-
-def test_the_size_of_a_bundle_is_read_from_its_config_alone(tiny_bundle: str, tmp_path: Path) -> None:
-    import fsspec
-
-    with fsspec.open("memory://bundles/tiny/config.json", "wb") as file:
-        file.write(Path(tiny_bundle, "config.json").read_bytes())
-    assert image_size(tiny_bundle) == image_size("memory://bundles/tiny") == 32
-    for nothing in (str(tmp_path), "memory://bundles/none"):
-        with pytest.raises(ValueError, match="is not a model bundle"):
-            image_size(nothing)
 
 
 def test_every_picture_gives_one_row_in_both_forms(ray_cluster: None, tiny_bundle: str, data: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from ram_ray.inference import Predictor  # as users write it
 from ram_ray.inference.custom_tags import OWN_TAG_SETS
 from ram_ray.label_system import Label, LabelSystem
-from tests.tiny import photo
+from tests.tiny import count_encodings, photo
 
 PICTURES = [photo(seed, size=(60, 40)) for seed in range(3)]
 
@@ -62,19 +62,18 @@ def test_pictures_and_arrays_of_the_models_size_are_the_same(predictor: Predicto
     [
         np.zeros((2, 31, 32, 3), np.uint8),
         np.zeros((2, 3, 32, 32), np.uint8),
-        np.zeros((32, 32, 3), np.uint8),
         np.zeros((2, 32, 32, 3), np.float32),
     ],
 )
 def test_arrays_of_another_shape_or_type_are_one_clear_error(predictor: Predictor, images: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"expected uint8 \(B, 32, 32, 3\), or a list of pictures"):
+    with pytest.raises(ValueError, match=r"expected uint8 \(B, 32, 32, 3\), or a list of images"):
         predictor.probabilities(images)
 
 
-def test_tags_over_their_threshold_come_highest_first(thresholded: Predictor) -> None:
+def test_tags_from_their_threshold_on_come_highest_first(thresholded: Predictor) -> None:
     scores = thresholded.probabilities(PICTURES)
     for row, found in zip(scores, thresholded.tag(PICTURES), strict=True):
-        wanted = [i for i in np.argsort(-row, kind="stable") if row[i] > thresholded.thresholds[i]]
+        wanted = [i for i in np.argsort(-row, kind="stable") if row[i] >= thresholded.thresholds[i]]
         assert [one.id for one in found] == wanted
         assert {1, 5} <= set(wanted) and 3 not in wanted
         for one in found:
@@ -84,10 +83,12 @@ def test_tags_over_their_threshold_come_highest_first(thresholded: Predictor) ->
 
 def test_one_threshold_stands_in_place_of_all(thresholded: Predictor) -> None:
     scores = thresholded.probabilities(PICTURES)
-    limit = float(np.sort(scores[0])[2])  # the third lowest: it is not over itself
+    limit = float(np.sort(scores[0])[2])  # the third lowest: a tag at its threshold is there
     found = thresholded.tag(PICTURES[:1], threshold=limit)[0]
-    assert len(found) == 3 and all(one.score > limit and one.threshold == np.float32(limit) for one in found)
+    assert len(found) == 4 and all(one.score >= limit and one.threshold == np.float32(limit) for one in found)
+    assert min(one.score for one in found) == limit
     assert thresholded.tag(PICTURES, threshold=1.0) == [[], [], []]
+    assert [len(row) for row in thresholded.tag(PICTURES, threshold=0.0)] == [6, 6, 6]
 
 
 def test_top_k_alone_is_the_k_best_and_with_a_threshold_at_most_k(thresholded: Predictor) -> None:
@@ -96,7 +97,7 @@ def test_top_k_alone_is_the_k_best_and_with_a_threshold_at_most_k(thresholded: P
     assert [[one.id for one in row] for row in best] == np.argsort(-scores, axis=1, kind="stable")[:, :4].tolist()
     assert 3 in {one.id for one in thresholded.tag(PICTURES[:1], top_k=99)[0]}, "whatever its own threshold says"
     limit = float(np.sort(scores[0])[-3])
-    assert len(thresholded.tag(PICTURES[:1], top_k=4, threshold=limit)[0]) == 2
+    assert len(thresholded.tag(PICTURES[:1], top_k=4, threshold=limit)[0]) == 3
     assert len(thresholded.tag(PICTURES[:1], top_k=1, threshold=limit)[0]) == 1
 
 
@@ -129,8 +130,39 @@ def test_only_so_many_label_sets_are_kept(tiny_bundle: str) -> None:
     assert len(predictor._own) == OWN_TAG_SETS
 
 
+def test_a_caption_is_guided_by_the_tags_that_are_given(thresholded: Predictor) -> None:
+    scores = thresholded.probabilities(PICTURES)
+    named = [[one.tag for one in sorted(row, key=lambda one: one.id or 0)] for row in thresholded.tag(PICTURES)]
+    assert thresholded.present_names(scores) == named
+    limit = float(np.sort(scores[0])[2])
+    assert len(thresholded.present_names(scores, threshold=limit)[0]) == 4
+
+
+def test_an_image_is_encoded_once_whatever_is_asked_of_it(tiny_bundle: str) -> None:
+    predictor = Predictor.from_pretrained(tiny_bundle, device="cpu")
+    with count_encodings(predictor) as counted:
+        tokens = predictor.encode(PICTURES)
+        answers = predictor.tag(tokens, top_k=3), predictor.caption(tokens), predictor.probabilities(tokens)
+        maps = predictor.attention(tokens, [[0], [1], [2]])
+        assert counted == [3]
+        assert answers[0] == predictor.tag(PICTURES, top_k=3) and answers[1] == predictor.caption(PICTURES)
+        np.testing.assert_array_equal(answers[2], predictor.probabilities(PICTURES))
+        np.testing.assert_array_equal(maps, predictor.attention(PICTURES, [[0], [1], [2]]))
+        assert counted == [3] * 5
+    with pytest.raises(ValueError, match="image tokens have shape"):
+        predictor.tag(predictor.preprocess(PICTURES))  # type: ignore[arg-type]
+
+
 def test_nothing_in_nothing_out(predictor: Predictor) -> None:
     assert predictor.tag([]) == [] and predictor.caption([]) == []
+    assert predictor.probabilities([]).shape == (0, 6)
+
+
+def test_one_image_is_a_batch_of_one(predictor: Predictor, tmp_path: Path) -> None:
+    PICTURES[0].save(tmp_path / "a.png")
+    together = predictor.probabilities(PICTURES[:1])
+    for one in (PICTURES[0], np.asarray(PICTURES[0]), tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
+        np.testing.assert_array_equal(predictor.probabilities(one), together)
 
 
 def test_a_picture_does_not_depend_on_its_batch(predictor: Predictor) -> None:

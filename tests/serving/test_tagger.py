@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ram_ray.detectors.attention import AttentionDetector
 from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.messages import Options
 from ram_ray.serving.tagger import model_info, model_name, tag_batch
 from tests.serving.pictures import photo
+from tests.tiny import count_encodings
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,19 @@ def test_mixed_options_in_one_batch(predictor: Predictor) -> None:
         assert result.caption == alone.caption and result.error is None
     assert [len(one.tags) for one in together] == [2, 2, 2, 1, 6, 2]
     assert all(one.box is not None for one in together[4].tags)
+
+
+def test_tags_caption_and_boxes_of_a_request_share_one_encoding(predictor: Predictor) -> None:
+    options = Options(caption=True, regions=True, top_k=6)
+    jobs = [(picture(seed), options) for seed in range(3)]
+    with count_encodings(predictor) as counted:
+        results = tag_batch(predictor, jobs)
+    assert counted == [3], "one call with the three images"
+    images = [picture(seed) for seed in range(3)]
+    assert [one.caption for one in results] == predictor.caption(images)
+    ids = [[tag.id for tag in one.tags if tag.id is not None] for one in results]
+    regions = AttentionDetector(predictor).detect(images, tags=[[]] * 3, tag_ids=ids)
+    assert [[tag.box for tag in one.tags] for one in results] == [[one.box for one in row] for row in regions]
 
 
 def test_a_group_that_fails_does_not_take_the_others_along(predictor: Predictor) -> None:
