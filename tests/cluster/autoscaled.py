@@ -39,6 +39,7 @@ MOST = 2  # nodes of a type
 ROWS = {"parse": 6000, "generate": 600}
 IDLE_S = 15
 SECONDS = 240
+GONE_S = 240  # a request of Ray Data for nodes holds for three minutes
 
 
 def main(stage: str, folder: Path, bundle: str) -> None:
@@ -53,7 +54,7 @@ def main(stage: str, folder: Path, bundle: str) -> None:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     nodes, cpus = watch(lambda: thread.is_alive())
-    watch(lambda: bool(up()), limit_s=4 * IDLE_S)
+    watch(lambda: bool(up()), limit_s=GONE_S)
     print(json.dumps({"nodes": nodes, "cpus": cpus, "left": up()}), flush=True)
 
 
