@@ -28,8 +28,10 @@ for function in (run, evaluate, serve, tag, parse):
     app.command(cls=Command)(function)
 app.add_typer(labels, name="labels")
 app.add_typer(models, name="models")
-for name, model_function in {"import": import_model, "download": download_model, "export": export_model}.items():
-    app.command(name, cls=Command, hidden=True)(model_function)  # as they were named before `models`
+# As they were named before `models`.
+app.command("import", cls=Command, hidden=True)(import_model)
+app.command("download", cls=Command, hidden=True)(download_model)
+app.command("export", cls=Command, hidden=True)(export_model)
 
 
 def _print_version(asked: bool) -> None:
