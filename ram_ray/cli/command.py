@@ -10,6 +10,7 @@ writes the option's name before each of them.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -77,6 +78,20 @@ def make_app(help: str | None = None) -> typer.Typer:
     )
 
 
+def require(module: str, *, extra: str) -> None:
+    """End a command at once where an extra is not installed.
+
+    Args:
+        module: that the extra installs.
+        extra: its name.
+
+    Raises:
+        ValueError: if the module cannot be found.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"{module} is not installed; pip install 'ram_ray[{extra}]'")
+
+
 def run_job(function: Callable[..., int], *, error_prefix: str = "error") -> int:
     """Run a function as a program of its own with the arguments of `sys.argv`.
 
@@ -135,10 +150,7 @@ def _describe(error: Exception, *, program: str) -> str:
         message = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
         return f"{message}; see {context.command_path if context else program} --help"
     if isinstance(error, ModuleNotFoundError):
-        return (
-            f"the module {error.name} is not installed; install the extra that has it, for example "
-            "pip install 'ram_ray[train,serve]'"
-        )
+        return f"{error.name} is not installed; pip install 'ram_ray[all]'"
     if isinstance(error, ValidationError):
         problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
         return "; ".join(problems)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from ram_ray.cli.command import Command, make_app
+from ram_ray.cli.command import Command, make_app, require
 from ram_ray.cli.options import AsJson, ConfigFiles, Kind, Sets
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def build(
 
     Pictures are not needed. What is done already is not done again.
     """
+    require("ray", extra="train")
     from ram_ray.config import load
     from ram_ray.runtime import outcome
 

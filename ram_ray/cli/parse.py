@@ -11,6 +11,8 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from ram_ray.cli.command import require
+
 if TYPE_CHECKING:
     from ram_ray.captions.rules import Tag
 
@@ -38,6 +40,7 @@ def parse(
     Without a CAPTION standard input is read: a line comes out for each line that goes in, as it comes, even for one
     that cannot be read.
     """
+    require("spacy", extra="train")
     from ram_ray.captions.parser import CaptionParser
 
     parser = CaptionParser(model, max_chars=max_chars)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NoReturn, get_args
 
 import typer
 
-from ram_ray.cli.command import run_job
+from ram_ray.cli.command import require, run_job
 from ram_ray.cli.options import Check, ConfigFiles, HeldOut, Preset, RunUri, Serve, Sets, Train, TryOut
 
 Stage = Literal[
@@ -37,6 +37,9 @@ def run(
     Shards in, an evaluated tagger out. What is done already is not done again. Without --data the training shards are
     drawn scenes.
     """
+    require("ray", extra="train")
+    if serve or try_out:
+        require("fastapi", extra="serve")
     from ram_ray.cli import job
 
     if until != "evaluate" and (serve or try_out):
@@ -118,6 +121,7 @@ def ablation(
     table: Annotated[int, typer.Option("--table", metavar="4|5", help="The paper's table.")] = 5,
 ) -> int:
     """The paper's ablations over seeds: table 5 (the data engine, step by step) or table 4 (the model's parts)."""
+    require("ray", extra="train")
     from ram_ray.cli import job
 
     if table not in (4, 5):

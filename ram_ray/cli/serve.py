@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ram_ray.cli.command import require
 from ram_ray.cli.options import Model, Sets
 
 
@@ -24,6 +25,7 @@ def serve(
     It gives tags, captions and boxes of pictures, and a page to try them on. Port and limits are settings, for example
     --set serve.port=8000.
     """
+    require("fastapi", extra="serve")
     from ram_ray.config import load
     from ram_ray.runtime import cluster, outcome
     from ram_ray.runtime.screen import print_line

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ram_ray.cli.command import require
 from ram_ray.cli.options import AsJson, Backend, Model, OwnTags, Sets, Threshold, TopK
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def tag_images(
     Their columns are key, tags, scores, error. Pictures need no captions; one that cannot be read gives a row with its
     error. On a CPU it is quickest with --backend openvino --precision bf16.
     """
+    require("ray", extra="serve")
     from ram_ray.cli.job import absolute
     from ram_ray.config import load
     from ram_ray.inference import batch

@@ -216,7 +216,7 @@ def test_mistakes_are_one_line(line: str, said: str, tmp_path: Path, monkeypatch
     [
         (ValueError("set it lower"), 2, "prog: set it lower\n"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "prog: a.txt: No such file or directory\n"),
-        (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "prog: the module ray is not installed; "),
+        (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "prog: ray is not installed; "),
     ],
 )
 def test_exceptions_end_in_exit_codes(error: Exception, code: int, said: str, capsys) -> None:
