@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ram_ray.cli.options import PRESET_NAMES, PRESETS
+from ram_ray.cli.options import PRESET_NAMES, PRESETS, absolute
 from ram_ray.config import RunConfig, load
 from ram_ray.runtime import outcome
 from ram_ray.runtime.screen import log_path, print_error, print_line
@@ -167,8 +166,3 @@ def _find_problems(config: RunConfig, run_uri: str, *, last: str) -> list[str]:
     else:
         capacity = machine_capacity(num_cpus=cluster.own_cpus(config.resources.num_cpus))
     return find_problems(config, run_uri, last=last, capacity=capacity)
-
-
-def absolute(uri: str) -> str:
-    """The path as it is seen from any folder, for workers have another one; a URI stays as it is."""
-    return uri if "://" in uri else os.path.abspath(uri)

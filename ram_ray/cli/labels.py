@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from ram_ray.cli.command import Command, make_app, require
-from ram_ray.cli.options import AsJson, ConfigFiles, Kind, Sets
+from ram_ray.cli.options import AsJson, ConfigFiles, Kind, Sets, absolute
 
 if TYPE_CHECKING:
     from ram_ray.config import RunConfig
@@ -49,16 +49,12 @@ def build(
     from ram_ray.runtime import outcome
 
     settings = load(files=config or (), sets=sets or ())  # a mistake is told before Ray starts
-    folder = _absolute(run_uri)
+    folder = absolute(run_uri)
 
     def work() -> None:
         _build(captions, settings, folder, files=config or (), sets=sets or ())
 
     return outcome.run(work, name="labels", folder=folder)
-
-
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else str(Path(uri).absolute())
 
 
 def _build(
@@ -77,7 +73,7 @@ def _build(
     cores = int(ray.cluster_resources().get("CPU", 1))
     config = load(files=files, sets=[*resources_of(cores), *sets])
     run = Run(run_uri)
-    collected = collect_captions(run, config, [_absolute(uri) for uri in captions])
+    collected = collect_captions(run, config, [absolute(uri) for uri in captions])
     parsed = parse(run, config, collected)
     labels = build_labels(run, config, parsed)
     annotated = label(run, config, parsed, labels)

@@ -1,7 +1,8 @@
-"""Options that several commands share, each declared once: name, type and help."""
+"""Options that several commands share, each declared once: name, type and help; and a path as workers see it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,3 +50,8 @@ OwnTags = Annotated[
 ]
 Backend = Annotated[str, typer.Option("--backend", metavar="NAME", help="torch or openvino.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def absolute(uri: str) -> str:
+    """The path as it is seen from any folder, for workers have another one; a URI stays as it is."""
+    return uri if "://" in uri else os.path.abspath(uri)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ram_ray.cli.command import require
-from ram_ray.cli.options import AsJson, Backend, Model, OwnTags, Sets, Threshold, TopK
+from ram_ray.cli.options import AsJson, Backend, Model, OwnTags, Sets, Threshold, TopK, absolute
 
 if TYPE_CHECKING:
     from ram_ray.inference.predictor import TagScore
@@ -112,7 +112,6 @@ def tag_images(
     error. On a CPU it is quickest with --backend openvino --precision bf16.
     """
     require("ray", extra="serve")
-    from ram_ray.cli.job import absolute
     from ram_ray.config import load
     from ram_ray.inference import batch
     from ram_ray.runtime import cluster, outcome
