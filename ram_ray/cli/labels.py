@@ -46,20 +46,22 @@ def build(
     """
     require("ray", extra="train")
     from ram_ray.config import load
+    from ram_ray.data.caption_files import list_files
     from ram_ray.runtime import outcome
 
-    settings = load(files=config or (), sets=sets or ())  # a mistake is told before Ray starts
+    # A mistake is told before Ray starts.
+    settings = load(files=config or (), sets=sets or ())
+    uris = [absolute(uri) for uri in captions]
+    list_files(uris)
     folder = absolute(run_uri)
 
     def work() -> None:
-        _build(captions, settings, folder, files=config or (), sets=sets or ())
+        _build(uris, settings, folder, files=config or (), sets=sets or ())
 
     return outcome.run(work, name="labels", folder=folder)
 
 
-def _build(
-    captions: Sequence[str], config: RunConfig, run_uri: str, *, files: Sequence[str], sets: Sequence[str]
-) -> None:
+def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[str], sets: Sequence[str]) -> None:
     import ray
 
     from ram_ray.config import load
@@ -73,7 +75,7 @@ def _build(
     cores = int(ray.cluster_resources().get("CPU", 1))
     config = load(files=files, sets=[*resources_of(cores), *sets])
     run = Run(run_uri)
-    collected = collect_captions(run, config, [absolute(uri) for uri in captions])
+    collected = collect_captions(run, config, uris)
     parsed = parse(run, config, collected)
     labels = build_labels(run, config, parsed)
     annotated = label(run, config, parsed, labels)

@@ -199,6 +199,7 @@ def test_mistakes_of_a_job(function, line: str, said: str, tmp_path: Path, monke
         ("import nowhere.pth out", "ram-ray import: nowhere.pth: no such file"),
         ("download ramm out", "ram-ray download: Invalid value for 'NAME': 'ramm' is not one of 'ram', "),
         ("export bundle out", "ram-ray export: name the format: --onnx"),
+        ("labels build nowhere*.txt --run r", "ram-ray labels: "),
         ("labels show coco80 --kind thing", "ram-ray labels: Invalid value for '--kind': 'thing' is not one of "),
     ],
 )
