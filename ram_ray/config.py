@@ -1,8 +1,9 @@
 """The configuration of a run: one typed tree, from a preset, a YAML file and `section.field=value` pairs.
 
 A preset is a whole run on one screen (`ram_ray/presets/*.yaml`); what it does not name has the paper's value, which
-stands beside its meaning in `ram_ray/settings`, one file for the settings of each package. Everything is checked before
-anything starts: an unknown field or a wrong value is one line that names the field.
+stands beside its meaning in `ram_ray/settings`, one file for the settings of each package;
+`docs/configuration.md` is made of them. Everything is checked before anything starts: an unknown field or a wrong value
+is one line that names the field.
 """
 
 from __future__ import annotations
@@ -30,31 +31,42 @@ from ram_ray.settings.training import TrainConfig, TrainingConfig
 class RunConfig(Section):
     """A whole run."""
 
-    name: str = "run"
-    seed: int = Field(0, ge=0, lt=2**31)
-    data: DataConfig = DataConfig()
-    labels: LabelsConfig = LabelsConfig()
-    represent: RepresentConfig = RepresentConfig()
-    model: ModelConfig = ModelConfig()
-    tokenizer: str = "trained"  # WordPiece from the run's own captions, or a Hugging Face id or path
-    tokenizer_revision: str | None = None
-    training: TrainingConfig = TrainingConfig()
-    pretrain: TrainConfig = TrainConfig()
-    retrain: TrainConfig = TrainConfig()
-    finetune: TrainConfig = TrainConfig(
-        image_size=384,
-        window_size=12,
-        epochs=2,
-        batch_size=208,
-        lr=5e-6,
-        schedule="cosine",
-        warmup_steps=0,
-        start="previous",
+    name: str = Field(
+        "run", description="Name of the run; its folder is `runs/NAME` if `--run` does not say otherwise."
     )
-    engine: EngineConfig = EngineConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    serve: ServeConfig = ServeConfig()
-    resources: ResourcesConfig = ResourcesConfig()
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything that is drawn by lot.")
+    data: DataConfig = Field(
+        DataConfig(), description="Where the images and captions are, and what makes a row usable."
+    )
+    labels: LabelsConfig = Field(LabelsConfig(), description="Captions to tags to a label system.")
+    represent: RepresentConfig = Field(
+        RepresentConfig(), description="The dual encoder: text encoder of the label queries and image teacher."
+    )
+    model: ModelConfig = Field(ModelConfig(), description="Sizes of the tagger.")
+    tokenizer: str = Field(
+        "trained", description="`trained`: WordPiece from the run's own captions; or a Hugging Face id or path."
+    )
+    tokenizer_revision: str | None = Field(None, description="Commit of the tokenizer on the hub.")
+    training: TrainingConfig = Field(TrainingConfig(), description="How training is spread over workers.")
+    pretrain: TrainConfig = Field(TrainConfig(), description="Training of the preliminary model.")
+    retrain: TrainConfig = Field(TrainConfig(), description="Training after each round of the data engine.")
+    finetune: TrainConfig = Field(
+        TrainConfig(
+            image_size=384,
+            window_size=12,
+            epochs=2,
+            batch_size=208,
+            lr=5e-6,
+            schedule="cosine",
+            warmup_steps=0,
+            start="previous",
+        ),
+        description="Training of the final model.",
+    )
+    engine: EngineConfig = Field(EngineConfig(), description="The data engine.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scoring on held-out shards.")
+    serve: ServeConfig = Field(ServeConfig(), description="The HTTP endpoint.")
+    resources: ResourcesConfig = Field(ResourcesConfig(), description="What the steps of a stage ask Ray for.")
 
     @field_validator("name")
     @classmethod

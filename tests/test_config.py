@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ram_ray.cli.job import PRESETS, configure, parser
+from ram_ray.cli.job import configure
+from ram_ray.cli.options import PRESETS
 from ram_ray.config import RunConfig, dump, load
 from ram_ray.settings.data import Limits
 
@@ -124,28 +125,24 @@ def test_a_configuration_cannot_be_changed_once_made() -> None:
         RunConfig().pretrain.epochs = 3  # type: ignore[misc]
 
 
-def _options(*arguments: str):
-    return parser("").parse_args(arguments)
-
-
 def test_an_unknown_preset_is_one_error_that_lists_them() -> None:
     with pytest.raises(ValueError, match="--preset dmeo: no such preset; use one of .*demo") as caught:
-        configure(_options("--preset", "dmeo"))
+        configure("dmeo")
     assert "\n" not in str(caught.value)
 
 
 def test_a_job_takes_a_preset_a_file_and_settings_in_that_order(tmp_path: Path) -> None:
     own = _write(tmp_path / "own.yaml", "name: mine\npretrain: {epochs: 11}\nretrain: {epochs: 12}\n")
-    arguments = ["--preset", "demo", "--config", str(own), "--set", "retrain.epochs=13"]
-    config = configure(_options(*arguments), sets=["pretrain.epochs=1", "retrain.epochs=1", "finetune.epochs=14"])
+    fixed = ["pretrain.epochs=1", "retrain.epochs=1", "finetune.epochs=14"]
+    config = configure("demo", files=[str(own)], sets=[*fixed, "retrain.epochs=13"])
     assert config.name == "mine" and config.model == load(PRESETS / "demo.yaml").model
     assert (config.pretrain.epochs, config.retrain.epochs, config.finetune.epochs) == (1, 13, 14)
-    assert configure(_options("--preset", str(own))).pretrain.epochs == 11
+    assert configure(str(own)).pretrain.epochs == 11
 
 
 def test_data_of_the_command_line_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = configure(_options("--data", "a-*.tar", "s3://bucket/b.tar", "--eval", "/c.tar", "--set", "data.eval=[d]"))
+    config = configure(None, train=["a-*.tar", "s3://bucket/b.tar"], held_out=["/c.tar"], sets=["data.eval=[d]"])
     assert config.data.train == [str(tmp_path / "a-*.tar"), "s3://bucket/b.tar"]
     assert config.data.eval == ["/c.tar"]
 

@@ -166,7 +166,7 @@ def test_rooms_of_one_line_do_not_name_each_other() -> None:
     assert find_backward({"ram_ray.labels.build": {"ram_ray.training.step", "ram_ray.captions.rules"}}) == [
         "ram_ray.labels.build -> ram_ray.training.step"
     ]
-    assert find_backward({"jobs.clean": {"ram_ray.cli.job", "ram_ray"}, "ram_ray": set()}) == []
+    assert find_backward({"jobs.clean": {"ram_ray.cli.run", "ram_ray"}, "ram_ray": set()}) == []
 
 
 def test_nothing_that_models_and_the_training_step_name_names_ray_or_deepspeed(arrows: Arrows) -> None:

@@ -1,14 +1,12 @@
-"""The command line that every job of the recipe shares: a preset, some settings, and how far to go."""
+"""Runs of the recipe, whole or up to a stage, and ablations: from their options to an exit code."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ram_ray.cli.options import PRESET_NAMES, PRESETS, absolute
 from ram_ray.config import RunConfig, load
 from ram_ray.runtime import outcome
 from ram_ray.runtime.screen import log_path, print_error, print_line
@@ -16,59 +14,64 @@ from ram_ray.runtime.screen import log_path, print_error, print_line
 if TYPE_CHECKING:
     from ram_ray.pipeline import Pipeline
 
-PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
+def configure(
+    preset: str | None,
+    *,
+    files: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    train: Sequence[str] | None = None,
+    held_out: Sequence[str] | None = None,
+) -> RunConfig:
+    """Make the configuration that the options ask for.
 
-def main(last: str, *, sets: Sequence[str] = (), description: str = "") -> None:
-    """Run the recipe up to the stage `last`, with the options of `sys.argv`, and exit as `outcome` says."""
-    raise SystemExit(execute(parser(description).parse_args(), last=last, sets=sets))
+    Args:
+        preset: name of a preset, or a YAML file; None: the defaults.
+        files: YAML files whose settings win over the preset's.
+        sets: `section.field=value` pairs, which win over the files.
+        train: paths, globs or URIs of training shards; None: those of the settings.
+        held_out: the same of held-out shards.
 
-
-def parser(description: str, *, run: bool = True) -> argparse.ArgumentParser:
-    """The options of every job; without `run` those of one that makes several runs."""
-    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--preset", help=f"a whole run: {', '.join(names)}, or a YAML file")
-    parser.add_argument("--config", action="append", default=[], metavar="YAML", help="settings over the preset's")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="one setting")
-    parser.add_argument("--data", nargs="+", metavar="GLOB", help="training shards: tar, Parquet, or folders")
-    parser.add_argument("--eval", nargs="+", metavar="GLOB", help="held-out shards to score on")
-    if run:
-        parser.add_argument("--run", metavar="URI", help="the run's folder (default: runs/NAME)")
-        parser.add_argument("--check", action="store_true", help="say what would end the run before its end, and stop")
-    return parser
-
-
-def configure(options: argparse.Namespace, *, sets: Sequence[str] = ()) -> RunConfig:
-    """The configuration that the options ask for.
+    Returns:
+        The configuration; its data are absolute paths or URIs.
 
     Raises:
         ValueError: for an unknown preset, an unknown field or a wrong value.
     """
-    preset = options.preset
+    path = preset
     if preset and not preset.endswith((".yaml", ".yml")):
-        preset = PRESETS / f"{preset}.yaml"
-        if not preset.is_file():
-            names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
-            raise ValueError(f"--preset {options.preset}: no such preset; use one of {names}, or a YAML file")
-    config = load(preset, files=options.config, sets=[*sets, *options.set])
-    data = {name: [_absolute(uri) for uri in uris] for name, uris in _uris(options, config).items()}
+        if preset not in PRESET_NAMES:
+            names = ", ".join(PRESET_NAMES)
+            raise ValueError(f"--preset {preset}: no such preset; use one of {names}, or a YAML file")
+        path = str(PRESETS / f"{preset}.yaml")
+    config = load(path, files=files, sets=sets)
+    uris = {"train": train or config.data.train, "eval": held_out or config.data.eval}
+    data = {name: [absolute(uri) for uri in values] for name, values in uris.items()}
     return config.model_copy(update={"data": config.data.model_copy(update=data)})
 
 
-def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ()) -> int:
-    """Configure, join or start Ray, run the recipe, print the closing table; returns the exit code."""
-    try:
-        config = configure(options, sets=sets)
-    except ValueError as error:
-        print_error(f"error: {error}")
-        return 2
-    run_uri = _absolute(options.run or f"runs/{config.name}")
+def execute(
+    config: RunConfig, run: str | None, *, last: str, check: bool = False, stay: bool = False, num_tried: int = 0
+) -> int:
+    """Check the configuration, join or start Ray, run the recipe, print the closing table.
+
+    Args:
+        config: of the run.
+        run: path or URI of the run's folder; None: `runs/NAME`.
+        last: name of the last stage.
+        check: only say what would end the run before its end.
+        stay: deploy the model at the end and serve it until Ctrl-C.
+        num_tried: number of held-out pictures to tag over HTTP at the end.
+
+    Returns:
+        The exit code.
+    """
+    run_uri = absolute(run or f"runs/{config.name}")
     if problems := _find_problems(config, run_uri, last=last):
         for problem in problems:
             print_error(f"error: {problem}")
         return 2
-    if options.check:
+    if check:
         print_line(f"nothing is wrong: run {config.name} at {run_uri} can start")
         return 0
     running: list[Pipeline] = []
@@ -86,8 +89,8 @@ def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ())
         with worker_lines():
             pipeline()
             print_line(f"\n{pipeline.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}")
-            if getattr(options, "serve", False) or getattr(options, "try_out", 0):
-                serve(pipeline, tried=options.try_out or 3, stay=options.serve)
+            if stay or num_tried:
+                serve(pipeline, tried=num_tried or 3, stay=stay)
 
     def stage() -> str | None:
         return running[0].run.current if running else None
@@ -95,28 +98,36 @@ def execute(options: argparse.Namespace, *, last: str, sets: Sequence[str] = ())
     return outcome.run(work, name=config.name, folder=run_uri, stage=stage)
 
 
-def ablate(options: argparse.Namespace) -> int:
-    """Configure, join or start Ray, run an ablation, print its table; returns the exit code, 1 if a seed failed."""
+def ablate(config: RunConfig, out: str, *, table: int, num_seeds: int) -> int:
+    """Join or start Ray, run an ablation, print its table.
+
+    Args:
+        config: of every run; the seeds begin with its own.
+        out: path or URI of the folder for the results and for a run of each seed.
+        table: 4 or 5, of the paper.
+        num_seeds: number of seeds.
+
+    Returns:
+        The exit code, 1 if a seed failed.
+
+    Raises:
+        ValueError: if the configuration or the number of seeds does not fit the table.
+    """
     from ram_ray.ablation.runs import closing_words, prepare, run_ablation
 
-    try:
-        if options.seeds < 1:
-            raise ValueError(f"--seeds {options.seeds}: at least one is needed")
-        config = configure(options)
-        prepare(config, table=options.table)  # a mistake is told before Ray starts
-    except ValueError as error:
-        print_error(f"error: {error}")
-        return 2
-    out_uri = _absolute(options.out).rstrip("/")
+    if num_seeds < 1:
+        raise ValueError(f"--seeds {num_seeds}: at least one is needed")
+    prepare(config, table=table)  # a mistake is told before Ray starts
+    out_uri = absolute(out).rstrip("/")
 
     def work() -> int:
         from ram_ray.runtime import cluster
         from ram_ray.runtime.progress import worker_lines
 
         cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
-        seeds = list(range(config.seed, config.seed + options.seeds))
+        seeds = list(range(config.seed, config.seed + num_seeds))
         with worker_lines():
-            result = run_ablation(config, out_uri, table=options.table, seeds=seeds)
+            result = run_ablation(config, out_uri, table=table, seeds=seeds)
         print_line(f"\n{closing_words(result)}\nin {out_uri}")
         return 1 if result["failed"] else 0
 
@@ -155,11 +166,3 @@ def _find_problems(config: RunConfig, run_uri: str, *, last: str) -> list[str]:
     else:
         capacity = machine_capacity(num_cpus=cluster.own_cpus(config.resources.num_cpus))
     return find_problems(config, run_uri, last=last, capacity=capacity)
-
-
-def _uris(options: argparse.Namespace, config: RunConfig) -> dict[str, list[str]]:
-    return {"train": options.data or config.data.train, "eval": options.eval or config.data.eval}
-
-
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else os.path.abspath(uri)

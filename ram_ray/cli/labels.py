@@ -6,90 +6,62 @@ of its stage `label_system`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, get_args
 
-import fsspec
+import typer
 
-from ram_ray.records import KINDS
-from ram_ray.runtime.screen import print_line
+from ram_ray.cli.command import Command, make_app, require
+from ram_ray.cli.options import AsJson, ConfigFiles, Kind, Sets, absolute
 
 if TYPE_CHECKING:
     from ram_ray.config import RunConfig
-    from ram_ray.label_system import LabelSystem
+    from ram_ray.label_system import Label, LabelSystem
+    from ram_ray.labels.report import BuildReport
+
+app = make_app("Make, look at, compare and exchange label systems.")
+
+System = Annotated[str, typer.Argument(metavar="SYSTEM", help="File, list, or run folder.")]
+OneKind = Annotated[Kind | None, typer.Option("--kind", metavar="KIND", help=f"{', '.join(get_args(Kind))}.")]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="Label system: .json or .csv.")]
 
 
-def add_labels(commands: Any) -> None:
-    """`ram-ray labels build|show|coverage|diff|import|export|annotations`."""
-    parser = commands.add_parser("labels", help="make, look at, compare and exchange label systems")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _add_build(actions)
+@app.command("build", cls=Command)
+def build(
+    captions: Annotated[
+        list[str],
+        typer.Argument(metavar="CAPTIONS", help="Text files, one caption a line (.txt, .gz), also globs."),
+    ],
+    run_uri: Annotated[str, typer.Option("--run", metavar="URI", help="The run's folder.")],
+    config: ConfigFiles = None,
+    sets: Sets = None,
+) -> int:
+    """Make a label system of captions in text files.
 
-    show = actions.add_parser("show", help="a table in the terminal, or a page")
-    show.add_argument("system", help="file, list, or run folder")
-    show.add_argument("--kind", choices=KINDS)
-    show.add_argument("--find", metavar="TEXT", help="labels with this in their name or a synonym")
-    show.add_argument("--top", type=int, default=50, metavar="N", help="at most so many (0: all)")
-    show.add_argument("--html", metavar="OUT", help="write the page with merges, examples and drops instead")
-    show.set_defaults(run=run_show)
-
-    coverage = actions.add_parser("coverage", help="which categories of lists are covered, and by what")
-    coverage.add_argument("system", help="file, list, or run folder")
-    coverage.add_argument("lists", nargs="*", metavar="LIST", help="files, or coco80, coco133 (the default)")
-    coverage.add_argument("--wordnet", default="auto", help="auto, none, or the folder of its index files")
-    coverage.add_argument("--json", action="store_true", help="one JSON object")
-    coverage.set_defaults(run=run_coverage)
-
-    diff = actions.add_parser("diff", help="what changed between two systems")
-    diff.add_argument("old")
-    diff.add_argument("new")
-    diff.add_argument("--json", action="store_true", help="one JSON object")
-    diff.set_defaults(run=run_diff)
-
-    change = actions.add_parser("import", help="a published list to a label system with the same ids")
-    change.add_argument("list", help="tag list, COCO JSON, OpenImages or ADE20k CSV")
-    change.add_argument("out", help="label system: .json or .csv")
-    change.add_argument("--kind", choices=KINDS, help="of names whose list says none (default: by dictionary)")
-    change.set_defaults(run=run_export)
-
-    export = actions.add_parser("export", help="a label system as CSV or JSON, by the ending of OUT")
-    export.add_argument("list", metavar="system", help="file, list, or run folder")
-    export.add_argument("out", help=".json or .csv")
-    export.set_defaults(run=run_export, kind=None)
-
-    released = actions.add_parser("annotations", help="the released RAM annotations (JSON) as annotations of a run")
-    released.add_argument("json", help="list of {image_path, caption, union_label_id, parse_label_id}")
-    released.add_argument("system", help="the label system that its ids are of, for example ram_tag_list.txt")
-    released.add_argument("out", help="folder for the annotations")
-    released.add_argument("--images", default="", metavar="URI", help="the folder that image_path starts from")
-    released.set_defaults(run=run_annotations)
-
-
-def _add_build(actions: Any) -> None:
-    build = actions.add_parser("build", help="captions in text files to a label system, without pictures")
-    build.add_argument("captions", nargs="+", help="text files, one caption a line (.txt, .gz), also globs")
-    build.add_argument("--run", dest="run_uri", required=True, metavar="URI", help="the run's folder")
-    build.add_argument("--config", action="append", default=[], metavar="YAML", help="settings, as for the jobs")
-    build.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="one setting")
-    build.set_defaults(run=run_build)
-
-
-def run_build(options: argparse.Namespace) -> int:
-    """Parse captions and build the label system on Ray; what is done already is not done again."""
+    Pictures are not needed. What is done already is not done again.
+    """
+    require("ray", extra="train")
     from ram_ray.config import load
+    from ram_ray.data.caption_files import list_files
     from ram_ray.runtime import outcome
 
-    config = load(files=options.config, sets=options.set)  # a mistake is told before Ray starts
-    run_uri = options.run_uri if "://" in options.run_uri else str(Path(options.run_uri).absolute())
-    return outcome.run(lambda: _build(options, config, run_uri), name="labels", folder=run_uri)
+    # A mistake is told before Ray starts.
+    settings = load(files=config or (), sets=sets or ())
+    uris = [absolute(uri) for uri in captions]
+    list_files(uris)
+    folder = absolute(run_uri)
+
+    def work() -> None:
+        _build(uris, settings, folder, files=config or (), sets=sets or ())
+
+    return outcome.run(work, name="labels", folder=folder)
 
 
-def _build(options: argparse.Namespace, config: RunConfig, run_uri: str) -> None:
+def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[str], sets: Sequence[str]) -> None:
     import ray
 
     from ram_ray.config import load
@@ -97,17 +69,17 @@ def _build(options: argparse.Namespace, config: RunConfig, run_uri: str) -> None
     from ram_ray.labels.stages import build_labels, label, parse
     from ram_ray.runtime import cluster
     from ram_ray.runtime.artifacts import Run
+    from ram_ray.runtime.screen import print_line
 
     cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
     cores = int(ray.cluster_resources().get("CPU", 1))
-    config = load(files=options.config, sets=[*resources_of(cores), *options.set])
+    config = load(files=files, sets=[*resources_of(cores), *sets])
     run = Run(run_uri)
-    uris = [one if "://" in one else str(Path(one).absolute()) for one in options.captions]
-    captions = collect_captions(run, config, uris)
-    parsed = parse(run, config, captions)
+    collected = collect_captions(run, config, uris)
+    parsed = parse(run, config, collected)
     labels = build_labels(run, config, parsed)
     annotated = label(run, config, parsed, labels)
-    counts = captions.counts
+    counts = collected.counts
     print_line(f"captions: {counts['rows_in']:,} lines, {counts['rows_out']:,} parsed, {counts['rejected']:,} rejected")
     unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.counts["unread"].items())
     print_line(f"of these turned away by the parser: {unread or 'none'}")
@@ -127,43 +99,64 @@ def resources_of(cores: int) -> list[str]:
     ]
 
 
-def run_show(options: argparse.Namespace) -> int:
-    """Print a table, or write the page."""
-    system = load_system(options.system)
-    if options.html:
+@app.command("show", cls=Command)
+def show(
+    system: System,
+    kind: OneKind = None,
+    find: Annotated[
+        str | None, typer.Option("--find", metavar="TEXT", help="Labels with this in their name or a synonym.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", metavar="N", help="At most so many (0: all).")] = 50,
+    html: Annotated[
+        str | None,
+        typer.Option("--html", metavar="OUT", help="Write the page with merges, examples and drops instead."),
+    ] = None,
+) -> int:
+    """Show a label system as a table, or write its page."""
+    loaded = load_system(system)
+    if html:
         from ram_ray.labels.page import to_html
 
-        page = to_html(system, _report(options.system), title=Path(options.system).name or "labels")
-        with fsspec.open(options.html, "w", encoding="utf-8") as file:
-            file.write(page)
-        print(options.html)
+        _write(html, to_html(loaded, _report(system), title=Path(system).name or "labels"))
+        print(html)
         return 0
     chosen = [
-        one
-        for one in system.labels
-        if (not options.kind or one.kind == options.kind)
-        and (not options.find or any(options.find.lower() in name for name in (one.name, *one.synonyms)))
+        label
+        for label in loaded.labels
+        if (not kind or label.kind == kind)
+        and (not find or any(find.lower() in name for name in (label.name, *label.synonyms)))
     ]
-    shown = chosen[: options.top] if options.top > 0 else chosen
+    shown = chosen[:top] if top > 0 else chosen
     print(table(shown, width=shutil.get_terminal_size((120, 24)).columns))
-    kinds = ", ".join(f"{sum(one.kind == kind for one in system.labels):,} {kind}s" for kind in KINDS)
-    print(f"\n{len(shown):,} of {len(chosen):,} shown; {len(system):,} labels ({kinds}), version {system.version}")
+    kinds = ", ".join(f"{sum(label.kind == name for label in loaded.labels):,} {name}s" for name in get_args(Kind))
+    print(f"\n{len(shown):,} of {len(chosen):,} shown; {len(loaded):,} labels ({kinds}), version {loaded.version}")
     return 0
 
 
-def table(labels: Sequence[Any], *, width: int) -> str:
+def table(labels: Sequence[Label], *, width: int) -> str:
     """Labels as text of fixed width: id, name, kind, count, synonyms as far as they fit."""
-    names = max([len(one.name) for one in labels] + [4])
-    counts = max([len(f"{one.count:,}") for one in labels] + [5])
+    names = max([len(label.name) for label in labels] + [4])
+    counts = max([len(f"{label.count:,}") for label in labels] + [5])
     lines = [f"{'id':>5}  {'name':<{names}}  {'kind':<9}  {'count':>{counts}}  synonyms"]
-    for one in labels:
-        line = f"{one.id:>5}  {one.name:<{names}}  {one.kind:<9}  {one.count:>{counts},}  {', '.join(one.synonyms)}"
+    for label in labels:
+        line = f"{label.id:>5}  {label.name:<{names}}  {label.kind:<9}  {label.count:>{counts},}  "
+        line += ", ".join(label.synonyms)
         lines.append((line if len(line) <= width else line[: width - 1] + "…").rstrip())
     return "\n".join(lines)
 
 
-def run_coverage(options: argparse.Namespace) -> int:
-    """Say for each list which categories the system covers, and which not."""
+@app.command("coverage", cls=Command)
+def coverage(
+    system: System,
+    lists: Annotated[
+        list[str] | None, typer.Argument(metavar="LIST", help="Files, or coco80, coco133 (the default).")
+    ] = None,
+    wordnet: Annotated[
+        str, typer.Option("--wordnet", metavar="DIR", help="auto, none, or the folder of its index files.")
+    ] = "auto",
+    as_json: AsJson = False,
+) -> int:
+    """Say which categories of lists a system covers, and by what."""
     from ram_ray.captions.tables import load_lemmas
     from ram_ray.labels.coverage import Covering, say, total
     from ram_ray.labels.lists import read_list
@@ -171,55 +164,106 @@ def run_coverage(options: argparse.Namespace) -> int:
     from ram_ray.labels.wordnet import WordNet
 
     covering = Covering(
-        load_system(options.system),
-        lemmas=load_lemmas(),
-        tables=shipped_synonyms(),
-        senses=WordNet.find(options.wordnet),
+        load_system(system), lemmas=load_lemmas(), tables=shipped_synonyms(), senses=WordNet.find(wordnet)
     )
-    lists = options.lists or ["coco80", "coco133"]
-    coverages = [covering(Path(one).name, read_list(one)) for one in lists]
-    print(json.dumps(total(coverages), indent=1) if options.json else "\n\n".join(say(one) for one in coverages))
+    coverages = [covering(Path(name).name, read_list(name)) for name in lists or ["coco80", "coco133"]]
+    print(json.dumps(total(coverages), indent=1) if as_json else "\n\n".join(say(each) for each in coverages))
     return 0
 
 
-def run_diff(options: argparse.Namespace) -> int:
-    """Say what changed; exit code 1 if anything did, as diff does."""
-    from ram_ray.labels.compare import diff, say
+@app.command("diff", cls=Command)
+def diff(old: System, new: System, as_json: AsJson = False) -> int:
+    """Say what changed between two label systems.
 
-    change = diff(load_system(options.old), load_system(options.new))
-    print(json.dumps(change.to_dict(), indent=1) if options.json else say(change))
+    The exit code is 1 if anything did.
+    """
+    from ram_ray.labels import compare
+
+    change = compare.diff(load_system(old), load_system(new))
+    print(json.dumps(change.to_dict(), indent=1) if as_json else compare.say(change))
     return 0 if change.empty else 1
 
 
-def run_export(options: argparse.Namespace) -> int:
-    """Write a system, or a list with its ids, as JSON or CSV."""
+@app.command("import", cls=Command)
+def import_list(
+    source: Annotated[str, typer.Argument(metavar="LIST", help="Tag list, COCO JSON, OpenImages or ADE20k CSV.")],
+    out: Out,
+    kind: Annotated[
+        Kind | None,
+        typer.Option("--kind", metavar="KIND", help="Of names whose list says none (default: by dictionary)."),
+    ] = None,
+) -> int:
+    """Turn a published list into a label system.
+
+    It has the same ids.
+    """
+    return _export(source, out, kind=kind)
+
+
+@app.command("export", cls=Command)
+def export_system(system: System, out: Out) -> int:
+    """Write a label system as CSV or JSON.
+
+    The ending of OUT says which.
+    """
+    return _export(system, out, kind=None)
+
+
+def _export(source: str, out: str, *, kind: str | None) -> int:
     from ram_ray.labels.lists import to_csv
 
-    if not options.out.lower().endswith((".json", ".csv")):
-        raise ValueError(f"{options.out}: end the name with .json or .csv")
-    system = load_system(options.list, kind=options.kind)
-    text = to_csv(system) if options.out.lower().endswith(".csv") else system.to_json()
-    with fsspec.open(options.out, "w", encoding="utf-8") as file:
-        file.write(text)
-    print(f"{options.out}: {len(system):,} labels, version {system.version}")
+    if not out.lower().endswith((".json", ".csv")):
+        raise ValueError(f"{out}: end the name with .json or .csv")
+    system = load_system(source, kind=kind)
+    _write(out, to_csv(system) if out.lower().endswith(".csv") else system.to_json())
+    print(f"{out}: {len(system):,} labels, version {system.version}")
     return 0
 
 
-def run_annotations(options: argparse.Namespace) -> int:
-    """Turn the released annotations into a folder of `records.ANNOTATION` rows."""
-    from ram_ray.interop.annotations import import_annotations
+@app.command("annotations", cls=Command)
+def import_annotations(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="JSON", help="List of {image_path, caption, union_label_id, parse_label_id}."),
+    ],
+    system: Annotated[
+        str, typer.Argument(metavar="SYSTEM", help="The label system of its ids, for example ram_tag_list.txt.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the annotations.")],
+    images: Annotated[
+        str, typer.Option("--images", metavar="URI", help="The folder that image_path starts from.")
+    ] = "",
+) -> int:
+    """Turn the released RAM annotations into those of a run."""
+    from ram_ray.interop import annotations
 
-    counts = import_annotations(options.json, load_system(options.system), options.out, images=options.images)
+    counts = annotations.import_annotations(source, load_system(system), out, images=images)
     print(", ".join(f"{value:,} {name}" for name, value in counts.items()))
     return 0
 
 
+def _write(uri: str, text: str) -> None:
+    import fsspec
+
+    with fsspec.open(uri, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def load_system(source: str, *, kind: str | None = None) -> LabelSystem:
-    """The label system that a file, a list, or the folder of a run or a stage holds.
+    """Load the label system that a file, a list, or the folder of a run or a stage holds.
+
+    Args:
+        source: path, URI, or name of a shipped list.
+        kind: of names whose list says none; None: by dictionary.
+
+    Returns:
+        The label system.
 
     Raises:
         ValueError: if there is none.
     """
+    import fsspec
+
     from ram_ray.labels.lists import read_system, shipped_lists
     from ram_ray.labels.ready import kind_guess
 
@@ -238,8 +282,10 @@ def load_system(source: str, *, kind: str | None = None) -> LabelSystem:
     return read_system(source, kind_of=guess)
 
 
-def _report(source: str) -> Any:
+def _report(source: str) -> BuildReport | None:
     """The build's report beside a system, or None."""
+    import fsspec
+
     from ram_ray.labels.report import BuildReport
 
     fs, path = fsspec.url_to_fs(source)

@@ -22,21 +22,31 @@ class Limits:
 class DrawnConfig(Section):
     """The embedded corpus of drawn scenes (`ram_ray.drawn_scenes`)."""
 
-    num_web: int = Field(8000, ge=1)  # scenes whose captions leave out and invent things
-    num_clean: int = Field(1000, ge=0)  # scenes whose captions are complete: the finetuning set
-    num_eval: int = Field(1000, ge=1)  # held-out scenes, with labels
-    scenes_per_shard: int = Field(1000, ge=1)
-    image_size: int = Field(64, ge=32)
-    unsaid: float = Field(0.35, ge=0, le=1)  # share of what is drawn that a web caption leaves out
-    false: float = Field(0.1, ge=0, le=0.5)  # share of a web caption's tags that are not drawn
-    level: Literal["plain", "hard"] = "plain"  # hard: small, overlapping, any colour on any background
+    num_web: int = Field(8000, ge=1, description="Number of scenes whose captions leave things out and invent others.")
+    num_clean: int = Field(1000, ge=0, description="Number of scenes whose captions are complete: the finetuning set.")
+    num_eval: int = Field(1000, ge=1, description="Number of held-out scenes, with labels.")
+    scenes_per_shard: int = Field(1000, ge=1, description="Scenes in one shard.")
+    image_size: int = Field(64, ge=32, description="Side of a scene in pixels.")
+    unsaid: float = Field(0.35, ge=0, le=1, description="Share of what is drawn that a web caption leaves out.")
+    false: float = Field(0.1, ge=0, le=0.5, description="Share of a web caption's tags that are not drawn.")
+    level: Literal["plain", "hard"] = Field(
+        "plain", description="`hard`: things are small, overlap, and have any colour on any background."
+    )
 
 
 class MeasureConfig(Section):
     """For measuring the data engine on photos (`ram_ray.data.measure`); a real run hides and spoils nothing."""
 
-    captions_per_image: int | None = Field(None, ge=1)  # trained on; the tags of all captions are the truth
-    planted: float = Field(0.0, ge=0, le=1)  # false tags planted, as a share of the captions' tags
+    captions_per_image: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Captions of an image to train on; the tags of all its captions are the truth. `null`: train on all."
+        ),
+    )
+    planted: float = Field(
+        0.0, ge=0, le=1, description="False tags that are planted, as a share of the captions' tags."
+    )
 
     @property
     def on(self) -> bool:
@@ -47,16 +57,27 @@ class MeasureConfig(Section):
 class DataConfig(Section):
     """Where the pictures and captions are, and what makes a row usable."""
 
-    train: list[str] = []  # URIs or globs; empty: the drawn scenes
-    eval: list[str] = []
-    shard_folders: int = Field(1, ge=0)  # of the folders above a shard, those that are a part of its name: "coco/00000"
-    drawn: DrawnConfig = DrawnConfig()
-    check: Literal["decode", "header"] = "header"
-    min_side: int = Field(32, ge=1)  # pixels
-    max_pixels: int = Field(50_000_000, ge=1)
-    max_bytes: int = Field(50_000_000, ge=1)
-    rows_per_block: int = Field(512, ge=1)  # images that one task reads and decodes
-    measure: MeasureConfig = MeasureConfig()
+    train: list[str] = Field([], description="Paths, globs or URIs of training shards. None: the drawn scenes.")
+    eval: list[str] = Field(
+        [],
+        description=(
+            "Paths, globs or URIs of held-out shards. None: with drawn scenes the held-out ones, else nothing is "
+            "scored."
+        ),
+    )
+    shard_folders: int = Field(
+        1, ge=0, description="Folders above a shard that are a part of its name: with 1 it is `coco/00000`."
+    )
+    drawn: DrawnConfig = Field(DrawnConfig(), description="The embedded corpus of drawn scenes.")
+    check: Literal["decode", "header"] = Field(
+        "header",
+        description="How the stage `shards` checks an image: `decode` reads it whole, `header` its first bytes.",
+    )
+    min_side: int = Field(32, ge=1, description="An image whose shorter side has fewer pixels is rejected.")
+    max_pixels: int = Field(50_000_000, ge=1, description="An image with more pixels is rejected.")
+    max_bytes: int = Field(50_000_000, ge=1, description="An image with more bytes is rejected.")
+    rows_per_block: int = Field(512, ge=1, description="Images that one task reads and decodes.")
+    measure: MeasureConfig = Field(MeasureConfig(), description="For measuring the data engine on photos.")
 
     def limits(self, *, min_side: int | None = None) -> Limits:
         """What makes an image usable.

@@ -16,16 +16,40 @@ class GenerateConfig(Section):
     (`ram_ray.data_engine.calibrate`), `threshold` is one probability for all. With neither, the precision is 0.8.
     """
 
-    precision: float | None = Field(None, gt=0, lt=1)  # what the tags added should have
-    threshold: float | None = Field(None, gt=0, lt=1)  # probability from which on the tagger's tag is added
-    # With `threshold`: what the tagger must say, too, of a tag of a generated caption; 0, as in the paper: nothing.
-    caption_threshold: float = Field(0.0, ge=0, lt=1)
-    captions: int = Field(1, ge=0, le=16)  # written a picture; 0: none
-    decoding: Literal["greedy", "beam", "nucleus"] = "greedy"
-    num_beams: int = Field(3, ge=2, le=32)  # of beam
-    top_p: float = Field(0.9, gt=0, le=1)  # of nucleus
-    max_caption_tokens: int = 20
-    batch_size: int = 64
+    precision: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description=(
+            "Precision that the added tags should have; it sets a threshold for each tag. 0.8 if `threshold` is "
+            "not set either."
+        ),
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="One probability for all tags: from it on a tag of the tagger is added. In place of `precision`.",
+    )
+    caption_threshold: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "With `threshold`: probability that the tagger must give a tag of a generated caption. 0: none, as in"
+            " the paper."
+        ),
+    )
+    captions: int = Field(1, ge=0, le=16, description="Captions written for an image. 0: none.")
+    decoding: Literal["greedy", "beam", "nucleus"] = Field(
+        "greedy", description="How a caption is written; several captions need `nucleus`."
+    )
+    num_beams: int = Field(3, ge=2, le=32, description="Beams of the decoding `beam`.")
+    top_p: float = Field(
+        0.9, gt=0, le=1, description="Share of the probability that the decoding `nucleus` draws from."
+    )
+    max_caption_tokens: int = Field(20, description="Most tokens of a written caption.")
+    batch_size: int = Field(64, description="Images of one batch.")
 
     @model_validator(mode="before")
     @classmethod
@@ -56,32 +80,57 @@ class GenerateConfig(Section):
 class CleanConfig(Section):
     """Wrong tags (paper, section 3.3, cleaning)."""
 
-    detector: str = "attention"  # or a Grounding-DINO / OWLv2 id or path for transformers
-    revision: str | None = None
-    detector_precision: Literal["fp32", "fp16", "bf16"] | None = None  # None: fp16 on a GPU, else fp32
-    min_images: int = Field(20, ge=2)  # categories with fewer images are left alone
+    detector: str = Field(
+        "attention",
+        description="Finds a tag's region: `attention` (the model's own), or id or path of a Grounding-DINO or OWLv2.",
+    )
+    revision: str | None = Field(None, description="Commit of the detector on the hub.")
+    detector_precision: Literal["fp32", "fp16", "bf16"] | None = Field(
+        None, description="Number format of the detector. `null`: fp16 on a GPU, else fp32."
+    )
+    min_images: int = Field(20, ge=2, description="Categories with fewer images are left alone.")
     outliers: float = Field(
-        0.1, ge=0, lt=1
-    )  # share of a category that is expected to be wrong (the paper takes it out)
-    wrong: float = Field(0.2, ge=0, le=1)  # probability to be wrong from which on a tag goes
-    most: float = Field(0.2, ge=0, lt=1)  # share of a category that goes at most
-    protected: list[str] = []  # tags that are never removed
-    protect_labels: bool = True  # nor those that a human label of the image confirms
-    absent: int = Field(50, ge=1)  # images without the tag that a category is compared with, about
-    images_per_cluster: int = Field(50, ge=1)
-    max_clusters: int = Field(32, ge=1)
-    batch_size: int = 64
+        0.1, ge=0, lt=1, description="Share of a category that is expected to be wrong; the paper removes this share."
+    )
+    wrong: float = Field(0.2, ge=0, le=1, description="A tag is removed from this probability to be wrong on.")
+    most: float = Field(0.2, ge=0, lt=1, description="Largest share of a category that is removed.")
+    protected: list[str] = Field([], description="Names of tags that are never removed.")
+    protect_labels: bool = Field(True, description="Whether a tag stays where a human label of the image confirms it.")
+    absent: int = Field(
+        50, ge=1, description="Number of images without the tag that a category is compared with, about."
+    )
+    images_per_cluster: int = Field(50, ge=1, description="Images for each cluster of a category.")
+    max_clusters: int = Field(32, ge=1, description="Most clusters of a category.")
+    batch_size: int = Field(64, description="Images of one batch.")
 
 
 class EngineConfig(Section):
     """The data engine (paper, section 3.3)."""
 
-    rounds: int = Field(1, ge=0)  # at most
-    min_change: float = Field(0.01, ge=0, lt=1)  # share of the tags; a round that adds and removes fewer is the last
-    folds: int = Field(1, ge=1, le=16)  # from 2: as many more models, each scoring the part that it did not see
-    holdout: float = Field(0.02, ge=0, le=0.5)  # share kept from the model that scores, with one fold; to calibrate on
-    generate: GenerateConfig = GenerateConfig()
-    clean: CleanConfig = CleanConfig()
+    rounds: int = Field(1, ge=0, description="Most rounds of generate, clean and retrain.")
+    min_change: float = Field(
+        0.01, ge=0, lt=1, description="A round that adds and removes a smaller share of the tags is the last."
+    )
+    folds: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description=(
+            "From 2 on: number of further models, each of which scores the part of the images that it did not "
+            "learn from."
+        ),
+    )
+    holdout: float = Field(
+        0.02,
+        ge=0,
+        le=0.5,
+        description=(
+            "With one fold: share of the images that the scoring model does not learn from; its scores are "
+            "calibrated on them."
+        ),
+    )
+    generate: GenerateConfig = Field(GenerateConfig(), description="Adding tags and captions.")
+    clean: CleanConfig = Field(CleanConfig(), description="Removing tags.")
 
     @model_validator(mode="after")
     def _something_to_calibrate_on(self) -> EngineConfig:

@@ -14,5 +14,5 @@ class EvaluateConfig(Section):
     `model.threshold`.
     """
 
-    min_positives: int = Field(1, ge=1)  # tags with fewer positives are left out of mAP
-    batch_size: int = Field(64, json_schema_extra=HOW)
+    min_positives: int = Field(1, ge=1, description="Tags with fewer positives are left out of mAP.")
+    batch_size: int = Field(64, json_schema_extra=HOW, description="Images of one batch.")

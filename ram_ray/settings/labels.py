@@ -12,22 +12,55 @@ from ram_ray.settings.section import Section
 class LabelsConfig(Section):
     """Captions to tags to a label system (paper, section 3.1)."""
 
-    parser: str = "en_ud_ewt"  # the shipped spaCy pipeline, or the name or path of any installed one
-    max_labels: int = Field(4585, ge=1)
-    min_count: int = Field(5, ge=1)  # captions that must name a tag before it becomes a label
-    min_sources: int = Field(1, ge=1)  # sources of captions that must name it
-    spread: float = Field(0.5, ge=0, le=1)  # how much being named by all sources counts, beside being named often
-    min_share: float = Field(0.02, ge=0, lt=1)  # a name so much rarer in one kind than in another is misread
-    kinds: list[Literal["object", "scene", "attribute", "action"]] = ["object", "scene", "attribute", "action"]
-    max_caption_chars: int = Field(1000, ge=1)
-    system: str | None = (
-        None  # a ready label system or list: its labels and ids as they are; captions only add synonyms
+    parser: str = Field("en_ud_ewt", description="The shipped spaCy pipeline, or name or path of any installed one.")
+    max_labels: int = Field(4585, ge=1, description="Most labels of the label system.")
+    min_count: int = Field(5, ge=1, description="Captions that must name a tag before it becomes a label.")
+    min_sources: int = Field(1, ge=1, description="Sources of captions that must name a tag before it becomes a label.")
+    spread: float = Field(
+        0.5, ge=0, le=1, description="Weight, in the ranking, of being named by all sources beside being named often."
     )
-    stop: str | None = None  # file of names that are no labels, one a line
-    synonyms: str | None = None  # file of names with one meaning; its form: ram_ray/labels/synonyms.py
-    edits: str | None = None  # hand edits, YAML (ram_ray/labels/edits.py); None: RUN/label_edits.yaml, if it is there
-    wordnet: str = "auto"  # "auto": where Debian puts it, if it is there; "none"; or the folder of its index files
-    embeddings: str | None = None  # file of vectors of names, or "represent" for the run's own text encoder
-    similarity: float = Field(0.95, gt=0, le=1)  # cosine over which two names are one label
-    match: bool = True  # also find labels in captions by their words, beside the parse
-    match_agreement: float = Field(0.75, ge=0, le=1)  # share of a word's captions in which the parse must agree
+    min_share: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="A name that is so much rarer in one kind than in another, as a share, is taken for a misreading.",
+    )
+    kinds: list[Literal["object", "scene", "attribute", "action"]] = Field(
+        ["object", "scene", "attribute", "action"], description="Kinds of tags that become labels."
+    )
+    max_caption_chars: int = Field(1000, ge=1, description="Longer captions are cut at the end of a word.")
+    system: str | None = Field(
+        None,
+        description=(
+            "A ready label system or list: its labels and ids stay as they are, and captions only add synonyms."
+        ),
+    )
+    stop: str | None = Field(None, description="File of names that are no labels, one a line.")
+    synonyms: str | None = Field(
+        None, description="File of names with one meaning; its form is described in `ram_ray/labels/synonyms.py`."
+    )
+    edits: str | None = Field(
+        None,
+        description=(
+            "YAML file of hand edits (`ram_ray/labels/edits.py`). `null`: `RUN/label_edits.yaml`, if it is there."
+        ),
+    )
+    wordnet: str = Field(
+        "auto",
+        description="`auto`: where Debian installs WordNet, if it is there; `none`; or the folder of its index files.",
+    )
+    embeddings: str | None = Field(
+        None,
+        description=(
+            "File of vectors of names, or `represent` for the run's own text encoder. `null`: names do not merge "
+            "by vectors."
+        ),
+    )
+    similarity: float = Field(0.95, gt=0, le=1, description="Cosine above which two names are one label.")
+    match: bool = Field(True, description="Whether labels are also found in captions by their words, beside the parse.")
+    match_agreement: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Share of a word's captions in which the parse must agree before the word alone gives the label.",
+    )

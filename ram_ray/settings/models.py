@@ -12,13 +12,16 @@ from ram_ray.settings.section import Section
 class SwinConfig(Section):
     """The image encoder, a timm Swin. Defaults: Swin-B as in the paper (section 3.2)."""
 
-    stem: Literal["patch", "convolutions"] = "patch"  # convolutions: learns faster from few pictures
-    patch_size: int = 4
-    window_size: int = 7
-    embed_dim: int = 128
-    depths: tuple[int, ...] = (2, 2, 18, 2)
-    num_heads: tuple[int, ...] = (4, 8, 16, 32)
-    drop_path: float = 0.1
+    stem: Literal["patch", "convolutions"] = Field(
+        "patch",
+        description="First layers: `patch` as in the paper, or `convolutions`, which learn faster from few images.",
+    )
+    patch_size: int = Field(4, description="Side of a patch in pixels.")
+    window_size: int = Field(7, description="Side of an attention window in patches.")
+    embed_dim: int = Field(128, description="Width of the first stage; it doubles from stage to stage.")
+    depths: tuple[int, ...] = Field((2, 2, 18, 2), description="Blocks of each stage.")
+    num_heads: tuple[int, ...] = Field((4, 8, 16, 32), description="Attention heads of each stage.")
+    drop_path: float = Field(0.1, description="Largest probability that a block is skipped in training.")
 
     @model_validator(mode="after")
     def _stem_halves(self) -> SwinConfig:
@@ -39,12 +42,12 @@ class SwinConfig(Section):
 class TransformerConfig(Section):
     """One BERT-shaped stack: width, depth and heads."""
 
-    width: int = 768
-    layers: int = 2
-    heads: int = 12
-    ffn: int = 3072
-    dropout: float = 0.1
-    norm_eps: float = 1e-12  # BERT's
+    width: int = Field(768, description="Width of the tokens.")
+    layers: int = Field(2, description="Number of layers.")
+    heads: int = Field(12, description="Attention heads; they divide the width.")
+    ffn: int = Field(3072, description="Width of the hidden layer of the feed-forward network.")
+    dropout: float = Field(0.1, description="Dropout probability in training.")
+    norm_eps: float = Field(1e-12, description="Epsilon of the layer norms; the default is BERT's.")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TransformerConfig:
@@ -56,13 +59,17 @@ class TransformerConfig(Section):
 class Decoding(Section):
     """How captions are written. Lengths count tokens with the prompt; defaults: greedy, to `max_caption_tokens`."""
 
-    num_beams: int = Field(1, ge=1, le=32)
-    max_length: int | None = Field(None, ge=1)  # None: max_caption_tokens
-    min_length: int = Field(0, ge=0)  # no end before so many tokens
-    repetition_penalty: float = Field(1.0, gt=0)  # over 1: words already there are less likely (arXiv 1909.05858)
-    sample: bool = False  # draw words in place of searching; beams are then of no use
-    top_k: int = Field(50, ge=1)  # words a draw is made from
-    top_p: float = Field(0.9, gt=0, le=1)  # ... and their share of the probability
+    num_beams: int = Field(1, ge=1, le=32, description="Beams of the search. 1: greedy.")
+    max_length: int | None = Field(
+        None, ge=1, description="Most tokens of a caption, with the prompt. `null`: `max_caption_tokens`."
+    )
+    min_length: int = Field(0, ge=0, description="A caption does not end before so many tokens, with the prompt.")
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="Above 1: words that are already there are less likely (arXiv 1909.05858)."
+    )
+    sample: bool = Field(False, description="Draw words in place of searching; needs `num_beams` 1.")
+    top_k: int = Field(50, ge=1, description="Words that a draw is made from.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Share of the probability that a draw is made from.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Decoding:
@@ -79,32 +86,67 @@ class ModelConfig(Section):
     decoders look at the Swin's tokens directly.
     """
 
-    architecture: Literal["ram", "ram_plus", "tag2text"] = "ram"
-    image_size: int = 224
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of RGB in 0..1; CLIP's, as in training
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    swin: SwinConfig = SwinConfig()
-    image_proj: int = 512  # width of the projected image tokens and of the CLIP image feature; not for tag2text
-    label_width: int = 512  # width of the text embeddings that are the label queries; tag2text: of the queries
-    label_proj: bool = True  # a linear map from label_width to the decoder's width; without it the two are equal
-    descriptions: int = Field(1, ge=1)  # text embeddings a tag: 51 in RAM++
-    captions: bool = True  # tag encoder and caption decoder are there
-    recognition: TransformerConfig = TransformerConfig(layers=2, heads=4)
-    similarity: bool = False  # adds query x mean token to each logit, as CLIP scores: small models learn sooner
-    tag_encoder: TransformerConfig = TransformerConfig(layers=2, heads=12)
-    caption_decoder: TransformerConfig = TransformerConfig(layers=12, heads=12)
-    vocab_size: int = 30524
-    max_positions: int = 512
-    max_tag_tokens: int = 40
-    max_caption_tokens: int = 40
-    mask_tag_padding: bool = True  # the caption decoder does not see padding of the tags; in released models it does
-    decoding: Decoding = Decoding()
-    prompt: str = "a picture of "
-    templates: tuple[str, ...] = ("a photo of a {}.", "{}")  # prompts whose mean embedding is a label query
-    init_std: float | None = 0.02  # of new weights; None: by the layer's width, for small models (`initialise`)
-    threshold: float = 0.68  # probability from which on a tag without its own threshold is there
-    own_threshold: float | None = None  # the same for tags that a user brings; None: threshold
-    muted: tuple[int, ...] = ()  # ids of tags that are never given (Tag2Text's number words, which disturb captions)
+    architecture: Literal["ram", "ram_plus", "tag2text"] = Field(
+        "ram", description="The model. `ram_plus` can be imported and not trained."
+    )
+    image_size: int = Field(224, description="Side of the model's input in pixels. A training stage sets its own.")
+    mean: tuple[float, float, float] = Field(
+        (0.48145466, 0.4578275, 0.40821073),
+        description="Mean of R, G and B in 0..1, which is subtracted; the default is CLIP's.",
+    )
+    std: tuple[float, float, float] = Field(
+        (0.26862954, 0.26130258, 0.27577711),
+        description="Standard deviation of R, G and B in 0..1, which is divided by; the default is CLIP's.",
+    )
+    swin: SwinConfig = Field(SwinConfig(), description="The image encoder.")
+    image_proj: int = Field(
+        512, description="Width of the projected image tokens and of the CLIP image feature. Not for `tag2text`."
+    )
+    label_width: int = Field(
+        512,
+        description="Width of the text embeddings that are the label queries; with `tag2text`, of the learnt queries.",
+    )
+    label_proj: bool = Field(
+        True, description="A linear map from `label_width` to the decoder's width; without it the two must be equal."
+    )
+    descriptions: int = Field(1, ge=1, description="Text embeddings of each tag; 51 in RAM++.")
+    captions: bool = Field(True, description="Whether the model has the tag encoder and the caption decoder.")
+    recognition: TransformerConfig = Field(
+        TransformerConfig(layers=2, heads=4), description="The recognition decoder, which scores the tags."
+    )
+    similarity: bool = Field(
+        False, description="Adds query x mean image token to each logit, as CLIP scores: small models learn sooner."
+    )
+    tag_encoder: TransformerConfig = Field(
+        TransformerConfig(layers=2, heads=12),
+        description="The encoder of the tags that guide a caption; it shares weights with `recognition`.",
+    )
+    caption_decoder: TransformerConfig = Field(
+        TransformerConfig(layers=12, heads=12), description="The decoder that writes captions."
+    )
+    vocab_size: int = Field(30524, description="Size of the vocabulary; the most that a run's own tokenizer learns.")
+    max_positions: int = Field(
+        512, description="Most tokens that the tag encoder and the caption decoder have positions for."
+    )
+    max_tag_tokens: int = Field(40, description="Most tokens of the tags that guide a caption.")
+    max_caption_tokens: int = Field(40, description="Most tokens of a caption.")
+    mask_tag_padding: bool = Field(
+        True,
+        description="Whether the caption decoder does not see the padding of the tags; in released models it sees it.",
+    )
+    decoding: Decoding = Field(Decoding(), description="How captions are written where nothing else is asked for.")
+    prompt: str = Field("a picture of ", description="First words of every caption.")
+    templates: tuple[str, ...] = Field(
+        ("a photo of a {}.", "{}"), description="Prompts whose mean text embedding is a label query."
+    )
+    init_std: float | None = Field(
+        0.02, description="Standard deviation of new weights. `null`: by the layer's width, for small models."
+    )
+    threshold: float = Field(0.68, description="Probability from which on a tag without its own threshold is there.")
+    own_threshold: float | None = Field(None, description="The same for tags that a user brings. `null`: `threshold`.")
+    muted: tuple[int, ...] = Field(
+        (), description="Ids of tags that are never given, such as Tag2Text's number words, which disturb captions."
+    )
 
     @property
     def context_width(self) -> int:
@@ -131,12 +173,19 @@ class ModelConfig(Section):
 class DualEncoderConfig(Section):
     """The dual encoder that `represent` trains where no CLIP is at hand."""
 
-    image_size: int = 224
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    swin: SwinConfig = SwinConfig()
-    text: TransformerConfig = TransformerConfig(width=512, layers=6, heads=8, ffn=2048, dropout=0.0)
-    embed_dim: int = 512
-    vocab_size: int = 30524
-    max_text_tokens: int = 40
-    init_std: float | None = 0.02
+    image_size: int = Field(224, description="Side of the input in pixels.")
+    mean: tuple[float, float, float] = Field(
+        (0.48145466, 0.4578275, 0.40821073), description="Mean of R, G and B in 0..1, which is subtracted."
+    )
+    std: tuple[float, float, float] = Field(
+        (0.26862954, 0.26130258, 0.27577711),
+        description="Standard deviation of R, G and B in 0..1, which is divided by.",
+    )
+    swin: SwinConfig = Field(SwinConfig(), description="The image encoder.")
+    text: TransformerConfig = Field(
+        TransformerConfig(width=512, layers=6, heads=8, ffn=2048, dropout=0.0), description="The text encoder."
+    )
+    embed_dim: int = Field(512, description="Width of the joint embedding.")
+    vocab_size: int = Field(30524, description="Size of the vocabulary.")
+    max_text_tokens: int = Field(40, description="Most tokens of a text.")
+    init_std: float | None = Field(0.02, description="Standard deviation of new weights. `null`: by the layer's width.")

@@ -14,16 +14,26 @@ class ResourcesConfig(Section):
     next to no CPU, so that tasks always find one. None at all would bring them to a head node that should hold none.
     """
 
-    task_cpus: float = Field(1.0, gt=0)
-    max_cpus: float | None = Field(None, gt=0)  # of a stage; None: all there are, and what an autoscaler may still add
-    actor_cpus: float = Field(0.1, gt=0)
-    actor_gpus: float = Field(0.0, ge=0)
-    actors: int | tuple[int, int] = 1  # most actors of one step, or [fewest, most]
-    threads: int = Field(1, ge=1)  # of an actor's model on a CPU
-    shuffle_partitions: int = Field(200, ge=1)  # of a group-by: tags, names
-    num_cpus: int | None = None  # only for a cluster that the run itself starts; None: the machine's
-    object_store_gb: float | None = None  # only for a cluster that the run itself starts
-    buffer_mb: int | None = Field(None, ge=16)  # rows that wait between a stage's steps; None: Ray's share of its store
+    task_cpus: float = Field(1.0, gt=0, description="CPUs of a task that reads, decodes or parses.")
+    max_cpus: float | None = Field(
+        None, gt=0, description="Most CPUs of a stage. `null`: all there are, and what an autoscaler may still add."
+    )
+    actor_cpus: float = Field(0.1, gt=0, description="CPUs of an actor that holds a model.")
+    actor_gpus: float = Field(0.0, ge=0, description="GPUs of an actor that holds a model; a share is possible.")
+    actors: int | tuple[int, int] = Field(1, description="Most actors of one step, or `[fewest, most]`.")
+    threads: int = Field(1, ge=1, description="CPU threads of an actor's model.")
+    shuffle_partitions: int = Field(200, ge=1, description="Partitions of a group-by over tags or names.")
+    num_cpus: int | None = Field(
+        None, description="CPUs of a cluster that the run itself starts. `null`: the machine's."
+    )
+    object_store_gb: float | None = Field(
+        None, description="Object store, in GB, of a cluster that the run itself starts. `null`: Ray's default."
+    )
+    buffer_mb: int | None = Field(
+        None,
+        ge=16,
+        description="Most MB of rows that wait between the steps of a stage. `null`: Ray's share of its store.",
+    )
 
     @field_validator("actors")
     @classmethod

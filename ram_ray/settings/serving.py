@@ -10,18 +10,20 @@ from ram_ray.settings.section import Section
 class ServeConfig(Section):
     """The HTTP endpoint."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    replicas: int = Field(1, ge=1)
-    max_replicas: int = Field(1, ge=1)
-    num_cpus: float = 0.5
-    num_gpus: float = 0
-    threads: int = 1
-    max_batch_size: int = 16
-    batch_wait_s: float = 0.01
-    max_request_bytes: int = 32_000_000
-    max_image_bytes: int = 16_000_000
-    max_pixels: int = 50_000_000
-    max_images: int = 16
-    timeout_s: float = 30.0
-    max_queued: int = 128
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every network of the machine.")
+    port: int = Field(8000, description="Port to listen on.")
+    replicas: int = Field(1, ge=1, description="Copies of the model, at least.")
+    max_replicas: int = Field(
+        1, ge=1, description="Copies of the model, at most; above `replicas` their number follows the load."
+    )
+    num_cpus: float = Field(0.5, description="CPUs of a copy of the model.")
+    num_gpus: float = Field(0, description="GPUs of a copy of the model; a share is possible.")
+    threads: int = Field(1, description="CPU threads of a copy of the model.")
+    max_batch_size: int = Field(16, description="Most images of one forward.")
+    batch_wait_s: float = Field(0.01, description="Seconds that a forward waits for more images.")
+    max_request_bytes: int = Field(32_000_000, description="Most bytes of a request.")
+    max_image_bytes: int = Field(16_000_000, description="Most bytes of an image.")
+    max_pixels: int = Field(50_000_000, description="Most pixels of an image.")
+    max_images: int = Field(16, description="Most images of a request.")
+    timeout_s: float = Field(30.0, description="Seconds until a request is given up.")
+    max_queued: int = Field(128, description="Most requests at a time; more are refused with status 429.")

@@ -19,17 +19,31 @@ class RepresentConfig(Section):
     image-text loss of StableRep+.
     """
 
-    clip: str | None = None
-    revision: str | None = None
-    images: Literal["synthetic", "real", "both"] = "both"
-    generator: str = "drawn"  # "drawn", or a Stable Diffusion id or path for diffusers
-    generator_revision: str | None = None
-    num_captions: int = Field(2000, ge=1)  # about how many captions synthetic pictures are made of
-    pictures_made: int = Field(10, ge=1)  # a caption, beforehand
-    pictures_per_caption: int = Field(2, ge=2)  # m of StableRep: positives of one caption in a batch
-    text: TransformerConfig = TransformerConfig(width=512, layers=6, heads=8, ffn=2048, dropout=0.0)
-    embed_dim: int = Field(512, ge=1)
-    head: tuple[int, int] = (4096, 256)  # hidden and output width of the contrastive head
-    temperature: float = Field(0.1, gt=0)
-    image_text_weight: float = Field(0.5, ge=0)
-    train: TrainConfig = TrainConfig(epochs=10, batch_size=512, lr=1e-3, weight_decay=0.1, schedule="cosine")
+    clip: str | None = Field(
+        None,
+        description=(
+            "Hugging Face id or path of a CLIP, with which nothing is trained. `null`: a small dual encoder is trained."
+        ),
+    )
+    revision: str | None = Field(None, description="Commit of the CLIP on the hub.")
+    images: Literal["synthetic", "real", "both"] = Field("both", description="Images to train the dual encoder on.")
+    generator: str = Field("drawn", description="`drawn`, or id or path of a Stable Diffusion for diffusers.")
+    generator_revision: str | None = Field(None, description="Commit of the generator on the hub.")
+    num_captions: int = Field(2000, ge=1, description="Number of captions that synthetic images are made of, about.")
+    pictures_made: int = Field(10, ge=1, description="Synthetic images of each caption, made beforehand.")
+    pictures_per_caption: int = Field(
+        2, ge=2, description="Images of one caption in a batch: the m positives of StableRep."
+    )
+    text: TransformerConfig = Field(
+        TransformerConfig(width=512, layers=6, heads=8, ffn=2048, dropout=0.0), description="The text encoder."
+    )
+    embed_dim: int = Field(512, ge=1, description="Width of the joint embedding.")
+    head: tuple[int, int] = Field((4096, 256), description="Hidden and output width of the contrastive head.")
+    temperature: float = Field(0.1, gt=0, description="Temperature of both contrastive losses.")
+    image_text_weight: float = Field(
+        0.5, ge=0, description="Weight of the image-text loss beside the multi-positive loss."
+    )
+    train: TrainConfig = Field(
+        TrainConfig(epochs=10, batch_size=512, lr=1e-3, weight_decay=0.1, schedule="cosine"),
+        description="How the dual encoder is trained.",
+    )

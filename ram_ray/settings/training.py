@@ -12,41 +12,75 @@ from ram_ray.settings.section import HOW, Section
 class AugmentConfig(Section):
     """Training crops (paper, appendix): random resized crop, flip, RandAugment."""
 
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    flip: bool = True
-    randaugment: tuple[int, int] | None = (2, 5)  # operations, magnitude
+    crop_scale: tuple[float, float] = Field(
+        (0.2, 1.0), description="Smallest and largest share of an image's area that a crop takes."
+    )
+    flip: bool = Field(True, description="Whether half of the crops are mirrored.")
+    randaugment: tuple[int, int] | None = Field(
+        (2, 5), description="Number of operations and magnitude of RandAugment. `null`: none."
+    )
 
 
 class TrainConfig(Section):
     """One training run: pretrain, retrain or finetune. Defaults: the paper's pretraining."""
 
-    image_size: int = 224
-    window_size: int = 7  # of the Swin; position biases are resized where a stage starts from another window
-    epochs: float = Field(5, gt=0)
-    batch_size: int = Field(416, ge=1)  # images of one optimizer step, over all workers (the paper: 8 x 52)
-    # Most images that a worker holds at once; None: its whole share of a step. Gradients of a share are accumulated.
-    micro_batch_size: int | None = Field(None, ge=1, json_schema_extra=HOW)
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for small models from nothing (`ram_ray.training.optimizer`)
-    lr: float = Field(1e-4, gt=0)
-    muon_lr: float = Field(5e-3, gt=0)  # of the matrices under muon; follows lr's schedule
-    min_lr: float = Field(1e-6, ge=0)
-    warmup_steps: int = Field(3000, ge=0)
-    warmup_lr: float = 5e-7
-    schedule: Literal["step", "cosine"] = "step"
-    decay: float = 0.9  # factor an epoch of the step schedule
-    weight_decay: float = 0.05
-    clip_grad: float | None = 1.0  # largest norm of a step's gradient; None: it is not clipped
-    shards: str = "*"  # the part of the data to train on: a glob on a folder, a stem, or with "/" on shard names
-    tag_cap: float | None = Field(None, gt=0, le=1)  # share of pictures over which a tag no longer adds to their weight
-    # A tag that cleaning took out is not there, as in the paper; or nobody knows, and nothing is learnt of it.
-    removed: Literal["absent", "unknown"] = "absent"
-    # Weights at first: the backbone of `represent` and the rest new, the model of the stage before, or all new.
-    start: Literal["represent", "previous", "scratch"] = "represent"
-    augment: AugmentConfig = AugmentConfig()
-    caption_loss: bool = True
-    distill_loss: bool = True
-    checkpoint_steps: int = Field(1000, ge=1, json_schema_extra=HOW)
-    max_checkpoints: int = Field(2, json_schema_extra=HOW)
+    image_size: int = Field(224, description="Side of a crop in pixels.")
+    window_size: int = Field(
+        7, description="Side of the Swin's attention window in patches; position biases are resized where it changes."
+    )
+    epochs: float = Field(5, gt=0, description="Passes over the training images; a fraction is possible.")
+    batch_size: int = Field(
+        416, ge=1, description="Images of one optimizer step, over all workers; the paper's is 8 x 52."
+    )
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        json_schema_extra=HOW,
+        description=(
+            "Most images that a worker holds at once; gradients are accumulated. `null`: its whole share of a step."
+        ),
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="`muon` is for small models that start from nothing."
+    )
+    lr: float = Field(1e-4, gt=0, description="Largest learning rate.")
+    muon_lr: float = Field(
+        5e-3, gt=0, description="Largest learning rate of the matrices under `muon`; follows the schedule of `lr`."
+    )
+    min_lr: float = Field(1e-6, ge=0, description="Smallest learning rate after the warmup.")
+    warmup_steps: int = Field(
+        3000, ge=0, description="Steps over which the learning rate rises from `warmup_lr` to `lr`."
+    )
+    warmup_lr: float = Field(5e-7, description="Learning rate of the first step.")
+    schedule: Literal["step", "cosine"] = Field("step", description="How the learning rate falls after the warmup.")
+    decay: float = Field(0.9, description="Factor of the learning rate for each epoch of the schedule `step`.")
+    weight_decay: float = Field(0.05, description="Weight decay.")
+    clip_grad: float | None = Field(1.0, description="Largest norm of a step's gradient. `null`: it is not clipped.")
+    shards: str = Field(
+        "*", description="Shards to train on: a glob on a folder or a stem, or with `/` on shard names."
+    )
+    tag_cap: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description=(
+            "Share of images above which a tag no longer adds to the weight of its images. `null`: all images "
+            "weigh the same."
+        ),
+    )
+    removed: Literal["absent", "unknown"] = Field(
+        "absent",
+        description="What is learnt of a tag that cleaning removed: that it is `absent`, as in the paper, or nothing.",
+    )
+    start: Literal["represent", "previous", "scratch"] = Field(
+        "represent",
+        description="First weights: the backbone of `represent` and the rest new, the model before, or all new.",
+    )
+    augment: AugmentConfig = Field(AugmentConfig(), description="Training crops.")
+    caption_loss: bool = Field(True, description="Whether captions are learnt.")
+    distill_loss: bool = Field(True, description="Whether the image feature of the teacher is learnt.")
+    checkpoint_steps: int = Field(1000, ge=1, json_schema_extra=HOW, description="Steps from checkpoint to checkpoint.")
+    max_checkpoints: int = Field(2, json_schema_extra=HOW, description="Checkpoints that are kept.")
 
     @field_validator("clip_grad")
     @classmethod
@@ -59,16 +93,28 @@ class TrainConfig(Section):
 class TrainingConfig(Section):
     """How training is spread, for all three training runs."""
 
-    # A number, or [least, most]: then it follows what the cluster has. What is learnt does not depend on it.
-    workers: int | tuple[int, int] = Field(8, json_schema_extra=HOW)
-    use_gpu: bool = True
-    engine: Literal["deepspeed", "ddp"] = "deepspeed"
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16"] = "bf16"
-    threads: int = Field(1, ge=1, json_schema_extra=HOW)  # torch threads a worker, on a CPU
-    worker_cpus: float = Field(1.0, gt=0, json_schema_extra=HOW)
-    max_failures: int = Field(3, json_schema_extra=HOW)
-    feed_cpus: float = Field(1.0, gt=0, json_schema_extra=HOW)  # CPUs a decode task
+    workers: int | tuple[int, int] = Field(
+        8,
+        json_schema_extra=HOW,
+        description=(
+            "Number of workers, or `[least, most]`: then it follows what the cluster has. What is learnt stays "
+            "the same."
+        ),
+    )
+    use_gpu: bool = Field(True, description="Whether each worker has a GPU.")
+    engine: Literal["deepspeed", "ddp"] = Field("deepspeed", description="Training strategy.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="ZeRO stage of DeepSpeed.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format of the forward and backward pass.")
+    threads: int = Field(1, ge=1, json_schema_extra=HOW, description="Torch threads of a worker on a CPU.")
+    worker_cpus: float = Field(1.0, gt=0, json_schema_extra=HOW, description="CPUs of a worker.")
+    max_failures: int = Field(
+        3,
+        json_schema_extra=HOW,
+        description="Failures of workers after which training goes on.",
+    )
+    feed_cpus: float = Field(
+        1.0, gt=0, json_schema_extra=HOW, description="CPUs of a task that decodes training images."
+    )
 
     @field_validator("workers")
     @classmethod

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ram_ray.ablation.runs import TABLE_4, TABLE_5, closing_words, measure_model, model_variants, prepare, run_ablation
-from ram_ray.cli.job import PRESETS
+from ram_ray.cli.options import PRESETS
 from ram_ray.config import load
 
 TINY = Path(__file__).parents[1] / "tiny_run.yaml"

@@ -1,0 +1,57 @@
+"""Options that several commands share, each declared once: name, type and help; and a path as workers see it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+PRESETS = Path(__file__).resolve().parents[1] / "presets"
+PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+Kind = Literal["object", "scene", "attribute", "action"]
+
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME|YAML", help=f"A whole run: {', '.join(PRESET_NAMES)}, or a YAML file.")
+]
+ConfigFiles = Annotated[
+    list[str] | None, typer.Option("--config", metavar="YAML", help="Settings over the preset's; may be repeated.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting; may be repeated.")
+]
+Train = Annotated[
+    list[str] | None, typer.Option("--data", metavar="GLOB...", help="Training shards: tar, Parquet, or folders.")
+]
+HeldOut = Annotated[list[str] | None, typer.Option("--eval", metavar="GLOB...", help="Held-out shards to score on.")]
+RunUri = Annotated[str | None, typer.Option("--run", metavar="URI", help="Folder of the run (default: runs/NAME).")]
+Check = Annotated[bool, typer.Option("--check", help="Say what would end the run before its end, and stop.")]
+Serve = Annotated[bool, typer.Option("--serve", help="Deploy the model and stay until interrupted.")]
+TryOut = Annotated[
+    int,
+    typer.Option(
+        "--try",
+        metavar="[N]",
+        show_default=False,
+        help="Deploy, tag N held-out pictures (3 if not said) over HTTP, take down.",
+    ),
+]
+
+Model = Annotated[str, typer.Option("--model", metavar="BUNDLE", help="Model bundle: folder, URI or Hugging Face id.")]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="The best K tags of each picture.")]
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", metavar="P", help="One probability in place of each tag's own.")
+]
+OwnTags = Annotated[
+    str | None,
+    typer.Option("--tags", metavar="A,B", help="Your own tags, separated by commas, in place of the model's list."),
+]
+Backend = Annotated[str, typer.Option("--backend", metavar="NAME", help="torch or openvino.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def absolute(uri: str) -> str:
+    """The path as it is seen from any folder, for workers have another one; a URI stays as it is."""
+    return uri if "://" in uri else os.path.abspath(uri)

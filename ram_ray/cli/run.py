@@ -1,0 +1,130 @@
+"""`ram-ray run` and `ram-ray evaluate`, and the programs of `jobs/` that run the recipe or a part of it.
+
+The programs declare the same options and call the same functions (`ram_ray.cli.job`), which are imported when a command
+runs: the help of `ram-ray` is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NoReturn, get_args
+
+import typer
+
+from ram_ray.cli.command import require, run_job
+from ram_ray.cli.options import Check, ConfigFiles, HeldOut, Preset, RunUri, Serve, Sets, Train, TryOut
+
+Stage = Literal[
+    "shards", "represent", "parse", "labels", "pretrain", "generate", "clean", "retrain", "finetune", "evaluate"
+]
+STAGE_NAMES = ", ".join(get_args(Stage))
+
+
+def run(
+    preset: Preset = None,
+    until: Annotated[Stage, typer.Option(metavar="STAGE", help=f"The last stage: {STAGE_NAMES}.")] = "evaluate",
+    config: ConfigFiles = None,
+    sets: Sets = None,
+    train: Train = None,
+    held_out: HeldOut = None,
+    run_uri: RunUri = None,
+    check: Check = False,
+    serve: Serve = False,
+    try_out: TryOut = 0,
+) -> int:
+    """Run the recipe, whole or up to a stage.
+
+    Shards in, an evaluated tagger out. What is done already is not done again. Without --data the training shards are
+    drawn scenes.
+    """
+    require("ray", extra="train")
+    if serve or try_out:
+        require("fastapi", extra="serve")
+    from ram_ray.cli import job
+
+    if until != "evaluate" and (serve or try_out):
+        raise ValueError(f"--serve and --try need the finetuned model; leave out --until {until}")
+    settings = job.configure(preset, files=config or (), sets=sets or (), train=train, held_out=held_out)
+    return job.execute(settings, run_uri, last=until, check=check, stay=serve, num_tried=try_out)
+
+
+def evaluate(
+    preset: Preset = None,
+    config: ConfigFiles = None,
+    sets: Sets = None,
+    train: Train = None,
+    held_out: HeldOut = None,
+    run_uri: RunUri = None,
+    check: Check = False,
+) -> int:
+    """Score the finetuned model on held-out shards.
+
+    Stages before it that are not done run first.
+    """
+    return run(preset, "evaluate", config, sets, train, held_out, run_uri, check)
+
+
+def full_pipeline(
+    preset: Preset = None,
+    config: ConfigFiles = None,
+    sets: Sets = None,
+    train: Train = None,
+    held_out: HeldOut = None,
+    run_uri: RunUri = None,
+    check: Check = False,
+    serve: Serve = False,
+    try_out: TryOut = 0,
+) -> int:
+    """The whole recipe: shards in, an evaluated tagger out, deployed behind HTTP if asked."""
+    return run(preset, "evaluate", config, sets, train, held_out, run_uri, check, serve, try_out)
+
+
+def run_stage(last: Stage, *, fixed_sets: Sequence[str] = (), description: str | None = None) -> NoReturn:
+    """Run the recipe up to a stage with the options of `sys.argv`, and exit.
+
+    Args:
+        last: name of the last stage.
+        fixed_sets: `section.field=value` pairs that `--set` may override.
+        description: shown by `--help`.
+    """
+
+    def up_to_stage(
+        preset: Preset = None,
+        config: ConfigFiles = None,
+        sets: Sets = None,
+        train: Train = None,
+        held_out: HeldOut = None,
+        run_uri: RunUri = None,
+        check: Check = False,
+    ) -> int:
+        return run(preset, last, config, [*fixed_sets, *(sets or ())], train, held_out, run_uri, check)
+
+    up_to_stage.__doc__ = description
+    raise SystemExit(run_job(up_to_stage))
+
+
+def ablation(
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", metavar="URI", help="Folder for ablation.json (ablation_4.json), and a run for each seed."
+        ),
+    ],
+    preset: Preset = None,
+    config: ConfigFiles = None,
+    sets: Sets = None,
+    train: Train = None,
+    held_out: HeldOut = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", help="Number of seeds, from the configuration's own on.")
+    ] = 3,
+    table: Annotated[int, typer.Option("--table", metavar="4|5", help="The paper's table.")] = 5,
+) -> int:
+    """The paper's ablations over seeds: table 5 (the data engine, step by step) or table 4 (the model's parts)."""
+    require("ray", extra="train")
+    from ram_ray.cli import job
+
+    if table not in (4, 5):
+        raise ValueError(f"--table {table}: use 4 or 5")
+    settings = job.configure(preset, files=config or (), sets=sets or (), train=train, held_out=held_out)
+    return job.ablate(settings, out, table=table, num_seeds=seeds)

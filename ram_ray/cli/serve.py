@@ -1,0 +1,58 @@
+"""`ram-ray serve`: a model bundle behind HTTP until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from ram_ray.cli.command import require
+from ram_ray.cli.options import Model, Sets
+
+
+def serve(
+    model: Model,
+    config: Annotated[
+        list[str] | None, typer.Option("--config", metavar="YAML", help="Settings; the section serve counts.")
+    ] = None,
+    sets: Sets = None,
+) -> int:
+    """Serve a model over HTTP until Ctrl-C.
+
+    It gives tags, captions and boxes of pictures, and a page to try them on. Port and limits are settings, for example
+    --set serve.port=8000.
+    """
+    require("fastapi", extra="serve")
+    from ram_ray.config import load
+    from ram_ray.runtime import cluster, outcome
+    from ram_ray.runtime.screen import print_line
+    from ram_ray.runtime.storage import local_copy
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    settings = load(files=config or (), sets=sets or ()).serve
+    source = os.path.abspath(model) if os.path.isdir(model) else model
+    if not (local_copy(source, files=("config.json",)) / "config.json").is_file():
+        raise ValueError(f"{model} is not a model bundle: it has no config.json")
+
+    def work() -> None:
+        cluster.start()
+
+        from ray import serve
+
+        from ram_ray.serving.app import APP_NAME, deploy
+
+        url = deploy(source, settings)
+        print_line(f"Serving {model} at {url} (page), {url}/docs (API). Ctrl-C stops it. Try:")
+        print_line(f"  curl -F images=@photo.jpg -F top_k=5 {url}/v1/tag")
+        stop.wait()
+        print_line("stopping")
+        serve.delete(APP_NAME)
+        if not cluster.joins():
+            serve.shutdown()
+
+    return outcome.run(work, name="serve", folder=None)

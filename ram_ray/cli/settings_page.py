@@ -1,0 +1,164 @@
+"""The reference page of all settings, made of the settings themselves.
+
+python -m ram_ray.cli.settings_page docs/configuration.md
+
+Each section of the configuration becomes a table: name, type, default and meaning of its fields. Sections of one class,
+such as `pretrain` and `finetune`, have the same fields: the first table names all of them, the others only the defaults
+that differ. A test holds the page in the repository to this module.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic.fields import FieldInfo
+
+from ram_ray.config import RunConfig
+from ram_ray.settings.section import Section
+
+INTRODUCTION = """# Configuration
+
+<!-- made by `python -m ram_ray.cli.settings_page docs/configuration.md` of the fields in ram_ray/settings -->
+
+A run is configured by a preset, then YAML files (`--config`), then single settings (`--set`); later ones win:
+
+```
+ram-ray run --preset photos --config mine.yaml --set pretrain.epochs=8
+```
+
+```yaml
+# mine.yaml
+name: mine
+labels: {max_labels: 500, min_count: 10}
+```
+
+An unknown field or a wrong value is one line that names it, before anything starts. The defaults below are those of the
+paper where it gives a value; a preset changes some of them. `null` is written as it stands here.
+"""
+NAMES = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
+BOUNDS = {
+    annotated_types.Ge: ("ge", "at least"),
+    annotated_types.Gt: ("gt", "above"),
+    annotated_types.Le: ("le", "at most"),
+    annotated_types.Lt: ("lt", "below"),
+    annotated_types.MinLen: ("min_length", "length at least"),
+}
+
+
+def write_page() -> str:
+    """Write the page.
+
+    Returns:
+        Markdown.
+    """
+    sections = dict(_find_sections("", RunConfig()))
+    homes: dict[type[Section], str] = {}
+    for path in sorted(sections, key=lambda path: path.count(".")):  # a stable sort: the first of the shallowest
+        homes.setdefault(type(sections[path]), path)
+    parts = [_write_section(path, section, sections, homes) for path, section in sections.items()]
+    return "\n".join([INTRODUCTION, *parts])
+
+
+def _find_sections(path: str, section: Section) -> Iterator[tuple[str, Section]]:
+    """A section and those inside it, with their paths."""
+    yield path, section
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _find_sections(f"{path}.{name}".lstrip("."), value)
+
+
+def _write_section(path: str, section: Section, sections: dict[str, Section], homes: dict[type[Section], str]) -> str:
+    kind = type(section)
+    heading = f"## `{path}`" if path else "## The run"
+    fields = [(name, field) for name, field in kind.model_fields.items() if not _is_section(section, name)]
+    if (home := homes[kind]) != path:
+        differ = [name for name, _ in fields if getattr(section, name) != getattr(sections[home], name)]
+        text = f"The fields of `{home}`" + ("; defaults that differ:" if differ else ", and the same defaults.")
+        rows = [f"| `{name}` | {_format_value(getattr(section, name))} |" for name in differ]
+        table = ["| field | default |", "|---|---|", *rows] if differ else []
+        return "\n".join([heading, "", _meaning_of(path), "", text, "", *table, *([""] if table else [])])
+    rows = [
+        f"| `{name}` | {format_type(field)} | {_format_value(getattr(section, name))} | {_escape(field.description)} |"
+        for name, field in fields
+    ]
+    text = _meaning_of(path) if path else "Fields that belong to no section."
+    return "\n".join([heading, "", text, "", "| field | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _is_section(section: Section, name: str) -> bool:
+    return isinstance(getattr(section, name), Section)
+
+
+def _meaning_of(path: str) -> str:
+    """The description of the field that a section is."""
+    kind: type[Section] = RunConfig
+    text = ""
+    for name in path.split("."):
+        field = kind.model_fields[name]
+        text = field.description or ""
+        assert isinstance(field.annotation, type)
+        kind = field.annotation
+    return text
+
+
+def format_type(field: FieldInfo) -> str:
+    """Describe what a field takes.
+
+    Args:
+        field: of a section.
+
+    Returns:
+        Its type and bounds in words, as Markdown for a cell of a table.
+    """
+    bounds = [
+        f"{words} {getattr(bound, attribute):,}"
+        for bound in field.metadata
+        for kind, (attribute, words) in BOUNDS.items()
+        if isinstance(bound, kind)
+    ]
+    return _escape(", ".join([_format_annotation(field.annotation), *bounds]))
+
+
+def _format_annotation(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_format_annotation(each) for each in arguments)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
+        return f"list of {_format_annotation(arguments[0])}"
+    if origin is tuple:
+        return f"[{', '.join(_format_annotation(each) for each in arguments)}]"
+    return NAMES[annotation]
+
+
+def _format_value(value: Any) -> str:
+    return f"`{_escape(json.dumps(value, ensure_ascii=False))}`"
+
+
+def _escape(text: str | None) -> str:
+    return (text or "").replace("|", "\\|")
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page to the file that is named, or to standard output.
+
+    Args:
+        arguments: the file's path, or nothing.
+    """
+    page = write_page()
+    if arguments:
+        Path(arguments[0]).write_text(page, encoding="utf-8")
+    else:
+        print(page, end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

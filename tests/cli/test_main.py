@@ -1,0 +1,265 @@
+"""Contract: `ram-ray` and the programs of `jobs/` read the same options; help is quick; a mistake is one line on the
+standard error and exit code 2, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import typer
+
+import ram_ray
+from ram_ray.cli import job
+from ram_ray.cli.command import run as run_app
+from ram_ray.cli.command import run_job, spread_values
+from ram_ray.cli.main import app, main
+from ram_ray.cli.models import Release
+from ram_ray.cli.options import Kind
+from ram_ray.cli.run import Stage, ablation, full_pipeline
+from ram_ray.cli.tag import tag_images
+from ram_ray.interop.importing import RELEASES
+from ram_ray.pipeline import STAGES
+from ram_ray.records import KINDS
+from tests.tiny import photo
+
+ROOT = Path(ram_ray.__file__).parents[1]
+COMMANDS = ["run", "evaluate", "serve", "tag", "parse", "labels", "models"]
+RECIPE = {"--preset", "--config", "--set", "--data", "--eval"}
+OPTIONS = {  # of a job, beside --help
+    **{stage: RECIPE | {"--run", "--check"} for stage in STAGES},
+    "full_pipeline": RECIPE | {"--run", "--check", "--serve", "--try"},
+    "ablation": RECIPE | {"--out", "--seeds", "--table"},
+    "serve": {"--model", "--config", "--set"},
+    "tag_images": {"--model", "--data", "--out", "--top-k", "--threshold", "--tags", "--backend", "--precision"}
+    | {"--config", "--set"},
+}
+
+
+def _options(text: str) -> set[str]:
+    """Long options of a help text but --help."""
+    return set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", text, re.MULTILINE)) - {"--help"}
+
+
+def _run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+    )
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What reaches `job.execute`, in place of a run."""
+    calls: list[dict] = []
+
+    def record(config, run_uri, **options) -> int:
+        calls.append({"config": config, "run": run_uri, **options})
+        return 0
+
+    monkeypatch.setattr(job, "execute", record)
+    return calls
+
+
+def test_help_names_the_commands_and_loads_nothing_large(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^  (\w+)  ", shown.partition("Commands:")[2], re.MULTILINE) == COMMANDS
+    assert "..." not in shown.partition("Commands:")[2], "a first line of help is cut"
+    ended = _run("-X", "importtime", "-m", "ram_ray.cli", "--help")
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in ended.stderr.splitlines()}
+    assert ended.returncode == 0 and "typer" in loaded
+    assert loaded.isdisjoint({"torch", "ray", "numpy", "pyarrow", "spacy", "fsspec", "rich", "pydantic"})
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "labels build", "models import", "import", "download", "export"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: ram-ray {command} " in shown and "list[" not in shown
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ram_ray {ram_ray.__version__}\n"
+
+
+def test_names_in_the_options_are_those_of_the_code() -> None:
+    """They are written out there so that help needs no import of what runs."""
+    assert get_args(Stage) == STAGES and get_args(Kind) == KINDS and set(get_args(Release)) == set(RELEASES)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_jobs_have_their_options(name: str) -> None:
+    ended = _run(f"jobs/{name}.py", "--help")
+    assert ended.returncode == 0 and _options(ended.stdout) == OPTIONS[name], ended
+
+
+def test_every_job_is_covered() -> None:
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(OPTIONS) | {"contact_sheet"}
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("--data a b --run r", "--data a --data b --run r"),
+        ("--data a b --eval c", "--data a --data b --eval c"),
+        ("--data=a b", "--data=a b"),
+        ("--data", "--data"),
+        ("--try", "--try 3"),
+        ("--try --serve", "--try 3 --serve"),
+        ("--try 8 --serve", "--try 8 --serve"),
+        ("--images a b -- --data c d", "--images a --images b -- --data c d"),
+        ("--set a=b c", "--set a=b c"),
+    ],
+)
+def test_several_values_after_one_option(given: str, read: str) -> None:
+    assert spread_values(given.split()) == read.split()
+
+
+def test_run_hands_its_options_on(executed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("pretrain: {epochs: 3}\nretrain: {epochs: 3}\n")
+    line = "run --preset demo --until clean --config own.yaml --set retrain.epochs=4 --set seed=7 --data a b --eval c"
+    assert main([*line.split(), "--run", "r", "--check"]) == 0
+    (call,) = executed
+    config = call.pop("config")
+    assert (config.name, config.seed, config.pretrain.epochs, config.retrain.epochs) == ("demo", 7, 3, 4)
+    assert config.data.train == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert config.data.eval == [str(tmp_path / "c")]
+    assert call == {"run": "r", "last": "clean", "check": True, "stay": False, "num_tried": 0}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("run", {"last": "evaluate", "stay": False, "num_tried": 0}),
+        ("run --serve", {"last": "evaluate", "stay": True, "num_tried": 0}),
+        ("run --try", {"num_tried": 3}),
+        ("run --try 8 --serve", {"stay": True, "num_tried": 8}),
+        ("evaluate", {"last": "evaluate", "check": False}),
+    ],
+)
+def test_what_a_run_ends_with(executed: list[dict], line: str, expected: dict) -> None:
+    assert main(line.split()) == 0
+    assert expected.items() <= executed[0].items()
+
+
+@pytest.mark.parametrize(
+    ("function", "line", "said"),
+    [
+        (full_pipeline, "--preset dmeo", "error: --preset dmeo: no such preset; use one of demo, "),
+        (full_pipeline, "--foo", "error: No such option: --foo; see full_pipeline --help"),
+        (full_pipeline, "--try x", "error: Invalid value for '--try': "),
+        (full_pipeline, "--data", "error: Option '--data' requires an argument"),
+        (ablation, "", "error: Missing option '--out'"),
+        (ablation, "--out x --table 3", "error: --table 3: use 4 or 5"),
+        (ablation, "--out x --seeds 0", "error: --seeds 0: at least one is needed"),
+        (tag_images, "--model m --out o --data nowhere", "error: nowhere: no pictures"),
+        (tag_images, "--model m --out o --data . --top-k 0", "error: top_k: "),
+        (tag_images, "--model m --out o --data . --backend abacus", "error: --backend abacus: use torch or openvino"),
+    ],
+)
+def test_mistakes_of_a_job(function, line: str, said: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"jobs/{function.__name__}", *line.split()])
+    assert run_job(function) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(said) and len(shown.err.splitlines()) == 1 and not shown.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "ram-ray: Missing command; see ram-ray --help"),
+        ("tga a.jpg", "ram-ray: No such command 'tga'"),
+        ("run --until cleen", "ram-ray run: Invalid value for '--until': 'cleen' is not one of 'shards', "),
+        ("run --until parse --try", "ram-ray run: --serve and --try need the finetuned model"),
+        ("run --set pretrain.epoch=2", "ram-ray run: pretrain.epoch: no such field"),
+        ("run --config nowhere.yaml", "ram-ray run: nowhere.yaml: cannot be read as YAML"),
+        ("serve --model . --set serve.prt=1", "ram-ray serve: serve.prt: no such field"),
+        ("serve --model .", "ram-ray serve: . is not a model bundle: it has no config.json"),
+        ("tag --model m", "ram-ray tag: name pictures, or folders and shards with --data and --out"),
+        ("tag a.jpg --model m --out o", "ram-ray tag: --out: only with --data"),
+        ("tag --data . --model m", "ram-ray tag: --data needs --out"),
+        ("tag --data . --out o --model m --json", "ram-ray tag: --json: not with --data"),
+        ("tag --data nowhere --out o --model m", "ram-ray tag: nowhere: no pictures"),
+        ("models import nowhere.pth out", "ram-ray models: nowhere.pth: no such file"),
+        ("import nowhere.pth out", "ram-ray import: nowhere.pth: no such file"),
+        ("download ramm out", "ram-ray download: Invalid value for 'NAME': 'ramm' is not one of 'ram', "),
+        ("export bundle out", "ram-ray export: name the format: --onnx"),
+        ("labels build nowhere*.txt --run r", "ram-ray labels: "),
+        ("labels show coco80 --kind thing", "ram-ray labels: Invalid value for '--kind': 'thing' is not one of "),
+    ],
+)
+def test_mistakes_are_one_line(line: str, said: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the test's process keeps its own
+    assert main(line.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(said) and len(shown.err.splitlines()) == 1 and not shown.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("set it lower"), 2, "prog: set it lower\n"),
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "prog: a.txt: No such file or directory\n"),
+        (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "prog: ray is not installed; "),
+    ],
+)
+def test_exceptions_end_in_exit_codes(error: Exception, code: int, said: str, capsys) -> None:
+    def fail() -> int:
+        raise error
+
+    alone = typer.Typer()
+    alone.command()(fail)
+    assert run_app(alone, [], name="prog") == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_our_own_errors_are_not_hidden() -> None:
+    def fail() -> int:
+        raise ModuleNotFoundError("No module named 'ram_ray.gone'", name="ram_ray.gone")
+
+    alone = typer.Typer()
+    alone.command()(fail)
+    with pytest.raises(ModuleNotFoundError):
+        run_app(alone, [], name="prog")
+
+
+def test_ctrl_c_is_130() -> None:
+    code = (
+        "import typer; from ram_ray.cli.command import run\n"
+        "def stop() -> int:\n    raise KeyboardInterrupt\n"
+        "app = typer.Typer(); app.command()(stop); raise SystemExit(run(app, [], name='prog'))"
+    )
+    ended = _run("-c", code)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_tag_prints_a_line_a_picture(tiny_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    photo(1).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    line = f"tag {tmp_path}/a.png --model {tiny_bundle} --top-k 2"
+    assert main(shlex.split(line)) == 0
+    assert re.fullmatch(rf"{tmp_path}/a.png: [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d\n", capsys.readouterr().out)
+    assert main(shlex.split(f"{line} {tmp_path}/b.png --json --tags 'snow,red umbrella'")) == 1
+    first, second = (json.loads(row) for row in capsys.readouterr().out.splitlines())
+    assert {tag["tag"] for tag in first["tags"]} == {"snow", "red umbrella"} and "error" in second
+
+
+def test_the_app_is_importable_by_its_name() -> None:
+    assert isinstance(app, typer.Typer)
