@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # Containers often set this; then every one of Ray's processes compiles what it imports again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-slow test-box check bench clean
+.PHONY: setup demo test test-slow test-box check bench docs clean
 
 setup: .venv/ready
 
@@ -36,5 +36,9 @@ check: setup
 bench: setup
 	$(PY) tests/bench/inference.py
 
+# The site, into build/docs. A warning, such as a link that leads nowhere, is an error.
+docs: setup
+	$(PY) -m mkdocs build --quiet --strict
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build/docs
