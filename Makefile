@@ -38,7 +38,7 @@ bench: setup
 
 # The site, into build/docs. A warning, such as a link that leads nowhere, is an error.
 docs: setup
-	$(PY) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv runs build/docs
