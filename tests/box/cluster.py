@@ -126,12 +126,12 @@ class Box:
 
     def kill_node(self, name: str) -> None:
         """SIGKILL for the raylet and all that runs on its node, as if its machine were gone."""
-        _kill_family(self.nodes.pop(name))
+        kill_family(self.nodes.pop(name))
 
     def close(self) -> None:
         """End everything and remove the folder."""
         for process in reversed(self._spawned):
-            _kill_family(process)
+            kill_family(process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # using it
@@ -212,7 +212,7 @@ class Box:
         """Start a command that ends with this process; what it prints goes to `log(name)`."""
         with open(self.folder / f"{name}.log", "ab") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd=ROOT, preexec_fn=_die_too
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd=ROOT, preexec_fn=die_too
             )
         self._spawned.append(process)
         return process
@@ -239,13 +239,13 @@ class Box:
         raise AssertionError(f"the node {name} does not start\n{self.log(name)[-3000:]}")
 
 
-def answers(port: int) -> bool:
-    """Whether something listens on a port of loopback."""
+def answers(port: int, *, host: str = "127.0.0.1") -> bool:
+    """Whether something listens on a port."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
-def _kill_family(process: subprocess.Popen) -> None:
+def kill_family(process: subprocess.Popen) -> None:
     """SIGKILL for a process and all that it started, unless it has ended."""
     if process.poll() is None:
         root = psutil.Process(process.pid)
@@ -255,5 +255,6 @@ def _kill_family(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _die_too() -> None:
+def die_too() -> None:
+    """Of a child before it runs its command: the kernel kills it when its parent ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

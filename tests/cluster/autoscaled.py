@@ -26,6 +26,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ram_ray.config import load
 from ram_ray.runtime.artifacts import Manifest, Run
 from ram_ray.runtime.cluster import configure_data
+from tests.box.cluster import answers, die_too, kill_family
 from tests.node_death import SETS, generate, parse
 from tests.s3 import free_port
 
@@ -44,9 +45,20 @@ GONE_S = 240  # a request of Ray Data for nodes holds for three minutes
 
 def main(stage: str, folder: Path, bundle: str) -> None:
     """See the module."""
-    head = start(folder)
-    ray.init(address=head, logging_level="WARNING")
-    configure_data()
+    # Ray's sockets lie below: the path has to be short.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temp:
+        head, address = start(folder, temp)
+        try:
+            ray.init(address=address, logging_level="WARNING")
+            configure_data()
+            run_stage(stage, folder, bundle)
+        finally:
+            ray.shutdown()
+            kill_family(head)
+
+
+def run_stage(stage: str, folder: Path, bundle: str) -> None:
+    """Run the stage and watch the nodes; prints what the module says."""
     resources = ["resources.max_cpus=4"] if stage == "parse" else ["resources.actor_gpus=1", "resources.actors=2"]
     config, run = load(sets=[*SETS, *resources]), Run(str(folder / "run"))
     made: Callable[..., Callable[[], Manifest]] = {"parse": parse, "generate": generate}[stage]
@@ -58,8 +70,8 @@ def main(stage: str, folder: Path, bundle: str) -> None:
     print(json.dumps({"nodes": nodes, "cpus": cpus, "left": up()}), flush=True)
 
 
-def start(folder: Path) -> str:
-    """Start the head with an autoscaler; its address."""
+def start(folder: Path, temp: str) -> tuple[subprocess.Popen, str]:
+    """Start the head with an autoscaler; its process, whose children all others are, and its address."""
     port = free_port()
     address = f"{ray.util.get_node_ip_address()}:{port}"
     provider = {"type": "external", "module": FAKE, "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
@@ -88,12 +100,15 @@ def start(folder: Path) -> str:
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
     }
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus=0", f"--port={port}"]
-    temp = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Ray's sockets lie below
-    command += [f"--autoscaling-config={path}", f"--temp-dir={temp}"]
-    command += ["--include-dashboard=false", f"--object-store-memory={NODE['object_store_memory']}"]
-    subprocess.run(command, env={**os.environ, **env}, check=True, stdout=sys.stderr)
-    return address
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=0"]
+    command += [f"--port={port}", f"--autoscaling-config={path}", f"--temp-dir={temp}", "--include-dashboard=false"]
+    command += [f"--object-store-memory={NODE['object_store_memory']}"]
+    head = subprocess.Popen(command, env={**os.environ, **env}, stdout=sys.stderr, preexec_fn=die_too)
+    deadline = time.monotonic() + SECONDS
+    while not answers(port, host=address.partition(":")[0]):
+        assert head.poll() is None and time.monotonic() < deadline, "the head does not start"
+        time.sleep(0.2)
+    return head, address
 
 
 def type_of(node: dict[str, Any]) -> str:
