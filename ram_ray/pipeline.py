@@ -203,7 +203,14 @@ class Pipeline:
         return manifest
 
     def done(self, name: str) -> None:
-        """End the run here if this was the last stage that was asked for."""
+        """End the run here if this was the last stage that was asked for.
+
+        Args:
+            name: of the stage that has just ended.
+
+        Raises:
+            Finished: if it was the last.
+        """
         if name == self.last:
             raise Finished
 

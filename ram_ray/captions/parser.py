@@ -180,7 +180,11 @@ def keep_hyphens(nlp: Language) -> None:
 
 
 def shipped_folder() -> Path:
-    """Where the shipped pipeline lies."""
+    """Where the shipped pipeline lies.
+
+    Raises:
+        ValueError: if the package lacks it.
+    """
     folder = Path(str(resources.files("ram_ray.captions") / SHIPPED))
     if not folder.is_dir():
         raise ValueError(

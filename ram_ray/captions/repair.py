@@ -138,7 +138,7 @@ def _regular(text: str) -> bool:
 
 
 def _repair_ing(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
-    """ "a man surfing", "is smiling" are verbs; "a building", "the railing" are things."""
+    """Tell the -ing words apart: "a man surfing", "is smiling" are verbs; "a building", "the railing" are things."""
     before, after = word_before(words, word), word_after(words, word)
     being = before.pos == "N" and lemmas(before.text, "noun") in BEINGS
     if word.text in ING_THINGS:

@@ -40,8 +40,10 @@ class Tag(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a caption says: its tags in the order of the text, each once, its actions with who and what, and its
-    attributes with what they describe."""
+    """What a caption says.
+
+    Tags are in the order of the text, each once; actions have who and what, attributes have what they describe.
+    """
 
     tags: list[Tag]
     relations: list[Triple]

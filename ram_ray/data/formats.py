@@ -28,7 +28,9 @@ Read = Callable[[int], bytes]  # the first n bytes of a picture
 class Measure(Protocol):
     """Checks one picture of `nbytes` bytes; returns (width, height) or raises `Reject`."""
 
-    def __call__(self, read: Read, nbytes: int) -> tuple[int, int]: ...
+    def __call__(self, read: Read, nbytes: int) -> tuple[int, int]:
+        """(width, height) in pixels of an image of `nbytes` bytes, of which `read` gives parts."""
+        ...
 
 
 @dataclass(slots=True)
@@ -91,7 +93,11 @@ def texts(value: Any, what: str) -> list[str]:
 
 
 def label_texts(value: Any) -> list[str] | None:
-    """Human labels: None where there are none to read, an empty list for "labelled, nothing"."""
+    """Human labels: None where there are none to read, an empty list for "labelled, nothing".
+
+    Raises:
+        Reject: bad_metadata, if the value is no list of texts.
+    """
     if value is not None and not isinstance(value, list):
         raise Reject("bad_metadata", f"labels must be a list of texts, not {type(value).__name__}")
     return None if value is None else texts(value, "labels")

@@ -71,6 +71,7 @@ def truth_ids(
     Args:
         labels: the row's `labels`; None where the shard carries no human labels (an empty list: nothing is there).
         captions: the row's `captions`; only original ones are believed.
+        system: the label system that ids are of.
     """
     unknown: Counter = Counter()
     if labels is not None:

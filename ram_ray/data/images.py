@@ -78,7 +78,11 @@ def decode(data: bytes, *, limits: Limits, size: int | None = None, exif: bool =
 
 
 def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image.Image:
-    """Check and decode without changing mode or orientation; arguments and errors are those of `decode`."""
+    """Check and decode without changing mode or orientation; arguments and errors are those of `decode`.
+
+    Raises:
+        Reject: as `decode`.
+    """
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut images as whole"
     header(data, limits=limits)
     if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):

@@ -49,6 +49,7 @@ def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
     the same name is img2dataset's table of what it fetched, holds no pictures, and is passed over as well.
 
     Args:
+        uris: paths, URIs or globs, of any fsspec storage.
         folders: how many of the folders above a shard are a part of its name.
 
     Raises:
@@ -191,9 +192,13 @@ def recognise(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Ite
     """(path, format, info) of the shards among files and folders, which a listing has told of.
 
     Args:
+        fs: the fsspec file system of the entries.
         entries: fsspec's infos, with the whole path as `name`.
         named: in full by the user: what is no shard is an error.
         nested: whether the files in a folder are taken.
+
+    Raises:
+        ValueError: if an entry is a compressed tar, or `named` and no shard.
     """
     archives = {info["name"] for info in entries if info["type"] != "directory" and info["name"].endswith(".tar")}
     for info in entries:

@@ -107,7 +107,7 @@ def surest_share(said: np.ndarray) -> np.ndarray:
 
 
 def say_rate(evidence: Evidence, curve: np.ndarray) -> np.ndarray:
-    """c of each tag, (T,) in (0, 1); `curve` is g where no generated caption names the tag, (T, B)."""
+    """The rate c of each tag, (T,) in (0, 1); `curve` is g where no generated caption names the tag, (T, B)."""
     images, said = evidence.images.sum(0), evidence.said.sum((0, 2))
     bound = _surest(images, curve, said)
     several = evidence.once + evidence.twice + evidence.often
@@ -132,7 +132,12 @@ def thresholds(calibration: Calibration, candidates: np.ndarray, *, precision: f
     a vote lowers the bin that is asked for exactly as far as it makes the tag likelier.
 
     Args:
+        calibration: how likely an addition is right, in each cell.
         candidates: (V, T, B) pictures that do not have the tag.
+        precision: least share of a tag's additions that is to be right, 0 to 1.
+
+    Returns:
+        (V, T) int64 bins, 0 to B; B for never.
     """
     votes, tags, bins = candidates.shape
     right = calibration.right.transpose(1, 0, 2).reshape(tags, -1)
@@ -182,7 +187,7 @@ def _vote_odds(images: np.ndarray, said: np.ndarray) -> np.ndarray:
 
 
 def _bent(images: np.ndarray, said: np.ndarray, odds: np.ndarray) -> np.ndarray:
-    """g without a vote, (T, B): the system's curve, bent by a + b x for each tag, as its own pictures ask for.
+    """The curve g without a vote, (T, B): the system's curve, bent by a + b x for each tag, as its pictures ask for.
 
     The most likely a and b with a ~ N(0, 1) and b ~ N(1, 0.5), by Newton's method; votes shift the logit.
     """

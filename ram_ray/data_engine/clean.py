@@ -102,8 +102,14 @@ def decide(
 
     Args:
         rows: a table, or what reads the rows in chunks, each time that it is called.
+        tag: id of the tag.
+        config: section `engine.clean`.
         counts: of all tags, over all images.
+        seed: of clustering and samples; the tag's id is added.
         protected: tags that no image loses.
+
+    Returns:
+        The removals, samples for the report, and counts of the tag.
 
     Raises:
         ValueError: if an embedding is not finite, or embeddings have different lengths.

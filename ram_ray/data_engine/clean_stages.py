@@ -70,7 +70,16 @@ def clean(
     """Remove tags that do not look like their category, and tags that the model does not see on their region.
 
     Args:
+        run: gets the stages' folders.
+        config: of the run.
+        annotations: rows to clean.
         judges: the model, or one for each part of the images, which it did not train on (`data_engine.folds`).
+        labels: stage that built the label system.
+        teacher: `represent`'s manifest, whose image encoder embeds regions.
+        round: number of the round of the data engine, part of the stages' names.
+
+    Returns:
+        The manifest of the cleaned annotations.
     """
     settings = config.engine.clean
     identity = {"clean": settings, "seed": config.seed, "trusted": trusts_labels(config)}

@@ -55,7 +55,16 @@ class Looks:
 
 
 def num_clusters(num_images: int, *, images_per_cluster: int, max_clusters: int) -> int:
-    """k for a category of this size: one for every `images_per_cluster` crops, 1 to `max_clusters`."""
+    """Number of clusters of a category of this size.
+
+    Args:
+        num_images: crops of the category.
+        images_per_cluster: crops for each cluster.
+        max_clusters: most clusters.
+
+    Returns:
+        K, 1 to `max_clusters`.
+    """
     return max(1, min(max_clusters, num_images // images_per_cluster))
 
 
@@ -78,6 +87,11 @@ def fit_centres(points: np.ndarray, *, clusters: int, seed: int = 0) -> np.ndarr
 
     Args:
         points: (N, D) float32 unit vectors, N at least `clusters`.
+        clusters: K.
+        seed: of the sample and of the starts.
+
+    Returns:
+        (K, D) float32, not normalised; fewer where there are fewer points.
     """
     if clusters == 1:
         return points.mean(axis=0, keepdims=True)

@@ -49,6 +49,7 @@ def company(others: pa.ChunkedArray, *, said: np.ndarray, hashes: np.ndarray, co
         others: a list of int32 a row: the tags that the image's captions say besides.
         said: (N,) bool, whether they say this one.
         hashes: (N,) uint64, of the keys.
+        counts: of all tags, over all images.
     """
     lists = others.combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy()

@@ -112,6 +112,10 @@ class RegionEmbedder:
         self.detector = make_detector(config, predictor=predictor, device=device)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        """IMAGE_REGIONS rows of a batch of ANNOTATION rows with `pixels` uint8 (B, S, S, 3).
+
+        A rejected row, or one without tags, has no regions.
+        """
         rows = to_rows(batch)
         tagged = [place for place, row in enumerate(rows) if row["tags"] and not row["reason"]]
         regions: list[list[dict[str, Any]]] = [[] for _ in rows]

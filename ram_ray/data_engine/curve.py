@@ -29,8 +29,12 @@ def make_curve(cells: Cells, sure: np.ndarray, *, right: np.ndarray | None = Non
     """Points of the curve, surest first.
 
     Args:
+        cells: counts of pictures, by votes, tag and score.
         sure: (V, T, B) what cells are ordered by; equal ones are one step.
         right: (V, T, B) how likely an addition is right by the calibration, where there is one.
+
+    Returns:
+        At most `POINTS` points: threshold, pictures added, and precision and recall where they are known.
     """
     order = np.argsort(-sure, axis=None, kind="stable")
     ranked = sure.ravel()[order]

@@ -75,8 +75,13 @@ def judge(carried: np.ndarray, absent: np.ndarray, *, said: np.ndarray, expected
     """Judge the carried rows (N, F) of a category by comparison with absent ones (M, F).
 
     Args:
+        carried: (N, F) float signals of rows that have the tag.
+        absent: (M, F) float signals of rows that do not.
         said: (N,) bool, the rows whose tag a caption says, and which are learnt from; all are where none is said.
         expected: share of the carried rows that is expected to be wrong, 0 to 1.
+
+    Returns:
+        For each carried row how likely its tag is wrong, (N,), and what each signal says for the tag, (N, F).
     """
     scores = normal_scores(np.concatenate([carried, absent]))
     right = scores[: len(carried)]

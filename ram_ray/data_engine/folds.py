@@ -32,6 +32,7 @@ class ByPart:
         self.actors = [actor(one, *args, **kwargs) for one in bundles]
 
     def __call__(self, batch: Batch) -> pa.Table:
+        """The rows of a batch, each by the actor of its part of the images; their order may change."""
         if len(self.actors) == 1:
             return self.actors[0](batch)
         parts = np.array([part_of(str(key), len(self.actors)) for key in batch["key"]], dtype=int)

@@ -81,6 +81,7 @@ class Generator:
         )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        """SCORES rows of a batch of ANNOTATION rows with `pixels` uint8 (B, S, S, 3); rejected rows get no scores."""
         rows = to_rows(batch)
         for row in rows:
             row.update(generated=[], tagger_ids=[], tagger_logits=b"")
@@ -127,6 +128,7 @@ class CaptionTags:
         self._find = TagFinder(labels, Matcher(labels, load_lemmas(), max_chars=max_caption_chars) if match else None)
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        """The SCORES rows with tags and their sources in each generated caption."""
         rows = table.to_pylist()
         captions = [one for row in rows for one in row["generated"]]
         parsed = self.parser.parse([one["text"] for one in captions]) if captions else []
@@ -136,8 +138,9 @@ class CaptionTags:
 
 
 class Threshold:
-    """One probability for all tags, and what a generated caption says: everything, as in the paper, or what the
-    tagger holds likely enough itself.
+    """One probability for all tags, and what a generated caption says.
+
+    Of what it says everything is taken, as in the paper, or what the tagger holds likely enough itself.
 
     Args:
         threshold: least probability of the tagger's own tags.
@@ -151,8 +154,12 @@ class Threshold:
         """What is likely enough, the captions' tags first, then the tagger's.
 
         Args:
-            ids: (K,) int64 tags; logits: (K,) of them.
+            ids: (K,) int64 tags.
+            logits: (K,) float, of these tags.
             votes: tag -> generated captions that name it.
+
+        Returns:
+            (tag, origin, probability) of each addition.
         """
         scores = 1 / (1 + np.exp(-logits))
         over = np.flatnonzero(is_present(scores, self.threshold))
@@ -204,6 +211,8 @@ def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated, logits: Logit
     earlier round are replaced (the tags that they gave stay, if they survived); without new ones they are kept.
 
     Args:
+        row: of SCORES.
+        rule: says which tags are likely enough.
         logits: what the rule takes for the scores: the tagger's own, or weighed (`data_engine.weigh`).
     """
     kept = {name: row[name] for name in ANNOTATION.names}

@@ -52,10 +52,18 @@ ORIGINS = ("generated_caption", "tagger")  # of tags that the engine adds
 def generate(
     run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], labels: Manifest, *, round: int
 ) -> Manifest:
-    """Add the captions and tags that the model sees and no caption says.
+    """Add the captions and tags that the model sees and no caption says (arXiv 2306.03514, section 3.3).
 
     Args:
+        run: gets the stages' folders.
+        config: of the run.
+        annotations: rows to add to.
         judges: the model, or one for each part of the pictures (`data_engine.folds`).
+        labels: stage that built the label system.
+        round: number of the round of the data engine, part of the stages' names.
+
+    Returns:
+        The manifest of the annotations with what was added.
     """
     scores = score(run, config, annotations, judges, labels, round=round)
     return add_likely(run, config, scores, labels, num_judges=len(judges), round=round)
@@ -168,7 +176,16 @@ def find_thresholds(
     `engine.holdout`, or all where nothing is calibrated.
 
     Args:
+        run: gets the stage's folder.
+        config: of the run.
+        scores: stage that left SCORES rows.
         weighed: of `weigh_stage`, where scores are calibrated; the scores are then the weighed ones.
+        labels: stage that built the label system.
+        num_judges: number of models that scored, see `generate`.
+        round: number of the round of the data engine, part of the stage's name.
+
+    Returns:
+        The stage's manifest.
     """
     settings, part = config.engine.generate, unseen_part(config, num_judges)
     identity = {"precision": settings.precision, "holdout": config.engine.holdout if part else None}

@@ -36,7 +36,14 @@ def tally(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, al
     """Count the annotations that a stage left, for its manifest, and copy what it rejected.
 
     Args:
+        stage: whose rows are there already.
+        config: of the run.
+        labels: stage that built the label system.
+        rows_in: rows that the stage read.
         also: counts more of each block, see `annotate.sum_blocks`.
+
+    Returns:
+        Counts by name; `rows_in` is `rows_out` + `rejected`.
     """
     system = LabelSystem.load(label_system_uri(labels.path))
     counts = annotation_counts(stage.path, config=config, system=system, also=also)

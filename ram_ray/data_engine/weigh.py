@@ -80,6 +80,8 @@ def count_weighed(block: pa.Table, *, company: Company, chosen: Callable[[str], 
     """WEIGHED rows of a block of SCORES rows: how many tags have a score and company, and how many of them are said.
 
     Args:
+        block: SCORES rows.
+        company: the measure of a tag's company.
         chosen: keys of the pictures to count.
     """
     measure = Weigher(company, Weights()).measure

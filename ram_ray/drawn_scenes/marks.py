@@ -1,8 +1,8 @@
-"""The small marks that show an action, as a comic does: a shadow under what jumps, lines above what falls,
-arcs round what spins, rays round what shines, Zs over what sleeps.
+"""The small marks that show an action, as a comic does.
 
-They keep one colour each and their size in units of a 64th of the picture, so they can be learned apart
-from the thing they belong to.
+A shadow under what jumps, lines above what falls, arcs round what spins, rays round what shines, Zs over what sleeps.
+They keep one colour each and their size in units of a 64th of the picture, so they can be learned apart from the
+thing they belong to.
 """
 
 from __future__ import annotations

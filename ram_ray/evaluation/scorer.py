@@ -48,6 +48,10 @@ class Scorer:
         self.tags_per_block = tags_per_block
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        """Blocks of scores and truth of a batch of rows with `pixels` uint8 (B, S, S, 3).
+
+        Rows that are rejected or have no truth are left out.
+        """
         system = self.predictor.labels
         truths: list[set[int] | None] = []
         for reason, labels, captions in zip(batch["reason"], batch["labels"], batch["captions"], strict=True):

@@ -68,7 +68,10 @@ def tag_to_folder(
         model: a bundle's folder, URI or Hugging Face id, readable from every node.
         data: folders of pictures, pictures, shards, or globs of them; paths or URIs.
         out: folder or URI; must hold no parts yet.
-        backend, precision: as in `Predictor.from_pretrained`; precision None: bf16 on a GPU, else fp32.
+        query: which tags are wanted, and how many.
+        config: of resources and data.
+        backend: as in `Predictor.from_pretrained`.
+        precision: as in `Predictor.from_pretrained`; None: bf16 on a GPU, else fp32.
 
     Returns:
         {"images": rows written, "errors": rows of them that could not be tagged}.
@@ -168,6 +171,7 @@ class Lister:
         self._config = config
 
     def __call__(self, piece: dict[str, Any]) -> list[dict[str, Any]]:
+        """Rows with key, uri, offset, nbytes and error ("" for none) of one piece of work."""
         from ram_ray.data.shards import Shard, scan_shard
 
         work = json.loads(piece["work"])
@@ -192,6 +196,7 @@ class Decoder:
         self._config, self._size = config, size
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The batch with `pixels` uint8 (B, S, S, 3), zeros for a picture with an error."""
         from ram_ray.data.fetch import read_bytes
 
         errors = batch["error"].tolist()
@@ -240,6 +245,7 @@ class TagActor:
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        """TAGGED rows of a batch with `pixels` uint8 (B, S, S, 3); rows with an error have no tags."""
         errors = [error or None for error in batch["error"].tolist()]
         good = [row for row, error in enumerate(errors) if error is None]
         images = batch["pixels"][good]
@@ -263,6 +269,7 @@ class Writer:
         self._out = out.rstrip("/")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """Write a batch of TAGGED rows as .parquet and .jsonl, and return one row with its counts."""
         table = batch.select(TAGGED.names).cast(TAGGED)
         rows = table.to_pylist()
         name = f"{self._out}/part-{hashlib.sha256(json.dumps([row['key'] for row in rows]).encode()).hexdigest()[:16]}"

@@ -75,12 +75,15 @@ class Predictor:
         revision: str | None = None,
         exif: bool = True,
     ) -> Predictor:
-        """Load a bundle from a folder, a URI or a Hugging Face id; `device` None: the GPU if there is one.
+        """Load a bundle from a folder, a URI or a Hugging Face id.
 
         Args:
+            path_or_id: where the bundle is.
+            device: of torch; None: the GPU if there is one and the backend is "torch", else the CPU.
             precision: "fp32", exact, or "bf16", about twice as quick where the processor knows it.
             backend: "torch", or "openvino", quicker on a CPU (the extra `openvino`).
             threads: of torch for the whole process, and of the backend.
+            revision: commit, branch or tag of a Hugging Face id.
             exif: take images as people see them: upright by EXIF, transparent parts on white. False: take them as
                 they are stored, as the released models' own code does (`as_stored` of `ram_ray.data.preprocess`).
 
@@ -225,7 +228,21 @@ class Predictor:
         decoding: Decoding | None = None,
         seed: int | list[int] | None = None,
     ) -> list[str]:
-        """Captions of encoded pictures (B, 1 + L, C), guided by the given tags; a list has one seed a picture."""
+        """Captions of encoded pictures (B, 1 + L, C), guided by the given tags; a list has one seed a picture.
+
+        Args:
+            tokens: (B, 1 + L, C), from `encode`.
+            tags: of each picture, which the caption shall name.
+            max_tokens: most tokens after the prompt; None: the decoding's.
+            decoding: beams, lengths, penalty or draws; None: the model's.
+            seed: of draws, one for the batch, or a list with one a picture.
+
+        Returns:
+            A text for each picture, without the prompt.
+
+        Raises:
+            ValueError: if this model writes no captions.
+        """
         config = self.config
         if self.tokenizer is None:
             raise ValueError("this model writes no captions (RAM++, or imported without its --tokenizer)")

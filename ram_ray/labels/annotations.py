@@ -37,6 +37,7 @@ class Labeller:
         return cls(LabelSystem.load(uri), config, measure=measure, seed=seed)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """ANNOTATION rows of a block of PARSED rows."""
         found = to_annotations(block, self._find)
         return self._measure(block, found) if self._measured else found
 

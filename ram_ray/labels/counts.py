@@ -187,11 +187,21 @@ class EvidenceFinder:
         self._matcher = Matcher(system, load_lemmas(), max_chars=max_chars, trusting=True)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """What the captions of a block of PARSED rows say of each label."""
         return find_evidence(block, self._system, self._matcher)
 
 
 def read_evidence(path: str, *, run: RunConfig, system: LabelSystem) -> dict[int, Evidence]:
-    """id -> what the captions of the parsed rows at `path` say of the label; ids without any are left out."""
+    """What the captions of the parsed rows say of each label.
+
+    Args:
+        path: folder of PARSED rows.
+        run: its configuration.
+        system: the label system that ids are of.
+
+    Returns:
+        Label id -> evidence; ids without any are left out.
+    """
     resources = run.resources
     finder = PerProcess(EvidenceFinder, system, max_chars=run.labels.max_caption_chars)
     rows = (

@@ -21,7 +21,9 @@ How = Literal["edit", "file", "spelling", "compound", "table", "inflection", "wo
 class Senses(Protocol):
     """What WordNet answers: a key that words of one main sense share."""
 
-    def sense(self, name: str, kind: str) -> str | None: ...
+    def sense(self, name: str, kind: str) -> str | None:
+        """The main sense of a name of this kind, None where it has none."""
+        ...
 
 
 class Groups:
@@ -136,6 +138,8 @@ def merge_inflections(groups: Groups, counts: Mapping[Key, int], lemma: Mapping[
     """Merge a name with its dictionary form, if captions use that one more: else it is a word of its own ("bore").
 
     Args:
+        groups: of names that mean the same; changed.
+        counts: captions that say each name.
         lemma: the dictionary form of the names that have another one.
     """
     for key in sorted(lemma):

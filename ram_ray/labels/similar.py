@@ -66,8 +66,10 @@ def merge_similar(
     """Merge pairs of names that are each other's nearest, at a cosine of at least `similarity`.
 
     Args:
+        groups: of names that mean the same; changed.
         counts: the names that may merge; of a group that is merged already its most frequent name speaks.
         vectors: name -> (D,), all of one width; names without a vector are left alone.
+        similarity: least cosine, -1 to 1.
     """
     for kind in sorted({kind for _, kind in counts}):
         leaders = _leaders(groups, counts, kind)

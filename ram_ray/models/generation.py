@@ -68,12 +68,18 @@ def generate(
     """Ids (B, T) of captions with the prompt: then the words, the end token where it came, and zeros.
 
     Args:
+        decoder: of captions.
         context: (B, T', D), the tag encoder's output; `context_mask` (B, T'), True where it is seen, None: all.
+        context_mask: (B, T') bool, True where the context is seen; None: all of it.
         prompt: (P,) ids that every caption begins with.
+        decoding: beams, lengths, penalty or draws.
         max_length: most tokens, with the prompt.
         end: id of the end token.
         generator: of the draws, with `decoding.sample`; a list holds one an image, whose draws then do not depend on
             what else is in the batch.
+
+    Returns:
+        int64 (B, T).
     """
     steps = Steps(decoder, context, context_mask)
     search = _beams if decoding.num_beams > 1 and not decoding.sample else _single

@@ -176,6 +176,10 @@ class RAM(nn.Module):
             end: id of the end token.
             max_tokens: most tokens after the prompt, in place of the decoding's.
             decoding: beams, lengths, penalty or draws; None: the config's.
+            generator: of the draws; a list holds one an image, see `generation.generate`.
+
+        Returns:
+            int64 (B, T).
         """
         decoding = decoding or self.config.decoding
         length = decoding.max_length or self.config.max_caption_tokens

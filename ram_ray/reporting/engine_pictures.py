@@ -69,6 +69,9 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
     """PICK rows of a block of `records.ANNOTATION` rows, at most `each` a tag and kind.
 
     Args:
+        block: ANNOTATION rows.
+        tags: ids of the tags that are shown.
+        each: most rows of one tag and kind.
         sampled: tags of which cleaning's samples say what was kept and removed: only what was added is picked.
     """
     best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
@@ -160,6 +163,9 @@ def read_pictures(
         annotations: folder of the last `records.ANNOTATION` rows.
         crops: folders of `data_engine.clean.SAMPLE_ROWS`, of each round; the last one's say what was kept.
         tags: the categories to be shown.
+        system: the label system that ids are of.
+        run: its configuration.
+        bounds: how much the page may hold.
     """
     wanted, each, crops = frozenset(tags), bounds.each_in_all, list(crops)
     picks: list[dict[str, Any]] = []

@@ -42,9 +42,13 @@ def report_engine(
     """Write the page and return its URI.
 
     Args:
+        run: gets the page.
+        config: of the run.
         steps: annotation stages in their order: the first annotations, then generated and cleaned ones of each round.
+        labels: stage that built the label system.
         crops: folders of cleaning's samples (`data_engine.clean.SAMPLE_ROWS`), one a round.
         curve: URI of a curve, as `engine_curve.read_curve` reads it.
+        bounds: how much the page may hold; None: the defaults of `Bounds`.
     """
     bounds = bounds or Bounds()
     system = LabelSystem.load(label_system_uri(labels.path))

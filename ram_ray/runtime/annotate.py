@@ -105,8 +105,14 @@ def annotate(
     """Run `transform` over the good rows of `source` and leave rows of `schema` at `stage.path`.
 
     Args:
+        stage: gets the rows; its `work` folder has the checkpoint.
         transform: a lazy dataset of rows to a lazy dataset of rows; must keep `id_column`.
+        source: folder or URI of rows, in Parquet.
+        schema: of the rows that are written; each block is checked against it.
+        run: its configuration, of resources and blocks.
         rows_in: rows to come, for the progress line.
+        id_column: by which a row is known as done when the stage is run again.
+        rows_per_block: None: `data.rows_per_block`.
         partitioned: whether `source` is partitioned by shard; the listing of shards is not.
     """
     cpus = run.resources.task_cpus

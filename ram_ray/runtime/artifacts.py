@@ -93,6 +93,7 @@ class Stage:
 
         Args:
             before: stages that were steps towards this one; their seconds are part of its own.
+            **counts: what the stage did, for the manifest; JSON values.
         """
         seconds = time.monotonic() - self.started + sum(one.seconds for one in before)
         manifest = Manifest(self.name, self.digest, self.path, round(seconds, 1), counts)
@@ -115,7 +116,15 @@ def write_text(uri: str, text: str) -> None:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write `data` to `uri` in one step, as `write_text` does."""
+    """Write `data` to `uri` in one step, as `write_text` does.
+
+    Args:
+        uri: a path or URI; its folder is made.
+        data: the whole content.
+
+    Raises:
+        OSError: if it cannot be written; without space it says where.
+    """
     fs, path = fsspec.url_to_fs(uri)
     make_folder(fs, fs._parent(path))
     if not is_local(fs):  # object stores publish an object whole

@@ -27,6 +27,8 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, 
     """Join the cluster that the environment names, or start one; nothing if this process already has one.
 
     Args:
+        num_cpus: of one's own cluster; None: as many as the machine has; two at least.
+        object_store_gb: size of the object store of one's own cluster, in 10^9 bytes; None: Ray's default.
         dashboard: of one's own cluster; ten processes. Ray Train needs it, Ray Data does not.
     """
     import ray

@@ -70,7 +70,11 @@ class Api:
         self._info: ModelInfo | None = None
 
     async def info(self) -> ModelInfo:
-        """The model's labels, asked once; 503 until it is loaded."""
+        """The model's labels, asked once; 503 until it is loaded.
+
+        Raises:
+            ApiError: 503, if the model is not loaded within `timeout_s`.
+        """
         if self._info is None:
             try:
                 async with asyncio.timeout(self.config.timeout_s):
@@ -80,7 +84,17 @@ class Api:
         return self._info
 
     async def tag(self, request: Request) -> TagResponse:
-        """Answer `POST /v1/tag`."""
+        """Answer `POST /v1/tag`.
+
+        Args:
+            request: as it arrives, body unread.
+
+        Returns:
+            The tags of each image, in order.
+
+        Raises:
+            ApiError: a mistake in the request or its images, 408 or 504 where it takes too long, 503 without a model.
+        """
         async with self.gate.admit() as held:
             try:
                 async with asyncio.timeout(self.config.timeout_s):

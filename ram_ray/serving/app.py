@@ -71,7 +71,11 @@ class TaggerReplica:
         return self._info
 
     def check_health(self) -> None:
-        """Called by Serve: fails, so that the replica is replaced, when a forward does not come back."""
+        """Called by Serve: fails, so that the replica is replaced, when a forward does not come back.
+
+        Raises:
+            RuntimeError: if a forward has been running for too long.
+        """
         if self._started is not None and time.monotonic() - self._started > self._stuck_after_s:
             raise RuntimeError(f"a forward has been running for over {self._stuck_after_s:g} s")
 

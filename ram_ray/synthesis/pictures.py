@@ -88,6 +88,7 @@ class Synthesizer:
         self._generator = make_generator(config.generator, **options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """SYNTHETIC rows of a block of rows with captions: pictures of the first caption, written into one tar."""
         rows = [
             {"key": row["key"], "shard": row["shard"], "captions": row["captions"][:1]} for row in block.to_pylist()
         ]

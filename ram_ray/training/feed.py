@@ -224,7 +224,14 @@ class TaggerFeed(Feed):
     max_tag_tokens: int = 40
 
     def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """targets uint8 (B, N) as of `asymmetric_loss`; caption_ids, tag_ids int32 (B, T) where captions are learnt."""
+        """Targets and token ids of a batch of training rows.
+
+        Args:
+            rows: of the training table.
+
+        Returns:
+            targets uint8 (B, N) as of `asymmetric_loss`; caption_ids, tag_ids int32 (B, T) where captions are learnt.
+        """
         targets = np.zeros((len(rows), len(self.tag_names)), dtype=np.uint8)
         texts, tags = [], []
         for place, row in enumerate(rows):

@@ -36,6 +36,7 @@ def tagged_rows(annotations: pa.Table, *, worth: Mapping[int, float] | None = No
     """Training rows of the tagger from `records.ANNOTATION`; rejected rows and rows without a tag are left out.
 
     Args:
+        annotations: ANNOTATION rows.
         worth: of each tag, see `tag_worth`; a picture weighs as much as its worthiest tag.
     """
     rows = [
@@ -58,5 +59,7 @@ def tag_worth(pictures: Mapping[int, int], *, num_pictures: int, cap: float) -> 
 
     Args:
         pictures: tag id -> pictures that have it.
+        num_pictures: of the training set.
+        cap: share of the pictures from which on a tag counts less, 0 to 1.
     """
     return {id: min(1.0, cap * num_pictures / count) for id, count in pictures.items()}

@@ -41,7 +41,12 @@ class Engine(Protocol):
         """One optimizer step over gradient-accumulated micro batches; returns the mean of each loss.
 
         Args:
+            micro_batches: of this worker, tensors by name, on its device.
+            lr: learning rate of this step.
             shares: of each micro batch in the step's images, the same on every worker; None: equal ones.
+
+        Returns:
+            Loss name -> mean over the micro batches, by their shares.
         """
 
     def save(self, folder: Path) -> None:
@@ -76,6 +81,7 @@ class DDPEngine:
     def step(
         self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
     ) -> dict[str, float]:
+        """See `Engine.step`; gradients are averaged over workers once, at the last micro batch."""
         set_learning_rate(self._optimizer, lr)
         shares, losses = shares or _equal(micro_batches), []
         for number, (batch, part) in enumerate(zip(micro_batches, shares, strict=True)):
@@ -91,11 +97,13 @@ class DDPEngine:
         return _means(losses, shares)
 
     def save(self, folder: Path) -> None:
+        """See `Engine.save`; rank 0 writes one file."""
         if torch.distributed.get_rank() == 0:
             state = {"step": self._step.state_dict(), "optimizer": self._optimizer.state_dict()}
             torch.save(state, folder / DDP_FILE)
 
     def load(self, folder: Path) -> None:
+        """See `Engine.load`."""
         state = torch.load(folder / DDP_FILE, map_location=self.device, weights_only=True)
         self._step.load_state_dict(state["step"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -133,6 +141,7 @@ class DeepSpeedEngine:
     def step(
         self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
     ) -> dict[str, float]:
+        """See `Engine.step`."""
         set_learning_rate(self._engine.optimizer, lr)
         shares, losses = shares or _equal(micro_batches), []
         for batch, part in zip(micro_batches, shares, strict=True):
@@ -143,9 +152,11 @@ class DeepSpeedEngine:
         return _means(losses, shares)
 
     def save(self, folder: Path) -> None:
+        """See `Engine.save`; every rank writes its part."""
         self._engine.save_checkpoint(str(folder), tag=TAG)
 
     def load(self, folder: Path) -> None:
+        """See `Engine.load`."""
         load_checkpoint(self._engine, folder)
 
 

@@ -36,6 +36,7 @@ class Chosen:
     left_out: Part | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """The rows of a block that are trained on."""
         if self.shards != "*":
             names = {one: shard_matches(one, self.shards) for one in block["shard"].unique().to_pylist()}
             block = block.filter(pa.array([names[one] for one in block["shard"].to_pylist()], pa.bool_()))
@@ -81,8 +82,17 @@ def make_table(
     """Write the shuffled training table once and return it.
 
     Args:
+        path: folder or URI of the table.
         sources: folders of rows, each with the function that makes training rows of a block.
         chosen: which rows are trained on; None: all.
+        num_rows: rows of all sources, from which the number of buckets follows.
+        run: its configuration.
+
+    Returns:
+        The table; one that was written already is not written again.
+
+    Raises:
+        ValueError: if no row is left to train on.
     """
     chosen = chosen or Chosen()
     done = f"{path}.json"

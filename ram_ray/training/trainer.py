@@ -49,8 +49,14 @@ def train_tagger(
     """Train the tagger and leave a bundle at `stage.path`; returns counts for the manifest.
 
     Args:
+        stage: gets the bundle and the work folder.
+        config: section of this training.
+        run: the run's configuration.
         annotations: folder of `records.ANNOTATION` rows.
         num_rows: how many they are; sets the number of buckets.
+        label_system: URI of the label system.
+        teacher: folder, URI or Hugging Face id of the CLIP that is distilled from and embeds labels.
+        teacher_revision: commit of a Hugging Face id.
         tokenizer: folder with tokenizer.json, readable by every node.
         start: bundle to start from, None for `represent`'s backbone.
         left_out: pictures that are not trained on; epochs count the others.

@@ -211,6 +211,7 @@ class Meter:
         self._start = self._last = time.monotonic()
 
     def log(self, done: int, losses: dict[str, float], lr: float) -> None:
+        """Print steps, losses, rate and time left, every `LOG_SECONDS` seconds and after the last step."""
         now = time.monotonic()
         if now - self._last < LOG_SECONDS and done != self._job.total_steps:
             return

@@ -51,8 +51,11 @@ def label_set(model: RAM, embed: Tensor) -> LabelSet:
 
 
 class Pieces:
-    """A batch cut so that what lies between two layers stays small: on a CPU a large batch is no quicker an image
-    than a few pictures, and of a Swin-L with 4,585 tags a batch of 32 would take gigabytes."""
+    """A batch cut so that what lies between two layers stays small.
+
+    On a CPU a large batch is no quicker an image than a few pictures, and of a Swin-L with 4,585 tags a batch of 32
+    would take gigabytes.
+    """
 
     _PATCHES, _HIDDEN = 1 << 15, 1 << 26  # of the first stage; values of a feed-forward's hidden layer
 
