@@ -94,7 +94,14 @@ class LabelSystem:
         return [label.name for label in self.labels]
 
     def thresholds(self, default: float) -> np.ndarray:
-        """Each label's threshold (N,) float32, in the order of ids; `default` (`model.threshold`) where it has none."""
+        """Each label's threshold.
+
+        Args:
+            default: for labels without a threshold of their own (`model.threshold`).
+
+        Returns:
+            (N,) float32, in the order of ids.
+        """
         values = [default if label.threshold is None else label.threshold for label in self.labels]
         return np.array(values, dtype=np.float32)
 

@@ -71,6 +71,10 @@ def texts(value: Any, what: str) -> list[str]:
 
     Equal texts in one list stay: two people who wrote the same said it twice.
 
+    Args:
+        value: as it came from JSON, Parquet or a file.
+        what: for the error: the field's name.
+
     Raises:
         Reject: bad_metadata, for any other type or a string that is not valid Unicode.
     """
@@ -133,7 +137,12 @@ def joined(*sources: list[str]) -> list[str]:
 
 
 def read_folder(uri: str, *, measure: Measure) -> Iterator[Sample]:
-    """Samples of `uri/captions.jsonl`, one a line; blank lines are skipped. The key is the picture's name."""
+    """Samples of `uri/captions.jsonl`, one a line; blank lines are skipped. The key is the picture's name.
+
+    Args:
+        uri: of the folder.
+        measure: checks a picture.
+    """
     fs, root = fsspec.url_to_fs(uri)
     with fs.open(f"{root}/{CAPTIONS_FILE}", "rb") as file:
         for number, line in enumerate(_lines(file), start=1):

@@ -26,6 +26,10 @@ KEY_COLUMNS = ("key", "__key__", "image_id", "url")
 def read_parquet(uri: str, *, measure: Measure) -> Iterator[Sample]:
     """Samples of a Parquet file, one a row, read in batches of about `BATCH_BYTES`. `offset` is the row number.
 
+    Args:
+        uri: of the file.
+        measure: checks a picture.
+
     Raises:
         ValueError: if there is no image column, or neither captions nor labels.
     """

@@ -51,5 +51,13 @@ def place_of(key: str) -> int:
 
 
 def part_of(key: str, parts: int) -> int:
-    """The number of the part, of so many, that a key belongs to."""
+    """The number of the part, of so many, that a key belongs to.
+
+    Args:
+        key: of an image.
+        parts: number of parts.
+
+    Returns:
+        0 to `parts` - 1, the same on every machine.
+    """
     return place_of(key) * parts >> 64

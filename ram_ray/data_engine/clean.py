@@ -148,7 +148,14 @@ def _count(chunks: Chunks) -> tuple[int, int]:
 
 
 def signals_of(measured: pa.Table) -> np.ndarray:
-    """SIGNALS (N, F) float64 of measured rows, in their order."""
+    """SIGNALS of measured rows, in their order.
+
+    Args:
+        measured: rows with the columns whole, agreement, distance, score and company.
+
+    Returns:
+        (N, F) float64; a larger value speaks for the tag.
+    """
     names = ("whole", "agreement", "distance", "score", "company")
     columns = {name: measured[name].to_numpy().astype(np.float64) for name in names}
     columns |= {"near": -columns["distance"], "found": columns["score"]}
@@ -191,7 +198,13 @@ def _hashes(rows: pa.Table, seed: int) -> np.ndarray:
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D) as unit vectors.
+    """Embeddings as unit vectors.
+
+    Args:
+        embeddings: (N, D) float.
+
+    Returns:
+        (N, D) float32.
 
     Raises:
         ValueError: if one is not finite.

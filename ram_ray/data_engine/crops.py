@@ -112,9 +112,13 @@ class RegionEmbedder:
         self.detector = make_detector(config, predictor=predictor, device=device)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """IMAGE_REGIONS rows of a batch of ANNOTATION rows with `pixels` uint8 (B, S, S, 3).
+        """Boxes and embeddings of the tags of a batch.
 
-        A rejected row, or one without tags, has no regions.
+        Args:
+            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
+
+        Returns:
+            IMAGE_REGIONS rows; a rejected row, or one without tags, has no regions.
         """
         rows = to_rows(batch)
         tagged = [place for place, row in enumerate(rows) if row["tags"] and not row["reason"]]
@@ -236,7 +240,15 @@ def to_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def crop(picture: np.ndarray, corners: tuple[int, int, int, int]) -> np.ndarray:
-    """The part of a picture (S, S, 3) uint8 between the corners, stretched to (S, S, 3) as in training."""
+    """The part of a picture between the corners, stretched to the picture's size as in training.
+
+    Args:
+        picture: (S, S, 3) uint8.
+        corners: x0, y0, x1, y1 in pixels.
+
+    Returns:
+        (S, S, 3) uint8.
+    """
     from PIL import Image
 
     height, width = picture.shape[:2]
@@ -258,7 +270,13 @@ def explode_regions(table: pa.Table) -> pa.Table:
 
 
 def embeddings_of(embeddings: Sequence[bytes]) -> np.ndarray:
-    """The embeddings (N, D) float32 of REGIONS rows.
+    """The embeddings of REGIONS rows.
+
+    Args:
+        embeddings: of each row, float16 in little-endian bytes.
+
+    Returns:
+        (N, D) float32; (0, 0) without rows.
 
     Raises:
         ValueError: if the rows hold embeddings of different lengths.

@@ -19,7 +19,14 @@ POINTS = 200
 
 
 def by_score(cells: Cells) -> np.ndarray:
-    """How sure of each cell one is without calibration, (V, T, B): the probability, or 1 with a generated caption."""
+    """How sure of each cell one is without calibration.
+
+    Args:
+        cells: counts of pictures, by votes, tag and score.
+
+    Returns:
+        (V, T, B) float64: the probability, or 1 with a generated caption.
+    """
     sure = np.broadcast_to(1 / (1 + np.exp(-edge_of(np.arange(cells.images.shape[2])))), cells.images.shape).copy()
     sure[1:] = 1.0
     return sure

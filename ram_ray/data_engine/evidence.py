@@ -47,7 +47,14 @@ class Cells:
     totals: dict[str, int]  # OF_ALL
 
     def evidence(self, implied: np.ndarray) -> Evidence:
-        """What `calibrate` is asked with; `implied` (T,) is of `data_engine.implied`."""
+        """What `calibrate` is asked with.
+
+        Args:
+            implied: (T,) float, of `data_engine.implied`.
+
+        Returns:
+            The counts, with the mean number of captions of a picture.
+        """
         captions = self.totals["captions"] / max(1, self.totals["several"])
         once, twice, often = (self.tags[name] for name in OF_TAG)
         return Evidence(self.images, self.said, once, twice, often, captions=captions or 1.0, implied=implied)

@@ -195,12 +195,26 @@ class Calibrated:
 
 
 def own_logits(row: Mapping[str, Any]) -> np.ndarray:
-    """The tagger's own logits of a SCORES row, (K,) float32."""
+    """The tagger's own logits of a row.
+
+    Args:
+        row: of SCORES.
+
+    Returns:
+        (K,) float32, in the order of the row's `tagger_ids`.
+    """
     return from_logits(row["tagger_logits"])
 
 
 def from_logits(data: bytes | None) -> np.ndarray:
-    """The logits (K,) float32 of a SCORES row."""
+    """Logits as `to_logits` stored them.
+
+    Args:
+        data: float16 in little-endian bytes; None: no logits.
+
+    Returns:
+        (K,) float32.
+    """
     return np.frombuffer(data or b"", "<f2").astype(np.float32)
 
 
@@ -241,13 +255,27 @@ def votes_of(row: Mapping[str, Any]) -> dict[int, int]:
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities to float16 logits: finer than float16 probabilities near 1, where it matters."""
+    """Probabilities to logits that are stored: finer than float16 probabilities near 1, where it matters.
+
+    Args:
+        probabilities: float, 0 to 1, of any shape.
+
+    Returns:
+        Little-endian float16, in the same shape.
+    """
     values = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     return (np.log(values) - np.log1p(-values)).astype("<f2")
 
 
 def to_rows(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """ANNOTATION rows of a numpy batch as Ray Data gives it; other columns are left out, nulls become None."""
+    """ANNOTATION rows of a numpy batch as Ray Data gives it; other columns are left out, nulls become None.
+
+    Args:
+        batch: columns by name, at least those of ANNOTATION.
+
+    Returns:
+        A dict a row.
+    """
     columns = {name: [plain(one) for one in batch[name]] for name in ANNOTATION.names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 

@@ -232,6 +232,15 @@ def tag_lines(cells: Cells, found: Calibration, least: np.ndarray, system: Label
 
     `thresholds`, as probabilities, has one for each number of generated captions that name the tag, from none on;
     null: never added.
+
+    Args:
+        cells: counts of pictures.
+        found: how likely an addition is right, in each cell.
+        least: (V, T) int, the lowest bin from which the tag is added.
+        system: the label system that ids are of.
+
+    Returns:
+        JSON values: id, tag, kind, said, rate and thresholds of each tag.
     """
     chances = 1 / (1 + np.exp(-edge_of(least)))  # (V, T)
     chances[least == 0] = 0.0  # the lowest bin has no lower end
@@ -254,7 +263,13 @@ def tag_lines(cells: Cells, found: Calibration, least: np.ndarray, system: Label
 
 
 def write_rule(uri: str, least: np.ndarray, right: np.ndarray) -> None:
-    """Keep what `generate` merges by."""
+    """Keep what `generate` merges by.
+
+    Args:
+        uri: of the .npz file.
+        least: (V, T) int, the lowest bin from which the tag is added.
+        right: (V, T, B) float, how likely it then is right.
+    """
     data = io.BytesIO()
     np.savez_compressed(data, least=least.astype(np.int32), right=right.astype(np.float32))
     fs, path = fsspec.url_to_fs(uri)

@@ -65,7 +65,14 @@ def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
 
 
 def said_ids(row: Mapping[str, Any]) -> np.ndarray:
-    """Tags that the original captions of a row say and cleaning left, (J,) int64, in order."""
+    """Tags that the original captions of a row say and cleaning left.
+
+    Args:
+        row: of ANNOTATION or SCORES.
+
+    Returns:
+        (J,) int64, ascending.
+    """
     return np.array(sorted(set().union(*mentions(row))), np.int64)
 
 
@@ -86,7 +93,11 @@ class Pairs:
         return len(self.starts) - 1
 
     def said(self) -> np.ndarray:
-        """Pictures of each part that say the tag, (T, P) int64."""
+        """Pictures of each part that say the tag.
+
+        Returns:
+            (T, P) int64.
+        """
         counts = np.zeros((self.num_tags, PARTS), np.int64)
         one = np.repeat(np.arange(self.num_tags), np.diff(self.starts))
         alone = one == self.other
@@ -123,7 +134,16 @@ class Company:
         self._pictures = np.maximum(pairs.pictures.sum() - pairs.pictures, 1)  # (P,)
 
     def __call__(self, said: np.ndarray, *, of: np.ndarray, part: int) -> np.ndarray:
-        """Company of the tags `of` (K,) in a picture of this part whose captions say the tags `said` (J,); (K,)."""
+        """Company of tags in a picture.
+
+        Args:
+            said: (J,) int64, the tags that its captions say.
+            of: (K,) int64, the tags that are measured.
+            part: of the picture; what that part says is not counted.
+
+        Returns:
+            (K,) float, in nats, clipped to +-`LIMIT`.
+        """
         pairs = self.pairs
         both = np.zeros((len(said), pairs.num_tags), np.float32)
         apart = np.zeros(both.shape, bool)

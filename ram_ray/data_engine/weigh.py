@@ -63,12 +63,26 @@ class Weigher:
         self.company, self.weights = company, weights
 
     def measure(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Company of the tags that the row has scores for, (K,) float64."""
+        """Company of the tags that the row has scores for.
+
+        Args:
+            row: of SCORES.
+
+        Returns:
+            (K,) float64, in the order of the row's `tagger_ids`.
+        """
         ids = np.array(row["tagger_ids"] or [], np.int64)
         return self.company(said_ids(row), of=ids, part=part_of(row["key"], PARTS))
 
     def __call__(self, row: Mapping[str, Any]) -> np.ndarray:
-        """The combined logits, (K,) float32, in the order of the row's `tagger_ids`."""
+        """The combined logits of a row.
+
+        Args:
+            row: of SCORES.
+
+        Returns:
+            (K,) float32, in the order of the row's `tagger_ids`.
+        """
         weights, logits = self.weights, own_logits(row)
         if not weights.company:
             return logits

@@ -38,7 +38,14 @@ class AttentionDetector:
         ]
 
     def box(self, attention: np.ndarray) -> tuple[Box, float]:
-        """Box and score of one map (h, w) of non-negative floats."""
+        """Box and score of one attention map.
+
+        Args:
+            attention: (h, w) float, 0 or more.
+
+        Returns:
+            x0, y0, x1, y1 in shares of the picture, 0 to 1, and the share of the attention inside the box.
+        """
         fine = _finer(np.asarray(attention, np.float64), times=4)
         peak = np.unravel_index(int(fine.argmax()), fine.shape)
         part = _connected(fine >= self.share * fine[peak], peak)

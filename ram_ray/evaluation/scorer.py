@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 
 def targets_matrix(truths: Sequence[set[int]], num_tags: int) -> np.ndarray:
-    """Truth as bools (N, T)."""
+    """Truth as an array.
+
+    Args:
+        truths: ids of the true tags of each image.
+        num_tags: T.
+
+    Returns:
+        (N, T) bool.
+    """
     targets = np.zeros((len(truths), num_tags), bool)
     for row, ids in enumerate(truths):
         targets[row, list(ids)] = True
@@ -48,9 +56,13 @@ class Scorer:
         self.tags_per_block = tags_per_block
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """Blocks of scores and truth of a batch of rows with `pixels` uint8 (B, S, S, 3).
+        """Score a batch.
 
-        Rows that are rejected or have no truth are left out.
+        Args:
+            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
+
+        Returns:
+            TAG_BLOCK rows; images that are rejected or have no truth are left out.
         """
         system = self.predictor.labels
         truths: list[set[int] | None] = []

@@ -196,7 +196,14 @@ class Decoder:
         self._config, self._size = config, size
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The batch with `pixels` uint8 (B, S, S, 3), zeros for a picture with an error."""
+        """Read and decode the pictures of a batch.
+
+        Args:
+            batch: columns key, uri, offset, nbytes and error ("" for none).
+
+        Returns:
+            Columns key, error, and pixels uint8 (B, S, S, 3), zeros for a picture with an error.
+        """
         from ram_ray.data.fetch import read_bytes
 
         errors = batch["error"].tolist()
@@ -245,7 +252,14 @@ class TagActor:
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        """TAGGED rows of a batch with `pixels` uint8 (B, S, S, 3); rows with an error have no tags."""
+        """Tag a batch.
+
+        Args:
+            batch: columns key, error ("" for none) and pixels uint8 (B, S, S, 3).
+
+        Returns:
+            TAGGED rows; those with an error have no tags.
+        """
         errors = [error or None for error in batch["error"].tolist()]
         good = [row for row, error in enumerate(errors) if error is None]
         images = batch["pixels"][good]

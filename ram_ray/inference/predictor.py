@@ -97,11 +97,13 @@ class Predictor:
         return cls(bundle, precision=precision, backend=backend, threads=threads, exif=exif)
 
     def preprocess(self, images: Images) -> Tensor:
-        """Images to normalised pixels float32 (B, 3, S, S) on the model's device.
+        """Images to normalised pixels.
 
         Args:
-            images: one or several: paths, URIs, bytes, PIL images, uint8 arrays (H, W, 3); or a batch array
-                (B, S, S, 3) of the model's size.
+            images: one or several paths, URIs, bytes, PIL images, uint8 arrays (H, W, 3); or one uint8 (B, S, S, 3).
+
+        Returns:
+            (B, 3, S, S) float32, on the model's device.
 
         Raises:
             Reject: if a file or bytes are no usable image.
@@ -110,12 +112,30 @@ class Predictor:
         return preprocess(images, self.config, device=self.device, as_stored=not self.exif)
 
     def logits(self, pixel_values: Tensor, *, embeddings: Tensor | None = None) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to logits (B, N) float32; `embeddings` as in `tag`."""
+        """Score labels on normalised pixels.
+
+        Args:
+            pixel_values: (B, 3, S, S) float32, as `preprocess` gives them.
+            embeddings: of other labels, as in `tag`; None: the model's own labels.
+
+        Returns:
+            (B, N) float32, on the model's device.
+
+        Raises:
+            ValueError: if the model takes no other tags, or the embeddings' shape does not fit.
+        """
         labels = self._labels if embeddings is None else self._own.from_embeddings(embeddings)
         return self._logits(self._encode(pixel_values), labels)
 
     def probabilities(self, images: Images | Tensor) -> np.ndarray:
-        """Probability of each tag, (B, N) float32."""
+        """Probability of each of the model's tags.
+
+        Args:
+            images: as of `preprocess`, or image tokens (B, 1 + L, C) from `encode`.
+
+        Returns:
+            (B, N) float32, 0 to 1.
+        """
         return self.token_probabilities(self._tokens(images))
 
     def tag(
@@ -183,7 +203,7 @@ class Predictor:
         """The names of the tags that are there, one list an image: what guides its caption.
 
         Args:
-            scores: probabilities of the bundle's own tags (B, N).
+            scores: (B, N) float, probabilities of the bundle's own tags.
             threshold: one probability in place of each tag's own.
         """
         there = is_present(scores, self.thresholds if threshold is None else threshold) & self._seen
@@ -270,7 +290,15 @@ class Predictor:
 
     @torch.inference_mode()
     def attention(self, images: Images | Tensor, tag_ids: list[list[int]]) -> list[np.ndarray]:
-        """Where each asked tag's query looks: one (T, h, w) float32 array an image, each map summing to one."""
+        """Where each asked tag's query looks.
+
+        Args:
+            images: as of `preprocess`, or image tokens (B, 1 + L, C) from `encode`.
+            tag_ids: ids of the tags asked for, of each image.
+
+        Returns:
+            One (T, h, w) float32 array an image, T its tags, each map summing to one.
+        """
         tokens = self._tokens(images)
         wanted = sorted({id for row in tag_ids for id in row})
         if not wanted:
@@ -287,11 +315,18 @@ class Predictor:
 
     @torch.inference_mode()
     def encode(self, images: Images) -> Tensor:
-        """Image tokens (B, 1 + L, C) float32: tags, captions and boxes can be asked of them without encoding again."""
+        """Encode images: tags, captions and boxes can be asked of the tokens without encoding again.
+
+        Args:
+            images: as of `preprocess`.
+
+        Returns:
+            Image tokens (B, 1 + L, C) float32, on the model's device.
+        """
         return self._encode(self.preprocess(images))
 
     def token_probabilities(self, tokens: Tensor) -> np.ndarray:
-        """Probability of each tag of encoded pictures: (B, N) float32."""
+        """As `probabilities`, of image tokens (B, 1 + L, C): (B, N) float32."""
         return self._logits(tokens, self._labels).sigmoid().cpu().numpy()
 
     def _tokens(self, images: Images | Tensor) -> Tensor:

@@ -22,7 +22,14 @@ _MAX_LINE = 1_000_000
 
 
 def read_vectors(uri: str, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Vectors (D,) of those names that the file has; only what is asked for is kept.
+    """Vectors of names; only what is asked for is kept.
+
+    Args:
+        uri: of an .npz with `names` (N,) and `vectors` (N, D), or of text lines "name 0.1 0.2 ...".
+        names: those that are wanted.
+
+    Returns:
+        Name -> (D,) float32, of those names that the file has.
 
     Raises:
         ValueError: if the file cannot be read or is in neither form.

@@ -46,15 +46,36 @@ class DualEncoder(nn.Module):
         self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
 
     def pooled(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to the mean token (B, C), before the projection."""
+        """The mean token, before the projection.
+
+        Args:
+            pixel_values: (B, 3, S, S) float, normalised.
+
+        Returns:
+            (B, C).
+        """
         return self.image_encoder(pixel_values)[:, 0]
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to features (B, E), not normalised."""
+        """Features of images.
+
+        Args:
+            pixel_values: (B, 3, S, S) float, normalised.
+
+        Returns:
+            (B, E), not normalised.
+        """
         return self.image_proj(self.pooled(pixel_values))
 
     def text_features(self, ids: Tensor) -> Tensor:
-        """Token ids (B, T), zero is padding, to features (B, E): the mean over tokens, projected."""
+        """Features of texts: the mean over tokens, projected.
+
+        Args:
+            ids: (B, T) int, 0 is padding.
+
+        Returns:
+            (B, E), not normalised.
+        """
         mask = ids != 0
         x = self.embedding(ids)
         for layer in self.layers:
@@ -180,7 +201,14 @@ class Teacher:
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
-        """uint8 crops (B, S, S, 3) of any size to raw features (B, E): what the student is taught."""
+        """Raw features of crops: what the student is taught.
+
+        Args:
+            pixels: (B, S, S, 3) uint8, of any S.
+
+        Returns:
+            (B, E), not normalised.
+        """
         size = self.image_size
         if pixels.shape[1] != size:
             scaled = F.interpolate(
@@ -190,7 +218,14 @@ class Teacher:
         return self._tower.images(pixels)
 
     def encode_images(self, images: np.ndarray | list) -> np.ndarray:
-        """uint8 array (B, S, S, 3), or a list of RGB pictures, to unit vectors (B, E) float32."""
+        """Unit vectors of images.
+
+        Args:
+            images: uint8 (B, S, S, 3), of any S, or a list of RGB PIL images.
+
+        Returns:
+            (B, E) float32.
+        """
         if isinstance(images, list):
             images = np.stack([np.asarray(one.resize((self.image_size, self.image_size))) for one in images])
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
@@ -198,11 +233,27 @@ class Teacher:
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> np.ndarray:
-        """Texts to unit vectors (B, E) float32."""
+        """Unit vectors of texts.
+
+        Args:
+            texts: B of them.
+
+        Returns:
+            (B, E) float32.
+        """
         return F.normalize(self._tower.texts(texts).float(), dim=-1).cpu().numpy()
 
     def label_embeddings(self, names: list[str], templates: list[str], *, batch: int = 256) -> Tensor:
-        """Label queries (N, E) float32: the mean over prompt templates of unit vectors, made unit again."""
+        """Label queries: the mean over prompt templates of unit vectors, made unit again.
+
+        Args:
+            names: of the labels, N.
+            templates: each with "{}" for the name.
+            batch: names that are encoded at once.
+
+        Returns:
+            (N, E) float32.
+        """
         rows = []
         for start in range(0, len(names), batch):
             part = names[start : start + batch]

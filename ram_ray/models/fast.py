@@ -55,7 +55,15 @@ class BiasedWindowAttention(nn.Module):
         self.num_windows = len(self.bias)  # 1: the same bias in every window
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B W, N, C) to (B W, N, C); `mask` is already in the bias."""
+        """Attention inside windows.
+
+        Args:
+            x: (B W, N, C) float32, W windows of N tokens.
+            mask: not used, it is already in the bias.
+
+        Returns:
+            (B W, N, C).
+        """
         rows, tokens, width = x.shape
         qkv = self.qkv(x).reshape(rows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)

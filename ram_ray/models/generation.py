@@ -33,7 +33,14 @@ class Steps:
         self._start = 0
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """New words (R, T) to the logits (R, V) of the next one, float32."""
+        """Decode one step.
+
+        Args:
+            ids: (R, T) int64, the new words.
+
+        Returns:
+            Logits (R, V) float32 of the next word.
+        """
         logits = self._decoder(ids, self._context, self._mask, caches=self._caches, start=self._start)[:, -1]
         self._start += ids.shape[1]
         return logits.float()
@@ -45,7 +52,11 @@ class Steps:
             self._mask = self._mask.repeat_interleave(times, dim=0)
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on from what row `rows[i]` of the same image was."""
+        """Row i goes on from what row `rows[i]` of the same image was.
+
+        Args:
+            rows: (R,) int64.
+        """
         self._select("self", rows=lambda one: one.index_select(0, rows))
 
     def _select(self, *parts: str, rows: Callable[[Tensor], Tensor]) -> None:

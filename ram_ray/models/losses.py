@@ -48,14 +48,30 @@ def asymmetric_loss(
 
 
 def caption_targets(ids: Tensor, *, start: int, weight: Tensor | None = None) -> Tensor:
-    """Ids (B, T), -100 where nothing is learnt: padding (id 0), the prompt's `start` tokens, images of weight 0."""
+    """Token ids with -100 where nothing is learnt: padding (id 0), the prompt, images of weight 0.
+
+    Args:
+        ids: (B, T) int64.
+        start: tokens of the prompt.
+        weight: (B,), 0 for an image that does not count; None: all count.
+
+    Returns:
+        (B, T) int64.
+    """
     targets = ids.masked_fill(ids == 0, -100)
     targets[:, :start] = -100
     return targets if weight is None else targets.masked_fill(weight[:, None] == 0, -100)
 
 
 def num_learnt(targets: Tensor) -> Tensor:
-    """How many predictions `caption_loss` is the mean of."""
+    """How many predictions `caption_loss` is the mean of.
+
+    Args:
+        targets: (B, T) int64, of `caption_targets`.
+
+    Returns:
+        An int64 scalar.
+    """
     return (targets[:, 1:] != -100).sum()
 
 

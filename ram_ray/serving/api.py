@@ -177,9 +177,17 @@ class Api:
 
 
 def decode_picture(content: bytes | str, config: ServeConfig, size: int) -> np.ndarray:
-    """Decode one untrusted picture to RGB uint8, (size, size, 3), within the limits of bytes and pixels.
+    """Decode one untrusted picture within the limits of bytes and pixels.
 
     It is brought to the model's size here, so that little travels to the tagger.
+
+    Args:
+        content: the file's bytes, or base64 text of them.
+        config: section `serve`, with the limits.
+        size: S, pixels a side.
+
+    Returns:
+        (S, S, 3) uint8, RGB.
 
     Raises:
         Reject: if it is not a picture, or too large.

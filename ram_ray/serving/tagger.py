@@ -33,7 +33,12 @@ class Tagger(Protocol):
         ...
 
     async def tag(self, image: np.ndarray, options: Options) -> ImageResult:
-        """Tag one picture, uint8 (H, W, 3)."""
+        """Tag one picture.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+            options: of the request.
+        """
         ...
 
 

@@ -124,6 +124,13 @@ def gather(features: Tensor, caption_ids: Tensor) -> tuple[Tensor, Tensor, int]:
 
     Gradients flow back to the worker that a row came from, summed over all workers. Workers may bring unequal numbers
     of rows. Without a process group the arguments come back as they are.
+
+    Args:
+        features: (N, D) float, this worker's.
+        caption_ids: (N,) int.
+
+    Returns:
+        (M, D) and (M,) of all workers, and the number of rows before this worker's own.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features, caption_ids, 0

@@ -74,9 +74,13 @@ class PairStep(nn.Module):
         self.temperature, self.weight = config.temperature, config.image_text_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses stablerep, image_text and total, each a scalar; workers average their gradients.
+        """One training step's losses; workers average their gradients.
 
-        Batch: pixels uint8 (B, V, S, S, 3), text_ids (B, T), caption (B,), optionally weight (B,).
+        Args:
+            batch: tensors by name: pixels uint8 (B, V, S, S, 3), text_ids (B, T), caption (B,), optionally weight (B,).
+
+        Returns:
+            Scalars by name: stablerep, image_text and total.
         """
         config = self.model.config
         pixels, views = batch["pixels"], batch["pixels"].shape[1]

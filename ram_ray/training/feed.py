@@ -147,6 +147,9 @@ class Feed(ABC):
     def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
         """A batch of rows, read, decoded and augmented.
 
+        Args:
+            rows: of the training table, B of them.
+
         Returns:
             pixels uint8 (B, V, S, S, 3), V views a row; weight float32 (B,), 0 for a row of which nothing is learnt;
             key, shard, reason and detail (B,) strings, the reason empty for a good row; and what the subclass adds.
@@ -184,7 +187,14 @@ class Feed(ABC):
         }
 
     def stream(self, *, num_cpus: float) -> Iterator[dict[str, np.ndarray]]:
-        """This worker's batches, decoded by Ray Data tasks anywhere in the cluster, in training order."""
+        """This worker's batches, decoded by Ray Data tasks anywhere in the cluster, in training order.
+
+        Args:
+            num_cpus: of each task.
+
+        Yields:
+            A batch, see `batch`.
+        """
         import ray
 
         configure_data()
@@ -207,7 +217,14 @@ class Feed(ABC):
 
     @abstractmethod
     def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """What goes with the pictures."""
+        """What goes with the pictures.
+
+        Args:
+            rows: of the training table, B of them.
+
+        Returns:
+            Columns of B rows by name.
+        """
 
     def random(self, row: dict, what: str) -> random.Random:
         """A generator for one decision about a row in an epoch."""

@@ -37,7 +37,14 @@ class TrainStep(nn.Module):
         self.caption_start = caption_start
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses tag (a mean over images), text, distill (where learnt) and total, each a scalar."""
+        """One training step's losses.
+
+        Args:
+            batch: of `TaggerFeed`, as tensors on the model's device.
+
+        Returns:
+            Scalars by name: tag (a mean over images), text and distill (where learnt), and total.
+        """
         config = self.model.config
         pixels = batch["pixels"][:, 0]
         inputs: dict = {
@@ -74,6 +81,9 @@ def over_workers(losses: dict[str, Tensor], amounts: dict[str, Tensor]) -> dict[
     Args:
         losses: of `RAM.forward`: tag a sum over images, the others means of `amounts`.
         amounts: of each loss, a scalar.
+
+    Returns:
+        Scalars by name, with "total", whose gradient is the step's once workers average theirs.
     """
     names = list(losses)
     sums = [losses[name] * (1 if name == "tag" else amounts[name]) for name in names]

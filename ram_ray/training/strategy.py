@@ -170,7 +170,14 @@ def _means(losses: list[dict[str, Tensor]], shares: list[float]) -> dict[str, fl
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The model's float32 weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it."""
+    """The model's weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it.
+
+    Args:
+        folder: of the checkpoint.
+
+    Returns:
+        Name -> float32 tensor on the CPU.
+    """
     if (folder / DDP_FILE).exists():
         state = torch.load(folder / DDP_FILE, map_location="cpu", weights_only=True)["step"]
     else:

@@ -111,6 +111,15 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
 
     A row that weighs nothing gets the pixels of one that does, so that what is normalised over a batch, in a stem of
     convolutions, sees no black images.
+
+    Args:
+        feed: gives micro batches.
+        job: says how they are read.
+        device: gets the tensors.
+        rejected: notes rows that cannot be used.
+
+    Yields:
+        Tensors by name, of each of the M micro batches.
     """
     _, num_micro = feed.share
     micro: list[dict[str, Tensor]] = []
@@ -130,7 +139,15 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
 
 
 def count_images(micro_batches: list[dict[str, Tensor]], *, asks: bool = False) -> tuple[list[float], bool]:
-    """Images that count in each of the M micro batches, over all workers, and whether any worker asks."""
+    """Images that count in each of the M micro batches, over all workers.
+
+    Args:
+        micro_batches: of this worker, with `weight` (B,).
+        asks: a question of this worker to all.
+
+    Returns:
+        M counts, and whether any worker asks.
+    """
     own = [one["weight"].sum() for one in micro_batches]
     *images, asking = total(torch.stack([*own, torch.full_like(own[0], float(asks))])).tolist()
     return images, asking > 0

@@ -68,7 +68,13 @@ def read_gold(path: Path, *, split: str | None = None) -> list[dict[str, Any]]:
 
 
 def compare(found: Iterable[str], asked: list[str], optional: list[str]) -> tuple[int, list[str], list[str]]:
-    """Hits, names found wrongly and names missed, for one kind of one caption."""
+    """Hits, names found wrongly and names missed, for one kind of one caption.
+
+    Args:
+        found: names that the parser gave.
+        asked: names that the gold asks for; "a|b" is met by either.
+        optional: names that are right, and not missed.
+    """
     names = list(dict.fromkeys(found))
     groups = [one.split("|") for one in asked]
     allowed = {other for one in [*asked, *optional] for other in one.split("|")}

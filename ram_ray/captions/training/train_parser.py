@@ -229,7 +229,15 @@ def whole_hyphens() -> Callable[[Language], None]:
 
 
 def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: int = CAPTIONS) -> dict[str, float]:
-    """Train, add the lemmatizer, save to `out`, and return the scores on the treebank's test part."""
+    """Train, add the lemmatizer, save to `out`, and return the scores on the treebank's test part.
+
+    Args:
+        treebank: folder of a Universal Dependencies treebank, .conllu.gz files.
+        out: folder for the pipeline.
+        steps: of training.
+        seed: of training and of the drawn captions.
+        captions: number of drawn captions that are trained on besides.
+    """
     blank = spacy.blank("en")
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
