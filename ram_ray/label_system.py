@@ -55,8 +55,10 @@ def is_present(scores: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray
 class LabelSystem:
     """An ordered list of labels with look-up by name or synonym.
 
-    `unique` False allows two labels of a kind to share a name, as lists of other projects do; `find` then gives the
-    first of them, and only ids tell them apart.
+    Args:
+        labels: in the order of their ids, 0 to N - 1.
+        unique: False allows two labels of a kind to share a name, as lists of other projects do; `find` then gives the
+            first of them, and only ids tell them apart.
 
     Raises:
         ValueError: if ids are not 0..N-1 in order, a kind is unknown, or two labels of a kind share a name.

@@ -48,7 +48,13 @@ class Given:
 
 
 class Pipeline:
-    """One run: its configuration, its folder, and what its stages have left so far."""
+    """One run: its configuration, its folder, and what its stages have left so far.
+
+    Args:
+        config: of the run.
+        run_uri: folder or URI of the run.
+        last: name of the last stage.
+    """
 
     def __init__(self, config: RunConfig, run_uri: str, *, last: str = "evaluate") -> None:
         assert last in STAGES, last

@@ -110,7 +110,7 @@ def process_parser(model: str, *, max_chars: int) -> CaptionParser:
     """The parser of this process, which every step that reads captions shares: loading one takes seconds.
 
     Args:
-        model: "shipped" or a spaCy pipeline, as `labels.parser`.
+        model: name of the shipped pipeline, or a spaCy pipeline, as `labels.parser`.
         max_chars: most characters of a caption that are read.
     """
     return CaptionParser(model, max_chars=max_chars)

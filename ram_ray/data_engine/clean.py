@@ -269,6 +269,11 @@ def apply_removals(annotations: pa.Table, removals: pa.Table, *, round: int) -> 
 
     The tags listed under each caption stay as they were: they say what the caption says, and what is trained on is
     `tags`. A removal of a tag that a row does not carry changes nothing, so applying the same removals twice is safe.
+
+    Args:
+        annotations: ANNOTATION rows.
+        removals: REMOVALS rows, of these images or of others too.
+        round: number of the round, noted with each removal.
     """
     of_key: dict[str, dict[int, dict[str, Any]]] = {}
     for one in removals.select(REMOVALS.names).to_pylist():

@@ -124,7 +124,20 @@ def find_regions(
     *,
     round: int,
 ) -> Manifest:
-    """Boxes, embeddings and agreement of every tag of every image, and of some that it does not carry."""
+    """Boxes, embeddings and agreement of every tag of every image, and of some that it does not carry.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        annotations: rows of the pictures.
+        judges: the model, or one for each part of the images (`data_engine.folds`).
+        labels: stage that built the label system.
+        teacher: `represent`'s manifest.
+        round: number of the round of the data engine, part of the stage's name.
+
+    Returns:
+        The manifest of the IMAGE_REGIONS rows.
+    """
     settings, images = config.engine.clean, annotations.counts["rows_out"]
     tags = len(LabelSystem.load(label_system_uri(labels.path)))
     absent = min(MAX_ABSENT, math.ceil(settings.absent * tags / max(1, images)))
@@ -161,6 +174,16 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
 
     Leaves `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS) and
     `categories/GROUP.parquet` (CATEGORIES).
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        regions: stage that left IMAGE_REGIONS rows.
+        labels: stage that built the label system.
+        round: number of the round of the data engine, part of the stage's name.
+
+    Returns:
+        The stage's manifest.
 
     Raises:
         ValueError: if a protected tag is not in the label system.

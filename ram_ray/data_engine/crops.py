@@ -82,8 +82,17 @@ class RegionEmbedder:
     without tags get no regions.
 
     Args:
+        bundle_uri: path, URI or id of the tagger.
+        teacher_uri: path, URI or id of the CLIP that embeds crops.
+        config: section `engine.clean`.
         absent: tags an image that it does not carry, looked at to compare with.
         seed: of their choice.
+        teacher_revision: commit of a Hugging Face id.
+        device: as in `Predictor.from_pretrained`, as are precision and threads.
+        precision: "fp32" or "bf16".
+        threads: of torch.
+        predictor: a tagger that is loaded already, in place of the bundle.
+        teacher: a CLIP that is loaded already.
     """
 
     def __init__(

@@ -56,6 +56,15 @@ class Generator:
 
     A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns, as numpy. Rows with a `reason` pass
     through with nothing generated.
+
+    Args:
+        bundle_uri: path, URI or id of the model.
+        config: section `engine.generate`.
+        seed: of draws, with `decoding` "nucleus".
+        device: as in `Predictor.from_pretrained`, as are precision and threads.
+        precision: "fp32" or "bf16".
+        threads: of torch.
+        predictor: a model that is loaded already, in place of the bundle.
     """
 
     def __init__(
@@ -108,7 +117,15 @@ class Generator:
 
 
 class CaptionTags:
-    """SCORES rows -> the same, with the tags of the generated captions, by the run's own parser."""
+    """SCORES rows -> the same, with the tags of the generated captions, by the run's own parser.
+
+    Args:
+        parser_model: as of `process_parser`.
+        labels_uri: of the label system.
+        max_caption_chars: most characters of a caption that are read.
+        match: find labels by their words too, not in the parse alone.
+        parser: one that is loaded already, in place of `parser_model`.
+    """
 
     def __init__(
         self,

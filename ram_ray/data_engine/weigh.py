@@ -57,7 +57,12 @@ class Weights:
 
 
 class Weigher:
-    """The logits of a SCORES row, weighed."""
+    """The logits of a SCORES row, weighed.
+
+    Args:
+        company: the measure of a tag's company.
+        weights: of score and company; without a weight of company the logits stay as they are.
+    """
 
     def __init__(self, company: Company, weights: Weights) -> None:
         self.company, self.weights = company, weights

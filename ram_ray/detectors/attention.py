@@ -19,6 +19,12 @@ class AttentionDetector:
     The map is made four times finer (bilinear), cut at `share` of its maximum, and the connected part with the
     peak is boxed, with `margin` of the picture's side around it and at least `min_side` of it long. The score is
     the share of the attention inside the box.
+
+    Args:
+        predictor: whose attention it is.
+        share: of the maximum, 0 to 1.
+        margin: in shares of the picture's side.
+        min_side: in shares of the picture's side.
     """
 
     takes_tokens = True

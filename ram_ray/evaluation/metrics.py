@@ -186,6 +186,12 @@ def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_p
 
     Tags with fewer than `min_positives` positives (at least 1) have a line but are in no average. Mean prevalence is
     the mAP that scores drawn at random would have.
+
+    Args:
+        rows: of PER_TAG.
+        names: of all tags, by id.
+        kinds: of all tags, by id.
+        min_positives: least positives of a tag that is in averages.
     """
     lines = []
     for row in sorted(rows, key=lambda one: one["tag"]):

@@ -36,6 +36,14 @@ class Scorer:
 
     A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns. Rows with a `reason`, and rows of which
     nothing is known, are left out; `num_images` of the reduced rows says how many were scored.
+
+    Args:
+        bundle_uri: path, URI or id of the model.
+        device: as in `Predictor.from_pretrained`, as are precision and threads.
+        precision: "fp32" or "bf16".
+        threads: of torch.
+        tags_per_block: as of `metrics.to_tag_blocks`.
+        predictor: a model that is loaded already, in place of the bundle.
     """
 
     def __init__(

@@ -190,7 +190,12 @@ class Lister:
 
 
 class Decoder:
-    """A task: rows of places to pixels of the model's size, uint8 (B, size, size, 3), or an error a row."""
+    """A task: rows of places to pixels of the model's size, uint8 (B, size, size, 3), or an error a row.
+
+    Args:
+        config: section `data`, with the limits of pictures.
+        size: S, pixels a side.
+    """
 
     def __init__(self, config: DataConfig, *, size: int) -> None:
         self._config, self._size = config, size
@@ -227,7 +232,16 @@ class Decoder:
 
 
 class TagActor:
-    """An actor: holds one model; pixels to tags and scores. Rows with an error pass through."""
+    """An actor: holds one model; pixels to tags and scores. Rows with an error pass through.
+
+    Args:
+        model: path, URI or id of a bundle.
+        query: which tags are wanted, and how many.
+        resources: GPUs and threads of an actor.
+        backend: as in `Predictor.from_pretrained`.
+        precision: None: bf16 on a GPU, else fp32.
+        add: told how many pictures are done.
+    """
 
     def __init__(
         self,
@@ -277,7 +291,11 @@ class TagActor:
 
 
 class Writer:
-    """A task: one block to one Parquet part and one JSONL part of the same rows."""
+    """A task: one block to one Parquet part and one JSONL part of the same rows.
+
+    Args:
+        out: folder or URI, there already.
+    """
 
     def __init__(self, out: str) -> None:
         self._out = out.rstrip("/")

@@ -39,7 +39,7 @@ class TagScore:
 
 
 class Predictor:
-    """A loaded bundle on one device. Safe to call from several threads."""
+    """A loaded bundle on one device; options are those of `from_pretrained`. Safe to call from several threads."""
 
     def __init__(
         self,

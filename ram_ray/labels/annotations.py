@@ -22,7 +22,14 @@ from ram_ray.settings.labels import LabelsConfig
 
 
 class Labeller:
-    """`records.PARSED` rows to `records.ANNOTATION` rows."""
+    """`records.PARSED` rows to `records.ANNOTATION` rows.
+
+    Args:
+        labels: the label system that ids are of.
+        config: section `labels`.
+        measure: what is planted and hidden to measure the data engine; None: nothing.
+        seed: of what is planted.
+    """
 
     def __init__(
         self, labels: LabelSystem, config: LabelsConfig, *, measure: MeasureConfig | None = None, seed: int = 0

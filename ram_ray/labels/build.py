@@ -81,6 +81,10 @@ class _Candidate:
 def build(counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildReport]:
     """The label system of the counts, and the report of what was merged and dropped.
 
+    Args:
+        counts: name and kind -> source -> captions.
+        options: limits, drops and merges.
+
     Raises:
         ValueError: if a kind is unknown, or no tag is frequent enough to become a label.
     """

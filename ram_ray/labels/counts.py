@@ -234,6 +234,11 @@ def ambiguous_names(evidence: Evidence, kind: str, *, agreement: float) -> tuple
     A noun alone nearly always names its thing; an adjective or a verb has more other uses ("a large group", "get
     hit"), so its share of captions without agreement must be half as large. Names of several words are clear by
     themselves, except for verbs.
+
+    Args:
+        evidence: of the label.
+        kind: of the label.
+        agreement: least share of the captions with the word whose parse names the label, 0 to 1.
     """
     least = agreement if kind in ("object", "scene") else (1 + agreement) / 2
     return tuple(

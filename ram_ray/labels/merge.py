@@ -27,7 +27,11 @@ class Senses(Protocol):
 
 
 class Groups:
-    """Disjoint groups of names, and by what each was joined."""
+    """Disjoint groups of names, and by what each was joined.
+
+    Args:
+        apart: pairs of names that stay in different groups.
+    """
 
     def __init__(self, apart: Iterable[tuple[Key, Key]] = ()) -> None:
         self._root: dict[Key, Key] = {}

@@ -93,7 +93,17 @@ class CaptionReader:
 
 
 def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse") -> Manifest:
-    """Tags of every caption, by name and kind."""
+    """Tags of every caption, by name and kind.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        samples: stage that left SAMPLE rows.
+        name: of this stage.
+
+    Returns:
+        The manifest of the PARSED rows.
+    """
     identity = {"parser": config.labels.parser, "max_caption_chars": config.labels.max_caption_chars}
     stage = run.stage(name, kind="annotations", config=identity, inputs=[samples])
     if stage.manifest:
@@ -172,7 +182,13 @@ def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifes
 
 
 def mark_ambiguous(system: LabelSystem, evidence: dict[int, Evidence], *, agreement: float) -> LabelSystem:
-    """The system with the words noted that matching must leave to the parse."""
+    """The system with the words noted that matching must leave to the parse.
+
+    Args:
+        system: the labels.
+        evidence: of each label, by id.
+        agreement: as of `counts.ambiguous_names`.
+    """
     nothing = Evidence({}, [])
     return LabelSystem(
         replace(one, ambiguous=ambiguous_names(evidence.get(one.id, nothing), one.kind, agreement=agreement))

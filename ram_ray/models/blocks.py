@@ -22,7 +22,14 @@ Cache = dict[str, Tensor]  # keys and values of one layer, (B, heads, length, D 
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its output projection, residual and LayerNorm."""
+    """Multi-head attention with its output projection, residual and LayerNorm.
+
+    Args:
+        width: D, of queries and results.
+        context_width: C, of keys and values.
+        dropout: of the result, 0 to 1.
+        norm_eps: of LayerNorm.
+    """
 
     def __init__(self, width: int, context_width: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
@@ -112,7 +119,17 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention (optional), cross-attention (optional), feed-forward."""
+    """Self-attention (optional), cross-attention (optional), feed-forward.
+
+    Args:
+        width: D.
+        heads: number of heads of both attentions.
+        ffn: width of the feed-forward's hidden layer.
+        dropout: 0 to 1.
+        self_attention: False leaves it out.
+        context_width: C; None leaves cross-attention out.
+        norm_eps: of LayerNorm.
+    """
 
     def __init__(
         self,

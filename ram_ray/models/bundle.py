@@ -99,6 +99,11 @@ def save_bundle(
 def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | torch.device | None = None) -> Bundle:
     """Load a bundle from a local folder, an fsspec URI or a Hugging Face id.
 
+    Args:
+        path_or_id: where the bundle is.
+        revision: commit, branch or tag of a Hugging Face id.
+        device: of the model; None: the CPU.
+
     Raises:
         ValueError: if it is not a bundle, or its parts do not fit together.
     """

@@ -15,7 +15,12 @@ from ram_ray.settings.models import ModelConfig, TransformerConfig
 
 
 class TagEncoder(nn.Module):
-    """Image-tag interaction encoder; its lowest layers share cross-attention and FFN with `shared`."""
+    """Image-tag interaction encoder; its lowest layers share cross-attention and FFN with `shared`.
+
+    Args:
+        config: sizes of the whole model.
+        shared: lends cross-attention and feed-forward of its layers.
+    """
 
     def __init__(self, config: ModelConfig, shared: RecognitionDecoder) -> None:
         super().__init__()

@@ -161,7 +161,13 @@ class _Clip:
 
 
 class Teacher:
-    """A frozen dual encoder: pictures and texts to one space."""
+    """A frozen dual encoder: pictures and texts to one space.
+
+    Args:
+        tower: the encoders; see `from_pretrained`.
+        source: where they came from: a path, URI or id.
+        revision: commit of an id.
+    """
 
     def __init__(self, tower: _Tower, *, source: str, revision: str | None = None) -> None:
         self._tower = tower
@@ -173,6 +179,11 @@ class Teacher:
         cls, path_or_id: str, *, revision: str | None = None, device: str | torch.device | None = None
     ) -> Teacher:
         """Load a folder that `represent` wrote, or a CLIP: a path, a URI, or a Hugging Face id (pin its revision).
+
+        Args:
+            path_or_id: where it is.
+            revision: commit of a Hugging Face id.
+            device: of the encoders; None: where they are loaded.
 
         Raises:
             ValueError: if nothing that can be loaded is there.

@@ -25,6 +25,11 @@ class PackedLinear(nn.Module):
     """A linear map through oneDNN, with GELU (exact) behind it if asked for; float32 in and out.
 
     With `dtype` bfloat16 inputs and weights are rounded to it and products are summed in float32.
+
+    Args:
+        linear: whose weights are packed.
+        gelu: apply GELU to the result.
+        dtype: of weights and products: float32 or bfloat16.
     """
 
     def __init__(self, linear: nn.Linear, *, gelu: bool = False, dtype: torch.dtype = torch.float32) -> None:
@@ -42,7 +47,12 @@ class PackedLinear(nn.Module):
 
 
 class BiasedWindowAttention(nn.Module):
-    """timm's window attention with the bias of its places, and of its shift, made once."""
+    """timm's window attention with the bias of its places, and of its shift, made once.
+
+    Args:
+        attention: timm's module, whose weights are taken over.
+        mask: (W, N, N) float, of shifted windows; None: windows are not shifted.
+    """
 
     bias: Tensor
 

@@ -64,7 +64,17 @@ class Run:
         return "/".join([self.uri.rstrip("/"), *parts])
 
     def stage(self, name: str, *, kind: Kind, config: Any, inputs: list[Manifest]) -> Stage:
-        """The stage `name` with this configuration over these inputs; `Stage.manifest` is set if it is done."""
+        """The stage `name` with this configuration over these inputs; `Stage.manifest` is set if it is done.
+
+        Args:
+            name: of the stage.
+            kind: folder of the run that holds it.
+            config: what the result depends on; JSON values or settings.
+            inputs: stages that it reads.
+
+        Returns:
+            The stage; the same digest stands for the same result.
+        """
         identity = {"stage": name, "config": _plain(config), "inputs": [one.digest for one in inputs]}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         self.current = name
@@ -76,7 +86,14 @@ class Run:
 
 
 class Stage:
-    """One stage of a run: its folder, and its manifest once it is done."""
+    """One stage of a run: its folder, and its manifest once it is done.
+
+    Args:
+        run: whose stage it is.
+        name: of the stage.
+        kind: folder of the run that holds it.
+        digest: of its configuration and inputs, see `Run.stage`.
+    """
 
     def __init__(self, run: Run, name: str, *, kind: Kind, digest: str) -> None:
         self.run, self.name, self.digest = run, name, digest

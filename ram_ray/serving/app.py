@@ -177,6 +177,10 @@ def deploy(model_uri: str, config: ServeConfig) -> str:
     Where the application is already served, on the same port, it is updated in place. Stop it with
     `ray.serve.delete(APP_NAME)`, or everything of Serve with `ray.serve.shutdown()`.
 
+    Args:
+        model_uri: a path, any fsspec URI, or a hub id.
+        config: section `serve`.
+
     Raises:
         ValueError: if the port is taken, or Serve already runs on another one.
         RuntimeError: if the application does not come up; Ray's log of the replica says why.

@@ -88,6 +88,10 @@ def tag_batch(predictor: Predictor, jobs: list[Job]) -> list[ImageResult]:
     """Tag pictures that may come from different requests, in as few forwards as their options allow.
 
     Returns one result a job, in order. A group that fails gives each of its pictures an error.
+
+    Args:
+        predictor: the model.
+        jobs: a picture uint8 (H, W, 3) and its options each.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for place, (_, options) in enumerate(jobs):

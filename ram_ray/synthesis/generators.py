@@ -28,7 +28,13 @@ class TextToImage(Protocol):
     """Anything that makes pictures of captions."""
 
     def generate(self, captions: list[str], *, seeds: list[int], size: int) -> list[Image]:
-        """One RGB picture of `size` x `size` pixels a caption, each from its own seed, in order."""
+        """One RGB picture of `size` x `size` pixels a caption, each from its own seed, in order.
+
+        Args:
+            captions: what to draw.
+            seeds: one a caption.
+            size: pixels a side.
+        """
         ...
 
 

@@ -40,7 +40,14 @@ from ram_ray.training.workers import world_size
 
 
 def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manifest) -> Manifest:
-    """The dual encoder of this run: a CLIP by name, or one trained here. `counts["source"]` says where it is."""
+    """The dual encoder of this run: a CLIP by name, or one trained here. `counts["source"]` says where it is.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        samples: stage that left SAMPLE rows.
+        vocabulary: stage that left `tokenizer.json`.
+    """
     settings = config.represent
     named = bool(settings.clip)
     identity: dict[str, Any] = {"clip": settings.clip, "revision": settings.revision}

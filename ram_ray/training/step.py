@@ -28,6 +28,11 @@ class TrainStep(nn.Module):
 
     Batch, from `feed`: pixels uint8 (B, 1, S, S, 3), targets uint8 (B, N), and where captions are learnt
     caption_ids and tag_ids (B, T) integers; weight (B,), 0 for an image of which nothing is learnt.
+
+    Args:
+        model: that learns.
+        teacher: that is distilled from; None: nothing is.
+        caption_start: tokens of the prompt, not learnt.
     """
 
     def __init__(self, model: RAM, *, teacher: Teacher | None, caption_start: int) -> None:
@@ -101,7 +106,14 @@ def _trim(ids: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total_steps: int) -> float:
-    """Learning rate of a step counted from 0: linear warm-up, then x`decay` an epoch, or a cosine to `min_lr`."""
+    """Learning rate of a step counted from 0: linear warm-up, then x`decay` an epoch, or a cosine to `min_lr`.
+
+    Args:
+        step: counted from 0.
+        config: of the training.
+        steps_per_epoch: of the step schedule.
+        total_steps: of the cosine.
+    """
     if step < config.warmup_steps:
         return config.warmup_lr + (config.lr - config.warmup_lr) * step / config.warmup_steps
     if config.schedule == "step":

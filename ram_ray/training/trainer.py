@@ -92,7 +92,15 @@ def train_tagger(
 
 
 def train(job: Job, *, stage: Stage) -> dict[str, Any]:
-    """Run a job and leave its model at `stage.path`."""
+    """Run a job and leave its model at `stage.path`.
+
+    Args:
+        job: what every worker gets.
+        stage: gets the model and the work folder.
+
+    Returns:
+        Counts for the manifest.
+    """
     job = replace(job, rejected=f"{stage.work}/rejected")
     result = fit(job, storage=f"{stage.work}/train")
     return ray.get(_publish.remote(job, result.checkpoint, stage.path, stage.run.path("rejected", stage.name)))
@@ -100,6 +108,11 @@ def train(job: Job, *, stage: Stage) -> dict[str, Any]:
 
 def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, int]:
     """Optimizer steps of the whole run, and of an epoch.
+
+    Args:
+        table: that is trained on.
+        stage: for the error: name of the training's section.
+        config: of the training.
 
     Raises:
         ValueError: if there are too few rows for one step.
@@ -115,6 +128,13 @@ def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, 
 
 def fit(job: Job, *, storage: str) -> Any:
     """Run the workers; a storage folder with checkpoints is gone on from.
+
+    Args:
+        job: what every worker gets.
+        storage: folder or URI of checkpoints.
+
+    Returns:
+        Ray Train's result, with the last checkpoint.
 
     Raises:
         ValueError: for a worker's error that another try would meet again.

@@ -221,7 +221,12 @@ def _checkpoint(engine: Engine, *, step: int, rank: int, losses: dict[str, float
 
 
 class Meter:
-    """Prints step, losses, images a second and time left, every few seconds."""
+    """Prints step, losses, images a second and time left, every few seconds.
+
+    Args:
+        job: says how many steps there are.
+        first: the step that this worker begins with.
+    """
 
     def __init__(self, job: Job, *, first: int) -> None:
         self._job, self._first = job, first

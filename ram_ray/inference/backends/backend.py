@@ -78,6 +78,10 @@ class Pieces:
 
     On a CPU a large batch is no quicker an image than a few pictures, and of a Swin-L with 4,585 tags a batch of 32
     would take gigabytes.
+
+    Args:
+        model: whose sizes say how many pictures fit.
+        whole: do not cut, as on a GPU.
     """
 
     _PATCHES, _HIDDEN = 1 << 15, 1 << 26  # of the first stage; values of a feed-forward's hidden layer
