@@ -114,7 +114,12 @@ class LabelSystem:
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:12]
 
     def find(self, name: str, kind: str | None = None) -> int | None:
-        """Id of the label with this name or synonym; without a kind, the first kind that has it."""
+        """Id of the label with this name or synonym; without a kind, the first kind that has it.
+
+        Args:
+            name: lower-case.
+            kind: one of `records.KINDS`; None: any.
+        """
         kinds = (kind,) if kind else KINDS
         return next((self._by_name[one, name] for one in kinds if (one, name) in self._by_name), None)
 

@@ -175,7 +175,12 @@ class Ladder(Pipeline):
         }
 
     def row(self, annotations: Manifest, models: list[Manifest]) -> Figures:
-        """The figures of one row: its annotations, and the last model of those that were trained on them."""
+        """The figures of one row: its annotations, and the last model of those that were trained on them.
+
+        Args:
+            annotations: of the row.
+            models: that were trained on them, in order; the last is scored.
+        """
         given, counts = self.given, annotations.counts
         assert given.truth is not None
         score = evaluate(self.run, self.config, given.truth, models[-1], given.labels)
@@ -193,14 +198,24 @@ class Ladder(Pipeline):
 
 
 def measure_engine(config: RunConfig, run_uri: str) -> Measured:
-    """Table 5's rows for the configuration's seed."""
+    """Table 5's rows for the configuration's seed.
+
+    Args:
+        config: of the run, with its seed.
+        run_uri: its folder.
+    """
     ladder = Ladder(config, run_uri)
     ladder()
     return ladder.rows()
 
 
 def measure_model(config: RunConfig, run_uri: str) -> Measured:
-    """Table 4's rows for the configuration's seed."""
+    """Table 4's rows for the configuration's seed.
+
+    Args:
+        config: of the run, with its seed.
+        run_uri: its folder.
+    """
     rows: dict[str, Mapping[str, float | None]] = {}
     common: set[tuple[str, str]] = set()
     for name, variant in model_variants(config).items():

@@ -29,7 +29,12 @@ _CLAUSES = frozenset(("root", "conj", "acl", "advcl", "comp", "other"))
 
 
 def repair(words: list[Word], lemmas: Lemmatizer) -> None:
-    """Correct parts of speech in place where a caption's grammar leaves one reading."""
+    """Correct parts of speech in place where a caption's grammar leaves one reading.
+
+    Args:
+        words: of one caption; changed.
+        lemmas: the words that each part of speech has.
+    """
     for word in words:
         _repair_unknown(words, word, lemmas)
     for word in words:

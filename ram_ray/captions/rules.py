@@ -51,13 +51,23 @@ class Reading(NamedTuple):
 
 
 def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
-    """Tags of a parsed caption, in the order of the text, each once."""
+    """Tags of a parsed caption, in the order of the text, each once.
+
+    Args:
+        doc: spaCy's, of one caption.
+        lemmas: dictionary forms.
+    """
     words = read_words(doc)
     return list(dict.fromkeys(tag for _, tag in _find(words, lemmas)))
 
 
 def read_caption(doc: Any, lemmas: Lemmatizer) -> Reading:
-    """Tags of a parsed caption, and who does what to what."""
+    """Tags of a parsed caption, and who does what to what.
+
+    Args:
+        doc: spaCy's, of one caption.
+        lemmas: dictionary forms.
+    """
     words = read_words(doc)
     found = _find(words, lemmas)
     things = {place: tag.name for place, tag in found if tag.kind in ("object", "scene")}

@@ -123,7 +123,12 @@ def read_json(raw: bytes) -> dict[str, Any]:
 
 
 def captions_of(tree: dict[str, Any], names: Iterable[str] = ("caption", "captions")) -> list[str]:
-    """The captions under every one of `names`, in order; what an earlier name holds is not taken again."""
+    """The captions under every one of `names`, in order; what an earlier name holds is not taken again.
+
+    Args:
+        tree: of one sample's JSON.
+        names: of fields that hold captions.
+    """
     return joined(*(texts(tree.get(name), name) for name in names))
 
 

@@ -35,5 +35,11 @@ def hide_captions(row: dict[str, Any], *, keep: int, seed: int) -> dict[str, Any
 
 
 def random_of(key: str, seed: int, what: str) -> random.Random:
-    """Draws for one choice about one image."""
+    """Draws for one choice about one image.
+
+    Args:
+        key: of the image.
+        seed: of the run.
+        what: name of the choice.
+    """
     return random.Random(f"{seed}/{key}/{what}")

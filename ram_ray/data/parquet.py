@@ -54,7 +54,13 @@ def read_parquet(uri: str, *, measure: Measure) -> Iterator[Sample]:
 
 
 def group_batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of one row group, in batches of about `BATCH_BYTES`."""
+    """The rows of one row group, in batches of about `BATCH_BYTES`.
+
+    Args:
+        parquet: open file.
+        group: number of the row group.
+        columns: that are read.
+    """
     meta = parquet.metadata.row_group(group)
     row_bytes = meta.total_byte_size // max(1, meta.num_rows) + 1
     rows = max(1, min(256, BATCH_BYTES // row_bytes))
@@ -63,6 +69,10 @@ def group_batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> It
 
 def image_column(uri: str, schema: pa.Schema) -> str:
     """The path of the column of image bytes.
+
+    Args:
+        uri: for the error.
+        schema: of the file.
 
     Raises:
         ValueError: if there is none.
@@ -151,7 +161,15 @@ def _binary(kind: pa.DataType) -> pa.DataType | None:
 
 
 def read_rows(uri: str, wanted: set[int]) -> dict[int, bytes | Reject]:
-    """The image column's values at the rows `wanted`, from the row groups that hold them, and no further."""
+    """The image column's values at the rows `wanted`, from the row groups that hold them, and no further.
+
+    Args:
+        uri: of the file.
+        wanted: numbers of rows.
+
+    Returns:
+        Row -> the picture's bytes, or why it cannot be read.
+    """
     fs, path = fsspec.url_to_fs(uri)
     try:
         with fs.open(path, "rb") as file:

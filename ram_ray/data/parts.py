@@ -27,7 +27,12 @@ class Part:
 
     @classmethod
     def number(cls, number: int, parts: int) -> Part:
-        """One of `parts` equal parts: the pictures of which `part_of(key, parts)` is `number`."""
+        """One of `parts` equal parts: the pictures of which `part_of(key, parts)` is `number`.
+
+        Args:
+            number: of the part, 0 to `parts` - 1.
+            parts: how many there are.
+        """
         assert 0 <= number < parts, (number, parts)
         return cls(-(-number * _END // parts), -(-(number + 1) * _END // parts))
 

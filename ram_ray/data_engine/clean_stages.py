@@ -219,6 +219,10 @@ def trusts_labels(config: RunConfig) -> bool:
 def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
     """Ids of the tags that no image loses.
 
+    Args:
+        settings: section `engine.clean`, with names of tags.
+        labels: the label system that ids are of.
+
     Raises:
         ValueError: if one is not in the label system.
     """

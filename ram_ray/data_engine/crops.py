@@ -242,7 +242,12 @@ def hash_of(key: str, seed: int) -> int:
 
 
 def to_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box in shares as x0, y0, x1, y1 in pixels of a picture of (height, width), at least one pixel each way."""
+    """A box in shares as x0, y0, x1, y1 in pixels of a picture of (height, width), at least one pixel each way.
+
+    Args:
+        box: x0, y0, x1, y1 in shares of width and height, 0 to 1.
+        size: (height, width) in pixels.
+    """
     height, width = size
     x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     return x0, y0, max(x0 + 1, min(width, round(box[2] * width))), max(y0 + 1, min(height, round(box[3] * height)))

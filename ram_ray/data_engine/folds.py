@@ -24,6 +24,8 @@ class ByPart:
         actor: makes an actor, a function of a batch, from a bundle's URI and the other arguments.
         bundles: number k was trained without the keys of which `part_of(key, len(bundles))` is k; a single one judges
             every picture.
+        *args: further arguments of `actor`.
+        **kwargs: further arguments of `actor`.
     """
 
     def __init__(

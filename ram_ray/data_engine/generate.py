@@ -90,7 +90,14 @@ class Generator:
         )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """SCORES rows of a batch of ANNOTATION rows with `pixels` uint8 (B, S, S, 3); rejected rows get no scores."""
+        """Captions and scores of a batch.
+
+        Args:
+            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
+
+        Returns:
+            SCORES rows; rejected ones have no scores.
+        """
         rows = to_rows(batch)
         for row in rows:
             row.update(generated=[], tagger_ids=[], tagger_logits=b"")

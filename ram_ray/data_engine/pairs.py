@@ -48,7 +48,12 @@ LIMIT = 10.0  # company is within -LIMIT .. LIMIT
 
 
 def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
-    """PAIRS rows of a block of SCORES rows: pictures of each part that say both; a tag with itself: that say it."""
+    """PAIRS rows of a block of SCORES rows: pictures of each part that say both; a tag with itself: that say it.
+
+    Args:
+        block: SCORES rows.
+        num_tags: T.
+    """
     rows = block.filter(pc.is_null(block["reason"])).select(["key", "captions", "removed"]).to_pylist()
     pairs: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(PARTS)]
     for row in rows:
@@ -106,7 +111,12 @@ class Pairs:
 
 
 def gather_pairs(tables: Iterable[pa.Table], system: LabelSystem) -> Pairs:
-    """PAIRS rows, in which a pair stands once, as `Pairs`."""
+    """PAIRS rows, in which a pair stands once, as `Pairs`.
+
+    Args:
+        tables: of PAIRS rows.
+        system: the labels, with names that are kin.
+    """
     num_tags = len(system)
     parts = [
         (table["pair"].to_numpy(), np.stack([table[name].to_numpy() for name in _OF_PART], axis=1).astype(np.int32))

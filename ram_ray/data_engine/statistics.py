@@ -44,7 +44,12 @@ KEYS = ["tag", "source", "fate"]
 
 
 def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
-    """TALLY rows of a block of `records.ANNOTATION` rows; rejected rows are passed over."""
+    """TALLY rows of a block of `records.ANNOTATION` rows; rejected rows are passed over.
+
+    Args:
+        block: ANNOTATION rows.
+        system: the label system that ids are of.
+    """
     images: Counter[tuple[int, str, str]] = Counter()
     judged: Counter[tuple[int, str, str]] = Counter()
     right: Counter[tuple[int, str, str]] = Counter()

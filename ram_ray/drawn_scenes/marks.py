@@ -25,6 +25,14 @@ def draw_marks(
     """Draw the marks of `action` for a thing at `centre` with half width and half height `half`, in units.
 
     `scale` is pixels a unit. The layer says whether the thing is yet to be drawn or already there.
+
+    Args:
+        on: the canvas.
+        action: of the thing.
+        centre: of the thing, in units.
+        half: half width and half height, in units.
+        scale: pixels a unit.
+        layer: "under", before the thing is drawn, or "over".
     """
     pen = _Pen(on, scale)
     x, y = centre

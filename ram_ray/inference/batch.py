@@ -116,6 +116,10 @@ def tag_to_folder(
 def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]]:
     """Pieces of work for `Lister`: shards, and plain pictures with their sizes.
 
+    Args:
+        data: paths, URIs or globs of pictures, folders and shards.
+        shard_folders: how many of the folders above a shard are a part of its name.
+
     Raises:
         ValueError: if a path or glob matches nothing, or holds neither pictures nor shards; if two shards share a name.
     """

@@ -104,7 +104,12 @@ def reference_config(
 
 
 def depth(state: State, prefix: str) -> int:
-    """How many layers `<prefix>.<number>.` there are."""
+    """How many layers `<prefix>.<number>.` there are.
+
+    Args:
+        state: the checkpoint's tensors by name.
+        prefix: of the layers' names.
+    """
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return 1 + max((int(found[1]) for name in state if (found := pattern.match(name))), default=-1)
 

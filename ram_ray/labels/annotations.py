@@ -40,7 +40,14 @@ class Labeller:
 
     @classmethod
     def load(cls, uri: str, config: LabelsConfig, *, measure: MeasureConfig, seed: int) -> Labeller:
-        """One with the label system at `uri`."""
+        """One with the label system at `uri`.
+
+        Args:
+            uri: of the label system.
+            config: section `labels`.
+            measure: what is planted and hidden to measure the data engine.
+            seed: of what is planted.
+        """
         return cls(LabelSystem.load(uri), config, measure=measure, seed=seed)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -72,6 +79,10 @@ def to_annotations(block: pa.Table, find: TagFinder) -> pa.Table:
     """`records.PARSED` rows to `records.ANNOTATION` rows; names outside the label system are left out.
 
     A tag of the picture is "parsed" if the parse gave it in any caption, else "matched".
+
+    Args:
+        block: PARSED rows.
+        find: finds a caption's labels.
     """
     rows = []
     for row in block.to_pylist():

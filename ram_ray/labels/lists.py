@@ -96,6 +96,10 @@ def to_system(entries: Iterable[Entry], *, kind_of: Callable[[str], str]) -> Lab
 def read_system(source: str, *, kind_of: Callable[[str], str]) -> LabelSystem:
     """A label system from its own JSON, whole, or from any list.
 
+    Args:
+        source: path or URI of the file, or a list that `read_list` knows.
+        kind_of: the kind of a name that comes without one.
+
     Raises:
         ValueError: as `read_list` and `LabelSystem.from_json`.
     """

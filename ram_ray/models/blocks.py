@@ -216,6 +216,10 @@ def initialise(module: nn.Module, *, std: float | None = 0.02) -> None:
     0.02 is BERT's standard deviation, right for widths about 768. None: 1 / sqrt(inputs) for linear layers, which
     keeps a signal's size at any width; at a width of 100, 0.02 shrinks it fivefold a layer, and a tagger with
     LayerNorm behind its residuals then hardly sees the image for its first thousands of steps.
+
+    Args:
+        module: one layer; others than linear maps and embeddings are left alone.
+        std: standard deviation of weights.
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=std if std is not None else module.in_features**-0.5)

@@ -106,7 +106,12 @@ def bias_windows(model: RAM) -> None:
 
 @torch.inference_mode()
 def pack_linears(model: RAM, *, dtype: torch.dtype = torch.float32) -> None:
-    """Replace the linear maps of the image encoder and the recognition decoder's layers."""
+    """Replace the linear maps of the image encoder and the recognition decoder's layers.
+
+    Args:
+        model: in eval mode; changed.
+        dtype: of weights and products: float32 or bfloat16.
+    """
     from timm.layers import Mlp
 
     for part in (model.image_encoder, model.recognition.layers):

@@ -38,8 +38,12 @@ class RAM(nn.Module):
     """The tagger.
 
     Args:
+        config: sizes and parts of the model.
         label_embed: (N, E) for RAM, (N, K, E) for RAM++: frozen, and replaced to ask for other tags; (N, D) for
             Tag2Text, whose queries are learnt.
+
+    Raises:
+        ValueError: if the shape of the label embeddings does not fit the config.
     """
 
     label_embed: Tensor

@@ -35,7 +35,9 @@ class RecognitionDecoder(nn.Module):
     """Cross-attention of label queries to image tokens; no self-attention, so tags do not see one another.
 
     Args:
+        config: sizes of the layers.
         label_width: width of text embeddings; None: queries are given as they are, without projection and ReLU.
+        context_width: C, of image tokens.
         label_proj: whether text embeddings are projected to the decoder's width.
         per_tag: the number of tags, where every tag has its own classifier.
         similarity: whether a logit also gets the product of the tag's query with the mean image token.

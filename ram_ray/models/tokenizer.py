@@ -148,6 +148,10 @@ class TextTokenizer:
 
         As the reference does, the whole text is written out and as many letters as the prompt has are cut: what the
         first word adds to the prompt's last one goes too.
+
+        Args:
+            ids: the words after the prompt.
+            prompt: the text before them.
         """
         first = [self.dec, *self._tokenizer.encode(prompt, add_special_tokens=False).ids]
         if self.decode(first) + " " != prompt:  # the vocabulary cannot spell the prompt

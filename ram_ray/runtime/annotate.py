@@ -170,7 +170,13 @@ def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], 
 
 
 def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
-    """Copy the rows that this stage rejected to `rejected/<stage>/`."""
+    """Copy the rows that this stage rejected to `rejected/<stage>/`.
+
+    Args:
+        stage: whose rows are there already.
+        run: its configuration.
+        num_rejected: 0: nothing is read.
+    """
     folder = stage.run.path("rejected", stage.name)
     fs, root = fsspec.url_to_fs(folder)
     remove_folder(fs, root)

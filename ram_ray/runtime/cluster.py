@@ -82,6 +82,10 @@ def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
     """Resources for models on the cores of one machine, where the configuration does not say what it wants.
 
     The threads of the actors share the cores; pictures are decoded by several tasks beside them.
+
+    Args:
+        resources: as the user set them.
+        cpus: of the machine.
     """
     wanted: dict[str, Any] = {"task_cpus": 0.5, "threads": max(1, cpus // resources.most_actors)}
     return resources.model_copy(

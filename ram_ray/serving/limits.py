@@ -115,6 +115,10 @@ async def drain(receive: Receive, message: Message | None, *, max_bytes: int) ->
 def check_length(header: str | None, *, max_bytes: int) -> int | None:
     """The Content-Length, if the client sent one.
 
+    Args:
+        header: as the client sent it; None: not at all.
+        max_bytes: most bytes of a body.
+
     Raises:
         ApiError: 413 if it promises too much, 400 if it is not a number.
     """

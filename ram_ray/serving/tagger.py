@@ -60,7 +60,12 @@ class LocalTagger:
 
 
 def model_info(predictor: Predictor, *, model: str) -> ModelInfo:
-    """The labels of a loaded model as a message."""
+    """The labels of a loaded model as a message.
+
+    Args:
+        predictor: the model.
+        model: its name in answers.
+    """
     labels = predictor.labels
     return ModelInfo(
         model=model,

@@ -207,6 +207,11 @@ def make_generator(name: str, *, level: Level = "plain", **options: Any) -> Text
     """The generator of a config: "drawn", or the id or path of a diffusers pipeline.
 
     `level` is for drawn scenes; `options` are those of `DiffusersGenerator`.
+
+    Args:
+        name: "drawn", or the id or path of a pipeline.
+        level: of drawn scenes.
+        **options: of `DiffusersGenerator`.
     """
     return DrawnGenerator(level=level) if name == "drawn" else DiffusersGenerator(name, **options)
 

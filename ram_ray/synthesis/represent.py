@@ -135,7 +135,18 @@ class PairJob(Job):
 def train_dual_encoder(
     stage: Stage, *, run: RunConfig, real: Manifest | None, synthetic: Manifest | None, tokenizer: str
 ) -> dict[str, Any]:
-    """Train on rows of real pictures (`records.SAMPLE`), synthetic ones (`SYNTHETIC`), or both."""
+    """Train on rows of real pictures (`records.SAMPLE`), synthetic ones (`SYNTHETIC`), or both.
+
+    Args:
+        stage: gets the model and the work folder.
+        run: the run's configuration.
+        real: stage that left SAMPLE rows; None: no real pictures.
+        synthetic: stage that left SYNTHETIC rows; None: no synthetic pictures.
+        tokenizer: folder with tokenizer.json.
+
+    Returns:
+        Counts for the manifest.
+    """
     config = run.represent.train
     sources = {}
     if real:

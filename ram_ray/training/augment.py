@@ -40,7 +40,14 @@ def train_crop(image: Image.Image, *, size: int, config: AugmentConfig, seed: in
 
 
 def randaugment(image: Image.Image, operations: int, magnitude: int, *, rng: random.Random) -> Image.Image:
-    """Apply so many random operations of strength magnitude / 10 (arXiv 1909.13719)."""
+    """Apply so many random operations of strength magnitude / 10 (arXiv 1909.13719).
+
+    Args:
+        image: RGB.
+        operations: how many.
+        magnitude: 0 to 10.
+        rng: of the draws.
+    """
     level = magnitude / 10
     for _ in range(operations):
         image = rng.choice(_OPERATIONS)(image, level if rng.random() < 0.5 else -level)

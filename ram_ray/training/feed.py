@@ -38,6 +38,13 @@ def draw(weights: list[float], *, seed: str) -> list[int]:
     """As many places as there are weights, each about in proportion to its weight, at most one more or less.
 
     Systematic sampling: a bucket keeps its number of rows, so the position in the run stays one number.
+
+    Args:
+        weights: over 0.
+        seed: of the draw.
+
+    Returns:
+        Places, ascending, as many as weights; a place may come several times.
     """
     total, place = sum(weights), 0
     step = total / len(weights)
@@ -89,7 +96,14 @@ class Position:
 
 
 def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Position]:
-    """The buckets of the run in order, those with no row in first_row .. end_row left out."""
+    """The buckets of the run in order, those with no row in first_row .. end_row left out.
+
+    Args:
+        table: that is trained on.
+        seed: of the order in each epoch.
+        first_row: counted from the start of the run, over epochs.
+        end_row: the row after the last.
+    """
     positions, start, epoch = [], 0, 0
     while start < end_row:
         order = list(range(len(table.buckets)))
@@ -227,7 +241,12 @@ class Feed(ABC):
         """
 
     def random(self, row: dict, what: str) -> random.Random:
-        """A generator for one decision about a row in an epoch."""
+        """A generator for one decision about a row in an epoch.
+
+        Args:
+            row: of the training table, with its epoch.
+            what: name of the decision.
+        """
         return random.Random(f"{self.seed}/{row['epoch']}/{row['key']}/{what}")
 
 

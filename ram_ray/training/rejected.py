@@ -25,6 +25,7 @@ class RejectedRows:
     Args:
         folder: URI, the same for all workers.
         stage: name that the rows bear.
+        rank: of the worker.
     """
 
     def __init__(self, folder: str, *, stage: str, rank: int) -> None:

@@ -25,7 +25,13 @@ ROWS = pa.schema(
 
 
 def to_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
-    """Rows with key, shard, pictures, tags and captions to training rows with their place in the order."""
+    """Rows with key, shard, pictures, tags and captions to training rows with their place in the order.
+
+    Args:
+        rows: changed.
+        seed: of the order.
+        num_buckets: of the table.
+    """
     for row in rows:
         row["order"] = hash_key(row["key"], seed=seed) >> 1  # 63 bits: Parquet's int64
         row["bucket"] = row["order"] * num_buckets >> 63

@@ -123,5 +123,11 @@ def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total
 
 
 def step_seed(seed: int, *, step: int, rank: int) -> int:
-    """Seed of dropout and stochastic depth for one step, so that a resumed run draws the same numbers."""
+    """Seed of dropout and stochastic depth for one step, so that a resumed run draws the same numbers.
+
+    Args:
+        seed: of the run.
+        step: counted from 0.
+        rank: of the worker.
+    """
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + rank).initial_seed()

@@ -57,7 +57,14 @@ class Engine(Protocol):
 
 
 def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> Engine:
-    """The configured engine. Needs an initialised process group."""
+    """The configured engine. Needs an initialised process group.
+
+    Args:
+        step: the model with its losses, on the device.
+        config: of this training.
+        training: the engine and its precision.
+        device: of this worker.
+    """
     if device.type == "cuda" and training.precision == "fp32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True

@@ -46,7 +46,14 @@ class Chosen:
 
 
 def row_maker(annotations: str, *, config: TrainConfig, chosen: Chosen, run: RunConfig) -> RowMaker:
-    """Makes training rows of annotations, weighed by their tags where `tag_cap` asks for it."""
+    """Makes training rows of annotations, weighed by their tags where `tag_cap` asks for it.
+
+    Args:
+        annotations: folder of ANNOTATION rows.
+        config: of the training.
+        chosen: which rows are trained on.
+        run: the run's configuration.
+    """
     if config.tag_cap is None:
         return tagged_rows
     counts, num_pictures = count_tags(annotations, chosen=chosen, run=run)
@@ -54,7 +61,13 @@ def row_maker(annotations: str, *, config: TrainConfig, chosen: Chosen, run: Run
 
 
 def count_tags(annotations: str, *, chosen: Chosen, run: RunConfig) -> tuple[dict[int, int], int]:
-    """Pictures of each tag, and pictures with any, among those to be trained on."""
+    """Pictures of each tag, and pictures with any, among those to be trained on.
+
+    Args:
+        annotations: folder of ANNOTATION rows.
+        chosen: which rows are trained on.
+        run: the run's configuration.
+    """
     total: Counter[int] = Counter()
     rows = read_rows(annotations, run=run).map_batches(
         functools.partial(count_block, chosen=chosen),

@@ -163,6 +163,10 @@ class Outage:
     def check(self, images: float, rejected: RejectedRows) -> None:
         """Count a step in which so many images could be read.
 
+        Args:
+            images: that counted in the step, over all workers.
+            rejected: of this worker.
+
         Raises:
             ValueError: if none could be read of as many as a checkpoint is apart, or of `MOST_UNREADABLE`.
         """
@@ -233,7 +237,13 @@ class Meter:
         self._start = self._last = time.monotonic()
 
     def log(self, done: int, losses: dict[str, float], lr: float) -> None:
-        """Print steps, losses, rate and time left, every `LOG_SECONDS` seconds and after the last step."""
+        """Print steps, losses, rate and time left, every `LOG_SECONDS` seconds and after the last step.
+
+        Args:
+            done: steps of the run.
+            losses: of the last step, by name.
+            lr: its learning rate.
+        """
         now = time.monotonic()
         if now - self._last < LOG_SECONDS and done != self._job.total_steps:
             return
