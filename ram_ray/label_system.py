@@ -117,7 +117,7 @@ class LabelSystem:
         """Id of the label with this name or synonym; without a kind, the first kind that has it.
 
         Args:
-            name: lower-case.
+            name: as it is written in the system.
             kind: one of `records.KINDS`; None: any.
         """
         kinds = (kind,) if kind else KINDS

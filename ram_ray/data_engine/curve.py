@@ -41,7 +41,7 @@ def make_curve(cells: Cells, sure: np.ndarray, *, right: np.ndarray | None = Non
         right: (V, T, B) how likely an addition is right by the calibration, where there is one.
 
     Returns:
-        At most `POINTS` points: threshold, pictures added, and precision and recall where they are known.
+        At most `POINTS` points, each with its threshold and additions; precision and recall where the truth is known.
     """
     order = np.argsort(-sure, axis=None, kind="stable")
     ranked = sure.ravel()[order]

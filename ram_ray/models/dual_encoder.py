@@ -183,7 +183,7 @@ class Teacher:
         Args:
             path_or_id: where it is.
             revision: commit of a Hugging Face id.
-            device: of the encoders; None: where they are loaded.
+            device: of the encoders; None: the CPU.
 
         Raises:
             ValueError: if nothing that can be loaded is there.
