@@ -23,6 +23,7 @@ _TEXT = 58  # pixels under a picture: four lines
 
 
 def main() -> None:
+    """Write the sheet that the options of the command line ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="the PNG to write")
     parser.add_argument("--level", choices=("plain", "hard"), default="plain")

@@ -111,6 +111,11 @@ class RunConfig(Section):
 def load(preset: str | Path | None = None, *, files: Iterable[str | Path] = (), sets: Iterable[str] = ()) -> RunConfig:
     """Build a configuration: a preset, then YAML files, then `section.field=value` pairs, later ones winning.
 
+    Args:
+        preset: a YAML file, by path or URI.
+        files: YAML files that override it.
+        sets: "section.field=value" pairs that override both.
+
     Raises:
         ValueError: for a file that cannot be read, an unknown field or a wrong value; one line a mistake.
     """

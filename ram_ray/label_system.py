@@ -55,8 +55,10 @@ def is_present(scores: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray
 class LabelSystem:
     """An ordered list of labels with look-up by name or synonym.
 
-    `unique` False allows two labels of a kind to share a name, as lists of other projects do; `find` then gives the
-    first of them, and only ids tell them apart.
+    Args:
+        labels: in the order of their ids, 0 to N - 1.
+        unique: False allows two labels of a kind to share a name, as lists of other projects do; `find` then gives the
+            first of them, and only ids tell them apart.
 
     Raises:
         ValueError: if ids are not 0..N-1 in order, a kind is unknown, or two labels of a kind share a name.
@@ -94,7 +96,14 @@ class LabelSystem:
         return [label.name for label in self.labels]
 
     def thresholds(self, default: float) -> np.ndarray:
-        """Each label's threshold (N,) float32, in the order of ids; `default` (`model.threshold`) where it has none."""
+        """Each label's threshold.
+
+        Args:
+            default: for labels without a threshold of their own (`model.threshold`).
+
+        Returns:
+            (N,) float32, in the order of ids.
+        """
         values = [default if label.threshold is None else label.threshold for label in self.labels]
         return np.array(values, dtype=np.float32)
 
@@ -105,7 +114,12 @@ class LabelSystem:
         return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:12]
 
     def find(self, name: str, kind: str | None = None) -> int | None:
-        """Id of the label with this name or synonym; without a kind, the first kind that has it."""
+        """Id of the label with this name or synonym; without a kind, the first kind that has it.
+
+        Args:
+            name: as it is written in the system.
+            kind: one of `records.KINDS`; None: any.
+        """
         kinds = (kind,) if kind else KINDS
         return next((self._by_name[one, name] for one in kinds if (one, name) in self._by_name), None)
 

@@ -48,7 +48,13 @@ class Given:
 
 
 class Pipeline:
-    """One run: its configuration, its folder, and what its stages have left so far."""
+    """One run: its configuration, its folder, and what its stages have left so far.
+
+    Args:
+        config: of the run.
+        run_uri: folder or URI of the run.
+        last: name of the last stage.
+    """
 
     def __init__(self, config: RunConfig, run_uri: str, *, last: str = "evaluate") -> None:
         assert last in STAGES, last
@@ -119,6 +125,15 @@ class Pipeline:
         With `judges`, a round follows, in which `self.judges` look at all pictures. Where their scores are
         calibrated, it is on pictures that they did not see: the model leaves some out, or there are more models, each
         of which leaves out the part that it judges and starts from the one before it that did.
+
+        Args:
+            name: of the stage.
+            settings: of this training.
+            annotations: stage that left the rows to train on.
+            judges: a round of the data engine follows.
+
+        Returns:
+            The model's manifest.
         """
         engine, truth = self.config.engine, self.given.truth
         model = self.train(name, settings, annotations, self.model, self.holdout if judges else None)
@@ -144,7 +159,15 @@ class Pipeline:
     def train(
         self, name: str, settings: TrainConfig, annotations: Manifest, newest: Manifest | None, left_out: Part | None
     ) -> Manifest:
-        """One run of the one trainer, on all pictures but those left out."""
+        """One run of the one trainer, on all pictures but those left out.
+
+        Args:
+            name: of the stage.
+            settings: of this training.
+            annotations: stage that left the rows to train on.
+            newest: model to start from where `settings.start` is "previous"; None: the backbone.
+            left_out: pictures that are not trained on.
+        """
         config, given = self.config, self.given
         before = newest if settings.start == "previous" else None
         identity = {"train": settings, "training": config.training, "model": config.model, "seed": config.seed}
@@ -169,7 +192,13 @@ class Pipeline:
         return stage.finish(image_size=settings.image_size, images=counts["images_seen"], **counts)
 
     def settled(self, before: Manifest, after: Manifest, *, round: int) -> bool:
-        """Whether a round added and removed so few tags that training on them, and another round, are not worth it."""
+        """Whether a round added and removed so few tags that training on them, and another round, are not worth it.
+
+        Args:
+            before: annotations that the round began with.
+            after: annotations that it ended with.
+            round: its number.
+        """
         between = self.made[f"generate_{round}"].counts
         added, removed = between["added"], between["tags"] - after.counts["tags"]
         change, least = (added + removed) / max(1, before.counts["tags"]), self.config.engine.min_change
@@ -183,7 +212,12 @@ class Pipeline:
         return True
 
     def keep(self, manifest: Manifest, *, score: Manifest | None = None) -> Manifest:
-        """Note a stage for the closing table, and say in one line what it left."""
+        """Note a stage for the closing table, and say in one line what it left.
+
+        Args:
+            manifest: of the stage.
+            score: of its model, if it was scored.
+        """
         counts = manifest.counts
         truth = Counts(counts["tp"], counts["fp"], counts["fn"]) if counts.get("labelled") else None
         line = StageLine(
@@ -203,7 +237,14 @@ class Pipeline:
         return manifest
 
     def done(self, name: str) -> None:
-        """End the run here if this was the last stage that was asked for."""
+        """End the run here if this was the last stage that was asked for.
+
+        Args:
+            name: of the stage that has just ended.
+
+        Raises:
+            Finished: if it was the last.
+        """
         if name == self.last:
             raise Finished
 

@@ -124,6 +124,10 @@ class Reject(Exception):
 def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
     """Build a table of exactly `schema` from rows; missing columns become null.
 
+    Args:
+        rows: dicts by column.
+        schema: of the table.
+
     Raises:
         ValueError: if a row has a column that the schema does not name.
     """
@@ -136,6 +140,10 @@ def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return `table` with the columns of `schema`, in its order and types.
+
+    Args:
+        table: of any columns.
+        schema: of the result.
 
     Raises:
         ValueError: if a column is missing or cannot be cast.

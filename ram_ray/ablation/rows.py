@@ -28,7 +28,12 @@ Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 
 def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[dict[str, Any]]:
-    """One entry a row that any seed measured: its figures, each with mean, sd and values, and the gain in mAP."""
+    """One entry a row that any seed measured: its figures, each with mean, sd and values, and the gain in mAP.
+
+    Args:
+        names: of the rows, in their order.
+        seeds: what was measured, by seed, then by row.
+    """
     rows: list[dict[str, Any]] = []
     before: str | None = None
     for name in names:

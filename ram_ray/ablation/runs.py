@@ -61,6 +61,12 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
 
     A seed that fails is reported in "failed" and the others go on; run again, it goes on where it was.
 
+    Args:
+        config: of a run; its seed is replaced.
+        out_uri: folder for the results and the runs.
+        table: number of the paper's table, 4 or 5.
+        seeds: a run for each.
+
     Raises:
         ValueError: if no seed came to its end, or the configuration cannot give the table.
     """
@@ -99,6 +105,10 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
 def prepare(config: RunConfig, *, table: int) -> RunConfig:
     """The configuration that the table's rows have in common.
 
+    Args:
+        config: as the user gave it.
+        table: number of the paper's table, 4 or 5.
+
     Raises:
         ValueError: without held-out data, for a table that there is not, or where a row would not be a valid run.
     """
@@ -117,6 +127,10 @@ def prepare(config: RunConfig, *, table: int) -> RunConfig:
 
 def check(config: RunConfig, *, what: str) -> RunConfig:
     """The configuration, checked as a whole: a copy with changes has not been.
+
+    Args:
+        config: with changes.
+        what: for the error: what asked for them.
 
     Raises:
         ValueError: with `what` and the fields that are wrong, in one line.
@@ -161,7 +175,12 @@ class Ladder(Pipeline):
         }
 
     def row(self, annotations: Manifest, models: list[Manifest]) -> Figures:
-        """The figures of one row: its annotations, and the last model of those that were trained on them."""
+        """The figures of one row: its annotations, and the last model of those that were trained on them.
+
+        Args:
+            annotations: of the row.
+            models: that were trained on them, in order; the last is scored.
+        """
         given, counts = self.given, annotations.counts
         assert given.truth is not None
         score = evaluate(self.run, self.config, given.truth, models[-1], given.labels)
@@ -179,14 +198,24 @@ class Ladder(Pipeline):
 
 
 def measure_engine(config: RunConfig, run_uri: str) -> Measured:
-    """Table 5's rows for the configuration's seed."""
+    """Table 5's rows for the configuration's seed.
+
+    Args:
+        config: of the run, with its seed.
+        run_uri: its folder.
+    """
     ladder = Ladder(config, run_uri)
     ladder()
     return ladder.rows()
 
 
 def measure_model(config: RunConfig, run_uri: str) -> Measured:
-    """Table 4's rows for the configuration's seed."""
+    """Table 4's rows for the configuration's seed.
+
+    Args:
+        config: of the run, with its seed.
+        run_uri: its folder.
+    """
     rows: dict[str, Mapping[str, float | None]] = {}
     common: set[tuple[str, str]] = set()
     for name, variant in model_variants(config).items():

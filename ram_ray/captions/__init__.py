@@ -1,0 +1,1 @@
+"""Captions to tags: the parser, its rules, lemmas and languages."""

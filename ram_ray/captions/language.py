@@ -60,6 +60,10 @@ def why_rejected(text: str, known: Callable[[str], bool]) -> str | None:
     """Why a cleaned caption cannot be read, one of `REASONS`, or None if it is English.
 
     `known` says whether a lower-case word stands in the English tables. Digits and signs alone are `no_words`.
+
+    Args:
+        text: a caption, cleaned.
+        known: whether a lower-case word stands in the English tables.
     """
     if not text:
         return EMPTY

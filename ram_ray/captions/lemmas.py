@@ -71,7 +71,12 @@ class Lemmatizer:
         self._memory: dict[tuple[str, str], str] = {}
 
     def known(self, word: str, kind: PartOfSpeech) -> bool:
-        """True if `word` or its lemma is in the table of this part of speech."""
+        """True if `word` or its lemma is in the table of this part of speech.
+
+        Args:
+            word: lower-case.
+            kind: part of speech.
+        """
         table = self._known[kind]
         return word in table or word in self._irregular[kind] or self(word, kind) in table
 
@@ -80,7 +85,12 @@ class Lemmatizer:
         return any(self.known(word, kind) for kind in self._known)
 
     def __call__(self, word: str, kind: PartOfSpeech) -> str:
-        """Lemma of a lower-case word."""
+        """Lemma of a lower-case word.
+
+        Args:
+            word: lower-case.
+            kind: part of speech that it is taken as.
+        """
         key = (word, kind)
         if key not in self._memory:
             if len(self._memory) >= 1 << 16:  # words of other people's text never end

@@ -49,6 +49,11 @@ def clean(text: str, *, max_chars: int, known: Callable[[str], bool] | None = No
     Hashtags and the names of files become words ("#SunnyDay" -> "sunny day", "red_car-02.jpg" -> "red car") where they
     hold any: a single hashtag word that `known` does not know ("#igers") is left out. A text over `max_chars`
     characters is cut at the end of a word. Lone surrogates and U+FFFD are dropped. The result may be empty.
+
+    Args:
+        text: a caption as it is.
+        max_chars: most characters that are read.
+        known: whether a lower-case word stands in the English tables; None: all words count as known.
     """
     text = _cut(text, max_chars)
     for _ in range(2):  # web captions are often escaped twice

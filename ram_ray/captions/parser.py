@@ -107,7 +107,12 @@ class CaptionParser:
 
 @functools.lru_cache(maxsize=1)
 def process_parser(model: str, *, max_chars: int) -> CaptionParser:
-    """The parser of this process, which every step that reads captions shares: loading one takes seconds."""
+    """The parser of this process, which every step that reads captions shares: loading one takes seconds.
+
+    Args:
+        model: name of the shipped pipeline, or a spaCy pipeline, as `labels.parser`.
+        max_chars: most characters of a caption that are read.
+    """
     return CaptionParser(model, max_chars=max_chars)
 
 
@@ -180,7 +185,11 @@ def keep_hyphens(nlp: Language) -> None:
 
 
 def shipped_folder() -> Path:
-    """Where the shipped pipeline lies."""
+    """Where the shipped pipeline lies.
+
+    Raises:
+        ValueError: if the package lacks it.
+    """
     folder = Path(str(resources.files("ram_ray.captions") / SHIPPED))
     if not folder.is_dir():
         raise ValueError(

@@ -29,7 +29,12 @@ _CLAUSES = frozenset(("root", "conj", "acl", "advcl", "comp", "other"))
 
 
 def repair(words: list[Word], lemmas: Lemmatizer) -> None:
-    """Correct parts of speech in place where a caption's grammar leaves one reading."""
+    """Correct parts of speech in place where a caption's grammar leaves one reading.
+
+    Args:
+        words: of one caption; changed.
+        lemmas: the words that each part of speech has.
+    """
     for word in words:
         _repair_unknown(words, word, lemmas)
     for word in words:
@@ -138,7 +143,7 @@ def _regular(text: str) -> bool:
 
 
 def _repair_ing(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
-    """ "a man surfing", "is smiling" are verbs; "a building", "the railing" are things."""
+    """Tell the -ing words apart: "a man surfing", "is smiling" are verbs; "a building", "the railing" are things."""
     before, after = word_before(words, word), word_after(words, word)
     being = before.pos == "N" and lemmas(before.text, "noun") in BEINGS
     if word.text in ING_THINGS:

@@ -40,8 +40,10 @@ class Tag(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a caption says: its tags in the order of the text, each once, its actions with who and what, and its
-    attributes with what they describe."""
+    """What a caption says.
+
+    Tags are in the order of the text, each once; actions have who and what, attributes have what they describe.
+    """
 
     tags: list[Tag]
     relations: list[Triple]
@@ -49,13 +51,23 @@ class Reading(NamedTuple):
 
 
 def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
-    """Tags of a parsed caption, in the order of the text, each once."""
+    """Tags of a parsed caption, in the order of the text, each once.
+
+    Args:
+        doc: spaCy's, of one caption.
+        lemmas: dictionary forms.
+    """
     words = read_words(doc)
     return list(dict.fromkeys(tag for _, tag in _find(words, lemmas)))
 
 
 def read_caption(doc: Any, lemmas: Lemmatizer) -> Reading:
-    """Tags of a parsed caption, and who does what to what."""
+    """Tags of a parsed caption, and who does what to what.
+
+    Args:
+        doc: spaCy's, of one caption.
+        lemmas: dictionary forms.
+    """
     words = read_words(doc)
     found = _find(words, lemmas)
     things = {place: tag.name for place, tag in found if tag.kind in ("object", "scene")}

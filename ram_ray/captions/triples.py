@@ -33,6 +33,11 @@ def find_triples(words: list[Word], things: dict[int, str], actions: dict[int, s
     """Relations in the order of the text, each once.
 
     `things` are names of objects and scenes by the place of their head, `actions` verbs' lemmas by place.
+
+    Args:
+        words: of the caption.
+        things: names of objects and scenes by the place of their head.
+        actions: verbs' lemmas by place.
     """
     finder = _Finder(words, _children(words), things, actions)
     found = [triple for place in actions for triple in finder.triples(place)]
@@ -40,7 +45,13 @@ def find_triples(words: list[Word], things: dict[int, str], actions: dict[int, s
 
 
 def find_described(words: list[Word], things: dict[int, str], attributes: dict[int, str]) -> list[tuple[str, str]]:
-    """Attributes with what they describe, by tag names; "" where the caption does not say what."""
+    """Attributes with what they describe, by tag names; "" where the caption does not say what.
+
+    Args:
+        words: of the caption.
+        things: names of objects and scenes by the place of their head.
+        attributes: names of attributes by place.
+    """
     finder = _Finder(words, _children(words), things, {})
     found = ((name, thing) for place, name in attributes.items() for thing in finder.described(place))
     return list(dict.fromkeys(found))[:_MAX]

@@ -1,0 +1,1 @@
+"""The command `ram-ray`, a file for each command."""

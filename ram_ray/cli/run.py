@@ -86,6 +86,9 @@ def run_stage(last: Stage, *, fixed_sets: Sequence[str] = (), description: str |
         last: name of the last stage.
         fixed_sets: `section.field=value` pairs that `--set` may override.
         description: shown by `--help`.
+
+    Raises:
+        SystemExit: always, with the exit code.
     """
 
     def up_to_stage(

@@ -1,0 +1,1 @@
+"""Shards and images: listing, reading, checking, decoding, preprocessing."""

@@ -33,6 +33,12 @@ _ENDINGS = re.compile(r"(\.txt|\.captions)?(\.gz|\.bz2|\.xz|\.zst)?$")
 def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str = "captions") -> Manifest:
     """Leave a `records.SAMPLE` row for every line of the text files at `uris` (paths, URIs, globs; also .gz).
 
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        uris: paths, URIs or globs of text files.
+        name: of the stage.
+
     Raises:
         ValueError: if a name matches nothing, or two files have one name.
     """
@@ -85,7 +91,15 @@ def list_files(uris: list[str]) -> dict[str, str]:
 
 
 def read_lines(shard: str, uri: str) -> Iterator[dict[str, Any]]:
-    """A row for every line of a text file, in bounded memory whatever the file holds."""
+    """A row for every line of a text file, in bounded memory whatever the file holds.
+
+    Args:
+        shard: name of the shard that rows are of.
+        uri: of the file.
+
+    Yields:
+        Fields of `records.SAMPLE`; a line that cannot be used has a reason.
+    """
     with fsspec.open(uri, "rb", compression="infer") as file:
         number = 0
         while line := file.readline(MAX_LINE):

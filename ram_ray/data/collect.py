@@ -31,7 +31,17 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
     """Check the shards at `uris` and leave `records.SAMPLE` rows.
 
     Args:
+        run: gets the stage's folder.
+        config: of the run; `data` says how shards are read and checked.
+        name: of the stage.
+        uris: paths, URIs or globs of shards, see `list_shards`.
         held_out: not to be trained on, so that all of a picture's captions are its truth.
+
+    Returns:
+        The stage's manifest, with counts of shards and rows.
+
+    Raises:
+        ValueError: if a name is no shard, or no row is usable.
     """
     shards = list_shards(uris, folders=config.data.shard_folders)
     elsewhere = {"train", "eval", "shard_folders", "drawn", "rows_per_block", "measure"}  # the names are in `shards`
@@ -73,6 +83,8 @@ def _scan(
     """Leave the `records.SAMPLE` rows of every source in the stage's folder.
 
     Args:
+        stage: gets the rows.
+        config: of the run.
         sources: each with the name of its `shard`; a source is read whole, or anew.
         read: one of them to its rows.
     """

@@ -25,6 +25,11 @@ def read_bytes(uris: Sequence[str], offsets: Sequence[int], nbytes: Sequence[int
 
     A picture that is not there, or not whole, is a `Reject` (broken_archive, truncated) in its place only. A
     storage that fails raises, so that the caller's retry takes the batch again.
+
+    Args:
+        uris: of the files that pictures lie in.
+        offsets: of each picture: its first byte, or in a Parquet file its row.
+        nbytes: length of each picture.
     """
     found: list[bytes | Reject] = [Reject("broken_archive", "not read")] * len(uris)
     rows: dict[str, list[int]] = defaultdict(list)

@@ -28,7 +28,9 @@ Read = Callable[[int], bytes]  # the first n bytes of a picture
 class Measure(Protocol):
     """Checks one picture of `nbytes` bytes; returns (width, height) or raises `Reject`."""
 
-    def __call__(self, read: Read, nbytes: int) -> tuple[int, int]: ...
+    def __call__(self, read: Read, nbytes: int) -> tuple[int, int]:
+        """(width, height) in pixels of an image of `nbytes` bytes, of which `read` gives parts."""
+        ...
 
 
 @dataclass(slots=True)
@@ -69,6 +71,10 @@ def texts(value: Any, what: str) -> list[str]:
 
     Equal texts in one list stay: two people who wrote the same said it twice.
 
+    Args:
+        value: as it came from JSON, Parquet or a file.
+        what: for the error: the field's name.
+
     Raises:
         Reject: bad_metadata, for any other type or a string that is not valid Unicode.
     """
@@ -91,7 +97,11 @@ def texts(value: Any, what: str) -> list[str]:
 
 
 def label_texts(value: Any) -> list[str] | None:
-    """Human labels: None where there are none to read, an empty list for "labelled, nothing"."""
+    """Human labels: None where there are none to read, an empty list for "labelled, nothing".
+
+    Raises:
+        Reject: bad_metadata, if the value is no list of texts.
+    """
     if value is not None and not isinstance(value, list):
         raise Reject("bad_metadata", f"labels must be a list of texts, not {type(value).__name__}")
     return None if value is None else texts(value, "labels")
@@ -113,7 +123,12 @@ def read_json(raw: bytes) -> dict[str, Any]:
 
 
 def captions_of(tree: dict[str, Any], names: Iterable[str] = ("caption", "captions")) -> list[str]:
-    """The captions under every one of `names`, in order; what an earlier name holds is not taken again."""
+    """The captions under every one of `names`, in order; what an earlier name holds is not taken again.
+
+    Args:
+        tree: of one sample's JSON.
+        names: of fields that hold captions.
+    """
     return joined(*(texts(tree.get(name), name) for name in names))
 
 
@@ -127,7 +142,12 @@ def joined(*sources: list[str]) -> list[str]:
 
 
 def read_folder(uri: str, *, measure: Measure) -> Iterator[Sample]:
-    """Samples of `uri/captions.jsonl`, one a line; blank lines are skipped. The key is the picture's name."""
+    """Samples of `uri/captions.jsonl`, one a line; blank lines are skipped. The key is the picture's name.
+
+    Args:
+        uri: of the folder.
+        measure: checks a picture.
+    """
     fs, root = fsspec.url_to_fs(uri)
     with fs.open(f"{root}/{CAPTIONS_FILE}", "rb") as file:
         for number, line in enumerate(_lines(file), start=1):

@@ -55,7 +55,12 @@ class Counts:
 
 
 def label_id(label: str, system: LabelSystem) -> int | None:
-    """Id that a human label means, by name or synonym, or None."""
+    """Id that a human label means, by name or synonym, or None.
+
+    Args:
+        label: a name, or "kind:name".
+        system: the label system that ids are of.
+    """
     kind, colon, name = label.partition(":")
     if colon and kind in KINDS:
         return system.find(name.strip().lower(), kind)
@@ -71,6 +76,7 @@ def truth_ids(
     Args:
         labels: the row's `labels`; None where the shard carries no human labels (an empty list: nothing is there).
         captions: the row's `captions`; only original ones are believed.
+        system: the label system that ids are of.
     """
     unknown: Counter = Counter()
     if labels is not None:
@@ -91,6 +97,10 @@ def truth_ids(
 def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]]) -> Counts:
     """Count the tags of images against their truth, image by image.
 
+    Args:
+        predicted: ids of each image's tags.
+        truth: ids that are true of it.
+
     Raises:
         ValueError: if the two do not hold the same number of images.
     """
@@ -104,8 +114,11 @@ def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]
 def tag_counts(batch: pa.Table, *, system: LabelSystem, labels_only: bool = True) -> pa.Table:
     """One TAG_COUNTS row of a batch of ANNOTATION rows: its images and tags, and how true the tags are.
 
-    With `labels_only` images without human labels are counted but not scored: the tags of an image's captions
-    are where its tags come from, and scoring them against themselves says nothing.
+    Args:
+        batch: ANNOTATION rows.
+        system: the label system that ids are of.
+        labels_only: images without human labels are counted but not scored: the tags of an image's captions are where
+            its tags come from, and scoring them against themselves says nothing.
     """
     rows = [row for row in batch.select(["captions", "tags", "labels", "reason"]).to_pylist() if not row["reason"]]
     counts, unknown, labelled = Counts(), 0, 0

@@ -39,6 +39,10 @@ def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
 
     `data` may be the first part of a picture; where that is too little, the reason is `truncated`.
 
+    Args:
+        data: the first part of a picture; where that is too little, the reason is `truncated`.
+        limits: of sides, pixels and bytes.
+
     Raises:
         Reject: undecodable, truncated, too_small or too_large.
     """
@@ -78,7 +82,11 @@ def decode(data: bytes, *, limits: Limits, size: int | None = None, exif: bool =
 
 
 def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image.Image:
-    """Check and decode without changing mode or orientation; arguments and errors are those of `decode`."""
+    """Check and decode without changing mode or orientation; arguments and errors are those of `decode`.
+
+    Raises:
+        Reject: as `decode`.
+    """
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut images as whole"
     header(data, limits=limits)
     if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
@@ -96,6 +104,10 @@ def as_seen(image: Image.Image, *, exif: bool = True) -> Image.Image:
 
     Transparent parts are on white, of 16 bits of grey the upper 8 are kept, and with `exif` the image is turned
     upright by its EXIF orientation.
+
+    Args:
+        image: of any mode, decoded or not.
+        exif: turn it upright.
     """
     return _upright(_to_rgb(image), image) if exif else _to_rgb(image)
 

@@ -21,7 +21,13 @@ from typing import Any
 
 
 def hide_captions(row: dict[str, Any], *, keep: int, seed: int) -> dict[str, Any]:
-    """A `records.SAMPLE` row with `keep` of its captions, in their order; the others are in `unseen`."""
+    """A `records.SAMPLE` row with `keep` of its captions, in their order; the others are in `unseen`.
+
+    Args:
+        row: of SAMPLE.
+        keep: most captions that are kept.
+        seed: of the draw, with the row's key.
+    """
     captions = row["captions"] or []
     shown = sorted(random_of(row["key"], seed, "captions").sample(range(len(captions)), min(keep, len(captions))))
     hidden = [text for place, text in enumerate(captions) if place not in shown]
@@ -29,5 +35,11 @@ def hide_captions(row: dict[str, Any], *, keep: int, seed: int) -> dict[str, Any
 
 
 def random_of(key: str, seed: int, what: str) -> random.Random:
-    """Draws for one choice about one image."""
+    """Draws for one choice about one image.
+
+    Args:
+        key: of the image.
+        seed: of the run.
+        what: name of the choice.
+    """
     return random.Random(f"{seed}/{key}/{what}")

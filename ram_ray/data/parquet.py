@@ -26,6 +26,10 @@ KEY_COLUMNS = ("key", "__key__", "image_id", "url")
 def read_parquet(uri: str, *, measure: Measure) -> Iterator[Sample]:
     """Samples of a Parquet file, one a row, read in batches of about `BATCH_BYTES`. `offset` is the row number.
 
+    Args:
+        uri: of the file.
+        measure: checks a picture.
+
     Raises:
         ValueError: if there is no image column, or neither captions nor labels.
     """
@@ -50,7 +54,13 @@ def read_parquet(uri: str, *, measure: Measure) -> Iterator[Sample]:
 
 
 def group_batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of one row group, in batches of about `BATCH_BYTES`."""
+    """The rows of one row group, in batches of about `BATCH_BYTES`.
+
+    Args:
+        parquet: open file.
+        group: number of the row group.
+        columns: that are read.
+    """
     meta = parquet.metadata.row_group(group)
     row_bytes = meta.total_byte_size // max(1, meta.num_rows) + 1
     rows = max(1, min(256, BATCH_BYTES // row_bytes))
@@ -59,6 +69,10 @@ def group_batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> It
 
 def image_column(uri: str, schema: pa.Schema) -> str:
     """The path of the column of image bytes.
+
+    Args:
+        uri: for the error.
+        schema: of the file.
 
     Raises:
         ValueError: if there is none.
@@ -147,7 +161,15 @@ def _binary(kind: pa.DataType) -> pa.DataType | None:
 
 
 def read_rows(uri: str, wanted: set[int]) -> dict[int, bytes | Reject]:
-    """The image column's values at the rows `wanted`, from the row groups that hold them, and no further."""
+    """The image column's values at the rows `wanted`, from the row groups that hold them, and no further.
+
+    Args:
+        uri: of the file.
+        wanted: numbers of rows.
+
+    Returns:
+        Row -> the picture's bytes, or why it cannot be read.
+    """
     fs, path = fsspec.url_to_fs(uri)
     try:
         with fs.open(path, "rb") as file:

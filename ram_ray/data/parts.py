@@ -27,7 +27,12 @@ class Part:
 
     @classmethod
     def number(cls, number: int, parts: int) -> Part:
-        """One of `parts` equal parts: the pictures of which `part_of(key, parts)` is `number`."""
+        """One of `parts` equal parts: the pictures of which `part_of(key, parts)` is `number`.
+
+        Args:
+            number: of the part, 0 to `parts` - 1.
+            parts: how many there are.
+        """
         assert 0 <= number < parts, (number, parts)
         return cls(-(-number * _END // parts), -(-(number + 1) * _END // parts))
 
@@ -51,5 +56,13 @@ def place_of(key: str) -> int:
 
 
 def part_of(key: str, parts: int) -> int:
-    """The number of the part, of so many, that a key belongs to."""
+    """The number of the part, of so many, that a key belongs to.
+
+    Args:
+        key: of an image.
+        parts: number of parts.
+
+    Returns:
+        0 to `parts` - 1, the same on every machine.
+    """
     return place_of(key) * parts >> 64

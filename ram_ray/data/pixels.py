@@ -24,6 +24,11 @@ def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
     """Rows with a place (uri, offset, nbytes) to the same rows with `pixels` uint8 (size, size, 3).
 
     Rows whose picture cannot be read or decoded get `reason` and `detail`.
+
+    Args:
+        block: rows with uri, offset, nbytes, reason and detail.
+        size: S, pixels a side.
+        limits: of sides, pixels and bytes.
     """
     from ray.data.extensions import ArrowTensorArray
 
@@ -43,7 +48,14 @@ def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
 
 
 def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
-    """Rows to rows with decoded pictures, in tasks."""
+    """Rows to rows with decoded pictures, in tasks.
+
+    Args:
+        dataset: rows with uri, offset and nbytes.
+        size: S, pixels a side.
+        batch_size: rows of a task.
+        config: of the run.
+    """
     limits = config.data.limits()
 
     def pixels(block: pa.Table) -> pa.Table:

@@ -67,6 +67,12 @@ def to_square(image: ImageLike, *, size: int, limits: Limits = LIMITS, as_stored
 def to_squares(images: Images, *, size: int, limits: Limits = LIMITS, as_stored: bool = False) -> np.ndarray:
     """Bring one or several images to the model's size; arguments and errors are those of `to_square`.
 
+    Args:
+        images: one, as of `to_square`, several, or a batch array uint8 (B, S, S, 3) of the model's size.
+        size: S, pixels a side.
+        limits: of files; images that are decoded already are not measured.
+        as_stored: see the module.
+
     Returns:
         uint8 (B, S, S, 3), RGB. A batch array of this shape is returned as it is.
 

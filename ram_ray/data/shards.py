@@ -49,6 +49,7 @@ def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
     the same name is img2dataset's table of what it fetched, holds no pictures, and is passed over as well.
 
     Args:
+        uris: paths, URIs or globs, of any fsspec storage.
         folders: how many of the folders above a shard are a part of its name.
 
     Raises:
@@ -80,6 +81,10 @@ def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
 def make_shards(found: dict[str, tuple[Format, Info]], *, folders: int) -> list[Shard]:
     """Shards of what lies at URIs, sorted by URI.
 
+    Args:
+        found: URI -> format and fsspec info.
+        folders: how many of the folders above a shard are a part of its name.
+
     Raises:
         ValueError: if two have one name; it says what tells them apart.
     """
@@ -101,7 +106,12 @@ def make_shards(found: dict[str, tuple[Format, Info]], *, folders: int) -> list[
 
 
 def shard_name(uri: str, *, folders: int = 1) -> str:
-    """The name of the shard at a URI: the last `folders` folders above it, and its stem ("coco/00000")."""
+    """The name of the shard at a URI: the last `folders` folders above it, and its stem ("coco/00000").
+
+    Args:
+        uri: of the shard.
+        folders: how many of the folders above it are a part of the name.
+    """
     parts = [one for one in uri.partition("://")[2 if "://" in uri else 0].split("/") if one]
     stem = parts[-1].removesuffix(".tar").removesuffix(".parquet") if parts else ""
     chosen = [*parts[:-1][-folders:], stem or "shard"] if folders else [stem or "shard"]
@@ -109,7 +119,12 @@ def shard_name(uri: str, *, folders: int = 1) -> str:
 
 
 def shard_matches(name: str, pattern: str) -> bool:
-    """Whether a glob means a shard: one with a "/" the whole name or its end, one without the stem or a folder."""
+    """Whether a glob means a shard: one with a "/" the whole name or its end, one without the stem or a folder.
+
+    Args:
+        name: of the shard, with its folders.
+        pattern: a glob.
+    """
     parts = name.split("/")
     depth = pattern.count("/") + 1
     if depth > 1:
@@ -120,8 +135,16 @@ def shard_matches(name: str, pattern: str) -> bool:
 def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header"]) -> Iterator[dict[str, Any]]:
     """A row of `records.SAMPLE` for every picture of the shard and every defect, in bounded memory.
 
-    `check="header"` judges pictures by their first bytes: it sees format and size, not that the end is missing.
     A picture with human labels is good without captions.
+
+    Args:
+        shard: to be read.
+        limits: of sides, pixels and bytes.
+        check: "decode" reads pictures whole; "header" judges them by their first bytes: it sees format and size, not
+            that the end is missing.
+
+    Yields:
+        Columns by name; a row that cannot be used has a reason.
 
     Raises:
         ValueError: if a Parquet file has no image column, or neither captions nor labels.
@@ -191,9 +214,13 @@ def recognise(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Ite
     """(path, format, info) of the shards among files and folders, which a listing has told of.
 
     Args:
+        fs: the fsspec file system of the entries.
         entries: fsspec's infos, with the whole path as `name`.
         named: in full by the user: what is no shard is an error.
         nested: whether the files in a folder are taken.
+
+    Raises:
+        ValueError: if an entry is a compressed tar, or `named` and no shard.
     """
     archives = {info["name"] for info in entries if info["type"] != "directory" and info["name"].endswith(".tar")}
     for info in entries:

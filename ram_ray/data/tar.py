@@ -60,7 +60,12 @@ class Break:
 
 
 def walk(file: Any, size: int) -> Iterator[Member | Break]:
-    """The members of the tar of `size` bytes in `file`, and what is broken between them, in order."""
+    """The members of the tar of `size` bytes in `file`, and what is broken between them, in order.
+
+    Args:
+        file: open for reading bytes, seekable.
+        size: of the file, in bytes.
+    """
     position, ended = 0, False
     extended: dict[str, Any] = {}  # what extension headers say of the next member
     while position < size:
@@ -103,6 +108,10 @@ def read_tar(uri: str, *, measure: Measure) -> Iterator[Sample]:
     """Samples of a tar, complete ones as soon as the next sample begins, incomplete ones in the end.
 
     A sample that lacks its picture or its text and lies beside a break was lost with it: the break's row counts it.
+
+    Args:
+        uri: of the tar.
+        measure: checks a picture.
     """
     fs, path = fsspec.url_to_fs(uri)
     size = fs.size(path)

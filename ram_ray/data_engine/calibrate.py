@@ -70,13 +70,27 @@ class Calibration:
 
 
 def bin_of(logits: np.ndarray) -> np.ndarray:
-    """Bins of logits, of any shape; those beyond the ends are in the end bins."""
+    """Bins of logits; those beyond the ends are in the end bins.
+
+    Args:
+        logits: float, of any shape.
+
+    Returns:
+        int64, 0 to B - 1, in the shape of `logits`.
+    """
     low, high = LOGITS
     return np.clip((np.asarray(logits, np.float64) - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
 
 
 def edge_of(bins: npt.ArrayLike) -> np.ndarray:
-    """Logit at which a bin begins."""
+    """Logit at which a bin begins.
+
+    Args:
+        bins: int, of any shape; B is the end of the last.
+
+    Returns:
+        float64, in the shape of `bins`.
+    """
     low, high = LOGITS
     return low + np.asarray(bins) * ((high - low) / BINS)
 
@@ -102,12 +116,27 @@ def calibrate(evidence: Evidence) -> Calibration:
 
 
 def surest_share(said: np.ndarray) -> np.ndarray:
-    """The most that p can be, (T,): by the rule of succession, as if the surest pictures all show the tag."""
+    """The most that p can be: by the rule of succession, as if the surest pictures all show the tag.
+
+    Args:
+        said: (T,) pictures whose captions say the tag.
+
+    Returns:
+        (T,) float64, in (0, 1).
+    """
     return 1 - 1 / (np.maximum(SUREST, said / 10) + 2)
 
 
 def say_rate(evidence: Evidence, curve: np.ndarray) -> np.ndarray:
-    """c of each tag, (T,) in (0, 1); `curve` is g where no generated caption names the tag, (T, B)."""
+    """The rate c of each tag: the share of the pictures showing it whose captions say it.
+
+    Args:
+        evidence: counts of pictures.
+        curve: (T, B) float, g where no generated caption names the tag.
+
+    Returns:
+        (T,) float64, in (0, 1).
+    """
     images, said = evidence.images.sum(0), evidence.said.sum((0, 2))
     bound = _surest(images, curve, said)
     several = evidence.once + evidence.twice + evidence.often
@@ -132,7 +161,12 @@ def thresholds(calibration: Calibration, candidates: np.ndarray, *, precision: f
     a vote lowers the bin that is asked for exactly as far as it makes the tag likelier.
 
     Args:
+        calibration: how likely an addition is right, in each cell.
         candidates: (V, T, B) pictures that do not have the tag.
+        precision: least share of a tag's additions that is to be right, 0 to 1.
+
+    Returns:
+        (V, T) int64 bins, 0 to B; B for never.
     """
     votes, tags, bins = candidates.shape
     right = calibration.right.transpose(1, 0, 2).reshape(tags, -1)
@@ -148,7 +182,15 @@ def thresholds(calibration: Calibration, candidates: np.ndarray, *, precision: f
 
 
 def isotonic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The nondecreasing (N,) nearest to `values` in squares weighted by `weights` > 0 (pool adjacent violators)."""
+    """The nearest nondecreasing values, in weighted squares (pool adjacent violators).
+
+    Args:
+        values: (N,) float.
+        weights: (N,) float, over 0.
+
+    Returns:
+        (N,) float64.
+    """
     means: list[float] = []
     masses: list[float] = []
     lengths: list[int] = []
@@ -182,7 +224,7 @@ def _vote_odds(images: np.ndarray, said: np.ndarray) -> np.ndarray:
 
 
 def _bent(images: np.ndarray, said: np.ndarray, odds: np.ndarray) -> np.ndarray:
-    """g without a vote, (T, B): the system's curve, bent by a + b x for each tag, as its own pictures ask for.
+    """The curve g without a vote, (T, B): the system's curve, bent by a + b x for each tag, as its pictures ask for.
 
     The most likely a and b with a ~ N(0, 1) and b ~ N(1, 0.5), by Newton's method; votes shift the logit.
     """

@@ -133,7 +133,13 @@ def plan_groups(counts: Mapping[int, int], *, groups: int) -> list[Group]:
 
 
 def lay_out(part: Part, *, groups: Sequence[Group], folder: str) -> None:
-    """Write the rows of a part as `folder/<group>/<part>.parquet`, sorted by tag and key; done parts are left alone."""
+    """Write the rows of a part as `folder/<group>/<part>.parquet`, sorted by tag and key; done parts are left alone.
+
+    Args:
+        part: files of IMAGE_REGIONS rows.
+        groups: of tags, that together hold every tag.
+        folder: URI, the same for all parts.
+    """
     done = f"{folder}/done/{part.name}"
     if exists(done):
         return
@@ -157,7 +163,15 @@ def lay_out(part: Part, *, groups: Sequence[Group], folder: str) -> None:
 
 
 def categories(group: Group, *, folder: str) -> Iterator[tuple[int, Chunks]]:
-    """The categories of a group that `lay_out` wrote, each with a way to read its rows."""
+    """The categories of a group that `lay_out` wrote, each with a way to read its rows.
+
+    Args:
+        group: of tags.
+        folder: that `lay_out` wrote to.
+
+    Yields:
+        A tag's id, and what reads its REGIONS rows in chunks.
+    """
     fs, root = fsspec.url_to_fs(f"{folder}/{group.name}")
     files = sorted(name for name in fs.ls(root, detail=False) if name.endswith(".parquet"))
     if group.large:

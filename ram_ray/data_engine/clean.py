@@ -102,8 +102,14 @@ def decide(
 
     Args:
         rows: a table, or what reads the rows in chunks, each time that it is called.
+        tag: id of the tag.
+        config: section `engine.clean`.
         counts: of all tags, over all images.
+        seed: of clustering and samples; the tag's id is added.
         protected: tags that no image loses.
+
+    Returns:
+        The removals, samples for the report, and counts of the tag.
 
     Raises:
         ValueError: if an embedding is not finite, or embeddings have different lengths.
@@ -142,7 +148,14 @@ def _count(chunks: Chunks) -> tuple[int, int]:
 
 
 def signals_of(measured: pa.Table) -> np.ndarray:
-    """SIGNALS (N, F) float64 of measured rows, in their order."""
+    """SIGNALS of measured rows, in their order.
+
+    Args:
+        measured: rows with the columns whole, agreement, distance, score and company.
+
+    Returns:
+        (N, F) float64; a larger value speaks for the tag.
+    """
     names = ("whole", "agreement", "distance", "score", "company")
     columns = {name: measured[name].to_numpy().astype(np.float64) for name in names}
     columns |= {"near": -columns["distance"], "found": columns["score"]}
@@ -185,7 +198,13 @@ def _hashes(rows: pa.Table, seed: int) -> np.ndarray:
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D) as unit vectors.
+    """Embeddings as unit vectors.
+
+    Args:
+        embeddings: (N, D) float.
+
+    Returns:
+        (N, D) float32.
 
     Raises:
         ValueError: if one is not finite.
@@ -250,6 +269,11 @@ def apply_removals(annotations: pa.Table, removals: pa.Table, *, round: int) -> 
 
     The tags listed under each caption stay as they were: they say what the caption says, and what is trained on is
     `tags`. A removal of a tag that a row does not carry changes nothing, so applying the same removals twice is safe.
+
+    Args:
+        annotations: ANNOTATION rows.
+        removals: REMOVALS rows, of these images or of others too.
+        round: number of the round, noted with each removal.
     """
     of_key: dict[str, dict[int, dict[str, Any]]] = {}
     for one in removals.select(REMOVALS.names).to_pylist():

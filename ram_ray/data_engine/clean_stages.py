@@ -70,7 +70,16 @@ def clean(
     """Remove tags that do not look like their category, and tags that the model does not see on their region.
 
     Args:
+        run: gets the stages' folders.
+        config: of the run.
+        annotations: rows to clean.
         judges: the model, or one for each part of the images, which it did not train on (`data_engine.folds`).
+        labels: stage that built the label system.
+        teacher: `represent`'s manifest, whose image encoder embeds regions.
+        round: number of the round of the data engine, part of the stages' names.
+
+    Returns:
+        The manifest of the cleaned annotations.
     """
     settings = config.engine.clean
     identity = {"clean": settings, "seed": config.seed, "trusted": trusts_labels(config)}
@@ -115,7 +124,20 @@ def find_regions(
     *,
     round: int,
 ) -> Manifest:
-    """Boxes, embeddings and agreement of every tag of every image, and of some that it does not carry."""
+    """Boxes, embeddings and agreement of every tag of every image, and of some that it does not carry.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        annotations: rows of the pictures.
+        judges: the model, or one for each part of the images (`data_engine.folds`).
+        labels: stage that built the label system.
+        teacher: `represent`'s manifest.
+        round: number of the round of the data engine, part of the stage's name.
+
+    Returns:
+        The manifest of the IMAGE_REGIONS rows.
+    """
     settings, images = config.engine.clean, annotations.counts["rows_out"]
     tags = len(LabelSystem.load(label_system_uri(labels.path)))
     absent = min(MAX_ABSENT, math.ceil(settings.absent * tags / max(1, images)))
@@ -153,6 +175,16 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
     Leaves `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS) and
     `categories/GROUP.parquet` (CATEGORIES).
 
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        regions: stage that left IMAGE_REGIONS rows.
+        labels: stage that built the label system.
+        round: number of the round of the data engine, part of the stage's name.
+
+    Returns:
+        The stage's manifest.
+
     Raises:
         ValueError: if a protected tag is not in the label system.
     """
@@ -186,6 +218,10 @@ def trusts_labels(config: RunConfig) -> bool:
 
 def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
     """Ids of the tags that no image loses.
+
+    Args:
+        settings: section `engine.clean`, with names of tags.
+        labels: the label system that ids are of.
 
     Raises:
         ValueError: if one is not in the label system.

@@ -46,7 +46,14 @@ class Looks:
     counting: np.ndarray  # (K,) bool: large enough to be a look of the category
 
     def measure(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nearest centre that counts (N,) int32 of each unit vector (N, D), and its distance (N,) float32, 0 to 2."""
+        """Nearest centre that counts, and the distance from it.
+
+        Args:
+            points: (N, D) float32 unit vectors.
+
+        Returns:
+            Number of the centre (N,) int32, and 1 - cosine (N,) float32, 0 to 2.
+        """
         counting = np.flatnonzero(self.counting)
         nearest = counting[(points @ self.centres[counting].T).argmax(axis=1)]
         # a row at a time, so that a distance does not depend on which other rows are in the chunk
@@ -55,14 +62,31 @@ class Looks:
 
 
 def num_clusters(num_images: int, *, images_per_cluster: int, max_clusters: int) -> int:
-    """k for a category of this size: one for every `images_per_cluster` crops, 1 to `max_clusters`."""
+    """Number of clusters of a category of this size.
+
+    Args:
+        num_images: crops of the category.
+        images_per_cluster: crops for each cluster.
+        max_clusters: most clusters.
+
+    Returns:
+        K, 1 to `max_clusters`.
+    """
     return max(1, min(max_clusters, num_images // images_per_cluster))
 
 
 def find_looks(points: np.ndarray, *, clusters: int, seed: int = 0) -> Looks:
-    """Cluster unit vectors (N, D) float32, N > 0, at most `FIT_POINTS`, into at most `clusters` looks.
+    """Cluster the crops of a category into looks.
 
     The same points in the same order with the same seed give the same looks.
+
+    Args:
+        points: (N, D) float32 unit vectors, N > 0, at most `FIT_POINTS`.
+        clusters: most looks.
+        seed: of `fit_centres`.
+
+    Returns:
+        The looks, with unit centres (K, D) float32.
     """
     assert 0 < len(points) <= FIT_POINTS, len(points)
     centres = normalised(fit_centres(points, clusters=min(clusters, len(points)), seed=seed))
@@ -78,6 +102,11 @@ def fit_centres(points: np.ndarray, *, clusters: int, seed: int = 0) -> np.ndarr
 
     Args:
         points: (N, D) float32 unit vectors, N at least `clusters`.
+        clusters: K.
+        seed: of the sample and of the starts.
+
+    Returns:
+        (K, D) float32, not normalised; fewer where there are fewer points.
     """
     if clusters == 1:
         return points.mean(axis=0, keepdims=True)
@@ -111,6 +140,14 @@ def seed_centres(points: np.ndarray, *, clusters: int, rng: np.random.Generator)
 
     Each next one is the best of a few that are drawn with a chance in proportion to their squared distance. FAISS draws
     one a step, and ends about 1% farther from its points, which more starts do not make up for.
+
+    Args:
+        points: (N, D) float32.
+        clusters: K.
+        rng: of the draws.
+
+    Returns:
+        (K, D) float32, rows of `points`.
     """
     lengths = (points**2).sum(axis=1)
     chosen = [int(rng.integers(len(points)))]
@@ -127,11 +164,26 @@ def seed_centres(points: np.ndarray, *, clusters: int, rng: np.random.Generator)
 
 
 def normalised(rows: np.ndarray) -> np.ndarray:
-    """Rows (N, D) float32 of unit length; a row of zeros stays one."""
+    """Rows of unit length; a row of zeros stays one.
+
+    Args:
+        rows: (N, D) float.
+
+    Returns:
+        (N, D) float32.
+    """
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def slices(points: np.ndarray, size: int = 16_384) -> list[np.ndarray]:
-    """Consecutive parts, so that N x K stays small."""
+    """Consecutive parts, so that N x K stays small.
+
+    Args:
+        points: (N, D).
+        size: most rows of a part.
+
+    Returns:
+        Views of `points`, in order.
+    """
     return [points[start : start + size] for start in range(0, len(points), size)]

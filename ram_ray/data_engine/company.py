@@ -37,18 +37,29 @@ class TagCounts:
     said: Mapping[int, int]  # tag: images
 
     def of(self, tags: np.ndarray) -> np.ndarray:
-        """Images whose captions say each of these tags, as float64."""
+        """Images whose captions say each of these tags.
+
+        Args:
+            tags: (N,) int, ids of tags.
+
+        Returns:
+            (N,) float64; 0 for a tag that no caption says.
+        """
         unique, places = np.unique(tags, return_inverse=True)
         return np.array([self.said.get(int(one), 0) for one in unique], np.float64)[places]
 
 
 def company(others: pa.ChunkedArray, *, said: np.ndarray, hashes: np.ndarray, counts: TagCounts) -> np.ndarray:
-    """The measure (N,) float64 of one tag's rows.
+    """The measure of one tag's rows: log of how much oftener than by chance their other tags are said with it, summed.
 
     Args:
         others: a list of int32 a row: the tags that the image's captions say besides.
         said: (N,) bool, whether they say this one.
         hashes: (N,) uint64, of the keys.
+        counts: of all tags, over all images.
+
+    Returns:
+        (N,) float64, in nats.
     """
     lists = others.combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy()

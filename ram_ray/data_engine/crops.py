@@ -82,8 +82,17 @@ class RegionEmbedder:
     without tags get no regions.
 
     Args:
+        bundle_uri: path, URI or id of the tagger.
+        teacher_uri: path, URI or id of the CLIP that embeds crops.
+        config: section `engine.clean`.
         absent: tags an image that it does not carry, looked at to compare with.
         seed: of their choice.
+        teacher_revision: commit of a Hugging Face id.
+        device: as in `Predictor.from_pretrained`, as are precision and threads.
+        precision: "fp32" or "bf16".
+        threads: of torch.
+        predictor: a tagger that is loaded already, in place of the bundle.
+        teacher: a CLIP that is loaded already.
     """
 
     def __init__(
@@ -112,6 +121,14 @@ class RegionEmbedder:
         self.detector = make_detector(config, predictor=predictor, device=device)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        """Boxes and embeddings of the tags of a batch.
+
+        Args:
+            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
+
+        Returns:
+            IMAGE_REGIONS rows; a rejected row, or one without tags, has no regions.
+        """
         rows = to_rows(batch)
         tagged = [place for place, row in enumerate(rows) if row["tags"] and not row["reason"]]
         regions: list[list[dict[str, Any]]] = [[] for _ in rows]
@@ -225,14 +242,27 @@ def hash_of(key: str, seed: int) -> int:
 
 
 def to_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box in shares as x0, y0, x1, y1 in pixels of a picture of (height, width), at least one pixel each way."""
+    """A box in shares as x0, y0, x1, y1 in pixels of a picture of (height, width), at least one pixel each way.
+
+    Args:
+        box: x0, y0, x1, y1 in shares of width and height, 0 to 1.
+        size: (height, width) in pixels.
+    """
     height, width = size
     x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     return x0, y0, max(x0 + 1, min(width, round(box[2] * width))), max(y0 + 1, min(height, round(box[3] * height)))
 
 
 def crop(picture: np.ndarray, corners: tuple[int, int, int, int]) -> np.ndarray:
-    """The part of a picture (S, S, 3) uint8 between the corners, stretched to (S, S, 3) as in training."""
+    """The part of a picture between the corners, stretched to the picture's size as in training.
+
+    Args:
+        picture: (S, S, 3) uint8.
+        corners: x0, y0, x1, y1 in pixels.
+
+    Returns:
+        (S, S, 3) uint8.
+    """
     from PIL import Image
 
     height, width = picture.shape[:2]
@@ -254,7 +284,13 @@ def explode_regions(table: pa.Table) -> pa.Table:
 
 
 def embeddings_of(embeddings: Sequence[bytes]) -> np.ndarray:
-    """The embeddings (N, D) float32 of REGIONS rows.
+    """The embeddings of REGIONS rows.
+
+    Args:
+        embeddings: of each row, float16 in little-endian bytes.
+
+    Returns:
+        (N, D) float32; (0, 0) without rows.
 
     Raises:
         ValueError: if the rows hold embeddings of different lengths.

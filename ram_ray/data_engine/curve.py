@@ -19,7 +19,14 @@ POINTS = 200
 
 
 def by_score(cells: Cells) -> np.ndarray:
-    """How sure of each cell one is without calibration, (V, T, B): the probability, or 1 with a generated caption."""
+    """How sure of each cell one is without calibration.
+
+    Args:
+        cells: counts of pictures, by votes, tag and score.
+
+    Returns:
+        (V, T, B) float64: the probability, or 1 with a generated caption.
+    """
     sure = np.broadcast_to(1 / (1 + np.exp(-edge_of(np.arange(cells.images.shape[2])))), cells.images.shape).copy()
     sure[1:] = 1.0
     return sure
@@ -29,8 +36,12 @@ def make_curve(cells: Cells, sure: np.ndarray, *, right: np.ndarray | None = Non
     """Points of the curve, surest first.
 
     Args:
+        cells: counts of pictures, by votes, tag and score.
         sure: (V, T, B) what cells are ordered by; equal ones are one step.
         right: (V, T, B) how likely an addition is right by the calibration, where there is one.
+
+    Returns:
+        At most `POINTS` points, each with its threshold and additions; precision and recall where the truth is known.
     """
     order = np.argsort(-sure, axis=None, kind="stable")
     ranked = sure.ravel()[order]

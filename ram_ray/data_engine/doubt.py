@@ -75,8 +75,13 @@ def judge(carried: np.ndarray, absent: np.ndarray, *, said: np.ndarray, expected
     """Judge the carried rows (N, F) of a category by comparison with absent ones (M, F).
 
     Args:
+        carried: (N, F) float signals of rows that have the tag.
+        absent: (M, F) float signals of rows that do not.
         said: (N,) bool, the rows whose tag a caption says, and which are learnt from; all are where none is said.
         expected: share of the carried rows that is expected to be wrong, 0 to 1.
+
+    Returns:
+        For each carried row how likely its tag is wrong, (N,), and what each signal says for the tag, (N, F).
     """
     scores = normal_scores(np.concatenate([carried, absent]))
     right = scores[: len(carried)]
@@ -93,7 +98,14 @@ def judge(carried: np.ndarray, absent: np.ndarray, *, said: np.ndarray, expected
 
 
 def normal_scores(rows: np.ndarray) -> np.ndarray:
-    """Each column's ranks (ties share theirs) as quantiles of the normal distribution, (N, F)."""
+    """Each column's ranks (ties share theirs) as quantiles of the normal distribution.
+
+    Args:
+        rows: (N, F) float.
+
+    Returns:
+        (N, F) float64.
+    """
     from scipy.special import ndtri
     from scipy.stats import rankdata
 
@@ -101,7 +113,15 @@ def normal_scores(rows: np.ndarray) -> np.ndarray:
 
 
 def discriminant(right: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Fisher's direction (F,) from absent (M, F) to carried (N, F); no signal counts against the tag."""
+    """Fisher's direction from absent to carried; no signal counts against the tag.
+
+    Args:
+        right: (N, F) float, carried rows.
+        other: (M, F) float, absent rows.
+
+    Returns:
+        (F,) float64, 0 or more.
+    """
     gap = right.mean(axis=0) - other.mean(axis=0)
     centred = np.concatenate([right - right.mean(axis=0), other - other.mean(axis=0)])
     within = centred.T @ centred / len(centred) + RIDGE * np.eye(len(gap))
@@ -113,7 +133,16 @@ def discriminant(right: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def mixture(line: np.ndarray, base: np.ndarray, *, expected: float) -> tuple[float, float, float]:
-    """Share of wrong ones, mean of the right ones and the common width, of carried (N,) against absent (M,)."""
+    """Fit carried rows as a mixture of wrong ones, which lie as absent rows do, and right ones.
+
+    Args:
+        line: (N,) float, carried rows along the discriminant.
+        base: (M,) float, absent rows along it.
+        expected: share of wrong ones that is expected, 0 to 1.
+
+    Returns:
+        Share of wrong ones, mean of the right ones, and the common standard deviation.
+    """
     low, share = float(base.mean()), expected
     centre = max(float(line.mean()), low)
     width = max(float(np.sqrt(np.concatenate([line - line.mean(), base - low]).var())), 1e-6)

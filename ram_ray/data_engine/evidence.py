@@ -47,7 +47,14 @@ class Cells:
     totals: dict[str, int]  # OF_ALL
 
     def evidence(self, implied: np.ndarray) -> Evidence:
-        """What `calibrate` is asked with; `implied` (T,) is of `data_engine.implied`."""
+        """What `calibrate` is asked with.
+
+        Args:
+            implied: (T,) float, of `data_engine.implied`.
+
+        Returns:
+            The counts, with the mean number of captions of a picture.
+        """
         captions = self.totals["captions"] / max(1, self.totals["several"])
         once, twice, often = (self.tags[name] for name in OF_TAG)
         return Evidence(self.images, self.said, once, twice, often, captions=captions or 1.0, implied=implied)
@@ -64,6 +71,8 @@ def count_cells(
     """CELLS rows of a block of SCORES rows.
 
     Args:
+        block: SCORES rows.
+        system: the label system that ids are of.
         votes: V - 1, the most generated captions that are told apart.
         chosen: keys of the pictures to count.
         logits: scores of a row's tags: the tagger's own, or weighed (`data_engine.weigh`).
@@ -80,6 +89,11 @@ def gather(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Cells:
 
     Args:
         tables: in each, a cell stands once.
+        num_tags: T.
+        votes: V - 1, as of `count_cells`.
+
+    Returns:
+        Arrays (V, T, B) int64 of the cells, with sums for each tag (T,) and over all.
     """
     shape = (votes + 1, num_tags, BINS)
     flat = {name: np.zeros(np.prod(shape), np.int64) for name in (*OF_CELL, *OF_TAG)}

@@ -24,6 +24,8 @@ class ByPart:
         actor: makes an actor, a function of a batch, from a bundle's URI and the other arguments.
         bundles: number k was trained without the keys of which `part_of(key, len(bundles))` is k; a single one judges
             every picture.
+        *args: further arguments of `actor`.
+        **kwargs: further arguments of `actor`.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class ByPart:
         self.actors = [actor(one, *args, **kwargs) for one in bundles]
 
     def __call__(self, batch: Batch) -> pa.Table:
+        """The rows of a batch, each by the actor of its part of the images; their order may change."""
         if len(self.actors) == 1:
             return self.actors[0](batch)
         parts = np.array([part_of(str(key), len(self.actors)) for key in batch["key"]], dtype=int)

@@ -56,6 +56,15 @@ class Generator:
 
     A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns, as numpy. Rows with a `reason` pass
     through with nothing generated.
+
+    Args:
+        bundle_uri: path, URI or id of the model.
+        config: section `engine.generate`.
+        seed: of draws, with `decoding` "nucleus".
+        device: as in `Predictor.from_pretrained`, as are precision and threads.
+        precision: "fp32" or "bf16".
+        threads: of torch.
+        predictor: a model that is loaded already, in place of the bundle.
     """
 
     def __init__(
@@ -81,6 +90,14 @@ class Generator:
         )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        """Captions and scores of a batch.
+
+        Args:
+            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
+
+        Returns:
+            SCORES rows; rejected ones have no scores.
+        """
         rows = to_rows(batch)
         for row in rows:
             row.update(generated=[], tagger_ids=[], tagger_logits=b"")
@@ -107,7 +124,15 @@ class Generator:
 
 
 class CaptionTags:
-    """SCORES rows -> the same, with the tags of the generated captions, by the run's own parser."""
+    """SCORES rows -> the same, with the tags of the generated captions, by the run's own parser.
+
+    Args:
+        parser_model: as of `process_parser`.
+        labels_uri: of the label system.
+        max_caption_chars: most characters of a caption that are read.
+        match: find labels by their words too, not in the parse alone.
+        parser: one that is loaded already, in place of `parser_model`.
+    """
 
     def __init__(
         self,
@@ -127,6 +152,7 @@ class CaptionTags:
         self._find = TagFinder(labels, Matcher(labels, load_lemmas(), max_chars=max_caption_chars) if match else None)
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        """The SCORES rows with tags and their sources in each generated caption."""
         rows = table.to_pylist()
         captions = [one for row in rows for one in row["generated"]]
         parsed = self.parser.parse([one["text"] for one in captions]) if captions else []
@@ -136,8 +162,9 @@ class CaptionTags:
 
 
 class Threshold:
-    """One probability for all tags, and what a generated caption says: everything, as in the paper, or what the
-    tagger holds likely enough itself.
+    """One probability for all tags, and what a generated caption says.
+
+    Of what it says everything is taken, as in the paper, or what the tagger holds likely enough itself.
 
     Args:
         threshold: least probability of the tagger's own tags.
@@ -151,8 +178,12 @@ class Threshold:
         """What is likely enough, the captions' tags first, then the tagger's.
 
         Args:
-            ids: (K,) int64 tags; logits: (K,) of them.
+            ids: (K,) int64 tags.
+            logits: (K,) float, of these tags.
             votes: tag -> generated captions that name it.
+
+        Returns:
+            (tag, origin, probability) of each addition.
         """
         scores = 1 / (1 + np.exp(-logits))
         over = np.flatnonzero(is_present(scores, self.threshold))
@@ -188,12 +219,26 @@ class Calibrated:
 
 
 def own_logits(row: Mapping[str, Any]) -> np.ndarray:
-    """The tagger's own logits of a SCORES row, (K,) float32."""
+    """The tagger's own logits of a row.
+
+    Args:
+        row: of SCORES.
+
+    Returns:
+        (K,) float32, in the order of the row's `tagger_ids`.
+    """
     return from_logits(row["tagger_logits"])
 
 
 def from_logits(data: bytes | None) -> np.ndarray:
-    """The logits (K,) float32 of a SCORES row."""
+    """Logits as `to_logits` stored them.
+
+    Args:
+        data: float16 in little-endian bytes; None: no logits.
+
+    Returns:
+        (K,) float32.
+    """
     return np.frombuffer(data or b"", "<f2").astype(np.float32)
 
 
@@ -204,6 +249,8 @@ def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated, logits: Logit
     earlier round are replaced (the tags that they gave stay, if they survived); without new ones they are kept.
 
     Args:
+        row: of SCORES.
+        rule: says which tags are likely enough.
         logits: what the rule takes for the scores: the tagger's own, or weighed (`data_engine.weigh`).
     """
     kept = {name: row[name] for name in ANNOTATION.names}
@@ -232,13 +279,27 @@ def votes_of(row: Mapping[str, Any]) -> dict[int, int]:
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities to float16 logits: finer than float16 probabilities near 1, where it matters."""
+    """Probabilities to logits that are stored: finer than float16 probabilities near 1, where it matters.
+
+    Args:
+        probabilities: float, 0 to 1, of any shape.
+
+    Returns:
+        Little-endian float16, in the same shape.
+    """
     values = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     return (np.log(values) - np.log1p(-values)).astype("<f2")
 
 
 def to_rows(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """ANNOTATION rows of a numpy batch as Ray Data gives it; other columns are left out, nulls become None."""
+    """ANNOTATION rows of a numpy batch as Ray Data gives it; other columns are left out, nulls become None.
+
+    Args:
+        batch: columns by name, at least those of ANNOTATION.
+
+    Returns:
+        A dict a row.
+    """
     columns = {name: [plain(one) for one in batch[name]] for name in ANNOTATION.names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 

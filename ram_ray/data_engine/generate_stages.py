@@ -52,10 +52,18 @@ ORIGINS = ("generated_caption", "tagger")  # of tags that the engine adds
 def generate(
     run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], labels: Manifest, *, round: int
 ) -> Manifest:
-    """Add the captions and tags that the model sees and no caption says.
+    """Add the captions and tags that the model sees and no caption says (arXiv 2306.03514, section 3.3).
 
     Args:
+        run: gets the stages' folders.
+        config: of the run.
+        annotations: rows to add to.
         judges: the model, or one for each part of the pictures (`data_engine.folds`).
+        labels: stage that built the label system.
+        round: number of the round of the data engine, part of the stages' names.
+
+    Returns:
+        The manifest of the annotations with what was added.
     """
     scores = score(run, config, annotations, judges, labels, round=round)
     return add_likely(run, config, scores, labels, num_judges=len(judges), round=round)
@@ -64,7 +72,19 @@ def generate(
 def add_likely(
     run: Run, config: RunConfig, scores: Manifest, labels: Manifest, *, num_judges: int, round: int
 ) -> Manifest:
-    """Add to each picture what its scores, and where they are calibrated its captions' tags, make likely enough."""
+    """Add to each picture what its scores, and where they are calibrated its captions' tags, make likely enough.
+
+    Args:
+        run: gets the stages' folders.
+        config: of the run.
+        scores: stage that left SCORES rows.
+        labels: stage that built the label system.
+        num_judges: number of models that scored.
+        round: number of the round of the data engine, part of the stages' names.
+
+    Returns:
+        The manifest of the annotations with what was added.
+    """
     settings, unseen = config.engine.generate, unseen_part(config, num_judges)
     weighed = weigh(run, config, scores, labels, unseen=unseen, round=round) if settings.precision is not None else None
     limits = find_thresholds(run, config, scores, weighed, labels, num_judges=num_judges, round=round)
@@ -101,13 +121,23 @@ def add_likely(
 
 
 def unseen_part(config: RunConfig, num_judges: int) -> Part | None:
-    """The pictures that scores are calibrated on: those that their model did not see; None: all."""
+    """The pictures that scores are calibrated on: those that their model did not see; None: all.
+
+    Args:
+        config: of the run.
+        num_judges: number of models that score; several score what they did not see.
+    """
     calibrated = config.engine.generate.precision is not None
     return Part.share(config.engine.holdout) if num_judges == 1 and calibrated else None
 
 
 def count_added(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:
-    """What the round added, by origin, and, of pictures whose truth is known, how much of it is right."""
+    """What the round added, by origin, and, of pictures whose truth is known, how much of it is right.
+
+    Args:
+        before: counts of the annotations that were added to.
+        after: counts of those with what was added.
+    """
     added = {name: after[name] - before[name] for name in ("tags", "tp", "fp")}
     origins = {f"added_{name}": after[name] - before[name] for name in ORIGINS}
     return {"added": added["tags"], **origins, "added_right": added["tp"], "added_wrong": added["fp"]}
@@ -123,7 +153,19 @@ def count_origins(block: pa.Table) -> dict[str, float]:
 def score(
     run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], labels: Manifest, *, round: int
 ) -> Manifest:
-    """What the models say of every picture: captions with their tags, and the likeliest tags with their scores."""
+    """What the models say of every picture: captions with their tags, and the likeliest tags with their scores.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        annotations: rows of the pictures.
+        judges: the model, or one for each part of the pictures (`data_engine.folds`).
+        labels: stage that built the label system.
+        round: number of the round of the data engine, part of the stage's name.
+
+    Returns:
+        The manifest of the SCORES rows.
+    """
     settings = config.engine.generate
     identity = settings.model_dump(exclude={"precision", "caption_threshold", "batch_size"})
     identity |= {"seed": config.seed} if settings.decoding == "nucleus" else {}
@@ -168,7 +210,16 @@ def find_thresholds(
     `engine.holdout`, or all where nothing is calibrated.
 
     Args:
+        run: gets the stage's folder.
+        config: of the run.
+        scores: stage that left SCORES rows.
         weighed: of `weigh_stage`, where scores are calibrated; the scores are then the weighed ones.
+        labels: stage that built the label system.
+        num_judges: number of models that scored, see `generate`.
+        round: number of the round of the data engine, part of the stage's name.
+
+    Returns:
+        The stage's manifest.
     """
     settings, part = config.engine.generate, unseen_part(config, num_judges)
     identity = {"precision": settings.precision, "holdout": config.engine.holdout if part else None}
@@ -198,7 +249,15 @@ def find_thresholds(
 def read_cells(
     path: str, *, config: RunConfig, system: LabelSystem, part: Part | None, weigher: Weigher | None = None
 ) -> Cells:
-    """SCORES rows at `path`, counted; of one part of the pictures, or of all; by their own scores, or weighed ones."""
+    """SCORES rows at `path`, counted; of one part of the pictures, or of all; by their own scores, or weighed ones.
+
+    Args:
+        path: folder of SCORES rows.
+        config: of the run.
+        system: the label system that ids are of.
+        part: of the pictures, that is counted; None: all.
+        weigher: gives the scores; None: the tagger's own.
+    """
     votes = min(config.engine.generate.captions, MAX_VOTES)
     reference, weighing = ray.put(system), ray.put(weigher) if weigher else None
 
@@ -215,6 +274,15 @@ def tag_lines(cells: Cells, found: Calibration, least: np.ndarray, system: Label
 
     `thresholds`, as probabilities, has one for each number of generated captions that name the tag, from none on;
     null: never added.
+
+    Args:
+        cells: counts of pictures.
+        found: how likely an addition is right, in each cell.
+        least: (V, T) int, the lowest bin from which the tag is added.
+        system: the label system that ids are of.
+
+    Returns:
+        JSON values: id, tag, kind, said, rate and thresholds of each tag.
     """
     chances = 1 / (1 + np.exp(-edge_of(least)))  # (V, T)
     chances[least == 0] = 0.0  # the lowest bin has no lower end
@@ -237,7 +305,13 @@ def tag_lines(cells: Cells, found: Calibration, least: np.ndarray, system: Label
 
 
 def write_rule(uri: str, least: np.ndarray, right: np.ndarray) -> None:
-    """Keep what `generate` merges by."""
+    """Keep what `generate` merges by.
+
+    Args:
+        uri: of the .npz file.
+        least: (V, T) int, the lowest bin from which the tag is added.
+        right: (V, T, B) float, how likely it then is right.
+    """
     data = io.BytesIO()
     np.savez_compressed(data, least=least.astype(np.int32), right=right.astype(np.float32))
     fs, path = fsspec.url_to_fs(uri)

@@ -19,7 +19,14 @@ SMOOTHING = 10.0  # pictures' worth of the tag's share of all pictures
 
 
 def implied_rate(pairs: Pairs) -> np.ndarray:
-    """The highest bound on each tag's say rate, (T,); 0 without any."""
+    """The highest bound on each tag's say rate.
+
+    Args:
+        pairs: of tags that captions say together.
+
+    Returns:
+        (T,) float64; 0 without any.
+    """
     num_tags, said = pairs.num_tags, pairs.said().sum(axis=1)
     one = np.repeat(np.arange(num_tags), np.diff(pairs.starts))
     kin = np.repeat(np.arange(num_tags), np.diff(pairs.kin_starts)) * num_tags + pairs.kin

@@ -20,7 +20,17 @@ Count = Callable[[pa.Table], dict[str, float]]
 def sum_rows(
     rows: Dataset, count: Callable[[pa.Table], pa.Table], schema: pa.Schema, *, config: RunConfig
 ) -> Iterator[pa.Table]:
-    """The rows that `count` makes of blocks, added up by their first column; each value of it comes once."""
+    """The rows that `count` makes of blocks, added up by their first column; each value of it comes once.
+
+    Args:
+        rows: to count.
+        count: a block of rows to rows of `schema`.
+        schema: a key, then integer columns that are added up.
+        config: of the run.
+
+    Yields:
+        Rows of `schema`.
+    """
     key, *names = schema.names
     sums = (
         rows.map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus)
@@ -36,7 +46,14 @@ def tally(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, al
     """Count the annotations that a stage left, for its manifest, and copy what it rejected.
 
     Args:
+        stage: whose rows are there already.
+        config: of the run.
+        labels: stage that built the label system.
+        rows_in: rows that the stage read.
         also: counts more of each block, see `annotate.sum_blocks`.
+
+    Returns:
+        Counts by name; `rows_in` is `rows_out` + `rejected`.
     """
     system = LabelSystem.load(label_system_uri(labels.path))
     counts = annotation_counts(stage.path, config=config, system=system, also=also)

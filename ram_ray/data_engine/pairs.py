@@ -48,7 +48,12 @@ LIMIT = 10.0  # company is within -LIMIT .. LIMIT
 
 
 def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
-    """PAIRS rows of a block of SCORES rows: pictures of each part that say both; a tag with itself: that say it."""
+    """PAIRS rows of a block of SCORES rows: pictures of each part that say both; a tag with itself: that say it.
+
+    Args:
+        block: SCORES rows.
+        num_tags: T.
+    """
     rows = block.filter(pc.is_null(block["reason"])).select(["key", "captions", "removed"]).to_pylist()
     pairs: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(PARTS)]
     for row in rows:
@@ -65,7 +70,14 @@ def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
 
 
 def said_ids(row: Mapping[str, Any]) -> np.ndarray:
-    """Tags that the original captions of a row say and cleaning left, (J,) int64, in order."""
+    """Tags that the original captions of a row say and cleaning left.
+
+    Args:
+        row: of ANNOTATION or SCORES.
+
+    Returns:
+        (J,) int64, ascending.
+    """
     return np.array(sorted(set().union(*mentions(row))), np.int64)
 
 
@@ -86,7 +98,11 @@ class Pairs:
         return len(self.starts) - 1
 
     def said(self) -> np.ndarray:
-        """Pictures of each part that say the tag, (T, P) int64."""
+        """Pictures of each part that say the tag.
+
+        Returns:
+            (T, P) int64.
+        """
         counts = np.zeros((self.num_tags, PARTS), np.int64)
         one = np.repeat(np.arange(self.num_tags), np.diff(self.starts))
         alone = one == self.other
@@ -95,7 +111,12 @@ class Pairs:
 
 
 def gather_pairs(tables: Iterable[pa.Table], system: LabelSystem) -> Pairs:
-    """PAIRS rows, in which a pair stands once, as `Pairs`."""
+    """PAIRS rows, in which a pair stands once, as `Pairs`.
+
+    Args:
+        tables: of PAIRS rows.
+        system: the labels, with names that are kin.
+    """
     num_tags = len(system)
     parts = [
         (table["pair"].to_numpy(), np.stack([table[name].to_numpy() for name in _OF_PART], axis=1).astype(np.int32))
@@ -123,7 +144,16 @@ class Company:
         self._pictures = np.maximum(pairs.pictures.sum() - pairs.pictures, 1)  # (P,)
 
     def __call__(self, said: np.ndarray, *, of: np.ndarray, part: int) -> np.ndarray:
-        """Company of the tags `of` (K,) in a picture of this part whose captions say the tags `said` (J,); (K,)."""
+        """Company of tags in a picture.
+
+        Args:
+            said: (J,) int64, the tags that its captions say.
+            of: (K,) int64, the tags that are measured.
+            part: of the picture; what that part says is not counted.
+
+        Returns:
+            (K,) float, in nats, clipped to +-`LIMIT`.
+        """
         pairs = self.pairs
         both = np.zeros((len(said), pairs.num_tags), np.float32)
         apart = np.zeros(both.shape, bool)

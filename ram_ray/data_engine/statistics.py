@@ -44,7 +44,12 @@ KEYS = ["tag", "source", "fate"]
 
 
 def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
-    """TALLY rows of a block of `records.ANNOTATION` rows; rejected rows are passed over."""
+    """TALLY rows of a block of `records.ANNOTATION` rows; rejected rows are passed over.
+
+    Args:
+        block: ANNOTATION rows.
+        system: the label system that ids are of.
+    """
     images: Counter[tuple[int, str, str]] = Counter()
     judged: Counter[tuple[int, str, str]] = Counter()
     right: Counter[tuple[int, str, str]] = Counter()
@@ -69,7 +74,14 @@ def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
 
 
 def tally(run: Run, config: RunConfig, annotations: Manifest, labels: Manifest) -> Manifest:
-    """Count an annotation stage by tag; the manifest has the figures, `read_tally` gives the rows."""
+    """Count an annotation stage by tag; the manifest has the figures, `read_tally` gives the rows.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        annotations: stage that left ANNOTATION rows.
+        labels: stage that built the label system.
+    """
     stage = run.stage(f"tally_{annotations.stage}", kind="evaluation", config={}, inputs=[annotations, labels])
     if stage.manifest:
         return stage.manifest

@@ -57,18 +57,37 @@ class Weights:
 
 
 class Weigher:
-    """The logits of a SCORES row, weighed."""
+    """The logits of a SCORES row, weighed.
+
+    Args:
+        company: the measure of a tag's company.
+        weights: of score and company; without a weight of company the logits stay as they are.
+    """
 
     def __init__(self, company: Company, weights: Weights) -> None:
         self.company, self.weights = company, weights
 
     def measure(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Company of the tags that the row has scores for, (K,) float64."""
+        """Company of the tags that the row has scores for.
+
+        Args:
+            row: of SCORES.
+
+        Returns:
+            (K,) float64, in the order of the row's `tagger_ids`.
+        """
         ids = np.array(row["tagger_ids"] or [], np.int64)
         return self.company(said_ids(row), of=ids, part=part_of(row["key"], PARTS))
 
     def __call__(self, row: Mapping[str, Any]) -> np.ndarray:
-        """The combined logits, (K,) float32, in the order of the row's `tagger_ids`."""
+        """The combined logits of a row.
+
+        Args:
+            row: of SCORES.
+
+        Returns:
+            (K,) float32, in the order of the row's `tagger_ids`.
+        """
         weights, logits = self.weights, own_logits(row)
         if not weights.company:
             return logits
@@ -80,6 +99,8 @@ def count_weighed(block: pa.Table, *, company: Company, chosen: Callable[[str], 
     """WEIGHED rows of a block of SCORES rows: how many tags have a score and company, and how many of them are said.
 
     Args:
+        block: SCORES rows.
+        company: the measure of a tag's company.
         chosen: keys of the pictures to count.
     """
     measure = Weigher(company, Weights()).measure

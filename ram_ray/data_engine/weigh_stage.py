@@ -28,8 +28,16 @@ def weigh(
     """How the tagger's score and a tag's company are weighed.
 
     Args:
+        run: gets the stage's folder.
+        config: of the run.
+        scores: stage that left SCORES rows.
+        labels: stage that built the label system.
         unseen: the pictures that their model did not see, on which weights are fitted; None: all. Pairs are of
             captions, so they are counted over all.
+        round: number of the round of the data engine, part of the stage's name.
+
+    Returns:
+        The stage's manifest; `weigher.npz` in its folder is for `load_weigher`.
     """
     identity = {"holdout": [unseen.start, unseen.end] if unseen else None}
     stage = run.stage(f"weighed_{round}", kind="annotations", config=identity, inputs=[scores, labels])

@@ -19,6 +19,12 @@ class AttentionDetector:
     The map is made four times finer (bilinear), cut at `share` of its maximum, and the connected part with the
     peak is boxed, with `margin` of the picture's side around it and at least `min_side` of it long. The score is
     the share of the attention inside the box.
+
+    Args:
+        predictor: whose attention it is.
+        share: of the maximum, 0 to 1.
+        margin: in shares of the picture's side.
+        min_side: in shares of the picture's side.
     """
 
     takes_tokens = True
@@ -38,7 +44,14 @@ class AttentionDetector:
         ]
 
     def box(self, attention: np.ndarray) -> tuple[Box, float]:
-        """Box and score of one map (h, w) of non-negative floats."""
+        """Box and score of one attention map.
+
+        Args:
+            attention: (h, w) float, 0 or more.
+
+        Returns:
+            x0, y0, x1, y1 in shares of the picture, 0 to 1, and the share of the attention inside the box.
+        """
         fine = _finer(np.asarray(attention, np.float64), times=4)
         peak = np.unravel_index(int(fine.argmax()), fine.shape)
         part = _connected(fine >= self.share * fine[peak], peak)

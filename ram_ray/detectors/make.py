@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | None = None) -> RegionDetector:
     """The detector that `config.detector` names: "attention", or a model by path, URI or Hugging Face id.
 
+    Args:
+        config: section `engine.clean`.
+        predictor: the tagger, for "attention".
+        device: of another model; None: the GPU if there is one.
+
     Raises:
         ValueError: if the model is of a kind that is not supported.
     """

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 
 
 class ZeroShotDetector(ABC):
-    """What the transformers detectors share: loading, batches of (image, prompt) pairs, the best box a tag."""
+    """What the transformers detectors share: loading, batches of (image, prompt) pairs, the best box a tag.
+
+    Args:
+        folder: of the transformers model.
+        device: of torch; None: the GPU if there is one.
+        precision: "fp32", "fp16" or "bf16"; None: fp16 on a GPU, else fp32.
+        threshold: least score of a box.
+        batch_size: (image, prompt) pairs of a forward.
+
+    Raises:
+        ValueError: if the precision is unknown.
+    """
 
     takes_tokens = False
     prompt_shape = "{}"

@@ -53,6 +53,12 @@ def mention(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: flo
     `unsaid` is the share of the true tags left out, `false` the share of the said tags that is wrong, both as
     expectations over many scenes.
 
+    Args:
+        scene: to speak of.
+        rng: of the draws.
+        unsaid: share of the true tags that is left out, 0 to 1.
+        false: share of the said tags that is wrong, 0 to 0.5.
+
     Raises:
         ValueError: if `unsaid` is not in [0, 1] or `false` not in [0, 0.5].
     """

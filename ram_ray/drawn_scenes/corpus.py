@@ -52,6 +52,11 @@ def plan_corpus(folder_uri: str, *, config: DrawnConfig) -> list[Shard]:
 def write_corpus(folder_uri: str, *, config: DrawnConfig, seed: int) -> dict[str, list[str]]:
     """Write all shards, one after the other; return their URIs under "train" (web and clean) and "eval".
 
+    Args:
+        folder_uri: gets the shards.
+        config: section `data.drawn`.
+        seed: of all scenes.
+
     Raises:
         ValueError: if the config asks for shares that captions cannot have (see `mention`).
     """
@@ -64,6 +69,13 @@ def write_corpus(folder_uri: str, *, config: DrawnConfig, seed: int) -> dict[str
 
 def write_shard(uri: str, *, kind: Kind, index: int, config: DrawnConfig, seed: int) -> int:
     """Write one shard of the corpus in one step (a reader never sees a part of it); return its scenes' number.
+
+    Args:
+        uri: of the shard.
+        kind: "web", "clean" or "eval".
+        index: of the shard among those of its kind, from 0.
+        config: section `data.drawn`.
+        seed: of all scenes.
 
     Raises:
         ValueError: if the corpus has no shard of this index.

@@ -1,8 +1,8 @@
-"""The small marks that show an action, as a comic does: a shadow under what jumps, lines above what falls,
-arcs round what spins, rays round what shines, Zs over what sleeps.
+"""The small marks that show an action, as a comic does.
 
-They keep one colour each and their size in units of a 64th of the picture, so they can be learned apart
-from the thing they belong to.
+A shadow under what jumps, lines above what falls, arcs round what spins, rays round what shines, Zs over what sleeps.
+They keep one colour each and their size in units of a 64th of the picture, so they can be learned apart from the
+thing they belong to.
 """
 
 from __future__ import annotations
@@ -25,6 +25,14 @@ def draw_marks(
     """Draw the marks of `action` for a thing at `centre` with half width and half height `half`, in units.
 
     `scale` is pixels a unit. The layer says whether the thing is yet to be drawn or already there.
+
+    Args:
+        on: the canvas.
+        action: of the thing.
+        centre: of the thing, in units.
+        half: half width and half height, in units.
+        scale: pixels a unit.
+        layer: "under", before the thing is drawn, or "over".
     """
     pen = _Pen(on, scale)
     x, y = centre

@@ -37,6 +37,12 @@ _LEAN = {None: (0.0, 0.0), "jump": (0.0, -3.0), "fall": (0.0, 3.0), "spin": (0, 
 def draw(scene: Scene, *, size: int, level: Level = "plain", seed: int) -> Image.Image:
     """Draw `scene` as an RGB picture of `size` x `size` pixels; the same seed gives the same pixels.
 
+    Args:
+        scene: to draw.
+        size: pixels a side.
+        level: how hard it is to see: "plain" or "hard".
+        seed: of textures and shades.
+
     Raises:
         ValueError: if `size` is under 16 or over 4,096, or the level is unknown.
     """

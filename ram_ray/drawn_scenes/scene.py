@@ -187,6 +187,11 @@ def scene_of(
 
     Of more than four things, four are drawn. Colours that are not said differ from those that are.
 
+    Args:
+        things: (object, colour, action) of each; None: drawn.
+        background: None: drawn.
+        rng: of the draws.
+
     Raises:
         ValueError: if a name is not in the vocabulary.
     """

@@ -18,7 +18,13 @@ Colour = tuple[int, int, int]
 
 
 def texture(name: str, side: int, variant: int) -> Image.Image:
-    """An RGB background of `side` x `side` pixels. Kept in memory: copy it before drawing on it."""
+    """An RGB background of `side` x `side` pixels. Kept in memory: copy it before drawing on it.
+
+    Args:
+        name: of the background.
+        side: in pixels.
+        variant: number of one of its looks.
+    """
     if side <= _MAX_SIDE:
         return _drawn(name, side, variant)
     return _drawn(name, _MAX_SIDE, variant).resize((side, side), Image.Resampling.BICUBIC)

@@ -46,7 +46,14 @@ PER_TAG = pa.schema(
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """AP of one tag: scores (N,) floats, targets (N,) bools; NaN without positives.
+    """Average precision of one tag; images with equal scores are one step.
+
+    Args:
+        scores: (N,) float.
+        targets: (N,) bool.
+
+    Returns:
+        0 to 1; NaN without positives.
 
     Raises:
         ValueError: if the shapes differ or a score is NaN.
@@ -67,10 +74,16 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
 
 
 def reference_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """AP of one tag as the released evaluation counts it, to compare with its figures: 0 without positives.
+    """Average precision of one tag as the released evaluation counts it, to compare with its figures.
 
-    Images with equal scores come in the order that numpy's unstable sort happens to give; scores must have the type
-    that the other side had, float32.
+    Images with equal scores come in the order that numpy's unstable sort happens to give.
+
+    Args:
+        scores: (N,) of the type that the other side had, float32.
+        targets: (N,) bool.
+
+    Returns:
+        0 to 1; 0 without positives.
     """
     hits = np.asarray(targets, bool)[np.asarray(scores).argsort()[::-1]]
     precision = hits.cumsum() / np.arange(1, len(hits) + 1)
@@ -78,7 +91,16 @@ def reference_average_precision(scores: np.ndarray, targets: np.ndarray) -> floa
 
 
 def to_tag_blocks(scores: np.ndarray, targets: np.ndarray, *, tags_per_block: int = 64) -> pa.Table:
-    """Cut one batch, scores (N, T) floats and targets (N, T) bools, into TAG_BLOCK rows, one a block of tags."""
+    """Cut one batch into blocks of tags.
+
+    Args:
+        scores: (N, T) float.
+        targets: (N, T) bool.
+        tags_per_block: most tags of a block.
+
+    Returns:
+        TAG_BLOCK rows, one a block.
+    """
     assert scores.shape == targets.shape and scores.ndim == 2, (scores.shape, targets.shape)
     rows = []
     for block, start in enumerate(range(0, scores.shape[1], tags_per_block)):
@@ -97,7 +119,17 @@ def to_tag_blocks(scores: np.ndarray, targets: np.ndarray, *, tags_per_block: in
 def reduce_tag_block(
     group: pa.Table, *, thresholds: np.ndarray, muted: Collection[int] = (), tags_per_block: int = 64
 ) -> pa.Table:
-    """PER_TAG rows of all TAG_BLOCK rows of one block; thresholds (T,), by tag id; `muted` tags are never given."""
+    """PER_TAG rows of all TAG_BLOCK rows of one block.
+
+    Args:
+        group: TAG_BLOCK rows of one block.
+        thresholds: (T,) float, by tag id.
+        muted: ids of tags that are never given.
+        tags_per_block: as of `to_tag_blocks`.
+
+    Returns:
+        A PER_TAG row a tag.
+    """
     block = group["block"][0].as_py()
     assert set(group["block"].to_pylist()) == {block}, "a group holds one block"
     num_images = int(np.sum(group["rows"].to_numpy()))
@@ -116,7 +148,18 @@ def per_tag(
     muted: Collection[int] = (),
     first: int = 0,
 ) -> list[dict]:
-    """One PER_TAG row a column; the column c is the tag `first` + c, and `thresholds` is (T,) by tag id."""
+    """Score each tag by itself.
+
+    Args:
+        scores: (N, C) float; column c is the tag `first` + c.
+        targets: (N, C) bool.
+        thresholds: (T,) float, by tag id.
+        muted: ids of tags that are never given.
+        first: id of the first column's tag.
+
+    Returns:
+        A PER_TAG row a column.
+    """
     rows = []
     for column in range(scores.shape[1]):
         tag = first + column
@@ -143,6 +186,12 @@ def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_p
 
     Tags with fewer than `min_positives` positives (at least 1) have a line but are in no average. Mean prevalence is
     the mAP that scores drawn at random would have.
+
+    Args:
+        rows: of PER_TAG.
+        names: of all tags, by id.
+        kinds: of all tags, by id.
+        min_positives: least positives of a tag that is in averages.
     """
     lines = []
     for row in sorted(rows, key=lambda one: one["tag"]):

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 
 def targets_matrix(truths: Sequence[set[int]], num_tags: int) -> np.ndarray:
-    """Truth as bools (N, T)."""
+    """Truth as an array.
+
+    Args:
+        truths: ids of the true tags of each image.
+        num_tags: T.
+
+    Returns:
+        (N, T) bool.
+    """
     targets = np.zeros((len(truths), num_tags), bool)
     for row, ids in enumerate(truths):
         targets[row, list(ids)] = True
@@ -28,6 +36,14 @@ class Scorer:
 
     A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns. Rows with a `reason`, and rows of which
     nothing is known, are left out; `num_images` of the reduced rows says how many were scored.
+
+    Args:
+        bundle_uri: path, URI or id of the model.
+        device: as in `Predictor.from_pretrained`, as are precision and threads.
+        precision: "fp32" or "bf16".
+        threads: of torch.
+        tags_per_block: as of `metrics.to_tag_blocks`.
+        predictor: a model that is loaded already, in place of the bundle.
     """
 
     def __init__(
@@ -48,6 +64,14 @@ class Scorer:
         self.tags_per_block = tags_per_block
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        """Score a batch.
+
+        Args:
+            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
+
+        Returns:
+            TAG_BLOCK rows; images that are rejected or have no truth are left out.
+        """
         system = self.predictor.labels
         truths: list[set[int] | None] = []
         for reason, labels, captions in zip(batch["reason"], batch["labels"], batch["captions"], strict=True):

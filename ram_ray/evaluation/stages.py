@@ -21,7 +21,15 @@ from ram_ray.runtime.artifacts import Manifest, Run, write_text
 
 
 def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, labels: Manifest) -> Manifest:
-    """Score `model` on annotated images; the figures are the manifest's counts, the lines a tag in summary.json."""
+    """Score `model` on annotated images; the figures are the manifest's counts, the lines a tag in summary.json.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        labelled: stage that left the ANNOTATION rows to score on.
+        model: stage that left a bundle.
+        labels: stage that built the label system.
+    """
     settings, cpus = config.evaluate, config.resources.task_cpus
     stage = run.stage(f"evaluate_{model.stage}", kind="evaluation", config=settings, inputs=[labelled, model])
     if stage.manifest:

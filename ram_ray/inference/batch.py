@@ -68,7 +68,10 @@ def tag_to_folder(
         model: a bundle's folder, URI or Hugging Face id, readable from every node.
         data: folders of pictures, pictures, shards, or globs of them; paths or URIs.
         out: folder or URI; must hold no parts yet.
-        backend, precision: as in `Predictor.from_pretrained`; precision None: bf16 on a GPU, else fp32.
+        query: which tags are wanted, and how many.
+        config: of resources and data.
+        backend: as in `Predictor.from_pretrained`.
+        precision: as in `Predictor.from_pretrained`; None: bf16 on a GPU, else fp32.
 
     Returns:
         {"images": rows written, "errors": rows of them that could not be tagged}.
@@ -112,6 +115,10 @@ def tag_to_folder(
 
 def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]]:
     """Pieces of work for `Lister`: shards, and plain pictures with their sizes.
+
+    Args:
+        data: paths, URIs or globs of pictures, folders and shards.
+        shard_folders: how many of the folders above a shard are a part of its name.
 
     Raises:
         ValueError: if a path or glob matches nothing, or holds neither pictures nor shards; if two shards share a name.
@@ -168,6 +175,7 @@ class Lister:
         self._config = config
 
     def __call__(self, piece: dict[str, Any]) -> list[dict[str, Any]]:
+        """Rows with key, uri, offset, nbytes and error ("" for none) of one piece of work."""
         from ram_ray.data.shards import Shard, scan_shard
 
         work = json.loads(piece["work"])
@@ -186,12 +194,25 @@ class Lister:
 
 
 class Decoder:
-    """A task: rows of places to pixels of the model's size, uint8 (B, size, size, 3), or an error a row."""
+    """A task: rows of places to pixels of the model's size, uint8 (B, size, size, 3), or an error a row.
+
+    Args:
+        config: section `data`, with the limits of pictures.
+        size: S, pixels a side.
+    """
 
     def __init__(self, config: DataConfig, *, size: int) -> None:
         self._config, self._size = config, size
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Read and decode the pictures of a batch.
+
+        Args:
+            batch: columns key, uri, offset, nbytes and error ("" for none).
+
+        Returns:
+            Columns key, error, and pixels uint8 (B, S, S, 3), zeros for a picture with an error.
+        """
         from ram_ray.data.fetch import read_bytes
 
         errors = batch["error"].tolist()
@@ -215,7 +236,16 @@ class Decoder:
 
 
 class TagActor:
-    """An actor: holds one model; pixels to tags and scores. Rows with an error pass through."""
+    """An actor: holds one model; pixels to tags and scores. Rows with an error pass through.
+
+    Args:
+        model: path, URI or id of a bundle.
+        query: which tags are wanted, and how many.
+        resources: GPUs and threads of an actor.
+        backend: as in `Predictor.from_pretrained`.
+        precision: None: bf16 on a GPU, else fp32.
+        add: told how many pictures are done.
+    """
 
     def __init__(
         self,
@@ -240,6 +270,14 @@ class TagActor:
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        """Tag a batch.
+
+        Args:
+            batch: columns key, error ("" for none) and pixels uint8 (B, S, S, 3).
+
+        Returns:
+            TAGGED rows; those with an error have no tags.
+        """
         errors = [error or None for error in batch["error"].tolist()]
         good = [row for row, error in enumerate(errors) if error is None]
         images = batch["pixels"][good]
@@ -257,12 +295,17 @@ class TagActor:
 
 
 class Writer:
-    """A task: one block to one Parquet part and one JSONL part of the same rows."""
+    """A task: one block to one Parquet part and one JSONL part of the same rows.
+
+    Args:
+        out: folder or URI, there already.
+    """
 
     def __init__(self, out: str) -> None:
         self._out = out.rstrip("/")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """Write a batch of TAGGED rows as .parquet and .jsonl, and return one row with its counts."""
         table = batch.select(TAGGED.names).cast(TAGGED)
         rows = table.to_pylist()
         name = f"{self._out}/part-{hashlib.sha256(json.dumps([row['key'] for row in rows]).encode()).hexdigest()[:16]}"

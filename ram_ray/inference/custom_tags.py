@@ -34,6 +34,10 @@ class OwnTags:
     def __call__(self, tags: list[str] | Mapping[str, list[str]], *, embeddings: Tensor | None = None) -> LabelSet:
         """The label set of `tags`, with the user's `embeddings` or with those of the bundle's text encoder.
 
+        Args:
+            tags: names, or for RAM++ also name -> its descriptions, equally many for each.
+            embeddings: float (N, E), RAM++: (N, K, E) or (N K, E), in place of those of the text encoder.
+
         Raises:
             ValueError: if the model takes no other tags, or descriptions or embeddings do not fit.
         """
@@ -49,7 +53,11 @@ class OwnTags:
             return self._kept[key]
 
     def from_embeddings(self, embeddings: Tensor, *, num_tags: int | None = None) -> LabelSet:
-        """A label set of embeddings: (N, E), RAM++: (N, K, E), or (N K, E) where the number of tags is known.
+        """A label set of embeddings.
+
+        Args:
+            embeddings: float (N, E), RAM++: (N, K, E), or (N K, E) where the number of tags is known.
+            num_tags: N; None: what the shape says.
 
         Raises:
             ValueError: if the model takes no other tags, or the shape does not fit.

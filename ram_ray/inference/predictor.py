@@ -39,7 +39,7 @@ class TagScore:
 
 
 class Predictor:
-    """A loaded bundle on one device. Safe to call from several threads."""
+    """A loaded bundle on one device; options are those of `from_pretrained`. Safe to call from several threads."""
 
     def __init__(
         self,
@@ -75,12 +75,15 @@ class Predictor:
         revision: str | None = None,
         exif: bool = True,
     ) -> Predictor:
-        """Load a bundle from a folder, a URI or a Hugging Face id; `device` None: the GPU if there is one.
+        """Load a bundle from a folder, a URI or a Hugging Face id.
 
         Args:
+            path_or_id: where the bundle is.
+            device: of torch; None: the GPU if there is one and the backend is "torch", else the CPU.
             precision: "fp32", exact, or "bf16", about twice as quick where the processor knows it.
             backend: "torch", or "openvino", quicker on a CPU (the extra `openvino`).
             threads: of torch for the whole process, and of the backend.
+            revision: commit, branch or tag of a Hugging Face id.
             exif: take images as people see them: upright by EXIF, transparent parts on white. False: take them as
                 they are stored, as the released models' own code does (`as_stored` of `ram_ray.data.preprocess`).
 
@@ -94,11 +97,13 @@ class Predictor:
         return cls(bundle, precision=precision, backend=backend, threads=threads, exif=exif)
 
     def preprocess(self, images: Images) -> Tensor:
-        """Images to normalised pixels float32 (B, 3, S, S) on the model's device.
+        """Images to normalised pixels.
 
         Args:
-            images: one or several: paths, URIs, bytes, PIL images, uint8 arrays (H, W, 3); or a batch array
-                (B, S, S, 3) of the model's size.
+            images: one or several paths, URIs, bytes, PIL images, uint8 arrays (H, W, 3); or one uint8 (B, S, S, 3).
+
+        Returns:
+            (B, 3, S, S) float32, on the model's device.
 
         Raises:
             Reject: if a file or bytes are no usable image.
@@ -107,12 +112,30 @@ class Predictor:
         return preprocess(images, self.config, device=self.device, as_stored=not self.exif)
 
     def logits(self, pixel_values: Tensor, *, embeddings: Tensor | None = None) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to logits (B, N) float32; `embeddings` as in `tag`."""
+        """Score labels on normalised pixels.
+
+        Args:
+            pixel_values: (B, 3, S, S) float32, as `preprocess` gives them.
+            embeddings: of other labels, as in `tag`; None: the model's own labels.
+
+        Returns:
+            (B, N) float32, on the model's device.
+
+        Raises:
+            ValueError: if the model takes no other tags, or the embeddings' shape does not fit.
+        """
         labels = self._labels if embeddings is None else self._own.from_embeddings(embeddings)
         return self._logits(self._encode(pixel_values), labels)
 
     def probabilities(self, images: Images | Tensor) -> np.ndarray:
-        """Probability of each tag, (B, N) float32."""
+        """Probability of each of the model's tags.
+
+        Args:
+            images: as of `preprocess`, or image tokens (B, 1 + L, C) from `encode`.
+
+        Returns:
+            (B, N) float32, 0 to 1.
+        """
         return self.token_probabilities(self._tokens(images))
 
     def tag(
@@ -180,7 +203,7 @@ class Predictor:
         """The names of the tags that are there, one list an image: what guides its caption.
 
         Args:
-            scores: probabilities of the bundle's own tags (B, N).
+            scores: (B, N) float, probabilities of the bundle's own tags.
             threshold: one probability in place of each tag's own.
         """
         there = is_present(scores, self.thresholds if threshold is None else threshold) & self._seen
@@ -225,7 +248,21 @@ class Predictor:
         decoding: Decoding | None = None,
         seed: int | list[int] | None = None,
     ) -> list[str]:
-        """Captions of encoded pictures (B, 1 + L, C), guided by the given tags; a list has one seed a picture."""
+        """Captions of encoded pictures (B, 1 + L, C), guided by the given tags; a list has one seed a picture.
+
+        Args:
+            tokens: (B, 1 + L, C), from `encode`.
+            tags: of each picture, which the caption shall name.
+            max_tokens: most tokens after the prompt; None: the decoding's.
+            decoding: beams, lengths, penalty or draws; None: the model's.
+            seed: of draws, one for the batch, or a list with one a picture.
+
+        Returns:
+            A text for each picture, without the prompt.
+
+        Raises:
+            ValueError: if this model writes no captions.
+        """
         config = self.config
         if self.tokenizer is None:
             raise ValueError("this model writes no captions (RAM++, or imported without its --tokenizer)")
@@ -253,7 +290,15 @@ class Predictor:
 
     @torch.inference_mode()
     def attention(self, images: Images | Tensor, tag_ids: list[list[int]]) -> list[np.ndarray]:
-        """Where each asked tag's query looks: one (T, h, w) float32 array an image, each map summing to one."""
+        """Where each asked tag's query looks.
+
+        Args:
+            images: as of `preprocess`, or image tokens (B, 1 + L, C) from `encode`.
+            tag_ids: ids of the tags asked for, of each image.
+
+        Returns:
+            One (T, h, w) float32 array an image, T its tags, each map summing to one.
+        """
         tokens = self._tokens(images)
         wanted = sorted({id for row in tag_ids for id in row})
         if not wanted:
@@ -270,11 +315,18 @@ class Predictor:
 
     @torch.inference_mode()
     def encode(self, images: Images) -> Tensor:
-        """Image tokens (B, 1 + L, C) float32: tags, captions and boxes can be asked of them without encoding again."""
+        """Encode images: tags, captions and boxes can be asked of the tokens without encoding again.
+
+        Args:
+            images: as of `preprocess`.
+
+        Returns:
+            Image tokens (B, 1 + L, C) float32, on the model's device.
+        """
         return self._encode(self.preprocess(images))
 
     def token_probabilities(self, tokens: Tensor) -> np.ndarray:
-        """Probability of each tag of encoded pictures: (B, N) float32."""
+        """As `probabilities`, of image tokens (B, 1 + L, C): (B, N) float32."""
         return self._logits(tokens, self._labels).sigmoid().cpu().numpy()
 
     def _tokens(self, images: Images | Tensor) -> Tensor:

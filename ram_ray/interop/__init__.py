@@ -1,0 +1,1 @@
+"""Released checkpoints and annotations to ours, bundles to ONNX."""

@@ -1,7 +1,7 @@
-"""The released RAM annotations as rows of ours: a JSON list of
-{image_path, caption: [text], union_label_id: [id], parse_label_id: [[id]]} (arXiv 2306.03514, the authors' repository).
+"""The released RAM annotations as rows of ours.
 
-The files have millions of entries in one list, so the list is read entry by entry, never whole. `parse_label_id` gives
+A JSON list of {image_path, caption: [text], union_label_id: [id], parse_label_id: [[id]]} (arXiv 2306.03514, the
+authors' repository). It has millions of entries, so it is read entry by entry, never whole. `parse_label_id` gives
 what each caption was parsed to; what stands only in `union_label_id` came from the authors' data engine, whose ids we
 take as tags of a tagger. An entry that cannot be used becomes a rejected row.
 """
@@ -36,6 +36,7 @@ def import_annotations(uri: str, system: LabelSystem, out: str, *, images: str =
     Args:
         uri: the JSON file, at any fsspec URI, also compressed.
         system: the label system that its ids are of.
+        out: folder or URI for the rows; new or empty.
         images: what `image_path` is relative to; pictures are not opened, but each must be there. Without it rows have
             no length of their picture, and can be counted and compared but not trained on.
 
@@ -97,6 +98,9 @@ def _begin(fs: Any, root: str, out: str) -> None:
 
 def read_entries(uri: str) -> Iterator[Any]:
     """The entries of a JSON list, one by one, in bounded memory.
+
+    Yields:
+        An entry as JSON gives it.
 
     Raises:
         ValueError: if the file is not a JSON list, breaks off, or has an entry of more than `MAX_ENTRY` characters.

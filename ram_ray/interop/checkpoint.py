@@ -117,6 +117,10 @@ def read_state(file: Path) -> State:
 def recognise(state: State, *, source: str) -> Architecture:
     """Which of the three models the names belong to.
 
+    Args:
+        state: the checkpoint's tensors by name.
+        source: for the error: where it came from.
+
     Raises:
         ValueError: if none.
     """

@@ -79,6 +79,11 @@ class Imported:
 def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Imported:
     """Turn a checkpoint file of RAM, RAM++ or Tag2Text into a model bundle in the folder `out`.
 
+    Args:
+        checkpoint: path or URI of the file.
+        out: a new or empty folder.
+        sources: lists, configs and models that the checkpoint does not hold.
+
     Raises:
         ValueError: if the checkpoint or one of the sources cannot be used, or `out` holds files already.
     """
@@ -118,6 +123,10 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
 
 def download(name: str, *, revision: str | None) -> str:
     """Fetch a released checkpoint from its hub and return the file's path.
+
+    Args:
+        name: of a release, a key of `RELEASES`.
+        revision: commit of its repository; None: the pinned one.
 
     Raises:
         ValueError: if no revision is known for it and none is given, or it is not to be had.

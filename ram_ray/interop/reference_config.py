@@ -62,6 +62,8 @@ def reference_config(
     """The configuration of a checkpoint's tensors, checked against the JSON files in `folder`.
 
     Args:
+        state: the checkpoint's tensors by name.
+        architecture: which of the released models it is.
         folder: with med_config.json, q2l_config.json and swin/*.json; None: the released models.
         num_tags: length of the tag list, where there is one: it tells how many descriptions a tag has in RAM++.
         image_size: picks among several swin/*.json.
@@ -102,7 +104,12 @@ def reference_config(
 
 
 def depth(state: State, prefix: str) -> int:
-    """How many layers `<prefix>.<number>.` there are."""
+    """How many layers `<prefix>.<number>.` there are.
+
+    Args:
+        state: the checkpoint's tensors by name.
+        prefix: of the layers' names.
+    """
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return 1 + max((int(found[1]) for name in state if (found := pattern.match(name))), default=-1)
 

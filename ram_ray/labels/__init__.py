@@ -1,0 +1,1 @@
+"""The label system: counts, merges, build, matching, its page and stages."""

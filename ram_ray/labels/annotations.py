@@ -22,7 +22,14 @@ from ram_ray.settings.labels import LabelsConfig
 
 
 class Labeller:
-    """`records.PARSED` rows to `records.ANNOTATION` rows."""
+    """`records.PARSED` rows to `records.ANNOTATION` rows.
+
+    Args:
+        labels: the label system that ids are of.
+        config: section `labels`.
+        measure: what is planted and hidden to measure the data engine; None: nothing.
+        seed: of what is planted.
+    """
 
     def __init__(
         self, labels: LabelSystem, config: LabelsConfig, *, measure: MeasureConfig | None = None, seed: int = 0
@@ -33,10 +40,18 @@ class Labeller:
 
     @classmethod
     def load(cls, uri: str, config: LabelsConfig, *, measure: MeasureConfig, seed: int) -> Labeller:
-        """One with the label system at `uri`."""
+        """One with the label system at `uri`.
+
+        Args:
+            uri: of the label system.
+            config: section `labels`.
+            measure: what is planted and hidden to measure the data engine.
+            seed: of what is planted.
+        """
         return cls(LabelSystem.load(uri), config, measure=measure, seed=seed)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """ANNOTATION rows of a block of PARSED rows."""
         found = to_annotations(block, self._find)
         return self._measure(block, found) if self._measured else found
 
@@ -64,6 +79,10 @@ def to_annotations(block: pa.Table, find: TagFinder) -> pa.Table:
     """`records.PARSED` rows to `records.ANNOTATION` rows; names outside the label system are left out.
 
     A tag of the picture is "parsed" if the parse gave it in any caption, else "matched".
+
+    Args:
+        block: PARSED rows.
+        find: finds a caption's labels.
     """
     rows = []
     for row in block.to_pylist():

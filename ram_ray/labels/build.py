@@ -81,6 +81,10 @@ class _Candidate:
 def build(counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildReport]:
     """The label system of the counts, and the report of what was merged and dropped.
 
+    Args:
+        counts: name and kind -> source -> captions.
+        options: limits, drops and merges.
+
     Raises:
         ValueError: if a kind is unknown, or no tag is frequent enough to become a label.
     """
@@ -162,7 +166,13 @@ def _admit(counts: Counts, options: BuildOptions, report: BuildReport) -> dict[K
 
 
 def merge_names(kept: Mapping[Key, Mapping[str, int]], options: BuildOptions, report: BuildReport) -> Groups:
-    """The names that mean one label, by all that the options give."""
+    """The names that mean one label, by all that the options give.
+
+    Args:
+        kept: name and kind -> source -> captions.
+        options: edits, synonyms, dictionary forms, senses and vectors.
+        report: gets notes of edits without effect.
+    """
     totals = {key: sum(sources.values()) for key, sources in kept.items()}
     edits = options.edits
     by_hand = [[key for name in pair for key in keys_of(name)] for pair in edits.apart]

@@ -77,6 +77,11 @@ def diff(old: LabelSystem, new: LabelSystem) -> Diff:
 def agreement(one: LabelSystem, other: LabelSystem, *, top: int) -> tuple[float, float]:
     """Share of the first `top` labels of `one` that are among the first `top` of `other`.
 
+    Args:
+        one: labels, most frequent first.
+        other: labels, most frequent first.
+        top: how many labels are compared.
+
     Returns:
         by name and kind alone; and by meaning, where a synonym of the other's label counts as well.
     """

@@ -76,7 +76,12 @@ def count_names(block: pa.Table) -> pa.Table:
 
 
 def read_counts(path: str, *, run: RunConfig) -> dict[Key, dict[str, int]]:
-    """(name, kind) -> source -> captions, over the parsed rows at `path`."""
+    """(name, kind) -> source -> captions, over the parsed rows at `path`.
+
+    Args:
+        path: folder of PARSED rows.
+        run: its configuration.
+    """
     columns = ["parsed", "reason", "shard"]
     rows = (
         read_rows(path, run=run, columns=columns)
@@ -91,7 +96,12 @@ def read_counts(path: str, *, run: RunConfig) -> dict[Key, dict[str, int]]:
 
 
 def read_captions(path: str, *, run: RunConfig) -> dict[str, int]:
-    """Source -> captions, over the parsed rows at `path`."""
+    """Source -> captions, over the parsed rows at `path`.
+
+    Args:
+        path: folder of PARSED rows.
+        run: its configuration.
+    """
     columns = ["captions", "shard", "reason"]
     rows = read_rows(path, run=run, columns=columns).map_batches(
         count_captions, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
@@ -103,7 +113,12 @@ def read_captions(path: str, *, run: RunConfig) -> dict[str, int]:
 
 
 def read_unread(path: str, *, run: RunConfig) -> dict[str, int]:
-    """Reason -> captions that the parser turned away, over the parsed rows at `path`."""
+    """Reason -> captions that the parser turned away, over the parsed rows at `path`.
+
+    Args:
+        path: folder of PARSED rows.
+        run: its configuration.
+    """
 
     def count(block: pa.Table) -> pa.Table:
         reasons = Counter(one["reason"] for row in block["unread"].to_pylist() for one in row or ())
@@ -138,7 +153,13 @@ class Evidence(NamedTuple):
 
 
 def find_evidence(block: pa.Table, system: LabelSystem, matcher: Matcher) -> pa.Table:
-    """`records.PARSED` rows to EVIDENCE: a row a name that stands in captions, and a few rows with examples."""
+    """`records.PARSED` rows to EVIDENCE: a row a name that stands in captions, and a few rows with examples.
+
+    Args:
+        block: PARSED rows.
+        system: the label system that ids are of.
+        matcher: finds names in the text.
+    """
     names: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
     examples: dict[int, dict[str, int]] = defaultdict(dict)
     for row in block.to_pylist():
@@ -187,11 +208,21 @@ class EvidenceFinder:
         self._matcher = Matcher(system, load_lemmas(), max_chars=max_chars, trusting=True)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """What the captions of a block of PARSED rows say of each label."""
         return find_evidence(block, self._system, self._matcher)
 
 
 def read_evidence(path: str, *, run: RunConfig, system: LabelSystem) -> dict[int, Evidence]:
-    """id -> what the captions of the parsed rows at `path` say of the label; ids without any are left out."""
+    """What the captions of the parsed rows say of each label.
+
+    Args:
+        path: folder of PARSED rows.
+        run: its configuration.
+        system: the label system that ids are of.
+
+    Returns:
+        Label id -> evidence; ids without any are left out.
+    """
     resources = run.resources
     finder = PerProcess(EvidenceFinder, system, max_chars=run.labels.max_caption_chars)
     rows = (
@@ -224,6 +255,11 @@ def ambiguous_names(evidence: Evidence, kind: str, *, agreement: float) -> tuple
     A noun alone nearly always names its thing; an adjective or a verb has more other uses ("a large group", "get
     hit"), so its share of captions without agreement must be half as large. Names of several words are clear by
     themselves, except for verbs.
+
+    Args:
+        evidence: of the label.
+        kind: of the label.
+        agreement: least share of the captions with the word whose parse names the label, 0 to 1.
     """
     least = agreement if kind in ("object", "scene") else (1 + agreement) / 2
     return tuple(

@@ -73,6 +73,7 @@ class Covering:
     """Answers for one label system which label means a category.
 
     Args:
+        system: the labels.
         lemmas: dictionary forms, for lists in the plural.
         tables: spellings that are one.
         senses: WordNet, where it is installed.
@@ -132,7 +133,12 @@ def forms(name: str) -> list[str]:
 
 
 def say(coverage: Coverage, *, missing: bool = True) -> str:
-    """A coverage as text."""
+    """A coverage as text.
+
+    Args:
+        coverage: of one list.
+        missing: name the categories that no label covers.
+    """
     counts = coverage.counts()
     covered = len(coverage.categories) - len(coverage.missing)
     parts = ", ".join(f"{count} by {by}" for by, count in counts.items() if count)

@@ -79,6 +79,7 @@ def to_system(entries: Iterable[Entry], *, kind_of: Callable[[str], str]) -> Lab
     """A label system with the ids of the list.
 
     Args:
+        entries: of the list, in its order.
         kind_of: the kind of a name that comes without one.
     """
     used: Counter[tuple[str, str]] = Counter()
@@ -94,6 +95,10 @@ def to_system(entries: Iterable[Entry], *, kind_of: Callable[[str], str]) -> Lab
 
 def read_system(source: str, *, kind_of: Callable[[str], str]) -> LabelSystem:
     """A label system from its own JSON, whole, or from any list.
+
+    Args:
+        source: path or URI of the file, or a list that `read_list` knows.
+        kind_of: the kind of a name that comes without one.
 
     Raises:
         ValueError: as `read_list` and `LabelSystem.from_json`.
@@ -168,7 +173,7 @@ def _is_name(cell: str) -> bool:
 
 
 def _entry(source: str, text: str) -> Entry:
-    """ "building;edifice" -> an entry with a synonym."""
+    """Read "building;edifice" as an entry with a synonym."""
     kind, _ = split_kind(text)
     name, *synonyms = [
         plain(part) for part in (text.partition(":")[2] if kind else text).split(";") if part.strip()

@@ -40,7 +40,9 @@ Parsed = Sequence[tuple[str, str]]  # (name, kind) of each tag that the parse gi
 class Lemma(Protocol):
     """Dictionary forms: what `lemmas.Lemmatizer` is."""
 
-    def __call__(self, word: str, kind: PartOfSpeech) -> str: ...
+    def __call__(self, word: str, kind: PartOfSpeech) -> str:
+        """The dictionary form of a word, taken as this part of speech."""
+        ...
 
 
 class Match(NamedTuple):
@@ -80,6 +82,7 @@ class Matcher:
         """Labels that stand in a caption, in its order, each name once.
 
         Args:
+            text: the caption.
             parsed: what the parse read in the same caption, whether labels or not.
         """
         words = _words(clean(text, max_chars=self._max_chars))

@@ -21,11 +21,17 @@ How = Literal["edit", "file", "spelling", "compound", "table", "inflection", "wo
 class Senses(Protocol):
     """What WordNet answers: a key that words of one main sense share."""
 
-    def sense(self, name: str, kind: str) -> str | None: ...
+    def sense(self, name: str, kind: str) -> str | None:
+        """The main sense of a name of this kind, None where it has none."""
+        ...
 
 
 class Groups:
-    """Disjoint groups of names, and by what each was joined."""
+    """Disjoint groups of names, and by what each was joined.
+
+    Args:
+        apart: pairs of names that stay in different groups.
+    """
 
     def __init__(self, apart: Iterable[tuple[Key, Key]] = ()) -> None:
         self._root: dict[Key, Key] = {}
@@ -37,7 +43,13 @@ class Groups:
             self._apart[other].add(one)
 
     def join(self, one: Key, other: Key, how: How) -> bool:
-        """Make the groups of two names one; False if they are one already, or something keeps them apart."""
+        """Make the groups of two names one; False if they are one already, or something keeps them apart.
+
+        Args:
+            one: name and kind.
+            other: name, of the same kind.
+            how: what joins them.
+        """
         assert one[1] == other[1], (one, other)
         first, second = self._find(one), self._find(other)
         if first == second:
@@ -86,7 +98,13 @@ def apart_pairs(entries: Iterable[Sequence[Key]]) -> list[tuple[Key, Key]]:
 
 
 def merge_edits(groups: Groups, merges: Mapping[str, Sequence[str]], counts: Mapping[Key, int]) -> list[str]:
-    """Merge what the user's edits say; returns the edits that named nothing that was counted."""
+    """Merge what the user's edits say; returns the edits that named nothing that was counted.
+
+    Args:
+        groups: of names that mean the same; changed.
+        merges: name -> names that become its synonyms.
+        counts: captions that say each name.
+    """
     idle = []
     for name, others in merges.items():
         done = False
@@ -102,7 +120,14 @@ def merge_edits(groups: Groups, merges: Mapping[str, Sequence[str]], counts: Map
 
 
 def merge_groups(groups: Groups, tables: Synonyms, counts: Mapping[Key, int], how: How) -> None:
-    """Merge the groups of a synonym file; those of which captions name nothing are left out."""
+    """Merge the groups of a synonym file; those of which captions name nothing are left out.
+
+    Args:
+        groups: of names that mean the same; changed.
+        tables: of the file.
+        counts: captions that say each name.
+        how: what joins the names.
+    """
     for names in tables.groups:
         if any(name in counts for name in names):
             for name in names[1:]:
@@ -110,7 +135,13 @@ def merge_groups(groups: Groups, tables: Synonyms, counts: Mapping[Key, int], ho
 
 
 def merge_spellings(groups: Groups, counts: Mapping[Key, int], tables: Sequence[Synonyms]) -> None:
-    """Merge names that differ in the spelling of a word, or in spaces, hyphens and apostrophes."""
+    """Merge names that differ in the spelling of a word, or in spaces, hyphens and apostrophes.
+
+    Args:
+        groups: of names that mean the same; changed.
+        counts: captions that say each name.
+        tables: with the spellings of words.
+    """
 
     def standing(name: str) -> str:
         for table in tables:
@@ -136,6 +167,8 @@ def merge_inflections(groups: Groups, counts: Mapping[Key, int], lemma: Mapping[
     """Merge a name with its dictionary form, if captions use that one more: else it is a word of its own ("bore").
 
     Args:
+        groups: of names that mean the same; changed.
+        counts: captions that say each name.
         lemma: the dictionary form of the names that have another one.
     """
     for key in sorted(lemma):
@@ -149,6 +182,11 @@ def merge_senses(groups: Groups, counts: Mapping[Key, int], senses: Senses) -> N
 
     A compound stays apart from its own words, whatever the dictionary says: a "home plate" is no "plate" to eat from,
     a "basketball game" no "basketball".
+
+    Args:
+        groups: of names that mean the same; changed.
+        counts: captions that say each name.
+        senses: main senses of names.
     """
     alike: dict[tuple[str, str], list[Key]] = defaultdict(list)
     for key in sorted(counts, key=lambda one: (-counts[one], one)):

@@ -21,7 +21,7 @@ def plain(name: str) -> str:
 
 
 def split_kind(text: str) -> tuple[str | None, str]:
-    """ "action:train" -> ("action", "train"); without one of `records.KINDS` before a colon the kind is None."""
+    """Split "action:train" into ("action", "train"); without one of `records.KINDS` before a colon the kind is None."""
     kind, colon, name = text.partition(":")
     kind = kind.strip().lower()
     return (kind, plain(name)) if colon and kind in KINDS else (None, plain(text))
@@ -37,7 +37,9 @@ def read_text(uri: str, *, what: str, max_bytes: int = 16_000_000) -> str:
     """A UTF-8 text file at any fsspec URI.
 
     Args:
+        uri: of the file.
         what: for the error: the setting or option that names the file.
+        max_bytes: a longer file is refused.
 
     Raises:
         ValueError: if it is not there, too large, or not UTF-8.

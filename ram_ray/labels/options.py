@@ -28,6 +28,7 @@ def identity(config: LabelsConfig, *, edits: str | None = None, encoder: str | N
     """What makes two builds from equal counts the same: numbers, and digests of all files that are read.
 
     Args:
+        config: section `labels`.
         edits: the edits file that is used, which may be the run's own.
         encoder: digest of the run's text encoder, where its vectors are used.
 
@@ -67,6 +68,7 @@ def make_options(
     """Read everything that the configuration names.
 
     Args:
+        config: section `labels`.
         names: what was counted: dictionary forms and vectors are looked up for these alone.
         edits: as `find_edits` gives it.
         lemmas: tables of dictionary forms; None: inflections are not merged.

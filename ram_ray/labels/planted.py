@@ -13,7 +13,9 @@ class Planter:
     """Puts false tags into annotations, drawn by how often captions name them.
 
     Args:
+        system: the labels that are drawn from.
         share: planted tags for each tag that is there; the fraction that is left of an image's number is a chance.
+        seed: of the draws, with the image's key.
     """
 
     def __init__(self, system: LabelSystem, *, share: float, seed: int) -> None:
@@ -21,7 +23,13 @@ class Planter:
         self._counts = {label.id: label.count for label in system.labels if label.count}
 
     def draw(self, key: str, *, num_tags: int, true: set[int]) -> list[int]:
-        """Ids for the image `key` that has `num_tags` tags, none of them in `true`."""
+        """Ids for the image `key` that has `num_tags` tags, none of them in `true`.
+
+        Args:
+            key: of the image.
+            num_tags: that it has.
+            true: ids that are never drawn.
+        """
         rng = random_of(key, self.seed, "number")
         wanted = int(self.share * num_tags + rng.random())
         left = {id: count for id, count in self._counts.items() if id not in true} if wanted else {}
@@ -33,7 +41,12 @@ class Planter:
         return drawn
 
     def plant(self, row: dict[str, Any], *, true: set[int]) -> None:
-        """Add to a `records.ANNOTATION` row's captions and tags, each at a random place."""
+        """Add to a `records.ANNOTATION` row's captions and tags, each at a random place.
+
+        Args:
+            row: of ANNOTATION; changed.
+            true: ids that are never drawn.
+        """
         rng = random_of(row["key"], self.seed, "place")
         for id in self.draw(row["key"], num_tags=len(row["tags"]), true=true):
             caption = rng.choice(row["captions"])

@@ -26,7 +26,12 @@ def fit_ready(listed: LabelSystem, counts: Counts, options: BuildOptions) -> tup
     """A listed system with the counts of the run, and with the names that its captions use for its labels.
 
     Args:
+        listed: the system as its list gives it.
+        counts: name and kind -> source -> captions.
         options: of these, what merges names; limits and drops are not used.
+
+    Returns:
+        The system with synonyms and counts, its ids unchanged, and the report.
     """
     report = BuildReport(num_names=len(counts))
     labels = [replace(one, read_as=_NOUNS.get(one.kind, ())) for one in listed.labels]
@@ -53,7 +58,7 @@ def fit_ready(listed: LabelSystem, counts: Counts, options: BuildOptions) -> tup
 
 
 def _count(system: LabelSystem, counts: Counts, report: BuildReport) -> Mapping[int, Mapping[str, int]]:
-    """id -> source -> captions; names that the system does not have go into the report."""
+    """Label id -> source -> captions; names that the system does not have go into the report."""
     found: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for key, of_source in sorted(counts.items()):
         id = system.find(*key)
@@ -69,6 +74,7 @@ def kind_guess(lemmas: Lemmatizer, counts: Counts | None = None) -> Callable[[st
     """A function that gives a bare name its kind.
 
     Args:
+        lemmas: the words that each part of speech has.
         counts: of captions; the kind that they name it with most comes first.
     """
 

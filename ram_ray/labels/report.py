@@ -58,7 +58,14 @@ class BuildReport:
         counts: Mapping[Key, Mapping[str, int]],
         reasons: Mapping[Key, tuple[Key, str]],
     ) -> None:
-        """Note a label: where it was named, and which names it took in, from which other name, and how."""
+        """Note a label: where it was named, and which names it took in, from which other name, and how.
+
+        Args:
+            name: and kind of the label.
+            sources: captions by source.
+            counts: of all names.
+            reasons: name that was taken in -> the name that it was joined to, and how.
+        """
         merged = [
             {"name": one[0], "count": sum(counts.get(one, {}).values()), "with": near[0], "how": how}
             for one, (near, how) in reasons.items()

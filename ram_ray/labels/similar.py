@@ -22,7 +22,14 @@ _MAX_LINE = 1_000_000
 
 
 def read_vectors(uri: str, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Vectors (D,) of those names that the file has; only what is asked for is kept.
+    """Vectors of names; only what is asked for is kept.
+
+    Args:
+        uri: of an .npz with `names` (N,) and `vectors` (N, D), or of text lines "name 0.1 0.2 ...".
+        names: those that are wanted.
+
+    Returns:
+        Name -> (D,) float32, of those names that the file has.
 
     Raises:
         ValueError: if the file cannot be read or is in neither form.
@@ -66,8 +73,10 @@ def merge_similar(
     """Merge pairs of names that are each other's nearest, at a cosine of at least `similarity`.
 
     Args:
+        groups: of names that mean the same; changed.
         counts: the names that may merge; of a group that is merged already its most frequent name speaks.
         vectors: name -> (D,), all of one width; names without a vector are left alone.
+        similarity: least cosine, -1 to 1.
     """
     for kind in sorted({kind for _, kind in counts}):
         leaders = _leaders(groups, counts, kind)

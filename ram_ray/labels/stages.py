@@ -55,6 +55,7 @@ class CaptionReader:
         self._parser = process_parser(config.parser, max_chars=config.max_caption_chars)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """PARSED rows of a block of SAMPLE rows."""
         rows = block.to_pylist()
         for row, (names, unread) in zip(rows, self._read([row["captions"] for row in rows]), strict=True):
             row["parsed"], row["unread"] = names, unread
@@ -92,7 +93,17 @@ class CaptionReader:
 
 
 def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse") -> Manifest:
-    """Tags of every caption, by name and kind."""
+    """Tags of every caption, by name and kind.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        samples: stage that left SAMPLE rows.
+        name: of this stage.
+
+    Returns:
+        The manifest of the PARSED rows.
+    """
     identity = {"parser": config.labels.parser, "max_caption_chars": config.labels.max_caption_chars}
     stage = run.stage(name, kind="annotations", config=identity, inputs=[samples])
     if stage.manifest:
@@ -126,7 +137,16 @@ def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifes
     """A frozen label system from the counts of parsed tags, with its report and page, in the stage and the run's root.
 
     Args:
+        run: gets the stage's folder, and the report and page in its root.
+        config: of the run; `labels` says how the system is built.
+        parsed: stage that left PARSED rows.
         teacher: `represent`'s manifest; needed where `labels.embeddings` is "represent".
+
+    Returns:
+        The stage's manifest; `label_system_uri` says where in its folder the system is.
+
+    Raises:
+        ValueError: if the teacher is needed and not given, or a file that the configuration names cannot be read.
     """
     settings = config.labels
     edits = find_edits(settings, run.uri)
@@ -162,7 +182,13 @@ def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifes
 
 
 def mark_ambiguous(system: LabelSystem, evidence: dict[int, Evidence], *, agreement: float) -> LabelSystem:
-    """The system with the words noted that matching must leave to the parse."""
+    """The system with the words noted that matching must leave to the parse.
+
+    Args:
+        system: the labels.
+        evidence: of each label, by id.
+        agreement: as of `counts.ambiguous_names`.
+    """
     nothing = Evidence({}, [])
     return LabelSystem(
         replace(one, ambiguous=ambiguous_names(evidence.get(one.id, nothing), one.kind, agreement=agreement))
@@ -181,7 +207,15 @@ def label(
     """Parsed names, and names found in the text, to ids of the label system: the first annotations.
 
     Args:
+        run: gets the stage's folder.
+        config: of the run.
+        parsed: stage that left PARSED rows.
+        labels: stage that built the label system.
+        name: of this stage.
         held_out: not to be trained on, so that nothing is planted.
+
+    Returns:
+        The stage's manifest, with the counts of `annotation_counts`.
     """
     settings, measure = config.labels, MeasureConfig() if held_out else config.data.measure
     identity: dict[str, Any] = {"match": settings.match, "max_caption_chars": settings.max_caption_chars}
@@ -211,6 +245,9 @@ def annotation_counts(
     """Images, tags, matched tags and, where rows carry human labels, how true the tags are: tp, fp, fn.
 
     Args:
+        path: folder of ANNOTATION rows.
+        config: of the run.
+        system: the label system that ids are of.
         also: counts more of each block, see `annotate.sum_blocks`.
     """
     reference = ray.put(system)

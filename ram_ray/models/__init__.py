@@ -1,0 +1,1 @@
+"""Encoders, decoders, losses, tokenizer and the bundle, in plain torch."""

@@ -22,7 +22,14 @@ Cache = dict[str, Tensor]  # keys and values of one layer, (B, heads, length, D 
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its output projection, residual and LayerNorm."""
+    """Multi-head attention with its output projection, residual and LayerNorm.
+
+    Args:
+        width: D, of queries and results.
+        context_width: C, of keys and values.
+        dropout: of the result, 0 to 1.
+        norm_eps: of LayerNorm.
+    """
 
     def __init__(self, width: int, context_width: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
@@ -45,13 +52,20 @@ class Attention(nn.Module):
         keep: bool = False,
         projected: Tensor | None = None,
     ) -> Tensor:
-        """Attend from `x` (B or 1, T, D) to `context` (B, S, C) and return (B, T, D).
+        """Attend from `x` to `context`.
 
-        A batch of one in `x` stands for the same queries in every row and is projected once; `projected` is its
-        `self.query(x)`, where that is known from before.
-        `mask` is boolean, broadcastable to (B, heads, T, S), True where attention is allowed.
-        With `cache`, keys and values are appended to it (`keep=False`) or computed once and reused
-        (`keep=True`, for a context that does not change; `context` may then be None on later calls).
+        Args:
+            x: (B or 1, T, D); a batch of one stands for the same queries in every row and is projected once.
+            context: (B, S, C); None with a cache that is kept, on later calls.
+            heads: number of heads.
+            mask: bool, broadcastable to (B, heads, T, S), True where attention is allowed.
+            causal: each query sees only keys up to its own position.
+            cache: keys and values: appended to, or with `keep` computed once and reused.
+            keep: for a context that does not change.
+            projected: `self.query(x)`, where that is known from before.
+
+        Returns:
+            (B, T, D).
         """
         q = _split(self.query(x) if projected is None else projected, heads)
         if cache is not None and keep and "k" in cache:
@@ -72,7 +86,16 @@ class Attention(nn.Module):
         return self.norm(F.dropout(y, self.dropout, self.training) + x)
 
     def weights(self, x: Tensor, context: Tensor, *, heads: int) -> Tensor:
-        """Attention probabilities, mean over heads: (B, T, S)."""
+        """Attention probabilities, mean over heads.
+
+        Args:
+            x: (B or 1, T, D).
+            context: (B, S, C).
+            heads: number of heads.
+
+        Returns:
+            (B, T, S), each row summing to one.
+        """
         q, k = _split(self.query(x), heads), _split(self.key(context), heads)
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         return scores.softmax(-1).mean(1)
@@ -96,7 +119,17 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention (optional), cross-attention (optional), feed-forward."""
+    """Self-attention (optional), cross-attention (optional), feed-forward.
+
+    Args:
+        width: D.
+        heads: number of heads of both attentions.
+        ffn: width of the feed-forward's hidden layer.
+        dropout: 0 to 1.
+        self_attention: False leaves it out.
+        context_width: C; None leaves cross-attention out.
+        norm_eps: of LayerNorm.
+    """
 
     def __init__(
         self,
@@ -127,7 +160,20 @@ class Block(nn.Module):
         cache: dict[str, Cache] | None = None,
         projected: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, D) to (B, T, D); `mask` for self-attention, `context_mask` and `projected` for cross-attention."""
+        """Self-attention, cross-attention and feed-forward, of those that the block has.
+
+        Args:
+            x: (B or 1, T, D).
+            context: (B, S, C) of cross-attention.
+            mask: of self-attention, see `Attention.forward`.
+            context_mask: of cross-attention.
+            causal: of self-attention.
+            cache: keys and values of both, for decoding a token at a time.
+            projected: queries of cross-attention, where they are known from before.
+
+        Returns:
+            (B, T, D).
+        """
         if self.attention is not None:
             past = cache.setdefault("self", {}) if cache is not None else None
             x = self.attention(x, x, heads=self.heads, mask=mask, causal=causal, cache=past)
@@ -150,7 +196,15 @@ class TokenEmbedding(nn.Module):
         self.dropout = dropout
 
     def forward(self, ids: Tensor, *, start: int = 0) -> Tensor:
-        """Token ids (B, T) at positions start .. start + T to (B, T, D)."""
+        """Embed tokens and their positions.
+
+        Args:
+            ids: (B, T) int.
+            start: position of the first token.
+
+        Returns:
+            (B, T, D).
+        """
         positions = torch.arange(start, start + ids.shape[1], device=ids.device)
         x = self.norm(self.word(ids) + self.position(positions))
         return F.dropout(x, self.dropout, self.training)
@@ -162,6 +216,10 @@ def initialise(module: nn.Module, *, std: float | None = 0.02) -> None:
     0.02 is BERT's standard deviation, right for widths about 768. None: 1 / sqrt(inputs) for linear layers, which
     keeps a signal's size at any width; at a width of 100, 0.02 shrinks it fivefold a layer, and a tagger with
     LayerNorm behind its residuals then hardly sees the image for its first thousands of steps.
+
+    Args:
+        module: one layer; others than linear maps and embeddings are left alone.
+        std: standard deviation of weights.
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=std if std is not None else module.in_features**-0.5)

@@ -66,7 +66,19 @@ def save_bundle(
     teacher: Teacher | None,
     card: dict[str, object] | None = None,
 ) -> None:
-    """Write a bundle to a local folder."""
+    """Write a bundle to a local folder.
+
+    Args:
+        folder: made if it is not there.
+        model: its config, weights and label embeddings are written.
+        labels: as many as the model has label embeddings.
+        tokenizer: of captions and tags; None: the model writes no captions.
+        teacher: the text encoder for a user's own tags; None: the bundle has none.
+        card: further facts for its README.md, by name.
+
+    Raises:
+        ValueError: if labels and label embeddings are not equally many.
+    """
     from safetensors.torch import save_model
 
     folder = Path(folder)
@@ -86,6 +98,11 @@ def save_bundle(
 
 def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | torch.device | None = None) -> Bundle:
     """Load a bundle from a local folder, an fsspec URI or a Hugging Face id.
+
+    Args:
+        path_or_id: where the bundle is.
+        revision: commit, branch or tag of a Hugging Face id.
+        device: of the model; None: the CPU.
 
     Raises:
         ValueError: if it is not a bundle, or its parts do not fit together.

@@ -29,6 +29,10 @@ def read_config(path_or_id: str) -> ModelConfig:
 def parse_config(folder: Path, *, source: str) -> ModelConfig:
     """The config of a bundle in a local folder; `source` names the bundle in errors.
 
+    Args:
+        folder: of the bundle.
+        source: for the error: where it came from.
+
     Raises:
         ValueError: if it is not a bundle.
     """

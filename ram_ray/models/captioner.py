@@ -15,7 +15,12 @@ from ram_ray.settings.models import ModelConfig, TransformerConfig
 
 
 class TagEncoder(nn.Module):
-    """Image-tag interaction encoder; its lowest layers share cross-attention and FFN with `shared`."""
+    """Image-tag interaction encoder; its lowest layers share cross-attention and FFN with `shared`.
+
+    Args:
+        config: sizes of the whole model.
+        shared: lends cross-attention and feed-forward of its layers.
+    """
 
     def __init__(self, config: ModelConfig, shared: RecognitionDecoder) -> None:
         super().__init__()
@@ -26,7 +31,15 @@ class TagEncoder(nn.Module):
             layer.cross, layer.ffn = lender.cross, lender.ffn
 
     def forward(self, ids: Tensor, image_tokens: Tensor) -> Tensor:
-        """Ids (B, T'), zero is padding, and tokens (B, 1 + L, C) to (B, T', D)."""
+        """Encode tags as text, looking at the image.
+
+        Args:
+            ids: (B, T') int, 0 is padding.
+            image_tokens: (B, 1 + L, C).
+
+        Returns:
+            (B, T', D).
+        """
         mask = (ids != 0)[:, None, None, :]
         x = self.embedding(ids)
         for layer in self.layers:
@@ -55,10 +68,19 @@ class CaptionDecoder(nn.Module):
         caches: list[dict] | None = None,
         start: int = 0,
     ) -> Tensor:
-        """Ids (B, T) at positions start.. and context (B, T', D') with its mask (B, T') to logits (B, T, V).
+        """Predict the next token.
 
-        Without `caches`, padding (id 0) is seen by no other word. With them, `context` may be None after the first
-        call.
+        Without `caches`, padding (id 0) is seen by no other word.
+
+        Args:
+            ids: (B, T) int.
+            context: (B, T', D'), the tag encoder's output; with `caches` None after the first call.
+            context_mask: (B, T') bool, True where the context is seen; None: all of it.
+            caches: keys and values of each layer, for decoding a token at a time.
+            start: position of the first token.
+
+        Returns:
+            Logits (B, T, V).
         """
         x = self.embedding(ids, start=start)
         causal, mask = ids.shape[1] > 1, None

@@ -46,15 +46,36 @@ class DualEncoder(nn.Module):
         self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
 
     def pooled(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to the mean token (B, C), before the projection."""
+        """The mean token, before the projection.
+
+        Args:
+            pixel_values: (B, 3, S, S) float, normalised.
+
+        Returns:
+            (B, C).
+        """
         return self.image_encoder(pixel_values)[:, 0]
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to features (B, E), not normalised."""
+        """Features of images.
+
+        Args:
+            pixel_values: (B, 3, S, S) float, normalised.
+
+        Returns:
+            (B, E), not normalised.
+        """
         return self.image_proj(self.pooled(pixel_values))
 
     def text_features(self, ids: Tensor) -> Tensor:
-        """Token ids (B, T), zero is padding, to features (B, E): the mean over tokens, projected."""
+        """Features of texts: the mean over tokens, projected.
+
+        Args:
+            ids: (B, T) int, 0 is padding.
+
+        Returns:
+            (B, E), not normalised.
+        """
         mask = ids != 0
         x = self.embedding(ids)
         for layer in self.layers:
@@ -140,7 +161,13 @@ class _Clip:
 
 
 class Teacher:
-    """A frozen dual encoder: pictures and texts to one space."""
+    """A frozen dual encoder: pictures and texts to one space.
+
+    Args:
+        tower: the encoders; see `from_pretrained`.
+        source: where they came from: a path, URI or id.
+        revision: commit of an id.
+    """
 
     def __init__(self, tower: _Tower, *, source: str, revision: str | None = None) -> None:
         self._tower = tower
@@ -152,6 +179,11 @@ class Teacher:
         cls, path_or_id: str, *, revision: str | None = None, device: str | torch.device | None = None
     ) -> Teacher:
         """Load a folder that `represent` wrote, or a CLIP: a path, a URI, or a Hugging Face id (pin its revision).
+
+        Args:
+            path_or_id: where it is.
+            revision: commit of a Hugging Face id.
+            device: of the encoders; None: the CPU.
 
         Raises:
             ValueError: if nothing that can be loaded is there.
@@ -180,7 +212,14 @@ class Teacher:
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
-        """uint8 crops (B, S, S, 3) of any size to raw features (B, E): what the student is taught."""
+        """Raw features of crops: what the student is taught.
+
+        Args:
+            pixels: (B, S, S, 3) uint8, of any S.
+
+        Returns:
+            (B, E), not normalised.
+        """
         size = self.image_size
         if pixels.shape[1] != size:
             scaled = F.interpolate(
@@ -190,7 +229,14 @@ class Teacher:
         return self._tower.images(pixels)
 
     def encode_images(self, images: np.ndarray | list) -> np.ndarray:
-        """uint8 array (B, S, S, 3), or a list of RGB pictures, to unit vectors (B, E) float32."""
+        """Unit vectors of images.
+
+        Args:
+            images: uint8 (B, S, S, 3), of any S, or a list of RGB PIL images.
+
+        Returns:
+            (B, E) float32.
+        """
         if isinstance(images, list):
             images = np.stack([np.asarray(one.resize((self.image_size, self.image_size))) for one in images])
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
@@ -198,11 +244,27 @@ class Teacher:
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> np.ndarray:
-        """Texts to unit vectors (B, E) float32."""
+        """Unit vectors of texts.
+
+        Args:
+            texts: B of them.
+
+        Returns:
+            (B, E) float32.
+        """
         return F.normalize(self._tower.texts(texts).float(), dim=-1).cpu().numpy()
 
     def label_embeddings(self, names: list[str], templates: list[str], *, batch: int = 256) -> Tensor:
-        """Label queries (N, E) float32: the mean over prompt templates of unit vectors, made unit again."""
+        """Label queries: the mean over prompt templates of unit vectors, made unit again.
+
+        Args:
+            names: of the labels, N.
+            templates: each with "{}" for the name.
+            batch: names that are encoded at once.
+
+        Returns:
+            (N, E) float32.
+        """
         rows = []
         for start in range(0, len(names), batch):
             part = names[start : start + batch]

@@ -25,6 +25,11 @@ class PackedLinear(nn.Module):
     """A linear map through oneDNN, with GELU (exact) behind it if asked for; float32 in and out.
 
     With `dtype` bfloat16 inputs and weights are rounded to it and products are summed in float32.
+
+    Args:
+        linear: whose weights are packed.
+        gelu: apply GELU to the result.
+        dtype: of weights and products: float32 or bfloat16.
     """
 
     def __init__(self, linear: nn.Linear, *, gelu: bool = False, dtype: torch.dtype = torch.float32) -> None:
@@ -42,7 +47,12 @@ class PackedLinear(nn.Module):
 
 
 class BiasedWindowAttention(nn.Module):
-    """timm's window attention with the bias of its places, and of its shift, made once."""
+    """timm's window attention with the bias of its places, and of its shift, made once.
+
+    Args:
+        attention: timm's module, whose weights are taken over.
+        mask: (W, N, N) float, of shifted windows; None: windows are not shifted.
+    """
 
     bias: Tensor
 
@@ -55,7 +65,15 @@ class BiasedWindowAttention(nn.Module):
         self.num_windows = len(self.bias)  # 1: the same bias in every window
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B W, N, C) to (B W, N, C); `mask` is already in the bias."""
+        """Attention inside windows.
+
+        Args:
+            x: (B W, N, C) float32, W windows of N tokens.
+            mask: not used, it is already in the bias.
+
+        Returns:
+            (B W, N, C).
+        """
         rows, tokens, width = x.shape
         qkv = self.qkv(x).reshape(rows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
@@ -88,7 +106,12 @@ def bias_windows(model: RAM) -> None:
 
 @torch.inference_mode()
 def pack_linears(model: RAM, *, dtype: torch.dtype = torch.float32) -> None:
-    """Replace the linear maps of the image encoder and the recognition decoder's layers."""
+    """Replace the linear maps of the image encoder and the recognition decoder's layers.
+
+    Args:
+        model: in eval mode; changed.
+        dtype: of weights and products: float32 or bfloat16.
+    """
     from timm.layers import Mlp
 
     for part in (model.image_encoder, model.recognition.layers):

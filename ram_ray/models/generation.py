@@ -33,7 +33,14 @@ class Steps:
         self._start = 0
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """New words (R, T) to the logits (R, V) of the next one, float32."""
+        """Decode one step.
+
+        Args:
+            ids: (R, T) int64, the new words.
+
+        Returns:
+            Logits (R, V) float32 of the next word.
+        """
         logits = self._decoder(ids, self._context, self._mask, caches=self._caches, start=self._start)[:, -1]
         self._start += ids.shape[1]
         return logits.float()
@@ -45,7 +52,11 @@ class Steps:
             self._mask = self._mask.repeat_interleave(times, dim=0)
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on from what row `rows[i]` of the same image was."""
+        """Row i goes on from what row `rows[i]` of the same image was.
+
+        Args:
+            rows: (R,) int64.
+        """
         self._select("self", rows=lambda one: one.index_select(0, rows))
 
     def _select(self, *parts: str, rows: Callable[[Tensor], Tensor]) -> None:
@@ -68,12 +79,18 @@ def generate(
     """Ids (B, T) of captions with the prompt: then the words, the end token where it came, and zeros.
 
     Args:
+        decoder: of captions.
         context: (B, T', D), the tag encoder's output; `context_mask` (B, T'), True where it is seen, None: all.
+        context_mask: (B, T') bool, True where the context is seen; None: all of it.
         prompt: (P,) ids that every caption begins with.
+        decoding: beams, lengths, penalty or draws.
         max_length: most tokens, with the prompt.
         end: id of the end token.
         generator: of the draws, with `decoding.sample`; a list holds one an image, whose draws then do not depend on
             what else is in the batch.
+
+    Returns:
+        int64 (B, T).
     """
     steps = Steps(decoder, context, context_mask)
     search = _beams if decoding.num_beams > 1 and not decoding.sample else _single

@@ -39,7 +39,14 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to tokens (B, 1 + L, C); token 0 is the mean of the others."""
+        """Encode images.
+
+        Args:
+            pixel_values: (B, 3, S, S) float, normalised.
+
+        Returns:
+            Tokens (B, 1 + L, C); token 0 is the mean of the others.
+        """
         tokens = self.swin.forward_features(pixel_values).flatten(1, 2)
         return torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
 
@@ -55,7 +62,16 @@ class ImageEncoder(nn.Module):
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 pixels (B, S, S, 3) to normalised float32 (B, 3, S, S), on the device of `pixels`."""
+    """Pixels as the encoder takes them.
+
+    Args:
+        pixels: (B, S, S, 3) uint8.
+        mean: of each channel, in 0 to 1.
+        std: of each channel.
+
+    Returns:
+        (B, 3, S, S) float32, on the device of `pixels`.
+    """
     scale = torch.tensor(std, device=pixels.device)[:, None, None]
     shift = torch.tensor(mean, device=pixels.device)[:, None, None]
     pixels = pixels.permute(0, 3, 1, 2).contiguous().float()

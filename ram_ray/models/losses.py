@@ -19,17 +19,21 @@ def asymmetric_loss(
     eps: float = 1e-8,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Asymmetric loss, summed over images and tags.
+    """Asymmetric loss (arXiv 2009.14119), summed over images and tags.
+
+    The focusing weight is a constant for the gradient, as in the released training code.
 
     Args:
         logits: (B, N), any float dtype; computed in float32.
         targets: (B, N), 1 where the tag is there, 0 where it is not, `UNKNOWN` where the data cannot tell.
-        gamma_neg, gamma_pos: focusing of absent and present tags.
+        gamma_neg: focusing of absent tags.
+        gamma_pos: focusing of present tags.
         clip: probability by which absent tags are shifted down, so that easy ones cost nothing.
         eps: smallest probability inside the logarithm.
         weight: (B,), 0 for an image that does not count; None: all count.
 
-    The focusing weight is a constant for the gradient, as in the released training code.
+    Returns:
+        A float32 scalar.
     """
     probability = logits.float().sigmoid()
     known = targets != UNKNOWN
@@ -44,14 +48,30 @@ def asymmetric_loss(
 
 
 def caption_targets(ids: Tensor, *, start: int, weight: Tensor | None = None) -> Tensor:
-    """Ids (B, T), -100 where nothing is learnt: padding (id 0), the prompt's `start` tokens, images of weight 0."""
+    """Token ids with -100 where nothing is learnt: padding (id 0), the prompt, images of weight 0.
+
+    Args:
+        ids: (B, T) int64.
+        start: tokens of the prompt.
+        weight: (B,), 0 for an image that does not count; None: all count.
+
+    Returns:
+        (B, T) int64.
+    """
     targets = ids.masked_fill(ids == 0, -100)
     targets[:, :start] = -100
     return targets if weight is None else targets.masked_fill(weight[:, None] == 0, -100)
 
 
 def num_learnt(targets: Tensor) -> Tensor:
-    """How many predictions `caption_loss` is the mean of."""
+    """How many predictions `caption_loss` is the mean of.
+
+    Args:
+        targets: (B, T) int64, of `caption_targets`.
+
+    Returns:
+        An int64 scalar.
+    """
     return (targets[:, 1:] != -100).sum()
 
 
@@ -61,6 +81,7 @@ def caption_loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.1) -> 
     Args:
         logits: (B, T, V); the prediction at t is for the token at t + 1.
         targets: (B, T) token ids, -100 where nothing is to be learnt, as `caption_targets` gives them.
+        smoothing: share of the target that is spread over all tokens, 0 to 1.
 
     Returns:
         The mean over what is learnt; 0, with zero gradients, where nothing is.
@@ -75,7 +96,12 @@ def distillation_loss(features: Tensor, teacher: Tensor, *, weight: Tensor | Non
     """Mean absolute difference of features and the teacher's (B, C), over the images that count.
 
     Args:
+        features: (B, C), any float dtype; computed in float32.
+        teacher: (B, C), the teacher's features of the same images.
         weight: (B,), 0 for an image that does not count; None: all count.
+
+    Returns:
+        A float32 scalar.
     """
     differences = F.l1_loss(features.float(), teacher.float(), reduction="none").mean(1)
     if weight is None:
@@ -89,7 +115,11 @@ def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor
     RAM: arXiv 2306.03514, section 3.2; without captions (RAM++, arXiv 2310.15200) L_tag counts as it is.
 
     Args:
+        losses: scalars by name: "tag", and those of "text", "distill" and "alignment" that are learnt.
         ratio: L_text / L_tag over all workers; None: of these losses.
+
+    Returns:
+        A scalar.
     """
     total = losses["tag"]
     if "text" in losses:

@@ -12,7 +12,14 @@ from torch import Tensor
 
 
 def resize_position_bias(table: Tensor, window_size: int) -> Tensor:
-    """A bias table ((2 v - 1)^2, heads) of window v to ((2 w - 1)^2, heads) float32 of `window_size` w.
+    """Interpolate a table of relative position biases to another window.
+
+    Args:
+        table: ((2 v - 1)^2, heads) float, of window v.
+        window_size: w.
+
+    Returns:
+        ((2 w - 1)^2, heads) float32.
 
     Raises:
         ValueError: if the table belongs to no square window.

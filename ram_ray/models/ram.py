@@ -38,8 +38,12 @@ class RAM(nn.Module):
     """The tagger.
 
     Args:
+        config: sizes and parts of the model.
         label_embed: (N, E) for RAM, (N, K, E) for RAM++: frozen, and replaced to ask for other tags; (N, D) for
             Tag2Text, whose queries are learnt.
+
+    Raises:
+        ValueError: if the shape of the label embeddings does not fit the config.
     """
 
     label_embed: Tensor
@@ -90,19 +94,41 @@ class RAM(nn.Module):
             del self.tag_encoder, self.caption_decoder
 
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to projected tokens (B, 1 + L, C)."""
+        """Encode images.
+
+        Args:
+            pixel_values: (B, 3, S, S) float, normalised.
+
+        Returns:
+            Projected tokens (B, 1 + L, C).
+        """
         return self.image_proj(self.image_encoder(pixel_values))
 
     def queries(self, label_embed: Tensor, image_tokens: Tensor) -> Tensor:
-        """Label queries: (1, N, D) of embeddings (N, E); RAM++: (B, N, D) of descriptions (N, K, E)."""
+        """Label queries.
+
+        Args:
+            label_embed: (N, E) text embeddings; RAM++: (N, K, E) of descriptions.
+            image_tokens: (B, 1 + L, C); RAM++ weighs descriptions by them.
+
+        Returns:
+            (1, N, D); RAM++: (B, N, D).
+        """
         if not self.reweighs:
             return self.recognition.queries(label_embed)
         return self.recognition.queries(self.reweigh(label_embed, image_tokens[:, 0]))
 
     def reweigh(self, descriptions: Tensor, image: Tensor) -> Tensor:
-        """RAM++ (section 3.3): descriptions (N, K, E) to the tags' embeddings for each image (B, E): (B, N, E).
+        """The tags' embeddings for each image (RAM++, arXiv 2310.15200, section 3.3).
 
         Each tag's descriptions are averaged by a softmax of their products with the image's unit vector.
+
+        Args:
+            descriptions: (N, K, E).
+            image: (B, E), the mean token.
+
+        Returns:
+            (B, N, E).
         """
         num_tags, num_descriptions, width = descriptions.shape
         unit = image / image.norm(dim=-1, keepdim=True)
@@ -111,7 +137,14 @@ class RAM(nn.Module):
         return torch.bmm(weights.transpose(0, 1), descriptions.to(weights.dtype)).transpose(0, 1)
 
     def logits(self, image_tokens: Tensor, label_embed: Tensor | None = None) -> Tensor:
-        """Tokens (B, 1 + L, C) to logits (B, N), for other tags if their embeddings (N', E) or (N', K', E) are given.
+        """Score labels on encoded images.
+
+        Args:
+            image_tokens: (B, 1 + L, C).
+            label_embed: of other tags, (N', E), RAM++: (N', K', E); None: the model's own.
+
+        Returns:
+            (B, N).
 
         Raises:
             ValueError: other embeddings for Tag2Text, which knows no other tags.
@@ -122,20 +155,32 @@ class RAM(nn.Module):
         return self.recognition(queries, image_tokens)
 
     def alignment_logits(self, image_tokens: Tensor, text_embed: Tensor) -> Tensor:
-        """Texts (B', E) asked as if they were tags: (B, B')."""
+        """Texts asked as if they were tags (RAM++, arXiv 2310.15200).
+
+        Args:
+            image_tokens: (B, 1 + L, C).
+            text_embed: (B', E).
+
+        Returns:
+            (B, B').
+        """
         return self.recognition(self.recognition.queries(text_embed), image_tokens)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One training step's losses, each a scalar: tag, and the others where the batch has their targets.
+        """One training step's losses.
 
-        Batch:
-            pixel_values (B, 3, S, S) float, normalised
-            targets (B, N), 1 where the tag is there, 0 where it is not, `losses.UNKNOWN` where the data cannot tell
-            caption_ids (B, T) and tag_ids (B, T'), optional: the caption and its own tags as text
-            caption_start: tokens of the prompt, not learnt
-            teacher (B, C), optional: the teacher's image feature of the same crop
-            text_embed (B, E), optional (RAM++): text embeddings of each picture's caption
-            weight (B,), optional: 0 for an image of which nothing is learnt, 1 for the others
+        Args:
+            batch: tensors by name:
+                pixel_values (B, 3, S, S) float, normalised
+                targets (B, N), 1 where the tag is there, 0 where it is not, `losses.UNKNOWN` where the data cannot tell
+                caption_ids (B, T) and tag_ids (B, T'), optional: the caption and its own tags as text
+                caption_start: tokens of the prompt, not learnt
+                teacher (B, C), optional: the teacher's image feature of the same crop
+                text_embed (B, E), optional (RAM++): text embeddings of each picture's caption
+                weight (B,), optional: 0 for an image of which nothing is learnt, 1 for the others
+
+        Returns:
+            Scalars by name: tag, and text, distill and alignment where the batch has their targets.
         """
         weight = batch.get("weight")
         tokens = self.encode(batch["pixel_values"])
@@ -176,6 +221,10 @@ class RAM(nn.Module):
             end: id of the end token.
             max_tokens: most tokens after the prompt, in place of the decoding's.
             decoding: beams, lengths, penalty or draws; None: the config's.
+            generator: of the draws; a list holds one an image, see `generation.generate`.
+
+        Returns:
+            int64 (B, T).
         """
         decoding = decoding or self.config.decoding
         length = decoding.max_length or self.config.max_caption_tokens

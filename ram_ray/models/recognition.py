@@ -35,7 +35,9 @@ class RecognitionDecoder(nn.Module):
     """Cross-attention of label queries to image tokens; no self-attention, so tags do not see one another.
 
     Args:
+        config: sizes of the layers.
         label_width: width of text embeddings; None: queries are given as they are, without projection and ReLU.
+        context_width: C, of image tokens.
         label_proj: whether text embeddings are projected to the decoder's width.
         per_tag: the number of tags, where every tag has its own classifier.
         similarity: whether a logit also gets the product of the tag's query with the mean image token.
@@ -70,14 +72,28 @@ class RecognitionDecoder(nn.Module):
         self.similarity = nn.Linear(config.width, context_width, bias=False) if similarity else None
 
     def queries(self, label_embed: Tensor) -> Tensor:
-        """Text embeddings (N, E) to queries (1, N, D), the same for every image; (B, N, E) to (B, N, D)."""
+        """Queries of labels.
+
+        Args:
+            label_embed: text embeddings (N, E), the same for every image, or (B, N, E).
+
+        Returns:
+            (1, N, D) or (B, N, D).
+        """
         x = label_embed if label_embed.ndim == 3 else label_embed.unsqueeze(0)
         if not self.text_queries:
             return x
         return F.relu(x if self.label_proj is None else self.label_proj(x))
 
     def first_side(self, queries: Tensor) -> Tensor:
-        """The first layer's projection of queries (1, N, D): the last step that no image changes."""
+        """The first layer's projection of queries: the last step that no image changes.
+
+        Args:
+            queries: (1, N, D).
+
+        Returns:
+            (1, N, D).
+        """
         first = self.layers[0]
         assert isinstance(first, Block) and first.cross is not None
         return first.cross.query(queries)
@@ -89,6 +105,9 @@ class RecognitionDecoder(nn.Module):
         Text embeddings of names lie close together, in a small text encoder at a mean cosine of 0.9, and queries
         that are all alike make a slow start. Here they are centred and whitened first, then projected at random to
         a standard deviation of 2. It is a start only: the layer learns on, and takes any other label.
+
+        Args:
+            label_embed: (N, E) float.
         """
         assert self.label_proj is not None
         mean = label_embed.mean(0)
@@ -102,7 +121,16 @@ class RecognitionDecoder(nn.Module):
         self.label_proj.bias.copy_(-self.label_proj.weight @ mean)
 
     def forward(self, queries: Tensor, image_tokens: Tensor, *, first_side: Tensor | None = None) -> Tensor:
-        """Queries (1 or B, N, D) and tokens (B, 1 + L, C) to logits (B, N)."""
+        """Score labels on encoded images.
+
+        Args:
+            queries: (1 or B, N, D).
+            image_tokens: (B, 1 + L, C).
+            first_side: of `first_side`, where it is known from before.
+
+        Returns:
+            Logits (B, N).
+        """
         x = queries
         for layer in self.layers:
             x = layer(x, image_tokens, projected=first_side)
@@ -114,7 +142,15 @@ class RecognitionDecoder(nn.Module):
         return logits + (self.similarity(queries) @ mean.unsqueeze(-1)).squeeze(-1)
 
     def attention(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
-        """Where the last layer's queries look: (B, N, L), the mean token left out, each row summing to one."""
+        """Where the last layer's queries look.
+
+        Args:
+            queries: (1 or B, N, D).
+            image_tokens: (B, 1 + L, C).
+
+        Returns:
+            (B, N, L), the mean token left out, each row summing to one.
+        """
         x = queries
         *lower, last = self.layers
         for layer in lower:

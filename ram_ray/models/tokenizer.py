@@ -94,7 +94,16 @@ class TextTokenizer:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, texts: list[str], *, first: int, max_tokens: int) -> np.ndarray:
-        """Ids (B, max_tokens) int64: `first`, the words, [SEP], then padding. Longer texts are cut."""
+        """Ids of texts: `first`, the words, [SEP], then padding. Longer texts are cut.
+
+        Args:
+            texts: B of them.
+            first: id of the first token.
+            max_tokens: T, with the first token and [SEP].
+
+        Returns:
+            (B, T) int64.
+        """
         ids = np.full((len(texts), max_tokens), self.pad, dtype=np.int64)
         for row, encoding in enumerate(self._tokenizer.encode_batch(texts, add_special_tokens=False)):
             words = [first, *encoding.ids[: max_tokens - 2], self.sep]
@@ -102,11 +111,28 @@ class TextTokenizer:
         return ids
 
     def encode_captions(self, captions: list[str], *, prompt: str, max_tokens: int) -> np.ndarray:
-        """Captions behind the prompt, as the caption decoder reads them: (B, max_tokens)."""
+        """Captions behind the prompt, as the caption decoder reads them.
+
+        Args:
+            captions: B of them.
+            prompt: the text before each.
+            max_tokens: T, with the prompt.
+
+        Returns:
+            (B, T) int64.
+        """
         return self.encode([prompt + one for one in captions], first=self.dec, max_tokens=max_tokens)
 
     def encode_tags(self, tags: list[list[str]], *, max_tokens: int) -> np.ndarray:
-        """Tag lists as "a | b | c", as the tag encoder reads them: (B, max_tokens)."""
+        """Tag lists as "a | b | c", as the tag encoder reads them.
+
+        Args:
+            tags: of each image.
+            max_tokens: T.
+
+        Returns:
+            (B, T) int64.
+        """
         return self.encode([" | ".join(one) for one in tags], first=self.enc, max_tokens=max_tokens)
 
     def prompt_length(self, prompt: str) -> int:
@@ -122,6 +148,10 @@ class TextTokenizer:
 
         As the reference does, the whole text is written out and as many letters as the prompt has are cut: what the
         first word adds to the prompt's last one goes too.
+
+        Args:
+            ids: the words after the prompt.
+            prompt: the text before them.
         """
         first = [self.dec, *self._tokenizer.encode(prompt, add_special_tokens=False).ids]
         if self.decode(first) + " " != prompt:  # the vocabulary cannot spell the prompt

@@ -1,0 +1,1 @@
+"""What would end a run later, found before it starts."""

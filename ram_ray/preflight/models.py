@@ -58,6 +58,7 @@ def find_model_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str
     """What is wrong with the models that these stages load, a line each; a hub without an answer is one line for all.
 
     Args:
+        config: of the run.
         stages: names of the stages that will run.
     """
     problems, unknown = [], []

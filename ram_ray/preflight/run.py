@@ -27,6 +27,7 @@ def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capac
     """All that would end the run before the end of stage `last`, a line each; empty where nothing is wrong.
 
     Args:
+        config: of the run.
         run_uri: the run's folder.
         last: name of the last stage that will run.
         capacity: of the machine or cluster.

@@ -1,0 +1,1 @@
+"""The closing table, the run's report and the data engine's page."""

@@ -1,8 +1,8 @@
-"""The data engine as a page for people: what each step did to the counts, and to see with one's own eyes, to which
-pictures.
+"""The data engine as a page for people.
 
-One file with its own style, its pictures inside it and no script: it opens from a bucket, from a mail, on a phone.
-Where the truth is known every picture says whether its tag was right; where not, nobody is told that it was.
+What each step did to the counts, and to which pictures, for one's own eyes. One file with its own style, its pictures
+inside it and no script: it opens from a bucket, from a mail, on a phone. Where the truth is known every picture says
+whether its tag was right; where not, nobody is told that it was.
 """
 
 from __future__ import annotations

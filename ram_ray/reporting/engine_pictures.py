@@ -69,6 +69,9 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
     """PICK rows of a block of `records.ANNOTATION` rows, at most `each` a tag and kind.
 
     Args:
+        block: ANNOTATION rows.
+        tags: ids of the tags that are shown.
+        each: most rows of one tag and kind.
         sampled: tags of which cleaning's samples say what was kept and removed: only what was added is picked.
     """
     best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
@@ -86,7 +89,13 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
 
 
 def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
-    """PICK rows of a block of `data_engine.clean.SAMPLE_ROWS`, at most `each` a tag and kind."""
+    """PICK rows of a block of `data_engine.clean.SAMPLE_ROWS`, at most `each` a tag and kind.
+
+    Args:
+        block: SAMPLE_ROWS rows.
+        tags: ids of the tags that are shown.
+        each: most rows of one tag and kind.
+    """
     best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in block.select(["key", "tag", "box", "cluster", "removed", "reason", "score"]).to_pylist():
         if row["tag"] in tags:
@@ -108,7 +117,15 @@ def order_of(key: str, tag: int) -> int:
 def show_block(
     block: pa.Table, *, picks: Mapping[str, list[dict[str, Any]]], system: LabelSystem, limits: Limits, bounds: Bounds
 ) -> pa.Table:
-    """SHOWN rows of the picks (by key) whose pictures lie in this block of `records.ANNOTATION` rows."""
+    """SHOWN rows of the picks (by key) whose pictures lie in this block of `records.ANNOTATION` rows.
+
+    Args:
+        block: ANNOTATION rows.
+        picks: PICK rows by key.
+        system: the label system that ids are of.
+        limits: of pictures.
+        bounds: of thumbnails.
+    """
     rows = [row for row in block.to_pylist() if row["key"] in picks]
     data = read_bytes(*([row[name] for row in rows] for name in ("uri", "offset", "nbytes")))
     shown = []
@@ -132,7 +149,13 @@ def show_block(
 
 
 def thumbnail(picture: Image.Image, box: list[float] | None, *, bounds: Bounds) -> bytes:
-    """The part of a picture in a box (shares; None: all of it) as a JPEG of at most `bounds.side` pixels a side."""
+    """The part of a picture in a box (shares; None: all of it) as a JPEG of at most `bounds.side` pixels a side.
+
+    Args:
+        picture: RGB.
+        box: x0, y0, x1, y1 in shares, 0 to 1; None: the whole picture.
+        bounds: side and quality.
+    """
     if box is not None:
         width, height = picture.size
         x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
@@ -160,6 +183,9 @@ def read_pictures(
         annotations: folder of the last `records.ANNOTATION` rows.
         crops: folders of `data_engine.clean.SAMPLE_ROWS`, of each round; the last one's say what was kept.
         tags: the categories to be shown.
+        system: the label system that ids are of.
+        run: its configuration.
+        bounds: how much the page may hold.
     """
     wanted, each, crops = frozenset(tags), bounds.each_in_all, list(crops)
     picks: list[dict[str, Any]] = []

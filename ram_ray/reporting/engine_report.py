@@ -42,9 +42,13 @@ def report_engine(
     """Write the page and return its URI.
 
     Args:
+        run: gets the page.
+        config: of the run.
         steps: annotation stages in their order: the first annotations, then generated and cleaned ones of each round.
+        labels: stage that built the label system.
         crops: folders of cleaning's samples (`data_engine.clean.SAMPLE_ROWS`), one a round.
         curve: URI of a curve, as `engine_curve.read_curve` reads it.
+        bounds: how much the page may hold; None: the defaults of `Bounds`.
     """
     bounds = bounds or Bounds()
     system = LabelSystem.load(label_system_uri(labels.path))
@@ -83,7 +87,17 @@ def look(
     tags: Sequence[int],
     bounds: Bounds,
 ) -> list[dict[str, Any]]:
-    """`engine_pictures.SHOWN` rows, read from the shards once."""
+    """`engine_pictures.SHOWN` rows, read from the shards once.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        annotations: stage that left the last ANNOTATION rows.
+        labels: stage that built the label system.
+        crops: folders of cleaning's samples, one a round.
+        tags: ids of the tags that are shown.
+        bounds: how much the page may hold.
+    """
     identity = {"tags": list(tags), **asdict(bounds)}
     stage = run.stage(f"look_{annotations.stage}", kind="evaluation", config=identity, inputs=[annotations, labels])
     file = f"{stage.path}/pictures.parquet"

@@ -56,6 +56,9 @@ def build_report(
     """report.json as a dict: the keys of `metrics.summarise`, then the stages and what was evaluated.
 
     Args:
+        summary: as of `metrics.summarise`.
+        stages: lines of the table of stages.
+        run: the run's name.
         evaluated: which model and set, in words.
         images: pictures that were scored.
     """

@@ -36,7 +36,15 @@ def read_rows(
     rows_per_block: int | None = None,
     partitioned: bool = True,
 ) -> Dataset:
-    """Rows of a stage's folder as a dataset in blocks of `data.rows_per_block`; shard names stay text ("00000")."""
+    """Rows of a stage's folder as a dataset in blocks of `data.rows_per_block`; shard names stay text ("00000").
+
+    Args:
+        path: folder or URI.
+        run: its configuration.
+        columns: that are read; None: all.
+        rows_per_block: None: `data.rows_per_block`.
+        partitioned: whether the folder is partitioned by shard.
+    """
     from ray.data.datasource.partitioning import Partitioning, PartitionStyle
 
     dataset = ray.data.read_parquet(
@@ -63,7 +71,14 @@ def good(block: pa.Table) -> pa.Table:
 
 
 def write_rows(dataset: Dataset, uri: str, *, run: RunConfig, partition_cols: list[str] | None = None) -> None:
-    """Write a dataset as Parquet files beside those that are there; in an object store without objects for folders."""
+    """Write a dataset as Parquet files beside those that are there; in an object store without objects for folders.
+
+    Args:
+        dataset: to write.
+        uri: of the folder.
+        run: its configuration.
+        partition_cols: columns that become folders, as "shard=00000".
+    """
     dataset.write_parquet(
         uri,
         partition_cols=partition_cols,
@@ -75,7 +90,12 @@ def write_rows(dataset: Dataset, uri: str, *, run: RunConfig, partition_cols: li
 
 @contextmanager
 def checkpointed(path: str, *, id_column: str) -> Iterator[None]:
-    """Datasets made and written inside go on from the checkpoint at `path`."""
+    """Datasets made and written inside go on from the checkpoint at `path`.
+
+    Args:
+        path: folder or URI of the checkpoint.
+        id_column: by which a row is known as done.
+    """
     from ray.data.checkpoint import CheckpointConfig
 
     context = ray.data.DataContext.get_current()
@@ -105,8 +125,14 @@ def annotate(
     """Run `transform` over the good rows of `source` and leave rows of `schema` at `stage.path`.
 
     Args:
+        stage: gets the rows; its `work` folder has the checkpoint.
         transform: a lazy dataset of rows to a lazy dataset of rows; must keep `id_column`.
+        source: folder or URI of rows, in Parquet.
+        schema: of the rows that are written; each block is checked against it.
+        run: its configuration, of resources and blocks.
         rows_in: rows to come, for the progress line.
+        id_column: by which a row is known as done when the stage is run again.
+        rows_per_block: None: `data.rows_per_block`.
         partitioned: whether `source` is partitioned by shard; the listing of shards is not.
     """
     cpus = run.resources.task_cpus
@@ -123,7 +149,13 @@ def annotate(
 
 
 def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, run: RunConfig) -> dict[str, float]:
-    """Add up `count(block)` over all blocks; the driver holds the sums alone."""
+    """Add up `count(block)` over all blocks; the driver holds the sums alone.
+
+    Args:
+        dataset: rows to count.
+        count: a block to numbers by name.
+        run: its configuration.
+    """
     partial = dataset.map_batches(
         lambda block: pa.Table.from_pylist([count(block)]),
         batch_format="pyarrow",
@@ -138,7 +170,13 @@ def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], 
 
 
 def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
-    """Copy the rows that this stage rejected to `rejected/<stage>/`."""
+    """Copy the rows that this stage rejected to `rejected/<stage>/`.
+
+    Args:
+        stage: whose rows are there already.
+        run: its configuration.
+        num_rejected: 0: nothing is read.
+    """
     folder = stage.run.path("rejected", stage.name)
     fs, root = fsspec.url_to_fs(folder)
     remove_folder(fs, root)
@@ -158,7 +196,12 @@ def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
 
 
 def count_and_reject(stage: Stage, *, run: RunConfig) -> tuple[int, int]:
-    """Rows that a first stage left, and how many of them are rejected; these are copied to `rejected/<stage>/`."""
+    """Rows that a first stage left, and how many of them are rejected; these are copied to `rejected/<stage>/`.
+
+    Args:
+        stage: whose rows are there already.
+        run: its configuration.
+    """
     counts = sum_blocks(read_rows(stage.path, run=run, columns=["key", "reason"]), _count_rows, run=run)
     rows, rejected = int(counts["rows"]), int(counts["rejected"])
     write_rejected(stage, run=run, num_rejected=rejected)

@@ -64,7 +64,17 @@ class Run:
         return "/".join([self.uri.rstrip("/"), *parts])
 
     def stage(self, name: str, *, kind: Kind, config: Any, inputs: list[Manifest]) -> Stage:
-        """The stage `name` with this configuration over these inputs; `Stage.manifest` is set if it is done."""
+        """The stage `name` with this configuration over these inputs; `Stage.manifest` is set if it is done.
+
+        Args:
+            name: of the stage.
+            kind: folder of the run that holds it.
+            config: what the result depends on; JSON values or settings.
+            inputs: stages that it reads.
+
+        Returns:
+            The stage; the same digest stands for the same result.
+        """
         identity = {"stage": name, "config": _plain(config), "inputs": [one.digest for one in inputs]}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         self.current = name
@@ -76,7 +86,14 @@ class Run:
 
 
 class Stage:
-    """One stage of a run: its folder, and its manifest once it is done."""
+    """One stage of a run: its folder, and its manifest once it is done.
+
+    Args:
+        run: whose stage it is.
+        name: of the stage.
+        kind: folder of the run that holds it.
+        digest: of its configuration and inputs, see `Run.stage`.
+    """
 
     def __init__(self, run: Run, name: str, *, kind: Kind, digest: str) -> None:
         self.run, self.name, self.digest = run, name, digest
@@ -93,6 +110,7 @@ class Stage:
 
         Args:
             before: stages that were steps towards this one; their seconds are part of its own.
+            **counts: what the stage did, for the manifest; JSON values.
         """
         seconds = time.monotonic() - self.started + sum(one.seconds for one in before)
         manifest = Manifest(self.name, self.digest, self.path, round(seconds, 1), counts)
@@ -115,7 +133,15 @@ def write_text(uri: str, text: str) -> None:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write `data` to `uri` in one step, as `write_text` does."""
+    """Write `data` to `uri` in one step, as `write_text` does.
+
+    Args:
+        uri: a path or URI; its folder is made.
+        data: the whole content.
+
+    Raises:
+        OSError: if it cannot be written; without space it says where.
+    """
     fs, path = fsspec.url_to_fs(uri)
     make_folder(fs, fs._parent(path))
     if not is_local(fs):  # object stores publish an object whole

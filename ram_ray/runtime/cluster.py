@@ -27,6 +27,8 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, 
     """Join the cluster that the environment names, or start one; nothing if this process already has one.
 
     Args:
+        num_cpus: of one's own cluster; None: as many as the machine has; two at least.
+        object_store_gb: size of the object store of one's own cluster, in 10^9 bytes; None: Ray's default.
         dashboard: of one's own cluster; ten processes. Ray Train needs it, Ray Data does not.
     """
     import ray
@@ -80,6 +82,10 @@ def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
     """Resources for models on the cores of one machine, where the configuration does not say what it wants.
 
     The threads of the actors share the cores; pictures are decoded by several tasks beside them.
+
+    Args:
+        resources: as the user set them.
+        cpus: of the machine.
     """
     wanted: dict[str, Any] = {"task_cpus": 0.5, "threads": max(1, cpus // resources.most_actors)}
     return resources.model_copy(

@@ -35,9 +35,13 @@ def run(
     """Do the work with its output in a log, end the cluster, and return the exit code.
 
     Args:
+        work: what to do; it returns an exit code, None for 0.
         name: of the job, for the log's name and where no stage is known.
         folder: a path or URI whose `logs/` gets the log; None: a folder for temporary files.
         stage: asked for the stage that was running when the work failed.
+
+    Returns:
+        The exit code of the job; 2 if no log can be written.
     """
     local = folder is not None and "://" not in folder
     logs = Path(folder or "") / "logs" if local else Path(tempfile.gettempdir()) / f"ram_ray-{os.getuid()}" / "logs"

@@ -34,6 +34,7 @@ class PerProcess:
         self._key = hashlib.sha256(pickle.dumps((make, args, kwargs))).hexdigest()
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """What the function makes of a block; the function itself is made once a process."""
         function = _loaded.pop(self._key, None) or self._make(*self._args, **self._kwargs)
         _loaded[self._key] = function
         while len(_loaded) > KEPT:

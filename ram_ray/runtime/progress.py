@@ -35,7 +35,14 @@ class RowCount:
 
 
 def format_line(name: str, *, done: int, total: int, seconds: float) -> str:
-    """One line: name, rows done of total (0: not known), rows a second, time left."""
+    """One line: name, rows done of total (0: not known), rows a second, time left.
+
+    Args:
+        name: of the stage.
+        done: rows.
+        total: rows to come in all; 0: not known.
+        seconds: since the start.
+    """
     rate = done / max(seconds, 1e-6)
     if not total:  # not known before the shards are read
         return f"{name}: {done:,} images, {rate:,.0f} images/s"
@@ -45,7 +52,12 @@ def format_line(name: str, *, done: int, total: int, seconds: float) -> str:
 
 @contextmanager
 def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields what tasks call with the rows they finished. Prints until the block ends."""
+    """Yields what tasks call with the rows they finished. Prints until the block ends.
+
+    Args:
+        name: of the stage.
+        total: rows to come in all; 0: not known.
+    """
     actor = start_actor(*this_job())
     stage = f"{name}/{uuid.uuid4().hex}"  # a stage may run twice in one process
     stop = threading.Event()

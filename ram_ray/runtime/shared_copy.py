@@ -30,7 +30,12 @@ _guard = threading.RLock()
 
 
 def share(target: Path, make: Callable[[Path], None]) -> None:
-    """Use the copy at `target` until this process ends; where there is none, `make` is called with a path to fill."""
+    """Use the copy at `target` until this process ends; where there is none, `make` is called with a path to fill.
+
+    Args:
+        target: path of the copy.
+        make: fills a path.
+    """
     with _guard:
         if target in _held:
             return

@@ -70,7 +70,11 @@ class Api:
         self._info: ModelInfo | None = None
 
     async def info(self) -> ModelInfo:
-        """The model's labels, asked once; 503 until it is loaded."""
+        """The model's labels, asked once; 503 until it is loaded.
+
+        Raises:
+            ApiError: 503, if the model is not loaded within `timeout_s`.
+        """
         if self._info is None:
             try:
                 async with asyncio.timeout(self.config.timeout_s):
@@ -80,7 +84,17 @@ class Api:
         return self._info
 
     async def tag(self, request: Request) -> TagResponse:
-        """Answer `POST /v1/tag`."""
+        """Answer `POST /v1/tag`.
+
+        Args:
+            request: as it arrives, body unread.
+
+        Returns:
+            The tags of each image, in order.
+
+        Raises:
+            ApiError: a mistake in the request or its images, 408 or 504 where it takes too long, 503 without a model.
+        """
         async with self.gate.admit() as held:
             try:
                 async with asyncio.timeout(self.config.timeout_s):
@@ -163,9 +177,17 @@ class Api:
 
 
 def decode_picture(content: bytes | str, config: ServeConfig, size: int) -> np.ndarray:
-    """Decode one untrusted picture to RGB uint8, (size, size, 3), within the limits of bytes and pixels.
+    """Decode one untrusted picture within the limits of bytes and pixels.
 
     It is brought to the model's size here, so that little travels to the tagger.
+
+    Args:
+        content: the file's bytes, or base64 text of them.
+        config: section `serve`, with the limits.
+        size: S, pixels a side.
+
+    Returns:
+        (S, S, 3) uint8, RGB.
 
     Raises:
         Reject: if it is not a picture, or too large.

@@ -71,7 +71,11 @@ class TaggerReplica:
         return self._info
 
     def check_health(self) -> None:
-        """Called by Serve: fails, so that the replica is replaced, when a forward does not come back."""
+        """Called by Serve: fails, so that the replica is replaced, when a forward does not come back.
+
+        Raises:
+            RuntimeError: if a forward has been running for too long.
+        """
         if self._started is not None and time.monotonic() - self._started > self._stuck_after_s:
             raise RuntimeError(f"a forward has been running for over {self._stuck_after_s:g} s")
 
@@ -172,6 +176,10 @@ def deploy(model_uri: str, config: ServeConfig) -> str:
 
     Where the application is already served, on the same port, it is updated in place. Stop it with
     `ray.serve.delete(APP_NAME)`, or everything of Serve with `ray.serve.shutdown()`.
+
+    Args:
+        model_uri: a path, any fsspec URI, or a hub id.
+        config: section `serve`.
 
     Raises:
         ValueError: if the port is taken, or Serve already runs on another one.

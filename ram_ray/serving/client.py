@@ -25,7 +25,13 @@ CHARACTERS = 56  # a line of text beside it
 
 
 def request_tags(url: str, pictures: list[bytes], **options: Any) -> dict[str, Any]:
-    """`POST /v1/tag` with JSON; returns the answer."""
+    """`POST /v1/tag` with JSON; returns the answer.
+
+    Args:
+        url: of the server.
+        pictures: bytes of each file.
+        **options: fields of the request, such as top_k.
+    """
     body = {"images": [{"content": base64.b64encode(one).decode()} for one in pictures], **options}
     request = urllib.request.Request(
         f"{url}/v1/tag", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
@@ -35,7 +41,14 @@ def request_tags(url: str, pictures: list[bytes], **options: Any) -> dict[str, A
 
 
 def try_out(url: str, shard_uri: str, *, folder: str, count: int = 3) -> None:
-    """Tag the first pictures of a shard over HTTP, print what comes back, and leave a sheet in `folder`."""
+    """Tag the first pictures of a shard over HTTP, print what comes back, and leave a sheet in `folder`.
+
+    Args:
+        url: of the server.
+        shard_uri: of the shard.
+        folder: local or URI.
+        count: pictures that are tagged.
+    """
     rows = []
     for row in scan_shard(list_shards([shard_uri])[0], limits=LIMITS, check="header"):
         if row.get("reason") is None:
@@ -60,7 +73,13 @@ def try_out(url: str, shard_uri: str, *, folder: str, count: int = 3) -> None:
 
 
 def draw_sheet(pictures: list[bytes], rows: list[dict], answers: list[dict]) -> Image.Image:
-    """Pictures with their tags and captions beside them, four in a column."""
+    """Pictures with their tags and captions beside them, four in a column.
+
+    Args:
+        pictures: bytes of each file.
+        rows: SAMPLE rows of the pictures.
+        answers: the server's, of each picture.
+    """
     columns = -(-len(pictures) // 4)
     sheet = Image.new("RGB", (columns * (SIDE + 360), min(4, len(pictures)) * (SIDE + 16)), "white")
     draw = ImageDraw.Draw(sheet)

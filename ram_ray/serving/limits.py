@@ -16,7 +16,14 @@ DRAIN_BYTES = 4  # how many times the limit is read and thrown away, so that the
 
 
 class ApiError(Exception):
-    """A request that is answered with an error: an HTTP status, a word for programs, a sentence for people."""
+    """A request that is answered with an error: an HTTP status, a word for programs, a sentence for people.
+
+    Args:
+        status: of HTTP.
+        code: for programs.
+        message: for people, cut at 2,000 characters.
+        retry_after_s: seconds until another try may succeed, for the header Retry-After.
+    """
 
     def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -73,7 +80,13 @@ class Gate:
 
 
 def bounded(receive: Receive, *, max_bytes: int, held: Held) -> Receive:
-    """Wrap an ASGI `receive` so that a body of more than `max_bytes` ends in `ApiError` 413 as it comes in."""
+    """Wrap an ASGI `receive` so that a body of more than `max_bytes` ends in `ApiError` 413 as it comes in.
+
+    Args:
+        receive: of the request.
+        max_bytes: most bytes of a body.
+        held: counts the bytes as they come.
+    """
     seen = 0
 
     async def counted() -> Message:
@@ -101,6 +114,10 @@ async def drain(receive: Receive, message: Message | None, *, max_bytes: int) ->
 
 def check_length(header: str | None, *, max_bytes: int) -> int | None:
     """The Content-Length, if the client sent one.
+
+    Args:
+        header: as the client sent it; None: not at all.
+        max_bytes: most bytes of a body.
 
     Raises:
         ApiError: 413 if it promises too much, 400 if it is not a number.

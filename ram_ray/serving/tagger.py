@@ -33,7 +33,12 @@ class Tagger(Protocol):
         ...
 
     async def tag(self, image: np.ndarray, options: Options) -> ImageResult:
-        """Tag one picture, uint8 (H, W, 3)."""
+        """Tag one picture.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+            options: of the request.
+        """
         ...
 
 
@@ -55,7 +60,12 @@ class LocalTagger:
 
 
 def model_info(predictor: Predictor, *, model: str) -> ModelInfo:
-    """The labels of a loaded model as a message."""
+    """The labels of a loaded model as a message.
+
+    Args:
+        predictor: the model.
+        model: its name in answers.
+    """
     labels = predictor.labels
     return ModelInfo(
         model=model,
@@ -83,6 +93,10 @@ def tag_batch(predictor: Predictor, jobs: list[Job]) -> list[ImageResult]:
     """Tag pictures that may come from different requests, in as few forwards as their options allow.
 
     Returns one result a job, in order. A group that fails gives each of its pictures an error.
+
+    Args:
+        predictor: the model.
+        jobs: a picture uint8 (H, W, 3) and its options each.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for place, (_, options) in enumerate(jobs):

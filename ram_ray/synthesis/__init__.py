@@ -1,0 +1,1 @@
+"""Text-to-image generators, StableRep's losses, and the stage `represent`."""

@@ -28,7 +28,13 @@ class TextToImage(Protocol):
     """Anything that makes pictures of captions."""
 
     def generate(self, captions: list[str], *, seeds: list[int], size: int) -> list[Image]:
-        """One RGB picture of `size` x `size` pixels a caption, each from its own seed, in order."""
+        """One RGB picture of `size` x `size` pixels a caption, each from its own seed, in order.
+
+        Args:
+            captions: what to draw.
+            seeds: one a caption.
+            size: pixels a side.
+        """
         ...
 
 
@@ -201,6 +207,11 @@ def make_generator(name: str, *, level: Level = "plain", **options: Any) -> Text
     """The generator of a config: "drawn", or the id or path of a diffusers pipeline.
 
     `level` is for drawn scenes; `options` are those of `DiffusersGenerator`.
+
+    Args:
+        name: "drawn", or the id or path of a pipeline.
+        level: of drawn scenes.
+        **options: of `DiffusersGenerator`.
     """
     return DrawnGenerator(level=level) if name == "drawn" else DiffusersGenerator(name, **options)
 

@@ -19,7 +19,15 @@ class CountedBatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, features: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(B, C) to (B, C) float32; weight (B,), None: all count."""
+        """Normalise by mean and variance of the rows that count, over all workers.
+
+        Args:
+            features: (B, C) float.
+            weight: (B,), 0 for a row that does not count; None: all count.
+
+        Returns:
+            (B, C) float32 in training.
+        """
         if not self.training:
             return super().forward(features)
         with torch.autocast(features.device.type, enabled=False):
@@ -63,7 +71,15 @@ class ProjectionHead(nn.Module):
         self.layers = nn.Sequential(*parts)
 
     def forward(self, features: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(B, in_dim) -> (B, out); weight (B,), 0 for a row that does not count."""
+        """Project features.
+
+        Args:
+            features: (B, in_dim) float.
+            weight: (B,), 0 for a row that does not count; None: all count.
+
+        Returns:
+            (B, out).
+        """
         for layer in self.layers:
             features = layer(features, weight) if isinstance(layer, CountedBatchNorm) else layer(features)
         return features

@@ -91,7 +91,9 @@ def image_text_loss(
         caption_ids: (N,) int.
         logit_scale: what cosines are multiplied by (the factor itself, not its logarithm).
         weight: (N,), 0 for a pair that does not count; None: all count.
-        images, texts, all_weight: those of all workers; None: the arguments themselves.
+        images: image features of all workers; None: `image` itself.
+        texts: text features of all workers; None: `text` itself.
+        all_weight: (M,), as `weight`, of all workers' pairs; None: `weight` if `images` is None, else all count.
 
     Returns:
         A scalar: 0.5 x (image to text + text to image), each the sum over pairs divided by the pairs of all workers.
@@ -122,6 +124,13 @@ def gather(features: Tensor, caption_ids: Tensor) -> tuple[Tensor, Tensor, int]:
 
     Gradients flow back to the worker that a row came from, summed over all workers. Workers may bring unequal numbers
     of rows. Without a process group the arguments come back as they are.
+
+    Args:
+        features: (N, D) float, this worker's.
+        caption_ids: (N,) int.
+
+    Returns:
+        (M, D) and (M,) of all workers, and the number of rows before this worker's own.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features, caption_ids, 0

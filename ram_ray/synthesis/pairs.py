@@ -31,7 +31,14 @@ class PairFeed(Feed):
         return [pictures[i % len(pictures)] for i in range(self.num_views)]
 
     def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """text_ids int32 (B, T) and caption int64 (B,): equal numbers are equal captions."""
+        """Token ids of a caption of each row, drawn at random.
+
+        Args:
+            rows: of the training table.
+
+        Returns:
+            text_ids int32 (B, T), and caption int64 (B,): equal numbers are equal captions.
+        """
         texts = [self.random(row, "caption").choice(row["captions"])["text"] for row in rows]
         tokenizer = load_tokenizer(self.tokenizer)
         ids = tokenizer.encode(texts, first=tokenizer.enc, max_tokens=self.max_text_tokens)

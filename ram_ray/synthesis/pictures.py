@@ -35,7 +35,16 @@ SYNTHETIC = pa.schema(
 
 
 def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
-    """Pictures made of about `represent.num_captions` captions, chosen by hash."""
+    """Pictures made of about `represent.num_captions` captions, chosen by hash.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        samples: stage that left SAMPLE rows.
+
+    Returns:
+        The manifest of the SYNTHETIC rows.
+    """
     settings, resources = config.represent, config.resources
     fields = {"generator", "generator_revision", "num_captions", "pictures_made"}
     identity = {
@@ -78,7 +87,14 @@ def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
 
 
 class Synthesizer:
-    """Ray Data actor: captions to pictures in a tar, one tar a batch."""
+    """Ray Data actor: captions to pictures in a tar, one tar a batch.
+
+    Args:
+        config: section `represent`.
+        folder: URI for the tars.
+        seed: of all pictures, with the row's key.
+        device: of a diffusers pipeline.
+    """
 
     def __init__(self, config: RepresentConfig, *, folder: str, seed: int, device: str) -> None:
         self._config, self._folder, self._seed = config, folder, seed
@@ -88,6 +104,7 @@ class Synthesizer:
         self._generator = make_generator(config.generator, **options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """SYNTHETIC rows of a block of rows with captions: pictures of the first caption, written into one tar."""
         rows = [
             {"key": row["key"], "shard": row["shard"], "captions": row["captions"][:1]} for row in block.to_pylist()
         ]

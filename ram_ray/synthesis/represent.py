@@ -40,7 +40,14 @@ from ram_ray.training.workers import world_size
 
 
 def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manifest) -> Manifest:
-    """The dual encoder of this run: a CLIP by name, or one trained here. `counts["source"]` says where it is."""
+    """The dual encoder of this run: a CLIP by name, or one trained here. `counts["source"]` says where it is.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        samples: stage that left SAMPLE rows.
+        vocabulary: stage that left `tokenizer.json`.
+    """
     settings = config.represent
     named = bool(settings.clip)
     identity: dict[str, Any] = {"clip": settings.clip, "revision": settings.revision}
@@ -74,9 +81,13 @@ class PairStep(nn.Module):
         self.temperature, self.weight = config.temperature, config.image_text_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses stablerep, image_text and total, each a scalar; workers average their gradients.
+        """One training step's losses; workers average their gradients.
 
-        Batch: pixels uint8 (B, V, S, S, 3), text_ids (B, T), caption (B,), optionally weight (B,).
+        Args:
+            batch: tensors by name: pixels uint8 (B, V, S, S, 3), text_ids (B, T), caption (B,), optionally weight (B,).
+
+        Returns:
+            Scalars by name: stablerep, image_text and total.
         """
         config = self.model.config
         pixels, views = batch["pixels"], batch["pixels"].shape[1]
@@ -124,7 +135,18 @@ class PairJob(Job):
 def train_dual_encoder(
     stage: Stage, *, run: RunConfig, real: Manifest | None, synthetic: Manifest | None, tokenizer: str
 ) -> dict[str, Any]:
-    """Train on rows of real pictures (`records.SAMPLE`), synthetic ones (`SYNTHETIC`), or both."""
+    """Train on rows of real pictures (`records.SAMPLE`), synthetic ones (`SYNTHETIC`), or both.
+
+    Args:
+        stage: gets the model and the work folder.
+        run: the run's configuration.
+        real: stage that left SAMPLE rows; None: no real pictures.
+        synthetic: stage that left SYNTHETIC rows; None: no synthetic pictures.
+        tokenizer: folder with tokenizer.json.
+
+    Returns:
+        Counts for the manifest.
+    """
     config = run.represent.train
     sources = {}
     if real:

@@ -1,0 +1,1 @@
+"""The training step, its feed, and the strategies that distribute it."""

@@ -19,7 +19,17 @@ RATIO = (3 / 4, 4 / 3)  # width by height of a crop
 
 
 def train_crop(image: Image.Image, *, size: int, config: AugmentConfig, seed: int | str) -> np.ndarray:
-    """An RGB picture to a uint8 crop (size, size, 3)."""
+    """A random crop of an image, augmented for training.
+
+    Args:
+        image: RGB.
+        size: S, pixels a side.
+        config: scale of the crop, flips and random operations.
+        seed: of the draws.
+
+    Returns:
+        (S, S, 3) uint8.
+    """
     rng = random.Random(seed)
     image = image.resize((size, size), Image.Resampling.BICUBIC, box=_crop_box(image.size, config.crop_scale, rng))
     if config.flip and rng.random() < 0.5:
@@ -30,7 +40,14 @@ def train_crop(image: Image.Image, *, size: int, config: AugmentConfig, seed: in
 
 
 def randaugment(image: Image.Image, operations: int, magnitude: int, *, rng: random.Random) -> Image.Image:
-    """Apply so many random operations of strength magnitude / 10 (arXiv 1909.13719)."""
+    """Apply so many random operations of strength magnitude / 10 (arXiv 1909.13719).
+
+    Args:
+        image: RGB.
+        operations: how many.
+        magnitude: 0 to 10.
+        rng: of the draws.
+    """
     level = magnitude / 10
     for _ in range(operations):
         image = rng.choice(_OPERATIONS)(image, level if rng.random() < 0.5 else -level)

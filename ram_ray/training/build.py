@@ -82,6 +82,10 @@ def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
 
     Label embeddings stay the model's own, since the label system may have grown, unless they are learnt.
 
+    Args:
+        model: changed.
+        state: the other model's tensors by name.
+
     Raises:
         ValueError: if the other model is of another make.
     """

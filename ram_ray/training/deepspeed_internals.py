@@ -71,6 +71,12 @@ def read_module(folder: Path) -> dict[str, Tensor]:
 
     Missing in the public API of 0.19: reading a checkpoint that is not of stage 3 without an engine, and the name of
     its file; the accelerator, as in `import_deepspeed`.
+
+    Args:
+        folder: of the checkpoint.
+
+    Returns:
+        Name -> float32 tensor on the CPU.
     """
     if (file := folder / TAG / "mp_rank_00_model_states.pt").exists():  # the whole module, but for stage 3
         return torch.load(file, map_location="cpu", weights_only=False)["module"]  # our own checkpoint

@@ -38,6 +38,13 @@ def draw(weights: list[float], *, seed: str) -> list[int]:
     """As many places as there are weights, each about in proportion to its weight, at most one more or less.
 
     Systematic sampling: a bucket keeps its number of rows, so the position in the run stays one number.
+
+    Args:
+        weights: over 0.
+        seed: of the draw.
+
+    Returns:
+        Places, ascending, as many as weights; a place may come several times.
     """
     total, place = sum(weights), 0
     step = total / len(weights)
@@ -89,7 +96,14 @@ class Position:
 
 
 def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Position]:
-    """The buckets of the run in order, those with no row in first_row .. end_row left out."""
+    """The buckets of the run in order, those with no row in first_row .. end_row left out.
+
+    Args:
+        table: that is trained on.
+        seed: of the order in each epoch.
+        first_row: counted from the start of the run, over epochs.
+        end_row: the row after the last.
+    """
     positions, start, epoch = [], 0, 0
     while start < end_row:
         order = list(range(len(table.buckets)))
@@ -147,6 +161,9 @@ class Feed(ABC):
     def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
         """A batch of rows, read, decoded and augmented.
 
+        Args:
+            rows: of the training table, B of them.
+
         Returns:
             pixels uint8 (B, V, S, S, 3), V views a row; weight float32 (B,), 0 for a row of which nothing is learnt;
             key, shard, reason and detail (B,) strings, the reason empty for a good row; and what the subclass adds.
@@ -184,7 +201,14 @@ class Feed(ABC):
         }
 
     def stream(self, *, num_cpus: float) -> Iterator[dict[str, np.ndarray]]:
-        """This worker's batches, decoded by Ray Data tasks anywhere in the cluster, in training order."""
+        """This worker's batches, decoded by Ray Data tasks anywhere in the cluster, in training order.
+
+        Args:
+            num_cpus: of each task.
+
+        Yields:
+            A batch, see `batch`.
+        """
         import ray
 
         configure_data()
@@ -207,10 +231,22 @@ class Feed(ABC):
 
     @abstractmethod
     def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """What goes with the pictures."""
+        """What goes with the pictures.
+
+        Args:
+            rows: of the training table, B of them.
+
+        Returns:
+            Columns of B rows by name.
+        """
 
     def random(self, row: dict, what: str) -> random.Random:
-        """A generator for one decision about a row in an epoch."""
+        """A generator for one decision about a row in an epoch.
+
+        Args:
+            row: of the training table, with its epoch.
+            what: name of the decision.
+        """
         return random.Random(f"{self.seed}/{row['epoch']}/{row['key']}/{what}")
 
 
@@ -224,7 +260,14 @@ class TaggerFeed(Feed):
     max_tag_tokens: int = 40
 
     def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """targets uint8 (B, N) as of `asymmetric_loss`; caption_ids, tag_ids int32 (B, T) where captions are learnt."""
+        """Targets and token ids of a batch of training rows.
+
+        Args:
+            rows: of the training table.
+
+        Returns:
+            targets uint8 (B, N) as of `asymmetric_loss`; caption_ids, tag_ids int32 (B, T) where captions are learnt.
+        """
         targets = np.zeros((len(rows), len(self.tag_names)), dtype=np.uint8)
         texts, tags = [], []
         for place, row in enumerate(rows):

@@ -8,6 +8,7 @@ def share(batch_size: int, *, workers: int, limit: int | None) -> tuple[int, int
 
     Args:
         batch_size: rows of the step.
+        workers: number of workers.
         limit: most rows of a micro batch; None: as many as there are.
     """
     rows = -(-batch_size // workers)

@@ -20,7 +20,12 @@ BETAS = (0.9, 0.999)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The configured optimizer over the parameters that learn; each group's "lr_scale" is its share of `config.lr`."""
+    """The configured optimizer over the parameters that learn; each group's "lr_scale" is its share of `config.lr`.
+
+    Args:
+        model: whose parameters learn.
+        config: of the training.
+    """
     if config.optimizer == "muon":
         return MuonAdamW(model, config)
     groups = parameter_groups(model, weight_decay=config.weight_decay)

@@ -25,6 +25,7 @@ class RejectedRows:
     Args:
         folder: URI, the same for all workers.
         stage: name that the rows bear.
+        rank: of the worker.
     """
 
     def __init__(self, folder: str, *, stage: str, rank: int) -> None:
@@ -32,7 +33,11 @@ class RejectedRows:
         self._rows: dict[str, dict] = {}
 
     def add(self, batch: dict[str, np.ndarray]) -> None:
-        """Note the rows of a feed's batch that have a reason; rows without a key only fill a share up."""
+        """Note the rows of a feed's batch that have a reason; rows without a key only fill a share up.
+
+        Args:
+            batch: of `Feed.batch`.
+        """
         for row in np.flatnonzero((batch["reason"] != "") & (batch["key"] != "")):
             columns = {name: str(batch[name][row]) for name in ("key", "shard", "reason", "detail")}
             self._rows.setdefault(columns["key"], {**columns, "stage": self._stage})

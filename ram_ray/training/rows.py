@@ -25,7 +25,13 @@ ROWS = pa.schema(
 
 
 def to_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
-    """Rows with key, shard, pictures, tags and captions to training rows with their place in the order."""
+    """Rows with key, shard, pictures, tags and captions to training rows with their place in the order.
+
+    Args:
+        rows: changed.
+        seed: of the order.
+        num_buckets: of the table.
+    """
     for row in rows:
         row["order"] = hash_key(row["key"], seed=seed) >> 1  # 63 bits: Parquet's int64
         row["bucket"] = row["order"] * num_buckets >> 63
@@ -36,6 +42,7 @@ def tagged_rows(annotations: pa.Table, *, worth: Mapping[int, float] | None = No
     """Training rows of the tagger from `records.ANNOTATION`; rejected rows and rows without a tag are left out.
 
     Args:
+        annotations: ANNOTATION rows.
         worth: of each tag, see `tag_worth`; a picture weighs as much as its worthiest tag.
     """
     rows = [
@@ -58,5 +65,7 @@ def tag_worth(pictures: Mapping[int, int], *, num_pictures: int, cap: float) -> 
 
     Args:
         pictures: tag id -> pictures that have it.
+        num_pictures: of the training set.
+        cap: share of the pictures from which on a tag counts less, 0 to 1.
     """
     return {id: min(1.0, cap * num_pictures / count) for id, count in pictures.items()}

@@ -28,6 +28,11 @@ class TrainStep(nn.Module):
 
     Batch, from `feed`: pixels uint8 (B, 1, S, S, 3), targets uint8 (B, N), and where captions are learnt
     caption_ids and tag_ids (B, T) integers; weight (B,), 0 for an image of which nothing is learnt.
+
+    Args:
+        model: that learns.
+        teacher: that is distilled from; None: nothing is.
+        caption_start: tokens of the prompt, not learnt.
     """
 
     def __init__(self, model: RAM, *, teacher: Teacher | None, caption_start: int) -> None:
@@ -37,7 +42,14 @@ class TrainStep(nn.Module):
         self.caption_start = caption_start
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses tag (a mean over images), text, distill (where learnt) and total, each a scalar."""
+        """One training step's losses.
+
+        Args:
+            batch: of `TaggerFeed`, as tensors on the model's device.
+
+        Returns:
+            Scalars by name: tag (a mean over images), text and distill (where learnt), and total.
+        """
         config = self.model.config
         pixels = batch["pixels"][:, 0]
         inputs: dict = {
@@ -74,6 +86,9 @@ def over_workers(losses: dict[str, Tensor], amounts: dict[str, Tensor]) -> dict[
     Args:
         losses: of `RAM.forward`: tag a sum over images, the others means of `amounts`.
         amounts: of each loss, a scalar.
+
+    Returns:
+        Scalars by name, with "total", whose gradient is the step's once workers average theirs.
     """
     names = list(losses)
     sums = [losses[name] * (1 if name == "tag" else amounts[name]) for name in names]
@@ -91,7 +106,14 @@ def _trim(ids: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total_steps: int) -> float:
-    """Learning rate of a step counted from 0: linear warm-up, then x`decay` an epoch, or a cosine to `min_lr`."""
+    """Learning rate of a step counted from 0: linear warm-up, then x`decay` an epoch, or a cosine to `min_lr`.
+
+    Args:
+        step: counted from 0.
+        config: of the training.
+        steps_per_epoch: of the step schedule.
+        total_steps: of the cosine.
+    """
     if step < config.warmup_steps:
         return config.warmup_lr + (config.lr - config.warmup_lr) * step / config.warmup_steps
     if config.schedule == "step":
@@ -101,5 +123,11 @@ def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total
 
 
 def step_seed(seed: int, *, step: int, rank: int) -> int:
-    """Seed of dropout and stochastic depth for one step, so that a resumed run draws the same numbers."""
+    """Seed of dropout and stochastic depth for one step, so that a resumed run draws the same numbers.
+
+    Args:
+        seed: of the run.
+        step: counted from 0.
+        rank: of the worker.
+    """
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + rank).initial_seed()

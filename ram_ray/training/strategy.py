@@ -41,7 +41,12 @@ class Engine(Protocol):
         """One optimizer step over gradient-accumulated micro batches; returns the mean of each loss.
 
         Args:
+            micro_batches: of this worker, tensors by name, on its device.
+            lr: learning rate of this step.
             shares: of each micro batch in the step's images, the same on every worker; None: equal ones.
+
+        Returns:
+            Loss name -> mean over the micro batches, by their shares.
         """
 
     def save(self, folder: Path) -> None:
@@ -52,7 +57,14 @@ class Engine(Protocol):
 
 
 def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> Engine:
-    """The configured engine. Needs an initialised process group."""
+    """The configured engine. Needs an initialised process group.
+
+    Args:
+        step: the model with its losses, on the device.
+        config: of this training.
+        training: the engine and its precision.
+        device: of this worker.
+    """
     if device.type == "cuda" and training.precision == "fp32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
@@ -76,6 +88,7 @@ class DDPEngine:
     def step(
         self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
     ) -> dict[str, float]:
+        """See `Engine.step`; gradients are averaged over workers once, at the last micro batch."""
         set_learning_rate(self._optimizer, lr)
         shares, losses = shares or _equal(micro_batches), []
         for number, (batch, part) in enumerate(zip(micro_batches, shares, strict=True)):
@@ -91,11 +104,13 @@ class DDPEngine:
         return _means(losses, shares)
 
     def save(self, folder: Path) -> None:
+        """See `Engine.save`; rank 0 writes one file."""
         if torch.distributed.get_rank() == 0:
             state = {"step": self._step.state_dict(), "optimizer": self._optimizer.state_dict()}
             torch.save(state, folder / DDP_FILE)
 
     def load(self, folder: Path) -> None:
+        """See `Engine.load`."""
         state = torch.load(folder / DDP_FILE, map_location=self.device, weights_only=True)
         self._step.load_state_dict(state["step"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -133,6 +148,7 @@ class DeepSpeedEngine:
     def step(
         self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
     ) -> dict[str, float]:
+        """See `Engine.step`."""
         set_learning_rate(self._engine.optimizer, lr)
         shares, losses = shares or _equal(micro_batches), []
         for batch, part in zip(micro_batches, shares, strict=True):
@@ -143,9 +159,11 @@ class DeepSpeedEngine:
         return _means(losses, shares)
 
     def save(self, folder: Path) -> None:
+        """See `Engine.save`; every rank writes its part."""
         self._engine.save_checkpoint(str(folder), tag=TAG)
 
     def load(self, folder: Path) -> None:
+        """See `Engine.load`."""
         load_checkpoint(self._engine, folder)
 
 
@@ -159,7 +177,14 @@ def _means(losses: list[dict[str, Tensor]], shares: list[float]) -> dict[str, fl
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The model's float32 weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it."""
+    """The model's weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it.
+
+    Args:
+        folder: of the checkpoint.
+
+    Returns:
+        Name -> float32 tensor on the CPU.
+    """
     if (folder / DDP_FILE).exists():
         state = torch.load(folder / DDP_FILE, map_location="cpu", weights_only=True)["step"]
     else:

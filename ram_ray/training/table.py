@@ -36,6 +36,7 @@ class Chosen:
     left_out: Part | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        """The rows of a block that are trained on."""
         if self.shards != "*":
             names = {one: shard_matches(one, self.shards) for one in block["shard"].unique().to_pylist()}
             block = block.filter(pa.array([names[one] for one in block["shard"].to_pylist()], pa.bool_()))
@@ -45,7 +46,14 @@ class Chosen:
 
 
 def row_maker(annotations: str, *, config: TrainConfig, chosen: Chosen, run: RunConfig) -> RowMaker:
-    """Makes training rows of annotations, weighed by their tags where `tag_cap` asks for it."""
+    """Makes training rows of annotations, weighed by their tags where `tag_cap` asks for it.
+
+    Args:
+        annotations: folder of ANNOTATION rows.
+        config: of the training.
+        chosen: which rows are trained on.
+        run: the run's configuration.
+    """
     if config.tag_cap is None:
         return tagged_rows
     counts, num_pictures = count_tags(annotations, chosen=chosen, run=run)
@@ -53,7 +61,13 @@ def row_maker(annotations: str, *, config: TrainConfig, chosen: Chosen, run: Run
 
 
 def count_tags(annotations: str, *, chosen: Chosen, run: RunConfig) -> tuple[dict[int, int], int]:
-    """Pictures of each tag, and pictures with any, among those to be trained on."""
+    """Pictures of each tag, and pictures with any, among those to be trained on.
+
+    Args:
+        annotations: folder of ANNOTATION rows.
+        chosen: which rows are trained on.
+        run: the run's configuration.
+    """
     total: Counter[int] = Counter()
     rows = read_rows(annotations, run=run).map_batches(
         functools.partial(count_block, chosen=chosen),
@@ -81,8 +95,17 @@ def make_table(
     """Write the shuffled training table once and return it.
 
     Args:
+        path: folder or URI of the table.
         sources: folders of rows, each with the function that makes training rows of a block.
         chosen: which rows are trained on; None: all.
+        num_rows: rows of all sources, from which the number of buckets follows.
+        run: its configuration.
+
+    Returns:
+        The table; one that was written already is not written again.
+
+    Raises:
+        ValueError: if no row is left to train on.
     """
     chosen = chosen or Chosen()
     done = f"{path}.json"

@@ -49,8 +49,14 @@ def train_tagger(
     """Train the tagger and leave a bundle at `stage.path`; returns counts for the manifest.
 
     Args:
+        stage: gets the bundle and the work folder.
+        config: section of this training.
+        run: the run's configuration.
         annotations: folder of `records.ANNOTATION` rows.
         num_rows: how many they are; sets the number of buckets.
+        label_system: URI of the label system.
+        teacher: folder, URI or Hugging Face id of the CLIP that is distilled from and embeds labels.
+        teacher_revision: commit of a Hugging Face id.
         tokenizer: folder with tokenizer.json, readable by every node.
         start: bundle to start from, None for `represent`'s backbone.
         left_out: pictures that are not trained on; epochs count the others.
@@ -86,7 +92,15 @@ def train_tagger(
 
 
 def train(job: Job, *, stage: Stage) -> dict[str, Any]:
-    """Run a job and leave its model at `stage.path`."""
+    """Run a job and leave its model at `stage.path`.
+
+    Args:
+        job: what every worker gets.
+        stage: gets the model and the work folder.
+
+    Returns:
+        Counts for the manifest.
+    """
     job = replace(job, rejected=f"{stage.work}/rejected")
     result = fit(job, storage=f"{stage.work}/train")
     return ray.get(_publish.remote(job, result.checkpoint, stage.path, stage.run.path("rejected", stage.name)))
@@ -94,6 +108,11 @@ def train(job: Job, *, stage: Stage) -> dict[str, Any]:
 
 def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, int]:
     """Optimizer steps of the whole run, and of an epoch.
+
+    Args:
+        table: that is trained on.
+        stage: for the error: name of the training's section.
+        config: of the training.
 
     Raises:
         ValueError: if there are too few rows for one step.
@@ -109,6 +128,13 @@ def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, 
 
 def fit(job: Job, *, storage: str) -> Any:
     """Run the workers; a storage folder with checkpoints is gone on from.
+
+    Args:
+        job: what every worker gets.
+        storage: folder or URI of checkpoints.
+
+    Returns:
+        Ray Train's result, with the last checkpoint.
 
     Raises:
         ValueError: for a worker's error that another try would meet again.

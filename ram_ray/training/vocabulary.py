@@ -21,7 +21,13 @@ MAX_CAPTIONS = 1_000_000
 
 
 def build_vocabulary(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
-    """Leave `tokenizer.json` at the stage's path."""
+    """Leave `tokenizer.json` at the stage's path.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        samples: stage that left SAMPLE rows, whose captions are learnt from where the tokenizer is "trained".
+    """
     identity = {
         "tokenizer": config.tokenizer,
         "revision": config.tokenizer_revision,

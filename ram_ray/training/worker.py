@@ -111,6 +111,15 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
 
     A row that weighs nothing gets the pixels of one that does, so that what is normalised over a batch, in a stem of
     convolutions, sees no black images.
+
+    Args:
+        feed: gives micro batches.
+        job: says how they are read.
+        device: gets the tensors.
+        rejected: notes rows that cannot be used.
+
+    Yields:
+        Tensors by name, of each of the M micro batches.
     """
     _, num_micro = feed.share
     micro: list[dict[str, Tensor]] = []
@@ -130,7 +139,15 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
 
 
 def count_images(micro_batches: list[dict[str, Tensor]], *, asks: bool = False) -> tuple[list[float], bool]:
-    """Images that count in each of the M micro batches, over all workers, and whether any worker asks."""
+    """Images that count in each of the M micro batches, over all workers.
+
+    Args:
+        micro_batches: of this worker, with `weight` (B,).
+        asks: a question of this worker to all.
+
+    Returns:
+        M counts, and whether any worker asks.
+    """
     own = [one["weight"].sum() for one in micro_batches]
     *images, asking = total(torch.stack([*own, torch.full_like(own[0], float(asks))])).tolist()
     return images, asking > 0
@@ -145,6 +162,10 @@ class Outage:
 
     def check(self, images: float, rejected: RejectedRows) -> None:
         """Count a step in which so many images could be read.
+
+        Args:
+            images: that counted in the step, over all workers.
+            rejected: of this worker.
 
         Raises:
             ValueError: if none could be read of as many as a checkpoint is apart, or of `MOST_UNREADABLE`.
@@ -204,13 +225,25 @@ def _checkpoint(engine: Engine, *, step: int, rank: int, losses: dict[str, float
 
 
 class Meter:
-    """Prints step, losses, images a second and time left, every few seconds."""
+    """Prints step, losses, images a second and time left, every few seconds.
+
+    Args:
+        job: says how many steps there are.
+        first: the step that this worker begins with.
+    """
 
     def __init__(self, job: Job, *, first: int) -> None:
         self._job, self._first = job, first
         self._start = self._last = time.monotonic()
 
     def log(self, done: int, losses: dict[str, float], lr: float) -> None:
+        """Print steps, losses, rate and time left, every `LOG_SECONDS` seconds and after the last step.
+
+        Args:
+            done: steps of the run.
+            losses: of the last step, by name.
+            lr: its learning rate.
+        """
         now = time.monotonic()
         if now - self._last < LOG_SECONDS and done != self._job.total_steps:
             return

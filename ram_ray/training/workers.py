@@ -17,7 +17,14 @@ def world_size() -> int:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all workers, without gradients; the tensor itself in one process."""
+    """The sum of a tensor over all workers, without gradients.
+
+    Args:
+        values: of any shape, the same on every worker.
+
+    Returns:
+        The sum in the same shape; in one process the values themselves.
+    """
     values = values.detach()
     if world_size() > 1:
         values = values.clone()
@@ -26,7 +33,14 @@ def total(values: Tensor) -> Tensor:
 
 
 def differentiable_total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all workers; its gradient is the sum of all workers' gradients."""
+    """The sum of a tensor over all workers; its gradient is the sum of all workers' gradients.
+
+    Args:
+        values: of any shape, the same on every worker.
+
+    Returns:
+        The sum in the same shape; in one process the values themselves.
+    """
     return _Total.apply(values) if world_size() > 1 else values
 
 

@@ -1,0 +1,1 @@
+"""What makes and scores the shipped caption parser."""

@@ -76,7 +76,7 @@ class CaptionGrammar(Phrases):
         return head
 
     def _aside(self, head: Node) -> None:
-        """ "while holding a hat", "as a crowd watches", "holding a hat", "to catch a ball"."""
+        """Such as "while holding a hat", "as a crowd watches", "holding a hat", "to catch a ball"."""
         kind = self.rng.random()
         if kind < 0.3:
             head.after("advcl", self.action("VBG", depth=2).first("mark", word("while", "SCONJ", "IN")))
@@ -167,12 +167,12 @@ class CaptionGrammar(Phrases):
         return head.after("xcomp", inner)
 
     def _after_verb(self, form: str, many: bool, depth: int) -> Node:
-        """ "finished throwing a ball", "goes skiing", "enjoying eating"."""
+        """Such as "finished throwing a ball", "goes skiing", "enjoying eating"."""
         head = self.verb(self.rng.choice(("finish", "begin", "start", "enjoy", "go", "stop")), form, many=many)
         return head.after("xcomp", self.action("VBG", depth=2))
 
     def _watch(self, form: str, many: bool, depth: int) -> Node:
-        """ "watching a man ride a horse", "watches dogs play": object and what it does."""
+        """Such as "watching a man ride a horse", "watches dogs play": object and what it does."""
         head = self.verb(self.rng.choice(("watch", "watch", "help", "photograph")), form, many=many)
         seen = self.phrase(*PERSONS)
         if self._chance(0.5):
@@ -251,7 +251,7 @@ class CaptionGrammar(Phrases):
         return self.action(self.rng.choice(("VBG", "VBG", "VBN", "VB")), depth=1)
 
     def _fragment(self, subject: Node) -> Node:
-        """ "a man riding a bike", "three boys, one holding a ball", "a car parked on a street"."""
+        """Such as "a man riding a bike", "three boys, one holding a ball", "a car parked on a street"."""
         clause = self.action("VBG", depth=1)
         if self._chance(0.07):
             one = word(self.rng.choice(("one", "each", "one", "both")), "NUM", "CD")
@@ -268,14 +268,14 @@ class CaptionGrammar(Phrases):
         return subject
 
     def _relative(self, subject: Node, *, many: bool) -> Node:
-        """ "a dog that is running", "a man who wears a hat", then perhaps the main verb."""
+        """Such as "a dog that is running", "a man who wears a hat", then perhaps the main verb."""
         that = word(self.rng.choice(("that", "who", "which")), "PRON", "WDT")
         that.tag = "WP" if that.text == "who" else "WDT"
         subject.after("acl:relcl", self._finite(that, many=many, depth=2))
         return self._finite(subject, many=many, depth=2) if self._chance(0.4) else subject
 
     def _view(self) -> Node:
-        """ "a close up of a plate", "a black and white photo of a train", "a sign that reads"."""
+        """Such as "a close up of a plate", "a black and white photo of a train", "a sign that reads"."""
         head = word(
             self.rng.choice(("picture", "view", "photo", "image", "shot", "photograph")), "NOUN", "NN", SINGULAR
         )

@@ -102,7 +102,7 @@ class Phrases:
         return node
 
     def _owned(self, node: Node) -> Node:
-        """ "a man's" before a phrase."""
+        """Put "a man's" before a phrase."""
         owner = self.noun(("person", "animal"), many=False)
         self._determiner(owner, many=False, none=self.bare)
         return node.first("nmod:poss", owner.after("case", word("'s", "PART", "POS")))
@@ -169,7 +169,7 @@ class Phrases:
         return word(ending, "VERB", "VBN", "VerbForm=Part").before("obl", word(noun, "NOUN", "NN", SINGULAR))
 
     def _measured(self, node: Node) -> Node:
-        """ "a group of" and the like before a phrase."""
+        """Put "a group of" and the like before a phrase."""
         measure = word(self._pick("measure").split(":")[0], "NOUN", "NN", SINGULAR)
         if measure.text == "close up":
             measure = word("up", "NOUN", "NN", SINGULAR).before("amod", word("close", "ADJ", "JJ", "Degree=Pos"))
@@ -197,7 +197,7 @@ class Phrases:
         return node
 
     def wearing(self) -> Node:
-        """ "in a red shirt and jeans", "with long hair", "in black"."""
+        """Such as "in a red shirt and jeans", "with long hair", "in black"."""
         if self._chance(0.12):
             return self._adjective("color").before("case", adp("in"))
         if self._chance(0.3):

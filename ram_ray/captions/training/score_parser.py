@@ -54,6 +54,10 @@ class Score:
 def read_gold(path: Path, *, split: str | None = None) -> list[dict[str, Any]]:
     """Rows of a gold file, of one part or of all.
 
+    Args:
+        path: of the JSON lines.
+        split: name of the part; None: all.
+
     Raises:
         ValueError: if the file is not there, or has no row of this part.
     """
@@ -68,7 +72,13 @@ def read_gold(path: Path, *, split: str | None = None) -> list[dict[str, Any]]:
 
 
 def compare(found: Iterable[str], asked: list[str], optional: list[str]) -> tuple[int, list[str], list[str]]:
-    """Hits, names found wrongly and names missed, for one kind of one caption."""
+    """Hits, names found wrongly and names missed, for one kind of one caption.
+
+    Args:
+        found: names that the parser gave.
+        asked: names that the gold asks for; "a|b" is met by either.
+        optional: names that are right, and not missed.
+    """
     names = list(dict.fromkeys(found))
     groups = [one.split("|") for one in asked]
     allowed = {other for one in [*asked, *optional] for other in one.split("|")}
@@ -79,7 +89,12 @@ def compare(found: Iterable[str], asked: list[str], optional: list[str]) -> tupl
 
 
 def score(rows: list[dict[str, Any]], tags: list[list[Tag]]) -> tuple[dict[str, Score], list[tuple[int, str]]]:
-    """Scores by kind, and captions with errors as (number of errors, description), worst first."""
+    """Scores by kind, and captions with errors as (number of errors, description), worst first.
+
+    Args:
+        rows: of the gold.
+        tags: of each row's caption, as the parser gave them.
+    """
     totals = {kind: Score() for kind in KINDS}
     errors = []
     for row, found in zip(rows, tags, strict=True):

@@ -204,7 +204,13 @@ def _empty_sentence() -> dict:
 
 
 def to_docs(path: Path, vocab, *, sentences_per_doc: int = SENTENCES_PER_DOC) -> Iterator[Doc]:
-    """Join consecutive sentences into docs, so that the parser also learns where sentences end."""
+    """Join consecutive sentences into docs, so that the parser also learns where sentences end.
+
+    Args:
+        path: of a .conllu.gz file.
+        vocab: spaCy's, of the pipeline.
+        sentences_per_doc: how many are joined.
+    """
     joined, count = _empty_sentence(), 0
     for sentence in read_conllu(path):
         offset = len(joined["words"])
@@ -229,7 +235,15 @@ def whole_hyphens() -> Callable[[Language], None]:
 
 
 def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: int = CAPTIONS) -> dict[str, float]:
-    """Train, add the lemmatizer, save to `out`, and return the scores on the treebank's test part."""
+    """Train, add the lemmatizer, save to `out`, and return the scores on the treebank's test part.
+
+    Args:
+        treebank: folder of a Universal Dependencies treebank, .conllu.gz files.
+        out: folder for the pipeline.
+        steps: of training.
+        seed: of training and of the drawn captions.
+        captions: number of drawn captions that are trained on besides.
+    """
     blank = spacy.blank("en")
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
@@ -251,7 +265,16 @@ def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: 
 
 
 def finish(nlp: Language, treebank: Path, out: Path) -> dict[str, float]:
-    """Add the lemmatizer to a trained pipeline, score it on the treebank's test part, and save it to `out`."""
+    """Add the lemmatizer to a trained pipeline, score it on the treebank's test part, and save it to `out`.
+
+    Args:
+        nlp: the trained pipeline; changed.
+        treebank: folder with the test part.
+        out: folder for the pipeline.
+
+    Returns:
+        Scores, 0 to 1, by spaCy's names.
+    """
     lemmatizer = nlp.add_pipe("lemmatizer", config={"mode": "rule"}, last=True)
     lemmatizer.initialize()  # type: ignore[attr-defined]
     (test,) = treebank.glob("*-test*.conllu.gz")

@@ -32,17 +32,40 @@ class Backend(Protocol):
     """The forward of one model on one device. Safe to call from several threads."""
 
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) to image tokens (B, 1 + L, C), float32."""
+        """Encode images.
+
+        Args:
+            pixel_values: (B, 3, S, S) float32, normalised.
+
+        Returns:
+            Image tokens (B, 1 + L, C) float32.
+        """
         ...
 
     def logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
-        """Image tokens (B, 1 + L, C) to logits (B, N), float32."""
+        """Score labels on encoded images.
+
+        Args:
+            tokens: (B, 1 + L, C) float32, from `encode`.
+            labels: what is asked for.
+
+        Returns:
+            (B, N) float32.
+        """
         ...
 
 
 @torch.inference_mode()
 def label_set(model: RAM, embed: Tensor) -> LabelSet:
-    """A label set of embeddings: (N, E); RAM++: (N, K, E)."""
+    """A label set of embeddings.
+
+    Args:
+        model: whose labels they are.
+        embed: (N, E) float; RAM++: (N, K, E).
+
+    Returns:
+        What of the forward depends on the labels alone, on the model's device.
+    """
     embed = embed.to(model.label_embed.device).float()
     if model.reweighs:
         return LabelSet(descriptions=embed)
@@ -51,8 +74,15 @@ def label_set(model: RAM, embed: Tensor) -> LabelSet:
 
 
 class Pieces:
-    """A batch cut so that what lies between two layers stays small: on a CPU a large batch is no quicker an image
-    than a few pictures, and of a Swin-L with 4,585 tags a batch of 32 would take gigabytes."""
+    """A batch cut so that what lies between two layers stays small.
+
+    On a CPU a large batch is no quicker an image than a few pictures, and of a Swin-L with 4,585 tags a batch of 32
+    would take gigabytes.
+
+    Args:
+        model: whose sizes say how many pictures fit.
+        whole: do not cut, as on a GPU.
+    """
 
     _PATCHES, _HIDDEN = 1 << 15, 1 << 26  # of the first stage; values of a feed-forward's hidden layer
 
@@ -62,11 +92,28 @@ class Pieces:
         self._images = max(1, self._PATCHES // (config.image_size // config.swin.patch_size) ** 2)
 
     def encode(self, run: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
-        """`run` over pictures (B, 3, S, S), a few at a time."""
+        """`run` over pictures, a few at a time.
+
+        Args:
+            run: pixels (b, 3, S, S) to tokens.
+            pixel_values: (B, 3, S, S) float32.
+
+        Returns:
+            Image tokens (B, 1 + L, C).
+        """
         return self._over(run, pixel_values, self._images)
 
     def logits(self, run: Callable[[Tensor], Tensor], tokens: Tensor, labels: LabelSet) -> Tensor:
-        """`run` over image tokens (B, 1 + L, C), a few pictures at a time."""
+        """`run` over image tokens, a few pictures at a time.
+
+        Args:
+            run: tokens (b, 1 + L, C) to logits.
+            tokens: (B, 1 + L, C).
+            labels: what is asked for; the more, the fewer pictures at a time.
+
+        Returns:
+            Logits (B, N).
+        """
         known = labels.descriptions if labels.queries is None else labels.queries[0]
         assert known is not None
         return self._over(run, tokens, max(1, self._HIDDEN // (len(known) * self._ffn)))

@@ -13,6 +13,12 @@ PRECISIONS = ("fp32", "bf16")
 def make_backend(name: str, model: RAM, *, precision: str, threads: int | None) -> Backend:
     """The backend `name` for a model in eval mode, whose weights it may take over.
 
+    Args:
+        name: "torch" or "openvino".
+        model: in eval mode; the backend may take its weights over.
+        precision: "fp32" or "bf16".
+        threads: of OpenVINO; None: its own choice.
+
     Raises:
         ValueError: if the name or precision is unknown, or the backend is not installed.
     """

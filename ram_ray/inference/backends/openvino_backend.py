@@ -22,7 +22,16 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoBackend:
-    """See `ram_ray.inference.backends.backend.Backend`."""
+    """See `ram_ray.inference.backends.backend.Backend`.
+
+    Args:
+        model: in eval mode, on the CPU.
+        precision: "fp32" or "bf16".
+        threads: None: OpenVINO's own choice.
+
+    Raises:
+        ValueError: if openvino is not installed.
+    """
 
     def __init__(self, model: RAM, *, precision: str, threads: int | None) -> None:
         try:

@@ -11,7 +11,12 @@ from ram_ray.models.ram import RAM
 
 
 class TorchBackend:
-    """PyTorch: on a CPU with oneDNN's linear maps, on a GPU with autocast in bf16."""
+    """PyTorch: on a CPU with oneDNN's linear maps, on a GPU with autocast in bf16.
+
+    Args:
+        model: in eval mode; its weights may be taken over.
+        precision: "fp32" or "bf16".
+    """
 
     def __init__(self, model: RAM, *, precision: str) -> None:
         self._model = model
