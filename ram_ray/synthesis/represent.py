@@ -27,6 +27,7 @@ from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.models.image_encoder import normalise
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.runtime.artifacts import Manifest, Run, Stage
+from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.models import DualEncoderConfig
 from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.synthesis.head import ProjectionHead
@@ -58,7 +59,8 @@ def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manife
     if stage.manifest:
         return stage.manifest
     if settings.clip:
-        ray.get(ray.remote(num_cpus=config.resources.task_cpus)(_check_clip).remote(settings.clip, settings.revision))
+        check = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(_check_clip)
+        ray.get(check.remote(settings.clip, settings.revision))
         return stage.finish(source=settings.clip, revision=settings.revision)
     synthetic = synthesize(run, config, samples) if settings.images != "real" else None
     real = samples if settings.images != "synthetic" else None

@@ -23,6 +23,7 @@ from ram_ray.config import RunConfig
 from ram_ray.data.parts import Part
 from ram_ray.label_system import LabelSystem
 from ram_ray.runtime.artifacts import Stage, write_table
+from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.build import TaggerJob
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
@@ -173,7 +174,7 @@ def fit(job: Job, *, storage: str) -> Any:
         raise RuntimeError(f"{job.stage}: training failed: {type(error).__name__}: {lines[-1]}") from failure
 
 
-@ray.remote(num_cpus=0.5)
+@ray.remote(num_cpus=0.5, **TASK_RETRIES)
 def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[str, Any]:
     """Turn the last checkpoint into the stage's folder, away from the driver."""
     import torch

@@ -5,6 +5,7 @@ The jobs run as users run them, in a process and on a Ray of their own. What a f
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import subprocess
@@ -63,6 +64,20 @@ class Flaky:
             (self.folder / os.urandom(8).hex()).touch()
             raise self.error
         return block
+
+
+def _remote_calls(source: str) -> list[str]:
+    """Every `ray.remote(...)` of a source, less actors, as text."""
+    tree = ast.parse(source)
+    actors = {id(one) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for one in node.decorator_list}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in actors]
+    return [ast.unparse(call) for call in calls if ast.unparse(call.func) == "ray.remote"]
+
+
+def test_every_task_of_our_own_tries_again_what_its_storage_refused() -> None:
+    calls = [(path.name, call) for path in (ROOT / "ram_ray").rglob("*.py") for call in _remote_calls(path.read_text())]
+    assert len(calls) >= 7 and not [one for one in calls if "TASK_RETRIES" not in one[1]]
+    assert _remote_calls("@ray.remote(num_cpus=1)\ndef work(): ...") == ["ray.remote(num_cpus=1)"]
 
 
 @pytest.mark.parametrize(
