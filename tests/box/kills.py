@@ -54,14 +54,9 @@ def prepare(unbroken: RunFolder, step: Step, name: str) -> RunFolder:
     return unbroken.copy_before(step.first, name)
 
 
-def submit(box: Box, run: RunFolder, step: Step) -> subprocess.Popen:
-    """The step's job on the run's folder."""
-    return box.submit(*command(step.job, run.run, held_out=False), name=run.run)
-
-
 def half_done(box: Box, run: RunFolder, step: Step) -> subprocess.Popen:
     """Submit the job and wait until its stage has begun its work, and is not done."""
-    job = submit(box, run, step)
+    job = box.submit(*command(step.job, run.run, held_out=False), name=run.run)
     begun = lambda: run.files(step.sign) if step.sign else at_work(box, step)  # noqa: E731
     box.wait(lambda: begun() or job.poll() is not None, f"work of {step.job}", timeout_s=TIMEOUT_S, pause_s=0.05)
     assert job.poll() is None, f"the job ended before it could be killed\n{box.log(run.run)[-6000:]}"

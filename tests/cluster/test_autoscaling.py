@@ -36,7 +36,8 @@ def test_parsing_uses_every_cpu_machine_and_no_gpu(tmp_path: Path, tiny_bundle: 
     assert found == {"nodes": {"decode": 2}, "cpus": {"decode": 4}, "left": {}}
 
 
-@pytest.mark.xfail(reason="after a model's stage its nodes stay for minutes; the cause is not known yet")
-def test_models_bring_gpus_and_their_pictures_no_more_than_that(tmp_path: Path, tiny_bundle: str) -> None:
+def test_a_model_brings_gpus(tmp_path: Path, tiny_bundle: str) -> None:
     found = _run("generate", tmp_path, tiny_bundle)
-    assert found["nodes"]["a100"] >= 1 and found["left"] == {}
+    assert found["nodes"]["a100"] >= 1
+    if found["left"]:
+        pytest.xfail(f"the stage is done and these nodes stay for minutes; the cause is not known yet: {found['left']}")
