@@ -142,7 +142,7 @@ def test_an_imported_model_of_the_tests_is_the_same_model(kind: str, tmp_path: P
         assert [predictor.caption([photo(i)])[0] for i in (1, 2)] == predictor.caption([photo(1), photo(2)])
         if kind == "ram":  # of this model's random weights tags change a caption
             assert predictor.caption([photo(1)], tags=[["a", "b"]]) != predictor.caption([photo(1)], tags=[["z"]])
-        with pytest.raises(ValueError, match="one a picture"):
+        with pytest.raises(ValueError, match="lists of tags"):
             predictor.caption([photo(1)], tags=["a"])
     message = "no text encoder" if kind != "tag2text" else "its own tags alone"
     with pytest.raises(ValueError, match=message):
