@@ -1,4 +1,4 @@
-"""What a run achieved: a table for the terminal, report.json for programs, report.html for people.
+"""The results of a run: a table for the terminal, report.json for programs, report.html for a browser.
 
 The page is one file with its own style and drawings: it opens from a bucket and from a mail. report.json has the keys
 of the evaluation's `summarise` and the list of stages. A value that a stage did not measure is null in the JSON and
