@@ -69,13 +69,13 @@ class RunConfig(Section):
 
     @field_validator("name")
     @classmethod
-    def _plain_name(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if not name or not all(character.isalnum() or character in "-_." for character in name):
             raise ValueError("use letters, digits, '-', '_' and '.' only")
         return name
 
     @model_validator(mode="after")
-    def _muon_has_whole_matrices(self) -> RunConfig:
+    def _check_muon(self) -> RunConfig:
         stages = {"represent.train": self.represent.train, "pretrain": self.pretrain}
         stages |= {"retrain": self.retrain, "finetune": self.finetune}
         for name, stage in stages.items():
@@ -87,7 +87,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> RunConfig:
+    def _check_models(self) -> RunConfig:
         unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         if self.model.architecture == "ram_plus":

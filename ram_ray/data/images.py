@@ -78,7 +78,7 @@ def decode(data: bytes, *, limits: Limits, size: int | None = None, exif: bool =
         Reject: undecodable, truncated, too_small or too_large.
     """
     image = open_image(data, limits=limits, size=size)
-    with _rejecting(data):
+    with _reject_errors(data):
         return as_seen(image, exif=exif)
 
 
@@ -101,7 +101,7 @@ def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image
     if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
     image = _open(data)
-    with _rejecting(data):
+    with _reject_errors(data):
         if size is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (size, size))  # type: ignore[arg-type]
         image.load()
@@ -125,14 +125,14 @@ def as_seen(image: Image.Image, *, exif: bool = True) -> Image.Image:
 
 
 @contextmanager
-def _rejecting(data: bytes) -> Iterator[None]:
+def _reject_errors(data: bytes) -> Iterator[None]:
     """Turn whatever Pillow raises on bad bytes into a `Reject` of the image; no other code may run inside."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:
-        raise _rejected(data, error) from None
+        raise _rejection(data, error) from None
 
 
 class _Bytes(io.BytesIO):
@@ -155,11 +155,11 @@ def _open(data: bytes) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Reject("too_large", str(error)) from None
-    except Exception as error:  # as in `_rejecting`
-        raise _rejected(data, error, stream.short) from None
+    except Exception as error:  # as in `_reject_errors`
+        raise _rejection(data, error, stream.short) from None
 
 
-def _rejected(data: bytes, error: Exception, short: bool = False) -> Reject:
+def _rejection(data: bytes, error: Exception, short: bool = False) -> Reject:
     """Truncated if the bytes begin like an image and end too soon, undecodable otherwise.
 
     `short` means that the header asked for more bytes than there are; while pixels are read this is so for every file.

@@ -55,7 +55,7 @@ def to_square(image: ImageLike, *, size: int, limits: Limits = LIMITS, as_stored
         Reject: if the file or bytes are no usable image.
         ValueError: if a path cannot be read, or `image` is none of these.
     """
-    decoded = _decoded(image, limits)
+    decoded = _decode(image, limits)
     try:
         rgb = decoded.convert("RGB") if as_stored else as_seen(decoded)
         return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
@@ -115,7 +115,7 @@ def preprocess(
     return normalise(torch.from_numpy(np.ascontiguousarray(squares)).to(device), config.mean, config.std)
 
 
-def _decoded(image: ImageLike, limits: Limits) -> Image.Image:
+def _decode(image: ImageLike, limits: Limits) -> Image.Image:
     """The image in its own mode, without EXIF orientation."""
     if isinstance(image, Image.Image):
         return image

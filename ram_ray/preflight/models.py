@@ -73,7 +73,7 @@ def find_model_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str
             )
             continue
         try:
-            with _small_files(model) as (folder, names), _quiet():
+            with _small_files(model) as (folder, names), _suppress_output():
                 model.load(folder, names)
         except HubUnreachable:
             unknown.append(model)
@@ -254,7 +254,7 @@ def _hub_answers() -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_output() -> Iterator[None]:
     """Suppress what libraries print and log while they load."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -53,13 +53,13 @@ class GenerateConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_measure(cls, values: Any) -> Any:
+    def _default_precision(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("precision") is None and values.get("threshold") is None:
             return {**values, "precision": 0.8}
         return values
 
     @model_validator(mode="after")
-    def _agree(self) -> GenerateConfig:
+    def _check_thresholds(self) -> GenerateConfig:
         if self.precision is not None and self.threshold is not None:
             raise ValueError(
                 f"precision {self.precision} and threshold {self.threshold} are both set, but only one can hold; "
@@ -136,7 +136,7 @@ class EngineConfig(Section):
     clean: CleanConfig = Field(CleanConfig(), description="Removing tags.")
 
     @model_validator(mode="after")
-    def _something_to_calibrate_on(self) -> EngineConfig:
+    def _check_calibration(self) -> EngineConfig:
         if self.rounds and self.generate.precision is not None and self.folds == 1 and not self.holdout:
             raise ValueError(
                 "generate.precision is calibrated on images that the model did not see: set engine.holdout over 0, "

@@ -24,7 +24,7 @@ class SwinConfig(Section):
     drop_path: float = Field(0.1, description="Largest probability that a block is skipped in training.")
 
     @model_validator(mode="after")
-    def _stem_halves(self) -> SwinConfig:
+    def _check_stem(self) -> SwinConfig:
         halvings = self.patch_size.bit_length() - 1
         if self.stem == "convolutions" and (self.patch_size != 2**halvings or self.embed_dim % 2 ** (halvings - 1)):
             raise ValueError(
@@ -50,7 +50,7 @@ class TransformerConfig(Section):
     norm_eps: float = Field(1e-12, description="Epsilon of the layer norms; the default is BERT's.")
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> TransformerConfig:
+    def _check_heads(self) -> TransformerConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
@@ -72,7 +72,7 @@ class Decoding(Section):
     top_p: float = Field(0.9, gt=0, le=1, description="Share of the probability that is sampled from.")
 
     @model_validator(mode="after")
-    def _one_way(self) -> Decoding:
+    def _check_sampling(self) -> Decoding:
         if self.sample and self.num_beams > 1:
             raise ValueError("sample draws one caption: leave num_beams at 1")
         return self
@@ -154,7 +154,7 @@ class ModelConfig(Section):
         return self.swin.num_features if self.architecture == "tag2text" else self.image_proj
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> ModelConfig:
+    def _check_parts(self) -> ModelConfig:
         width = self.recognition.width
         if (self.architecture == "tag2text" or not self.label_proj) and self.label_width != width:
             raise ValueError(f"without label_proj label_width {self.label_width} must be the decoder's width {width}")
@@ -163,9 +163,9 @@ class ModelConfig(Section):
         if self.architecture != "ram_plus" and self.descriptions != 1:
             raise ValueError(f"descriptions is {self.descriptions}; only ram_plus has more than one a label")
         if self.captions:
-            own, lent = self.tag_encoder, self.recognition
+            own, shared = self.tag_encoder, self.recognition
             for name in ("width", "ffn", "norm_eps"):
-                if getattr(own, name) != getattr(lent, name):
+                if getattr(own, name) != getattr(shared, name):
                     raise ValueError(f"tag_encoder and recognition share weights, so their {name} must be equal")
         return self
 

@@ -39,7 +39,7 @@ class ResourcesConfig(Section):
 
     @field_validator("actors")
     @classmethod
-    def _some_actors(cls, actors: int | tuple[int, int]) -> int | tuple[int, int]:
+    def _check_actors(cls, actors: int | tuple[int, int]) -> int | tuple[int, int]:
         fewest, most = actors if isinstance(actors, tuple) else (1, actors)
         if not 1 <= fewest <= most:
             raise ValueError("write a number from 1 on, or [fewest, most]")

@@ -88,7 +88,7 @@ class TrainConfig(Section):
 
     @field_validator("clip_grad")
     @classmethod
-    def _clips_or_not(cls, norm: float | None) -> float | None:
+    def _check_clip_grad(cls, norm: float | None) -> float | None:
         if norm is not None and norm <= 0:
             raise ValueError("must be positive; write null to leave gradients as they are")
         return norm
@@ -122,7 +122,7 @@ class TrainingConfig(Section):
 
     @field_validator("workers")
     @classmethod
-    def _some_workers(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+    def _check_workers(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
         least, most = (workers, workers) if isinstance(workers, int) else workers
         if not 1 <= least <= most:
             raise ValueError("write a number of at least 1, or [least, most] such as [2, 8]")

@@ -168,7 +168,7 @@ def test_near_ranges_share_a_request() -> None:
         (200_000, 200_800, [3, 4]),
         (10**9, 10**9 + (60 << 20), [5]),
     ]
-    side_by_side = [n * (30 << 20) for n in range(5)]
+    side_by_side = [index * (30 << 20) for index in range(5)]
     requests = list(fetch._coalesce(range(5), side_by_side, [30 << 20] * 5))
     assert [indices for _, _, indices in requests] == [[0, 1], [2, 3], [4]], "one request holds 64 MiB at most"
 

@@ -32,7 +32,7 @@ def test_one_caption_is_kept_and_nothing_is_lost() -> None:
     assert len(shown) == 5 and min(shown.values()) > 70, "each of five captions about a fifth of the time"
     assert rows[7] == hide_captions({"key": "s/7", "captions": FIVE}, num_shown=1, seed=3)
     other = [hide_captions({"key": f"s/{index}", "captions": FIVE}, num_shown=1, seed=4) for index in range(500)]
-    assert 300 < sum(a["captions"] != b["captions"] for a, b in zip(rows, other, strict=True)) < 480
+    assert 300 < sum(row["captions"] != other_row["captions"] for row, other_row in zip(rows, other, strict=True)) < 480
 
 
 def test_several_captions_keep_their_order_and_few_are_all_kept() -> None:

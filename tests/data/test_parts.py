@@ -6,7 +6,7 @@ import pytest
 
 from ram_ray.data.parts import Part, part_of, place_of
 
-KEYS = [f"shard-{n % 7}/{n}" for n in range(5000)]
+KEYS = [f"shard-{index % 7}/{index}" for index in range(5000)]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])

@@ -50,7 +50,9 @@ def test_globs_list_what_lies_there(bucket: tuple[Planted, str, Path]) -> None:
     assert [shard.uri.removeprefix(uri) for shard in shards] == sorted(
         path.as_posix().removeprefix(str(folder)) for path in folder.iterdir()
     )
-    assert [(s.name, s.format) for s in shards] == [(s.name, s.format) for s in list_shards([f"{folder}/*"], folders=0)]
+    assert [(shard.name, shard.format) for shard in shards] == [
+        (shard.name, shard.format) for shard in list_shards([f"{folder}/*"], folders=0)
+    ]
     assert [shard.name for shard in list_shards([f"{uri}/cut-*.tar"])] == ["run/cut-before-text", "run/cut-in-image"]
     with pytest.raises(ValueError, match="nothing is there"):
         list_shards([f"{uri}/none-*.tar"])
@@ -96,7 +98,11 @@ def test_rows_are_those_of_the_local_shards(bucket: tuple[Planted, str, Path], c
 
 def test_images_are_read_in_place(bucket: tuple[Planted, str, Path]) -> None:
     _, uri, folder = bucket
-    rows = [row for s in list_shards([f"{uri}/*"], folders=0) for row in scan_shard(s, limits=LIMITS, check="header")]
+    rows = [
+        row
+        for shard in list_shards([f"{uri}/*"], folders=0)
+        for row in scan_shard(shard, limits=LIMITS, check="header")
+    ]
     rows = [row for row in rows if not row["reason"]][::-1]
     uris, offsets, nbytes = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
     local = read_bytes([shard_uri.replace(uri, str(folder)) for shard_uri in uris], offsets, nbytes)

@@ -135,7 +135,11 @@ def test_a_tar_cut_anywhere_gives_one_broken_row_and_all_that_is_whole(tmp_path:
     length = end * (cut + 1) // 15 if cut < 13 else end  # the last: a clean cut before the end marker
     (tmp_path / "s.tar").write_bytes(data[:length])
     rows = scan(tmp_path / "s.tar")
-    whole = [f"s/k{n}" for n in range(3) if infos[f"k{n}.txt"].offset_data + infos[f"k{n}.txt"].size <= length]
+    whole = [
+        f"s/k{index}"
+        for index in range(3)
+        if infos[f"k{index}.txt"].offset_data + infos[f"k{index}.txt"].size <= length
+    ]
     assert [row["key"] for row in rows if not row["reason"]] == whole
     assert [row["reason"] for row in rows if row["reason"]] == ["broken_archive"]
 
@@ -186,8 +190,8 @@ def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
     assert [row["offset"] for row in rows] == [0, 1, 2, 3, 4] and rows[4]["captions"] == ["cat", "cat"]
     assert rows[0]["key"] == "hf/0"
     wanted = [4, 0, 3]
-    contents = read_bytes([rows[0]["uri"]] * 3, wanted, [rows[n]["nbytes"] for n in wanted])
-    assert contents == [image_bytes(n) for n in wanted]
+    contents = read_bytes([rows[0]["uri"]] * 3, wanted, [rows[index]["nbytes"] for index in wanted])
+    assert contents == [image_bytes(index) for index in wanted]
 
 
 def test_a_parquet_file_that_is_none_or_holds_no_images(tmp_path: Path) -> None:
@@ -316,7 +320,9 @@ def test_real_photo_shards() -> None:
     with tarfile.open(path) as tar:
         truth = {info.name.removesuffix(".jpg"): info for info in tar.getmembers() if info.name.endswith(".jpg")}
         picked = rows[::37]
-        contents = read_bytes([r["uri"] for r in picked], [r["offset"] for r in picked], [r["nbytes"] for r in picked])
+        contents = read_bytes(
+            [row["uri"] for row in picked], [row["offset"] for row in picked], [row["nbytes"] for row in picked]
+        )
         for row, data in zip(picked, contents, strict=True):
             member = tar.extractfile(truth[row["key"].partition("/")[2]])
             assert member is not None and data == member.read()

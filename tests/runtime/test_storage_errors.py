@@ -96,8 +96,8 @@ def test_a_task_tries_again_what_its_storage_refused(ray_cluster: None, tmp_path
     rows = ray.data.range(8, override_num_blocks=2).map_batches(Flaky(folder, error, 1), num_cpus=0.5).take_all()
     assert sorted(row["id"] for row in rows) == list(range(8)) and len(list(folder.iterdir())) == 1
     flaky = Flaky(folder, error, 2)
-    again: Any = ray.remote(num_cpus=0.5, **TASK_RETRIES)(lambda block: flaky(block))
-    assert ray.get(again.remote(7)) == 7 and len(list(folder.iterdir())) == 2
+    retried: Any = ray.remote(num_cpus=0.5, **TASK_RETRIES)(lambda block: flaky(block))
+    assert ray.get(retried.remote(7)) == 7 and len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
