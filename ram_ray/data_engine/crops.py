@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.generate import to_rows
 from ram_ray.detectors.make import make_detector
-from ram_ray.detectors.regions import WHOLE, Box
+from ram_ray.detectors.regions import WHOLE_IMAGE, Box
 from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import to_table
 from ram_ray.runtime.key_hash import hash_key
@@ -173,7 +173,7 @@ class RegionEmbedder:
         names = [[labels[id].name for id in ids] for ids in asked]
         found = self.detector.detect(images, tags=names, tag_ids=asked)
         best = [{one.tag_id: (one.box, one.score) for one in of_image} for of_image in found]
-        return [{id: of_image.get(id, (WHOLE, 0.0)) for id in ids} for ids, of_image in zip(tag_ids, best, strict=True)]
+        return [{id: of_image.get(id, (WHOLE_IMAGE, 0.0)) for id in ids} for ids, of_image in zip(tag_ids, best, strict=True)]
 
     def _judge(
         self, crops: _Crops, whole: np.ndarray, regions: list[list[dict[str, Any]]], places: list[list[int]]
