@@ -1,4 +1,4 @@
-"""The paper's ablations over seeds: table 5 (the data engine, step by step) or table 4 (the model's parts).
+"""Run the paper's ablation over seeds: table 5 (the data engine, step by step) or table 4 (the model's parts).
 
 python jobs/ablation.py --preset demo --seeds 3 --out runs/ablation
 python jobs/ablation.py --preset photos --data 'photos/train-*.tar' --eval photos/dev.tar --seeds 3 --out runs/photos \

@@ -1,7 +1,7 @@
 """Draw a contact sheet of scenes with their captions: python jobs/contact_sheet.py --out FILE.png [--level hard].
 
 The first rows show every pictograph by name, then every action, then random scenes with a faulty web caption,
-so that a person can judge what the model is asked to learn.
+so that a person can check the training images.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 
 from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing, caption, draw, sample_scene
 
-_GAP = 10
-_TEXT = 58  # pixels under a picture: four lines
+_GAP = 10  # pixels
+_TEXT_HEIGHT = 58  # pixels under an image: four lines
 
 
 def main() -> None:
@@ -37,10 +37,10 @@ def main() -> None:
     for _ in range(options.scenes):
         scene = sample_scene(rng)
         cells.append((scene, caption(scene, rng, unsaid=0.35, false=0.1)))
-    drawn = [
+    images = [
         (draw(scene, size=options.size, level=options.level, seed=rng.getrandbits(32)), text) for scene, text in cells
     ]
-    sheet = _lay_out(drawn, options.size * options.zoom)
+    sheet = _lay_out(images, options.size * options.zoom)
     sheet.save(options.out)
     print(f"{options.out}: {sheet.width} x {sheet.height} pixels, {len(cells)} scenes, level {options.level}")
 
@@ -52,7 +52,8 @@ def _vocabulary(rng: random.Random) -> list[tuple[Scene, str]]:
     for start in range(0, len(names), 4):
         group = names[start : start + 4]
         things = tuple(
-            Thing(name, colours[(start + place) % len(colours)], None, place) for place, name in enumerate(group)
+            Thing(name, colours[(start + quadrant) % len(colours)], None, quadrant)
+            for quadrant, name in enumerate(group)
         )
         background = backgrounds[start // 4 % len(backgrounds)]
         cells.append((Scene(background, things), f"{', '.join(group)} ({background})"))
@@ -64,20 +65,20 @@ def _actions(rng: random.Random) -> list[tuple[Scene, str]]:
     cells = []
     for action in ACTIONS:
         names, colours = rng.sample(list(OBJECTS), 4), rng.sample(list(COLOURS), 4)
-        things = tuple(Thing(name, colours[place], action, place) for place, name in enumerate(names))
+        things = tuple(Thing(name, colours[quadrant], action, quadrant) for quadrant, name in enumerate(names))
         cells.append((Scene(rng.choice(list(BACKGROUNDS)), things), f"{action}: {', '.join(names)}"))
     return cells
 
 
-def _lay_out(drawn: list[tuple[Image.Image, str]], side: int, columns: int = 8) -> Image.Image:
-    rows = -(-len(drawn) // columns)
-    sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, rows * (side + _TEXT + _GAP) + _GAP), "white")
-    on = ImageDraw.Draw(sheet)
-    for place, (picture, text) in enumerate(drawn):
-        x = _GAP + place % columns * (side + _GAP)
-        y = _GAP + place // columns * (side + _TEXT + _GAP)
-        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
-        on.multiline_text((x, y + side + 3), textwrap.fill(text, side // 6), fill="black", spacing=2)
+def _lay_out(images: list[tuple[Image.Image, str]], side: int, columns: int = 8) -> Image.Image:
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, rows * (side + _TEXT_HEIGHT + _GAP) + _GAP), "white")
+    canvas = ImageDraw.Draw(sheet)
+    for index, (image, text) in enumerate(images):
+        x = _GAP + index % columns * (side + _GAP)
+        y = _GAP + index // columns * (side + _TEXT_HEIGHT + _GAP)
+        sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
+        canvas.multiline_text((x, y + side + 3), textwrap.fill(text, side // 6), fill="black", spacing=2)
     return sheet
 
 

@@ -1,4 +1,4 @@
-"""The recipe up to the stage `finetune`: what is done already is not done again."""
+"""Run the recipe up to the stage `finetune`; finished stages are reused."""
 
 from ram_ray.cli.run import run_stage
 

@@ -1,4 +1,4 @@
-"""The whole recipe: shards in, an evaluated tagger out, deployed behind HTTP if asked.
+"""Run the whole recipe: shards in, an evaluated tagger out, served over HTTP if asked.
 
 python jobs/full_pipeline.py --preset demo --try      # drawn scenes, no GPU, minutes
 python jobs/full_pipeline.py --preset ram_14m --data 's3://bucket/shards/*.tar' --run s3://bucket/runs/mine

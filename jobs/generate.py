@@ -1,4 +1,4 @@
-"""The recipe up to the stage `generate`: what is done already is not done again."""
+"""Run the recipe up to the stage `generate`; finished stages are reused."""
 
 from ram_ray.cli.run import run_stage
 

@@ -1,4 +1,4 @@
-"""Check shards: every picture is decoded, every row that cannot be used goes to rejected/shards with its reason."""
+"""Check shards: decode every image, and write unusable rows with their reason to rejected/shards."""
 
 from ram_ray.cli.run import run_stage
 

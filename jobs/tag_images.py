@@ -1,8 +1,8 @@
-"""Tag a folder of pictures, or shards: python jobs/tag_images.py --model BUNDLE --data GLOB ... --out DIR.
+"""Tag a folder of images, or shards: python jobs/tag_images.py --model BUNDLE --data GLOB ... --out DIR.
 
-Leaves part-*.parquet and part-*.jsonl in DIR with the columns key, tags, scores, error. Pictures need no
-captions; one that cannot be read gives a row with its error. On one machine it uses all cores; on a CPU it is quickest
-with --backend openvino --precision bf16.
+Writes part-*.parquet and part-*.jsonl to DIR with the columns key, tags, scores, error. Images need no captions; an
+image that cannot be read gives a row with its error. On a single machine it uses all cores; on a CPU it is fastest with
+--backend openvino --precision bf16.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The configuration of a run: one typed tree, from a preset, a YAML file and `section.field=value` pairs.
+"""The configuration of a run: one typed tree, from a preset, YAML files and `section.field=value` pairs.
 
-A preset is a whole run on one screen (`ram_ray/presets/*.yaml`); what it does not name has the paper's value, which
-stands beside its meaning in `ram_ray/settings`, one file for the settings of each package;
-`docs/configuration.md` is made of them. Everything is checked before anything starts: an unknown field or a wrong value
-is one line that names the field.
+A preset is a whole run on one screen (`ram_ray/presets/*.yaml`). Fields that it does not set have the paper's values,
+which are declared with their meaning in `ram_ray/settings`; `docs/configuration.md` is generated from there. The
+configuration is checked before a run starts: an unknown field or a wrong value is one line that names the field.
 """
 
 from __future__ import annotations
@@ -29,16 +28,14 @@ from ram_ray.settings.training import TrainConfig, TrainingConfig
 
 
 class RunConfig(Section):
-    """A whole run."""
+    """The configuration of a whole run."""
 
     name: str = Field(
         "run", description="Name of the run; its folder is `runs/NAME` if `--run` does not say otherwise."
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything that is drawn by lot.")
-    data: DataConfig = Field(
-        DataConfig(), description="Where the images and captions are, and what makes a row usable."
-    )
-    labels: LabelsConfig = Field(LabelsConfig(), description="Captions to tags to a label system.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random draws.")
+    data: DataConfig = Field(DataConfig(), description="Where the images and captions are, and which rows are usable.")
+    labels: LabelsConfig = Field(LabelsConfig(), description="From captions to tags, and from tags to a label system.")
     represent: RepresentConfig = Field(
         RepresentConfig(), description="The dual encoder: text encoder of the label queries and image teacher."
     )
@@ -47,7 +44,7 @@ class RunConfig(Section):
         "trained", description="`trained`: WordPiece from the run's own captions; or a Hugging Face id or path."
     )
     tokenizer_revision: str | None = Field(None, description="Commit of the tokenizer on the hub.")
-    training: TrainingConfig = Field(TrainingConfig(), description="How training is spread over workers.")
+    training: TrainingConfig = Field(TrainingConfig(), description="How training is distributed over workers.")
     pretrain: TrainConfig = Field(TrainConfig(), description="Training of the preliminary model.")
     retrain: TrainConfig = Field(TrainConfig(), description="Training after each round of the data engine.")
     finetune: TrainConfig = Field(
@@ -66,17 +63,19 @@ class RunConfig(Section):
     engine: EngineConfig = Field(EngineConfig(), description="The data engine.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scoring on held-out shards.")
     serve: ServeConfig = Field(ServeConfig(), description="The HTTP endpoint.")
-    resources: ResourcesConfig = Field(ResourcesConfig(), description="What the steps of a stage ask Ray for.")
+    resources: ResourcesConfig = Field(
+        ResourcesConfig(), description="Resources that the steps of a stage ask Ray for."
+    )
 
     @field_validator("name")
     @classmethod
-    def _plain_name(cls, name: str) -> str:
-        if not name or not all(c.isalnum() or c in "-_." for c in name):
+    def _check_name(cls, name: str) -> str:
+        if not name or not all(character.isalnum() or character in "-_." for character in name):
             raise ValueError("use letters, digits, '-', '_' and '.' only")
         return name
 
     @model_validator(mode="after")
-    def _muon_has_whole_matrices(self) -> RunConfig:
+    def _check_muon(self) -> RunConfig:
         stages = {"represent.train": self.represent.train, "pretrain": self.pretrain}
         stages |= {"retrain": self.retrain, "finetune": self.finetune}
         for name, stage in stages.items():
@@ -88,7 +87,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> RunConfig:
+    def _check_models(self) -> RunConfig:
         unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         if self.model.architecture == "ram_plus":
@@ -100,7 +99,7 @@ class RunConfig(Section):
                 raise ValueError(f"model.captions is false, so nothing can write captions; set {', '.join(writes)} too")
         if self.model.architecture == "tag2text":
             for name, stage in stages.items():
-                if stage.distill_loss:  # its tokens are not projected to the teacher's space
+                if stage.distill_loss:  # the tokens of tag2text are not projected to the teacher's space
                     raise ValueError(f"{name}.distill_loss: tag2text does not distill; set it to false")
         for name, stage in {"represent.train": self.represent.train, **stages}.items():
             if stage.image_size % unit:
@@ -109,15 +108,18 @@ class RunConfig(Section):
 
 
 def load(preset: str | Path | None = None, *, files: Iterable[str | Path] = (), sets: Iterable[str] = ()) -> RunConfig:
-    """Build a configuration: a preset, then YAML files, then `section.field=value` pairs, later ones winning.
+    """Build a configuration: a preset, then YAML files, then `section.field=value` pairs; later values override.
 
     Args:
-        preset: a YAML file, by path or URI.
-        files: YAML files that override it.
+        preset: path or URI of a YAML file; None: the defaults.
+        files: paths or URIs of YAML files that override the preset.
         sets: "section.field=value" pairs that override both.
 
+    Returns:
+        The checked configuration.
+
     Raises:
-        ValueError: for a file that cannot be read, an unknown field or a wrong value; one line a mistake.
+        ValueError: if a file cannot be read, a field is unknown or a value is wrong; one line names all mistakes.
     """
     tree: dict[str, Any] = {}
     for path in [*([preset] if preset else []), *files]:
@@ -140,7 +142,7 @@ def load(preset: str | Path | None = None, *, files: Iterable[str | Path] = (), 
 
 
 def dump(config: RunConfig) -> str:
-    """The whole configuration as YAML; `load` of the result gives the same configuration."""
+    """The whole configuration as YAML; `load` of it gives the same configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
@@ -156,10 +158,10 @@ def _read_yaml(uri: str) -> dict:
 
 
 def _merge(tree: dict, branch: dict) -> dict:
-    merged = dict(tree)  # a new one: YAML anchors make sections share their mappings
+    merged = dict(tree)  # a copy: with YAML anchors sections share their mappings
     for name, value in branch.items():
-        old = merged.get(name)
-        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        earlier = merged.get(name)
+        merged[name] = _merge(earlier, value) if isinstance(earlier, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -171,5 +173,5 @@ def _line(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"]) or "the configuration"
     if problem["type"] == "extra_forbidden":
         return f"{field}: no such field"
-    got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"  # not a whole section
-    return f"{field}: {problem['msg'].removeprefix('Value error, ')}{got}"[:300]
+    value = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"  # not a whole section
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')}{value}"[:300]

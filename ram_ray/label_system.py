@@ -1,7 +1,7 @@
-"""The label system: the frozen, versioned list of tags that a run learns and a model bundle carries.
+"""The label system: the frozen, versioned list of labels that a run trains on and a model bundle contains.
 
-`ram_ray.labels` builds it; training, inference and serving only read it. A label's id is its place in the
-list and never changes within a version.
+`ram_ray.labels` builds it; training, inference and serving only read it. A label's id is its index in the list and
+never changes within a version.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ import numpy as np
 
 from ram_ray.records import KINDS
 
-LISTS = ("synonyms", "ambiguous", "read_as")  # fields of a label that hold several names
+LIST_FIELDS = ("synonyms", "ambiguous", "read_as")  # fields of a label that hold several names
 
 
 @dataclass(frozen=True)
 class Label:
-    """One tag: an entry of the label system."""
+    """An entry of the label system."""
 
     id: int
-    name: str  # lower case, lemmas, words joined by one space
+    name: str  # lower case, lemmas, words separated by single spaces
     kind: str  # object | scene | attribute | action
-    count: int = 0  # captions that name it
+    count: int = 0  # captions that mention it
     synonyms: tuple[str, ...] = ()
-    threshold: float | None = None  # probability from which on the tag is there; None: the model's default
-    ambiguous: tuple[str, ...] = ()  # of name and synonyms: words that captions mostly use for something else
-    read_as: tuple[str, ...] = ()  # other kinds under which a parser may give its names
-    chinese: str | None = None  # the name in Chinese, where an imported list gives it
+    threshold: float | None = None  # least probability of a tag; None: the model's default
+    ambiguous: tuple[str, ...] = ()  # of name and synonyms: words that captions mostly use in another meaning
+    read_as: tuple[str, ...] = ()  # other kinds that a parser may assign to its names
+    chinese: str | None = None  # the Chinese name, where an imported list contains it
 
 
 def is_present(scores: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
-    """The one rule of thresholds: a tag is there when its probability is at least its threshold.
+    """Threshold rule: an image has a tag if the tag's probability is at least the label's threshold.
 
-    The released evaluation counts by `>=`, and reported precision and recall follow it, so tags are given by `>=` too.
-    (The released `generate_tag` has `>`; the two differ at exact ties only.) With a threshold of 0 every tag is
-    there, also one whose probability is rounded to 0.
+    The RAM repository's evaluation compares with `>=`, and reported precision and recall follow it, so tags are
+    assigned with `>=` as well. (Its `generate_tag` uses `>`; the two differ at exact ties only.) With a threshold of 0
+    every tag is present, also a tag whose probability is rounded to 0.
 
     Args:
-        scores: probabilities of any shape, (..., N).
-        thresholds: one for all, or an array that broadcasts to `scores`; compared in the type of `scores`.
+        scores: (..., N) probabilities.
+        thresholds: a number, or an array that broadcasts to `scores`; compared in the dtype of `scores`.
 
     Returns:
-        bool, the shape of `scores`.
+        (..., N) bool, the shape of `scores`.
     """
     return scores >= np.asarray(thresholds, dtype=scores.dtype)
 
 
 class LabelSystem:
-    """An ordered list of labels with look-up by name or synonym.
+    """An ordered list of labels with lookup by name or synonym.
 
     Args:
         labels: in the order of their ids, 0 to N - 1.
-        unique: False allows two labels of a kind to share a name, as lists of other projects do; `find` then gives the
-            first of them, and only ids tell them apart.
+        unique: False allows two labels of a kind to share a name, as lists of other projects do; `find` then returns
+            the first of them, and only their ids differ.
 
     Raises:
         ValueError: if ids are not 0..N-1 in order, a kind is unknown, or two labels of a kind share a name.
@@ -66,20 +66,20 @@ class LabelSystem:
 
     def __init__(self, labels: Iterable[Label], *, unique: bool = True) -> None:
         self.labels, self.unique = tuple(labels), unique
-        for place, label in enumerate(self.labels):
-            if label.id != place:
-                raise ValueError(f"label {label.name!r} has id {label.id} but stands at {place}; ids are places")
+        for index, label in enumerate(self.labels):
+            if label.id != index:
+                raise ValueError(f"label {label.name!r} has id {label.id} but index {index}; ids must equal indices")
             if label.kind not in KINDS:
                 raise ValueError(f"label {label.name!r} has kind {label.kind!r}; use one of {', '.join(KINDS)}")
         self._by_name: dict[tuple[str, str], int] = {}
         for label in self.labels:
             if unique and (label.kind, label.name) in self._by_name:
-                raise ValueError(f"label {label.name!r} of kind {label.kind} is there twice")
+                raise ValueError(f"label {label.name!r} of kind {label.kind} occurs twice")
             self._by_name.setdefault((label.kind, label.name), label.id)
         for label in self.labels:
             for synonym in label.synonyms:
                 self._by_name.setdefault((label.kind, synonym), label.id)
-        for label in self.labels:  # last, so that a misreading never hides a label of its own
+        for label in self.labels:  # last, so that a wrong kind never hides a label of that kind
             for kind in label.read_as:
                 for name in (label.name, *label.synonyms):
                     self._by_name.setdefault((kind, name), label.id)
@@ -96,10 +96,10 @@ class LabelSystem:
         return [label.name for label in self.labels]
 
     def thresholds(self, default: float) -> np.ndarray:
-        """Each label's threshold.
+        """Thresholds of all labels.
 
         Args:
-            default: for labels without a threshold of their own (`model.threshold`).
+            default: threshold of labels that have none (`model.threshold`).
 
         Returns:
             (N,) float32, in the order of ids.
@@ -109,52 +109,82 @@ class LabelSystem:
 
     @cached_property
     def version(self) -> str:
-        """Digest of names, kinds and synonyms: what a model's outputs mean."""
-        meaning = [(label.name, label.kind, sorted(label.synonyms)) for label in self.labels]
-        return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:12]
+        """Digest of names, kinds and synonyms: the meaning of a model's outputs."""
+        content = [(label.name, label.kind, sorted(label.synonyms)) for label in self.labels]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     def find(self, name: str, kind: str | None = None) -> int | None:
-        """Id of the label with this name or synonym; without a kind, the first kind that has it.
+        """Find a label by its name or a synonym.
 
         Args:
             name: as it is written in the system.
-            kind: one of `records.KINDS`; None: any.
+            kind: one of `records.KINDS`; None: the first kind that has the name.
+
+        Returns:
+            The label's id; None if no label has the name.
         """
-        kinds = (kind,) if kind else KINDS
-        return next((self._by_name[one, name] for one in kinds if (one, name) in self._by_name), None)
+        keys = [(kind, name)] if kind else [(known_kind, name) for known_kind in KINDS]
+        return next((self._by_name[key] for key in keys if key in self._by_name), None)
 
     def to_json(self) -> str:
-        """The whole system as JSON text."""
+        """Write the whole system as JSON.
+
+        Returns:
+            JSON text that `from_json` reads.
+        """
         tree = {"version": self.version, "labels": [asdict(label) for label in self.labels]}
         return json.dumps(tree if self.unique else {**tree, "unique": False}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> LabelSystem:
-        """Read what `to_json` wrote.
+        """Read the text that `to_json` wrote.
+
+        Args:
+            text: JSON.
+
+        Returns:
+            The label system.
 
         Raises:
-            ValueError: if the text is not a label system, or was edited without its version.
+            ValueError: if the text is not a label system, or its labels do not have the version that it states.
         """
         try:
             tree = json.loads(text)
-            labels = [Label(**{**one, **{name: tuple(one.get(name, ())) for name in LISTS}}) for one in tree["labels"]]
+            labels = [
+                Label(**{**fields, **{name: tuple(fields.get(name, ())) for name in LIST_FIELDS}})
+                for fields in tree["labels"]
+            ]
             system = cls(labels, unique=tree.get("unique", True) is not False)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is not a label system: {error!r}") from error
         if tree.get("version") not in (None, system.version):
             raise ValueError(
-                f"the labels have version {system.version} but the file says {tree['version']}; "
-                "remove its 'version' line if the edit is meant"
+                f"the labels have version {system.version} but the file states {tree['version']}; "
+                "if the edit is intended, remove its 'version' line"
             )
         return system
 
     def save(self, uri: str) -> None:
-        """Write to any fsspec URI."""
+        """Write the system as JSON.
+
+        Args:
+            uri: any fsspec URI.
+        """
         with fsspec.open(uri, "w") as file:
             file.write(self.to_json())
 
     @classmethod
     def load(cls, uri: str) -> LabelSystem:
-        """Read from any fsspec URI."""
+        """Read a system that `save` wrote.
+
+        Args:
+            uri: any fsspec URI.
+
+        Returns:
+            The label system.
+
+        Raises:
+            ValueError: as `from_json`.
+        """
         with fsspec.open(uri, "r") as file:
             return cls.from_json(file.read())

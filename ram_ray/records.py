@@ -1,14 +1,14 @@
-"""What travels between stages: the columns, declared once and checked at every boundary.
+"""Schemas of the tables between stages: declared here, checked when a stage reads and writes.
 
-Images never move; annotations do. A stage reads rows that say where a picture lies and writes rows of the
-same kind, in Parquet partitioned by `shard`. A row that cannot be used stays in the stage's output with its
-`reason` set, is copied to `rejected/<stage>/`, and is skipped by every later stage, so that
-rows in = rows out + rejected can be checked by counting one table.
+Images are not copied; annotations are. A stage reads rows with the location of an image and writes such rows, in
+Parquet partitioned by `shard`. A row that cannot be used stays in the stage's output with its `reason` set, is copied
+to `rejected/<stage>/`, and is skipped by every later stage. So rows in = rows out + rejected can be checked with one
+table.
 
-Where a picture lies (`uri`, `offset`, `nbytes`):
-    tar      the shard's URI, the byte offset of the member's data in the archive, its length
-    Parquet  the shard's URI, the row number, the length of the image column's value
-    folder   the picture's own URI, 0, the file's length
+Location of an image (`uri`, `offset`, `nbytes`):
+    tar      the shard's URI, the byte offset of the member's data in the archive, its length in bytes
+    Parquet  the shard's URI, the row number, the length of the image column's value in bytes
+    folder   the image file's URI, 0, the file's length in bytes
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import pyarrow as pa
 
 Reason = Literal[
     "undecodable",  # bytes that no image decoder accepts
-    "truncated",  # a picture that ends before its last pixel
-    "too_small",  # shorter side under data.min_side pixels
+    "truncated",  # an image file that ends before its last pixel
+    "too_small",  # shorter side below data.min_side pixels
     "too_large",  # more than data.max_pixels pixels or data.max_bytes bytes
-    "no_caption",  # no text to learn from
-    "bad_metadata",  # JSON or text that cannot be read, or is in the wrong encoding
+    "no_caption",  # no text to train on
+    "bad_metadata",  # JSON or text that cannot be read or has the wrong encoding
     "duplicate_key",  # the key was already used in this shard
-    "broken_archive",  # one row for what of an archive could not be read
+    "broken_archive",  # one row for the part of an archive that could not be read
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 
@@ -39,10 +39,10 @@ _LOCATION = [
     ("offset", pa.int64()),
     ("nbytes", pa.int64()),
 ]
-_REJECTION = [("reason", pa.string()), ("detail", pa.string())]  # null where the row is good
+_REJECTION = [("reason", pa.string()), ("detail", pa.string())]  # null where the row can be used
 
-# After `shards`. `labels` is null where a shard carries no human labels; an empty list means "labelled, nothing".
-# `unseen` holds captions that only score (`data.measure`); null where nothing is measured.
+# After `shards`. `labels` is null where a shard has no human labels; an empty list means "labelled, no label applies".
+# `unseen` contains captions that are used for measuring only (`data.measure`); null where nothing is measured.
 SAMPLE = pa.schema(
     [
         *_LOCATION,
@@ -57,8 +57,8 @@ SAMPLE = pa.schema(
 
 _NAMES = pa.list_(pa.struct([("caption", pa.int32()), ("name", pa.string()), ("kind", pa.string())]))
 
-# After `parse`: tags by name, one list a caption (`caption` is its index in `captions`), and the captions that the
-# parser turned away, with its reason; the same of `unseen` (those turned away have no names).
+# After `parse`: tags by name (`caption` is the caption's index in `captions`), and the captions that the parser
+# rejected, with its reason; the same for `unseen` (its rejected captions have no names).
 PARSED = pa.schema(
     [
         *SAMPLE,
@@ -72,28 +72,28 @@ CAPTION = pa.struct(
     [
         ("text", pa.string()),
         ("origin", pa.string()),  # original | generated
-        ("tags", pa.list_(pa.int32())),  # ids found in this caption
-        ("sources", pa.list_(pa.string())),  # of each: parsed | matched (by its words, see labels.match) | both
+        ("tags", pa.list_(pa.int32())),  # ids of the labels that this caption mentions
+        ("sources", pa.list_(pa.string())),  # of each tag: parsed | matched (by its words, see labels.match) | both
     ]
 )
 TAG = pa.struct(
     [
         ("id", pa.int32()),
         ("origin", pa.string()),  # parsed | matched | generated_caption | tagger
-        ("score", pa.float32()),  # of an addition: how likely it is right, or the tagger's probability; else 1
+        ("score", pa.float32()),  # of an added tag: probability that it is correct, or the tagger's probability; else 1
     ]
 )
 REMOVED = pa.struct(
     [
         ("id", pa.int32()),
-        ("reason", pa.string()),  # outlier | disagreement: what spoke most against the tag
+        ("reason", pa.string()),  # outlier | disagreement: the strongest evidence against the tag
         ("score", pa.float32()),  # probability that the tag is wrong
         ("round", pa.int32()),
     ]
 )
 
-# After `labels`, `generate` and `clean`: tags by id of the label system, with where each came from. `labels` are human
-# labels, or, where `data.measure` asks for it, the names of all captions' tags: the truth, which nothing is trained on.
+# After `labels`, `generate` and `clean`: tags by id of the label system, with the origin of each. `labels` are human
+# labels, or, where `data.measure` is set, the names of all captions' tags: the ground truth, not used for training.
 ANNOTATION = pa.schema(
     [
         *_LOCATION,
@@ -109,7 +109,7 @@ REJECTED = pa.schema([("key", pa.string()), ("shard", pa.string()), ("stage", pa
 
 
 class Reject(Exception):
-    """A row that cannot be used, with one of the fixed reasons. Raised a row, never for a whole batch."""
+    """A row that cannot be used, with one of the fixed reasons. It is raised for a single row, never for a batch."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         assert reason in REASONS, reason
@@ -128,22 +128,28 @@ def to_table(rows: list[dict], schema: pa.Schema) -> pa.Table:
         rows: dicts by column.
         schema: of the table.
 
+    Returns:
+        The table, with a row for each dict.
+
     Raises:
         ValueError: if a row has a column that the schema does not name.
     """
     names = set(schema.names)
     for row in rows:
-        if extra := row.keys() - names:
-            raise ValueError(f"columns {sorted(extra)} are not in the schema {schema.names}; add them in records.py")
+        if unknown := row.keys() - names:
+            raise ValueError(f"columns {sorted(unknown)} are not in the schema {schema.names}; add them in records.py")
     return pa.Table.from_pylist(rows, schema=schema)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return `table` with the columns of `schema`, in its order and types.
+    """Select and cast the columns of a schema.
 
     Args:
-        table: of any columns.
+        table: has at least the columns of `schema`.
         schema: of the result.
+
+    Returns:
+        The table with the columns of `schema`, in its order and types.
 
     Raises:
         ValueError: if a column is missing or cannot be cast.

@@ -1,4 +1,4 @@
-"""Contract: ids are places, names and synonyms find them, and a version says what a model's outputs mean."""
+"""Contract: ids are indices, labels are found by name or synonym, and a version identifies the meaning of outputs."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def test_a_name_is_never_hidden_by_a_synonym() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([Label(1, "dog", "object")], "ids are places"),
+        ([Label(1, "dog", "object")], "ids must equal indices"),
         ([Label(0, "dog", "animal")], "object, scene, attribute, action"),
-        ([Label(0, "dog", "object"), Label(1, "dog", "object")], "there twice"),
+        ([Label(0, "dog", "object"), Label(1, "dog", "object")], "occurs twice"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: list[Label], message: str) -> None:
@@ -47,9 +47,9 @@ def test_labels_that_do_not_fit_are_refused(labels: list[Label], message: str) -
         LabelSystem(labels)
 
 
-@pytest.mark.parametrize("where", ["local", "memory"])
-def test_a_saved_system_loads_as_itself(where: str, tmp_path: Path) -> None:
-    uri = str(tmp_path / "labels.json") if where == "local" else "memory://label-system/labels.json"
+@pytest.mark.parametrize("storage", ["local", "memory"])
+def test_a_saved_system_loads_as_itself(storage: str, tmp_path: Path) -> None:
+    uri = str(tmp_path / "labels.json") if storage == "local" else "memory://label-system/labels.json"
     system = LabelSystem(_labels())
     system.save(uri)
     loaded = LabelSystem.load(uri)
@@ -59,14 +59,14 @@ def test_a_saved_system_loads_as_itself(where: str, tmp_path: Path) -> None:
 def test_the_version_changes_with_the_meaning_only() -> None:
     labels = _labels()
     version = LabelSystem(labels).version
-    same = [replace(one, count=one.count + 1, threshold=0.1, synonyms=one.synonyms[::-1]) for one in labels]
+    same = [replace(label, count=label.count + 1, threshold=0.1, synonyms=label.synonyms[::-1]) for label in labels]
     assert LabelSystem(same).version == version
-    for place, change in [(0, {"name": "tram"}), (2, {"kind": "scene"}), (1, {"synonyms": ("rail",)})]:
-        changed = [replace(one, **change) if one.id == place else one for one in labels]
+    for id, change in [(0, {"name": "tram"}), (2, {"kind": "scene"}), (1, {"synonyms": ("rail",)})]:
+        changed = [replace(label, **change) if label.id == id else label for label in labels]
         assert LabelSystem(changed).version != version, change
 
 
-def test_an_edit_must_be_meant() -> None:
+def test_an_edit_must_remove_the_version() -> None:
     tree = json.loads(LabelSystem(_labels()).to_json())
     tree["labels"][0]["name"] = "tram"
     with pytest.raises(ValueError, match="remove its 'version' line"):
@@ -83,13 +83,13 @@ def test_what_is_not_a_label_system_is_one_error(text: str) -> None:
         LabelSystem.from_json(text)
 
 
-def test_lists_of_others_may_name_a_label_twice() -> None:
+def test_lists_of_other_projects_may_repeat_a_name() -> None:
     labels = [Label(0, "train", "object", chinese="火车"), Label(1, "train", "object"), Label(2, "cat", "object")]
     loaded = LabelSystem.from_json(LabelSystem(labels, unique=False).to_json())
     assert loaded.labels == tuple(labels) and loaded.find("train") == 0 and loaded[0].chinese == "火车"
 
 
-def test_a_tag_is_there_from_its_threshold_on() -> None:
+def test_a_tag_is_present_from_its_threshold_on() -> None:
     scores = np.array([[0.0, 0.4, 0.65, 1.0], [0.2, 0.39999, 0.6499, 0.99]], np.float32)
     thresholds = np.array([0, 0.4, 0.65, 1], np.float64)  # as a list of thresholds is read; scores are float32
     assert is_present(scores, thresholds).tolist() == [[True] * 4, [True, False, False, False]]

@@ -1,4 +1,4 @@
-"""Contract: a table leaves a stage with exactly the declared columns, or an error says which do not fit."""
+"""Contract: a table leaves a stage with exactly the declared columns, or an error names those that do not fit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_conform_names_what_is_missing_or_does_not_fit() -> None:
         conform(words, pa.schema([("offset", pa.int64())]))
 
 
-def test_every_annotation_row_keeps_its_place_and_reason() -> None:
+def test_every_annotation_row_has_its_location_and_reason() -> None:
     for schema in (SAMPLE, PARSED, ANNOTATION):
         assert {"key", "shard", "uri", "offset", "nbytes", "reason", "detail"} <= set(schema.names)
     assert REJECTED.names == ["key", "shard", "stage", "reason", "detail"]
@@ -54,6 +54,6 @@ def test_a_rejection_has_a_fixed_reason_and_a_bounded_detail() -> None:
         Reject("ugly")  # type: ignore[arg-type]
 
 
-def test_a_rejection_travels_between_processes() -> None:
+def test_a_rejection_can_be_pickled() -> None:
     copy = pickle.loads(pickle.dumps(Reject("too_small", "3 x 4")))
     assert (copy.reason, copy.detail) == ("too_small", "3 x 4")

@@ -1,4 +1,4 @@
-"""A caption as a small tree for the terminal: things, what describes them, what they do.
+"""A caption as a tree for the terminal: objects and scenes with their attributes and actions.
 
 a brown dog is running on the beach
 |- dog
@@ -12,20 +12,28 @@ from __future__ import annotations
 from ram_ray.captions.parser import Caption
 
 
-def draw(text: str, found: Caption) -> str:
-    """The tree of a caption, or the reason why nothing was read."""
-    if found.reason:
-        return f"{text}\n`- nothing: {found.reason}"
-    branches: dict[str, list[str]] = {tag.name: [] for tag in found.tags if tag.kind in ("object", "scene")}
-    scenes = {tag.name for tag in found.tags if tag.kind == "scene"}
-    for attribute, thing in found.described:
+def draw(text: str, caption: Caption) -> str:
+    """Draw the tree of a caption.
+
+    Args:
+        text: the caption.
+        caption: as read by `CaptionParser.read`.
+
+    Returns:
+        Lines of text: the tree, or the reason why the caption was rejected.
+    """
+    if caption.reason:
+        return f"{text}\n`- nothing: {caption.reason}"
+    branches: dict[str, list[str]] = {tag.name: [] for tag in caption.tags if tag.kind in ("object", "scene")}
+    scenes = {tag.name for tag in caption.tags if tag.kind == "scene"}
+    for attribute, thing in caption.described:
         branches.setdefault(thing, []).append(f"is {attribute}")
-    for subject, action, thing, preposition in found.relations:
-        branches.setdefault(subject, []).append(" ".join(one for one in (action, preposition, thing) if one))
+    for subject, action, thing, preposition in caption.relations:
+        branches.setdefault(subject, []).append(" ".join(part for part in (action, preposition, thing) if part))
     lines = [text]
-    for place, (name, leaves) in enumerate(branches.items()):
-        last = place == len(branches) - 1
-        lines.append(("`- " if last else "|- ") + (name or "(not said what)") + (" (scene)" if name in scenes else ""))
+    for index, (name, leaves) in enumerate(branches.items()):
+        last = index == len(branches) - 1
+        lines.append(("`- " if last else "|- ") + (name or "(not named)") + (" (scene)" if name in scenes else ""))
         for leaf in leaves:
             lines.append(("   " if last else "|  ") + ("`- " if leaf is leaves[-1] else "|- ") + leaf)
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""Is a caption English? Other languages are turned away with a reason instead of being parsed into garbage.
+"""Whether a caption is English. Captions in other languages are rejected with a reason.
 
-Captions are too short for character statistics ("un chien sur la plage" has 21 letters), but every language betrays
-itself by its function words. spaCy ships them as stop words; a word that English has as well says nothing. Where no
-function word decides, English is a caption half of whose words stand in the English lemma tables.
+Captions are too short for character statistics ("un chien sur la plage" has 21 letters), but function words identify a
+language. They come from spaCy's stop words, without those that English shares. Where no function word decides, a
+caption is English if half of its words are in the English lemma tables.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NO_WORDS = "no_words"
 NOT_ENGLISH = "not_english"
 REASONS = (EMPTY, NO_WORDS, NOT_ENGLISH)
 
-# Languages in Latin letters that web captions come in.
+# Languages in Latin script that web captions are written in.
 _LANGUAGES = (
     "es",
     "fr",
@@ -46,7 +46,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 
 @cache
 def _function_words() -> tuple[frozenset[str], dict[str, tuple[str, ...]]]:
-    """English function words, and those of other languages with the languages that have them."""
+    """English function words, and the languages of each function word that is not English."""
     english = frozenset(import_module("spacy.lang.en.stop_words").STOP_WORDS) | {"an", "near", "while", "its"}
     foreign: dict[str, tuple[str, ...]] = {}
     for language in _LANGUAGES:
@@ -57,36 +57,39 @@ def _function_words() -> tuple[frozenset[str], dict[str, tuple[str, ...]]]:
 
 
 def why_rejected(text: str, known: Callable[[str], bool]) -> str | None:
-    """Why a cleaned caption cannot be read, one of `REASONS`, or None if it is English.
-
-    `known` says whether a lower-case word stands in the English tables. Digits and signs alone are `no_words`.
+    """The reason to reject a caption, if there is a reason.
 
     Args:
         text: a caption, cleaned.
-        known: whether a lower-case word stands in the English tables.
+        known: whether a lower-case word is in the English tables.
+
+    Returns:
+        An entry of `REASONS` (`no_words` for digits and signs alone); None if the caption is English.
     """
     if not text:
         return EMPTY
     words = _WORD.findall(text)[:60]
     english, foreign = _function_words()
-    own = sum(word in english for word in words)
-    if text.isascii() and own > 1 and 2 * own > len(words) - 3:
-        return None  # the common case, quickly
-    letters = sum(one.isalpha() for one in text)
-    if not letters:
+    num_english = sum(word in english for word in words)
+    if text.isascii() and num_english > 1 and 2 * num_english > len(words) - 3:
+        return None  # the common case, without the other tables
+    num_letters = sum(char.isalpha() for char in text)
+    if not num_letters:
         return NO_WORDS
-    if sum(one.isalpha() and ord(one) < 0x250 for one in text) < 0.5 * letters:
+    if sum(char.isalpha() and ord(char) < 0x250 for char in text) < 0.5 * num_letters:
         return NOT_ENGLISH
     if len(words) < 2:
         return None if not words or words[0].isascii() else NOT_ENGLISH
-    telling = [word for word in words if word in foreign and (len(word) < 4 or not known(word) or word in english)]
-    languages = Counter(language for word in telling for language in foreign[word])
-    alone = Counter(language for word in telling if word not in english for language in foreign[word])
-    strange = sum(not known(word) and word not in english for word in words) / len(words)
-    strange += sum(not word.isascii() for word in words) / len(words)
-    for language, count in alone.items():
-        if languages[language] > own and (count > 1 or strange >= 0.3):
+    function_words = [
+        word for word in words if word in foreign and (len(word) < 4 or not known(word) or word in english)
+    ]
+    languages = Counter(language for word in function_words for language in foreign[word])
+    foreign_only = Counter(language for word in function_words if word not in english for language in foreign[word])
+    unknown = sum(not known(word) and word not in english for word in words) / len(words)
+    unknown += sum(not word.isascii() for word in words) / len(words)
+    for language, count in foreign_only.items():
+        if languages[language] > num_english and (count > 1 or unknown >= 0.3):
             return NOT_ENGLISH
-    if own == 0 and (strange >= 1 or (strange > 0.6 and (alone or len(words) > 3))):
+    if num_english == 0 and (unknown >= 1 or (unknown > 0.6 and (foreign_only or len(words) > 3))):
         return NOT_ENGLISH
     return None

@@ -1,10 +1,9 @@
 """Lemmas from tables: a word's dictionary form as a noun, a verb or an adjective.
 
-The kind of tag we assign decides the table, not the tagger's part of speech: a tagger that takes "surfs" for
-a noun must not cost the verb its lemma. Order: our own exceptions, the table of irregular forms, then suffix
-rules that count only when the result is a known word, and plain English suffix rules for unknown words.
-The tables are spaCy's published ones (spacy-lookups-data, derived from WordNet) as the shipped pipeline
-holds them.
+The kind of the tag selects the table, not the tagger's part of speech: a tagger that takes "surfs" for a noun must not
+change the verb's lemma. Order: our own exceptions, the table of irregular forms, suffix rules whose result is a known
+word, then plain English suffix rules for unknown words. The tables are spaCy's published tables (spacy-lookups-data,
+derived from WordNet) in the folder of the shipped pipeline.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 PartOfSpeech = Literal["noun", "verb", "adj"]
-# The kinds of tags (`records.KINDS`) to the tables of their names.
+# The table for each kind of tag (`records.KINDS`).
 PART_OF_SPEECH: dict[str, PartOfSpeech] = {"object": "noun", "scene": "noun", "attribute": "adj", "action": "verb"}
 
-# Plural in form, one thing in the picture; or a singular that looks like a plural.
-_SAME = """
+# A plural form of a single object, or a singular that looks like a plural.
+_UNCHANGED = """
     jeans pants shorts trousers sunglasses eyeglasses glasses goggles scissors binoculars clothes pajamas
     overalls tights leggings headphones earphones sweatpants khakis slacks tongs pliers suspenders briefs
     boxers gas canvas lens christmas texas bus grass glass dress cross tennis chess hydrangeas series species
@@ -26,7 +25,7 @@ _SAME = """
     sports graffiti confetti spaghetti broccoli zucchini paparazzi media hummus citrus iris debris chassis bokeh
     men's women's afro swiss windowsill
 """
-_NOUN_EXCEPTIONS = dict(zip(_SAME.split(), _SAME.split(), strict=True)) | {
+_NOUN_EXCEPTIONS = dict(zip(_UNCHANGED.split(), _UNCHANGED.split(), strict=True)) | {
     "leaves": "leaf", "lenses": "lens", "buses": "bus", "busses": "bus", "glassess": "glasses", "fry": "fries",
     "persons": "person", "dice": "dice", "kids": "kid", "skies": "sky", "axes": "axe", "ties": "tie",
     "bikes": "bike", "waves": "wave", "caves": "cave", "olives": "olive", "gloves": "glove", "cafes": "cafe",
@@ -59,7 +58,11 @@ _DOUBLED = frozenset("bdgklmnprtvz")
 
 
 class Lemmatizer:
-    """Dictionary forms over the tables saved in a spaCy rule lemmatizer's folder (its `lookups`)."""
+    """Dictionary forms by spaCy's tables.
+
+    Args:
+        tables: the folder `lookups` of a saved spaCy rule lemmatizer.
+    """
 
     def __init__(self, tables: Path) -> None:
         from spacy.lookups import Lookups
@@ -68,69 +71,82 @@ class Lemmatizer:
         kinds: tuple[PartOfSpeech, ...] = ("noun", "verb", "adj")
         self._known = {kind: frozenset(lookups.get_table("lemma_index")[kind]) for kind in kinds}
         self._irregular = {kind: dict(lookups.get_table("lemma_exc")[kind]) for kind in kinds}
-        self._memory: dict[tuple[str, str], str] = {}
+        self._cache: dict[tuple[str, str], str] = {}
 
     def known(self, word: str, kind: PartOfSpeech) -> bool:
-        """True if `word` or its lemma is in the table of this part of speech.
+        """Whether `word` or its lemma is in the table of a part of speech.
 
         Args:
             word: lower-case.
             kind: part of speech.
+
+        Returns:
+            True if it is.
         """
         table = self._known[kind]
         return word in table or word in self._irregular[kind] or self(word, kind) in table
 
     def known_word(self, word: str) -> bool:
-        """True if `word` is a form of any noun, verb or adjective in the tables."""
-        return any(self.known(word, kind) for kind in self._known)
-
-    def __call__(self, word: str, kind: PartOfSpeech) -> str:
-        """Lemma of a lower-case word.
+        """Whether `word` is a form of a noun, verb or adjective in the tables.
 
         Args:
             word: lower-case.
-            kind: part of speech that it is taken as.
+
+        Returns:
+            True if it is.
+        """
+        return any(self.known(word, kind) for kind in self._known)
+
+    def __call__(self, word: str, kind: PartOfSpeech) -> str:
+        """The lemma of a word.
+
+        Args:
+            word: lower-case.
+            kind: part of speech that selects the table.
+
+        Returns:
+            The lemma; the word itself where no rule applies.
         """
         key = (word, kind)
-        if key not in self._memory:
-            if len(self._memory) >= 1 << 16:  # words of other people's text never end
-                self._memory.clear()
-            self._memory[key] = self._find(word, kind)
-        return self._memory[key]
+        if key not in self._cache:
+            if len(self._cache) >= 1 << 16:  # web text has no last word
+                self._cache.clear()
+            self._cache[key] = self._look_up(word, kind)
+        return self._cache[key]
 
-    def _find(self, word: str, kind: PartOfSpeech) -> str:
+    def _look_up(self, word: str, kind: PartOfSpeech) -> str:
         if word in _EXCEPTIONS[kind]:
             return _EXCEPTIONS[kind][word]
-        if kind == "noun" and "-" in word:  # the last part carries the plural: "t-shirts", "by-standers"
+        if kind == "noun" and "-" in word:  # the last part has the plural: "t-shirts", "by-standers"
             first, _, last = word.rpartition("-")
             return f"{first}-{self(last, kind)}" if last else word
         known, irregular = self._known[kind], self._irregular[kind].get(word)
         if irregular:
-            # WordNet lists "men" and "glasses" among base forms as well: the irregular form wins.
+            # WordNet also lists "men" and "glasses" as base forms: the irregular form is used.
             doubled = irregular[0] + irregular[0][-1]  # "installed": install, not the older "instal"
             return doubled if kind == "verb" and word.startswith(doubled) and doubled in known else irregular[0]
         if kind == "adj" and word.endswith(("er", "est")):  # "larger" is in the table as well as "large"
-            for suffix, instead in _RULES["adj"]:
-                if word.endswith(suffix) and word[: -len(suffix)] + instead in known:
-                    return word[: -len(suffix)] + instead
+            for suffix, replacement in _RULES["adj"]:
+                if word.endswith(suffix) and word[: -len(suffix)] + replacement in known:
+                    return word[: -len(suffix)] + replacement
         if kind != "verb" and word in known and not (kind == "noun" and _looks_plural(word)):
             return word
         if kind == "noun" and not _looks_plural(word) and not word.endswith("men"):
             return word
-        for suffix, instead in _RULES[kind]:
-            if word.endswith(suffix) and word[: -len(suffix)] + instead in known:
-                return word[: -len(suffix)] + instead
-        return word if word in known else self._guess(word, kind)
+        for suffix, replacement in _RULES[kind]:
+            if word.endswith(suffix) and word[: -len(suffix)] + replacement in known:
+                return word[: -len(suffix)] + replacement
+        return word if word in known else self._apply_suffix_rules(word, kind)
 
-    def _guess(self, word: str, kind: PartOfSpeech) -> str:
-        """Plain English suffixes for a word that no table holds."""
+    def _apply_suffix_rules(self, word: str, kind: PartOfSpeech) -> str:
+        """Plain English suffixes for a word that is in no table."""
         if kind == "adj" or len(word) < 5:
             return word
         if kind == "verb" and word.endswith(("ing", "ed")):
             stem = word[:-3] if word.endswith("ing") else word[:-2]
             if len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] in _DOUBLED:
                 return stem[:-1]
-            nouns = self._known["noun"]  # verbs made of nouns: "snowboarding", "skateboarded"
+            nouns = self._known["noun"]  # verbs derived from nouns: "snowboarding", "skateboarded"
             return stem + "e" if stem not in nouns and stem + "e" in nouns else stem
         if not _looks_plural(word):
             return word

@@ -1,8 +1,8 @@
-"""Text clean-up before parsing: web captions become plain lower-case English words.
+"""Text clean-up before parsing: web captions become plain lower-case words.
 
-Everything is lower-cased because capitals carry no meaning that survives captions ("Broccoli On A Plate",
-"STOP SIGN") and half of the shipped parser's training text is lower-cased too. The text is cut before any
-pattern runs, so that the time spent is bounded by `max_chars` whatever is sent.
+All text is lower-cased, because capitals have no stable meaning in captions ("Broccoli On A Plate", "STOP SIGN"), and
+half of the shipped parser's training text is lower-cased too. The text is cut before any pattern runs, so the time is
+bounded by `max_chars` for every input.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import re
 from collections.abc import Callable
 
 # Patterns have no nested repeats: their time is linear in the text.
-_PLAIN = re.compile(r"[\w\s,;:!?'\"()&-]*\.?\s*")  # nothing that markup, names and addresses need
+_PLAIN = re.compile(r"[\w\s,;:!?'\"()&-]*\.?\s*")  # no character of markup, file names or addresses
 _DOMAINS = "com|org|net|edu|gov|info|co|io|tv|cc|uk|de|fr|us|eu"
 _URL = re.compile(
     rf"\b(?:https?://|www\.)\S+|\b[\w.+-]{{1,60}}@[\w-]{{1,60}}\.[\w.-]{{1,60}}|\b[\w-]{{1,60}}\.(?:{_DOMAINS})\b\S*",
     re.IGNORECASE,
 )
 _FILE = re.compile(r"(?<![\w.])([\w%+()-]{1,100})\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|svg|pdf|mp4)\b", re.IGNORECASE)
-# What cameras, phones and editors put into file names; they say nothing about the picture.
-_CAMERA = frozenset((
+# Words that cameras, phones and editors put into file names; they do not describe the image.
+_FILE_NAME_WORDS = frozenset((
     "img", "image", "images", "dsc", "dscn", "dscf", "pxl", "mvimg", "photo", "photos", "picture", "pic", "screenshot",
     "screen", "shot", "copy", "final", "edit", "edited", "thumb", "thumbnail", "untitled", "scan", "file", "jpeg",
     "jpg", "whatsapp", "snapseed", "burst", "cover", "small", "large", "stock", "full", "hires", "version", "new",
@@ -44,16 +44,19 @@ _HYPHENS = str.maketrans({"‐": "-", "‑": "-", "–": " - ", "—": " - ", "�
 
 
 def clean(text: str, *, max_chars: int, known: Callable[[str], bool] | None = None) -> str:
-    """Return `text` in lower case, without URLs, markup, control characters and symbols, on one line.
+    """Clean a caption: no URLs, markup, control characters and symbols.
 
-    Hashtags and the names of files become words ("#SunnyDay" -> "sunny day", "red_car-02.jpg" -> "red car") where they
-    hold any: a single hashtag word that `known` does not know ("#igers") is left out. A text over `max_chars`
-    characters is cut at the end of a word. Lone surrogates and U+FFFD are dropped. The result may be empty.
+    Hashtags and file names become words ("#SunnyDay" -> "sunny day", "red_car-02.jpg" -> "red car"). A hashtag of a
+    single unknown word ("#igers") is left out. A text over `max_chars` characters is cut at the end of a word. Lone
+    surrogates and U+FFFD are dropped.
 
     Args:
-        text: a caption as it is.
+        text: a raw caption.
         max_chars: most characters that are read.
-        known: whether a lower-case word stands in the English tables; None: all words count as known.
+        known: whether a lower-case word is in the English tables; None: all words count as known.
+
+    Returns:
+        The text in lower case, on one line; may be empty.
     """
     text = _cut(text, max_chars)
     for _ in range(2):  # web captions are often escaped twice
@@ -61,7 +64,7 @@ def clean(text: str, *, max_chars: int, known: Callable[[str], bool] | None = No
             text = html.unescape(text)
     text = text.encode("utf-8", "ignore").decode("utf-8").replace("\ufffd", "").translate(_HYPHENS)
     if not text.isprintable():
-        text = "".join(one if one.isprintable() else " " for one in text)
+        text = "".join(char if char.isprintable() else " " for char in text)
     if not _PLAIN.fullmatch(text):
         text = _without_markup(text, known)
     text = text.lower()
@@ -74,7 +77,7 @@ def clean(text: str, *, max_chars: int, known: Callable[[str], bool] | None = No
 
 
 def _without_markup(text: str, known: Callable[[str], bool] | None) -> str:
-    """Without URLs, tags of a markup and mentions; hashtags and file names as words."""
+    """Remove URLs, markup tags and mentions; replace hashtags and file names by their words."""
     for pattern in (_URL, _TAG, _MENTION):
         text = pattern.sub(" ", text)
     text = _FILE.sub(lambda match: f" {_file_words(match[1])} ", text)
@@ -83,14 +86,14 @@ def _without_markup(text: str, known: Callable[[str], bool] | None) -> str:
 
 
 def _file_words(stem: str) -> str:
-    """Words of a file's name, or "" for what a camera wrote."""
+    """Words of a file name, or "" for a name that a camera wrote."""
     parts = [part for part in re.split(r"[\W\d_]+", _CAMEL.sub(" ", stem)) if len(part) > 1]
-    words = [part for part in parts if part.lower() not in _CAMERA]
+    words = [part for part in parts if part.lower() not in _FILE_NAME_WORDS]
     return " ".join(words) if sum(len(word) > 2 for word in words) > 1 else ""
 
 
 def _hashtag_words(tag: str, known: Callable[[str], bool] | None) -> str:
-    """Words of a hashtag, split at capitals and underscores, or "" for one word that is none."""
+    """Words of a hashtag, split at capitals and underscores, or "" for a single unknown word."""
     words = _CAMEL.sub(" ", tag).split()
     return "" if known and len(words) == 1 and not known(tag.lower()) else " ".join(words)
 
@@ -99,6 +102,6 @@ def _cut(text: str, max_chars: int) -> str:
     """At most `max_chars` characters, ending where a word ends if there is a space to cut at."""
     if len(text) <= max_chars:
         return text
-    head = text[: max_chars + 1]
-    end = max(head.rfind(" "), head.rfind("\n"))
-    return head[:end] if end > 0 else head[:max_chars]
+    prefix = text[: max_chars + 1]
+    end = max(prefix.rfind(" "), prefix.rfind("\n"))
+    return prefix[:end] if end > 0 else prefix[:max_chars]

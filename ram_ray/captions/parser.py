@@ -1,9 +1,9 @@
-"""Captions to tags: a spaCy pipeline for the parse, `rules` for the reading.
+"""Captions to tags: a spaCy pipeline parses them, `rules` reads the tags off the parse.
 
 The pipeline is the shipped one (trained by `training.train_parser` on the UD English Web Treebank) or any installed
-spaCy pipeline with a tagger and a dependency parser; its components that tags do not need are left out, its
-lemmas are not used (see `lemmas`), and hyphened words stay whole ("t-shirt"). Text goes in cleaned and in
-lower case, equal captions of a batch are parsed once, and what is not English is turned away with a reason.
+spaCy pipeline with a tagger and a dependency parser. Components that the rules do not need are left out, its lemmas are
+not used (see `lemmas`), and hyphened words stay whole ("t-shirt"). Text is cleaned and lower-cased first, equal
+captions of a batch are parsed once, and captions that are not English are rejected with a reason.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SHIPPED = "en_ud_ewt"
 BATCH = 128
-ZONE = 100_000  # captions
+CAPTIONS_PER_ZONE = 100_000  # captions that share a spaCy memory zone
 UNUSED = ["ner", "lemmatizer", "trainable_lemmatizer", "textcat", "entity_linker", "entity_ruler", "senter"]
 __all__ = ["Caption", "CaptionParser", "Tag", "Triple", "load_pipeline"]
 
 
 class Caption(NamedTuple):
-    """A caption as read: what `rules.Reading` holds, and why it was turned away (`language.REASONS`), or None."""
+    """A caption as read: the fields of `rules.Reading`, and the reason of a rejection (`language.REASONS`) or None."""
 
     tags: list[Tag]
     relations: list[Triple]
@@ -64,42 +64,58 @@ class CaptionParser:
         self._nlp = load_pipeline(model)
         self._blas = ThreadpoolController()
         self._lemmas = Lemmatizer(shipped_folder() / "lemmatizer" / "lookups")
-        self._zone, self._read = ExitStack(), ZONE  # so that the first captions begin one
+        self._zone, self._num_read = ExitStack(), CAPTIONS_PER_ZONE  # so that the first captions begin a zone
 
     def parse(self, captions: list[str]) -> list[list[Tag]]:
-        """Tags of each caption, in the captions' order; a caption that cannot be read has none (see `read`)."""
-        return [list(tags) for tags in self._each(captions, find_tags, lambda reason: [])]
+        """Read the tags of captions.
+
+        Args:
+            captions: raw texts.
+
+        Returns:
+            The tags of each caption, in the order of `captions`; a rejected caption has none.
+        """
+        return [list(tags) for tags in self._read_each(captions, find_tags, lambda reason: [])]
 
     def read(self, captions: list[str]) -> list[Caption]:
-        """Tags and relations of each caption, in the captions' order, or the reason why it has none."""
+        """Read the tags and relations of captions.
 
-        def found(doc: Any, lemmas: Lemmatizer) -> Caption:
+        Args:
+            captions: raw texts.
+
+        Returns:
+            A `Caption` for each caption, in the order of `captions`.
+        """
+
+        def to_caption(doc: Any, lemmas: Lemmatizer) -> Caption:
             return Caption(*read_caption(doc, lemmas), reason=None)
 
-        return self._each(captions, found, lambda reason: Caption([], [], [], reason))
+        return self._read_each(captions, to_caption, lambda reason: Caption([], [], [], reason))
 
-    def _each(self, captions: list[str], find: Callable[[Any, Lemmatizer], T], nothing: Callable[[str], T]) -> list[T]:
-        """`find` of each caption's parse, `nothing` where it is turned away; equal captions are parsed once."""
+    def _read_each(
+        self, captions: list[str], read: Callable[[Any, Lemmatizer], T], reject: Callable[[str], T]
+    ) -> list[T]:
+        """`read` of each caption's parse, `reject` of a rejected caption's reason; equal captions are parsed once."""
         texts = [clean(caption, max_chars=self.max_chars, known=self._lemmas.known_word) for caption in captions]
-        results = {text: nothing(reason) for text in set(texts) if (reason := self._why_rejected(text))}
+        results = {text: reject(reason) for text in set(texts) if (reason := self._why_rejected(text))}
         # Sorted by length, so that a batch holds equally long texts; results do not depend on the order.
         distinct = sorted(set(texts) - results.keys(), key=lambda text: (len(text), text))
-        self._forget_words(len(distinct))
-        with self._blas.limit(limits=1, user_api="blas"):  # products this small cost twice as much on two threads
+        self._renew_memory_zone(len(distinct))
+        with self._blas.limit(limits=1, user_api="blas"):  # small matrix products are slower on two threads
             docs = self._nlp.pipe(distinct, batch_size=BATCH)
-            results |= {text: find(doc, self._lemmas) for text, doc in zip(distinct, docs, strict=True)}
+            results |= {text: read(doc, self._lemmas) for text, doc in zip(distinct, docs, strict=True)}
         return [results[text] for text in texts]
 
-    def _forget_words(self, coming: int) -> None:
-        """Begin a new zone of spaCy's memory now and then: without one it keeps every word that it ever met.
+    def _renew_memory_zone(self, num_texts: int) -> None:
+        """Begin a new spaCy memory zone after `CAPTIONS_PER_ZONE` captions: without a zone spaCy stores every word.
 
-        One for each call would have the same words looked up again and again, and costs a twentieth of the speed.
+        A zone for each call would look up the same words again, which costs 5% of the speed.
         """
-        self._read += coming
-        if self._read > ZONE:
+        self._num_read += num_texts
+        if self._num_read > CAPTIONS_PER_ZONE:
             self._zone.close()
             self._zone.enter_context(self._nlp.memory_zone())
-            self._read = coming
+            self._num_read = num_texts
 
     def _why_rejected(self, text: str) -> str | None:
         return why_rejected(text, self._lemmas.known_word)
@@ -107,17 +123,26 @@ class CaptionParser:
 
 @functools.lru_cache(maxsize=1)
 def process_parser(model: str, *, max_chars: int) -> CaptionParser:
-    """The parser of this process, which every step that reads captions shares: loading one takes seconds.
+    """The parser of this process, shared by all steps that read captions: loading a parser takes seconds.
 
     Args:
         model: name of the shipped pipeline, or a spaCy pipeline, as `labels.parser`.
         max_chars: most characters of a caption that are read.
+
+    Returns:
+        The parser, loaded at the first call.
     """
     return CaptionParser(model, max_chars=max_chars)
 
 
 def load_pipeline(model: str = SHIPPED) -> Language:
-    """Load a spaCy pipeline for captions: only the components that the rules need.
+    """Load a spaCy pipeline with only the components that the rules need.
+
+    Args:
+        model: `SHIPPED`, or the name, path or URI of another spaCy pipeline.
+
+    Returns:
+        The pipeline; its tokenizer leaves hyphened words whole.
 
     Raises:
         ValueError: if it is not installed, or has no tagger or dependency parser.
@@ -125,7 +150,7 @@ def load_pipeline(model: str = SHIPPED) -> Language:
     spacy = _import_spacy(with_torch=model != SHIPPED)
     source: str | Path = shipped_folder() if model == SHIPPED else local_copy(model) if "://" in model else model
     try:
-        with _fast_products():
+        with _numpy_blas():
             nlp = spacy.load(source, exclude=UNUSED)
     except OSError as error:
         raise ValueError(
@@ -142,11 +167,11 @@ def load_pipeline(model: str = SHIPPED) -> Language:
 
 
 @contextmanager
-def _fast_products() -> Iterator[None]:
-    """Pipelines loaded inside multiply matrices by NumPy's BLAS, not by thinc's own: three times as fast on a CPU.
+def _numpy_blas() -> Iterator[None]:
+    """Pipelines loaded in this context multiply matrices with NumPy's BLAS, not with thinc's BLIS.
 
-    thinc's is slow where it does not know the processor (35 against 100 GFLOP/s a core), and half of a parse is
-    products. A GPU's or Apple's operations are left alone.
+    BLIS is slow on processors that it does not know (35 against 100 GFLOP/s for each core), and half of a parse is
+    matrix products. Operations on a GPU or on Apple's processors are not changed.
     """
     from thinc.api import NumpyOps, get_current_ops, use_ops
 
@@ -158,16 +183,16 @@ def _fast_products() -> Iterator[None]:
 
 
 def _import_spacy(*, with_torch: bool):
-    """Import spaCy; without torch where nothing needs it.
+    """Import spaCy; without torch where the pipeline does not need it.
 
-    spaCy's thinc imports torch wherever it is installed, which costs 0.75 GB a process and seconds of start; the
-    shipped pipeline has no torch layer. A process that already has torch, or thinc, is left as it is.
+    spaCy's thinc imports torch wherever it is installed, which costs 0.75 GB in each process and seconds at its start;
+    the shipped pipeline has no torch layer. A process that has imported torch or thinc already is not changed.
     """
     if with_torch or {"torch", "thinc"} & sys.modules.keys():
         import spacy
 
         return spacy
-    sys.modules["torch"] = None  # type: ignore[assignment]  # "import torch" fails while this stands
+    sys.modules["torch"] = None  # type: ignore[assignment]  # until it is deleted, "import torch" fails
     try:
         import spacy
     finally:
@@ -176,16 +201,23 @@ def _import_spacy(*, with_torch: bool):
 
 
 def keep_hyphens(nlp: Language) -> None:
-    """Take out of the tokenizer the patterns that split words at a hyphen ("t-shirt")."""
+    """Remove from the tokenizer the patterns that split words at a hyphen ("t-shirt").
+
+    Args:
+        nlp: the pipeline; changed.
+    """
     from spacy.util import compile_infix_regex
 
-    kept = [pattern for pattern in nlp.Defaults.infixes or () if not re.search(pattern, "a-b")]
+    patterns = [pattern for pattern in nlp.Defaults.infixes or () if not re.search(pattern, "a-b")]
     tokenizer: Any = nlp.tokenizer
-    tokenizer.infix_finditer = compile_infix_regex(kept).finditer
+    tokenizer.infix_finditer = compile_infix_regex(patterns).finditer
 
 
 def shipped_folder() -> Path:
-    """Where the shipped pipeline lies.
+    """Folder of the shipped pipeline.
+
+    Returns:
+        Its path in the installed package.
 
     Raises:
         ValueError: if the package lacks it.

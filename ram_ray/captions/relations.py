@@ -1,7 +1,7 @@
-"""One set of relations above Universal Dependencies and CLEAR labels.
+"""A common set of relations for Universal Dependencies and CLEAR labels.
 
-The shipped pipeline speaks UD, spaCy's own English pipelines speak CLEAR. Both become `Word`s here, and nothing
-after this module knows which it was.
+The shipped pipeline has UD labels, spaCy's own English pipelines have CLEAR labels. Both become `Word`s here; the other
+modules do not depend on the scheme.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# Labels of either scheme to the relations that the rules know; whatever is missing here means "other".
+# The relation of each label of either scheme; a missing label is "other".
 RELATIONS = {
     "nsubj": "subj", "nsubjpass": "subj", "nsubj:pass": "subj", "csubj": "subj",
     "obj": "obj", "dobj": "obj", "iobj": "obj", "dative": "obj",
@@ -26,7 +26,7 @@ RELATIONS = {
 # Relations under which a noun can be part of a compound.
 MODIFIERS = frozenset(("compound", "flat", "nmod", "amod", "other", "num"))
 _ATTRIBUTES = ["LOWER", "POS", "TAG", "DEP", "HEAD"]
-_SIGN = 1 << 63  # spaCy's array is unsigned; a head on the left is a negative offset
+_SIGN_BIT = 1 << 63  # spaCy's array is unsigned; the offset of a head on the left is negative
 _UNDER_PREPOSITIONS = frozenset(("pobj", "pcomp"))  # CLEAR labels
 _PREPOSITIONS = frozenset(("prep", "agent", "dative"))
 _CLASSES = {"NOUN": "N", "PROPN": "N", "VERB": "V", "ADJ": "A", "AUX": "AUX"}
@@ -34,7 +34,7 @@ _CLASSES = {"NOUN": "N", "PROPN": "N", "VERB": "V", "ADJ": "A", "AUX": "AUX"}
 
 @dataclass(slots=True)
 class Word:
-    """One token: lower-case text, class (N, V, A, or the universal part of speech), relation and head."""
+    """A token: lower-case text, class (N, V, A, or the universal part of speech), relation and head."""
 
     index: int
     text: str
@@ -44,32 +44,40 @@ class Word:
     head: int  # index of the head; its own for a root
 
 
-_names: dict[int, str] = {}  # strings by spaCy's hashes, which are the same everywhere; decoding them anew is slow
+_strings: dict[
+    int, str
+] = {}  # strings by spaCy's hashes, which are the same in every pipeline; decoding them again is slow
 
 
-def _name(key: int, strings: Any) -> str:
-    if len(_names) > 100_000:  # hostile text must not grow memory without end
-        _names.clear()
-    return _names.setdefault(key, strings[key])
+def _string(key: int, strings: Any) -> str:
+    if len(_strings) > 100_000:  # hostile text must not use unbounded memory
+        _strings.clear()
+    return _strings.setdefault(key, strings[key])
 
 
 def read_words(doc: Any) -> list[Word]:
-    """Tokens of a spaCy Doc in the common relations.
+    """Convert a spaCy Doc to tokens with the common relations.
 
-    CLEAR hangs a noun under its preposition ("on" -> "beach"); here, as in UD, the noun hangs under what the
-    preposition belongs to and the preposition under the noun.
+    In CLEAR the head of a noun is its preposition ("on" -> "beach"). Here, as in UD, the head of the noun is the word
+    that the preposition modifies, and the head of the preposition is the noun.
+
+    Args:
+        doc: a parsed caption.
+
+    Returns:
+        Its tokens in order.
     """
-    strings, known = doc.vocab.strings, _names.get
-    words, clear = [], []
-    # One array for all tokens: asking each token for each attribute costs more than all the rules together.
+    strings, known = doc.vocab.strings, _strings.get
+    words, under_prepositions = [], []
+    # An array of all tokens: reading each attribute of each token is slower than all the rules together.
     rows = doc.to_array(_ATTRIBUTES).tolist() if len(doc) else []
     for index, row in enumerate(rows):
-        text, pos, tag, relation = [known(key) or _name(key, strings) for key in row[:4]]
-        head = index + (row[4] if row[4] < _SIGN else row[4] - 2 * _SIGN)
+        text, pos, tag, relation = [known(key) or _string(key, strings) for key in row[:4]]
+        head = index + (row[4] if row[4] < _SIGN_BIT else row[4] - 2 * _SIGN_BIT)
         words.append(Word(index, text, _CLASSES.get(pos, pos), tag, RELATIONS.get(relation, "other"), head))
         if relation in _UNDER_PREPOSITIONS:
-            clear.append(index)
-    for index in clear:
+            under_prepositions.append(index)
+    for index in under_prepositions:
         noun, preposition = words[index], words[words[index].head]
         if doc[preposition.index].dep_ not in _PREPOSITIONS:
             continue
@@ -81,14 +89,30 @@ def read_words(doc: Any) -> list[Word]:
     return words
 
 
-NOTHING = Word(-1, "", "", "", "other", -1)
+NO_WORD = Word(-1, "", "", "", "other", -1)
 
 
-def word_before(words: list[Word], word: Word) -> Word:
-    """The token on the left, or NOTHING."""
-    return words[word.index - 1] if word.index > 0 else NOTHING
+def previous_word(words: list[Word], word: Word) -> Word:
+    """The token before `word`.
+
+    Args:
+        words: of the caption.
+        word: an element of `words`.
+
+    Returns:
+        The token, or NO_WORD at the start.
+    """
+    return words[word.index - 1] if word.index > 0 else NO_WORD
 
 
-def word_after(words: list[Word], word: Word) -> Word:
-    """The token on the right, or NOTHING."""
-    return words[word.index + 1] if 0 <= word.index < len(words) - 1 else NOTHING
+def next_word(words: list[Word], word: Word) -> Word:
+    """The token after `word`.
+
+    Args:
+        words: of the caption.
+        word: an element of `words`.
+
+    Returns:
+        The token, or NO_WORD at the end.
+    """
+    return words[word.index + 1] if 0 <= word.index < len(words) - 1 else NO_WORD

@@ -1,18 +1,19 @@
-"""Tags read off a repaired dependency parse; `triples` then says who does what to what.
+"""Tags read off a corrected dependency parse; `triples` adds the relations between them.
 
-Part of speech says what a word can be, relations say what belongs together. An object is a noun with its
-compounds, an attribute an adjective or a participle before its noun, an action any other verb; what a caption
-says is not there gives nothing.
+The part of speech gives the kind of a tag, the relations give its extent. An object is a noun with its compound
+modifiers, an attribute is an adjective or a participle before its noun, an action is any other verb. Negated words give
+no tags.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ram_ray.captions.lemmas import Lemmatizer
-from ram_ray.captions.negation import negated
-from ram_ray.captions.relations import MODIFIERS, NOTHING, Word, read_words, word_after, word_before
+from ram_ray.captions.negation import find_negated
+from ram_ray.captions.relations import MODIFIERS, NO_WORD, Word, next_word, previous_word, read_words
 from ram_ray.captions.repair import fixed_pair, repair
 from ram_ray.captions.triples import Triple, find_described, find_triples
 from ram_ray.captions.words import (
@@ -20,13 +21,13 @@ from ram_ray.captions.words import (
     COLOURS,
     COMPOUNDS,
     DRINKS,
+    IMAGE_WORDS,
     KIND_WORDS,
     MEASURES,
     NEVER_DESCRIBING,
     NOT_ACTIONS,
     NOT_ATTRIBUTES,
     NOT_OBJECTS,
-    PICTURES,
     SCENES,
     STATES,
 )
@@ -40,10 +41,7 @@ class Tag(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a caption says.
-
-    Tags are in the order of the text, each once; actions have who and what, attributes have what they describe.
-    """
+    """Tags in the order of the text, each once; relations of the actions; attributes with the nouns they describe."""
 
     tags: list[Tag]
     relations: list[Triple]
@@ -51,154 +49,171 @@ class Reading(NamedTuple):
 
 
 def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
-    """Tags of a parsed caption, in the order of the text, each once.
+    """Find the tags of a parsed caption.
 
     Args:
-        doc: spaCy's, of one caption.
+        doc: spaCy's Doc of a caption.
         lemmas: dictionary forms.
+
+    Returns:
+        Tags in the order of the text, each once.
     """
     words = read_words(doc)
-    return list(dict.fromkeys(tag for _, tag in _find(words, lemmas)))
+    return list(dict.fromkeys(tag for _, tag in _locate_tags(words, lemmas)))
 
 
 def read_caption(doc: Any, lemmas: Lemmatizer) -> Reading:
-    """Tags of a parsed caption, and who does what to what.
+    """Find the tags and relations of a parsed caption.
 
     Args:
-        doc: spaCy's, of one caption.
+        doc: spaCy's Doc of a caption.
         lemmas: dictionary forms.
+
+    Returns:
+        Tags, relations, and attributes with the nouns they describe.
     """
     words = read_words(doc)
-    found = _find(words, lemmas)
-    things = {place: tag.name for place, tag in found if tag.kind in ("object", "scene")}
-    actions = {place: tag.name for place, tag in found if tag.kind == "action"}
-    attributes = {place: tag.name for place, tag in found if tag.kind == "attribute"}
+    located = _locate_tags(words, lemmas)
+    things = {index: tag.name for index, tag in located if tag.kind in ("object", "scene")}
+    actions = {index: tag.name for index, tag in located if tag.kind == "action"}
+    attributes = {index: tag.name for index, tag in located if tag.kind == "attribute"}
     return Reading(
-        list(dict.fromkeys(tag for _, tag in found)),
+        list(dict.fromkeys(tag for _, tag in located)),
         find_triples(words, things, actions),
         find_described(words, things, attributes),
     )
 
 
-def _find(words: list[Word], lemmas: Lemmatizer) -> list[tuple[int, Tag]]:
-    """Tags with their places (of a compound, that of its head), in the order of the text; repairs the words."""
+def _locate_tags(words: list[Word], lemmas: Lemmatizer) -> list[tuple[int, Tag]]:
+    """Tags with their index (of a compound, the index of its head), in the order of the text; corrects the words."""
     repair(words, lemmas)
-    hidden = negated(words)
-    found: list[tuple[int, Tag]] = []
-    phrases, inside = _noun_phrases(words, lemmas)
+    negated = find_negated(words)
+    located: list[tuple[int, Tag]] = []
+    phrases, compound_indices = _noun_phrases(words, lemmas)
     for last, parts in phrases:
-        if not hidden[last]:
-            found += [(last, tag) for tag in _objects(words, last, parts, lemmas)]
+        if not negated[last]:
+            located += [(last, tag) for tag in _objects(words, last, parts, lemmas)]
     for word in words:
-        if hidden[word.index] or word.index in inside:
+        if negated[word.index] or word.index in compound_indices:
             continue
-        if word.pos == "A" or (word.pos == "V" and _describes(words, word)):
+        if word.pos == "A" or (word.pos == "V" and _is_attributive_participle(words, word)):
             name = _attribute(words, word, lemmas)
             if name:
-                found.append((word.index, Tag(name, "attribute")))
+                located.append((word.index, Tag(name, "attribute")))
         elif word.pos == "V" and (name := _action(words, word, lemmas)):
-            found.append((word.index, Tag(name, "action")))
-    return [(place, tag) for place, tag in sorted(found, key=lambda one: one[0]) if _is_name(tag.name)]
+            located.append((word.index, Tag(name, "action")))
+    return [(index, tag) for index, tag in sorted(located, key=itemgetter(0)) if _is_name(tag.name)]
 
 
 def _noun_phrases(words: list[Word], lemmas: Lemmatizer) -> tuple[list[tuple[int, list[int]]], set[int]]:
-    """Heads with the indices of their compounds, and all indices that compounds used up."""
-    phrases, inside = [], set()
+    """Heads with the indices of their compound modifiers, and the indices of all compound modifiers."""
+    phrases, compound_indices = [], set()
     for word in reversed(words):
-        if word.pos != "N" or word.index in inside:
+        if word.pos != "N" or word.index in compound_indices:
             continue
         parts: list[int] = []
         first = word.index
-        while first > 0 and _joins(words, words[first - 1], words[first], lemmas, len(parts)):
+        while first > 0 and _is_compound_part(words, words[first - 1], words[first], lemmas, len(parts)):
             first -= 1
             parts.insert(0, first)
-        inside.update(parts)
+        compound_indices.update(parts)
         phrases.append((word.index, parts))
-    return phrases, inside
+    return phrases, compound_indices
 
 
-def _joins(words: list[Word], left: Word, right: Word, lemmas: Lemmatizer, length: int) -> bool:
-    """True if `left` is a compound's part before `right`."""
+def _is_compound_part(words: list[Word], left: Word, right: Word, lemmas: Lemmatizer, length: int) -> bool:
+    """True if `left` is a compound modifier of `right`."""
     if fixed_pair(words, left, right, lemmas):
         return True
     if left.pos != "N" or length >= 2 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
         return False
-    if right.text in ("rock", "bungee", "kite", "wind", "wake", "paddle") and word_after(words, right).pos == "V":
+    if right.text in ("rock", "bungee", "kite", "wind", "wake", "paddle") and next_word(words, right).pos == "V":
         return False  # "a man rock climbing"
     if right.rel == "flat" and right.head <= left.index:
         return True
     if left.rel in MODIFIERS and words[left.head].pos == "N" and left.head != left.index:
         return True
-    # Two nouns side by side are one thing, whatever the parse says, unless the first can be told apart.
+    # Two adjacent nouns are a compound, whatever the parse says, unless the first is plural, a being or a scene.
     name = lemmas(left.text, "noun")
     return name == left.text and name not in BEINGS and name not in SCENES
 
 
 def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer) -> list[Tag]:
-    """The object or scene of a noun phrase, or nothing for measures, places and times."""
+    """The object or scene of a noun phrase; no tag for measures, places and times."""
     head = lemmas(words[last].text, "noun")
     names = [lemmas(words[part].text, "noun") for part in parts]
-    if head == "glasses" and (set(names) & DRINKS or word_after(words, words[last]).text == "of"):
+    if head == "glasses" and (set(names) & DRINKS or next_word(words, words[last]).text == "of"):
         head = "glass"
-    after = word_after(words, words[last])
-    if head in MEASURES and (after.text == "of" or after.pos == "N"):
+    following = next_word(words, words[last])
+    if head in MEASURES and (following.text == "of" or following.pos == "N"):
         return []
-    if head in PICTURES and names[-1:] == ["stock"]:  # "a red car on a beach stock photo": the end is an agency's
+    if head in IMAGE_WORDS and names[-1:] == [
+        "stock"
+    ]:  # "a red car on a beach stock photo": the last two words are an agency's
         if len(names) == 1:
             return []
         head, names = names[-2], names[:-2]
-    if head in ("picture", "photo", "photograph") and any(one.head == last and one.text == "in" for one in words):
+    if head in ("picture", "photo", "photograph") and any(word.head == last and word.text == "in" for word in words):
         return []
     name = " ".join([*names, head])
-    worn = head == "top" and _worn(words, words[last])
-    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS and not worn:
-        name = " ".join(one for one in names if one not in NOT_OBJECTS)
+    garment = head == "top" and _is_garment(words, words[last])
+    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS and not garment:
+        name = " ".join(part for part in names if part not in NOT_OBJECTS)
     if not name:
         return []
     return [Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")]
 
 
-def _worn(words: list[Word], word: Word) -> bool:
-    """True for the "top" that somebody wears: "in a white top", "wearing a top"."""
-    if word_after(words, word).text == "of":
+def _is_garment(words: list[Word], word: Word) -> bool:
+    """True for a "top" that is a garment: "in a white top", "wearing a top"."""
+    if next_word(words, word).text == "of":
         return False
-    cased = [one.text for one in words if one.head == word.index and one.rel == "case"]
-    return cased == ["in"] or (not cased and word.rel in ("obj", "conj", "root"))
+    prepositions = [child.text for child in words if child.head == word.index and child.rel == "case"]
+    return prepositions == ["in"] or (not prepositions and word.rel in ("obj", "conj", "root"))
 
 
-def _describes(words: list[Word], word: Word) -> bool:
+def _is_attributive_participle(words: list[Word], word: Word) -> bool:
     """True for a participle before its noun: "a parked car", "two smiling children"."""
     if word.tag not in ("VBG", "VBN", "JJ", "VBD"):
         return False
-    if word.text in STATES and word.tag == "VBN" and word_before(words, word).text in ("is", "are", "was", "were"):
-        return word_after(words, word).text != "by"
-    after = word_after(words, word)
-    if word_before(words, word).text in ("while", "when", "by") or word.text in NEVER_DESCRIBING:
+    if word.text in STATES and word.tag == "VBN" and previous_word(words, word).text in ("is", "are", "was", "were"):
+        return next_word(words, word).text != "by"
+    following = next_word(words, word)
+    if previous_word(words, word).text in ("while", "when", "by") or word.text in NEVER_DESCRIBING:
         return False
-    if word_before(words, word).pos in ("PUNCT", "CCONJ") and word_before(words, word_before(words, word)).pos == "V":
+    if (
+        previous_word(words, word).pos in ("PUNCT", "CCONJ")
+        and previous_word(words, previous_word(words, word)).pos == "V"
+    ):
         return False  # "laughing, drinking water"
-    if word.tag == "VBN" and word_before(words, word).text.endswith("ly") and after.pos in ("N", "A"):
-        return word_before(words, word_before(words, word)).pos not in ("AUX", "N")  # "newly built houses"
+    if word.tag == "VBN" and previous_word(words, word).text.endswith("ly") and following.pos in ("N", "A"):
+        return previous_word(words, previous_word(words, word)).pos not in ("AUX", "N")  # "newly built houses"
     if word.rel in ("amod", "compound") and word.head > word.index:
-        return word.tag != "VBG" or word_before(words, word).pos != "N"  # "an officer directing traffic"
-    if word.tag == "VBN" and word_before(words, word).pos in ("A", "NUM") and after.pos == "N":
+        return word.tag != "VBG" or previous_word(words, word).pos != "N"  # "an officer directing traffic"
+    if word.tag == "VBN" and previous_word(words, word).pos in ("A", "NUM") and following.pos == "N":
         return True
-    return word_before(words, word).pos == "DET" and after.pos in ("N", "A") and word_before(words, word).text != "that"
+    return (
+        previous_word(words, word).pos == "DET"
+        and following.pos in ("N", "A")
+        and previous_word(words, word).text != "that"
+    )
 
 
 def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
-    """Name of the attribute, or "" if the word counts, compares, or describes the picture itself."""
+    """Name of the attribute, or "" if the word counts, compares, or describes the image itself."""
     if word.rel in ("det", "case", "mark", "fixed", "cc", "aux", "num", "advmod") and word.text not in COLOURS:
         return ""
     name = lemmas(word.text, "adj") if word.pos == "A" else word.text
-    if {name, word.text} & NOT_ATTRIBUTES or fixed_pair(words, word, word_after(words, word), lemmas):
+    if {name, word.text} & NOT_ATTRIBUTES or fixed_pair(words, word, next_word(words, word), lemmas):
         return ""
     first = word  # of a list of attributes: "a black and white photo of"
     while first.rel == "conj" and words[first.head].pos == "A" and first.head < first.index:
         first = words[first.head]
     head = words[first.head]
-    measured = head.pos == "N" and lemmas(head.text, "noun") in PICTURES and word_after(words, head).text == "of"
-    return "" if measured and first.rel == "amod" else name
+    describes_image = (
+        head.pos == "N" and lemmas(head.text, "noun") in IMAGE_WORDS and next_word(words, head).text == "of"
+    )
+    return "" if describes_image and first.rel == "amod" else name
 
 
 def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
@@ -206,8 +221,8 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if word.rel in ("aux", "case", "mark", "fixed", "cc"):
         return ""
     name = lemmas(word.text, "verb")
-    if name == "go" and word_after(words, word).text == "to":
-        follower = words[word.index + 2] if word.index + 2 < len(words) else NOTHING
+    if name == "go" and next_word(words, word).text == "to":
+        follower = words[word.index + 2] if word.index + 2 < len(words) else NO_WORD
         return "" if follower.pos == "V" else name
     return "" if name in NOT_ACTIONS else name
 
@@ -222,5 +237,5 @@ def _is_name(name: str) -> bool:
         and name[-1].isalpha()
         and len(name) <= 60
         and plain.isalpha()
-        and all(ord(one) < 0x250 for one in plain)
+        and all(ord(char) < 0x250 for char in plain)
     )

@@ -1,4 +1,4 @@
-"""The shipped tables of dictionary forms, for those who need no parse: loaded once a process, without torch."""
+"""The shipped tables of dictionary forms, for code that needs no parse: loaded once in a process, without torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from ram_ray.captions.parser import SHIPPED, _import_spacy
 
 @functools.lru_cache(maxsize=1)
 def load_lemmas() -> Lemmatizer:
-    """Dictionary forms as the shipped pipeline's folder holds them."""
-    _import_spacy(with_torch=False)  # first: the tables are read by spaCy, which loads torch if it may
+    """Load the dictionary forms of the shipped pipeline.
+
+    Returns:
+        The lemmatizer of this process.
+    """
+    _import_spacy(with_torch=False)  # before the tables: spaCy reads them, and would import torch
     return Lemmatizer(Path(str(resources.files("ram_ray.captions") / SHIPPED)) / "lemmatizer" / "lookups")

@@ -1,18 +1,18 @@
-"""Word lists behind the caption rules: what counts as a scene, a measure, a quantity, a colour.
+"""Word lists of the caption rules: scenes, measures, colours, compounds and exceptions.
 
-Each list is short on purpose: it holds what grammar alone cannot tell ("a herd of cows" is about cows, "a
-bowl of soup" shows both). A wrong word here changes every caption, so additions need examples.
+Each list is short on purpose: it has only words that grammar cannot classify ("a herd of cows" gives the tag cow, "a
+bowl of soup" gives both nouns). A wrong word changes every caption that has it, so additions need examples.
 """
 
 from __future__ import annotations
 
 
 def _words(text: str) -> frozenset[str]:
-    """Words of `text`; an underscore stands for the space inside a phrase."""
+    """Words of `text`; an underscore is the space in a phrase."""
     return frozenset(word.replace("_", " ") for word in text.split())
 
 
-# Heads that name where the picture is. Everything else that is visible is an object.
+# Heads that name the scene of an image. Every other visible noun is an object.
 SCENES = _words("""
     airport alley aquarium arena backyard ballroom barn baseball_field baseball_diamond basement bathroom bay beach
     bedroom boardwalk bus_station cafe cafeteria campground campsite canyon cemetery church city city_street cityscape
@@ -37,7 +37,7 @@ MEASURES = _words("""
     gathering party portrait pieces stretch patch layer strip stream sheet chunk pound gallon quarter quartet variation
 """)
 
-# Never visible things: places on or in something, times, and words about the picture itself.
+# Nouns that are not visible objects: positions, times, and words about the image itself.
 NOT_OBJECTS = _words("""
     front side top background foreground middle center centre back bottom left right edge end inside outside midst
     rear distance direction way position place spot part area corner number kind type sort pair number day morning
@@ -72,7 +72,7 @@ COLOURS = _words("""
     turquoise teal violet magenta cyan navy khaki cream burgundy crimson scarlet lavender
 """)
 
-# Things known by more than one word whose first word may be read as a describing adjective or participle.
+# Compounds whose first word could be read as an adjective or a participle.
 COMPOUNDS = _words("""
     hot_dog teddy_bear polar_bear high_chair french_fries french_toast ice_cream ice_skate sweet_potato wet_suit
     stuffed_animal stuffed_bear potted_plant remote_control cell_phone mobile_phone dirt_bike dirt_road
@@ -95,7 +95,7 @@ COMPOUNDS = _words("""
     sports_event sports_game sports_uniform
 """)
 
-# Nouns in -ing that are things: never the verb they look like after another noun or an article.
+# Nouns in -ing that name objects: not verbs after another noun or an article.
 ING_THINGS = _words("""
     building railing clothing ceiling painting drawing awning crossing icing frosting topping landing bedding string
     evening morning ring king wing thing sling spring swing wedding carving dumpling duckling sibling earring
@@ -104,7 +104,7 @@ ING_THINGS = _words("""
     sterling setting parking shopping bowling boxing wrestling gathering hang-gliding hearing being
 """)
 
-# Beings: what stands before a verb that is spelled like a noun ("a girl jumps", "two dogs run").
+# Nouns of beings: subjects of verbs that are spelled like nouns ("a girl jumps", "two dogs run").
 BEINGS = _words("""
     man woman boy girl person people child kid baby toddler infant guy lady gentleman couple group crowd player team
     dog puppy cat kitten horse cow sheep goat bird elephant giraffe zebra bear duck goose monkey lion tiger animal
@@ -116,15 +116,15 @@ BEINGS = _words("""
     men women children snowman boater fisherman kayaker jockey biker wakeboarder
 """)
 
-# Verbs of drawn and real scenes that are spelled like nouns; only these are taken for the verb of a sentence
-# that has none ("a red umbrella and a blue anchor stand on the beach").
+# Verbs of drawn and real scenes that are spelled like nouns; only these become the verb of a sentence
+# that has no verb ("a red umbrella and a blue anchor stand on the beach").
 PLAIN_VERBS = _words("""
     stand sit run jump play walk ride look watch rest climb dance swim fly pose smile wait race hang lie float sleep
     spin roll fall grow shine move wave glow turn slide drive hold work talk gather line march cross paddle hike laugh
     ski skate surf snowboard skateboard wrestle perform cook fish paint drink gaze stare lean share dive sled chase
 """)
 
-# Gerunds that say what a thing is for: "a hiking backpack" is a kind of backpack, not a backpack that hikes.
+# Gerunds of purpose: "a hiking backpack" is a kind of backpack, not a backpack that hikes.
 PURPOSES = _words("""
     hiking swimming fishing climbing riding racing cooking baking serving shopping parking bathing sleeping washing
     cutting dining living sewing bowling boxing skating skiing surfing wrestling training boarding landing drinking
@@ -132,25 +132,25 @@ PURPOSES = _words("""
     changing rolling steering waiting snowboarding skateboarding cycling biking motocross racing batting
 """)
 
-# Nouns to the tagger, adjectives to a reader of captions.
+# Adjectives that the tagger often takes for nouns.
 ADJECTIVES = _words("""
     vintage antique retro hippie asian african american blond blonde brunette plaid striped checkered teenage round
     square stunning amazing charming interesting
 """)
 
-# Prepositions that taggers take for nouns or adjectives in short texts.
+# Prepositions that the tagger often takes for nouns or adjectives in short texts.
 PREPOSITIONS = _words("""
     beneath near inside outside beside behind above below atop underneath onto against amongst amidst alongside
     between towards toward through around over under across along among into upon within without during about
 """)
 
-# Participles that make one describing word with the noun before them: "a snow covered street".
+# Participles that form an attribute with the noun before them: "a snow covered street".
 JOINED_PARTICIPLES = _words("""
     covered filled lined shaped colored topped sleeved haired eyed faced sized trimmed flavored themed bound laden
     capped paved patterned dusted powered drawn
 """)
 
-# Places and times that still say what kind of thing the next noun is: "an evening gown", "an end table".
+# Places and times that can be compound modifiers: "an evening gown", "an end table".
 KIND_WORDS = _words("air day night evening morning summer winter corner end place time spring")
 
 # Participles that need an object: before a noun they are verbs without an article ("boy wearing hat").
@@ -158,7 +158,7 @@ NEVER_DESCRIBING = _words("""
     wearing holding carrying looking using taking making watching eating pulling pushing throwing hitting catching
 """)
 
-# Short words of captions that are function words of other languages as well; longer ones the lemma tables know.
+# Short English words that are also function words of other languages; the lemma tables have the longer ones.
 SHORT_ENGLISH = _words("""
     man men die pie car van ten her hat war son ton tan cat hit bat pot end hay dig ad nun bin ham toe boa lei hoe pan
     sin sit ski fan far fin era god bag net arm fit mid mod mud oar tie top tv two one six sad sun set rod dog bar bra
@@ -167,19 +167,19 @@ SHORT_ENGLISH = _words("""
     tug wig kan pro mini solo usa non bus cup can kid run bow box mix dj pc ii
 """)
 
-# What stands before "glasses" that are drunk from and not worn.
+# Modifiers of "glasses" for drinking, as opposed to eyeglasses.
 DRINKS = _words("wine drinking beer water champagne shot martini cocktail juice pint milk measuring")
 
-# Words that speak of the picture itself: what describes them describes nothing in it.
-PICTURES = _words("picture photo photograph photography image view shot closeup close-up up scene footage")
+# Nouns for the image itself: their attributes do not describe its content.
+IMAGE_WORDS = _words("picture photo photograph photography image view shot closeup close-up up scene footage")
 
-# Beings that are named by what they are and not by what they do: whatever -ing stands before them describes them.
+# Beings named by species, age or sex, not by an occupation: an -ing form before them is an attribute.
 CREATURES = _words("""
     man woman boy girl person people child kid baby toddler dog puppy cat kitten horse cow sheep goat bird elephant
     giraffe zebra bear duck goose monkey lion tiger animal fish seagull pigeon butterfly bull pony calf
 """)
 
-# Participles that name a state behind "is": "the window is broken" is about how it looks.
+# Participles that are attributes after "is": "the window is broken".
 STATES = _words("""
     broken closed crowded tired bored excited interested married frozen rusted cluttered deserted abandoned cracked
     scattered worn torn faded wrinkled

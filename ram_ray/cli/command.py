@@ -4,7 +4,7 @@ A command is a function whose parameters are its options (typer); it returns an 
 user's mistake. `run` calls it: 0 is done, 1 is a failure, 2 is a user's mistake, 130 is Ctrl-C. Typer's own error
 pages are not used, because a mistake is one line here, as in the jobs.
 
-Typer takes one value after an option. `--data photos/*.tar`, which the shell expands, has several, so `spread_values`
+Typer takes one value after an option. `--data shards/*.tar`, which the shell expands, has several, so `spread_values`
 writes the option's name before each of them.
 """
 
@@ -35,7 +35,15 @@ class Command(TyperCommand):
                 setattr(param, "display_type_rich", lambda ctx: None)  # noqa: B010
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments after their values are spread."""
+        """Parse the arguments after their values are spread.
+
+        Args:
+            ctx: typer's context of the command.
+            args: the command line after the command's name.
+
+        Returns:
+            Arguments that are left over, as of `TyperCommand.parse_args`.
+        """
         return super().parse_args(ctx, spread_values(args))
 
 
@@ -68,7 +76,14 @@ def spread_values(arguments: Sequence[str]) -> list[str]:
 
 
 def make_app(help: str | None = None) -> typer.Typer:
-    """A group of commands: plain help, which is quick to import, and no shell completion."""
+    """Make a group of commands with plain help, which is quick to import, and without shell completion.
+
+    Args:
+        help: text of the group's `--help`.
+
+    Returns:
+        A typer application without commands.
+    """
     return typer.Typer(
         help=help,
         add_completion=False,
@@ -79,7 +94,7 @@ def make_app(help: str | None = None) -> typer.Typer:
 
 
 def require(module: str, *, extra: str) -> None:
-    """End a command at once where an extra is not installed.
+    """Check that an extra is installed, before a command starts.
 
     Args:
         module: that the extra installs.
@@ -124,25 +139,25 @@ def run(app: typer.Typer, arguments: Sequence[str], *, name: str, error_prefix: 
     try:
         with command.make_context(name, list(arguments)) as context:
             return command.invoke(context) or 0
-    except typer.Exit as end:  # --help, --version
-        return end.exit_code
+    except typer.Exit as request:  # --help, --version
+        return request.exit_code
     except (typer.TyperException, ValueError, ModuleNotFoundError, *FILE_ERRORS) as error:
-        if isinstance(error, ModuleNotFoundError) and _is_ours(error):
+        if isinstance(error, ModuleNotFoundError) and _is_own_module(error):
             raise
         subcommand = getattr(context, "invoked_subcommand", None)
         program = " ".join(part for part in (name, subcommand) if part)
         print(f"{error_prefix or program}: {_describe(error, program=program)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        _drop_output()
+        _discard_output()
         return 1
     except KeyboardInterrupt:
-        _drop_output()
+        _discard_output()
         return 130
 
 
 def _describe(error: Exception, *, program: str) -> str:
-    """A mistake in one line that says how to mend it."""
+    """Describe a user's mistake in one line, with the fix."""
     from pydantic import ValidationError
 
     if isinstance(error, typer.TyperException):
@@ -159,11 +174,11 @@ def _describe(error: Exception, *, program: str) -> str:
     return str(error)
 
 
-def _is_ours(error: ModuleNotFoundError) -> bool:
-    """Whether a module of the package itself is missing, which no extra mends."""
+def _is_own_module(error: ModuleNotFoundError) -> bool:
+    """Whether the missing module belongs to this package, so that no extra can install it."""
     return (error.name or "ram_ray").partition(".")[0] == "ram_ray"
 
 
-def _drop_output() -> None:
-    """Send standard output nowhere: its reader is gone, and closing it later would complain once more."""
+def _discard_output() -> None:
+    """Redirect standard output to the null device: its reader is gone, and a flush at exit would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -30,7 +30,7 @@ def configure(
         files: YAML files whose settings win over the preset's.
         sets: `section.field=value` pairs, which win over the files.
         train: paths, globs or URIs of training shards; None: those of the settings.
-        held_out: the same of held-out shards.
+        held_out: paths, globs or URIs of held-out shards; None: those of the settings.
 
     Returns:
         The configuration; its data are absolute paths or URIs.
@@ -51,17 +51,23 @@ def configure(
 
 
 def execute(
-    config: RunConfig, run: str | None, *, last: str, check: bool = False, stay: bool = False, num_tried: int = 0
+    config: RunConfig,
+    run: str | None,
+    *,
+    last: str,
+    check: bool = False,
+    keep_serving: bool = False,
+    num_try_images: int = 0,
 ) -> int:
-    """Check the configuration, join or start Ray, run the recipe, print the closing table.
+    """Check the configuration, join or start Ray, run the recipe, print the summary table.
 
     Args:
         config: of the run.
         run: path or URI of the run's folder; None: `runs/NAME`.
         last: name of the last stage.
-        check: only say what would end the run before its end.
-        stay: deploy the model at the end and serve it until Ctrl-C.
-        num_tried: number of held-out pictures to tag over HTTP at the end.
+        check: only report what would make the run fail.
+        keep_serving: deploy the model at the end and serve it until Ctrl-C.
+        num_try_images: number of held-out images to tag over HTTP at the end; 0: none.
 
     Returns:
         The exit code.
@@ -74,7 +80,7 @@ def execute(
     if check:
         print_line(f"nothing is wrong: run {config.name} at {run_uri} can start")
         return 0
-    running: list[Pipeline] = []
+    pipelines: list[Pipeline] = []  # none until Ray has started
 
     def work() -> None:
         from ram_ray.pipeline import Pipeline
@@ -84,18 +90,18 @@ def execute(
         start = time.monotonic()
         cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
         pipeline = Pipeline(config, run_uri, last=last)
-        running.append(pipeline)
+        pipelines.append(pipeline)
         print_line(f"run {config.name} at {run_uri}, log {log_path()}")
         with worker_lines():
             pipeline()
             print_line(f"\n{pipeline.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}")
-            if stay or num_tried:
-                serve(pipeline, tried=num_tried or 3, stay=stay)
+            if keep_serving or num_try_images:
+                serve(pipeline, num_images=num_try_images or 3, keep_serving=keep_serving)
 
-    def stage() -> str | None:
-        return running[0].run.current if running else None
+    def current_stage() -> str | None:
+        return pipelines[0].run.current if pipelines else None
 
-    return outcome.run(work, name=config.name, folder=run_uri, stage=stage)
+    return outcome.run(work, name=config.name, folder=run_uri, stage=current_stage)
 
 
 def ablate(config: RunConfig, out: str, *, table: int, num_seeds: int) -> int:
@@ -117,7 +123,7 @@ def ablate(config: RunConfig, out: str, *, table: int, num_seeds: int) -> int:
 
     if num_seeds < 1:
         raise ValueError(f"--seeds {num_seeds}: at least one is needed")
-    prepare(config, table=table)  # a mistake is told before Ray starts
+    prepare(config, table=table)  # reports a mistake before Ray starts
     out_uri = absolute(out).rstrip("/")
 
     def work() -> int:
@@ -134,10 +140,19 @@ def ablate(config: RunConfig, out: str, *, table: int, num_seeds: int) -> int:
     return outcome.run(work, name="ablation", folder=out_uri)
 
 
-def serve(pipeline: Pipeline, *, tried: int, stay: bool) -> None:
-    """Deploy the newest model; tag `tried` held-out pictures over HTTP; stay, or take it down again."""
+def serve(pipeline: Pipeline, *, num_images: int, keep_serving: bool) -> None:
+    """Deploy the newest model, tag held-out images over HTTP, and shut Serve down.
+
+    Args:
+        pipeline: after its run, with a model.
+        num_images: number of held-out images to tag.
+        keep_serving: serve until Ctrl-C before the shutdown.
+
+    Raises:
+        ValueError: if the port is taken, or Serve already runs on another port.
+    """
     from ram_ray.serving.app import deploy
-    from ram_ray.serving.client import try_out
+    from ram_ray.serving.client import tag_examples
 
     assert pipeline.model is not None
     import ray.serve
@@ -146,8 +161,10 @@ def serve(pipeline: Pipeline, *, tried: int, stay: bool) -> None:
     try:
         print_line(f"the tagger answers at {url} (page: {url}/, API: {url}/docs)")
         if pipeline.scenes:
-            try_out(url, pipeline.scenes[0], folder=pipeline.run.path("evaluation", "tried"), count=tried)
-        while stay:
+            tag_examples(
+                url, pipeline.scenes[0], folder=pipeline.run.path("evaluation", "tried"), num_images=num_images
+            )
+        while keep_serving:
             time.sleep(3600)
     except KeyboardInterrupt:
         print_line("stopping")

@@ -1,4 +1,4 @@
-"""`ram-ray labels ...`: make, look at, compare and exchange label systems.
+"""`ram-ray labels ...`: build, show, compare, import and export label systems.
 
 A label system is named by its file (JSON or CSV), by a list in one of the published forms, or by the folder of a run or
 of its stage `label_system`.
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from ram_ray.label_system import Label, LabelSystem
     from ram_ray.labels.report import BuildReport
 
-app = make_app("Make, look at, compare and exchange label systems.")
+app = make_app("Build, show, compare, import and export label systems.")
 
 System = Annotated[str, typer.Argument(metavar="SYSTEM", help="File, list, or run folder.")]
-OneKind = Annotated[Kind | None, typer.Option("--kind", metavar="KIND", help=f"{', '.join(get_args(Kind))}.")]
+KindFilter = Annotated[Kind | None, typer.Option("--kind", metavar="KIND", help=f"{', '.join(get_args(Kind))}.")]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="Label system: .json or .csv.")]
 
 
@@ -40,16 +40,16 @@ def build(
     config: ConfigFiles = None,
     sets: Sets = None,
 ) -> int:
-    """Make a label system of captions in text files.
+    """Build a label system from captions in text files.
 
-    Pictures are not needed. What is done already is not done again.
+    Images are not needed. Finished stages are reused.
     """
     require("ray", extra="train")
     from ram_ray.config import load
     from ram_ray.data.caption_files import list_files
     from ram_ray.runtime import outcome
 
-    # A mistake is told before Ray starts.
+    # Report a mistake before Ray starts.
     settings = load(files=config or (), sets=sets or ())
     uris = [absolute(uri) for uri in captions]
     list_files(uris)
@@ -82,7 +82,7 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
     counts = collected.counts
     print_line(f"captions: {counts['rows_in']:,} lines, {counts['rows_out']:,} parsed, {counts['rejected']:,} rejected")
     unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.counts["unread"].items())
-    print_line(f"of these turned away by the parser: {unread or 'none'}")
+    print_line(f"of these refused by the parser: {unread or 'none'}")
     print_line(f"tags: {annotated.counts['tags']:,}, of which {annotated.counts['matched']:,} by words alone")
     print_line(
         f"labels: {labels.counts['labels']:,} of {labels.counts['names']:,} names, version {labels.counts['version']}"
@@ -91,7 +91,14 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
 
 
 def resources_of(cores: int) -> list[str]:
-    """Settings for stages over captions alone on so many cores; what is read ahead of the parsers has a limit."""
+    """Make the settings for stages that read captions without images.
+
+    Args:
+        cores: number of CPU cores of the cluster.
+
+    Returns:
+        `section.field=value` pairs; they bound what Ray Data reads ahead of the parsers.
+    """
     return [
         f"resources.shuffle_partitions={2 * max(1, cores)}",
         "resources.buffer_mb=128",
@@ -102,7 +109,7 @@ def resources_of(cores: int) -> list[str]:
 @app.command("show", cls=Command)
 def show(
     system: System,
-    kind: OneKind = None,
+    kind: KindFilter = None,
     find: Annotated[
         str | None, typer.Option("--find", metavar="TEXT", help="Labels with this in their name or a synonym.")
     ] = None,
@@ -117,29 +124,37 @@ def show(
     if html:
         from ram_ray.labels.page import to_html
 
-        _write(html, to_html(loaded, _report(system), title=Path(system).name or "labels"))
+        _write(html, to_html(loaded, _load_report(system), title=Path(system).name or "labels"))
         print(html)
         return 0
-    chosen = [
+    matching = [
         label
         for label in loaded.labels
         if (not kind or label.kind == kind)
         and (not find or any(find.lower() in name for name in (label.name, *label.synonyms)))
     ]
-    shown = chosen[:top] if top > 0 else chosen
+    shown = matching[:top] if top > 0 else matching
     print(table(shown, width=shutil.get_terminal_size((120, 24)).columns))
     kinds = ", ".join(f"{sum(label.kind == name for label in loaded.labels):,} {name}s" for name in get_args(Kind))
-    print(f"\n{len(shown):,} of {len(chosen):,} shown; {len(loaded):,} labels ({kinds}), version {loaded.version}")
+    print(f"\n{len(shown):,} of {len(matching):,} shown; {len(loaded):,} labels ({kinds}), version {loaded.version}")
     return 0
 
 
 def table(labels: Sequence[Label], *, width: int) -> str:
-    """Labels as text of fixed width: id, name, kind, count, synonyms as far as they fit."""
-    names = max([len(label.name) for label in labels] + [4])
-    counts = max([len(f"{label.count:,}") for label in labels] + [5])
-    lines = [f"{'id':>5}  {'name':<{names}}  {'kind':<9}  {'count':>{counts}}  synonyms"]
+    """Format labels as a table: id, name, kind, count, and synonyms as far as they fit.
+
+    Args:
+        labels: the rows.
+        width: most characters of a line.
+
+    Returns:
+        Lines of text, the first with the column names.
+    """
+    name_width = max([len(label.name) for label in labels] + [4])
+    count_width = max([len(f"{label.count:,}") for label in labels] + [5])
+    lines = [f"{'id':>5}  {'name':<{name_width}}  {'kind':<9}  {'count':>{count_width}}  synonyms"]
     for label in labels:
-        line = f"{label.id:>5}  {label.name:<{names}}  {label.kind:<9}  {label.count:>{counts},}  "
+        line = f"{label.id:>5}  {label.name:<{name_width}}  {label.kind:<9}  {label.count:>{count_width},}  "
         line += ", ".join(label.synonyms)
         lines.append((line if len(line) <= width else line[: width - 1] + "…").rstrip())
     return "\n".join(lines)
@@ -156,7 +171,7 @@ def coverage(
     ] = "auto",
     as_json: AsJson = False,
 ) -> int:
-    """Say which categories of lists a system covers, and by what."""
+    """Show which categories of lists a label system covers."""
     from ram_ray.captions.tables import load_lemmas
     from ram_ray.labels.coverage import Covering, say, total
     from ram_ray.labels.lists import read_list
@@ -167,15 +182,15 @@ def coverage(
         load_system(system), lemmas=load_lemmas(), tables=shipped_synonyms(), senses=WordNet.find(wordnet)
     )
     coverages = [covering(Path(name).name, read_list(name)) for name in lists or ["coco80", "coco133"]]
-    print(json.dumps(total(coverages), indent=1) if as_json else "\n\n".join(say(each) for each in coverages))
+    print(json.dumps(total(coverages), indent=1) if as_json else "\n\n".join(say(result) for result in coverages))
     return 0
 
 
 @app.command("diff", cls=Command)
 def diff(old: System, new: System, as_json: AsJson = False) -> int:
-    """Say what changed between two label systems.
+    """Show what changed between two label systems.
 
-    The exit code is 1 if anything did.
+    The exit code is 1 if they differ.
     """
     from ram_ray.labels import compare
 
@@ -195,7 +210,7 @@ def import_list(
 ) -> int:
     """Turn a published list into a label system.
 
-    It has the same ids.
+    The ids stay the same.
     """
     return _export(source, out, kind=kind)
 
@@ -204,7 +219,7 @@ def import_list(
 def export_system(system: System, out: Out) -> int:
     """Write a label system as CSV or JSON.
 
-    The ending of OUT says which.
+    The suffix of OUT names the format.
     """
     return _export(system, out, kind=None)
 
@@ -250,7 +265,7 @@ def _write(uri: str, text: str) -> None:
 
 
 def load_system(source: str, *, kind: str | None = None) -> LabelSystem:
-    """Load the label system that a file, a list, or the folder of a run or a stage holds.
+    """Load a label system from a file, a list, or the folder of a run or a stage.
 
     Args:
         source: path, URI, or name of a shipped list.
@@ -267,23 +282,23 @@ def load_system(source: str, *, kind: str | None = None) -> LabelSystem:
     from ram_ray.labels.lists import read_system, shipped_lists
     from ram_ray.labels.ready import kind_guess
 
-    def guess(name: str) -> str:
+    def kind_of(name: str) -> str:
         from ram_ray.captions.tables import load_lemmas
 
         return kind or kind_guess(load_lemmas())(name)
 
     if source in shipped_lists():
-        return read_system(source, kind_of=guess)
+        return read_system(source, kind_of=kind_of)
     fs, path = fsspec.url_to_fs(source)
     if fs.isdir(path):
         source = f"{source.rstrip('/')}/label_system.json"
         if not fs.exists(f"{path}/label_system.json"):
-            raise ValueError(f"{source} is not there; the stage `labels` writes it")
-    return read_system(source, kind_of=guess)
+            raise ValueError(f"{source} does not exist; the stage `labels` writes it")
+    return read_system(source, kind_of=kind_of)
 
 
-def _report(source: str) -> BuildReport | None:
-    """The build's report beside a system, or None."""
+def _load_report(source: str) -> BuildReport | None:
+    """Load the build's report from the folder of a label system; None if there is none."""
     import fsspec
 
     from ram_ray.labels.report import BuildReport
@@ -292,7 +307,7 @@ def _report(source: str) -> BuildReport | None:
     folder = path if fs.isdir(path) else fs._parent(path)
     report = f"{folder}/label_report.json"
     if not fs.exists(report):
-        print(f"{report} is not there: the page has labels alone, without merges and drops", file=sys.stderr)
+        print(f"{report} does not exist: the page has labels only, without merges and drops", file=sys.stderr)
         return None
     with fs.open(report, "r", encoding="utf-8") as file:
         return BuildReport.from_json(file.read())

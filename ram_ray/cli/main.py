@@ -1,4 +1,4 @@
-"""The command `ram-ray`: all of its commands, in one place.
+"""The command `ram-ray`: the list of its commands.
 
 A command is a function with typed options in a file of this package; it imports what it needs when it runs, so that
 `ram-ray --help` is quick and `ram-ray parse` never loads torch. To add one, write the function and list it here.
@@ -28,14 +28,14 @@ for function in (run, evaluate, serve, tag, parse):
     app.command(cls=Command)(function)
 app.add_typer(labels, name="labels")
 app.add_typer(models, name="models")
-# As they were named before `models`.
+# Hidden aliases: their names before the group `models` existed.
 app.command("import", cls=Command, hidden=True)(import_model)
 app.command("download", cls=Command, hidden=True)(download_model)
 app.command("export", cls=Command, hidden=True)(export_model)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"ram_ray {__version__}")
         raise typer.Exit
 

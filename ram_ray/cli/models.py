@@ -1,6 +1,6 @@
 """`ram-ray models import|download|export`: released checkpoints to model bundles, and bundles to ONNX.
 
-The same three commands without the word `models` stay as they were.
+Each command also exists without the word `models`; the help does not list those names.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def import_model(
 ) -> int:
     """Turn a released checkpoint into a model bundle.
 
-    RAM, RAM++ and Tag2Text are known by their tensors.
+    The architecture, RAM, RAM++ or Tag2Text, is recognised by the checkpoint's tensors.
     """
     files = (config, tag_list, thresholds, tag_list_chinese)
     sources = _make_sources(*files, tokenizer, text_encoder, text_encoder_revision, image_size)
@@ -78,7 +78,7 @@ def download_model(
     text_encoder_revision: TextEncoderRevision = None,
     image_size: ImageSize = None,
 ) -> int:
-    """Fetch a released checkpoint from its hub and import it."""
+    """Download a released checkpoint from the Hugging Face Hub and import it."""
     from ram_ray.interop.importing import download
 
     files = (config, tag_list, thresholds, tag_list_chinese)
@@ -92,12 +92,12 @@ def export_model(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A folder, or a file that ends in .onnx.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="The format; there is no other.")] = False,
     images: Annotated[
-        list[str] | None, typer.Option("--images", metavar="IMAGE...", help="Photos to compare on.")
+        list[str] | None, typer.Option("--images", metavar="IMAGE...", help="Images to compare the outputs on.")
     ] = None,
 ) -> int:
     """Write a bundle's tagger as ONNX.
 
-    The file is run and compared; one that does not give the bundle's numbers is not kept.
+    The file is run and compared; it is written only if it gives the bundle's outputs.
     """
     from ram_ray.interop.onnx_export import export_onnx
     from ram_ray.records import Reject
@@ -124,10 +124,10 @@ def _make_sources(
     from ram_ray.interop.importing import Sources
 
     return Sources(
-        configs=_local(config),
-        tag_list=_local(tag_list),
-        thresholds=_local(thresholds),
-        chinese=_local(chinese),
+        configs=_local_path(config),
+        tag_list=_local_path(tag_list),
+        thresholds=_local_path(thresholds),
+        chinese=_local_path(chinese),
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         text_encoder_revision=text_encoder_revision,
@@ -135,15 +135,15 @@ def _make_sources(
     )
 
 
-def _local(source: str | None) -> str | None:
-    """A path as it is; of a URI the path of a copy."""
+def _local_path(source: str | None) -> str | None:
+    """Copy a URI to this machine and return the copy's path; a path is returned unchanged."""
     from ram_ray.runtime.storage import local_copy
 
     return str(local_copy(source)) if source and "://" in source else source
 
 
 def _import(checkpoint: str, out: str, sources: Sources, *, command: str) -> int:
-    """Import; what was assumed goes to standard error."""
+    """Import a checkpoint; notes on assumed values go to standard error."""
     from ram_ray.interop.importing import import_checkpoint
 
     imported = import_checkpoint(checkpoint, out, sources=sources)

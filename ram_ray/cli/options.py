@@ -1,4 +1,4 @@
-"""Options that several commands share, each declared once: name, type and help; and a path as workers see it."""
+"""Options that several commands share, each declared once with name, type and help; and paths made absolute."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Train = Annotated[
 ]
 HeldOut = Annotated[list[str] | None, typer.Option("--eval", metavar="GLOB...", help="Held-out shards to score on.")]
 RunUri = Annotated[str | None, typer.Option("--run", metavar="URI", help="Folder of the run (default: runs/NAME).")]
-Check = Annotated[bool, typer.Option("--check", help="Say what would end the run before its end, and stop.")]
-Serve = Annotated[bool, typer.Option("--serve", help="Deploy the model and stay until interrupted.")]
+Check = Annotated[bool, typer.Option("--check", help="Only report what would make the run fail.")]
+Serve = Annotated[bool, typer.Option("--serve", help="Deploy the model and serve it until Ctrl-C.")]
 TryOut = Annotated[
     int,
     typer.Option(
         "--try",
         metavar="[N]",
         show_default=False,
-        help="Deploy, tag N held-out pictures (3 if not said) over HTTP, take down.",
+        help="Deploy, tag N held-out images (default: 3) over HTTP, and shut down.",
     ),
 ]
 
 Model = Annotated[str, typer.Option("--model", metavar="BUNDLE", help="Model bundle: folder, URI or Hugging Face id.")]
-TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="The best K tags of each picture.")]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="The best K tags of each image.")]
 Threshold = Annotated[
     float | None, typer.Option("--threshold", metavar="P", help="One probability in place of each tag's own.")
 ]
@@ -53,5 +53,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 def absolute(uri: str) -> str:
-    """The path as it is seen from any folder, for workers have another one; a URI stays as it is."""
+    """Make a path absolute, because workers have another working directory.
+
+    Args:
+        uri: a path or URI.
+
+    Returns:
+        The absolute path; a URI is returned unchanged.
+    """
     return uri if "://" in uri else os.path.abspath(uri)

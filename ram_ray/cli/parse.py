@@ -16,14 +16,14 @@ from ram_ray.cli.command import require
 if TYPE_CHECKING:
     from ram_ray.captions.rules import Tag
 
-_BATCH = 256
-_READ = 1 << 16
+_BATCH_LINES = 256
+_READ_BYTES = 1 << 16
 
 
 def parse(
     captions: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CAPTION", help="Drawn as a tree; without any, standard input is read."),
+        typer.Argument(metavar="CAPTION", help="Shown as a tree; without any, standard input is read."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line: objects, attributes, actions.")
@@ -35,10 +35,10 @@ def parse(
         int, typer.Option("--max-chars", metavar="N", help="Longer captions are cut at a word's end.")
     ] = 1000,
 ) -> int:
-    """Read tags from captions.
+    """Extract tags from captions.
 
-    Without a CAPTION standard input is read: a line comes out for each line that goes in, as it comes, even for one
-    that cannot be read.
+    Without a CAPTION standard input is read: each input line gives one output line at once, also a caption that cannot
+    be parsed.
     """
     require("spacy", extra="train")
     from ram_ray.captions.parser import CaptionParser
@@ -58,29 +58,29 @@ def parse(
 
 
 def _batches(source: IO[bytes]) -> Iterator[list[bytes]]:
-    """Lines in lists of up to `_BATCH`, each as soon as no more input is waiting."""
+    """Yield lists of up to `_BATCH_LINES` lines, each as soon as no more input is available."""
     descriptor = source.fileno()
-    rest, ready = b"", []
-    while chunk := os.read(descriptor, _READ):
-        *lines, rest = (rest + chunk).split(b"\n")
-        ready += lines
-        while len(ready) >= _BATCH:
-            yield ready[:_BATCH]
-            ready = ready[_BATCH:]
-        if ready and not _waiting(descriptor):
-            yield ready
-            ready = []
-    if rest:
-        ready.append(rest)
-    if ready:
-        yield ready
+    partial, pending = b"", []
+    while chunk := os.read(descriptor, _READ_BYTES):
+        *lines, partial = (partial + chunk).split(b"\n")
+        pending += lines
+        while len(pending) >= _BATCH_LINES:
+            yield pending[:_BATCH_LINES]
+            pending = pending[_BATCH_LINES:]
+        if pending and not _has_input(descriptor):
+            yield pending
+            pending = []
+    if partial:
+        pending.append(partial)
+    if pending:
+        yield pending
 
 
-def _waiting(descriptor: int) -> bool:
-    """True if a read would not block; a file always answers at once."""
+def _has_input(descriptor: int) -> bool:
+    """Whether a read would not block; that of a file never blocks."""
     try:
         return bool(select.select([descriptor], [], [], 0)[0])
-    except (OSError, ValueError):  # not a thing that can be waited on
+    except (OSError, ValueError):  # `select` does not support this kind of input
         return False
 
 

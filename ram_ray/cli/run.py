@@ -34,8 +34,7 @@ def run(
 ) -> int:
     """Run the recipe, whole or up to a stage.
 
-    Shards in, an evaluated tagger out. What is done already is not done again. Without --data the training shards are
-    drawn scenes.
+    Shards in, an evaluated tagger out. Finished stages are reused. Without --data the training shards are drawn scenes.
     """
     require("ray", extra="train")
     if serve or try_out:
@@ -45,7 +44,7 @@ def run(
     if until != "evaluate" and (serve or try_out):
         raise ValueError(f"--serve and --try need the finetuned model; leave out --until {until}")
     settings = job.configure(preset, files=config or (), sets=sets or (), train=train, held_out=held_out)
-    return job.execute(settings, run_uri, last=until, check=check, stay=serve, num_tried=try_out)
+    return job.execute(settings, run_uri, last=until, check=check, keep_serving=serve, num_try_images=try_out)
 
 
 def evaluate(
@@ -59,7 +58,7 @@ def evaluate(
 ) -> int:
     """Score the finetuned model on held-out shards.
 
-    Stages before it that are not done run first.
+    Unfinished stages before it run first.
     """
     return run(preset, "evaluate", config, sets, train, held_out, run_uri, check)
 
@@ -75,7 +74,7 @@ def full_pipeline(
     serve: Serve = False,
     try_out: TryOut = 0,
 ) -> int:
-    """The whole recipe: shards in, an evaluated tagger out, deployed behind HTTP if asked."""
+    """Run the whole recipe: shards in, an evaluated tagger out, served over HTTP if asked."""
     return run(preset, "evaluate", config, sets, train, held_out, run_uri, check, serve, try_out)
 
 
@@ -123,7 +122,7 @@ def ablation(
     ] = 3,
     table: Annotated[int, typer.Option("--table", metavar="4|5", help="The paper's table.")] = 5,
 ) -> int:
-    """The paper's ablations over seeds: table 5 (the data engine, step by step) or table 4 (the model's parts)."""
+    """Run the paper's ablation over seeds: table 5 (the data engine, step by step) or table 4 (the model's parts)."""
     require("ray", extra="train")
     from ram_ray.cli import job
 

@@ -1,4 +1,4 @@
-"""`ram-ray serve`: a model bundle behind HTTP until Ctrl-C."""
+"""`ram-ray serve`: serve a model bundle over HTTP until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ram_ray.cli.options import Model, Sets
 def serve(
     model: Model,
     config: Annotated[
-        list[str] | None, typer.Option("--config", metavar="YAML", help="Settings; the section serve counts.")
+        list[str] | None, typer.Option("--config", metavar="YAML", help="Settings; only the section serve is used.")
     ] = None,
     sets: Sets = None,
 ) -> int:
     """Serve a model over HTTP until Ctrl-C.
 
-    It gives tags, captions and boxes of pictures, and a page to try them on. Port and limits are settings, for example
-    --set serve.port=8000.
+    It gives tags, captions and boxes of images, and has a page to upload images. Port and limits are settings, for
+    example --set serve.port=8000.
     """
     require("fastapi", extra="serve")
     from ram_ray.config import load
@@ -32,8 +32,8 @@ def serve(
     from ram_ray.runtime.storage import local_copy
 
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stop.set())
     settings = load(files=config or (), sets=sets or ()).serve
     source = os.path.abspath(model) if os.path.isdir(model) else model
     if not (local_copy(source, files=("config.json",)) / "config.json").is_file():
@@ -48,7 +48,7 @@ def serve(
 
         url = deploy(source, settings)
         print_line(f"Serving {model} at {url} (page), {url}/docs (API). Ctrl-C stops it. Try:")
-        print_line(f"  curl -F images=@photo.jpg -F top_k=5 {url}/v1/tag")
+        print_line(f"  curl -F images=@image.jpg -F top_k=5 {url}/v1/tag")
         stop.wait()
         print_line("stopping")
         serve.delete(APP_NAME)

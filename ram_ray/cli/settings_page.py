@@ -1,4 +1,4 @@
-"""The reference page of all settings, made of the settings themselves.
+"""The reference page of all settings, generated from the settings themselves.
 
 python -m ram_ray.cli.settings_page docs/configuration.md
 
@@ -41,7 +41,7 @@ labels: {max_labels: 500, min_count: 10}
 An unknown field or a wrong value is one line that names it, before anything starts. The defaults below are those of the
 paper where it gives a value; a preset changes some of them. `null` is written as it stands here.
 """
-NAMES = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
+TYPE_NAMES = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", type(None): "`null`"}
 BOUNDS = {
     annotated_types.Ge: ("ge", "at least"),
     annotated_types.Gt: ("gt", "above"),
@@ -52,16 +52,16 @@ BOUNDS = {
 
 
 def write_page() -> str:
-    """Write the page.
+    """Generate the page.
 
     Returns:
         Markdown.
     """
     sections = dict(_find_sections("", RunConfig()))
-    homes: dict[type[Section], str] = {}
+    first_paths: dict[type[Section], str] = {}
     for path in sorted(sections, key=lambda path: path.count(".")):  # a stable sort: the first of the shallowest
-        homes.setdefault(type(sections[path]), path)
-    parts = [_write_section(path, section, sections, homes) for path, section in sections.items()]
+        first_paths.setdefault(type(sections[path]), path)
+    parts = [_write_section(path, section, sections, first_paths) for path, section in sections.items()]
     return "\n".join([INTRODUCTION, *parts])
 
 
@@ -74,21 +74,23 @@ def _find_sections(path: str, section: Section) -> Iterator[tuple[str, Section]]
             yield from _find_sections(f"{path}.{name}".lstrip("."), value)
 
 
-def _write_section(path: str, section: Section, sections: dict[str, Section], homes: dict[type[Section], str]) -> str:
-    kind = type(section)
+def _write_section(
+    path: str, section: Section, sections: dict[str, Section], first_paths: dict[type[Section], str]
+) -> str:
+    section_type = type(section)
     heading = f"## `{path}`" if path else "## The run"
-    fields = [(name, field) for name, field in kind.model_fields.items() if not _is_section(section, name)]
-    if (home := homes[kind]) != path:
-        differ = [name for name, _ in fields if getattr(section, name) != getattr(sections[home], name)]
-        text = f"The fields of `{home}`" + ("; defaults that differ:" if differ else ", and the same defaults.")
-        rows = [f"| `{name}` | {_format_value(getattr(section, name))} |" for name in differ]
-        table = ["| field | default |", "|---|---|", *rows] if differ else []
-        return "\n".join([heading, "", _meaning_of(path), "", text, "", *table, *([""] if table else [])])
+    fields = [(name, field) for name, field in section_type.model_fields.items() if not _is_section(section, name)]
+    if (first_path := first_paths[section_type]) != path:
+        changed = [name for name, _ in fields if getattr(section, name) != getattr(sections[first_path], name)]
+        text = f"The fields of `{first_path}`" + ("; defaults that differ:" if changed else ", and the same defaults.")
+        rows = [f"| `{name}` | {_format_value(getattr(section, name))} |" for name in changed]
+        table = ["| field | default |", "|---|---|", *rows] if changed else []
+        return "\n".join([heading, "", _describe_section(path), "", text, "", *table, *([""] if table else [])])
     rows = [
         f"| `{name}` | {format_type(field)} | {_format_value(getattr(section, name))} | {_escape(field.description)} |"
         for name, field in fields
     ]
-    text = _meaning_of(path) if path else "Fields that belong to no section."
+    text = _describe_section(path) if path else "Fields that belong to no section."
     return "\n".join([heading, "", text, "", "| field | type | default | meaning |", "|---|---|---|---|", *rows, ""])
 
 
@@ -96,20 +98,20 @@ def _is_section(section: Section, name: str) -> bool:
     return isinstance(getattr(section, name), Section)
 
 
-def _meaning_of(path: str) -> str:
-    """The description of the field that a section is."""
-    kind: type[Section] = RunConfig
+def _describe_section(path: str) -> str:
+    """The description of the field that holds a section."""
+    section_type: type[Section] = RunConfig
     text = ""
     for name in path.split("."):
-        field = kind.model_fields[name]
+        field = section_type.model_fields[name]
         text = field.description or ""
         assert isinstance(field.annotation, type)
-        kind = field.annotation
+        section_type = field.annotation
     return text
 
 
 def format_type(field: FieldInfo) -> str:
-    """Describe what a field takes.
+    """Describe the values that a field takes.
 
     Args:
         field: of a section.
@@ -120,8 +122,8 @@ def format_type(field: FieldInfo) -> str:
     bounds = [
         f"{words} {getattr(bound, attribute):,}"
         for bound in field.metadata
-        for kind, (attribute, words) in BOUNDS.items()
-        if isinstance(bound, kind)
+        for bound_type, (attribute, words) in BOUNDS.items()
+        if isinstance(bound, bound_type)
     ]
     return _escape(", ".join([_format_annotation(field.annotation), *bounds]))
 
@@ -129,14 +131,14 @@ def format_type(field: FieldInfo) -> str:
 def _format_annotation(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return " or ".join(_format_annotation(each) for each in arguments)
+        return " or ".join(_format_annotation(argument) for argument in arguments)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
         return f"list of {_format_annotation(arguments[0])}"
     if origin is tuple:
-        return f"[{', '.join(_format_annotation(each) for each in arguments)}]"
-    return NAMES[annotation]
+        return f"[{', '.join(_format_annotation(argument) for argument in arguments)}]"
+    return TYPE_NAMES[annotation]
 
 
 def _format_value(value: Any) -> str:

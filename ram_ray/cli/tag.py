@@ -1,6 +1,6 @@
-"""`ram-ray tag`: pictures to tags on standard output, or folders and shards to files, on Ray.
+"""`ram-ray tag`: tag images on standard output, or folders and shards into files on Ray.
 
-The second is the same function as the program `jobs/tag_images.py`.
+Batch tagging, with `--data`, is the same function as the program `jobs/tag_images.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ram_ray.cli.command import require
 from ram_ray.cli.options import AsJson, Backend, Model, OwnTags, Sets, Threshold, TopK, absolute
 
 if TYPE_CHECKING:
-    from ram_ray.inference.predictor import TagScore
+    from ram_ray.inference.tag_score import TagScore
 
 Precision = Annotated[
     str | None,
@@ -24,13 +24,13 @@ Precision = Annotated[
 ]
 BatchConfig = Annotated[
     list[str] | None,
-    typer.Option("--config", metavar="YAML", help="With --data: settings; resources and data limits count."),
+    typer.Option("--config", metavar="YAML", help="With --data: settings; resources and data limits are used."),
 ]
 
 
 def tag(
     model: Model,
-    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE", help="Files or URIs of pictures.")] = None,
+    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE", help="Files or URIs of images.")] = None,
     data: Annotated[
         list[str] | None,
         typer.Option("--data", metavar="GLOB...", help="Folders, shards or globs, tagged in batch into --out."),
@@ -55,17 +55,17 @@ def tag(
     config: BatchConfig = None,
     sets: Sets = None,
 ) -> int:
-    """Tag pictures with a model bundle.
+    """Tag images with a model bundle.
 
-    Each IMAGE is tagged here, a line each. --data and --out tag many in batch on Ray, with all cores, and write
+    Each IMAGE gives a line on standard output. --data and --out tag many in batch on Ray, with all cores, and write
     part-*.parquet and part-*.jsonl with the columns key, tags, scores, error.
     """
     if bool(images) == bool(data):
-        raise ValueError("name pictures, or folders and shards with --data and --out")
-    shown = {"--caption": caption, "--chinese": chinese, "--json": as_json, "--no-exif": no_exif}
-    batch = {"--out": out, "--config": config, "--set": sets}
-    if wrong := [name for name, value in (shown if data else batch).items() if value]:
-        raise ValueError(f"{', '.join(wrong)}: {'not' if data else 'only'} with --data")
+        raise ValueError("name images, or folders and shards with --data and --out")
+    single_only = {"--caption": caption, "--chinese": chinese, "--json": as_json, "--no-exif": no_exif}
+    batch_only = {"--out": out, "--config": config, "--set": sets}
+    if misplaced := [name for name, value in (single_only if data else batch_only).items() if value]:
+        raise ValueError(f"{', '.join(misplaced)}: {'not' if data else 'only'} with --data")
     if data:
         if not out:
             raise ValueError("--data needs --out, the folder for the results")
@@ -75,27 +75,27 @@ def tag(
     from ram_ray.records import Reject
 
     predictor = Predictor.from_pretrained(model, backend=backend, precision=precision or "fp32", exif=not no_exif)
-    own = _split_tags(tags)
-    failed = 0
+    own_tags = _split_tags(tags)
+    num_failed = 0
     for path in images or ():
         try:
-            square = to_square(path, size=predictor.image_size, as_stored=no_exif)
+            pixels = to_square(path, size=predictor.image_size, as_stored=no_exif)
         except (Reject, ValueError) as error:
-            failed += 1
+            num_failed += 1
             print(json.dumps({"image": path, "error": str(error)}) if as_json else f"{error}", flush=True)
             continue
-        tokens = predictor.encode(square)
-        found = predictor.tag(tokens, top_k=top_k, threshold=threshold, tags=own)[0]
+        tokens = predictor.encode(pixels)
+        scores = predictor.tag(tokens, top_k=top_k, threshold=threshold, tags=own_tags)[0]
         text = predictor.caption(tokens)[0] if caption else None
-        names = [each.chinese if chinese and each.chinese else each.tag for each in found]
-        print((_format_json if as_json else _format_line)(path, names, found, text), flush=True)
-    return 1 if failed else 0
+        names = [score.chinese if chinese and score.chinese else score.tag for score in scores]
+        print((_format_json if as_json else _format_line)(path, names, scores, text), flush=True)
+    return 1 if num_failed else 0
 
 
 def tag_images(
     model: Model,
     data: Annotated[
-        list[str], typer.Option("--data", metavar="GLOB...", help="Folders, pictures, shards or globs; paths or URIs.")
+        list[str], typer.Option("--data", metavar="GLOB...", help="Folders, images, shards or globs; paths or URIs.")
     ],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder or URI for the parts.")],
     top_k: TopK = None,
@@ -106,10 +106,10 @@ def tag_images(
     config: BatchConfig = None,
     sets: Sets = None,
 ) -> int:
-    """Tag a folder of pictures, or shards, into part-*.parquet and part-*.jsonl.
+    """Tag a folder of images, or shards, into part-*.parquet and part-*.jsonl.
 
-    Their columns are key, tags, scores, error. Pictures need no captions; one that cannot be read gives a row with its
-    error. On a CPU it is quickest with --backend openvino --precision bf16.
+    Their columns are key, tags, scores, error. Images need no captions; an image that cannot be read gives a row with
+    its error. On a CPU it is fastest with --backend openvino --precision bf16.
     """
     require("ray", extra="serve")
     from ram_ray.config import load
@@ -120,9 +120,9 @@ def tag_images(
     _check_choice("--backend", backend, ("torch", "openvino"))
     _check_choice("--precision", precision or "fp32", ("fp32", "bf16"))
     settings = load(files=config or (), sets=sets or ())
-    own = _split_tags(tags)
-    query = batch.Query(top_k=top_k, threshold=threshold, tags=tuple(own) if own is not None else None)
-    # A wrong path is told before anything starts.
+    own_tags = _split_tags(tags)
+    query = batch.Query(top_k=top_k, threshold=threshold, tags=tuple(own_tags) if own_tags is not None else None)
+    # Report a wrong path before Ray starts.
     batch.find_work(data, shard_folders=settings.data.shard_folders)
     resources = settings.resources
     if not cluster.joins():
@@ -141,7 +141,7 @@ def tag_images(
             backend=backend,
             precision=precision,
         )
-        print_line(f"{counts['images']} pictures tagged into {out}, {counts['errors']} of them could not be read")
+        print_line(f"{counts['images']} images tagged into {out}, {counts['errors']} of them could not be read")
 
     return outcome.run(work, name="tag_images", folder=None)
 
@@ -155,15 +155,15 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{option} {value}: use {' or '.join(choices)}")
 
 
-def _format_line(path: str, names: Sequence[str], found: Sequence[TagScore], caption: str | None) -> str:
-    text = " | ".join(f"{name} {each.score:.2f}" for name, each in zip(names, found, strict=True)) or "(no tags)"
+def _format_line(path: str, names: Sequence[str], scores: Sequence[TagScore], caption: str | None) -> str:
+    text = " | ".join(f"{name} {score.score:.2f}" for name, score in zip(names, scores, strict=True)) or "(no tags)"
     return f"{path}: {text}" + ("" if caption is None else f"\n    {caption}")
 
 
-def _format_json(path: str, names: Sequence[str], found: Sequence[TagScore], caption: str | None) -> str:
+def _format_json(path: str, names: Sequence[str], scores: Sequence[TagScore], caption: str | None) -> str:
     tags = [
-        {"tag": name, "id": each.id, "score": round(each.score, 6), "threshold": round(each.threshold, 6)}
-        for name, each in zip(names, found, strict=True)
+        {"tag": name, "id": score.id, "score": round(score.score, 6), "threshold": round(score.threshold, 6)}
+        for name, score in zip(names, scores, strict=True)
     ]
     row = {"image": path, "tags": tags, **({} if caption is None else {"caption": caption})}
     return json.dumps(row, ensure_ascii=False)

@@ -1,10 +1,10 @@
-"""Captions without pictures: text files, one caption a line, as rows of the first stage.
+"""Captions without images: text files, one caption a line, as rows of the first stage.
 
-A label system needs no pictures, and the captions are often at hand long before them. Each line becomes one row of
-`records.SAMPLE` (its key is the file and the line, `offset` the line's number), so that parsing, counting and the rest
-run as they do on shards; a line that holds no caption is a rejected row, like any other. A file may hold all captions
-there are, and compressed it can only be read from its start: so each is read by one task, which writes what it has read
-`ROWS_A_FILE` lines at a time, and no later stage meets more of it at once.
+A label system needs no images, and captions are often available before them. Each line becomes a row of
+`records.SAMPLE` (its key is the file and the line, `offset` is the line number), so that parsing and counting run as
+they do on shards; a line without a caption is a rejected row. A file may hold all captions of a run, and a compressed
+file can only be read from its start: so each file is read by one task, which writes `ROWS_A_FILE` lines at a time, and
+later stages read small files.
 """
 
 from __future__ import annotations
@@ -31,16 +31,19 @@ _ENDINGS = re.compile(r"(\.txt|\.captions)?(\.gz|\.bz2|\.xz|\.zst)?$")
 
 
 def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str = "captions") -> Manifest:
-    """Leave a `records.SAMPLE` row for every line of the text files at `uris` (paths, URIs, globs; also .gz).
+    """Write a `records.SAMPLE` row for every line of the text files at `uris` (paths, URIs, globs; also .gz).
 
     Args:
-        run: gets the stage's folder.
-        config: of the run.
+        run: the run that gets the stage's folder.
+        config: configuration of the run.
         uris: paths, URIs or globs of text files.
-        name: of the stage.
+        name: name of the stage.
+
+    Returns:
+        The stage's manifest, with counts of rows.
 
     Raises:
-        ValueError: if a name matches nothing, or two files have one name.
+        ValueError: if a name matches nothing, two files have the same name, or no line is a caption.
     """
     files = list_files(uris)
     described = [{"name": shard, "uri": uri, "size": _size(uri)} for shard, uri in files.items()]
@@ -48,11 +51,11 @@ def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str 
     if stage.manifest:
         return stage.manifest
     with progress(stage.name, total=0) as add:
-        # Written again after a kill, a file is the same file.
+        # A task that runs again after a kill writes the same files.
         task: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(_write_rows)  # type: ignore[arg-type]
-        waiting = [task.remote(shard, uri, f"{stage.path}/shard={shard}", add) for shard, uri in files.items()]
-        for one in waiting:
-            ray.get(one)
+        references = [task.remote(shard, uri, f"{stage.path}/shard={shard}", add) for shard, uri in files.items()]
+        for reference in references:
+            ray.get(reference)
     rows, rejected = count_and_reject(stage, run=config)
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} lines of {', '.join(uris)} is a caption")
@@ -71,34 +74,42 @@ def _write_rows(shard: str, uri: str, folder: str, add: Callable[[int], None]) -
 
 
 def list_files(uris: list[str]) -> dict[str, str]:
-    """Name of each text file -> its URI, sorted.
+    """Find the text files.
+
+    Args:
+        uris: paths, URIs or globs of text files.
+
+    Returns:
+        Name of each text file -> its URI, sorted by name.
 
     Raises:
-        ValueError: if a name matches nothing, or two files have one name.
+        ValueError: if a name matches nothing, or two files have the same name.
     """
-    found: dict[str, str] = {}
+    uri_of_shard: dict[str, str] = {}
     for pattern in uris:
         fs, path = fsspec.url_to_fs(pattern)
-        matches = [one for one in fs.glob(path) if fs.isfile(one)] if "*" in path or "?" in path else [path]
+        matches = [name for name in fs.glob(path) if fs.isfile(name)] if "*" in path or "?" in path else [path]
         if not matches or not fs.isfile(matches[0]):
             raise ValueError(f"{pattern}: no text file is there; give files with one caption a line, also as .gz")
         for match in matches:
             uri = fs.unstrip_protocol(match) if "://" in pattern else match
             shard = re.sub(r"[^A-Za-z0-9._-]", "_", _ENDINGS.sub("", posixpath.basename(match))) or "captions"
-            if found.setdefault(shard, uri) != uri:
-                raise ValueError(f"{found[shard]} and {uri} have one name; rename one, for names tell sources apart")
-    return dict(sorted(found.items()))
+            if uri_of_shard.setdefault(shard, uri) != uri:
+                raise ValueError(
+                    f"{uri_of_shard[shard]} and {uri} have one name; rename one: sources are told apart by their names"
+                )
+    return dict(sorted(uri_of_shard.items()))
 
 
 def read_lines(shard: str, uri: str) -> Iterator[dict[str, Any]]:
-    """A row for every line of a text file, in bounded memory whatever the file holds.
+    """Read every line of a text file as a row, in bounded memory.
 
     Args:
-        shard: name of the shard that rows are of.
-        uri: of the file.
+        shard: name of the shard that the rows belong to.
+        uri: URI of the file.
 
     Yields:
-        Fields of `records.SAMPLE`; a line that cannot be used has a reason.
+        Columns of `records.SAMPLE` by name; a line that cannot be used has a reason.
     """
     with fsspec.open(uri, "rb", compression="infer") as file:
         number = 0

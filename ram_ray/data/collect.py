@@ -1,6 +1,6 @@
-"""The stage `shards`: from URIs to a checked, counted table of pictures and where each lies.
+"""The stage `shards`: from URIs to a checked and counted table of images and their locations.
 
-Where no shards are given, the drawn scenes are written first, as ordinary shards of the run.
+If a run names no shards, the drawn scenes are written first, as ordinary shards of the run.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ ROWS_AT_ONCE = 1000
 
 
 def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out: bool = False) -> Manifest:
-    """Check the shards at `uris` and leave `records.SAMPLE` rows.
+    """Check the shards at `uris` and write `records.SAMPLE` rows.
 
     Args:
-        run: gets the stage's folder.
-        config: of the run; `data` says how shards are read and checked.
-        name: of the stage.
+        run: the run that gets the stage's folder.
+        config: configuration of the run; `data` sets how shards are read and checked.
+        name: name of the stage.
         uris: paths, URIs or globs of shards, see `list_shards`.
-        held_out: not to be trained on, so that all of a picture's captions are its truth.
+        held_out: whether the shards are not trained on: then no caption of an image is hidden.
 
     Returns:
         The stage's manifest, with counts of shards and rows.
@@ -44,25 +44,25 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
         ValueError: if a name is no shard, or no row is usable.
     """
     shards = list_shards(uris, folders=config.data.shard_folders)
-    elsewhere = {"train", "eval", "shard_folders", "drawn", "rows_per_block", "measure"}  # the names are in `shards`
-    data = config.data.model_dump(mode="json", exclude=elsewhere)
-    keep = None if held_out else config.data.measure.captions_per_image
-    if keep:
-        data |= {"captions_per_image": keep, "seed": config.seed}
+    excluded = {"train", "eval", "shard_folders", "drawn", "rows_per_block", "measure"}  # the names are in `shards`
+    data = config.data.model_dump(mode="json", exclude=excluded)
+    num_shown = None if held_out else config.data.measure.captions_per_image
+    if num_shown:
+        data |= {"captions_per_image": num_shown, "seed": config.seed}
     stage = run.stage(name, kind="annotations", config={"data": data, "shards": _identity(shards)}, inputs=[])
     if stage.manifest:
         return stage.manifest
     limits = config.data.limits()
     check = config.data.check
 
-    def read(one: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        rows = scan_shard(Shard(one["shard"], one["uri"], one["format"]), limits=limits, check=check)
-        return (hide_captions(row, keep=keep, seed=config.seed) for row in rows) if keep else rows
+    def read(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        rows = scan_shard(Shard(source["shard"], source["uri"], source["format"]), limits=limits, check=check)
+        return (hide_captions(row, num_shown=num_shown, seed=config.seed) for row in rows) if num_shown else rows
 
     _scan(
         stage,
         config,
-        sources=[{"shard": one.name, "uri": one.uri, "format": one.format} for one in shards],
+        sources=[{"shard": shard.name, "uri": shard.uri, "format": shard.format} for shard in shards],
         read=read,
     )
     rows, rejected = count_and_reject(stage, run=config)
@@ -80,13 +80,13 @@ def _scan(
     sources: list[dict[str, Any]],
     read: Callable[[dict[str, Any]], Iterator[dict[str, Any]]],
 ) -> None:
-    """Leave the `records.SAMPLE` rows of every source in the stage's folder.
+    """Write the `records.SAMPLE` rows of every source to the stage's folder.
 
     Args:
-        stage: gets the rows.
-        config: of the run.
-        sources: each with the name of its `shard`; a source is read whole, or anew.
-        read: one of them to its rows.
+        stage: the stage that gets the rows.
+        config: configuration of the run.
+        sources: sources, each with the name of its `shard`; after a kill an unfinished source is read again whole.
+        read: function from a source to its rows.
     """
     listing = f"{stage.work}/listing"
     fs, root = fsspec.url_to_fs(listing)
@@ -95,8 +95,8 @@ def _scan(
         pq.write_table(pa.Table.from_pylist(sources), file)
 
     def scan(block: pa.Table) -> Iterator[pa.Table]:
-        for one in block.to_pylist():
-            rows = read(one)
+        for source in block.to_pylist():
+            rows = read(source)
             while part := list(islice(rows, ROWS_AT_ONCE)):
                 yield to_table(part, SAMPLE)
 
@@ -116,25 +116,34 @@ def _scan(
 
 
 def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
-    """Write the drawn scenes as shards of the run, once; returns training and evaluation URIs."""
+    """Write the drawn scenes as shards of the run, once.
+
+    Args:
+        run: the run that gets the stage's folder.
+        config: configuration of the run.
+
+    Returns:
+        URIs of the training shards, and of the evaluation shards.
+    """
     drawn = config.data.drawn
     stage = run.stage("scenes", kind="annotations", config={"drawn": drawn, "seed": config.seed}, inputs=[])
     plan = plan_corpus(f"{stage.path}/drawn", config=drawn)  # the folder is a part of the shards' names
     if stage.manifest is None:
         write: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(write_shard)  # type: ignore[arg-type]
-        there = {one.rpartition("/")[2] for one in _names(f"{stage.path}/drawn")}
-        missing = [one for one in plan if one.uri.rpartition("/")[2] not in there]
-        waiting = [
-            write.remote(one.uri, kind=one.kind, index=one.index, config=drawn, seed=config.seed) for one in missing
+        existing = {path.rpartition("/")[2] for path in _names(f"{stage.path}/drawn")}
+        missing = [shard for shard in plan if shard.uri.rpartition("/")[2] not in existing]
+        references = [
+            write.remote(shard.uri, kind=shard.kind, index=shard.index, config=drawn, seed=config.seed)
+            for shard in missing
         ]
-        for task in waiting:
-            ray.get(task)
+        for reference in references:
+            ray.get(reference)
         stage.finish(shards=len(plan), images=drawn.num_web + drawn.num_clean + drawn.num_eval)
-    return [one.uri for one in plan if one.kind != "eval"], [one.uri for one in plan if one.kind == "eval"]
+    return [shard.uri for shard in plan if shard.kind != "eval"], [shard.uri for shard in plan if shard.kind == "eval"]
 
 
 def _names(folder: str) -> list[str]:
-    """What is in a folder; nothing if it is not there."""
+    """Paths in a folder; none if it does not exist."""
     fs, root = fsspec.url_to_fs(folder)
     try:
         return fs.ls(root, detail=False)
@@ -143,5 +152,5 @@ def _names(folder: str) -> list[str]:
 
 
 def _identity(shards: list[Shard]) -> list[dict[str, Any]]:
-    """What makes a shard the same shard: its URI, its length and its time of change."""
-    return [{"name": one.name, "uri": one.uri, "size": one.size, "changed": one.version} for one in shards]
+    """What identifies the content of a shard: its name, URI, size and version."""
+    return [{"name": shard.name, "uri": shard.uri, "size": shard.size, "changed": shard.version} for shard in shards]

@@ -1,7 +1,7 @@
-"""The bytes of a batch of pictures, from where they lie.
+"""The bytes of a batch of images, read from their locations.
 
-Images never move, so every stage fetches them again; what counts is the number of requests. Places of one file
-that lie near each other come in one request, and requests to an object store run side by side.
+Images stay in their files, so every stage fetches them again; the cost is the number of requests. Byte ranges of a
+file that are near each other share a request, and requests to an object store run concurrently.
 """
 
 from __future__ import annotations
@@ -16,100 +16,104 @@ import fsspec
 from ram_ray.data.parquet import read_rows
 from ram_ray.records import Reject
 
-MAX_GAP = 64 << 10  # bytes between two pictures that are still fetched in one request
+MAX_GAP = 64 << 10  # bytes between two images that are still fetched in one request
 MAX_REQUEST = 64 << 20  # bytes of one request
 
 
 def read_bytes(uris: Sequence[str], offsets: Sequence[int], nbytes: Sequence[int]) -> list[bytes | Reject]:
-    """The bytes of a batch of pictures, order kept: any mixture of tar members, Parquet rows and whole files.
-
-    A picture that is not there, or not whole, is a `Reject` (broken_archive, truncated) in its place only. A
-    storage that fails raises, so that the caller's retry takes the batch again.
+    """Read the bytes of a batch of images: any mixture of tar members, Parquet rows and whole files.
 
     Args:
-        uris: of the files that pictures lie in.
-        offsets: of each picture: its first byte, or in a Parquet file its row.
-        nbytes: length of each picture.
+        uris: URI of the file of each image.
+        offsets: first byte of each image, or its row number in a Parquet file.
+        nbytes: length of each image in bytes.
+
+    Returns:
+        For each image, in order, its bytes or the `Reject` (broken_archive, truncated) of an image that is missing or
+        not whole.
+
+    Raises:
+        OSError: if the storage fails, so that the caller's retry reads the batch again.
     """
-    found: list[bytes | Reject] = [Reject("broken_archive", "not read")] * len(uris)
+    results: list[bytes | Reject] = [Reject("broken_archive", "not read")] * len(uris)
     rows: dict[str, list[int]] = defaultdict(list)
-    for place, uri in enumerate(uris):
-        rows[uri].append(place)
+    for index, uri in enumerate(uris):
+        rows[uri].append(index)
     ranges: dict[str, list[int]] = {}
-    for uri, places in rows.items():
+    for uri, indices in rows.items():
         if not uri.lower().endswith(".parquet"):
-            ranges[uri] = places
+            ranges[uri] = indices
             continue
-        wanted = {offsets[place] for place in places}
+        wanted = {offsets[index] for index in indices}
         values = read_rows(uri, wanted)
-        for place in places:
-            found[place] = values.get(offsets[place], Reject("broken_archive", f"{uri} has no row {offsets[place]}"))
-    for place, value in _ranges(ranges, offsets, nbytes):
-        found[place] = value
-    return found
+        for index in indices:
+            results[index] = values.get(offsets[index], Reject("broken_archive", f"{uri} has no row {offsets[index]}"))
+    for index, value in _read_ranges(ranges, offsets, nbytes):
+        results[index] = value
+    return results
 
 
-def _ranges(
+def _read_ranges(
     rows: dict[str, list[int]], offsets: Sequence[int], nbytes: Sequence[int]
 ) -> Iterator[tuple[int, bytes | Reject]]:
-    """(place, bytes) for the rows of each URI, in as few requests as lie near each other, side by side."""
+    """(index, bytes) for the rows of each URI; near ranges share a request, and requests run concurrently."""
     requests: dict[int, tuple[Any, list[tuple[str, int, int, list[int]]]]] = {}
-    for uri, places in rows.items():
+    for uri, indices in rows.items():
         fs, path = fsspec.url_to_fs(uri)
-        for start, end, inside in _coalesce(places, offsets, nbytes):
-            requests.setdefault(id(fs), (fs, []))[1].append((path, start, end, inside))
+        for start, end, covered in _coalesce(indices, offsets, nbytes):
+            requests.setdefault(id(fs), (fs, []))[1].append((path, start, end, covered))
     for fs, wanted in requests.values():
-        for (path, start, _, inside), chunk in zip(wanted, _fetch(fs, wanted), strict=True):
-            for place in inside:
+        for (path, start, _, covered), chunk in zip(wanted, _fetch(fs, wanted), strict=True):
+            for index in covered:
                 if isinstance(chunk, Reject):
-                    yield place, chunk
+                    yield index, chunk
                     continue
-                data = chunk[offsets[place] - start : offsets[place] - start + nbytes[place]]
-                whole = len(data) == nbytes[place]
-                yield place, data if whole else Reject("truncated", f"{len(data)} of {nbytes[place]} bytes in {path}")
+                data = chunk[offsets[index] - start : offsets[index] - start + nbytes[index]]
+                whole = len(data) == nbytes[index]
+                yield index, data if whole else Reject("truncated", f"{len(data)} of {nbytes[index]} bytes in {path}")
 
 
 def _coalesce(
-    places: Iterable[int], offsets: Sequence[int], nbytes: Sequence[int]
+    indices: Iterable[int], offsets: Sequence[int], nbytes: Sequence[int]
 ) -> Iterator[tuple[int, int, list[int]]]:
-    """(start, end, places) of the requests that cover the ranges."""
+    """(start, end, indices) of the requests that cover the ranges."""
     start = end = -1
-    inside: list[int] = []
-    for place in sorted(places, key=lambda place: offsets[place]):
-        first, last = offsets[place], offsets[place] + nbytes[place]
+    covered: list[int] = []
+    for index in sorted(indices, key=lambda index: offsets[index]):
+        first, last = offsets[index], offsets[index] + nbytes[index]
         assert first >= 0 and last >= first, (first, last)
-        if inside and first - end < MAX_GAP and max(last, end) - start <= MAX_REQUEST:
+        if covered and first - end < MAX_GAP and max(last, end) - start <= MAX_REQUEST:
             end = max(end, last)
-            inside.append(place)
+            covered.append(index)
             continue
-        if inside:
-            yield start, end, inside
-        start, end, inside = first, last, [place]
-    if inside:
-        yield start, end, inside
+        if covered:
+            yield start, end, covered
+        start, end, covered = first, last, [index]
+    if covered:
+        yield start, end, covered
 
 
-def _fetch(fs: Any, wanted: list[tuple[str, int, int, list[int]]]) -> Iterator[bytes | Reject]:
+def _fetch(fs: Any, requests: list[tuple[str, int, int, list[int]]]) -> Iterator[bytes | Reject]:
     if not getattr(fs, "async_impl", False):
-        yield from _fetch_in_turn(fs, wanted)
+        yield from _fetch_in_turn(fs, requests)
         return
-    paths, starts, ends = ([one[field] for one in wanted] for field in range(3))
+    paths, starts, ends = ([request[field] for request in requests] for field in range(3))
     for path, answer in zip(paths, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
         if isinstance(answer, FileNotFoundError):
             yield Reject("broken_archive", f"{path} is gone")
         elif isinstance(answer, OSError) and "range" in str(answer).lower():
-            yield Reject("truncated", f"{path} ends before the picture begins")
+            yield Reject("truncated", f"{path} ends before the image begins")
         elif isinstance(answer, BaseException):
             raise answer
         else:
             yield answer
 
 
-def _fetch_in_turn(fs: Any, wanted: list[tuple[str, int, int, list[int]]]) -> Iterator[bytes | Reject]:
-    """For storage without concurrent requests; the requests of one path follow each other, so one handle serves."""
+def _fetch_in_turn(fs: Any, requests: list[tuple[str, int, int, list[int]]]) -> Iterator[bytes | Reject]:
+    """For storage without concurrent requests; requests of the same path are adjacent, so they share a file handle."""
     name, file = None, None
     try:
-        for path, start, end, _ in wanted:
+        for path, start, end, _ in requests:
             if path != name:
                 if file:
                     file.close()

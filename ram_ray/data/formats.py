@@ -1,9 +1,9 @@
-"""What all kinds of shard share: the sample, the reading of captions and labels; and the plainest kind, a folder.
+"""What all formats of shards share: the sample, the parsing of captions and labels; and the simplest format, a folder.
 
-A reader walks its shard once and gives a `Sample` for everything it meets, good or not: what cannot be used
-carries a `problem`, and nothing is dropped in silence. A reader does not decode: it hands each picture to
-`measure` while its bytes are at hand, so that the archive is read once and forward only, whatever its size.
-Metadata is untrusted: it is bounded in bytes, decoded as strict UTF-8, and parsed once.
+A reader reads its shard once and yields a `Sample` for every image and every defect: what cannot be used has a
+`problem`, and nothing is dropped without a row. A reader does not decode: it passes each image to `check_image` while
+its bytes are available, so that an archive of any size is read once and forward only. Metadata is untrusted: it is
+bounded in bytes, decoded as strict UTF-8, and parsed once.
 """
 
 from __future__ import annotations
@@ -22,20 +22,31 @@ from ram_ray.records import Reject
 MAX_TEXT = 4 << 20  # bytes of one caption file, JSON file or line
 CAPTIONS_FILE = "captions.jsonl"
 
-Read = Callable[[int], bytes]  # the first n bytes of a picture
+Read = Callable[[int], bytes]  # the first n bytes of an image
 
 
-class Measure(Protocol):
-    """Checks one picture of `nbytes` bytes; returns (width, height) or raises `Reject`."""
+class ImageCheck(Protocol):
+    """A function that checks an image."""
 
     def __call__(self, read: Read, nbytes: int) -> tuple[int, int]:
-        """(width, height) in pixels of an image of `nbytes` bytes, of which `read` gives parts."""
+        """Check an image.
+
+        Args:
+            read: function that reads the first n bytes of the image.
+            nbytes: length of the image in bytes.
+
+        Returns:
+            (width, height) in pixels.
+
+        Raises:
+            Reject: if the image cannot be used.
+        """
         ...
 
 
 @dataclass(slots=True)
 class Sample:
-    """One picture with its texts, as found in a shard. `key` is unique only by accident; `problem` may be set."""
+    """One image with its texts, as a shard has it; `key` need not be unique. With a `problem` it cannot be used."""
 
     key: str
     uri: str
@@ -46,16 +57,27 @@ class Sample:
     labels: list[str] | None = None
     problem: Reject | None = None
 
-    def measure(self, measure: Measure, read: Read) -> None:
-        """Check the picture, keeping its size or its problem."""
+    def check_image(self, check_image: ImageCheck, read: Read) -> None:
+        """Check the image, and set its size or its problem.
+
+        Args:
+            check_image: function that checks an image.
+            read: function that reads the first n bytes of the image.
+        """
         try:
-            self.size = measure(read, self.nbytes)
+            self.size = check_image(read, self.nbytes)
         except Reject as reject:
             self.problem = self.problem or reject
 
 
 def decode_text(raw: bytes) -> str:
-    """Strict UTF-8 (a leading byte-order mark is dropped).
+    """Decode strict UTF-8 (a leading byte-order mark is dropped).
+
+    Args:
+        raw: bytes of a text.
+
+    Returns:
+        The text.
 
     Raises:
         Reject: bad_metadata, for any other encoding.
@@ -66,14 +88,17 @@ def decode_text(raw: bytes) -> str:
         raise Reject("bad_metadata", f"not UTF-8 text: {error}") from None
 
 
-def texts(value: Any, what: str) -> list[str]:
-    """The non-empty texts of a string, a list of strings or None; white space collapsed.
+def parse_texts(value: Any, name: str) -> list[str]:
+    """The non-empty texts of a string, a list of strings or None, with white space collapsed.
 
-    Equal texts in one list stay: two people who wrote the same said it twice.
+    Equal texts of a list are all kept: two people may write the same caption.
 
     Args:
-        value: as it came from JSON, Parquet or a file.
-        what: for the error: the field's name.
+        value: value from JSON, Parquet or a file.
+        name: name of the field, for the error.
+
+    Returns:
+        The texts, in order.
 
     Raises:
         Reject: bad_metadata, for any other type or a string that is not valid Unicode.
@@ -81,34 +106,46 @@ def texts(value: Any, what: str) -> list[str]:
     if value is None:
         return []
     values = value if isinstance(value, list) else [value]
-    found = []
-    for one in values:
-        if isinstance(one, bytes):
-            one = decode_text(one)
-        if not isinstance(one, str):
-            raise Reject("bad_metadata", f"{what} must be text or a list of texts, not {type(one).__name__}")
+    cleaned = []
+    for text in values:
+        if isinstance(text, bytes):
+            text = decode_text(text)
+        if not isinstance(text, str):
+            raise Reject("bad_metadata", f"{name} must be text or a list of texts, not {type(text).__name__}")
         try:
-            one.encode()
+            text.encode()
         except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and Parquet cannot hold
-            raise Reject("bad_metadata", f"{what} is not valid Unicode") from None
-        if one := " ".join(one.split()):
-            found.append(one)
-    return found
+            raise Reject("bad_metadata", f"{name} is not valid Unicode") from None
+        if text := " ".join(text.split()):
+            cleaned.append(text)
+    return cleaned
 
 
-def label_texts(value: Any) -> list[str] | None:
-    """Human labels: None where there are none to read, an empty list for "labelled, nothing".
+def parse_labels(value: Any) -> list[str] | None:
+    """The human labels of an image.
+
+    Args:
+        value: value from JSON or Parquet.
+
+    Returns:
+        The labels; None if the image is not labelled, an empty list if it is labelled with nothing.
 
     Raises:
         Reject: bad_metadata, if the value is no list of texts.
     """
     if value is not None and not isinstance(value, list):
         raise Reject("bad_metadata", f"labels must be a list of texts, not {type(value).__name__}")
-    return None if value is None else texts(value, "labels")
+    return None if value is None else parse_texts(value, "labels")
 
 
 def read_json(raw: bytes) -> dict[str, Any]:
-    """One JSON object.
+    """Parse a JSON object.
+
+    Args:
+        raw: bytes of the JSON.
+
+    Returns:
+        The object.
 
     Raises:
         Reject: bad_metadata, if it cannot be read or is no object.
@@ -122,49 +159,61 @@ def read_json(raw: bytes) -> dict[str, Any]:
     return tree
 
 
-def captions_of(tree: dict[str, Any], names: Iterable[str] = ("caption", "captions")) -> list[str]:
-    """The captions under every one of `names`, in order; what an earlier name holds is not taken again.
+def parse_captions(tree: dict[str, Any], names: Iterable[str] = ("caption", "captions")) -> list[str]:
+    """The captions of all fields `names`, in order; a caption of an earlier field is not taken again.
 
     Args:
-        tree: of one sample's JSON.
-        names: of fields that hold captions.
+        tree: JSON object of a sample.
+        names: names of the fields that hold captions.
+
+    Returns:
+        The captions.
+
+    Raises:
+        Reject: bad_metadata, if a field is no text or list of texts.
     """
-    return joined(*(texts(tree.get(name), name) for name in names))
+    return merge_texts(*(parse_texts(tree.get(name), name) for name in names))
 
 
-def joined(*sources: list[str]) -> list[str]:
-    """The texts of all sources in order, less those of a source that an earlier one holds as well."""
-    found: list[str] = []
+def merge_texts(*sources: list[str]) -> list[str]:
+    """The texts of all sources in order, without those that an earlier source holds as well."""
+    merged: list[str] = []
     for source in sources:
-        earlier = frozenset(found)
-        found += [text for text in source if text not in earlier]
-    return found
+        earlier = frozenset(merged)
+        merged += [text for text in source if text not in earlier]
+    return merged
 
 
-def read_folder(uri: str, *, measure: Measure) -> Iterator[Sample]:
-    """Samples of `uri/captions.jsonl`, one a line; blank lines are skipped. The key is the picture's name.
+def read_folder(uri: str, *, check_image: ImageCheck) -> Iterator[Sample]:
+    """Read the samples of `uri/captions.jsonl`, a sample a line; blank lines are skipped.
 
     Args:
-        uri: of the folder.
-        measure: checks a picture.
+        uri: URI of the folder.
+        check_image: function that checks an image.
+
+    Yields:
+        Samples; the key is the image's file name.
+
+    Raises:
+        OSError: if the storage fails.
     """
     fs, root = fsspec.url_to_fs(uri)
     with fs.open(f"{root}/{CAPTIONS_FILE}", "rb") as file:
         for number, line in enumerate(_lines(file), start=1):
             if line is None or line.strip():
-                yield _folder_sample(uri.rstrip("/"), number, line, fs=fs, measure=measure)
+                yield _folder_sample(uri.rstrip("/"), number, line, fs=fs, check_image=check_image)
 
 
-def _folder_sample(uri: str, number: int, line: bytes | None, *, fs: Any, measure: Measure) -> Sample:
+def _folder_sample(uri: str, number: int, line: bytes | None, *, fs: Any, check_image: ImageCheck) -> Sample:
     sample = Sample(f"line-{number}", f"{uri}/{CAPTIONS_FILE}")
     try:
         if line is None:
             raise Reject("bad_metadata", f"line {number} is longer than {MAX_TEXT} bytes")
         tree = read_json(line)
-        name = _inside(tree.get("file_name", tree.get("image")))
+        name = _relative_name(tree.get("file_name", tree.get("image")))
         sample.key, sample.uri = name, f"{uri}/{name}"
-        sample.captions = captions_of(tree, ("caption", "captions", "text"))
-        sample.labels = label_texts(tree.get("labels"))
+        sample.captions = parse_captions(tree, ("caption", "captions", "text"))
+        sample.labels = parse_labels(tree.get("labels"))
     except Reject as reject:
         sample.problem = reject
         return sample
@@ -174,24 +223,24 @@ def _folder_sample(uri: str, number: int, line: bytes | None, *, fs: Any, measur
         if info["type"] != "file":
             raise FileNotFoundError("not a file")
         sample.nbytes = int(info["size"])
-        sample.measure(measure, lambda num_bytes: fs.cat_file(path, start=0, end=min(num_bytes, sample.nbytes)))
+        sample.check_image(check_image, lambda num_bytes: fs.cat_file(path, start=0, end=min(num_bytes, sample.nbytes)))
     except OSError as error:
         gone = isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
         if not gone and error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise  # the storage failed, not this row
-        sample.problem = Reject("bad_metadata", f"line {number} names a picture that cannot be read: {error}")
+        sample.problem = Reject("bad_metadata", f"line {number} names an image that cannot be read: {error}")
     return sample
 
 
-def _inside(name: Any) -> str:
-    """A picture's name relative to its folder, and staying in it."""
+def _relative_name(name: Any) -> str:
+    """Check and normalise an image's path relative to its folder: it must stay inside."""
     if not isinstance(name, str) or not name.strip():
-        raise Reject("bad_metadata", 'no picture is named: write "file_name" or "image"')
-    texts(name, "file_name")
+        raise Reject("bad_metadata", 'no image is named: write "file_name" or "image"')
+    parse_texts(name, "file_name")
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or "::" in name:
-        raise Reject("bad_metadata", f"the picture's path must stay inside the folder: {name[:200]!r}")
+        raise Reject("bad_metadata", f"the image's path must stay inside the folder: {name[:200]!r}")
     if name.lower().endswith((".tar", ".parquet")):
-        raise Reject("bad_metadata", f"an archive is no picture: {name[:200]!r}")
+        raise Reject("bad_metadata", f"an archive is no image: {name[:200]!r}")
     return posixpath.normpath(name)
 
 

@@ -1,9 +1,8 @@
-"""What is true of an image, and how well its tags agree with that, counted a batch at a time.
+"""The ground truth of an image, and how well its tags agree with it, counted batch by batch.
 
-True are the image's human labels where the shard carries them, otherwise the tags of its own original
-captions. A label is a name, or `kind:name` where one name means two things ("orange"); a name that several kinds
-hold means the one that captions use most. Names that the label system does not know cannot be scored: they are
-counted, never dropped in silence.
+The truth is the image's human labels if the shard has them, otherwise the tags of its original captions. A human label
+is a name, or `kind:name` for a name with two meanings ("orange"); a name of several kinds means the kind that captions
+use most. Names that the label system does not contain cannot be scored; they are counted as `unknown`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ TAG_COUNTS = pa.schema(
 
 @dataclass(frozen=True)
 class Counts:
-    """Decisions counted against the truth; add them up over batches, shards and machines."""
+    """True positives, false positives and false negatives; they add up over batches, shards and machines."""
 
     tp: int = 0
     fp: int = 0
@@ -45,38 +44,44 @@ class Counts:
 
     @property
     def precision(self) -> float:
-        """Share of the predictions that are true; 0 where nothing was predicted."""
+        """Share of the predictions that are true; 0 if nothing was predicted."""
         return self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0
 
     @property
     def recall(self) -> float:
-        """Share of the truth that was predicted; 0 where nothing is true."""
+        """Share of the truth that was predicted; 0 if nothing is true."""
         return self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0
 
 
 def label_id(label: str, system: LabelSystem) -> int | None:
-    """Id that a human label means, by name or synonym, or None.
+    """Find a human label in the label system, by name or synonym.
 
     Args:
         label: a name, or "kind:name".
         system: the label system that ids are of.
+
+    Returns:
+        The id, or None if the label system does not contain the name.
     """
     kind, colon, name = label.partition(":")
     if colon and kind in KINDS:
         return system.find(name.strip().lower(), kind)
-    found = [one for one in (system.find(label.strip().lower(), kind) for kind in KINDS) if one is not None]
-    return max(found, key=lambda id: system[id].count) if found else None
+    ids = [id for id in (system.find(label.strip().lower(), kind) for kind in KINDS) if id is not None]
+    return max(ids, key=lambda id: system[id].count) if ids else None
 
 
 def truth_ids(
     labels: Sequence[str] | None, captions: Iterable[Mapping[str, Any]] | None, system: LabelSystem
 ) -> tuple[set[int] | None, Counter]:
-    """What is true of one image: ids, or None where nothing is known; and the labels that are unknown, counted.
+    """The ground truth of an image.
 
     Args:
-        labels: the row's `labels`; None where the shard carries no human labels (an empty list: nothing is there).
-        captions: the row's `captions`; only original ones are believed.
+        labels: the row's `labels`; None if the shard has no human labels (an empty list: labelled with nothing).
+        captions: the row's `captions`; only original ones count.
         system: the label system that ids are of.
+
+    Returns:
+        The ids, or None if no truth is known; and how often each unknown label occurs.
     """
     unknown: Counter = Counter()
     if labels is not None:
@@ -88,7 +93,7 @@ def truth_ids(
             else:
                 ids.add(id)
         return ids, unknown
-    original = [one for one in captions if one["origin"] == "original"] if captions is not None else []
+    original = [caption for caption in captions if caption["origin"] == "original"] if captions is not None else []
     if not original:
         return None, unknown
     return {int(id) for caption in original for id in _list(caption["tags"])}, unknown
@@ -99,26 +104,32 @@ def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]
 
     Args:
         predicted: ids of each image's tags.
-        truth: ids that are true of it.
+        truth: ids that are true of each image.
+
+    Returns:
+        The counts of all images.
 
     Raises:
         ValueError: if the two do not hold the same number of images.
     """
     total = Counts()
-    for one, true in zip(predicted, truth, strict=True):
-        given, right = set(one), set(true)
-        total += Counts(len(given & right), len(given - right), len(right - given))
+    for tag_ids, true_ids in zip(predicted, truth, strict=True):
+        tags, true = set(tag_ids), set(true_ids)
+        total += Counts(len(tags & true), len(tags - true), len(true - tags))
     return total
 
 
 def tag_counts(batch: pa.Table, *, system: LabelSystem, labels_only: bool = True) -> pa.Table:
-    """One TAG_COUNTS row of a batch of ANNOTATION rows: its images and tags, and how true the tags are.
+    """Count the images and tags of a batch, and compare the tags with the truth.
 
     Args:
         batch: ANNOTATION rows.
         system: the label system that ids are of.
-        labels_only: images without human labels are counted but not scored: the tags of an image's captions are where
-            its tags come from, and scoring them against themselves says nothing.
+        labels_only: images without human labels are counted but not scored: their tags come from their captions, so
+            that scoring tags against captions would compare them with themselves.
+
+    Returns:
+        A table of one TAG_COUNTS row.
     """
     rows = [row for row in batch.select(["captions", "tags", "labels", "reason"]).to_pylist() if not row["reason"]]
     counts, unknown, labelled = Counts(), 0, 0

@@ -1,8 +1,8 @@
-"""Pictures: from untrusted bytes to RGB pixels (and, from `ram_ray.data.fetch`, from where they lie to bytes).
+"""Images: from untrusted bytes to RGB pixels (and, from `ram_ray.data.fetch`, from their location to bytes).
 
-A picture is judged by its header before a pixel is decoded: format, bytes, pixels, shorter side. So a bomb of
-30,000 x 30,000 pixels in a few hundred bytes costs nothing. Whatever goes wrong is a `Reject` with one of the
-fixed reasons, the picture's own; no broken picture is ever replaced by an empty one.
+The header is checked before a pixel is decoded: format, bytes, pixels, shorter side. So a decompression bomb of
+30,000 x 30,000 pixels in a few hundred bytes costs nothing. Every failure is a `Reject` of this image with one of the
+fixed reasons; a broken image is never replaced by an empty one.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ _UPRIGHT = {
 
 
 def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
-    """(width, height) in pixels as stored, before EXIF orientation, from the header alone.
-
-    `data` may be the first part of a picture; where that is too little, the reason is `truncated`.
+    """Read the size of an image from its header, and check it.
 
     Args:
-        data: the first part of a picture; where that is too little, the reason is `truncated`.
-        limits: of sides, pixels and bytes.
+        data: the first bytes of an image file; if they are too few, the reason is `truncated`.
+        limits: limits of sides, pixels and bytes.
+
+    Returns:
+        (width, height) in pixels as stored, before EXIF orientation.
 
     Raises:
         Reject: undecodable, truncated, too_small or too_large.
@@ -64,9 +65,9 @@ def decode(data: bytes, *, limits: Limits, size: int | None = None, exif: bool =
 
     Args:
         data: the whole file.
-        limits: what makes an image usable.
-        size: where it is given, a JPEG whose shorter side is at least twice `size` is decoded at 1/2, 1/4 or 1/8, its
-            shorter side staying >= `size`: several times quicker, but other pixels than a resize of the whole image.
+        limits: limits of sides, pixels and bytes.
+        size: if it is set, a JPEG whose shorter side is at least twice `size` is decoded at 1/2, 1/4 or 1/8, so that
+            its shorter side stays >= `size`: several times faster, but other pixels than a resize of the whole image.
             For training and checks only; inference prepares images with `ram_ray.data.preprocess`.
         exif: turn the image upright by its EXIF orientation.
 
@@ -77,22 +78,30 @@ def decode(data: bytes, *, limits: Limits, size: int | None = None, exif: bool =
         Reject: undecodable, truncated, too_small or too_large.
     """
     image = open_image(data, limits=limits, size=size)
-    with _rejecting(data):
+    with _reject_errors(data):
         return as_seen(image, exif=exif)
 
 
 def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image.Image:
-    """Check and decode without changing mode or orientation; arguments and errors are those of `decode`.
+    """Check and decode without changing mode or orientation.
+
+    Args:
+        data: the whole file.
+        limits: limits of sides, pixels and bytes.
+        size: as of `decode`.
+
+    Returns:
+        The image in its own mode; the first frame of an animation.
 
     Raises:
-        Reject: as `decode`.
+        Reject: undecodable, truncated, too_small or too_large.
     """
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut images as whole"
     header(data, limits=limits)
     if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
     image = _open(data)
-    with _rejecting(data):
+    with _reject_errors(data):
         if size is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (size, size))  # type: ignore[arg-type]
         image.load()
@@ -100,31 +109,34 @@ def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image
 
 
 def as_seen(image: Image.Image, *, exif: bool = True) -> Image.Image:
-    """An image of any mode to RGB as people see it.
+    """Convert an image of any mode to RGB as people see it.
 
-    Transparent parts are on white, of 16 bits of grey the upper 8 are kept, and with `exif` the image is turned
-    upright by its EXIF orientation.
+    Transparent parts become white, grey of 16 bits keeps its upper 8 bits, and with `exif` the image is turned upright
+    by its EXIF orientation.
 
     Args:
-        image: of any mode, decoded or not.
-        exif: turn it upright.
+        image: image of any mode, decoded or not.
+        exif: turn the image upright by its EXIF orientation.
+
+    Returns:
+        An RGB image.
     """
     return _upright(_to_rgb(image), image) if exif else _to_rgb(image)
 
 
 @contextmanager
-def _rejecting(data: bytes) -> Iterator[None]:
-    """Whatever Pillow raises on bad bytes becomes the image's own `Reject`; nothing else may run in here."""
+def _reject_errors(data: bytes) -> Iterator[None]:
+    """Turn whatever Pillow raises on bad bytes into a `Reject` of the image; no other code may run inside."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:
-        raise _rejected(data, error) from None
+        raise _rejection(data, error) from None
 
 
 class _Bytes(io.BytesIO):
-    """Bytes that remember whether more was asked for than is there."""
+    """Bytes that record whether a read asked for more than there are."""
 
     short = False
 
@@ -143,16 +155,16 @@ def _open(data: bytes) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Reject("too_large", str(error)) from None
-    except Exception as error:  # as in `_rejecting`
-        raise _rejected(data, error, stream.short) from None
+    except Exception as error:  # as in `_reject_errors`
+        raise _rejection(data, error, stream.short) from None
 
 
-def _rejected(data: bytes, error: Exception, short: bool = False) -> Reject:
-    """Truncated if it began like a picture and ended too soon, undecodable otherwise.
+def _rejection(data: bytes, error: Exception, short: bool = False) -> Reject:
+    """Truncated if the bytes begin like an image and end too soon, undecodable otherwise.
 
-    `short` says that the header asked for more than is there; while pixels are read every file ends so.
+    `short` means that the header asked for more bytes than there are; while pixels are read this is so for every file.
     """
-    detail = "no picture that can be read" if isinstance(error, UnidentifiedImageError) else f"{error}"
+    detail = "no image that can be read" if isinstance(error, UnidentifiedImageError) else f"{error}"
     ended = "truncated" in detail.lower() or "cannot load" in detail  # the latter: no pixels follow the header
     cut = short or ended or isinstance(error, EOFError)
     return Reject("truncated" if cut and data.startswith(_MAGIC) else "undecodable", detail)

@@ -1,17 +1,13 @@
-"""Measuring the data engine on photos: what is hidden from training, and what is spoilt, so that both can be counted.
+"""Hidden captions and planted tags, to measure the data engine on photos without complete labels.
 
-A photo has no list of all that is in it, and its captions are the nearest thing. So a measuring run trains on some of
-a photo's captions (`data.measure.captions_per_image`, most often one) and calls the tags of all of them the truth:
-what generation adds is then right or wrong against what was not shown. And it can plant false tags
-(`data.measure.planted`), so that what cleaning removes is right or wrong as well.
+A run that measures trains on some captions of an image (`data.measure.captions_per_image`, mostly one) and takes the
+tags of all its captions as the truth: a tag that generation adds is right or wrong by the captions that were hidden. It
+can also plant false tags (`data.measure.planted`): a tag that cleaning removes is right or wrong by the same truth.
 
-What must not happen is that a measure leaks into what it measures. Hidden captions leave `captions` when the shards are
-read, before a vocabulary, an encoder or a label system is made of them; they travel in the column `unseen`, which only
-`parse` reads, and end as names in `labels`, where human labels would stand and which nothing is trained on. Planted
-tags look in every respect like the others: same origin, same score, in a caption's tags, at a random place among them.
-They are told apart by the truth alone, which lacks them.
-
-Both choices follow from the run's seed and the picture's key, so they do not depend on shards, blocks or machines.
+The truth must not leak into training. Hidden captions leave `captions` when the shards are read, before a vocabulary,
+an encoder or a label system is made; they are in the column `unseen`, which only `parse` reads, and become names in
+`labels`, which nothing is trained on. Planted tags have the origin and score of other tags and a random position among
+them. Both choices follow from the run's seed and the image's key, so they do not depend on shards, blocks or machines.
 """
 
 from __future__ import annotations
@@ -20,26 +16,32 @@ import random
 from typing import Any
 
 
-def hide_captions(row: dict[str, Any], *, keep: int, seed: int) -> dict[str, Any]:
-    """A `records.SAMPLE` row with `keep` of its captions, in their order; the others are in `unseen`.
+def hide_captions(row: dict[str, Any], *, num_shown: int, seed: int) -> dict[str, Any]:
+    """Move all but `num_shown` captions of a row, drawn at random, from `captions` to `unseen`.
 
     Args:
-        row: of SAMPLE.
-        keep: most captions that are kept.
-        seed: of the draw, with the row's key.
+        row: a row of `records.SAMPLE`.
+        num_shown: most captions that stay in `captions`.
+        seed: seed of the draw, with the row's key.
+
+    Returns:
+        The row with both columns, each in the order of the captions.
     """
     captions = row["captions"] or []
-    shown = sorted(random_of(row["key"], seed, "captions").sample(range(len(captions)), min(keep, len(captions))))
-    hidden = [text for place, text in enumerate(captions) if place not in shown]
-    return {**row, "captions": [captions[place] for place in shown], "unseen": hidden}
+    shown = sorted(random_of(row["key"], seed, "captions").sample(range(len(captions)), min(num_shown, len(captions))))
+    hidden = [text for index, text in enumerate(captions) if index not in shown]
+    return {**row, "captions": [captions[index] for index in shown], "unseen": hidden}
 
 
 def random_of(key: str, seed: int, what: str) -> random.Random:
-    """Draws for one choice about one image.
+    """A random generator for one choice about one image.
 
     Args:
-        key: of the image.
-        seed: of the run.
+        key: key of the image.
+        seed: seed of the run.
         what: name of the choice.
+
+    Returns:
+        A generator whose draws follow from the three arguments alone.
     """
     return random.Random(f"{seed}/{key}/{what}")

@@ -1,7 +1,7 @@
 """Samples of a Parquet file with image bytes, as img2dataset and Hugging Face write them, and its rows by number.
 
-A row group can be larger than memory should hold and one row can be bad text, where Arrow fails the whole
-column. So rows come in batches of bounded bytes, and strings are taken as bytes and decoded a row at a time.
+A row group can be too large for memory, and for one row of bad text Arrow fails the whole column. So rows are read in
+batches of bounded bytes, and strings are read as bytes and decoded row by row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ram_ray.data.formats import Measure, Sample, label_texts, texts
+from ram_ray.data.formats import ImageCheck, Sample, parse_labels, parse_texts
 from ram_ray.records import Reject
 
 BATCH_BYTES = 32 << 20  # of rows held at once
@@ -23,12 +23,15 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "TEXT")
 KEY_COLUMNS = ("key", "__key__", "image_id", "url")
 
 
-def read_parquet(uri: str, *, measure: Measure) -> Iterator[Sample]:
-    """Samples of a Parquet file, one a row, read in batches of about `BATCH_BYTES`. `offset` is the row number.
+def read_parquet(uri: str, *, check_image: ImageCheck) -> Iterator[Sample]:
+    """Read the samples of a Parquet file in batches of about `BATCH_BYTES`.
 
     Args:
-        uri: of the file.
-        measure: checks a picture.
+        uri: URI of the file.
+        check_image: function that checks an image.
+
+    Yields:
+        A sample for each row; its `offset` is the row number.
 
     Raises:
         ValueError: if there is no image column, or neither captions nor labels.
@@ -46,7 +49,7 @@ def read_parquet(uri: str, *, measure: Measure) -> Iterator[Sample]:
             row = first
             try:
                 for batch in group_batches(parquet, group, [column for column in columns.values() if column]):
-                    yield from _batch_samples(uri, row, batch, columns, measure)
+                    yield from _batch_samples(uri, row, batch, columns, check_image)
                     row += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 yield _broken_rows(uri, row, error)
@@ -54,12 +57,15 @@ def read_parquet(uri: str, *, measure: Measure) -> Iterator[Sample]:
 
 
 def group_batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of one row group, in batches of about `BATCH_BYTES`.
+    """Read a row group in batches of about `BATCH_BYTES`.
 
     Args:
         parquet: open file.
         group: number of the row group.
-        columns: that are read.
+        columns: names of the columns that are read.
+
+    Yields:
+        Batches, in the order of rows.
     """
     meta = parquet.metadata.row_group(group)
     row_bytes = meta.total_byte_size // max(1, meta.num_rows) + 1
@@ -68,14 +74,17 @@ def group_batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> It
 
 
 def image_column(uri: str, schema: pa.Schema) -> str:
-    """The path of the column of image bytes.
+    """Find the column of image bytes.
 
     Args:
-        uri: for the error.
-        schema: of the file.
+        uri: URI of the file, for the error.
+        schema: schema of the file.
+
+    Returns:
+        The column's name; "NAME.bytes" for a struct column with the field `bytes`.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the file has no such column.
     """
     for name in IMAGE_COLUMNS:
         if name not in schema.names:
@@ -87,7 +96,7 @@ def image_column(uri: str, schema: pa.Schema) -> str:
             return f"{name}.bytes"
     raise ValueError(
         f"{uri}: no column of image bytes among {schema.names}; name it one of {', '.join(IMAGE_COLUMNS)} "
-        "(the .parquet files that img2dataset leaves beside its .tar files hold no pictures: name the .tar files)"
+        "(the .parquet files that img2dataset writes beside its .tar files hold no images: name the .tar files)"
     )
 
 
@@ -110,30 +119,30 @@ def _columns(uri: str, schema: pa.Schema) -> dict[str, str | None]:
 
 
 def _batch_samples(
-    uri: str, first: int, batch: pa.RecordBatch, columns: dict[str, str | None], measure: Measure
+    uri: str, first: int, batch: pa.RecordBatch, columns: dict[str, str | None], check_image: ImageCheck
 ) -> Iterator[Sample]:
     assert columns["image"]
     images = image_values(batch, columns["image"])
     lengths = pc.binary_length(images).to_pylist()
     values = {name: _raw_list(batch, columns[name]) for name in ("captions", "labels", "key")}
-    for place in range(batch.num_rows):
-        sample = Sample(str(first + place), uri, first + place, lengths[place] or 0)
+    for index in range(batch.num_rows):
+        sample = Sample(str(first + index), uri, first + index, lengths[index] or 0)
         try:
-            key = values["key"][place]
+            key = values["key"][index]
             if isinstance(key, bytes):
                 sample.key = key.decode("utf-8", "backslashreplace") or sample.key
             elif key is not None:
                 sample.key = str(key)
-            sample.captions = texts(values["captions"][place], "captions")
-            sample.labels = label_texts(values["labels"][place])
+            sample.captions = parse_texts(values["captions"][index], "captions")
+            sample.labels = parse_labels(values["labels"][index])
         except Reject as reject:
             sample.problem = reject
-        sample.measure(measure, partial(_read_value, images, place))
+        sample.check_image(check_image, partial(_read_value, images, index))
         yield sample
 
 
-def _read_value(images: pa.Array, place: int, num_bytes: int) -> bytes:
-    return (images[place].as_py() or b"")[:num_bytes]
+def _read_value(images: pa.Array, index: int, num_bytes: int) -> bytes:
+    return (images[index].as_py() or b"")[:num_bytes]
 
 
 def _raw_list(batch: pa.RecordBatch, name: str | None) -> list:
@@ -161,28 +170,31 @@ def _binary(kind: pa.DataType) -> pa.DataType | None:
 
 
 def read_rows(uri: str, wanted: set[int]) -> dict[int, bytes | Reject]:
-    """The image column's values at the rows `wanted`, from the row groups that hold them, and no further.
+    """Read the images of some rows, from the row groups that hold them.
 
     Args:
-        uri: of the file.
-        wanted: numbers of rows.
+        uri: URI of the file.
+        wanted: row numbers.
 
     Returns:
-        Row -> the picture's bytes, or why it cannot be read.
+        Row number -> the image's bytes, or why it cannot be read.
+
+    Raises:
+        OSError: if the storage fails.
     """
     fs, path = fsspec.url_to_fs(uri)
     try:
         with fs.open(path, "rb") as file:
             parquet = pq.ParquetFile(file, buffer_size=1 << 20)
             column = image_column(uri, parquet.schema_arrow)
-            found: dict[int, bytes | Reject] = {}
+            results: dict[int, bytes | Reject] = {}
             first = 0
             for group in range(parquet.num_row_groups):
                 end = first + parquet.metadata.row_group(group).num_rows
-                if here := sorted(row for row in wanted if first <= row < end):
-                    found |= _group_rows(parquet, group, column, first=first, rows=here)
+                if rows_of_group := sorted(row for row in wanted if first <= row < end):
+                    results |= _group_rows(parquet, group, column, first=first, rows=rows_of_group)
                 first = end
-            return found
+            return results
     except FileNotFoundError:
         return {row: Reject("broken_archive", f"{uri} is gone") for row in wanted}
     except (pa.ArrowException, OSError) as error:
@@ -193,30 +205,30 @@ def read_rows(uri: str, wanted: set[int]) -> dict[int, bytes | Reject]:
 def _group_rows(
     parquet: pq.ParquetFile, group: int, column: str, *, first: int, rows: list[int]
 ) -> dict[int, bytes | Reject]:
-    found: dict[int, bytes | Reject] = {}
+    results: dict[int, bytes | Reject] = {}
     start = first
     try:
         for batch in group_batches(parquet, group, [column]):
             values = image_values(batch, column)
             for row in rows:
                 if start <= row < start + batch.num_rows:
-                    found[row] = values[row - start].as_py() or Reject("broken_archive", f"row {row} holds no picture")
+                    results[row] = values[row - start].as_py() or Reject("broken_archive", f"row {row} holds no image")
             start += batch.num_rows
             if start > rows[-1]:
                 break
     except (pa.ArrowException, OSError) as error:
         broken = _broken(f"row group {group}", error)
-        found |= {row: broken for row in rows if row not in found}
-    return found
+        results |= {row: broken for row in rows if row not in results}
+    return results
 
 
 def _broken(what: str, error: Exception) -> Reject:
-    """Arrow's errors about content carry no errno; all others are the storage's, and raised again."""
+    """A rejection for Arrow's errors about content, which have no errno; other errors are the storage's and raised."""
     if isinstance(error, OSError) and (error.errno is not None or isinstance(error, (TimeoutError, ConnectionError))):
         raise error
     return Reject("broken_archive", f"{what}: {error}")
 
 
 def _broken_rows(uri: str, row: int, error: Exception) -> Sample:
-    """One row for all that Arrow cannot read from `row` on."""
+    """One rejected sample for all rows from `row` on, which Arrow cannot read."""
     return Sample(f"#broken-{row}", uri, row, problem=_broken(f"from row {row}", error))

@@ -1,7 +1,7 @@
-"""Annotation rows plus their pictures: read by byte range, decoded and brought to one size, in a Ray Data task.
+"""Annotation rows with their images: read by byte range, decoded and resized to one size, in a Ray Data task.
 
-What cannot be decoded is not dropped and not replaced: the row gets its reason, and zeros for pixels that the
-stage behind must not look at.
+An image that cannot be decoded is not dropped and not replaced: its row gets a reason, and zeros as pixels, which the
+next stage must not use.
 """
 
 from __future__ import annotations
@@ -21,40 +21,44 @@ if TYPE_CHECKING:
 
 
 def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
-    """Rows with a place (uri, offset, nbytes) to the same rows with `pixels` uint8 (size, size, 3).
-
-    Rows whose picture cannot be read or decoded get `reason` and `detail`.
+    """Read and decode the images of rows; a row whose image cannot be read or decoded gets `reason` and `detail`.
 
     Args:
         block: rows with uri, offset, nbytes, reason and detail.
         size: S, pixels a side.
-        limits: of sides, pixels and bytes.
+        limits: limits of sides, pixels and bytes.
+
+    Returns:
+        The rows with a column `pixels`: uint8 (S, S, 3), RGB.
     """
     from ray.data.extensions import ArrowTensorArray
 
     columns = (block[name].to_pylist() for name in ("uri", "offset", "nbytes"))
     pixels = np.zeros((len(block), size, size, 3), dtype=np.uint8)
     reasons, details = block["reason"].to_pylist(), block["detail"].to_pylist()
-    for place, data in enumerate(read_bytes(*columns)):
+    for index, data in enumerate(read_bytes(*columns)):
         try:
             if isinstance(data, Reject):
                 raise data
-            pixels[place] = to_square(data, size=size, limits=limits)
+            pixels[index] = to_square(data, size=size, limits=limits)
         except Reject as reject:
-            reasons[place], details[place] = reject.reason, reject.detail
+            reasons[index], details[index] = reject.reason, reject.detail
     for name, values in (("reason", reasons), ("detail", details)):
         block = block.set_column(block.schema.get_field_index(name), name, pa.array(values, pa.string()))
     return block.append_column("pixels", ArrowTensorArray.from_numpy(pixels))
 
 
 def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
-    """Rows to rows with decoded pictures, in tasks.
+    """Add decoded images to a dataset, in tasks, as `add_pixels` does.
 
     Args:
-        dataset: rows with uri, offset and nbytes.
+        dataset: rows with uri, offset, nbytes, reason and detail.
         size: S, pixels a side.
         batch_size: rows of a task.
-        config: of the run.
+        config: configuration of the run.
+
+    Returns:
+        The dataset with a column `pixels`: uint8 (S, S, 3), RGB.
     """
     limits = config.data.limits()
 

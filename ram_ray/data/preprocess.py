@@ -3,12 +3,13 @@
     image -> RGB as it is seen -> S x S uint8   `to_square`: CPU work, without torch
                                 -> normalised    `preprocess`: on the model's device
 
-The data engine, evaluation, `Predictor`, the command line, batch tagging, HTTP and export all come through here, so an
-image has the same scores everywhere. The image is squashed to a square by Pillow's bilinear filter, as the released
-models do. A JPEG is decoded at its full size first: decoding at a fraction (JPEG draft) gives other pixels and moves
-scores, so only training uses it. A square of the model's size stays as it is: one process may prepare, another tag.
+The data engine, evaluation, `Predictor`, the command line, batch tagging, HTTP and export all use this module, so an
+image has the same scores everywhere. The image is resized to a square by Pillow's bilinear filter, as the released
+models do. A JPEG is decoded at its full size first: scaled decoding (JPEG draft) gives other pixels and changes scores,
+so only training uses it. A square of the model's size is not changed, so one process can prepare images and another
+can tag them.
 
-`as_stored` repeats the released models' own code, to compare with its figures: EXIF orientation and transparency are
+`as_stored` repeats the released models' own code, to compare with their figures: EXIF orientation and transparency are
 ignored, and grey of 16 bits is clipped to 8.
 
 Letters: B images, H x W pixels of an image, S pixels a side of the model's input.
@@ -44,8 +45,8 @@ def to_square(image: ImageLike, *, size: int, limits: Limits = LIMITS, as_stored
         image: a path or URI, the bytes of a file, a PIL image of any mode, or an array uint8 (H, W), (H, W, 3) or
             (H, W, 4): grey, RGB or RGBA.
         size: S, pixels a side.
-        limits: of files; images that are decoded already are not measured.
-        as_stored: see the module.
+        limits: limits of files; images that are already decoded are not checked.
+        as_stored: ignore EXIF orientation and transparency, as the released models do.
 
     Returns:
         uint8 (S, S, 3), RGB.
@@ -54,7 +55,7 @@ def to_square(image: ImageLike, *, size: int, limits: Limits = LIMITS, as_stored
         Reject: if the file or bytes are no usable image.
         ValueError: if a path cannot be read, or `image` is none of these.
     """
-    decoded = _decoded(image, limits)
+    decoded = _decode(image, limits)
     try:
         rgb = decoded.convert("RGB") if as_stored else as_seen(decoded)
         return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
@@ -65,13 +66,14 @@ def to_square(image: ImageLike, *, size: int, limits: Limits = LIMITS, as_stored
 
 
 def to_squares(images: Images, *, size: int, limits: Limits = LIMITS, as_stored: bool = False) -> np.ndarray:
-    """Bring one or several images to the model's size; arguments and errors are those of `to_square`.
+    """Bring an image or several to the model's size; arguments and errors are those of `to_square`.
 
     Args:
-        images: one, as of `to_square`, several, or a batch array uint8 (B, S, S, 3) of the model's size.
+        images: an image as of `to_square`, a sequence of images, or a batch array uint8 (B, S, S, 3) of the model's
+            size.
         size: S, pixels a side.
-        limits: of files; images that are decoded already are not measured.
-        as_stored: see the module.
+        limits: limits of files; images that are already decoded are not checked.
+        as_stored: ignore EXIF orientation and transparency, as the released models do.
 
     Returns:
         uint8 (B, S, S, 3), RGB. A batch array of this shape is returned as it is.
@@ -97,10 +99,10 @@ def preprocess(
     """Bring images to the model's input; arguments and errors are those of `to_squares`.
 
     Args:
-        images: one or several images.
-        config: of the model: its size and its normalisation.
-        device: where the pixels are normalised.
-        as_stored: see the module.
+        images: as of `to_squares`.
+        config: configuration of the model: its image size and its normalisation.
+        device: device on which the pixels are normalised.
+        as_stored: ignore EXIF orientation and transparency, as the released models do.
 
     Returns:
         Normalised pixels float32 (B, 3, S, S) on `device`.
@@ -113,8 +115,8 @@ def preprocess(
     return normalise(torch.from_numpy(np.ascontiguousarray(squares)).to(device), config.mean, config.std)
 
 
-def _decoded(image: ImageLike, limits: Limits) -> Image.Image:
-    """The image in its own mode, not yet turned."""
+def _decode(image: ImageLike, limits: Limits) -> Image.Image:
+    """The image in its own mode, without EXIF orientation."""
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, np.ndarray):
@@ -134,9 +136,9 @@ def _decoded(image: ImageLike, limits: Limits) -> Image.Image:
 
 
 def _read(path: str | Path, limits: Limits) -> bytes:
-    """The bytes of a file, one more than is allowed at most.
+    """The bytes of a file, at most one byte more than is allowed.
 
-    A path without a protocol is opened as it is: fsspec would read "::" and "*" in its name.
+    A path without a protocol is opened without fsspec, which would give "::" and "*" in its name a meaning.
     """
     try:
         remote = isinstance(path, str) and "://" in path

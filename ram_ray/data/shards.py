@@ -1,8 +1,8 @@
-"""Shards: what a glob matches, and a checked row for every picture in it.
+"""Shards: what a glob matches, and a checked row for every image in them.
 
-Pictures stay where they are. This stage walks each shard once and leaves one SAMPLE row a picture: where it
-lies, how large it is, its captions, or why it cannot be used. Every defect is one rejected row, and every row
-has a key of its own, so that what went in can be counted against what came out.
+Images stay in their files. Each shard is read once, and every image becomes a SAMPLE row: its location, its size, its
+captions, or why it cannot be used. Every defect is one rejected row, and every row has a unique key, so that rows in
+and rows out can be compared.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ram_ray.runtime.storage import version_of
 
 Format = Literal["tar", "parquet", "folder"]
 Info = dict[str, Any]  # what fsspec tells of a file
-HEADER_BYTES = 32 << 10  # read first; a header that is longer costs the whole picture
+HEADER_BYTES = 32 << 10  # read first; for a longer header the whole image is read
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _READERS = {"tar": read_tar, "parquet": read_parquet, "folder": read_folder}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard. Its name is a part of its own URI, so it stays the same whatever data is added."""
+    """One shard. Its name is a part of its own URI, so it does not change when other data is added."""
 
     name: str  # "FOLDER/STEM", unique over the run; letters, digits, '-', '_', '.', and '/' between the parts
     uri: str  # an absolute path, or a URI with its protocol
@@ -43,26 +43,29 @@ class Shard:
 
 
 def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
-    """The shards that paths, URIs and globs name, sorted by URI; a folder of .tar or .parquet files gives each of them.
+    """List the shards that paths, URIs and globs name; for a folder of .tar or .parquet files, each of these files.
 
-    A glob passes over files that are no shards; a file named in full must be one. A .parquet beside a .tar of
-    the same name is img2dataset's table of what it fetched, holds no pictures, and is passed over as well.
+    A glob skips files that are no shards; a file named in full must be a shard. A .parquet beside a .tar of the same
+    name is img2dataset's table of URLs, holds no images, and is skipped too.
 
     Args:
         uris: paths, URIs or globs, of any fsspec storage.
         folders: how many of the folders above a shard are a part of its name.
 
+    Returns:
+        The shards, sorted by URI.
+
     Raises:
         ValueError: if a name matches nothing, or is no shard, or its storage cannot be reached, or two shards have one
             name.
     """
-    found: dict[str, tuple[Format, Info]] = {}
+    shard_files: dict[str, tuple[Format, Info]] = {}
     for pattern in uris:
         try:
             fs, path = fsspec.url_to_fs(pattern)
-            fs.invalidate_cache()  # data may have come since
+            fs.invalidate_cache()  # files may have been added since the last listing
             entries, named = _entries(fs, path)
-        except Exception as error:  # each storage has errors of its own; all of them are the user's to mend
+        except Exception as error:  # each storage has its own errors; the user has to fix all of them
             raise ValueError(f"{pattern}: cannot be listed: {_advice(pattern, error)}") from error
         if not entries:
             raise ValueError(f"{pattern}: nothing is there; check the path, or quote a glob such as 'data/*.tar'")
@@ -72,35 +75,43 @@ def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
                 f"{pattern}: no shard among {len(entries)} match(es); use .tar, .parquet, "
                 f"or a folder that holds {CAPTIONS_FILE}, .tar or .parquet files"
             )
-        found |= {_uri(fs, path): (format, info) for path, format, info in shards}
-    if not found:
-        raise ValueError("no shards are named; give a path, a URI or a glob, such as 'data/*.tar'")
-    return make_shards(found, folders=folders)
+        shard_files |= {_uri(fs, path): (format, info) for path, format, info in shards}
+    if not shard_files:
+        raise ValueError("no shards are named; write a path, a URI or a glob, such as 'data/*.tar'")
+    return make_shards(shard_files, folders=folders)
 
 
-def make_shards(found: dict[str, tuple[Format, Info]], *, folders: int) -> list[Shard]:
-    """Shards of what lies at URIs, sorted by URI.
+def make_shards(shard_files: dict[str, tuple[Format, Info]], *, folders: int) -> list[Shard]:
+    """Name the shards at URIs.
 
     Args:
-        found: URI -> format and fsspec info.
+        shard_files: URI -> format and fsspec info.
         folders: how many of the folders above a shard are a part of its name.
 
+    Returns:
+        The shards, sorted by URI.
+
     Raises:
-        ValueError: if two have one name; it says what tells them apart.
+        ValueError: if two shards have the same name; the message says how to tell them apart.
     """
     names: dict[str, str] = {}
-    for uri in sorted(found):
+    for uri in sorted(shard_files):
         other = names.setdefault(shard_name(uri, folders=folders), uri)
         if other == uri:
             continue
-        deepest = max(one.count("/") for one in (uri, other))
+        deepest = max(path.count("/") for path in (uri, other))
         more = next(
-            (n for n in range(folders + 1, deepest) if shard_name(uri, folders=n) != shard_name(other, folders=n)), 0
+            (
+                depth
+                for depth in range(folders + 1, deepest)
+                if shard_name(uri, folders=depth) != shard_name(other, folders=depth)
+            ),
+            0,
         )
         advice = f"set data.shard_folders to {more}, so that folders above count too" if more else "rename one of them"
         raise ValueError(f"two shards are called {shard_name(uri, folders=folders)!r}: {other} and {uri}; {advice}")
     return [
-        Shard(name, uri, found[uri][0], found[uri][1].get("size"), version_of(found[uri][1]))
+        Shard(name, uri, shard_files[uri][0], shard_files[uri][1].get("size"), version_of(shard_files[uri][1]))
         for name, uri in names.items()
     ]
 
@@ -109,56 +120,62 @@ def shard_name(uri: str, *, folders: int = 1) -> str:
     """The name of the shard at a URI: the last `folders` folders above it, and its stem ("coco/00000").
 
     Args:
-        uri: of the shard.
+        uri: URI of the shard.
         folders: how many of the folders above it are a part of the name.
+
+    Returns:
+        The name; it has letters, digits, "-", "_", ".", and "/" between the parts.
     """
-    parts = [one for one in uri.partition("://")[2 if "://" in uri else 0].split("/") if one]
+    parts = [part for part in uri.partition("://")[2 if "://" in uri else 0].split("/") if part]
     stem = parts[-1].removesuffix(".tar").removesuffix(".parquet") if parts else ""
-    chosen = [*parts[:-1][-folders:], stem or "shard"] if folders else [stem or "shard"]
-    return "/".join(re.sub(r"[^A-Za-z0-9._-]", "_", one) for one in chosen)
+    name_parts = [*parts[:-1][-folders:], stem or "shard"] if folders else [stem or "shard"]
+    return "/".join(re.sub(r"[^A-Za-z0-9._-]", "_", part) for part in name_parts)
 
 
 def shard_matches(name: str, pattern: str) -> bool:
-    """Whether a glob means a shard: one with a "/" the whole name or its end, one without the stem or a folder.
+    """Whether a glob matches a shard: with a "/" its whole name or the end of it, without "/" its stem or a folder.
 
     Args:
-        name: of the shard, with its folders.
+        name: name of the shard, with its folders.
         pattern: a glob.
+
+    Returns:
+        Whether it matches.
     """
     parts = name.split("/")
     depth = pattern.count("/") + 1
     if depth > 1:
-        return any(fnmatchcase(one, pattern) for one in (name, "/".join(parts[-depth:])))
-    return any(fnmatchcase(one, pattern) for one in parts)
+        return any(fnmatchcase(candidate, pattern) for candidate in (name, "/".join(parts[-depth:])))
+    return any(fnmatchcase(part, pattern) for part in parts)
 
 
 def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header"]) -> Iterator[dict[str, Any]]:
-    """A row of `records.SAMPLE` for every picture of the shard and every defect, in bounded memory.
+    """Read a shard, in bounded memory: a row for every image and every defect.
 
-    A picture with human labels is good without captions.
+    An image with human labels needs no captions.
 
     Args:
-        shard: to be read.
-        limits: of sides, pixels and bytes.
-        check: "decode" reads pictures whole; "header" judges them by their first bytes: it sees format and size, not
-            that the end is missing.
+        shard: the shard to read.
+        limits: limits of sides, pixels and bytes.
+        check: "decode" decodes whole images; "header" checks the first bytes: format and size, but not whether the end
+            is missing.
 
     Yields:
-        Columns by name; a row that cannot be used has a reason.
+        Columns of `records.SAMPLE` by name; a row that cannot be used has a reason.
 
     Raises:
         ValueError: if a Parquet file has no image column, or neither captions nor labels.
-        OSError: if the storage fails, as opposed to what lies in it.
+        OSError: if the storage fails; a defect of the content is a rejected row.
     """
     if check not in ("decode", "header"):
         raise ValueError(f"check must be 'decode' or 'header', not {check!r}")
     used: Counter[str] = Counter()
-    measure = partial(_measure, limits=limits, check=check)
-    for sample in _READERS[shard.format](shard.uri, measure=measure):
+    check_image = partial(_check_image, limits=limits, check=check)
+    for sample in _READERS[shard.format](shard.uri, check_image=check_image):
         yield _row(shard, sample, used)
 
 
-def _measure(read: Read, nbytes: int, *, limits: Limits, check: str) -> tuple[int, int]:
+def _check_image(read: Read, nbytes: int, *, limits: Limits, check: str) -> tuple[int, int]:
     if nbytes > limits.max_bytes:
         raise Reject("too_large", f"{nbytes} bytes; data.max_bytes is {limits.max_bytes}")
     if check == "header" and nbytes > HEADER_BYTES:
@@ -202,7 +219,7 @@ def _row(shard: Shard, sample: Sample, used: Counter[str]) -> dict[str, Any]:
 
 def _entries(fs: Any, path: str) -> tuple[list[Info], bool]:
     """What a path or glob matches, and whether it was named in full."""
-    try:  # not `exists`, which also says no where the storage refuses
+    try:  # not `exists`, which is also false if the storage refuses access
         return [{**fs.info(path), "name": path}], True
     except FileNotFoundError:
         if not any(sign in path for sign in "*?["):
@@ -211,13 +228,16 @@ def _entries(fs: Any, path: str) -> tuple[list[Info], bool]:
 
 
 def recognise(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Iterator[tuple[str, Format, Info]]:
-    """(path, format, info) of the shards among files and folders, which a listing has told of.
+    """Find the shards among the files and folders of a listing.
 
     Args:
         fs: the fsspec file system of the entries.
         entries: fsspec's infos, with the whole path as `name`.
-        named: in full by the user: what is no shard is an error.
-        nested: whether the files in a folder are taken.
+        named: whether the user named the entries in full: then an entry that is no shard is an error.
+        nested: whether the files in a folder are searched.
+
+    Yields:
+        (path, format, info) of each shard.
 
     Raises:
         ValueError: if an entry is a compressed tar, or `named` and no shard.
@@ -230,7 +250,7 @@ def recognise(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Ite
             if captions:
                 yield path.rstrip("/"), "folder", captions
             elif nested:
-                inside = [one for one in fs.ls(path, detail=True) if one["type"] != "directory"]
+                inside = [entry for entry in fs.ls(path, detail=True) if entry["type"] != "directory"]
                 yield from recognise(fs, inside, named=False, nested=False)
         elif path.lower().endswith(_COMPRESSED):
             raise ValueError(

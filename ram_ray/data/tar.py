@@ -2,9 +2,9 @@
 
 Python's `tarfile.TarFile` stops at the first bad header, keeps every member in memory and reads extension
 headers of any size. So the walk from header to header is written here, on `tarfile.TarInfo`'s header parser:
-where no header can be read it looks for the next one, block by block, and gives one `Break` for what lies
-between. A sample is the members that share a name up to the first dot after the last slash (WebDataset's
-rule). Members usually lie side by side; samples that lack a part wait, within bounds, for it to come.
+where no header can be read it searches for the next header, block by block, and yields one `CorruptSpan` for the
+bytes between. A sample is the members that share a name up to the first dot after the last slash (WebDataset's
+rule). Its members are usually adjacent; an incomplete sample waits, within bounds, for its other members.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ import fsspec
 
 from ram_ray.data.formats import (
     MAX_TEXT,
-    Measure,
+    ImageCheck,
     Sample,
-    captions_of,
     decode_text,
-    joined,
-    label_texts,
+    merge_texts,
+    parse_captions,
+    parse_labels,
+    parse_texts,
     read_json,
-    texts,
 )
 from ram_ray.records import Reject
 
-PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
-TEXTS = frozenset({"txt", "json"})
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
+TEXT_EXTENSIONS = frozenset({"txt", "json"})
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 2048 * BLOCK  # bytes searched at a time for the next header
 MAX_HEADER = 1 << 20  # bytes of a pax or long-name header
-MAX_WAITING = 50_000  # samples that wait for a picture or a text further on
-_EXTENSIONS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
+MAX_WAITING = 50_000  # samples that wait for an image or a text further on
+_EXTENSION_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstandard"}
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file of the archive: its data is `nbytes` bytes from `offset`."""
+    """A regular file of the archive; its data is `nbytes` bytes from byte `offset`."""
 
     name: str
     offset: int
@@ -51,7 +51,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Break:
+class CorruptSpan:
     """Bytes `offset` to `end` of the archive, which could not be read."""
 
     offset: int
@@ -59,15 +59,18 @@ class Break:
     detail: str
 
 
-def walk(file: Any, size: int) -> Iterator[Member | Break]:
-    """The members of the tar of `size` bytes in `file`, and what is broken between them, in order.
+def walk(file: Any, size: int) -> Iterator[Member | CorruptSpan]:
+    """Walk a tar from header to header.
 
     Args:
-        file: open for reading bytes, seekable.
-        size: of the file, in bytes.
+        file: file open for reading bytes, seekable.
+        size: size of the file in bytes.
+
+    Yields:
+        The members and the corrupt spans between them, in order.
     """
     position, ended = 0, False
-    extended: dict[str, Any] = {}  # what extension headers say of the next member
+    extended: dict[str, Any] = {}  # fields of the next member, from extension headers
     while position < size:
         file.seek(position)
         block = file.read(BLOCK)
@@ -78,22 +81,24 @@ def walk(file: Any, size: int) -> Iterator[Member | Break]:
         info = _header(block)
         if info is None:
             start, position = position, _next_header(file, position + BLOCK, size)
-            yield Break(start, position, _no_header(block, start))
+            yield CorruptSpan(start, position, _describe_no_header(block, start))
             extended, ended = {}, position >= size
             continue
         data = position + BLOCK
-        nbytes = extended.get("size", info.size) if info.type not in _EXTENSIONS else info.size
-        if not (info.isreg() or info.type not in tarfile.SUPPORTED_TYPES or info.type in _EXTENSIONS):
+        nbytes = extended.get("size", info.size) if info.type not in _EXTENSION_TYPES else info.size
+        if not (info.isreg() or info.type not in tarfile.SUPPORTED_TYPES or info.type in _EXTENSION_TYPES):
             nbytes = 0  # links, folders and devices carry no data
         name = extended.get("path", info.name)
         if data + nbytes > size:
-            yield Break(position, size, f"cut inside {name[:200]!r}: {max(0, size - data)} of {nbytes} bytes are there")
+            yield CorruptSpan(
+                position, size, f"cut inside {name[:200]!r}: {max(0, size - data)} of {nbytes} bytes are there"
+            )
             return
         end = data + -(-nbytes // BLOCK) * BLOCK
-        if info.type in _EXTENSIONS and nbytes <= MAX_HEADER:
+        if info.type in _EXTENSION_TYPES and nbytes <= MAX_HEADER:
             extended |= _extension(info.type, file.read(nbytes))
-        elif info.type in _EXTENSIONS or info.type == tarfile.GNUTYPE_SPARSE or "sparse" in extended:
-            yield Break(position, end, f"a header of {nbytes} bytes or a sparse file, which is not read")
+        elif info.type in _EXTENSION_TYPES or info.type == tarfile.GNUTYPE_SPARSE or "sparse" in extended:
+            yield CorruptSpan(position, end, f"a header of {nbytes} bytes or a sparse file, which is not read")
             extended = {}
         else:
             if info.isreg():
@@ -101,17 +106,20 @@ def walk(file: Any, size: int) -> Iterator[Member | Break]:
             extended = {}
         position = end
     if not ended:
-        yield Break(size, size, "cut: the archive has no end marker" if size else "an empty file")
+        yield CorruptSpan(size, size, "cut: the archive has no end marker" if size else "an empty file")
 
 
-def read_tar(uri: str, *, measure: Measure) -> Iterator[Sample]:
-    """Samples of a tar, complete ones as soon as the next sample begins, incomplete ones in the end.
+def read_tar(uri: str, *, check_image: ImageCheck) -> Iterator[Sample]:
+    """Read the samples of a tar: complete ones as soon as the next sample begins, incomplete ones at the end.
 
-    A sample that lacks its picture or its text and lies beside a break was lost with it: the break's row counts it.
+    A sample that lacks its image or its text and lies beside a corrupt span was lost with it: the span's row counts it.
 
     Args:
-        uri: of the tar.
-        measure: checks a picture.
+        uri: URI of the tar.
+        check_image: function that checks an image.
+
+    Yields:
+        Samples; what cannot be used has a `problem`.
     """
     fs, path = fsspec.url_to_fs(uri)
     size = fs.size(path)
@@ -119,9 +127,9 @@ def read_tar(uri: str, *, measure: Measure) -> Iterator[Sample]:
         groups = _Groups(uri)
         for part in walk(file, size):
             if isinstance(part, Member):
-                yield from groups.add(part, file=file, measure=measure)
+                yield from groups.add(part, file=file, check_image=check_image)
                 continue
-            groups.touch_break()
+            groups.mark_corrupt()
             problem = Reject("broken_archive", part.detail)
             yield Sample(f"#broken-{part.offset}", uri, part.offset, part.end - part.offset, problem=problem)
         yield from groups.finish()
@@ -129,93 +137,93 @@ def read_tar(uri: str, *, measure: Measure) -> Iterator[Sample]:
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one sample, so far."""
+    """The members of one sample that were read so far."""
 
     key: str
     first: Member
     extensions: set[str] = field(default_factory=set)
-    pictures: list[Sample] = field(default_factory=list)
-    plain: list[str] = field(default_factory=list)  # captions of .txt
-    structured: list[str] = field(default_factory=list)  # captions of .json
+    images: list[Sample] = field(default_factory=list)
+    txt_captions: list[str] = field(default_factory=list)
+    json_captions: list[str] = field(default_factory=list)
     labels: list[str] | None = None
     problem: Reject | None = None  # of the texts
-    beside_break: bool = False
+    beside_corrupt: bool = False
 
     @property
-    def whole(self) -> bool:
-        return bool(self.pictures) and not TEXTS.isdisjoint(self.extensions)
+    def is_complete(self) -> bool:
+        return bool(self.images) and not TEXT_EXTENSIONS.isdisjoint(self.extensions)
 
     def add_text(self, extension: str, raw: bytes) -> None:
         try:
             if extension == "txt":
-                self.plain += texts(decode_text(raw), ".txt")
+                self.txt_captions += parse_texts(decode_text(raw), ".txt")
             else:
                 tree = read_json(raw)
-                self.structured += captions_of(tree)
-                self.labels = label_texts(tree.get("labels"))
+                self.json_captions += parse_captions(tree)
+                self.labels = parse_labels(tree.get("labels"))
         except Reject as reject:
             self.problem = reject
 
     def samples(self, uri: str) -> Iterator[Sample]:
-        """The sample, and one more for each picture too many; nothing for what a break took."""
-        if not self.whole and self.beside_break:
+        """The sample, and a rejected one for each further image; nothing if a corrupt span took a part of it."""
+        if not self.is_complete and self.beside_corrupt:
             return
-        for place, sample in enumerate(self.pictures):
-            if place:
-                sample.problem = Reject("duplicate_key", f"a second picture of {self.key[:200]!r}")
+        for index, sample in enumerate(self.images):
+            if index:
+                sample.problem = Reject("duplicate_key", f"a second image of {self.key[:200]!r}")
             else:
-                sample.captions = joined(self.plain, self.structured)
+                sample.captions = merge_texts(self.txt_captions, self.json_captions)
                 sample.labels = self.labels
                 sample.problem = sample.problem or self.problem
             yield sample
-        dotted = [one for one in self.extensions if one.rpartition(".")[2] in PICTURES]
-        if not self.pictures and (dotted or not TEXTS.isdisjoint(self.extensions)):
-            detail = f"no picture beside {self.first.name[:200]!r}"
+        dotted = [extension for extension in self.extensions if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]
+        if not self.images and (dotted or not TEXT_EXTENSIONS.isdisjoint(self.extensions)):
+            detail = f"no image beside {self.first.name[:200]!r}"
             if dotted:
-                detail += "; a WebDataset key ends at the first dot: put no other dot into a picture's name"
+                detail += "; a WebDataset key ends at the first dot: put no other dot into an image's name"
             yield Sample(self.key, uri, self.first.offset, self.first.nbytes, problem=Reject("bad_metadata", detail))
 
 
 class _Groups:
-    """Members to samples: the group being read, and those that wait for a part."""
+    """Groups members to samples: the group being read, and incomplete groups that wait for a member."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.current: _Group | None = None
         self.waiting: OrderedDict[str, _Group] = OrderedDict()
-        self.after_break = False
+        self.after_corrupt = False
 
-    def add(self, member: Member, *, file: Any, measure: Measure) -> Iterator[Sample]:
-        """Take a member; give the samples that it completes."""
+    def add(self, member: Member, *, file: Any, check_image: ImageCheck) -> Iterator[Sample]:
+        """Add a member, and yield the samples that are finished with it."""
         folder, slash, base = member.name.removeprefix("./").lstrip("/").rpartition("/")
         stem, dot, extension = base.partition(".")
         if not stem or not dot:
-            return  # by WebDataset's rule no part of a sample: README, .hidden, ._resource
+            return  # not part of a sample by WebDataset's rule: README, .hidden, ._resource
         key = (folder + slash + stem).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         extension = extension.lower()
         group = self.current
-        if group is None or group.key != key or (group.whole and extension in group.extensions):
+        if group is None or group.key != key or (group.is_complete and extension in group.extensions):
             yield from self._close()
             group = self.current = self.waiting.pop(key, None) or _Group(key, member)
-        group.beside_break |= self.after_break
-        self.after_break = False
+        group.beside_corrupt |= self.after_corrupt
+        self.after_corrupt = False
         group.extensions.add(extension)
-        if extension in PICTURES:
-            group.pictures.append(_picture(self.uri, key, member, file=file, measure=measure))
-        elif extension in TEXTS and member.nbytes > MAX_TEXT:
+        if extension in IMAGE_EXTENSIONS:
+            group.images.append(_image_sample(self.uri, key, member, file=file, check_image=check_image))
+        elif extension in TEXT_EXTENSIONS and member.nbytes > MAX_TEXT:
             group.problem = Reject("bad_metadata", f"{member.nbytes} bytes of .{extension}; the bound is {MAX_TEXT}")
-        elif extension in TEXTS:
+        elif extension in TEXT_EXTENSIONS:
             file.seek(member.offset)
             group.add_text(extension, file.read(member.nbytes))
 
-    def touch_break(self) -> None:
-        """What was read last and what comes next lie beside something broken."""
-        self.after_break = True
+    def mark_corrupt(self) -> None:
+        """Mark the group read last and the next one as beside a corrupt span."""
+        self.after_corrupt = True
         if self.current:
-            self.current.beside_break = True
+            self.current.beside_corrupt = True
 
     def finish(self) -> Iterator[Sample]:
-        """Give all that is left."""
+        """Yield the samples of all remaining groups."""
         yield from self._close()
         for group in self.waiting.values():
             yield from group.samples(self.uri)
@@ -224,7 +232,7 @@ class _Groups:
         group, self.current = self.current, None
         if group is None:
             return
-        if group.whole:
+        if group.is_complete:
             yield from group.samples(self.uri)
             return
         self.waiting[group.key] = group
@@ -232,13 +240,13 @@ class _Groups:
             yield from self.waiting.popitem(last=False)[1].samples(self.uri)
 
 
-def _picture(uri: str, key: str, member: Member, *, file: Any, measure: Measure) -> Sample:
+def _image_sample(uri: str, key: str, member: Member, *, file: Any, check_image: ImageCheck) -> Sample:
     def read(num_bytes: int) -> bytes:
         file.seek(member.offset)
         return file.read(min(num_bytes, member.nbytes))
 
     sample = Sample(key, uri, member.offset, member.nbytes)
-    sample.measure(measure, read)
+    sample.check_image(check_image, read)
     return sample
 
 
@@ -269,32 +277,32 @@ def _skip_zeros(file: Any, position: int, size: int) -> int:
     while position < size:
         file.seek(position)
         chunk = file.read(CHUNK)
-        if left := len(chunk.lstrip(b"\0")):
-            return position + (len(chunk) - left) // BLOCK * BLOCK
+        if remaining := len(chunk.lstrip(b"\0")):
+            return position + (len(chunk) - remaining) // BLOCK * BLOCK
         position += CHUNK
     return size
 
 
 def _extension(kind: bytes, raw: bytes) -> dict[str, Any]:
-    """What a long-name or pax header says of the next member: path, size, sparse."""
+    """The fields of the next member in a long-name or pax header: path, size, sparse."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": raw.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     while kind in (tarfile.XHDTYPE, b"X") and (match := re.match(rb"(\d{1,7}) ([^=]+)=", raw)):
         length = int(match[1])
         value = raw[match.end() : length - 1]
         if match[2] == b"path":
-            said["path"] = value.decode("utf-8", "surrogateescape")
+            fields["path"] = value.decode("utf-8", "surrogateescape")
         elif match[2] == b"size" and value.isdigit() and len(value) < 20:
-            said["size"] = int(value)
+            fields["size"] = int(value)
         elif match[2].startswith(b"GNU.sparse."):
-            said["sparse"] = True
+            fields["sparse"] = True
         raw = raw[max(length, match.end()) :]
-    return said
+    return fields
 
 
-def _no_header(block: bytes, start: int) -> str:
+def _describe_no_header(block: bytes, start: int) -> str:
     packed = next((name for magic, name in _COMPRESSED.items() if start == 0 and block.startswith(magic)), None)
     if packed:
-        return f"compressed with {packed}: unpack it, since pictures are read in place"
+        return f"compressed with {packed}: unpack it, since images are read in place"
     return f"no tar header at byte {start}"

@@ -1,14 +1,12 @@
-"""Regions come a picture at a time and are judged a category at a time: how they are laid out anew, and read.
+"""Move regions from files by image to files by category, and read the rows of a category.
 
-All embeddings of a run fit nowhere in one piece, and one category can hold a million. So the rows are moved once, from
-Parquet to Parquet: each task takes a part of the regions (`PART_BYTES`) and writes its rows into one file a group of
-categories, sorted by tag and key. A group is what one task decides on: one large category, or as many small ones as
-make `GROUP_ROWS` rows, so that the small ones cost one read and not one each. Everything is linear in rows, no task
-holds more than a part or a group of small categories (about 300 MB at 512 float16 numbers a crop), and a category
-larger than a group is only ever read in chunks, as often as it is needed.
+All embeddings of a run do not fit into memory, and a category can hold a million. So the rows are moved once, from
+Parquet to Parquet: each task reads a part of the regions (`PART_BYTES`) and writes a file for each group of categories,
+sorted by tag and key. A group is what a task decides on: a large category, or small ones up to `GROUP_ROWS` rows. Cost
+is linear in rows, and no task holds more than a part or a group of small categories (about 300 MB with 512 float16
+numbers a crop). A large category is only read in chunks.
 
-What is written has a name that follows from what is in it, and is there whole or not at all: work that was done before
-a run was killed is found and kept.
+File names follow from the contents, and files are written whole, so a run that was killed finds its finished work.
 """
 
 from __future__ import annotations
@@ -31,18 +29,18 @@ import pyarrow.parquet as pq
 from ram_ray.data_engine.crops import REGIONS, explode_regions
 from ram_ray.runtime.artifacts import write_bytes, write_table
 
-PART_BYTES = 128 << 20  # of Parquet that one task lays out
-GROUP_ROWS = 250_000  # of small categories that one task holds
-MIN_GROUP_ROWS = 500  # fewer are not worth a task of their own
+PART_BYTES = 128 << 20  # of Parquet that a task moves
+GROUP_ROWS = 250_000  # of small categories that a task holds
+MIN_GROUP_ROWS = 500  # least rows of a group
 CHUNK_ROWS = 16_384  # of a large category, held at once
 
-# The rows of one category, read again at each call: columns -> tables of at most CHUNK_ROWS rows.
+# Reads the rows of a category, again at each call: columns -> tables of at most CHUNK_ROWS rows.
 Chunks = Callable[[Sequence[str]], Iterator[pa.Table]]
 
 
 @dataclass(frozen=True)
 class Group:
-    """The categories that one task decides on."""
+    """The categories that a task decides on."""
 
     name: str  # follows from the tags
     tags: tuple[int, ...]
@@ -50,108 +48,129 @@ class Group:
 
     @property
     def large(self) -> bool:
-        """One category that is not held in memory."""
+        """Whether the group is a category that is only read in chunks."""
         return self.rows > GROUP_ROWS
 
 
 @dataclass(frozen=True)
 class Part:
-    """Files of IMAGE_REGIONS rows that one task lays out."""
+    """Files of IMAGE_REGIONS rows that a task moves."""
 
     name: str  # follows from the files' names
     files: tuple[str, ...]
 
 
 def list_parts(uri: str) -> list[Part]:
-    """The files of a finished stage, in the order of their names, in parts of about `PART_BYTES`."""
+    """Group the files of a finished stage into parts of about `PART_BYTES`.
+
+    Args:
+        uri: folder of IMAGE_REGIONS rows.
+
+    Returns:
+        The parts, with files in the order of their names.
+    """
     fs, root = fsspec.url_to_fs(uri)
     sizes = {name: info["size"] for name, info in sorted(fs.find(root, detail=True).items())}
     parts: list[list[str]] = []
-    room = 0
+    free_bytes = 0
     for name, size in sizes.items():
         if not name.endswith(".parquet"):
             continue
-        if not parts or size > room:
+        if not parts or size > free_bytes:
             parts.append([])
-            room = PART_BYTES
+            free_bytes = PART_BYTES
         parts[-1].append(name)
-        room -= size
-    inside = [[name.removeprefix(root) for name in files] for files in parts]
+        free_bytes -= size
+    relative = [[name.removeprefix(root) for name in files] for files in parts]
     return [
-        Part(_digest(names), tuple(fs.unstrip_protocol(one) if "://" in uri else one for one in files))
-        for names, files in zip(inside, parts, strict=True)
+        Part(_digest(names), tuple(fs.unstrip_protocol(file) if "://" in uri else file for file in files))
+        for names, files in zip(relative, parts, strict=True)
     ]
 
 
 @dataclass
-class Sizes:
-    """How many rows there are of each tag."""
+class RowCounts:
+    """Number of rows of each tag."""
 
     images: int = 0  # with regions
     rows: Counter[int] = field(default_factory=Counter)
-    said: Counter[int] = field(default_factory=Counter)  # of them, those that a caption of the image says
+    mentioned: Counter[int] = field(default_factory=Counter)  # of these, rows whose tag a caption of the image mentions
 
-    def add(self, other: Sizes) -> None:
-        """Take in what was counted elsewhere."""
+    def add(self, other: RowCounts) -> None:
+        """Add the counts of another part.
+
+        Args:
+            other: counts of other images.
+        """
         self.images += other.images
         self.rows.update(other.rows)
-        self.said.update(other.said)
+        self.mentioned.update(other.mentioned)
 
 
-def count_tags(part: Part) -> Sizes:
-    """Rows of each tag in a part; only the columns for it are read."""
-    sizes = Sizes()
+def count_tags(part: Part) -> RowCounts:
+    """Count the rows of each tag in a part; only two columns are read.
+
+    Args:
+        part: files of IMAGE_REGIONS rows.
+
+    Returns:
+        The counts.
+    """
+    counts = RowCounts()
     columns = [f"regions.list.element.{name}" for name in ("tag", "said")]
     for file in part.files:
         with fsspec.open(file, "rb") as handle:
             table = pq.ParquetFile(handle).read(columns=columns, use_threads=False)
         lists = table["regions"].combine_chunks()
-        sizes.images += int(np.count_nonzero(pc.list_value_length(lists).to_numpy(zero_copy_only=False)))
-        tags, said = (pc.struct_field(pc.list_flatten(lists), name) for name in ("tag", "said"))
-        sizes.rows.update(tags.to_pylist())
-        sizes.said.update(tags.filter(said).to_pylist())
-    return sizes
+        counts.images += int(np.count_nonzero(pc.list_value_length(lists).to_numpy(zero_copy_only=False)))
+        tags, mentioned = (pc.struct_field(pc.list_flatten(lists), name) for name in ("tag", "said"))
+        counts.rows.update(tags.to_pylist())
+        counts.mentioned.update(tags.filter(mentioned).to_pylist())
+    return counts
 
 
 def plan_groups(counts: Mapping[int, int], *, groups: int) -> list[Group]:
-    """Groups of categories, largest first.
+    """Pack categories into groups.
 
     Args:
-        counts: rows of each tag.
-        groups: how many to make, where the rows are neither too few nor too many for that.
+        counts: number of rows of each tag.
+        groups: number of groups, if their size is then between `MIN_GROUP_ROWS` and `GROUP_ROWS`.
+
+    Returns:
+        The groups, largest first.
     """
     total = sum(counts.values())
     rows = min(GROUP_ROWS, max(MIN_GROUP_ROWS, math.ceil(total / groups)))
     packed: list[tuple[list[int], int]] = []
-    for tag, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
+    for tag, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         if not packed or packed[-1][1] + count > rows:
             packed.append(([], 0))
-        tags, held = packed[-1]
-        packed[-1] = ([*tags, tag], held + count)
-    made = [Group(_digest(sorted(tags)), tuple(sorted(tags)), held) for tags, held in packed]
-    return sorted(made, key=lambda one: (-one.rows, one.tags))
+        tags, size = packed[-1]
+        packed[-1] = ([*tags, tag], size + count)
+    planned = [Group(_digest(sorted(tags)), tuple(sorted(tags)), size) for tags, size in packed]
+    return sorted(planned, key=lambda group: (-group.rows, group.tags))
 
 
-def lay_out(part: Part, *, groups: Sequence[Group], folder: str) -> None:
-    """Write the rows of a part as `folder/<group>/<part>.parquet`, sorted by tag and key; done parts are left alone.
+def write_groups(part: Part, *, groups: Sequence[Group], folder: str) -> None:
+    """Write the rows of a part as `folder/<group>/<part>.parquet`, sorted by tag and key; finished parts are skipped.
 
     Args:
         part: files of IMAGE_REGIONS rows.
-        groups: of tags, that together hold every tag.
+        groups: groups that together hold every tag.
         folder: URI, the same for all parts.
     """
-    done = f"{folder}/done/{part.name}"
-    if exists(done):
+    marker = f"{folder}/done/{part.name}"
+    if exists(marker):
         return
-    group_of = {tag: place for place, group in enumerate(groups) for tag in group.tags}
+    group_of_tag = {tag: index for index, group in enumerate(groups) for tag in group.tags}
     tables = []
     for file in part.files:
         with fsspec.open(file, "rb") as handle:
             table = pq.read_table(handle, partitioning=None)
         tables.append(explode_regions(table if "shard" in table.column_names else _with_shard(table, file)))
     rows = pa.concat_tables(tables)
-    places = np.array([group_of[tag] for tag in rows["tag"].to_pylist()], np.int64)
-    rows = rows.append_column("group", pa.array(places)).sort_by(
+    group_indices = np.array([group_of_tag[tag] for tag in rows["tag"].to_pylist()], np.int64)
+    rows = rows.append_column("group", pa.array(group_indices)).sort_by(
         [("group", "ascending"), ("tag", "ascending"), ("key", "ascending")]
     )
     edges = np.searchsorted(rows["group"].to_numpy(), np.arange(len(groups) + 1))
@@ -159,18 +178,18 @@ def lay_out(part: Part, *, groups: Sequence[Group], folder: str) -> None:
         if end > start:
             table = rows.slice(start, end - start).select(REGIONS.names)
             write_table(table, f"{folder}/{group.name}/{part.name}.parquet")
-    write_bytes(done, b"")
+    write_bytes(marker, b"")
 
 
 def categories(group: Group, *, folder: str) -> Iterator[tuple[int, Chunks]]:
-    """The categories of a group that `lay_out` wrote, each with a way to read its rows.
+    """Read the categories of a group.
 
     Args:
-        group: of tags.
-        folder: that `lay_out` wrote to.
+        group: a group that `write_groups` wrote.
+        folder: URI that `write_groups` wrote to.
 
     Yields:
-        A tag's id, and what reads its REGIONS rows in chunks.
+        A tag's id, and a function that reads its REGIONS rows in chunks.
     """
     fs, root = fsspec.url_to_fs(f"{folder}/{group.name}")
     files = sorted(name for name in fs.ls(root, detail=False) if name.endswith(".parquet"))
@@ -186,7 +205,14 @@ def categories(group: Group, *, folder: str) -> Iterator[tuple[int, Chunks]]:
 
 
 def in_memory(rows: pa.Table) -> Chunks:
-    """The chunks of a category that is at hand."""
+    """Split a category that is in memory into chunks.
+
+    Args:
+        rows: the rows of a category.
+
+    Returns:
+        A function that gives the rows in chunks.
+    """
 
     def chunks(columns: Sequence[str]) -> Iterator[pa.Table]:
         for start in range(0, len(rows), CHUNK_ROWS):
@@ -203,13 +229,14 @@ def _read(fs: Any, files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.
 
 
 def _with_shard(table: pa.Table, file: str) -> pa.Table:
-    """The column that the folder's name holds: "shard=NAME"."""
-    (shard,) = [unquote(one.removeprefix("shard=")) for one in file.split("/") if one.startswith("shard=")][-1:]
+    """Add the column `shard` from the name of the folder, "shard=NAME"."""
+    names = [name for name in file.split("/") if name.startswith("shard=")]
+    shard = unquote(names[-1].removeprefix("shard="))
     return table.append_column("shard", pa.array([shard] * len(table), pa.string()))
 
 
 def exists(uri: str) -> bool:
-    """Whether a file is there."""
+    """Whether a file exists."""
     fs, path = fsspec.url_to_fs(uri)
     return fs.exists(path)
 

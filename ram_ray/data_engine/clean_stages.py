@@ -1,12 +1,12 @@
-"""The stages of cleaning on Ray Data, one round in three steps.
+"""The stages of cleaning on Ray Data: one round in three stages.
 
-    regions    decode tasks -> RegionEmbedder actors -> a row an image: boxes, embeddings, what the tagger sees
-    removals   regions laid out by category -> FAISS k-means and the decision, a task a group of categories, the largest
-               first -> which image loses which tag, and why; samples to look at; a line a category
-    clean      annotations, joined with the removals of their own shard -> annotations
+    regions    decode tasks -> RegionEmbedder actors -> a row an image: boxes, embeddings, the tagger's probabilities
+    removals   regions grouped by category -> k-means and the decision, a task for each group of categories, the largest
+               first -> which image loses which tag and why; samples for the report; a row a category
+    clean      annotations, joined with the removals of their shard -> annotations
 
-Each step is a stage of its own with its own digest, and inside `removals` each part that is laid out and each group
-that is decided is kept, so a run that is killed goes on there.
+Each has its own digest. `removals` also keeps each part that is moved and each group that is decided, so a killed run
+goes on there.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from ram_ray.data.pixels import with_pixels
 from ram_ray.data_engine.categories import (
     Group,
     Part,
-    Sizes,
+    RowCounts,
     categories,
     count_tags,
     exists,
-    lay_out,
     list_parts,
     plan_groups,
+    write_groups,
 )
 from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals, decide
 from ram_ray.data_engine.company import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
 from ram_ray.data_engine.folds import ByPart
-from ram_ray.data_engine.on_ray import tally
+from ram_ray.data_engine.on_ray import count_annotations
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
@@ -53,27 +53,27 @@ from ram_ray.runtime.screen import print_line
 from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.data_engine import CleanConfig
 
-MAX_ABSENT = 4  # tags an image that are looked at to compare with, at most
-SAY_SECONDS = 10.0
+MAX_NEGATIVES = 4  # negatives an image, at most
+PROGRESS_SECONDS = 10.0  # between two lines
 
 
 def clean(
     run: Run,
     config: RunConfig,
     annotations: Manifest,
-    judges: Sequence[Manifest],
+    scoring_models: Sequence[Manifest],
     labels: Manifest,
     teacher: Manifest,
     *,
     round: int,
 ) -> Manifest:
-    """Remove tags that do not look like their category, and tags that the model does not see on their region.
+    """Remove tags that do not look like their category, or that the model does not see (arXiv 2306.03514, section 3.3).
 
     Args:
-        run: gets the stages' folders.
+        run: the run that gets the stages.
         config: of the run.
-        annotations: rows to clean.
-        judges: the model, or one for each part of the images, which it did not train on (`data_engine.folds`).
+        annotations: stage that wrote the ANNOTATION rows to clean.
+        scoring_models: the model, or one for each part of the images (`data_engine.folds`).
         labels: stage that built the label system.
         teacher: `represent`'s manifest, whose image encoder embeds regions.
         round: number of the round of the data engine, part of the stages' names.
@@ -83,16 +83,16 @@ def clean(
     """
     settings = config.engine.clean
     identity = {"clean": settings, "seed": config.seed, "trusted": trusts_labels(config)}
-    inputs = [annotations, *judges, labels, teacher]
+    inputs = [annotations, *scoring_models, labels, teacher]
     stage = run.stage(f"clean_{round}", kind="annotations", config=identity, inputs=inputs)
     if stage.manifest:
         return stage.manifest
-    regions = find_regions(run, config, annotations, judges, labels, teacher, round=round)
+    regions = find_regions(run, config, annotations, scoring_models, labels, teacher, round=round)
     removals = find_removals(run, config, regions, labels, round=round)
 
     def remove(block: pa.Table) -> pa.Table:
         shards = sorted(set(block["shard"].to_pylist()))
-        parts = [_removals_of(removals.path, shard) for shard in shards]
+        parts = [_read_removals(removals.path, shard) for shard in shards]
         return apply_removals(block, pa.concat_tables(parts) if parts else REMOVALS.empty_table(), round=round)
 
     annotate(
@@ -105,12 +105,20 @@ def clean(
         run=config,
         rows_in=annotations.counts["rows_out"],
     )
-    counts = tally(stage, config, labels, rows_in=annotations.counts["rows_out"])
+    counts = count_annotations(stage, config, labels, rows_in=annotations.counts["rows_out"])
     return stage.finish(**counts, removals=removals.digest)
 
 
 def samples_uri(run: Run, cleaned: Manifest) -> str:
-    """Where the samples of a finished `clean` lie (`data_engine.clean.SAMPLE_ROWS`)."""
+    """Folder of the samples of a finished `clean`.
+
+    Args:
+        run: the run that has the stage.
+        cleaned: manifest of `clean`.
+
+    Returns:
+        URI of the folder, with rows of `data_engine.clean.SAMPLE_ROWS`.
+    """
     return run.path("annotations", cleaned.stage.replace("clean", "removals"), cleaned.counts["removals"], "samples")
 
 
@@ -118,19 +126,19 @@ def find_regions(
     run: Run,
     config: RunConfig,
     annotations: Manifest,
-    judges: Sequence[Manifest],
+    scoring_models: Sequence[Manifest],
     labels: Manifest,
     teacher: Manifest,
     *,
     round: int,
 ) -> Manifest:
-    """Boxes, embeddings and agreement of every tag of every image, and of some that it does not carry.
+    """Compute boxes, embeddings and agreement of all tags of each image, and of some negatives.
 
     Args:
-        run: gets the stage's folder.
+        run: the run that gets the stage.
         config: of the run.
-        annotations: rows of the pictures.
-        judges: the model, or one for each part of the images (`data_engine.folds`).
+        annotations: stage that wrote the ANNOTATION rows of the images.
+        scoring_models: the model, or one for each part of the images (`data_engine.folds`).
         labels: stage that built the label system.
         teacher: `represent`'s manifest.
         round: number of the round of the data engine, part of the stage's name.
@@ -140,22 +148,29 @@ def find_regions(
     """
     settings, images = config.engine.clean, annotations.counts["rows_out"]
     tags = len(LabelSystem.load(label_system_uri(labels.path)))
-    absent = min(MAX_ABSENT, math.ceil(settings.absent * tags / max(1, images)))
+    num_negatives = min(MAX_NEGATIVES, math.ceil(settings.absent * tags / max(1, images)))
     identity = {
         **settings.model_dump(include={"detector", "revision", "detector_precision"}),
-        "absent": absent,
+        "absent": num_negatives,
         "seed": config.seed,
     }
-    stage = run.stage(f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, teacher])
+    stage = run.stage(
+        f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *scoring_models, teacher]
+    )
     if stage.manifest:
         return stage.manifest
-    size = judges[0].counts["image_size"]
-    options = {"absent": absent, "seed": config.seed, "teacher_revision": teacher.counts["revision"]}
+    size = scoring_models[0].counts["image_size"]
+    options = {"num_negatives": num_negatives, "seed": config.seed, "teacher_revision": teacher.counts["revision"]}
     annotate(
         stage,
         lambda dataset: with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config).map_batches(
             ByPart,
-            fn_constructor_args=(RegionEmbedder, [one.path for one in judges], teacher.counts["source"], settings),
+            fn_constructor_args=(
+                RegionEmbedder,
+                [model.path for model in scoring_models],
+                teacher.counts["source"],
+                settings,
+            ),
             fn_constructor_kwargs={**options, **predictor_options(config)},
             batch_format="numpy",
             batch_size=settings.batch_size,
@@ -170,15 +185,15 @@ def find_regions(
 
 
 def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manifest, *, round: int) -> Manifest:
-    """Per category: cluster the crops, weigh the evidence, and list which image loses the tag.
+    """Decide for each category which images lose the tag.
 
-    Leaves `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS) and
+    Writes `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS) and
     `categories/GROUP.parquet` (CATEGORIES).
 
     Args:
-        run: gets the stage's folder.
+        run: the run that gets the stage.
         config: of the run.
-        regions: stage that left IMAGE_REGIONS rows.
+        regions: stage that wrote IMAGE_REGIONS rows.
         labels: stage that built the label system.
         round: number of the round of the data engine, part of the stage's name.
 
@@ -198,8 +213,8 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
     parts, folder = list_parts(regions.path), f"{stage.work}/layout"
     groups, counts = _plan(stage, config, parts)
     decide_one = functools.partial(decide, config=settings, counts=counts, seed=seed, protected=protected)
-    _each(stage, config, parts, lambda part: lay_out(part, groups=groups, folder=folder), "parts laid out")
-    _each(
+    _run_tasks(stage, config, parts, lambda part: write_groups(part, groups=groups, folder=folder), "parts moved")
+    _run_tasks(
         stage,
         config,
         groups,
@@ -207,12 +222,19 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
         "groups of categories decided",
         num_gpus=config.resources.actor_gpus or None,
     )
-    return stage.finish(**_removal_counts(stage.path, groups))
+    return stage.finish(**_count_removals(stage.path, groups))
 
 
 def trusts_labels(config: RunConfig) -> bool:
-    """Whether human labels protect their tags: not where they are the truth that the engine itself is scored by."""
-    scored = not config.data.train or config.data.measure.on  # drawn scenes, or photos with what is hidden or planted
+    """Whether human labels protect their tags: not if they are the truth that the engine is evaluated on.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        Whether tags that a human label confirms stay.
+    """
+    scored = not config.data.train or config.data.measure.on  # drawn scenes, or hidden captions and planted tags
     return config.engine.clean.protect_labels and not scored
 
 
@@ -221,74 +243,78 @@ def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
 
     Args:
         settings: section `engine.clean`, with names of tags.
-        labels: the label system that ids are of.
+        labels: the label system of the tag ids.
+
+    Returns:
+        The ids of `settings.protected`.
 
     Raises:
-        ValueError: if one is not in the label system.
+        ValueError: if a protected tag is not in the label system.
     """
-    found = {name: labels.find(name) for name in settings.protected}
-    if unknown := [name for name, id in found.items() if id is None]:
+    ids = {name: labels.find(name) for name in settings.protected}
+    if unknown := [name for name, id in ids.items() if id is None]:
         raise ValueError(f"engine.clean.protected: no tag of the label system is called {', '.join(unknown)}")
-    return frozenset(id for id in found.values() if id is not None)
+    return frozenset(id for id in ids.values() if id is not None)
 
 
 def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> tuple[list[Group], TagCounts]:
-    """The groups of categories, largest first, and the counts of tags: as an unfinished call left them, or anew."""
+    """The groups of categories, largest first, and the counts of tags; those of an unfinished call are read again."""
     uri = f"{stage.work}/plan.json"
     if not exists(uri):
-        sizes = Sizes()
-        for found in _map(parts, count_tags, config):
-            sizes.add(found)
-        groups = plan_groups(sizes.rows, groups=config.resources.shuffle_partitions)
-        counted = {"images": sizes.images, "said": sorted(sizes.said.items())}
-        write_text(uri, json.dumps({"groups": [asdict(one) for one in groups], **counted}))
+        total = RowCounts()
+        for part_counts in _map_tasks(parts, count_tags, config):
+            total.add(part_counts)
+        groups = plan_groups(total.rows, groups=config.resources.shuffle_partitions)
+        counts = {"images": total.images, "said": sorted(total.mentioned.items())}
+        write_text(uri, json.dumps({"groups": [asdict(group) for group in groups], **counts}))
     with fsspec.open(uri, "r") as file:
         plan = json.load(file)
-    groups = [Group(one["name"], tuple(one["tags"]), one["rows"]) for one in plan["groups"]]
+    groups = [Group(group["name"], tuple(group["tags"]), group["rows"]) for group in plan["groups"]]
     return groups, TagCounts(plan["images"], dict(plan["said"]))
 
 
 def _decide_group(group: Group, *, path: str, folder: str, decide_one: Callable[..., Decision]) -> None:
-    """Decide the categories of a group; its line in `categories/` is written last and says that it is done."""
-    done = f"{path}/categories/{group.name}.parquet"
-    if exists(done):
+    """Decide the categories of a group; its file in `categories/` is written last and marks it as finished."""
+    marker = f"{path}/categories/{group.name}.parquet"
+    if exists(marker):
         return
-    found = [decide_one(chunks, tag=tag) for tag, chunks in categories(group, folder=folder)]
-    removals = pa.concat_tables([one.removals for one in found]).sort_by([("shard", "ascending"), ("key", "ascending")])
+    decisions = [decide_one(chunks, tag=tag) for tag, chunks in categories(group, folder=folder)]
+    removals = pa.concat_tables([decision.removals for decision in decisions])
+    removals = removals.sort_by([("shard", "ascending"), ("key", "ascending")])
     for shard in pc.unique(removals["shard"]).to_pylist():
         rows = removals.filter(pc.equal(removals["shard"], shard))
         write_table(rows, f"{_shard_folder(path, shard)}/{group.name}.parquet")
-    write_table(pa.concat_tables([one.samples for one in found]), f"{path}/samples/{group.name}.parquet")
-    write_table(pa.Table.from_pylist([one.category for one in found], schema=CATEGORIES), done)
+    write_table(pa.concat_tables([decision.samples for decision in decisions]), f"{path}/samples/{group.name}.parquet")
+    write_table(pa.Table.from_pylist([decision.category for decision in decisions], schema=CATEGORIES), marker)
 
 
-def _map(items: Sequence[Any], work: Callable[[Any], Any], config: RunConfig, **options: Any) -> Iterator[Any]:
-    """`work(item)` of each, a task each, started in their order; what they return, as it comes."""
+def _map_tasks(items: Sequence[Any], work: Callable[[Any], Any], config: RunConfig, **options: Any) -> Iterator[Any]:
+    """Run `work(item)` as a task for each item, started in order; results come in the order of completion."""
     import ray
 
     def run(item: Any) -> Any:  # Ray takes functions, and `work` may be a partial
         return work(item)
 
     task: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES, **options)(run)
-    waiting = [task.remote(one) for one in items]
+    waiting = [task.remote(item) for item in items]
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
         yield ray.get(ready[0])
 
 
-def _each(
+def _run_tasks(
     stage: Stage, config: RunConfig, items: Sequence[Any], work: Callable[[Any], None], what: str, **options: Any
 ) -> None:
-    """`_map` with a line now and then."""
-    said = time.monotonic()
-    for done, _ in enumerate(_map(items, work, config, **options), start=1):
-        if time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
-            print_line(f"{stage.name}: {done:,}/{len(items):,} {what}")
+    """`_map_tasks` without results, with a line of progress every `PROGRESS_SECONDS`."""
+    printed = time.monotonic()
+    for finished, _ in enumerate(_map_tasks(items, work, config, **options), start=1):
+        if time.monotonic() - printed > PROGRESS_SECONDS:
+            printed = time.monotonic()
+            print_line(f"{stage.name}: {finished:,}/{len(items):,} {what}")
 
 
-def _removal_counts(path: str, groups: Iterable[Group]) -> dict[str, int]:
-    """What the categories' lines add up to; one small row a category."""
+def _count_removals(path: str, groups: Iterable[Group]) -> dict[str, int]:
+    """Sum the CATEGORIES rows."""
     names = ("crops", "outliers", "disagreements", "protected")
     total = dict.fromkeys(("categories", "judged", *names), 0)
     for group in groups:
@@ -306,11 +332,11 @@ def _shard_folder(path: str, shard: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _removals_of(path: str, shard: str) -> pa.Table:
-    """REMOVALS rows of one shard."""
+def _read_removals(path: str, shard: str) -> pa.Table:
+    """REMOVALS rows of a shard."""
     fs, root = fsspec.url_to_fs(_shard_folder(path, shard))
     try:
-        files = sorted(one for one in fs.ls(root, detail=False) if one.endswith(".parquet"))
+        files = sorted(file for file in fs.ls(root, detail=False) if file.endswith(".parquet"))
     except FileNotFoundError:  # nothing was removed in this shard
         files = []
     parts = [REMOVALS.empty_table()]

@@ -1,21 +1,14 @@
-"""Each tag's region cut out of its picture and looked at twice: by the teacher, and by the tagger.
+"""Crop each tag's region out of its image, embed it with the teacher, and score it with the tagger.
 
-    `RegionEmbedder`   a batch of pictures -> for each tag its box, the teacher's embedding of the crop, and the
-                       tagger's probability of the tag on the crop ("agreement") and on the whole picture ("whole")
+    tags without a region  A scene or an attribute ("beach", "red") has no region, and a detector may find none. The tag
+                           is then measured on the whole image, which is scored anyway.
+    negatives              A probability alone means little: the asymmetric loss leaves negatives near 0.6, another
+                           value for each tag. So a few tags that the image does not have are drawn (by key and seed)
+                           and measured alike, for the comparison in `data_engine.doubt`.
+    shared passes          Scores of the whole image and attention boxes share an encoding. Crops of a batch go through
+                           the models together, and a box that several tags share is cropped once.
 
-Pictures end here: what goes on is one small row an image. Four choices:
-
-    tags without a place   A scene or an attribute has no region ("beach", "red"). It is judged on the whole picture and
-                           costs no pass of its own, since the whole picture is looked at anyway. So is a tag that the
-                           detector did not find.
-    tags that are absent   A probability alone says little: the asymmetric loss leaves absent tags near 0.6, another
-                           value for each tag, and a region is cut out where the tag scores best, be it there or not. So
-                           a few tags that the image does not carry are drawn (by its key and the seed), found, cut out
-                           and looked at in the same way. Over all images they say, for each tag, what its signals look
-                           like where it is absent, by which wrong is told from right (`data_engine.doubt`).
-    one encoding an image  The scores of the whole image and the boxes from attention share one pass of the encoder.
-    one look a crop        Crops of all images of the batch go through the models together, and a box that several tags
-                           share is looked at once.
+Pixels end here: the output is a small row an image.
 
 Letters: B images, S pixels, C crops, N tags, D width of an embedding.
 """
@@ -33,7 +26,7 @@ import pyarrow.compute as pc
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.generate import to_rows
 from ram_ray.detectors.make import make_detector
-from ram_ray.detectors.regions import WHOLE, Box
+from ram_ray.detectors.regions import WHOLE_IMAGE, Box
 from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import to_table
 from ram_ray.runtime.key_hash import hash_key
@@ -45,27 +38,27 @@ if TYPE_CHECKING:
     from ram_ray.inference.predictor import Predictor
     from ram_ray.models.dual_encoder import Teacher
 
-KINDS_WITH_PLACE = ("object", "action")
-SAID = (PARSED, MATCHED)  # origins of the tags that captions say
+KINDS_WITH_REGION = ("object", "action")
+CAPTION_ORIGINS = (PARSED, MATCHED)  # origins of mentioned tags
 
-# One row a tag of an image.
+# A row for each tag of an image.
 REGIONS = pa.schema(
     [
         ("key", pa.string()),
         ("shard", pa.string()),
         ("tag", pa.int32()),
-        ("carried", pa.bool_()),  # false: the image does not carry the tag, which is here to compare with
-        ("said", pa.bool_()),  # a caption says it; false where the engine added it
-        ("labelled", pa.bool_()),  # a human label of the image says so too
-        ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 as shares
-        ("score", pa.float32()),  # the detector's; 0 where it found nothing and the box is the whole picture
-        ("whole", pa.float32()),  # the tagger's probability of the tag on the whole picture
-        ("agreement", pa.float32()),  # and on the crop
-        ("others", pa.list_(pa.int32())),  # the tags that the image carries besides and a caption says
-        ("embedding", pa.binary()),  # float16 (D,), little-endian: one value a row, never boxed number by number
+        ("carried", pa.bool_()),  # false: a negative, which the image does not carry
+        ("said", pa.bool_()),  # a caption mentions the tag; false if the engine added it
+        ("labelled", pa.bool_()),  # a human label of the image confirms the tag
+        ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 as shares of the image's sides
+        ("score", pa.float32()),  # the detector's; 0 if it found no region and the box is the whole image
+        ("whole", pa.float32()),  # the tagger's probability of the tag on the whole image
+        ("agreement", pa.float32()),  # the tagger's probability of the tag on the crop
+        ("others", pa.list_(pa.int32())),  # the image's other tags that a caption mentions
+        ("embedding", pa.binary()),  # float16 (D,), little-endian
     ]
 )
-# The same rows, one an image: what a stage that resumes by `key` writes.
+# The same as a row for each image, since the stage resumes by `key`.
 IMAGE_REGIONS = pa.schema(
     [
         ("key", pa.string()),
@@ -76,7 +69,7 @@ IMAGE_REGIONS = pa.schema(
 
 
 class RegionEmbedder:
-    """Actor: pictures and their annotations -> IMAGE_REGIONS rows.
+    """Actor: images and their annotations -> IMAGE_REGIONS rows.
 
     A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns, as numpy. Rows with a `reason` and rows
     without tags get no regions.
@@ -85,14 +78,14 @@ class RegionEmbedder:
         bundle_uri: path, URI or id of the tagger.
         teacher_uri: path, URI or id of the CLIP that embeds crops.
         config: section `engine.clean`.
-        absent: tags an image that it does not carry, looked at to compare with.
-        seed: of their choice.
+        num_negatives: number of negatives of an image.
+        seed: of the choice of negatives.
         teacher_revision: commit of a Hugging Face id.
-        device: as in `Predictor.from_pretrained`, as are precision and threads.
+        device: torch device, as in `Predictor.from_pretrained`.
         precision: "fp32" or "bf16".
-        threads: of torch.
-        predictor: a tagger that is loaded already, in place of the bundle.
-        teacher: a CLIP that is loaded already.
+        threads: number of torch threads.
+        predictor: a loaded tagger, used in place of the bundle.
+        teacher: a loaded CLIP, used in place of `teacher_uri`.
     """
 
     def __init__(
@@ -101,7 +94,7 @@ class RegionEmbedder:
         teacher_uri: str,
         config: CleanConfig,
         *,
-        absent: int = 1,
+        num_negatives: int = 1,
         seed: int = 0,
         teacher_revision: str | None = None,
         device: str | None = None,
@@ -117,11 +110,11 @@ class RegionEmbedder:
         if teacher is None:
             teacher = _load_teacher(teacher_uri, teacher_revision, device)
         self.predictor, self.teacher, self.config = predictor, teacher, config
-        self.absent, self.seed = absent, seed
+        self.num_negatives, self.seed = num_negatives, seed
         self.detector = make_detector(config, predictor=predictor, device=device)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """Boxes and embeddings of the tags of a batch.
+        """Measure the tags of a batch.
 
         Args:
             batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
@@ -130,77 +123,77 @@ class RegionEmbedder:
             IMAGE_REGIONS rows; a rejected row, or one without tags, has no regions.
         """
         rows = to_rows(batch)
-        tagged = [place for place, row in enumerate(rows) if row["tags"] and not row["reason"]]
-        regions: list[list[dict[str, Any]]] = [[] for _ in rows]
+        images = [{"key": row["key"], "shard": row["shard"], "regions": []} for row in rows]
+        tagged = [index for index, row in enumerate(rows) if row["tags"] and not row["reason"]]
         if tagged:
-            found = self._look([rows[place] for place in tagged], np.stack([batch["pixels"][one] for one in tagged]))
-            for place, of_image in zip(tagged, found, strict=True):
-                regions[place] = of_image
-        pairs = zip(rows, regions, strict=True)
-        images = [{"key": row["key"], "shard": row["shard"], "regions": found} for row, found in pairs]
+            pixels = np.stack([batch["pixels"][index] for index in tagged])
+            for index, regions in zip(tagged, self._measure([rows[index] for index in tagged], pixels), strict=True):
+                images[index]["regions"] = regions
         return to_table(images, IMAGE_REGIONS)
 
-    def _look(self, rows: list[dict[str, Any]], pixels: np.ndarray) -> list[list[dict[str, Any]]]:
+    def _measure(self, rows: list[dict[str, Any]], pixels: np.ndarray) -> list[list[dict[str, Any]]]:
         """The regions of tagged images (B, S, S, 3)."""
         import torch
 
-        carried = [[tag["id"] for tag in row["tags"]] for row in rows]
-        said = [[tag["id"] for tag in row["tags"] if tag["origin"] in SAID] for row in rows]
-        absent = [self._absent(row["key"], ids) for row, ids in zip(rows, carried, strict=True)]
-        labelled = [self._labelled(row["labels"]) for row in rows]
-        # Encoded once: for the scores of the whole images, and for the boxes where attention is the detector.
+        positives = [[tag["id"] for tag in row["tags"]] for row in rows]
+        mentioned = [[tag["id"] for tag in row["tags"] if tag["origin"] in CAPTION_ORIGINS] for row in rows]
+        negatives = [self._draw_negatives(row["key"], ids) for row, ids in zip(rows, positives, strict=True)]
+        labelled = [self._label_ids(row["labels"]) for row in rows]
+        # Encoded once, for the scores of the whole images and for attention boxes.
         tokens = [self.predictor.encode(part) for part in self._parts(pixels)]
         whole = np.concatenate([self.predictor.token_probabilities(part) for part in tokens])  # (B, N)
-        asked = [[*one, *other] for one, other in zip(carried, absent, strict=True)]
-        boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else pixels, asked)
+        tag_ids = [[*ids, *negative_ids] for ids, negative_ids in zip(positives, negatives, strict=True)]
+        boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else pixels, tag_ids)
         crops = _Crops(pixels)
         regions: list[list[dict[str, Any]]] = [[] for _ in rows]
-        places: list[list[int]] = [[] for _ in rows]
-        for image, found in enumerate(boxes):
-            for id, (box, score) in found.items():
-                region: dict[str, Any] = {"tag": id, "carried": id in carried[image], "said": id in said[image]}
+        crop_indices: list[list[int]] = [[] for _ in rows]
+        for image, image_boxes in enumerate(boxes):
+            for id, (box, score) in image_boxes.items():
+                region: dict[str, Any] = {"tag": id, "carried": id in positives[image], "said": id in mentioned[image]}
                 region |= {"labelled": id in labelled[image], "box": list(box), "score": score}
-                region |= {"whole": float(whole[image, id]), "others": [one for one in said[image] if one != id]}
+                region |= {"whole": float(whole[image, id]), "others": [tag for tag in mentioned[image] if tag != id]}
                 regions[image].append(region)
-                places[image].append(crops.add(image, box))
-        self._judge(crops, whole, regions, places)
+                crop_indices[image].append(crops.add(image, box))
+        self._score_crops(crops, whole, regions, crop_indices)
         return regions
 
     def _boxes(self, images: np.ndarray | Tensor, tag_ids: list[list[int]]) -> list[dict[int, tuple[Box, float]]]:
         """The box and the detector's score of each tag of each image; `images` as in `RegionDetector.detect`."""
         labels = self.predictor.labels
-        asked = [[id for id in ids if labels[id].kind in KINDS_WITH_PLACE] for ids in tag_ids]
-        names = [[labels[id].name for id in ids] for ids in asked]
-        found = self.detector.detect(images, tags=names, tag_ids=asked)
-        best = [{one.tag_id: (one.box, one.score) for one in of_image} for of_image in found]
-        return [{id: of_image.get(id, (WHOLE, 0.0)) for id in ids} for ids, of_image in zip(tag_ids, best, strict=True)]
+        local_ids = [[id for id in ids if labels[id].kind in KINDS_WITH_REGION] for ids in tag_ids]
+        names = [[labels[id].name for id in ids] for ids in local_ids]
+        detected = self.detector.detect(images, tags=names, tag_ids=local_ids)
+        boxes = [{region.tag_id: (region.box, region.score) for region in regions} for regions in detected]
+        return [
+            {id: image_boxes.get(id, (WHOLE_IMAGE, 0.0)) for id in ids}
+            for ids, image_boxes in zip(tag_ids, boxes, strict=True)
+        ]
 
-    def _judge(
-        self, crops: _Crops, whole: np.ndarray, regions: list[list[dict[str, Any]]], places: list[list[int]]
+    def _score_crops(
+        self, crops: _Crops, whole: np.ndarray, regions: list[list[dict[str, Any]]], crop_indices: list[list[int]]
     ) -> None:
         """Add `agreement` and `embedding` to the regions."""
         embeddings = np.concatenate([self.teacher.encode_images(np.stack(part)) for part in self._parts(crops.pixels)])
-        cut = [place for place, is_whole in enumerate(crops.is_whole) if not is_whole]
-        seen = [
-            self.predictor.probabilities(np.stack([crops.pixels[one] for one in part])) for part in self._parts(cut)
+        partial = [index for index, is_whole in enumerate(crops.is_whole) if not is_whole]  # crops to score
+        parts = [
+            self.predictor.probabilities(np.stack([crops.pixels[index] for index in part]))
+            for part in self._parts(partial)
         ]
-        row_of = {place: row for row, place in enumerate(cut)}
-        probabilities = np.concatenate(seen) if seen else whole[:0]  # (C, N)
-        for image, (of_image, of_places) in enumerate(zip(regions, places, strict=True)):
-            for region, place in zip(of_image, of_places, strict=True):
-                row = whole[image] if crops.is_whole[place] else probabilities[row_of[place]]
+        probabilities = np.concatenate(parts) if parts else whole[:0]  # (C, N)
+        row_of_crop = {index: row for row, index in enumerate(partial)}
+        for image, (image_regions, indices) in enumerate(zip(regions, crop_indices, strict=True)):
+            for region, index in zip(image_regions, indices, strict=True):
+                row = whole[image] if crops.is_whole[index] else probabilities[row_of_crop[index]]
                 region["agreement"] = float(row[region["tag"]])
-                region["embedding"] = embeddings[place].astype("<f2").tobytes()
+                region["embedding"] = embeddings[index].astype("<f2").tobytes()
 
-    def _absent(self, key: str, carried: list[int]) -> list[int]:
-        """Tags that the image does not carry, the same ones whenever it is looked at."""
-        others = np.setdiff1d(np.arange(len(self.predictor.labels)), carried)
-        drawn = np.random.default_rng(hash_of(key, self.seed)).choice(
-            others, min(self.absent, len(others)), replace=False
-        )
-        return sorted(int(one) for one in drawn)
+    def _draw_negatives(self, key: str, positives: list[int]) -> list[int]:
+        """Tags that the image does not have, always the same for a key."""
+        others = np.setdiff1d(np.arange(len(self.predictor.labels)), positives)
+        rng = np.random.default_rng(hash_of(key, self.seed))
+        return sorted(int(id) for id in rng.choice(others, min(self.num_negatives, len(others)), replace=False))
 
-    def _labelled(self, names: list[str] | None) -> set[int]:
+    def _label_ids(self, names: list[str] | None) -> set[int]:
         return truth_ids(names, None, self.predictor.labels)[0] or set() if names else set()
 
     def _parts(self, values: Any) -> Iterator[Any]:
@@ -210,54 +203,65 @@ class RegionEmbedder:
 
 @functools.lru_cache(maxsize=1)
 def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher:
-    """One a process: the models of all parts of the images (`data_engine.folds`) share it."""
+    """Load the teacher once a process; the scoring models of all parts share it (`data_engine.folds`)."""
     from ram_ray.models.dual_encoder import Teacher as Loader
 
     return Loader.from_pretrained(uri, revision=revision, device=device)
 
 
 class _Crops:
-    """The crops of a batch of pictures (B, S, S, 3), each cut once."""
+    """The crops of a batch of images (B, S, S, 3), each box of an image once."""
 
-    def __init__(self, pictures: np.ndarray) -> None:
-        self.pictures = pictures
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
         self.pixels: list[np.ndarray] = []
         self.is_whole: list[bool] = []
-        self._place: dict[tuple[int, tuple[int, int, int, int]], int] = {}
+        self._indices: dict[tuple[int, tuple[int, int, int, int]], int] = {}
 
     def add(self, image: int, box: Box) -> int:
-        """The place of this crop among all."""
-        height, width = self.pictures.shape[1:3]
+        """Add a crop, and return its index among all crops."""
+        height, width = self.images.shape[1:3]
         corners = to_pixels(box, (height, width))
-        place = self._place.setdefault((image, corners), len(self.pixels))
-        if place == len(self.pixels):
-            self.pixels.append(crop(self.pictures[image], corners))
+        index = self._indices.setdefault((image, corners), len(self.pixels))
+        if index == len(self.pixels):
+            self.pixels.append(crop(self.images[image], corners))
             self.is_whole.append(corners == (0, 0, width, height))
-        return place
+        return index
 
 
 def hash_of(key: str, seed: int) -> int:
-    """64 bits that look random, the same on every machine."""
+    """Hash of a key and a seed.
+
+    Args:
+        key: of an image.
+        seed: of the run or category.
+
+    Returns:
+        0 to 2^64 - 1, evenly distributed and the same on every machine.
+    """
     return hash_key(f"{seed}/{key}", byteorder="little")
 
 
 def to_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box in shares as x0, y0, x1, y1 in pixels of a picture of (height, width), at least one pixel each way.
+    """Convert a box from shares to pixels; each side has at least a pixel.
 
     Args:
-        box: x0, y0, x1, y1 in shares of width and height, 0 to 1.
-        size: (height, width) in pixels.
+        box: x0, y0, x1, y1 as shares of width and height, 0 to 1.
+        size: (height, width) of the image in pixels.
+
+    Returns:
+        x0, y0, x1, y1 in pixels.
     """
     height, width = size
     x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     return x0, y0, max(x0 + 1, min(width, round(box[2] * width))), max(y0 + 1, min(height, round(box[3] * height)))
 
 
-def crop(picture: np.ndarray, corners: tuple[int, int, int, int]) -> np.ndarray:
-    """The part of a picture between the corners, stretched to the picture's size as in training.
+def crop(image: np.ndarray, corners: tuple[int, int, int, int]) -> np.ndarray:
+    """Crop an image, and stretch the crop to the image's size as in training.
 
     Args:
-        picture: (S, S, 3) uint8.
+        image: (S, S, 3) uint8.
         corners: x0, y0, x1, y1 in pixels.
 
     Returns:
@@ -265,15 +269,22 @@ def crop(picture: np.ndarray, corners: tuple[int, int, int, int]) -> np.ndarray:
     """
     from PIL import Image
 
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if corners == (0, 0, width, height):
-        return picture
-    # not `resize(box=)`, which blends in the pixels around the box
-    return np.asarray(Image.fromarray(picture).crop(corners).resize((width, height), Image.Resampling.BILINEAR))
+        return image
+    # not `resize(box=)`, which mixes in pixels around the box
+    return np.asarray(Image.fromarray(image).crop(corners).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def explode_regions(table: pa.Table) -> pa.Table:
-    """REGIONS rows, one a tag, of IMAGE_REGIONS rows; images without tags give none."""
+    """Turn rows of images into rows of tags.
+
+    Args:
+        table: IMAGE_REGIONS rows.
+
+    Returns:
+        REGIONS rows; an image without tags gives none.
+    """
     table = table.select(IMAGE_REGIONS.names).combine_chunks()
     lists = table["regions"].combine_chunks() if table.num_rows else pa.array([], IMAGE_REGIONS.field("regions").type)
     parents = pc.list_parent_indices(lists)
@@ -284,10 +295,10 @@ def explode_regions(table: pa.Table) -> pa.Table:
 
 
 def embeddings_of(embeddings: Sequence[bytes]) -> np.ndarray:
-    """The embeddings of REGIONS rows.
+    """Decode the embeddings of REGIONS rows.
 
     Args:
-        embeddings: of each row, float16 in little-endian bytes.
+        embeddings: for each row float16 values as little-endian bytes.
 
     Returns:
         (N, D) float32; (0, 0) without rows.
@@ -297,6 +308,6 @@ def embeddings_of(embeddings: Sequence[bytes]) -> np.ndarray:
     """
     if not embeddings:
         return np.zeros((0, 0), np.float32)
-    if len({len(one) for one in embeddings}) > 1:
+    if len({len(embedding) for embedding in embeddings}) > 1:
         raise ValueError("the embeddings have different lengths; they come from two teachers: run clean again")
     return np.frombuffer(b"".join(embeddings), "<f2").reshape(len(embeddings), -1).astype(np.float32)

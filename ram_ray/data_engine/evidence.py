@@ -1,11 +1,11 @@
-"""What scores and captions say together, counted: SCORES rows to cells of (votes, tag, bin of the score).
+"""Count scores and mentions together: SCORES rows to cells of (votes, tag, bin of the score).
 
-A picture gives a row for each tag that it has a score for, that its captions say, or that is true of it; for all other
-tags it is one of many pictures with a low score and nothing said, which the totals tell. So a block of pictures
-becomes at most a row a cell, Ray Data adds the blocks up, and what the driver holds is bounded by tags x bins.
+An image gives a row for each tag that has a score, is mentioned by its captions, or is true. For each other tag the
+image is a low score without a mention, which follows from the totals. So a block of images becomes at most a row for
+each cell, Ray Data sums the blocks, and the driver holds at most tags x bins.
 
-What a caption says counts as said unless cleaning took it out. A tag is open in a picture that does not carry it and
-from which none was removed: what could be added.
+A mention counts unless cleaning removed the tag. A tag is open on an image that neither has it nor lost it in cleaning:
+it can be added.
 
 Letters: V votes, T tags, B bins (`data_engine.calibrate`).
 """
@@ -21,43 +21,43 @@ import numpy as np
 import pyarrow as pa
 
 from ram_ray.data.ground_truth import truth_ids
-from ram_ray.data_engine.calibrate import BINS, Evidence, bin_of
+from ram_ray.data_engine.calibrate import BINS, MentionCounts, bin_of
 from ram_ray.data_engine.generate import Logits, own_logits, votes_of
 from ram_ray.label_system import LabelSystem
 
 OF_CELL = ("images", "said", "open", "judged", "known", "right")
-OF_TAG = ("once", "twice", "often")  # of pictures with several captions: how many of them say the tag
+OF_TAG = ("once", "twice", "often")  # of images with several captions: by how many of them mention the tag
 OF_ALL = ("pictures", "labelled", "truths", "had", "several", "captions")
 COUNTS = (*OF_CELL, *OF_TAG, *OF_ALL)
-CELLS = pa.schema([("cell", pa.int64()), *((name, pa.int64()) for name in COUNTS)])  # cell -1: the whole block
+CELLS = pa.schema([("cell", pa.int64()), *((name, pa.int64()) for name in COUNTS)])  # cell -1: totals of the block
 MAX_VOTES = 3
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Counts over all pictures that were looked at."""
+    """Counts over all images that were read, int64."""
 
-    images: np.ndarray  # (V, T, B) pictures; the next five are of these
-    said: np.ndarray  # captions say the tag
-    open: np.ndarray  # the tag could be added
-    judged: np.ndarray  # the truth is known: the picture carries human labels
-    known: np.ndarray  # both
-    right: np.ndarray  # ... and the tag is true
+    images: np.ndarray  # (V, T, B) images; the next five count some of these
+    said: np.ndarray  # captions mention the tag
+    open: np.ndarray  # the tag can be added
+    judged: np.ndarray  # the truth is known: the image carries human labels
+    known: np.ndarray  # open, and the truth is known
+    right: np.ndarray  # open, and the tag is true
     tags: dict[str, np.ndarray]  # OF_TAG, (T,)
     totals: dict[str, int]  # OF_ALL
 
-    def evidence(self, implied: np.ndarray) -> Evidence:
-        """What `calibrate` is asked with.
+    def mention_counts(self, implied: np.ndarray) -> MentionCounts:
+        """The input of `calibrate`.
 
         Args:
-            implied: (T,) float, of `data_engine.implied`.
+            implied: (T,) float, lower bounds of the mention rates (`data_engine.implied`).
 
         Returns:
-            The counts, with the mean number of captions of a picture.
+            The counts, with the mean number of captions of an image.
         """
         captions = self.totals["captions"] / max(1, self.totals["several"])
         once, twice, often = (self.tags[name] for name in OF_TAG)
-        return Evidence(self.images, self.said, once, twice, often, captions=captions or 1.0, implied=implied)
+        return MentionCounts(self.images, self.said, once, twice, often, captions=captions or 1.0, implied=implied)
 
 
 def count_cells(
@@ -65,35 +65,38 @@ def count_cells(
     *,
     system: LabelSystem,
     votes: int,
-    chosen: Callable[[str], bool] = lambda key: True,
+    selected: Callable[[str], bool] = lambda key: True,
     logits: Logits = own_logits,
 ) -> pa.Table:
-    """CELLS rows of a block of SCORES rows.
+    """Count the cells of a block.
 
     Args:
         block: SCORES rows.
-        system: the label system that ids are of.
-        votes: V - 1, the most generated captions that are told apart.
-        chosen: keys of the pictures to count.
-        logits: scores of a row's tags: the tagger's own, or weighed (`data_engine.weigh`).
+        system: the label system of the tag ids.
+        votes: V - 1, the highest number of votes that is distinguished.
+        selected: whether an image is counted, by its key.
+        logits: scores of a row's tags: the tagger's, or combined with co-occurrence (`data_engine.weigh`).
+
+    Returns:
+        CELLS rows, one for each cell that is not empty, and one of totals.
     """
     counter = _Counter(system, votes, logits)
     for row in block.to_pylist():
-        if not row["reason"] and chosen(row["key"]):
+        if not row["reason"] and selected(row["key"]):
             counter.add(row)
     return counter.table()
 
 
-def gather(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Cells:
-    """The sums of CELLS rows as arrays, with the pictures that gave no row put into the lowest bin.
+def gather_cells(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Cells:
+    """Sum CELLS rows to arrays; images without a row of a tag go into the tag's lowest bin.
 
     Args:
-        tables: in each, a cell stands once.
+        tables: CELLS rows; a cell is at most once in a table.
         num_tags: T.
         votes: V - 1, as of `count_cells`.
 
     Returns:
-        Arrays (V, T, B) int64 of the cells, with sums for each tag (T,) and over all.
+        The counts, with sums for each tag and over all.
     """
     shape = (votes + 1, num_tags, BINS)
     flat = {name: np.zeros(np.prod(shape), np.int64) for name in (*OF_CELL, *OF_TAG)}
@@ -112,13 +115,21 @@ def gather(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Cells:
 
 
 def mentions(row: Mapping[str, Any]) -> list[set[int]]:
-    """What each original caption of a row says, but for what cleaning took out of it."""
-    gone = {one["id"] for one in row["removed"] or []}
-    return [set(one["tags"] or []) - gone for one in row["captions"] or [] if one["origin"] == "original"]
+    """The tags that each original caption of a row mentions, without those that cleaning removed.
+
+    Args:
+        row: of ANNOTATION or SCORES.
+
+    Returns:
+        For each original caption a set of tag ids.
+    """
+    removed = {removal["id"] for removal in row["removed"] or []}
+    originals = [caption for caption in row["captions"] or [] if caption["origin"] == "original"]
+    return [set(caption["tags"] or []) - removed for caption in originals]
 
 
 class _Counter:
-    """Adds up pictures into dense counts, and gives the cells that are not empty."""
+    """Sums images to dense counts, and returns the cells that are not empty."""
 
     def __init__(self, system: LabelSystem, votes: int, logits: Logits) -> None:
         self.system, self.votes, self.logits = system, votes, logits
@@ -126,45 +137,47 @@ class _Counter:
         self.totals: Counter[str] = Counter()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One picture."""
-        gone = {one["id"] for one in row["removed"] or []}
-        have = {one["id"] for one in row["tags"] or []}
+        """Count an image, a SCORES row."""
+        removed = {removal["id"] for removal in row["removed"] or []}
+        tags = {tag["id"] for tag in row["tags"] or []}
         original = mentions(row)
-        times_said = Counter(id for one in original for id in one)
+        num_mentions = Counter(id for caption_tags in original for id in caption_tags)
         truth = truth_ids(row["labels"], None, self.system)[0]
         votes = votes_of(row)
-        places = dict(zip(row["tagger_ids"] or [], bin_of(self.logits(row)).tolist(), strict=True))
-        ids = np.array(sorted({*places, *times_said, *have, *gone, *votes, *(truth or ())}), np.int64)
+        bins = dict(zip(row["tagger_ids"] or [], bin_of(self.logits(row)).tolist(), strict=True))
+        ids = np.array(sorted({*bins, *num_mentions, *tags, *removed, *votes, *(truth or ())}), np.int64)
         vote = np.array([min(votes.get(id, 0), self.votes) for id in ids.tolist()], np.int64)
-        place = np.array([places.get(id, 0) for id in ids.tolist()], np.int64)
-        cells = (vote * len(self.system) + ids) * BINS + place
-        is_open = ~np.isin(ids, list(have | gone))
+        score_bin = np.array([bins.get(id, 0) for id in ids.tolist()], np.int64)
+        cells = (vote * len(self.system) + ids) * BINS + score_bin
+        is_open = ~np.isin(ids, list(tags | removed))
         true = np.isin(ids, list(truth or ()))
-        self._note("images", cells)
-        self._note("said", cells[np.isin(ids, list(times_said))])
-        self._note("open", cells[is_open])
+        self._append("images", cells)
+        self._append("said", cells[np.isin(ids, list(num_mentions))])
+        self._append("open", cells[is_open])
         if truth is not None:
-            self._note("judged", cells)
-            self._note("known", cells[is_open])
-            self._note("right", cells[is_open & true])
-            self.totals.update(labelled=1, truths=len(truth), had=len(truth & have))
+            self._append("judged", cells)
+            self._append("known", cells[is_open])
+            self._append("right", cells[is_open & true])
+            self.totals.update(labelled=1, truths=len(truth), had=len(truth & tags))
         if len(original) > 1:
-            times = np.minimum([times_said[id] for id in ids.tolist()], 3) if len(ids) else np.zeros(0)
+            counts = np.minimum([num_mentions[id] for id in ids.tolist()], 3) if len(ids) else np.zeros(0)
             for number, name in enumerate(OF_TAG, 1):
-                self._note(name, ids[times == number] * BINS)
+                self._append(name, ids[counts == number] * BINS)
             self.totals.update(several=1, captions=len(original))
         self.totals["pictures"] += 1
 
-    def _note(self, name: str, cells: np.ndarray) -> None:
+    def _append(self, name: str, cells: np.ndarray) -> None:
         self.counts[name].append(cells)
 
     def table(self) -> pa.Table:
-        """CELLS rows."""
+        """The counts as CELLS rows."""
         size = (self.votes + 1) * len(self.system) * BINS
-        nothing = [np.zeros(0, np.int64)]
-        dense = {name: np.bincount(np.concatenate(one or nothing), minlength=size) for name, one in self.counts.items()}
-        used = np.flatnonzero(np.any([one > 0 for one in dense.values()], axis=0))
+        empty = [np.zeros(0, np.int64)]
+        dense = {
+            name: np.bincount(np.concatenate(cells or empty), minlength=size) for name, cells in self.counts.items()
+        }
+        used = np.flatnonzero(np.any([counts > 0 for counts in dense.values()], axis=0))
         columns = {"cell": np.append(used, -1)}
-        columns |= {name: np.append(one[used], 0) for name, one in dense.items()}
+        columns |= {name: np.append(counts[used], 0) for name, counts in dense.items()}
         columns |= {name: np.append(np.zeros(len(used), np.int64), self.totals[name]) for name in OF_ALL}
         return pa.table(columns).cast(CELLS)

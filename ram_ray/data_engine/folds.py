@@ -1,7 +1,7 @@
-"""Pictures judged by models that did not see them: one actor for each part of the pictures, behind one.
+"""Score each image with the model that did not learn from its part of the images.
 
-A batch holds pictures of every part, so a worker keeps the model of each, and cuts its batches by part. That costs
-memory, and smaller batches; a picture is still looked at once.
+A batch holds images of every part, so an actor keeps the model of each part in memory and splits its batches by part. A
+scoring model sees smaller batches, and an image is scored once.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Batch = Mapping[str, np.ndarray]
 
 
 class ByPart:
-    """Actor: rows to rows, each row by the actor of its part; the order of the rows may change.
+    """Actor that passes each row to the actor of its part; the order of the rows may change.
 
     Args:
         actor: makes an actor, a function of a batch, from a bundle's URI and the other arguments.
-        bundles: number k was trained without the keys of which `part_of(key, len(bundles))` is k; a single one judges
-            every picture.
+        bundles: URIs of the scoring models; number k was trained without the keys of which
+            `part_of(key, len(bundles))` is k. A single model scores every image.
         *args: further arguments of `actor`.
         **kwargs: further arguments of `actor`.
     """
@@ -31,10 +31,17 @@ class ByPart:
     def __init__(
         self, actor: Callable[..., Callable[[Batch], pa.Table]], bundles: Sequence[str], *args: Any, **kwargs: Any
     ) -> None:
-        self.actors = [actor(one, *args, **kwargs) for one in bundles]
+        self.actors = [actor(bundle, *args, **kwargs) for bundle in bundles]
 
     def __call__(self, batch: Batch) -> pa.Table:
-        """The rows of a batch, each by the actor of its part of the images; their order may change."""
+        """Pass each row of a batch to the actor of its part.
+
+        Args:
+            batch: numpy columns, `key` among them.
+
+        Returns:
+            The rows of the actors, grouped by part.
+        """
         if len(self.actors) == 1:
             return self.actors[0](batch)
         parts = np.array([part_of(str(key), len(self.actors)) for key in batch["key"]], dtype=int)

@@ -1,18 +1,16 @@
-"""Missing tags: what the model sees in a picture that no caption says (paper, section 3.3, generation).
+"""Generation of missing tags: what the model sees on an image and no caption mentions (paper, section 3.3).
 
-Three steps, since one wants a GPU, one a parser, and what is added can only be decided when all pictures are seen:
+    `Generator`     scores tags and writes captions, on a GPU
+    `CaptionTags`   finds the tags of the generated captions, with the parser
+    `merge`         adds tags to an annotation by a threshold or by the thresholds of `data_engine.calibrate`, which
+                    need the scores of all images
 
-    `Generator`     looks at the pictures: the tagger's scores, and captions
-    `CaptionTags`   finds the tags of the captions that it wrote
-    `merge`         adds to an annotation what is likely enough, by the thresholds of `data_engine.calibrate`
+Between them travel SCORES rows, with the logits of the MAX_SCORES likeliest tags in half precision: a thousand bytes an
+image, whatever the size of the label system.
 
-Between them travel SCORES rows. A picture keeps the scores of its MAX_SCORES likeliest tags, as logits in half
-precision: a thousand bytes, whatever the size of the label system.
-
-What merging must not lose is where a tag came from. So a tag keeps its first origin (parsed, then generated
-caption, then tagger), every round starts from the original captions plus what survived the rounds before, and
-a tag that cleaning removed does not come back: it was looked at and judged, and the model that asks for it again has
-learnt from the same pictures and captions, so that its asking is no new evidence.
+A tag keeps its first origin (parsed, generated caption, tagger). Every round starts from the original captions and the
+tags that survived. A tag that cleaning removed is not added again: the model learnt from the same images and captions,
+so its score is no new evidence.
 """
 
 from __future__ import annotations
@@ -37,34 +35,34 @@ if TYPE_CHECKING:
     from ram_ray.inference.predictor import Predictor
 
 Addition = tuple[int, str, float]  # tag, origin, score
-Logits = Callable[[Mapping[str, Any]], np.ndarray]  # of a SCORES row's `tagger_ids`, (K,), in their order
+Logits = Callable[[Mapping[str, Any]], np.ndarray]  # SCORES row -> (K,) logits of its `tagger_ids`, in their order
 MAX_SCORES = 256
 
-# Annotations with what the model says of the picture, not yet merged.
+# Annotations with the captions and scores of the model, not yet merged.
 SCORES = pa.schema(
     [
         *ANNOTATION,
         ("generated", pa.list_(CAPTION)),
-        ("tagger_ids", pa.list_(pa.int32())),  # best first
+        ("tagger_ids", pa.list_(pa.int32())),  # descending by logit
         ("tagger_logits", pa.binary()),  # float16 of each, little-endian
     ]
 )
 
 
 class Generator:
-    """Actor: pictures and their annotations -> SCORES rows, whose generated captions have no tags yet.
+    """Actor: images and their annotations -> SCORES rows, whose generated captions have no tags yet.
 
-    A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns, as numpy. Rows with a `reason` pass
-    through with nothing generated.
+    A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns, as numpy. Rows with a `reason` get
+    neither captions nor scores.
 
     Args:
         bundle_uri: path, URI or id of the model.
         config: section `engine.generate`.
-        seed: of draws, with `decoding` "nucleus".
-        device: as in `Predictor.from_pretrained`, as are precision and threads.
+        seed: of sampling, with `decoding` "nucleus".
+        device: torch device, as in `Predictor.from_pretrained`.
         precision: "fp32" or "bf16".
-        threads: of torch.
-        predictor: a model that is loaded already, in place of the bundle.
+        threads: number of torch threads.
+        predictor: a loaded model, used in place of the bundle.
     """
 
     def __init__(
@@ -90,29 +88,29 @@ class Generator:
         )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
-        """Captions and scores of a batch.
+        """Write captions and scores for a batch.
 
         Args:
             batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
 
         Returns:
-            SCORES rows; rejected ones have no scores.
+            SCORES rows, in the order of the batch.
         """
         rows = to_rows(batch)
         for row in rows:
             row.update(generated=[], tagger_ids=[], tagger_logits=b"")
-        good = [place for place, row in enumerate(rows) if not row["reason"]]
-        if good:
-            self._look(np.stack([batch["pixels"][place] for place in good]), [rows[place] for place in good])
+        usable = [index for index, row in enumerate(rows) if not row["reason"]]
+        if usable:
+            self._predict(np.stack([batch["pixels"][index] for index in usable]), [rows[index] for index in usable])
         return to_table(rows, SCORES)
 
-    def _look(self, pixels: np.ndarray, rows: list[dict[str, Any]]) -> None:
-        """Add to the rows what the model says of their pictures; each picture is encoded once."""
+    def _predict(self, pixels: np.ndarray, rows: list[dict[str, Any]]) -> None:
+        """Add captions and scores to the rows of images (B, S, S, 3); each image is encoded once."""
         tokens = self.predictor.encode(pixels)
         scores = self.predictor.token_probabilities(tokens)  # (B, N)
-        for row, of_row in zip(rows, scores, strict=True):
-            ids = np.argsort(-of_row, kind="stable")[:MAX_SCORES]
-            row.update(tagger_ids=ids.tolist(), tagger_logits=to_logits(of_row[ids]).tobytes())
+        for row, row_scores in zip(rows, scores, strict=True):
+            ids = np.argsort(-row_scores, kind="stable")[:MAX_SCORES]
+            row.update(tagger_ids=ids.tolist(), tagger_logits=to_logits(row_scores[ids]).tobytes())
         guides = self.predictor.present_names(scores, threshold=self.config.threshold)
         for number in range(self.config.captions):
             seeds = [place_of(f"{self.seed}/{number}/{row['key']}") >> 1 for row in rows]
@@ -124,14 +122,14 @@ class Generator:
 
 
 class CaptionTags:
-    """SCORES rows -> the same, with the tags of the generated captions, by the run's own parser.
+    """Adds the tags of the generated captions to SCORES rows, with the parser of the run.
 
     Args:
-        parser_model: as of `process_parser`.
+        parser_model: as in `process_parser`.
         labels_uri: of the label system.
         max_caption_chars: most characters of a caption that are read.
         match: find labels by their words too, not in the parse alone.
-        parser: one that is loaded already, in place of `parser_model`.
+        parser: a loaded parser, used in place of `parser_model`.
     """
 
     def __init__(
@@ -149,77 +147,95 @@ class CaptionTags:
             parser = process_parser(parser_model, max_chars=max_caption_chars)
         self.parser = parser
         labels = LabelSystem.load(labels_uri)
-        self._find = TagFinder(labels, Matcher(labels, load_lemmas(), max_chars=max_caption_chars) if match else None)
+        self._find_tags = TagFinder(
+            labels, Matcher(labels, load_lemmas(), max_chars=max_caption_chars) if match else None
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The SCORES rows with tags and their sources in each generated caption."""
+        """Find the tags of the generated captions.
+
+        Args:
+            table: SCORES rows.
+
+        Returns:
+            SCORES rows with tags and their sources in each generated caption.
+        """
         rows = table.to_pylist()
-        captions = [one for row in rows for one in row["generated"]]
-        parsed = self.parser.parse([one["text"] for one in captions]) if captions else []
+        captions = [caption for row in rows for caption in row["generated"]]
+        parsed = self.parser.parse([caption["text"] for caption in captions]) if captions else []
         for caption, tags in zip(captions, parsed, strict=True):
-            caption["tags"], caption["sources"] = self._find(caption["text"], tags)
+            caption["tags"], caption["sources"] = self._find_tags(caption["text"], tags)
         return to_table(rows, SCORES)
 
 
 class Threshold:
-    """One probability for all tags, and what a generated caption says.
+    """Rule: the same threshold for all tags.
 
-    Of what it says everything is taken, as in the paper, or what the tagger holds likely enough itself.
+    Tags of generated captions are added as well, all of them as in the paper, or those over `caption_threshold`.
 
     Args:
-        threshold: least probability of the tagger's own tags.
-        of_caption: least probability that the tagger must give to a tag of a generated caption.
+        threshold: lowest probability of a tag of the tagger.
+        caption_threshold: lowest probability by the tagger of a tag of a generated caption.
     """
 
-    def __init__(self, threshold: float, *, of_caption: float = 0.0) -> None:
-        self.threshold, self.of_caption = threshold, of_caption
+    def __init__(self, threshold: float, *, caption_threshold: float = 0.0) -> None:
+        self.threshold, self.caption_threshold = threshold, caption_threshold
 
     def __call__(self, ids: np.ndarray, logits: np.ndarray, votes: Mapping[int, int]) -> list[Addition]:
-        """What is likely enough, the captions' tags first, then the tagger's.
+        """Select the tags to add, those of captions first, then those of the tagger.
 
         Args:
             ids: (K,) int64 tags.
-            logits: (K,) float, of these tags.
-            votes: tag -> generated captions that name it.
+            logits: (K,) float logits of these tags.
+            votes: tag -> number of generated captions that mention it.
 
         Returns:
             (tag, origin, probability) of each addition.
         """
         scores = 1 / (1 + np.exp(-logits))
         over = np.flatnonzero(is_present(scores, self.threshold))
-        likely = set(ids[is_present(scores, self.of_caption)].tolist())
-        agreed = [id for id in votes if id in likely or not self.of_caption]
-        found: list[Addition] = [(int(id), "generated_caption", 1.0) for id in agreed]
-        return found + [(int(ids[one]), "tagger", float(scores[one])) for one in over]
+        confirmed = set(ids[is_present(scores, self.caption_threshold)].tolist())
+        caption_tags = [id for id in votes if id in confirmed or not self.caption_threshold]
+        additions: list[Addition] = [(int(id), "generated_caption", 1.0) for id in caption_tags]
+        return additions + [(int(ids[index]), "tagger", float(scores[index])) for index in over]
 
 
 class Calibrated:
-    """Each tag from a score of its own on, which is lower where generated captions name it.
+    """Rule: a threshold for each tag, which is lower where generated captions mention the tag.
 
-    The score that an addition keeps is how likely it is right, whoever asked for it.
+    The score of an addition is its probability to be right.
 
     Args:
-        least: (V, T) lowest bin from which the tag is added.
-        right: (V, T, B) how likely it then is right.
+        min_bins: (V, T) int, lowest bin from which the tag is added.
+        right: (V, T, B) float, probability that an addition is right.
     """
 
-    def __init__(self, least: np.ndarray, right: np.ndarray) -> None:
-        self.least, self.right = least, right
+    def __init__(self, min_bins: np.ndarray, right: np.ndarray) -> None:
+        self.min_bins, self.right = min_bins, right
 
     def __call__(self, ids: np.ndarray, logits: np.ndarray, votes: Mapping[int, int]) -> list[Addition]:
-        """See `Threshold`; likeliest first in each of the two groups."""
-        scores = dict(zip(ids.tolist(), bin_of(logits).tolist(), strict=True))
-        found: list[Addition] = []
-        for id in dict.fromkeys([*votes, *scores]):
-            vote, place = min(votes.get(id, 0), len(self.least) - 1), scores.get(id, 0)
-            if place >= self.least[vote, id]:
+        """Select the tags to add, those of captions first, each group in descending order of the probability.
+
+        Args:
+            ids: (K,) int64 tags.
+            logits: (K,) float logits of these tags.
+            votes: tag -> number of generated captions that mention it.
+
+        Returns:
+            (tag, origin, probability) of each addition.
+        """
+        bins = dict(zip(ids.tolist(), bin_of(logits).tolist(), strict=True))
+        additions: list[Addition] = []
+        for id in dict.fromkeys([*votes, *bins]):
+            vote, score_bin = min(votes.get(id, 0), len(self.min_bins) - 1), bins.get(id, 0)
+            if score_bin >= self.min_bins[vote, id]:
                 origin = "generated_caption" if vote else "tagger"
-                found.append((id, origin, float(self.right[vote, id, place])))
-        return sorted(found, key=lambda one: (one[1] == "tagger", -one[2], one[0]))
+                additions.append((id, origin, float(self.right[vote, id, score_bin])))
+        return sorted(additions, key=lambda addition: (addition[1] == "tagger", -addition[2], addition[0]))
 
 
 def own_logits(row: Mapping[str, Any]) -> np.ndarray:
-    """The tagger's own logits of a row.
+    """The tagger's logits of a row, without co-occurrence.
 
     Args:
         row: of SCORES.
@@ -231,7 +247,7 @@ def own_logits(row: Mapping[str, Any]) -> np.ndarray:
 
 
 def from_logits(data: bytes | None) -> np.ndarray:
-    """Logits as `to_logits` stored them.
+    """Decode logits that `to_logits` encoded.
 
     Args:
         data: float16 in little-endian bytes; None: no logits.
@@ -243,34 +259,45 @@ def from_logits(data: bytes | None) -> np.ndarray:
 
 
 def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated, logits: Logits = own_logits) -> dict[str, Any]:
-    """The ANNOTATION row of a SCORES row, with what the rule adds; `row` is not changed.
+    """Add to an annotation the tags that the rule selects; `row` is not changed.
 
-    Order: the tags that were there, then the generated captions', then the tagger's. Generated captions of an
-    earlier round are replaced (the tags that they gave stay, if they survived); without new ones they are kept.
+    Order: the tags of the annotation, then those of generated captions, then those of the tagger. New generated
+    captions replace those of an earlier round, whose surviving tags stay.
 
     Args:
         row: of SCORES.
-        rule: says which tags are likely enough.
-        logits: what the rule takes for the scores: the tagger's own, or weighed (`data_engine.weigh`).
+        rule: selects the tags to add.
+        logits: logits that the rule gets: the tagger's, or combined with co-occurrence (`data_engine.weigh`).
+
+    Returns:
+        An ANNOTATION row.
     """
-    kept = {name: row[name] for name in ANNOTATION.names}
+    annotation = {name: row[name] for name in ANNOTATION.names}
     if row["reason"]:
-        return kept
-    captions = [dict(one) for one in row["captions"] or []]
+        return annotation
+    captions = [dict(caption) for caption in row["captions"] or []]
     if row["generated"]:
-        captions = [one for one in captions if one["origin"] == "original"] + [dict(one) for one in row["generated"]]
-    tags = [dict(one) for one in row["tags"] or []]
-    settled = {tag["id"] for tag in tags} | {one["id"] for one in row["removed"] or []}
+        originals = [caption for caption in captions if caption["origin"] == "original"]
+        captions = originals + [dict(caption) for caption in row["generated"]]
+    tags = [dict(tag) for tag in row["tags"] or []]
+    decided = {tag["id"] for tag in tags} | {removal["id"] for removal in row["removed"] or []}
     ids = np.array(row["tagger_ids"] or [], np.int64)
-    for tag, origin, score in rule(ids, logits(row), votes_of(row)):
-        if tag not in settled:
-            settled.add(tag)
-            tags.append({"id": tag, "origin": origin, "score": score})
-    return {**kept, "captions": captions, "tags": tags}
+    for id, origin, score in rule(ids, logits(row), votes_of(row)):
+        if id not in decided:
+            decided.add(id)
+            tags.append({"id": id, "origin": origin, "score": score})
+    return {**annotation, "captions": captions, "tags": tags}
 
 
 def votes_of(row: Mapping[str, Any]) -> dict[int, int]:
-    """Tag -> generated captions of a SCORES row that name it, in their order."""
+    """Number of generated captions that mention each tag.
+
+    Args:
+        row: of SCORES.
+
+    Returns:
+        Tag id -> number of captions, in the order of the captions.
+    """
     votes: dict[int, int] = {}
     for caption in row["generated"] or []:
         for id in dict.fromkeys(caption["tags"] or []):
@@ -279,7 +306,7 @@ def votes_of(row: Mapping[str, Any]) -> dict[int, int]:
 
 
 def to_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities to logits that are stored: finer than float16 probabilities near 1, where it matters.
+    """Encode probabilities as logits; in float16 they are finer near 1 than probabilities.
 
     Args:
         probabilities: float, 0 to 1, of any shape.
@@ -292,24 +319,31 @@ def to_logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def to_rows(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """ANNOTATION rows of a numpy batch as Ray Data gives it; other columns are left out, nulls become None.
+    """ANNOTATION rows of a numpy batch of Ray Data; other columns are dropped, nulls become None.
 
     Args:
         batch: columns by name, at least those of ANNOTATION.
 
     Returns:
-        A dict a row.
+        A dict for each row.
     """
-    columns = {name: [plain(one) for one in batch[name]] for name in ANNOTATION.names}
+    columns = {name: [to_python(value) for value in batch[name]] for name in ANNOTATION.names}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def plain(value: Any) -> Any:
-    """A nested value of a numpy batch in Python's own types; NaN, which stands for a null, becomes None."""
+def to_python(value: Any) -> Any:
+    """Convert a nested value of a numpy batch to Python types.
+
+    Args:
+        value: dict, sequence, array or scalar.
+
+    Returns:
+        The value as dicts, lists and scalars; NaN, which stands for a null, as None.
+    """
     if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
+        return {name: to_python(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(one) for one in value]
+        return [to_python(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and value != value else value

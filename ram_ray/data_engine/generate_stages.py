@@ -1,12 +1,11 @@
-"""The stages of generation on Ray Data, one round in four steps.
+"""The stages of generation on Ray Data: one round in four stages.
 
     scores       decode tasks -> Generator actors (tagger, captions) -> CaptionTags tasks (parser) -> a row an image
-    weighed      what a tag's company tells beside its score (`data_engine.weigh_stage`), where scores are calibrated
-    thresholds   scores counted by tag, on pictures that their model did not see -> thresholds.json, curve.json
+    weighed      weights of score and co-occurrence (`data_engine.weigh_stage`), where scores are calibrated
+    thresholds   calibration of each tag on images that the model did not learn from -> thresholds.json, curve.json
     generate     scores, merged by the thresholds -> annotations
 
-Each step is a stage of its own with its own digest, so a run that is killed in one goes on there, and asking for
-another precision looks at no picture again.
+Each has its own digest, so a killed run goes on at the stage where it was, and another precision needs no new scores.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from ram_ray.config import RunConfig
 from ram_ray.data.parts import Part
 from ram_ray.data.pixels import with_pixels
 from ram_ray.data_engine.calibrate import BINS, Calibration, calibrate, edge_of, thresholds
-from ram_ray.data_engine.curve import by_score, make_curve
-from ram_ray.data_engine.evidence import CELLS, MAX_VOTES, Cells, count_cells, gather
+from ram_ray.data_engine.curve import make_curve, uncalibrated_scores
+from ram_ray.data_engine.evidence import CELLS, MAX_VOTES, Cells, count_cells, gather_cells
 from ram_ray.data_engine.folds import ByPart
 from ram_ray.data_engine.generate import SCORES, Calibrated, CaptionTags, Generator, Threshold, merge, own_logits
 from ram_ray.data_engine.implied import implied_rate
-from ram_ray.data_engine.on_ray import sum_rows, tally
+from ram_ray.data_engine.on_ray import count_annotations, sum_rows
 from ram_ray.data_engine.weigh import Weigher
 from ram_ray.data_engine.weigh_stage import load_weigher, weigh
 from ram_ray.label_system import LabelSystem
@@ -50,55 +49,56 @@ ORIGINS = ("generated_caption", "tagger")  # of tags that the engine adds
 
 
 def generate(
-    run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], labels: Manifest, *, round: int
+    run: Run, config: RunConfig, annotations: Manifest, scoring_models: list[Manifest], labels: Manifest, *, round: int
 ) -> Manifest:
-    """Add the captions and tags that the model sees and no caption says (arXiv 2306.03514, section 3.3).
+    """Add captions, and tags that the model sees and no caption mentions (arXiv 2306.03514, section 3.3).
 
     Args:
-        run: gets the stages' folders.
+        run: the run that gets the stages.
         config: of the run.
-        annotations: rows to add to.
-        judges: the model, or one for each part of the pictures (`data_engine.folds`).
+        annotations: stage that wrote the ANNOTATION rows to add to.
+        scoring_models: the model, or one for each part of the images (`data_engine.folds`).
         labels: stage that built the label system.
         round: number of the round of the data engine, part of the stages' names.
 
     Returns:
-        The manifest of the annotations with what was added.
+        The manifest of the annotations with the additions.
     """
-    scores = score(run, config, annotations, judges, labels, round=round)
-    return add_likely(run, config, scores, labels, num_judges=len(judges), round=round)
+    scores = score(run, config, annotations, scoring_models, labels, round=round)
+    return add_likely(run, config, scores, labels, num_models=len(scoring_models), round=round)
 
 
 def add_likely(
-    run: Run, config: RunConfig, scores: Manifest, labels: Manifest, *, num_judges: int, round: int
+    run: Run, config: RunConfig, scores: Manifest, labels: Manifest, *, num_models: int, round: int
 ) -> Manifest:
-    """Add to each picture what its scores, and where they are calibrated its captions' tags, make likely enough.
+    """Add to each image the tags over the threshold, or over those of the calibration.
 
     Args:
-        run: gets the stages' folders.
+        run: the run that gets the stages.
         config: of the run.
-        scores: stage that left SCORES rows.
+        scores: stage that wrote SCORES rows.
         labels: stage that built the label system.
-        num_judges: number of models that scored.
+        num_models: number of scoring models.
         round: number of the round of the data engine, part of the stages' names.
 
     Returns:
-        The manifest of the annotations with what was added.
+        The manifest of the annotations with the additions.
     """
-    settings, unseen = config.engine.generate, unseen_part(config, num_judges)
+    settings, unseen = config.engine.generate, unseen_part(config, num_models)
     weighed = weigh(run, config, scores, labels, unseen=unseen, round=round) if settings.precision is not None else None
-    limits = find_thresholds(run, config, scores, weighed, labels, num_judges=num_judges, round=round)
+    calibrated = find_thresholds(run, config, scores, weighed, labels, num_models=num_models, round=round)
     identity = settings.model_dump(include={"caption_threshold"})
-    stage = run.stage(f"generate_{round}", kind="annotations", config=identity, inputs=[scores, limits, labels])
+    stage = run.stage(f"generate_{round}", kind="annotations", config=identity, inputs=[scores, calibrated, labels])
     if stage.manifest:
         return stage.manifest
-    threshold, agreed = settings.threshold, settings.caption_threshold
+    threshold, caption_threshold = settings.threshold, settings.caption_threshold
     weigher = ray.put(load_weigher(weighed)) if weighed else None
 
     def add(block: pa.Table) -> pa.Table:
-        rule = (
-            Threshold(threshold, of_caption=agreed) if threshold is not None else read_rule(f"{limits.path}/rule.npz")
-        )
+        if threshold is not None:
+            rule: Threshold | Calibrated = Threshold(threshold, caption_threshold=caption_threshold)
+        else:
+            rule = read_rule(f"{calibrated.path}/rule.npz")
         logits = ray.get(weigher) if weigher else own_logits
         return to_table([merge(row, rule=rule, logits=logits) for row in block.to_pylist()], ANNOTATION)
 
@@ -112,31 +112,37 @@ def add_likely(
         run=config,
         rows_in=scores.counts["rows_out"],
     )
-    counts = tally(stage, config, labels, rows_in=scores.counts["rows_out"], also=count_origins)
-    with fsspec.open(f"{limits.path}/curve.json", "r") as file:
+    counts = count_annotations(stage, config, labels, rows_in=scores.counts["rows_out"], also=count_origins)
+    with fsspec.open(f"{calibrated.path}/curve.json", "r") as file:
         write_text(f"{stage.path}/curve.json", file.read())
-    kept = {name: scores.counts[name] for name in ("rows_in", "rejected")}  # pictures are read, and rejected, there
-    steps = [one for one in (scores, weighed, limits) if one]
-    return stage.finish(*steps, **{**counts, **kept}, **count_added(scores.counts, counts))
+    read = {name: scores.counts[name] for name in ("rows_in", "rejected")}  # `scores` reads and rejects images
+    steps = [step for step in (scores, weighed, calibrated) if step]
+    return stage.finish(*steps, **{**counts, **read}, **count_added(scores.counts, counts))
 
 
-def unseen_part(config: RunConfig, num_judges: int) -> Part | None:
-    """The pictures that scores are calibrated on: those that their model did not see; None: all.
+def unseen_part(config: RunConfig, num_models: int) -> Part | None:
+    """The images that scores are calibrated on: those that the model did not learn from.
 
     Args:
         config: of the run.
-        num_judges: number of models that score; several score what they did not see.
+        num_models: number of scoring models; with several, each scores images that it did not learn from.
+
+    Returns:
+        The part of the images; None: all.
     """
     calibrated = config.engine.generate.precision is not None
-    return Part.share(config.engine.holdout) if num_judges == 1 and calibrated else None
+    return Part.share(config.engine.holdout) if num_models == 1 and calibrated else None
 
 
 def count_added(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]:
-    """What the round added, by origin, and, of pictures whose truth is known, how much of it is right.
+    """Count the additions of a round, and on images whose truth is known how many are right.
 
     Args:
-        before: counts of the annotations that were added to.
-        after: counts of those with what was added.
+        before: counts of the annotations without the additions.
+        after: counts of the annotations with them.
+
+    Returns:
+        Counts by name: all, by origin, right and wrong.
     """
     added = {name: after[name] - before[name] for name in ("tags", "tp", "fp")}
     origins = {f"added_{name}": after[name] - before[name] for name in ORIGINS}
@@ -144,22 +150,29 @@ def count_added(before: dict[str, Any], after: dict[str, Any]) -> dict[str, int]
 
 
 def count_origins(block: pa.Table) -> dict[str, float]:
-    """Tags of the good rows of a block that the engine added, by origin; for `annotate.sum_blocks`."""
-    good = block.filter(pc.is_null(block["reason"])).combine_chunks()
-    origins = pc.struct_field(pc.list_flatten(good["tags"]), "origin")
+    """Count the tags of a block that the engine added, by origin; for `annotate.sum_blocks`.
+
+    Args:
+        block: ANNOTATION rows; rejected rows do not count.
+
+    Returns:
+        Number of tags by origin.
+    """
+    usable = block.filter(pc.is_null(block["reason"])).combine_chunks()
+    origins = pc.struct_field(pc.list_flatten(usable["tags"]), "origin")
     return {name: pc.sum(pc.equal(origins, name)).as_py() or 0 for name in ORIGINS}
 
 
 def score(
-    run: Run, config: RunConfig, annotations: Manifest, judges: list[Manifest], labels: Manifest, *, round: int
+    run: Run, config: RunConfig, annotations: Manifest, scoring_models: list[Manifest], labels: Manifest, *, round: int
 ) -> Manifest:
-    """What the models say of every picture: captions with their tags, and the likeliest tags with their scores.
+    """Score every image: generated captions with their tags, and the likeliest tags with their scores.
 
     Args:
-        run: gets the stage's folder.
+        run: the run that gets the stage.
         config: of the run.
-        annotations: rows of the pictures.
-        judges: the model, or one for each part of the pictures (`data_engine.folds`).
+        annotations: stage that wrote the ANNOTATION rows of the images.
+        scoring_models: the model, or one for each part of the images (`data_engine.folds`).
         labels: stage that built the label system.
         round: number of the round of the data engine, part of the stage's name.
 
@@ -169,20 +182,20 @@ def score(
     settings = config.engine.generate
     identity = settings.model_dump(exclude={"precision", "caption_threshold", "batch_size"})
     identity |= {"seed": config.seed} if settings.decoding == "nucleus" else {}
-    stage = run.stage(f"scores_{round}", kind="annotations", config=identity, inputs=[annotations, *judges, labels])
+    inputs = [annotations, *scoring_models, labels]
+    stage = run.stage(f"scores_{round}", kind="annotations", config=identity, inputs=inputs)
     if stage.manifest:
         return stage.manifest
 
-    reading = {"max_caption_chars": config.labels.max_caption_chars, "match": config.labels.match}
-    read_tags = PerProcess(CaptionTags, config.labels.parser, label_system_uri(labels.path), **reading)
+    options = {"max_caption_chars": config.labels.max_caption_chars, "match": config.labels.match}
+    read_tags = PerProcess(CaptionTags, config.labels.parser, label_system_uri(labels.path), **options)
 
     def transform(dataset: Dataset) -> Dataset:
-        pixels = with_pixels(
-            dataset, size=judges[0].counts["image_size"], batch_size=settings.batch_size, config=config
-        )
+        size = scoring_models[0].counts["image_size"]
+        pixels = with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config)
         return pixels.map_batches(
             ByPart,
-            fn_constructor_args=(Generator, [one.path for one in judges], settings),
+            fn_constructor_args=(Generator, [model.path for model in scoring_models], settings),
             fn_constructor_kwargs={"seed": config.seed + round, **predictor_options(config)},
             batch_format="numpy",
             batch_size=settings.batch_size,
@@ -191,7 +204,7 @@ def score(
 
     rows_in = annotations.counts["rows_out"]
     annotate(stage, transform, source=annotations.path, schema=SCORES, run=config, rows_in=rows_in)
-    return stage.finish(**tally(stage, config, labels, rows_in=rows_in, also=count_origins))
+    return stage.finish(**count_annotations(stage, config, labels, rows_in=rows_in, also=count_origins))
 
 
 def find_thresholds(
@@ -201,27 +214,27 @@ def find_thresholds(
     weighed: Manifest | None,
     labels: Manifest,
     *,
-    num_judges: int,
+    num_models: int,
     round: int,
 ) -> Manifest:
-    """What each tag must score to be added, and what could be added at all: `thresholds.json` and `curve.json`.
+    """Calibrate the threshold of each tag, and write `thresholds.json` and `curve.json`.
 
-    Counted are the pictures that their model did not see: all, where there is a model for each part; else those of
-    `engine.holdout`, or all where nothing is calibrated.
+    Images that the model did not learn from are counted: all, if each part has a scoring model; else those of
+    `engine.holdout`, or all if nothing is calibrated.
 
     Args:
-        run: gets the stage's folder.
+        run: the run that gets the stage.
         config: of the run.
-        scores: stage that left SCORES rows.
-        weighed: of `weigh_stage`, where scores are calibrated; the scores are then the weighed ones.
+        scores: stage that wrote SCORES rows.
+        weighed: stage of `weigh_stage`, whose logits are then the scores; None: nothing is calibrated.
         labels: stage that built the label system.
-        num_judges: number of models that scored, see `generate`.
+        num_models: number of scoring models, see `generate`.
         round: number of the round of the data engine, part of the stage's name.
 
     Returns:
         The stage's manifest.
     """
-    settings, part = config.engine.generate, unseen_part(config, num_judges)
+    settings, part = config.engine.generate, unseen_part(config, num_models)
     identity = {"precision": settings.precision, "holdout": config.engine.holdout if part else None}
     inputs = [scores, labels, *([weighed] if weighed else [])]
     stage = run.stage(f"thresholds_{round}", kind="annotations", config=identity, inputs=inputs)
@@ -230,90 +243,90 @@ def find_thresholds(
     system = LabelSystem.load(label_system_uri(labels.path))
     weigher = load_weigher(weighed) if weighed else None
     cells = read_cells(scores.path, config=config, system=system, part=part, weigher=weigher)
-    curve: dict[str, Any] = {"held_out": part is not None or num_judges > 1, **cells.totals}
+    curve: dict[str, Any] = {"held_out": part is not None or num_models > 1, **cells.totals}
     if settings.precision is None or weigher is None:
-        write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": make_curve(cells, by_score(cells))}))
+        points = make_curve(cells, uncalibrated_scores(cells))
+        write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
         return stage.finish(images=cells.totals["pictures"])
-    found = calibrate(cells.evidence(implied_rate(weigher.company.pairs)))
-    least = thresholds(found, cells.open, precision=settings.precision)
-    points = make_curve(cells, found.right, right=found.right)
+    calibration = calibrate(cells.mention_counts(implied_rate(weigher.co_occurrence.pairs)))
+    min_bins = thresholds(calibration, cells.open, precision=settings.precision)
+    points = make_curve(cells, calibration.right, right=calibration.right)
     write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
-    lines = tag_lines(cells, found, least, system)
-    table = {"vote_odds": found.vote.tolist(), "weights": asdict(weigher.weights), "tags": lines}
+    rows = threshold_rows(cells, calibration, min_bins, system)
+    table = {"vote_odds": calibration.vote_odds.tolist(), "weights": asdict(weigher.weights), "tags": rows}
     write_text(f"{stage.path}/thresholds.json", json.dumps(table, indent=1))
-    write_rule(f"{stage.path}/rule.npz", least, found.right)
-    reached = sum(line["thresholds"] != [None] * len(found.vote) for line in lines)
-    return stage.finish(images=cells.totals["pictures"], calibrated=len(lines), reached=reached)
+    write_rule(f"{stage.path}/rule.npz", min_bins, calibration.right)
+    reached = sum(row["thresholds"] != [None] * len(calibration.vote_odds) for row in rows)
+    return stage.finish(images=cells.totals["pictures"], calibrated=len(rows), reached=reached)
 
 
 def read_cells(
     path: str, *, config: RunConfig, system: LabelSystem, part: Part | None, weigher: Weigher | None = None
 ) -> Cells:
-    """SCORES rows at `path`, counted; of one part of the pictures, or of all; by their own scores, or weighed ones.
+    """Count SCORES rows by votes, tag and score.
 
     Args:
         path: folder of SCORES rows.
         config: of the run.
-        system: the label system that ids are of.
-        part: of the pictures, that is counted; None: all.
-        weigher: gives the scores; None: the tagger's own.
+        system: the label system of the tag ids.
+        part: part of the images that is counted; None: all.
+        weigher: computes the scores; None: the tagger's.
+
+    Returns:
+        The counts.
     """
     votes = min(config.engine.generate.captions, MAX_VOTES)
-    reference, weighing = ray.put(system), ray.put(weigher) if weigher else None
+    system_ref, weigher_ref = ray.put(system), ray.put(weigher) if weigher else None
 
     def count(block: pa.Table) -> pa.Table:
-        chosen = part.holds if part else lambda key: True
-        logits = ray.get(weighing) if weighing else own_logits
-        return count_cells(block, system=ray.get(reference), votes=votes, chosen=chosen, logits=logits)
+        selected = part.holds if part else lambda key: True
+        logits = ray.get(weigher_ref) if weigher_ref else own_logits
+        return count_cells(block, system=ray.get(system_ref), votes=votes, selected=selected, logits=logits)
 
-    return gather(sum_rows(read_rows(path, run=config), count, CELLS, config=config), num_tags=len(system), votes=votes)
+    tables = sum_rows(read_rows(path, run=config), count, CELLS, config=config)
+    return gather_cells(tables, num_tags=len(system), votes=votes)
 
 
-def tag_lines(cells: Cells, found: Calibration, least: np.ndarray, system: LabelSystem) -> list[dict[str, Any]]:
-    """A line a tag for people: what it was calibrated on, its say rate, and thresholds of its weighed score.
+def threshold_rows(
+    cells: Cells, calibration: Calibration, min_bins: np.ndarray, system: LabelSystem
+) -> list[dict[str, Any]]:
+    """The rows of `thresholds.json`: how many images mention each tag, its mention rate, and its thresholds.
 
-    `thresholds`, as probabilities, has one for each number of generated captions that name the tag, from none on;
-    null: never added.
+    `thresholds`, as probabilities, has a value for each number of votes, from 0 on; null: never added.
 
     Args:
-        cells: counts of pictures.
-        found: how likely an addition is right, in each cell.
-        least: (V, T) int, the lowest bin from which the tag is added.
-        system: the label system that ids are of.
+        cells: counts of images.
+        calibration: estimates for each tag.
+        min_bins: (V, T) int, lowest bin from which the tag is added.
+        system: the label system of the tag ids.
 
     Returns:
         JSON values: id, tag, kind, said, rate and thresholds of each tag.
     """
-    chances = 1 / (1 + np.exp(-edge_of(least)))  # (V, T)
-    chances[least == 0] = 0.0  # the lowest bin has no lower end
-    lines = []
+    probabilities = 1 / (1 + np.exp(-edge_of(min_bins)))  # (V, T)
+    probabilities[min_bins == 0] = 0.0  # the lowest bin has no lower end
+    rows = []
     for tag, label in enumerate(system.labels):
-        limits = [
-            None if least[vote, tag] >= BINS else round(float(chances[vote, tag]), 4) for vote in range(len(least))
+        tag_thresholds = [
+            None if bins[tag] >= BINS else round(float(values[tag]), 4)
+            for bins, values in zip(min_bins, probabilities, strict=True)
         ]
-        lines.append(
-            {
-                "id": tag,
-                "tag": label.name,
-                "kind": label.kind,
-                "said": int(cells.said[:, tag].sum()),
-                "rate": round(float(found.rate[tag]), 4),
-                "thresholds": limits,
-            }
-        )
-    return lines
+        row = {"id": tag, "tag": label.name, "kind": label.kind, "said": int(cells.said[:, tag].sum())}
+        rate = round(float(calibration.mention_rate[tag]), 4)
+        rows.append({**row, "rate": rate, "thresholds": tag_thresholds})
+    return rows
 
 
-def write_rule(uri: str, least: np.ndarray, right: np.ndarray) -> None:
-    """Keep what `generate` merges by.
+def write_rule(uri: str, min_bins: np.ndarray, right: np.ndarray) -> None:
+    """Write the rule that `generate` merges by.
 
     Args:
         uri: of the .npz file.
-        least: (V, T) int, the lowest bin from which the tag is added.
-        right: (V, T, B) float, how likely it then is right.
+        min_bins: (V, T) int, lowest bin from which the tag is added.
+        right: (V, T, B) float, probability that an addition is right.
     """
     data = io.BytesIO()
-    np.savez_compressed(data, least=least.astype(np.int32), right=right.astype(np.float32))
+    np.savez_compressed(data, least=min_bins.astype(np.int32), right=right.astype(np.float32))
     fs, path = fsspec.url_to_fs(uri)
     make_folder(fs, fs._parent(path))
     fs.pipe_file(path, data.getvalue())
@@ -321,6 +334,13 @@ def write_rule(uri: str, least: np.ndarray, right: np.ndarray) -> None:
 
 @functools.lru_cache(maxsize=2)
 def read_rule(uri: str) -> Calibrated:
-    """What `write_rule` kept."""
+    """Read the rule that `write_rule` wrote.
+
+    Args:
+        uri: of the .npz file.
+
+    Returns:
+        The rule.
+    """
     with fsspec.open(uri, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
         return Calibrated(arrays["least"], arrays["right"])

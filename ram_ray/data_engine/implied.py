@@ -1,11 +1,14 @@
-"""How often captions say a tag that another of their words implies: a bound on its say rate that needs no picture.
+"""A lower bound of a tag's mention rate from the captions alone, for taggers without sure scores.
 
-Who writes "surfboard" sees a wave, and says so or not. So the share of the captions with "surfboard" that say "wave" is
-at most the share of pictures of waves whose captions say it, and the most telling of all other tags gives the highest
-bound. A weak tagger is sure of nothing and bounds the say rate badly; captions are not weak. Where tags keep no
-company, as in scenes drawn at random, the bound is low and changes nothing.
+Captions with "surfboard" show a wave, mentioned or not. So the share of the captions with "surfboard" that mention
+"wave" is at most the mention rate of "wave" on these images:
 
-A name that shares a word with another ("player", "football player") is no witness: the caption said both at once.
+    bound(t) = max over u of (n(u, t) + A n(t) / n) / (n(u) + A)
+
+with n(.) the images whose captions mention the tags. Where tags do not occur together, the bound is low and has no
+effect. A name that shares a word with another ("player", "football player") gives no bound: one phrase mentions both.
+
+Letters: T tags.
 """
 
 from __future__ import annotations
@@ -14,25 +17,25 @@ import numpy as np
 
 from ram_ray.data_engine.pairs import Pairs
 
-LEAST = 30  # pictures that say the tag that implies
-SMOOTHING = 10.0  # pictures' worth of the tag's share of all pictures
+MIN_IMAGES = 30  # least n(u)
+SMOOTHING = 10.0  # A, in images
 
 
 def implied_rate(pairs: Pairs) -> np.ndarray:
-    """The highest bound on each tag's say rate.
+    """The highest lower bound of each tag's mention rate.
 
     Args:
-        pairs: of tags that captions say together.
+        pairs: counts of tags that captions mention together.
 
     Returns:
-        (T,) float64; 0 without any.
+        (T,) float64; 0 without a bound.
     """
-    num_tags, said = pairs.num_tags, pairs.said().sum(axis=1)
-    one = np.repeat(np.arange(num_tags), np.diff(pairs.starts))
-    kin = np.repeat(np.arange(num_tags), np.diff(pairs.kin_starts)) * num_tags + pairs.kin
-    keep = (said[one] >= LEAST) & ~np.isin(one * num_tags + pairs.other, kin)
-    one, other, count = one[keep], pairs.other[keep], pairs.inside[keep].sum(axis=1)
-    share = (count + SMOOTHING * said[other] / max(pairs.pictures.sum(), 1)) / (said[one] + SMOOTHING)
+    num_tags, num_images = pairs.num_tags, pairs.tag_counts().sum(axis=1)
+    tag = np.repeat(np.arange(num_tags), np.diff(pairs.starts))
+    excluded = np.repeat(np.arange(num_tags), np.diff(pairs.kin_starts)) * num_tags + pairs.kin
+    valid = (num_images[tag] >= MIN_IMAGES) & ~np.isin(tag * num_tags + pairs.other, excluded)
+    tag, other, count = tag[valid], pairs.other[valid], pairs.inside[valid].sum(axis=1)
+    share = (count + SMOOTHING * num_images[other] / max(pairs.pictures.sum(), 1)) / (num_images[tag] + SMOOTHING)
     bound = np.zeros(num_tags)
     np.maximum.at(bound, other, share)
     return bound

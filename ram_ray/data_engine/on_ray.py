@@ -1,4 +1,4 @@
-"""What the engine's stages share on Ray Data: sums over rows, and the counts of a stage at its end."""
+"""Counting on Ray Data for the stages of the data engine: sums over rows, and the counts of a stage's annotations."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Count = Callable[[pa.Table], dict[str, float]]
 def sum_rows(
     rows: Dataset, count: Callable[[pa.Table], pa.Table], schema: pa.Schema, *, config: RunConfig
 ) -> Iterator[pa.Table]:
-    """The rows that `count` makes of blocks, added up by their first column; each value of it comes once.
+    """Sum the rows that `count` makes of blocks by their first column.
 
     Args:
-        rows: to count.
-        count: a block of rows to rows of `schema`.
-        schema: a key, then integer columns that are added up.
+        rows: the dataset to count.
+        count: turns a block of rows into rows of `schema`.
+        schema: a key, then integer columns that are summed.
         config: of the run.
 
     Yields:
-        Rows of `schema`.
+        Rows of `schema`; each key is in one row of all tables.
     """
     key, *names = schema.names
     sums = (
@@ -42,15 +42,17 @@ def sum_rows(
         yield table.rename_columns({f"sum({name})": name for name in names}).select(schema.names).cast(schema)
 
 
-def tally(stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, also: Count | None = None) -> dict:
-    """Count the annotations that a stage left, for its manifest, and copy what it rejected.
+def count_annotations(
+    stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, also: Count | None = None
+) -> dict[str, Any]:
+    """Count the annotations that a stage wrote, for its manifest, and copy the rows that it rejected.
 
     Args:
-        stage: whose rows are there already.
+        stage: the stage, whose rows are written.
         config: of the run.
         labels: stage that built the label system.
         rows_in: rows that the stage read.
-        also: counts more of each block, see `annotate.sum_blocks`.
+        also: further counts of each block, see `annotate.sum_blocks`.
 
     Returns:
         Counts by name; `rows_in` is `rows_out` + `rejected`.

@@ -1,16 +1,15 @@
-"""What the data engine did to each tag, and how much of it was right: counts by where a tag came from and went.
+"""Count what the data engine did to each tag, and how much of it was right.
 
-An annotation tells both. A tag is "said" if an original caption says it, whichever way it was read, else "added"; and
-it is kept, or removed for a reason. Where the truth of a picture is known (human labels, a drawn scene, or hidden
-captions by `data.measure`), each of these was right or wrong, and of what is true some was said and some was not:
+An annotation has both: the source of a tag, "said" if an original caption mentions it, else "added", and its fate,
+"kept" or the reason of its removal. Where the truth of an image is known (human labels, drawn scenes, or hidden
+captions by `data.measure`), each tag is right or wrong:
 
-    precision of what was added   added and kept, and true            / added and kept
-    recovered                     added and kept, and true            / true, and not said
-    false removed                 removed, and false                  / false, said or added
-    true removed                  removed, and true                   / true, said or added
-    said false removed            of the above what captions said: planted tags and false mentions; and so for true
+    precision of added tags   added, kept and true                    / added and kept
+    recovered                 added, kept and true                    / true and unmentioned
+    false removed             removed and false                       / false, mentioned or added
+    true removed              removed and true                        / true, mentioned or added
 
-A block counts in one pass; Ray Data adds blocks up by tag, so the driver meets rows of the label system's length.
+The last two are also given for mentioned tags alone. Ray Data sums the counts of blocks by tag.
 """
 
 from __future__ import annotations
@@ -33,22 +32,25 @@ from ram_ray.runtime.artifacts import Manifest, Run, write_text
 TALLY = pa.schema(
     [
         ("tag", pa.int32()),
-        ("source", pa.string()),  # said | added; "true" for rows that count the truth
-        ("fate", pa.string()),  # kept | a reason of removal; of the truth: said | unsaid
+        ("source", pa.string()),  # said (mentioned) | added; "true" for rows that count the truth
+        ("fate", pa.string()),  # kept | a reason of removal; of the truth: said | unsaid (mentioned or not)
         ("images", pa.int64()),
         ("judged", pa.int64()),  # of these, images whose truth is known
-        ("right", pa.int64()),  # of these, images of which the tag is true
+        ("right", pa.int64()),  # of these, images on which the tag is true
     ]
 )
 KEYS = ["tag", "source", "fate"]
 
 
 def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
-    """TALLY rows of a block of `records.ANNOTATION` rows; rejected rows are passed over.
+    """Count the tags of a block; rejected rows are skipped.
 
     Args:
-        block: ANNOTATION rows.
-        system: the label system that ids are of.
+        block: rows of `records.ANNOTATION`.
+        system: the label system of the tag ids.
+
+    Returns:
+        TALLY rows, at most one for each tag, source and fate.
     """
     images: Counter[tuple[int, str, str]] = Counter()
     judged: Counter[tuple[int, str, str]] = Counter()
@@ -57,11 +59,12 @@ def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
         if row["reason"] is not None:
             continue
         truth, _ = truth_ids(row["labels"], None, system)
-        said = {id for one in row["captions"] or () if one["origin"] == "original" for id in one["tags"]}
-        fates = {one["id"]: one["reason"] for one in row["removed"] or ()}
+        originals = [caption for caption in row["captions"] or () if caption["origin"] == "original"]
+        mentioned = {id for caption in originals for id in caption["tags"]}
+        fates = {removal["id"]: removal["reason"] for removal in row["removed"] or ()}
         fates |= {tag["id"]: "kept" for tag in row["tags"] or ()}
-        keys = [(id, "said" if id in said else "added", fate) for id, fate in fates.items()]
-        keys += [(id, "true", "said" if id in said else "unsaid") for id in truth or ()]
+        keys = [(id, "said" if id in mentioned else "added", fate) for id, fate in fates.items()]
+        keys += [(id, "true", "said" if id in mentioned else "unsaid") for id in truth or ()]
         images.update(keys)
         if truth is not None:
             judged.update(keys)
@@ -74,13 +77,16 @@ def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
 
 
 def tally(run: Run, config: RunConfig, annotations: Manifest, labels: Manifest) -> Manifest:
-    """Count an annotation stage by tag; the manifest has the figures, `read_tally` gives the rows.
+    """Count the tags of an annotation stage.
 
     Args:
-        run: gets the stage's folder.
+        run: the run that gets the stage.
         config: of the run.
-        annotations: stage that left ANNOTATION rows.
+        annotations: stage that wrote ANNOTATION rows.
         labels: stage that built the label system.
+
+    Returns:
+        The stage's manifest with `figures`; `read_tally` reads its rows.
     """
     stage = run.stage(f"tally_{annotations.stage}", kind="evaluation", config={}, inputs=[annotations, labels])
     if stage.manifest:
@@ -100,7 +106,7 @@ def tally(run: Run, config: RunConfig, annotations: Manifest, labels: Manifest) 
             **{key: row[key] for key in KEYS},
             **{name: int(row[f"sum({name})"]) for name in ("images", "judged", "right")},
         }
-        for row in summed.iter_rows()  # some a tag
+        for row in summed.iter_rows()  # a few for each tag
     ]
     rows.sort(key=lambda row: [row[key] for key in KEYS])
     write_text(f"{stage.path}/tally.json", json.dumps(rows))
@@ -109,34 +115,48 @@ def tally(run: Run, config: RunConfig, annotations: Manifest, labels: Manifest) 
 
 
 def read_tally(manifest: Manifest) -> list[dict[str, Any]]:
-    """TALLY rows of a finished `tally`, ordered by tag."""
+    """Read the rows of a finished `tally`.
+
+    Args:
+        manifest: of the stage.
+
+    Returns:
+        TALLY rows as dicts, ordered by tag.
+    """
     with fsspec.open(f"{manifest.path}/tally.json", "r") as file:
         return json.load(file)
 
 
 def figures(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The shares of TALLY rows; None where there is nothing to have a share of."""
+    """The shares of the module's table.
+
+    Args:
+        rows: TALLY rows.
+
+    Returns:
+        Shares by name, 0 to 1; None where the denominator is 0.
+    """
     total: Counter[str] = Counter()
     for row in rows:
         right, wrong = row["right"], row["judged"] - row["right"]
         if row["source"] == "true":
             total["unsaid"] += row["images"] if row["fate"] == "unsaid" else 0
             continue
-        for of in ("", "said_") if row["source"] == "said" else ("",):
-            total[f"{of}true"] += right
-            total[f"{of}false"] += wrong
-            total[f"{of}true_gone"] += right if row["fate"] != "kept" else 0
-            total[f"{of}false_gone"] += wrong if row["fate"] != "kept" else 0
+        for prefix in ("", "said_") if row["source"] == "said" else ("",):
+            total[f"{prefix}true"] += right
+            total[f"{prefix}false"] += wrong
+            total[f"{prefix}true_removed"] += right if row["fate"] != "kept" else 0
+            total[f"{prefix}false_removed"] += wrong if row["fate"] != "kept" else 0
         if row["source"] == "added" and row["fate"] == "kept":
             total["added"] += row["judged"]
             total["added_right"] += right
     return {
         "added_precision": _share(total["added_right"], total["added"]),
         "recovered": _share(total["added_right"], total["unsaid"]),
-        "false_removed": _share(total["false_gone"], total["false"]),
-        "true_removed": _share(total["true_gone"], total["true"]),
-        "said_false_removed": _share(total["said_false_gone"], total["said_false"]),
-        "said_true_removed": _share(total["said_true_gone"], total["said_true"]),
+        "false_removed": _share(total["false_removed"], total["false"]),
+        "true_removed": _share(total["true_removed"], total["true"]),
+        "said_false_removed": _share(total["said_false_removed"], total["said_false"]),
+        "said_true_removed": _share(total["said_true_removed"], total["said_true"]),
     }
 
 

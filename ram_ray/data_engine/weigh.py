@@ -1,27 +1,18 @@
-"""The tagger's score and the company that a tag keeps, weighed into one: the logit that captions say the tag.
+"""Combine the tagger's score and a tag's co-occurrence into the logit that captions mention the tag.
 
-The picture says how likely a tag is, and so do the other tags that its captions say: where one says "surfboard" there
-is a wave. A weak tagger is the worse witness of the two. Both are heard as in a logistic regression,
+Logistic regression over (image, tag) of images that the model did not learn from, with the captions as targets:
 
-    logit = a + b score + c company
+    logit = a + b score + c co-occurrence
 
-over (picture, tag) of pictures that their model did not see, from what captions say of them: three numbers for the
-whole system, and nothing that is tuned. They come from counts in cells of (score, company), each in `BINS` bins, so one
-pass over the pictures is enough and the driver holds BINS x BINS numbers. What follows, calibration and its curve for
-each tag, thresholds, merging, takes this logit where it took the score. Company is measured for a said tag as if it
-were not said (`data_engine.pairs`), so where tags keep no company c is noise around 0; unless it is SURE standard
-errors above, all stays with the score as it was.
+Only three weights are fitted, on counts in cells of (score, co-occurrence) with `BINS` bins each, so a pass over the
+images is enough and the driver holds BINS x BINS numbers. Calibration, thresholds and merging use this logit in place
+of the score. Where tags do not occur together, c is noise around 0: unless c is MIN_Z standard errors above 0, the
+logit stays the score.
 
-c is what company tells of being *said*, and that is more than it tells of being *true*: words are also said together,
-in phrases, and of two words for one thing a caption says one. On photos with one caption each, company among the unsaid
-tags told 0.7 times as much of the truth, the tags of all five captions. The order of what is added hardly suffers. That
-the estimated precision is not too high is left to the say rates, which rise with the surest pictures (`calibrate`).
+c measures evidence of a *mention*, which is more than evidence of the *truth*, since words are also mentioned together
+in phrases. The mention rates (`calibrate`) correct the estimated precision for it.
 
-Measured there (5,400 photos, 250 tags, 10% false ones planted, three small Swins of three epochs that learnt without
-those, mAP 0.12, each asked about the photos that it did not see, 10,000 additions): 0.21 of them right by the score
-alone, 0.25 by company and how often a tag is said, 0.27 by both; the most frequent tags 0.10. Only company that speaks
-for a tag: 0.25. Weights of their own for what speaks for and against come out equal. With A of 2 or 10, or 2 or 10
-parts: 0.27 to 0.28. The estimate at this number: 0.22, and 0.17 where nothing is planted and 0.28 are right.
+Letters: K tags of a row that have scores.
 """
 
 from __future__ import annotations
@@ -38,18 +29,19 @@ import pyarrow as pa
 from ram_ray.data.parts import part_of
 from ram_ray.data_engine.calibrate import BINS, LOGITS, bin_of, edge_of
 from ram_ray.data_engine.generate import own_logits
-from ram_ray.data_engine.pairs import LIMIT, PARTS, Company, Pairs, said_ids
+from ram_ray.data_engine.pairs import LIMIT, PARTS, CoOccurrence, Pairs, mentioned_ids
 from ram_ray.runtime.artifacts import write_bytes
 
-WEIGHED = pa.schema([("cell", pa.int64()), ("images", pa.int64()), ("said", pa.int64())])  # bin of score, of company
-SURE = 2.0
-NEWTON = 50
-assert LOGITS == (-LIMIT, LIMIT)  # one rule of bins for both
+# `cell` is bin of score x BINS + bin of co-occurrence; `said` counts mentioned tags.
+WEIGHED = pa.schema([("cell", pa.int64()), ("images", pa.int64()), ("said", pa.int64())])
+MIN_Z = 2.0  # of c, in standard errors
+NEWTON_STEPS = 50
+assert LOGITS == (-LIMIT, LIMIT)  # the same bins for both
 
 
 @dataclass(frozen=True)
 class Weights:
-    """a, b and c; as they stand here, the score alone."""
+    """The weights a, b and c; the defaults keep the score as it is."""
 
     constant: float = 0.0
     score: float = 1.0
@@ -57,18 +49,18 @@ class Weights:
 
 
 class Weigher:
-    """The logits of a SCORES row, weighed.
+    """Combined logits of a SCORES row.
 
     Args:
-        company: the measure of a tag's company.
-        weights: of score and company; without a weight of company the logits stay as they are.
+        co_occurrence: scores the co-occurrence of tags.
+        weights: of score and co-occurrence; if that of co-occurrence is 0, the logits stay as they are.
     """
 
-    def __init__(self, company: Company, weights: Weights) -> None:
-        self.company, self.weights = company, weights
+    def __init__(self, co_occurrence: CoOccurrence, weights: Weights) -> None:
+        self.co_occurrence, self.weights = co_occurrence, weights
 
     def measure(self, row: Mapping[str, Any]) -> np.ndarray:
-        """Company of the tags that the row has scores for.
+        """Co-occurrence of the tags of a row that have scores.
 
         Args:
             row: of SCORES.
@@ -77,7 +69,7 @@ class Weigher:
             (K,) float64, in the order of the row's `tagger_ids`.
         """
         ids = np.array(row["tagger_ids"] or [], np.int64)
-        return self.company(said_ids(row), of=ids, part=part_of(row["key"], PARTS))
+        return self.co_occurrence(mentioned_ids(row), tags=ids, part=part_of(row["key"], PARTS))
 
     def __call__(self, row: Mapping[str, Any]) -> np.ndarray:
         """The combined logits of a row.
@@ -95,65 +87,86 @@ class Weigher:
         return combined.astype(np.float32)
 
 
-def count_weighed(block: pa.Table, *, company: Company, chosen: Callable[[str], bool] = lambda key: True) -> pa.Table:
-    """WEIGHED rows of a block of SCORES rows: how many tags have a score and company, and how many of them are said.
+def count_weighed(
+    block: pa.Table, *, co_occurrence: CoOccurrence, selected: Callable[[str], bool] = lambda key: True
+) -> pa.Table:
+    """Count (image, tag) pairs, and those that are mentioned, in cells of score and co-occurrence.
 
     Args:
         block: SCORES rows.
-        company: the measure of a tag's company.
-        chosen: keys of the pictures to count.
+        co_occurrence: scores the co-occurrence of tags.
+        selected: whether an image is counted, by its key.
+
+    Returns:
+        WEIGHED rows, a cell once.
     """
-    measure = Weigher(company, Weights()).measure
-    cells, said = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
+    measure = Weigher(co_occurrence, Weights()).measure
+    cells, mentioned = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     for row in block.to_pylist():
-        if not row["reason"] and chosen(row["key"]):
+        if not row["reason"] and selected(row["key"]):
             cells.append(bin_of(own_logits(row)) * BINS + bin_of(measure(row)))
-            said.append(np.isin(np.array(row["tagger_ids"] or [], np.int64), said_ids(row)))
-    cell, place = np.unique(np.concatenate(cells), return_inverse=True)
-    images = np.bincount(place, minlength=len(cell))
-    counts = np.bincount(place[np.concatenate(said)], minlength=len(cell))
+            mentioned.append(np.isin(np.array(row["tagger_ids"] or [], np.int64), mentioned_ids(row)))
+    cell, index = np.unique(np.concatenate(cells), return_inverse=True)
+    images = np.bincount(index, minlength=len(cell))
+    counts = np.bincount(index[np.concatenate(mentioned)], minlength=len(cell))
     return pa.table({"cell": cell, "images": images, "said": counts}).cast(WEIGHED)
 
 
 def fit_weights(tables: Iterable[pa.Table]) -> Weights:
-    """The most likely weights, by Newton's method, with b and c ~ N(0, 1) to hold them where hardly anything is said.
+    """Fit the weights by Newton's method, with the priors b ~ N(0, 1) and c ~ N(0, 1).
 
     Args:
-        tables: WEIGHED rows; a cell may stand in several.
+        tables: WEIGHED rows; a cell may be in several.
+
+    Returns:
+        The most likely weights; the defaults where c is not clearly over 0 or nothing can be fitted.
     """
-    images, said = np.zeros(BINS * BINS), np.zeros(BINS * BINS)
+    images, mentioned = np.zeros(BINS * BINS), np.zeros(BINS * BINS)
     for table in tables:
         cell = table["cell"].to_numpy()
         np.add.at(images, cell, table["images"].to_numpy())
-        np.add.at(said, cell, table["said"].to_numpy())
+        np.add.at(mentioned, cell, table["said"].to_numpy())
     cell = np.flatnonzero(images)
-    if not said.any() or not (said < images).any():
+    if not mentioned.any() or not (mentioned < images).any():
         return Weights()
-    middle = (LOGITS[1] - LOGITS[0]) / BINS / 2
-    x = np.stack([np.ones(len(cell)), edge_of(cell // BINS) + middle, edge_of(cell % BINS) + middle], axis=1)
-    images, said, prior = images[cell], said[cell], np.diag([0.0, 1.0, 1.0])
-    share = said.sum() / images.sum()
-    at = np.array([np.log(share / (1 - share)), 0.0, 0.0])
-    for _ in range(NEWTON):
-        chance = 1 / (1 + np.exp(-np.clip(x @ at, -40, 40)))
-        bend = (x * (images * chance * (1 - chance))[:, None]).T @ x + prior
-        step = np.linalg.solve(bend, x.T @ (said - images * chance) - prior @ at)
-        at = at + np.clip(step, -1, 1)
+    half_bin = (LOGITS[1] - LOGITS[0]) / BINS / 2
+    features = np.stack([np.ones(len(cell)), edge_of(cell // BINS) + half_bin, edge_of(cell % BINS) + half_bin], axis=1)
+    images, mentioned, prior = images[cell], mentioned[cell], np.diag([0.0, 1.0, 1.0])
+    share = mentioned.sum() / images.sum()
+    weights = np.array([np.log(share / (1 - share)), 0.0, 0.0])
+    for _ in range(NEWTON_STEPS):
+        probability = 1 / (1 + np.exp(-np.clip(features @ weights, -40, 40)))
+        hessian = (features * (images * probability * (1 - probability))[:, None]).T @ features + prior
+        step = np.linalg.solve(hessian, features.T @ (mentioned - images * probability) - prior @ weights)
+        weights = weights + np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-6:
             break
-    error = float(np.sqrt(np.linalg.inv(bend)[2, 2]))
-    return Weights(*at.tolist()) if at[2] > SURE * error and at[1] > 0 else Weights()
+    error = float(np.sqrt(np.linalg.inv(hessian)[2, 2]))
+    return Weights(*weights.tolist()) if weights[2] > MIN_Z * error and weights[1] > 0 else Weights()
 
 
 def write_weigher(uri: str, pairs: Pairs, weights: Weights) -> None:
-    """Keep what a `Weigher` is made of."""
+    """Write the counts and weights of a `Weigher`.
+
+    Args:
+        uri: of the .npz file.
+        pairs: counts of tags that captions mention together.
+        weights: of score and co-occurrence.
+    """
     data = io.BytesIO()
     np.savez_compressed(data, weights=np.array(list(asdict(weights).values())), **vars(pairs))
     write_bytes(uri, data.getvalue())
 
 
 def read_weigher(uri: str) -> tuple[Pairs, Weights]:
-    """What `write_weigher` kept."""
+    """Read the counts and weights that `write_weigher` wrote.
+
+    Args:
+        uri: of the .npz file.
+
+    Returns:
+        Counts of tags that captions mention together, and the weights.
+    """
     with fsspec.open(uri, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
-        pairs = Pairs(**{one.name: arrays[one.name] for one in fields(Pairs)})
+        pairs = Pairs(**{field.name: arrays[field.name] for field in fields(Pairs)})
         return pairs, Weights(*arrays["weights"].tolist())

@@ -1,7 +1,7 @@
-"""The stage `weighed` on Ray Data: tags that captions say together, counted; then how much that tells beside the score.
+"""The stage `weighed` on Ray Data: count the pairs of tags that captions mention together, then fit the weights.
 
-Two passes over the SCORES rows, each a sum of counts, and one file, `weigher.npz`, which every later task reads the
-company of a picture's tags from. The driver holds a row a pair of tags that occurs.
+The stage reads the SCORES rows twice, each time for a sum of counts, and writes `weigher.npz`, from which later tasks
+compute the co-occurrence of an image's tags. The driver holds a row for each pair of tags that occurs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ray
 from ram_ray.config import RunConfig
 from ram_ray.data.parts import Part
 from ram_ray.data_engine.on_ray import sum_rows
-from ram_ray.data_engine.pairs import PAIRS, Company, Pairs, count_pairs, gather_pairs
+from ram_ray.data_engine.pairs import PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs
 from ram_ray.data_engine.weigh import WEIGHED, Weigher, Weights, count_weighed, fit_weights, read_weigher, write_weigher
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
@@ -25,15 +25,15 @@ from ram_ray.runtime.artifacts import Manifest, Run
 def weigh(
     run: Run, config: RunConfig, scores: Manifest, labels: Manifest, *, unseen: Part | None, round: int
 ) -> Manifest:
-    """How the tagger's score and a tag's company are weighed.
+    """Fit the weights of the tagger's score and of co-occurrence.
 
     Args:
-        run: gets the stage's folder.
+        run: the run that gets the stage.
         config: of the run.
-        scores: stage that left SCORES rows.
+        scores: stage that wrote SCORES rows.
         labels: stage that built the label system.
-        unseen: the pictures that their model did not see, on which weights are fitted; None: all. Pairs are of
-            captions, so they are counted over all.
+        unseen: the images that the model did not learn from, on which weights are fitted; None: all. Pairs come from
+            captions, so they are counted on all images.
         round: number of the round of the data engine, part of the stage's name.
 
     Returns:
@@ -50,9 +50,16 @@ def weigh(
 
 
 def load_weigher(weighed: Manifest) -> Weigher:
-    """What the stage left; to be put into Ray's object store once, and not to be read by every task."""
+    """Read `weigher.npz`; put the result into Ray's object store, so that not every task reads the file.
+
+    Args:
+        weighed: manifest of the stage.
+
+    Returns:
+        The weigher that the stage fitted.
+    """
     pairs, weights = read_weigher(f"{weighed.path}/weigher.npz")
-    return Weigher(Company(pairs), weights)
+    return Weigher(CoOccurrence(pairs), weights)
 
 
 def _read_pairs(path: str, *, config: RunConfig, system: LabelSystem) -> Pairs:
@@ -64,11 +71,11 @@ def _read_pairs(path: str, *, config: RunConfig, system: LabelSystem) -> Pairs:
 
 
 def _fit(path: str, pairs: Pairs, *, config: RunConfig, unseen: Part | None) -> Weights:
-    reference = ray.put(Company(pairs))
+    reference = ray.put(CoOccurrence(pairs))
 
     def count(block: pa.Table) -> pa.Table:
-        chosen = unseen.holds if unseen else lambda key: True
-        return count_weighed(block, company=ray.get(reference), chosen=chosen)
+        selected = unseen.holds if unseen else lambda key: True
+        return count_weighed(block, co_occurrence=ray.get(reference), selected=selected)
 
     columns = ["key", "captions", "removed", "reason", "tagger_ids", "tagger_logits"]
     return fit_weights(sum_rows(read_rows(path, run=config, columns=columns), count, WEIGHED, config=config))

@@ -1,1 +1,1 @@
-"""Where in an image a tag is."""
+"""Region detectors: where in an image a tag is."""

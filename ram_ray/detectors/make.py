@@ -1,4 +1,4 @@
-"""From `engine.clean.detector` to a region detector."""
+"""Make the region detector that `engine.clean.detector` names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | No
     Args:
         config: section `engine.clean`.
         predictor: the tagger, for "attention".
-        device: of another model; None: the GPU if there is one.
+        device: torch device of another model; None: the GPU if there is one.
+
+    Returns:
+        The loaded detector.
 
     Raises:
-        ValueError: if the model is of a kind that is not supported.
+        ValueError: if the type of the model is not supported.
     """
     if config.detector == "attention":
         return AttentionDetector(predictor)
@@ -32,7 +35,7 @@ def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | No
 
 
 def detector_classes() -> dict[str, type[ZeroShotDetector]]:
-    """The transformers detectors by the `model_type` of their config."""
+    """The detector class of each supported `model_type` of a transformers config."""
     return {
         "grounding-dino": GroundingDinoDetector,
         "mm-grounding-dino": GroundingDinoDetector,
@@ -43,7 +46,7 @@ def detector_classes() -> dict[str, type[ZeroShotDetector]]:
 
 @functools.lru_cache(maxsize=1)
 def _zero_shot(path: str, revision: str | None, device: str | None, precision: str | None) -> RegionDetector:
-    """One a process: the models of all parts of the images (`ram_ray.data_engine.folds`) share it."""
+    """Load the detector once a process; the scoring models of all parts share it (`ram_ray.data_engine.folds`)."""
     from transformers import AutoConfig
 
     folder = str(local_copy(path, revision=revision))

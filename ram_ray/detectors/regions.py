@@ -1,13 +1,12 @@
-"""Where in a picture a tag is: one seam, `RegionDetector`, with three ways behind it.
+"""The interface of region detectors, which find the box of a tag in an image (paper, section 3.3, cleaning).
 
-    attention        the tagger's own cross-attention from a tag's query to the image tokens; nothing to download,
-                     and nearly free since the tagger is loaded anyway. Coarse: good enough for a crop.
-    Grounding-DINO   by transformers; an image's own tags are packed into prompts up to the token limit.
-    OWLv2, OWL-ViT   by transformers; an image's own tags are its text queries.
+    attention        the tagger's own cross-attention from a tag's query to the image tokens; no download, and little
+                     cost since the tagger is loaded anyway. Coarse, but enough for a crop.
+    Grounding-DINO   by transformers; the tags of an image are packed into prompts up to the token limit.
+    OWLv2, OWL-ViT   by transformers; the tags of an image are its text queries.
 
-Only the tags that an image carries are asked for, so the cost grows with images and not with categories (the
-paper asked for categories, and had to stop at 534). `attention`, `zero_shot`
-hold them; `make` gives the one that is configured.
+A detector searches only for the tags of the image, so the cost grows with images and not with labels (the paper
+searches for categories, 534 of them). `attention` and `zero_shot` implement the detectors; `make` selects one.
 """
 
 from __future__ import annotations
@@ -17,32 +16,35 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Box = tuple[float, float, float, float]
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+WHOLE_IMAGE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Region:
-    """Where one tag of an image is."""
+    """The box of one tag in an image."""
 
     tag_id: int
-    box: Box  # x0, y0, x1, y1 as shares of the picture's width and height
+    box: Box  # x0, y0, x1, y1 as shares of the image's width and height
     score: float  # 0 to 1; what it measures depends on the detector
 
 
 class RegionDetector(Protocol):
-    """Finds the tags that an image carries; one that it cannot find has no region."""
+    """Finds the regions of an image's tags; a tag that is not found has no region."""
 
-    takes_tokens: bool  # also finds them in the tagger's image tokens, so that an image need not be encoded again
+    takes_tokens: bool  # `images` may be the tagger's image tokens, so that an image is encoded once
 
     def detect(
         self, images: Any, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
     ) -> list[list[Region]]:
-        """Regions of every image, at most one a tag.
+        """Find at most one region for each tag of each image.
 
         Args:
-            images: uint8 (B, S, S, 3), or B pictures of PIL of any size; where the detector `takes_tokens`, also the
-                tagger's image tokens (B, 1 + L, C).
+            images: uint8 (B, S, S, 3), or B PIL images of any size; with `takes_tokens` also the tagger's image tokens
+                (B, 1 + L, C).
             tags: names of each image's tags.
-            tag_ids: their ids, in the same order.
+            tag_ids: ids of these tags, in the same order.
+
+        Returns:
+            The regions of each image, in the order of its tags.
         """
         ...

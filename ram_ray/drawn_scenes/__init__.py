@@ -1,11 +1,10 @@
-"""Drawn scenes: the embedded corpus, made of a font's pictographs, whose truth is known to the last tag.
+"""Drawn scenes: an embedded corpus of images made of a font's pictographs, with complete ground truth.
 
-A scene (`scene.py`) says what is there; `picture.py` draws it, `caption.py` talks about it, leaving things
-out and inventing others at set rates, and `corpus.py` writes WebDataset shards of it. Everything comes from
-seeds: the same seed gives the same bytes.
+A scene (`scene.py`) is a list of things on a background; `picture.py` draws it, `caption.py` writes captions that omit
+true tags and add false tags at set rates, and `corpus.py` writes WebDataset shards. The same seed gives the same bytes.
 """
 
-from ram_ray.drawn_scenes.caption import Mentions, caption, captions, mention, say
+from ram_ray.drawn_scenes.caption import Mentions, caption, captions, mention, write_caption
 from ram_ray.drawn_scenes.corpus import plan_corpus, write_corpus, write_shard
 from ram_ray.drawn_scenes.picture import draw
 from ram_ray.drawn_scenes.scene import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing, sample_scene, scene_of
@@ -24,7 +23,7 @@ __all__ = [
     "mention",
     "plan_corpus",
     "sample_scene",
-    "say",
+    "write_caption",
     "scene_of",
     "write_corpus",
     "write_shard",

@@ -1,13 +1,13 @@
-"""Captions of drawn scenes, from a small grammar of plain English, with known faults.
+"""Captions of drawn scenes, from a small grammar of plain English, with known errors.
 
-Two steps. `mention` decides which tags are said: each true tag is left out at the rate `unsaid`, and objects
-that are not there are added until the share `false` of the said tags is wrong. `say` puts exactly these tags
-into words and uses no other noun, adjective or verb, so the words' tags can be scored one by one.
+`mention` draws which tags a caption mentions: each true tag is omitted at the rate `unsaid`, and objects that are not
+in the scene are added until the share `false` of the mentioned tags is wrong. `write_caption` puts exactly these tags
+into words and uses no other noun, adjective or verb, so that every tag of the text can be scored.
 
-What is said hangs together as in people's captions: the colour and the action of an unsaid object mostly go
-with it. Now and then they stay ("something red is jumping"), just so often that every tag on its own is
-unsaid at the rate asked for. A caption must name an object, so when chance drops all of them one is put
-back, and the chance is raised to make up for it; beyond an `unsaid` of 1 - 1/objects that cannot be done.
+As in people's captions, the colour and the action of an omitted object are mostly omitted too. Sometimes they are
+mentioned ("something red is jumping"), so often that every tag is omitted at the rate `unsaid`. A caption must name an
+object: if all are omitted, one is restored, and the rate is raised to compensate, which is possible up to an `unsaid`
+of 1 - 1/objects.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import NamedTuple
 from ram_ray.drawn_scenes.scene import ACTIONS, BACKGROUNDS, OBJECTS, Scene
 
 _BESIDE = ("next to", "beside", "near", "with")
-_SECOND_CAPTION = 0.5  # chance that a scene has two captions
-_ORPHAN_COLOUR, _ORPHAN_ACTION = 0.25, 0.5  # of the rate at which tags are said, where the object is not
+_SECOND_CAPTION = 0.5  # probability that a scene has two captions
+# Rate at which colour and action of an unnamed object are mentioned, as a share of the rate of all tags.
+_UNNAMED_COLOUR, _UNNAMED_ACTION = 0.25, 0.5
 
 
 class Phrase(NamedTuple):
-    """One thing as a caption speaks of it; without a name it is "something"."""
+    """A thing as a caption mentions it; without a name it is "something"."""
 
     name: str | None
     colour: str | None = None
@@ -34,7 +35,7 @@ class Phrase(NamedTuple):
 
 @dataclass(frozen=True)
 class Mentions:
-    """What a caption says: `true` phrases of things that are drawn, `false` ones of things that are not."""
+    """What a caption mentions: `true` phrases of things that are drawn, `false` phrases of things that are not."""
 
     background: str | None
     true: tuple[Phrase, ...]
@@ -42,22 +43,22 @@ class Mentions:
 
     @property
     def tags(self) -> list[str]:
-        """Every tag said, true or not, sorted."""
-        said = {tag for phrase in (*self.true, *self.false) for tag in phrase if tag}
-        return sorted(said | ({self.background} if self.background else set()))
+        """All tags that are mentioned, true or false, sorted."""
+        mentioned = {tag for phrase in (*self.true, *self.false) for tag in phrase if tag}
+        return sorted(mentioned | ({self.background} if self.background else set()))
 
 
 def mention(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: float = 0.0) -> Mentions:
-    """Decide what is said of `scene`.
-
-    `unsaid` is the share of the true tags left out, `false` the share of the said tags that is wrong, both as
-    expectations over many scenes.
+    """Draw which tags a caption of `scene` mentions; the shares are expectations over many scenes.
 
     Args:
-        scene: to speak of.
-        rng: of the draws.
-        unsaid: share of the true tags that is left out, 0 to 1.
-        false: share of the said tags that is wrong, 0 to 0.5.
+        scene: the scene.
+        rng: random generator of the draws.
+        unsaid: share of the true tags that is not mentioned, 0 to 1.
+        false: share of the mentioned tags that is false, 0 to 0.5.
+
+    Returns:
+        What the caption mentions.
 
     Raises:
         ValueError: if `unsaid` is not in [0, 1] or `false` not in [0, 0.5].
@@ -66,61 +67,74 @@ def mention(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: flo
         raise ValueError(f"unsaid is {unsaid}; use a share from 0 to 1")
     if not 0 <= false <= 0.5:
         raise ValueError(f"false is {false}; use a share from 0 to 0.5, or captions are mostly invention")
-    said = 1 - unsaid
+    mentioned_share = 1 - unsaid
     count = len(scene.things)
-    dropped = [rng.random() < _chance_to_drop(unsaid, count) for _ in range(count)]
+    dropped = [rng.random() < _drop_probability(unsaid, count) for _ in range(count)]
     if all(dropped) and dropped:
         dropped[rng.randrange(count)] = False
-    named = max(said, 1 / max(count, 1))  # chance that an object is named
+    named_share = max(mentioned_share, 1 / max(count, 1))  # probability that an object is named
     true = []
-    for thing, gone in zip(scene.things, dropped, strict=True):
-        colour = thing.colour if rng.random() < _chance_with(said, named, _ORPHAN_COLOUR, gone) else None
-        action = thing.action if rng.random() < _chance_with(said, named, _ORPHAN_ACTION, gone) else None
-        phrase = Phrase(None if gone else thing.name, colour, action)
+    for thing, is_unnamed in zip(scene.things, dropped, strict=True):
+        shares = (mentioned_share, named_share)
+        colour = thing.colour if rng.random() < _attribute_rate(*shares, _UNNAMED_COLOUR, is_unnamed) else None
+        action = thing.action if rng.random() < _attribute_rate(*shares, _UNNAMED_ACTION, is_unnamed) else None
+        phrase = Phrase(None if is_unnamed else thing.name, colour, action)
         if any(phrase):
             true.append(phrase)
-    background = scene.background if rng.random() < said or not scene.things else None
+    background = scene.background if rng.random() < mentioned_share or not scene.things else None
     num_true = len(Mentions(background, tuple(true)).tags)
-    wanted = num_true * false / (1 - false)
-    absent = [name for name in OBJECTS if name not in {thing.name for thing in scene.things}]
-    invented = rng.sample(absent, int(wanted) + (rng.random() < wanted % 1))
-    # A colour that is said anyway adds no tag, and false objects then read like true ones.
+    num_false = num_true * false / (1 - false)
+    other_objects = [name for name in OBJECTS if name not in {thing.name for thing in scene.things}]
+    false_names = rng.sample(other_objects, int(num_false) + (rng.random() < num_false % 1))
+    # A colour that is mentioned already adds no tag, and false objects are then phrased like true objects.
     colours = [phrase.colour for phrase in true if phrase.colour]
-    lies = tuple(Phrase(name, rng.choice(colours) if colours and rng.random() < 0.6 else None) for name in invented)
-    return Mentions(background, tuple(true), lies)
+    false_phrases = tuple(
+        Phrase(name, rng.choice(colours) if colours and rng.random() < 0.6 else None) for name in false_names
+    )
+    return Mentions(background, tuple(true), false_phrases)
 
 
 def caption(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: float = 0.0) -> str:
-    """One caption of `scene`; arguments and errors as for `mention`."""
-    return say(mention(scene, rng, unsaid=unsaid, false=false), rng)
+    """Write a caption of `scene`; arguments and errors are those of `mention`.
+
+    Args:
+        scene: the scene.
+        rng: random generator of the draws.
+        unsaid: share of the true tags that is not mentioned, 0 to 1.
+        false: share of the mentioned tags that is false, 0 to 0.5.
+
+    Returns:
+        The caption.
+    """
+    return write_caption(mention(scene, rng, unsaid=unsaid, false=false), rng)
 
 
 def captions(mentions: Mentions, rng: random.Random) -> list[str]:
-    """One or two captions, each saying all of `mentions`."""
-    return [say(mentions, rng) for _ in range(1 + (rng.random() < _SECOND_CAPTION))]
+    """Write one or two captions, each with all tags of `mentions`."""
+    return [write_caption(mentions, rng) for _ in range(1 + (rng.random() < _SECOND_CAPTION))]
 
 
-def say(mentions: Mentions, rng: random.Random) -> str:
-    """Put `mentions` into one sentence or noun phrase; its tags are exactly `mentions.tags`."""
+def write_caption(mentions: Mentions, rng: random.Random) -> str:
+    """Write a sentence or noun phrase whose tags are exactly `mentions.tags`."""
     phrases = [*mentions.true, *mentions.false]
     rng.shuffle(phrases)
-    still = [_noun_phrase(phrase) for phrase in phrases if not phrase.action]
-    acting = [(_noun_phrase(phrase), phrase.action) for phrase in phrases if phrase.action]
-    where = BACKGROUNDS[mentions.background] if mentions.background else ""
+    others = [_noun_phrase(phrase) for phrase in phrases if not phrase.action]
+    actors = [(_noun_phrase(phrase), phrase.action) for phrase in phrases if phrase.action]
+    background_phrase = BACKGROUNDS[mentions.background] if mentions.background else ""
     if not phrases:
         text = f"the {mentions.background}" if mentions.background else "nothing"
-    elif acting:
-        text = _tell(acting, still, where, rng)
+    elif actors:
+        text = _action_sentence(actors, others, background_phrase, rng)
     else:
-        text = rng.choice(_STILL_FORMS)(still, where, rng)
+        text = rng.choice(_FORMS_WITHOUT_ACTION)(others, background_phrase, rng)
     text = " ".join(text.split())
     return f"{text[0].upper()}{text[1:]}." if rng.random() < 0.5 else text
 
 
-def _chance_to_drop(unsaid: float, count: int) -> float:
-    """Chance q to drop each of `count` objects so that each is unsaid at the rate asked for.
+def _drop_probability(unsaid: float, count: int) -> float:
+    """Probability q to drop each of `count` objects, so that each is unnamed at the rate `unsaid`.
 
-    One of them is put back when all are dropped: unsaid = q - q**count / count, solved by bisection.
+    If all are dropped, one is restored: unsaid = q - q**count / count, solved by bisection.
     """
     low, high = 0.0, 1.0
     for _ in range(40):
@@ -129,9 +143,11 @@ def _chance_to_drop(unsaid: float, count: int) -> float:
     return high if unsaid > 0 else 0.0
 
 
-def _chance_with(said: float, named: float, orphan: float, gone: bool) -> float:
-    """Chance that an attribute is said, given its object; over both cases it is `said`."""
-    return orphan * said if gone else (said - (1 - named) * orphan * said) / named
+def _attribute_rate(mentioned_share: float, named_share: float, unnamed_share: float, is_unnamed: bool) -> float:
+    """Probability that an attribute is mentioned, given its object; over both cases it is `mentioned_share`."""
+    if is_unnamed:
+        return unnamed_share * mentioned_share
+    return (mentioned_share - (1 - named_share) * unnamed_share * mentioned_share) / named_share
 
 
 def _noun_phrase(phrase: Phrase) -> str:
@@ -141,44 +157,48 @@ def _noun_phrase(phrase: Phrase) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _list(parts: list[str]) -> str:
+def _join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _tell(acting: list[tuple[str, str]], still: list[str], where: str, rng: random.Random) -> str:
+def _action_sentence(
+    actors: list[tuple[str, str]], others: list[str], background_phrase: str, rng: random.Random
+) -> str:
     """Sentences with a verb: "a red cat is sleeping next to a cup on the beach"."""
-    form = rng.choice(("is", "s", "ing")) if len(acting) == 1 else rng.choice(("is", "s"))
+    form = rng.choice(("is", "s", "ing")) if len(actors) == 1 else rng.choice(("is", "s"))
     clauses = []
-    for subject, action in acting:
+    for subject, action in actors:
         participle, third = ACTIONS[action]
         clauses.append(f"{subject} {third if form == 's' else participle if form == 'ing' else 'is ' + participle}")
     link = " while " if len(clauses) == 2 and rng.random() < 0.5 else " and "
     text = link.join(clauses)
-    if still:
-        text += f" {rng.choice(_BESIDE[:3])} {_list(still)}"
-    return f"{where} {text}" if where and form != "ing" and rng.random() < 0.2 else f"{text} {where}"
+    if others:
+        text += f" {rng.choice(_BESIDE[:3])} {_join(others)}"
+    if background_phrase and form != "ing" and rng.random() < 0.2:
+        return f"{background_phrase} {text}"
+    return f"{text} {background_phrase}"
 
 
-def _plain(still: list[str], where: str, rng: random.Random) -> str:
-    return f"{_list(still)} {where}"
+def _plain(others: list[str], background_phrase: str, rng: random.Random) -> str:
+    return f"{_join(others)} {background_phrase}"
 
 
-def _beside(still: list[str], where: str, rng: random.Random) -> str:
-    if len(still) == 1:
-        return _plain(still, where, rng)
-    return f"{still[0]} {rng.choice(_BESIDE)} {_list(still[1:])} {where}"
+def _beside(others: list[str], background_phrase: str, rng: random.Random) -> str:
+    if len(others) == 1:
+        return _plain(others, background_phrase, rng)
+    return f"{others[0]} {rng.choice(_BESIDE)} {_join(others[1:])} {background_phrase}"
 
 
-def _there_is(still: list[str], where: str, rng: random.Random) -> str:
-    if where and rng.random() < 0.4:
-        return f"{where} there is {_list(still)}"
-    return f"there is {_beside(still, where, rng)}"
+def _there_is(others: list[str], background_phrase: str, rng: random.Random) -> str:
+    if background_phrase and rng.random() < 0.4:
+        return f"{background_phrase} there is {_join(others)}"
+    return f"there is {_beside(others, background_phrase, rng)}"
 
 
-def _are(still: list[str], where: str, rng: random.Random) -> str:
-    if not where:
-        return _plain(still, where, rng)
-    return f"{_list(still)} {'is' if len(still) == 1 else 'are'} {where}"
+def _are(others: list[str], background_phrase: str, rng: random.Random) -> str:
+    if not background_phrase:
+        return _plain(others, background_phrase, rng)
+    return f"{_join(others)} {'is' if len(others) == 1 else 'are'} {background_phrase}"
 
 
-_STILL_FORMS: tuple[Callable[[list[str], str, random.Random], str], ...] = (_plain, _beside, _there_is, _are)
+_FORMS_WITHOUT_ACTION: tuple[Callable[[list[str], str, random.Random], str], ...] = (_plain, _beside, _there_is, _are)

@@ -1,11 +1,11 @@
-"""The drawn scenes as WebDataset shards: `web` (faulty captions), `clean` (complete ones), `eval` (labelled).
+"""The drawn scenes as WebDataset shards: `web` (captions with errors), `clean` (complete captions), `eval` (held out).
 
-A shard is a tar of `<6 digits>.jpg` and `<6 digits>.json` with `captions` and `labels`: every tag that is drawn,
-as a human would have given them. Nothing is trained on labels; they score the tags of each stage. JPEG at quality
-95 without colour subsampling: as quick to read as PNG here, a little smaller, and four times quicker to write.
+A shard is a tar of `<6 digits>.jpg` and `<6 digits>.json` with `captions` and `labels`: all tags of the scene, as human
+labels. Nothing is trained on labels; they score the tags of each stage. The images are JPEG of quality 95 without
+colour subsampling.
 
-Every shard has its own seed, made of the run's seed, its kind and its index, and fixed times and owners in
-its headers: shards can be written side by side, on any machine, and written again are the same bytes.
+Every shard has its own seed, made of the run's seed, its kind and its index, and fixed times and owners in its headers:
+shards can be written concurrently on any machine, and a shard that is written again has the same bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Kind = Literal["web", "clean", "eval"]
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard to write: its place, its kind and its index within the kind."""
+    """A shard to write: its URI, its kind and its index within the kind."""
 
     uri: str
     kind: Kind
@@ -40,7 +40,15 @@ class Shard:
 
 
 def plan_corpus(folder_uri: str, *, config: DrawnConfig) -> list[Shard]:
-    """Name every shard of the corpus under `folder_uri`, without writing any; web, then clean, then eval."""
+    """List the shards of the corpus, without writing them.
+
+    Args:
+        folder_uri: URI of the folder of the shards.
+        config: section `data.drawn`.
+
+    Returns:
+        The shards: web, then clean, then eval.
+    """
     kinds: tuple[Kind, ...] = ("web", "clean", "eval")
     return [
         Shard(f"{folder_uri.rstrip('/')}/{kind}-{index:05d}.tar", kind, index)
@@ -50,12 +58,15 @@ def plan_corpus(folder_uri: str, *, config: DrawnConfig) -> list[Shard]:
 
 
 def write_corpus(folder_uri: str, *, config: DrawnConfig, seed: int) -> dict[str, list[str]]:
-    """Write all shards, one after the other; return their URIs under "train" (web and clean) and "eval".
+    """Write all shards, in order.
 
     Args:
-        folder_uri: gets the shards.
+        folder_uri: URI of the folder of the shards.
         config: section `data.drawn`.
-        seed: of all scenes.
+        seed: seed of all scenes.
+
+    Returns:
+        URIs of the shards: "train" (web and clean) and "eval".
 
     Raises:
         ValueError: if the config asks for shares that captions cannot have (see `mention`).
@@ -68,14 +79,17 @@ def write_corpus(folder_uri: str, *, config: DrawnConfig, seed: int) -> dict[str
 
 
 def write_shard(uri: str, *, kind: Kind, index: int, config: DrawnConfig, seed: int) -> int:
-    """Write one shard of the corpus in one step (a reader never sees a part of it); return its scenes' number.
+    """Write a shard of the corpus in one step: a reader never sees a part of it.
 
     Args:
-        uri: of the shard.
+        uri: URI of the shard.
         kind: "web", "clean" or "eval".
-        index: of the shard among those of its kind, from 0.
+        index: index of the shard among those of its kind, from 0.
         config: section `data.drawn`.
-        seed: of all scenes.
+        seed: seed of all scenes.
+
+    Returns:
+        Number of scenes in the shard.
 
     Raises:
         ValueError: if the corpus has no shard of this index.
@@ -92,9 +106,9 @@ def write_shard(uri: str, *, kind: Kind, index: int, config: DrawnConfig, seed: 
     try:
         with fs.open(target, "wb") as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
             for number in range(first, first + count):
-                picture, text = _make_scene(rng, kind, config)
-                _add(tar, f"{number:06d}.jpg", picture)
-                _add(tar, f"{number:06d}.json", json.dumps(text).encode())
+                jpeg, annotations = _make_scene(rng, kind, config)
+                _add(tar, f"{number:06d}.jpg", jpeg)
+                _add(tar, f"{number:06d}.json", json.dumps(annotations).encode())
         if local:
             os.replace(target, path)
     except BaseException:
@@ -113,11 +127,11 @@ def _make_scene(rng: random.Random, kind: Kind, config: DrawnConfig) -> tuple[by
     """A JPEG and its JSON."""
     scene = sample_scene(rng)
     faults = {"unsaid": config.unsaid, "false": config.false} if kind == "web" else {}
-    text: dict[str, Any] = {"captions": captions(mention(scene, rng, **faults), rng), "labels": scene.truth}
-    picture = draw(scene, size=config.image_size, level=config.level, seed=rng.getrandbits(32))
+    annotations: dict[str, Any] = {"captions": captions(mention(scene, rng, **faults), rng), "labels": scene.truth}
+    image = draw(scene, size=config.image_size, level=config.level, seed=rng.getrandbits(32))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue(), text
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue(), annotations
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

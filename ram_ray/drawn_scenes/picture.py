@@ -1,12 +1,11 @@
 """Draw a scene with Pillow: textures for backgrounds, pictographs of DejaVu Sans, small marks for actions.
 
-Everything is drawn at twice the size and halved, which smooths every edge at once. A pictograph is two
-masks, rendered once and kept: its ink, and the area its outline encloses, which is filled with a light tint,
-so that outline drawings read as solid things at 26 px. Lengths below are in units of a 64th of the
-picture's side, so pictures of any size look the same.
+The image is drawn at twice its size and halved, which smooths all edges. A pictograph is two masks, rendered once and
+cached: its ink, and the area inside its outline, which is filled with a light tint, so that outlines look solid at
+26 px. Lengths are in units of 1/64 of the image's side, so images of any size look the same.
 
-`plain` is legible on purpose: a small Swin trained from scratch takes off on it within minutes, and does
-not on `hard` (small, overlapping, any colour on any colour).
+`plain` is easy on purpose, so that a small Swin trained from scratch learns from it; `hard` is not (small, overlapping,
+any colour on any colour).
 """
 
 from __future__ import annotations
@@ -26,22 +25,32 @@ from ram_ray.drawn_scenes.textures import NUM_VARIANTS, texture
 Level = Literal["plain", "hard"]
 UNITS = 64
 _CANVAS = 1.25  # side of a mask over its glyph's longer side: room to turn by 12 degrees
-_MAX_MASK = 336  # pixels; larger glyphs are enlarged from this: what is kept stays under 20 MB
+_MAX_MASK = 336  # pixels; larger glyphs are enlarged from this size, so that the cache stays under 20 MB
 _PLAIN = (28.0, 36.0)
-_PLAIN_ACTING = (24.0, 26.0)  # with its marks such a thing fills its quarter as the others do
+_PLAIN_ACTING = (24.0, 26.0)  # with the marks of its action a thing fills its quarter as other things do
 _HARD = (18.0, 42.0)
-# Where a thing sits in its quarter to leave its marks room.
-_LEAN = {None: (0.0, 0.0), "jump": (0.0, -3.0), "fall": (0.0, 3.0), "spin": (0, 0), "shine": (0, 0), "sleep": (-2, 2)}
+# Offset of a thing from the centre of its quarter, to leave room for the marks of its action.
+_OFFSETS = {
+    None: (0.0, 0.0),
+    "jump": (0.0, -3.0),
+    "fall": (0.0, 3.0),
+    "spin": (0, 0),
+    "shine": (0, 0),
+    "sleep": (-2, 2),
+}
 
 
 def draw(scene: Scene, *, size: int, level: Level = "plain", seed: int) -> Image.Image:
-    """Draw `scene` as an RGB picture of `size` x `size` pixels; the same seed gives the same pixels.
+    """Draw `scene` as an RGB image; the same seed gives the same pixels.
 
     Args:
-        scene: to draw.
+        scene: the scene.
         size: pixels a side.
-        level: how hard it is to see: "plain" or "hard".
-        seed: of textures and shades.
+        level: difficulty, "plain" or "hard".
+        seed: seed of positions, textures and shades.
+
+    Returns:
+        An RGB image of `size` x `size` pixels.
 
     Raises:
         ValueError: if `size` is under 16 or over 4,096, or the level is unknown.
@@ -68,10 +77,10 @@ def _background(name: str, side: int, level: Level, rng: random.Random) -> Image
 
 
 def _draw_thing(canvas: Image.Image, thing: Thing, scale: float, level: Level, rng: random.Random) -> None:
-    glyph, turn = _measure(thing, level, rng)
-    filled, ink, half = _stamp(thing.name, glyph, turn, scale)
+    glyph, turn = _sample_size(thing, level, rng)
+    filled, ink, half = _glyph_masks(thing.name, glyph, turn, scale)
     x, y = _centre(thing, glyph, level, rng)
-    colour, tint = _paint(thing.colour, level, rng)
+    colour, tint = _sample_colours(thing.colour, level, rng)
     marks = ImageDraw.Draw(canvas)
     if thing.action:
         draw_marks(marks, thing.action, (x, y), half, scale, layer="under")
@@ -84,11 +93,11 @@ def _draw_thing(canvas: Image.Image, thing: Thing, scale: float, level: Level, r
         draw_marks(marks, thing.action, (x, y), half, scale, layer="over")
 
 
-_SHADE = [value // 4 for value in range(256)]  # a soft shadow lifts a thing off its background
+_SHADE = [value // 4 for value in range(256)]  # of a soft shadow, which separates a thing from its background
 
 
-def _measure(thing: Thing, level: Level, rng: random.Random) -> tuple[float, float]:
-    """Longer side of the glyph in units, and its turn in degrees."""
+def _sample_size(thing: Thing, level: Level, rng: random.Random) -> tuple[float, float]:
+    """Longer side of the glyph in units, and its rotation in degrees."""
     if level == "hard":
         return rng.uniform(*_HARD), rng.uniform(-20, 20)
     return rng.uniform(*(_PLAIN_ACTING if thing.action else _PLAIN)), rng.uniform(-12, 12)
@@ -98,22 +107,24 @@ def _centre(thing: Thing, glyph: float, level: Level, rng: random.Random) -> tup
     half = glyph / 2
     if level == "hard":
         return rng.uniform(half, UNITS - half), rng.uniform(half, UNITS - half)
-    lean = _LEAN[thing.action]
+    offset = _OFFSETS[thing.action]
     jitter = 0.5 if thing.action else 2.0
-    middle = (UNITS / 4 + UNITS / 2 * (thing.place % 2), UNITS / 4 + UNITS / 2 * (thing.place // 2))
-    x, y = (at + by + rng.uniform(-jitter, jitter) for at, by in zip(middle, lean, strict=True))
+    middle = (UNITS / 4 + UNITS / 2 * (thing.quarter % 2), UNITS / 4 + UNITS / 2 * (thing.quarter // 2))
+    x, y = (position + shift + rng.uniform(-jitter, jitter) for position, shift in zip(middle, offset, strict=True))
     return min(max(x, half), UNITS - half), min(max(y, half), UNITS - half)
 
 
-def _paint(name: str, level: Level, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _sample_colours(name: str, level: Level, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Colour of the ink and of the enclosed area."""
     spread = 10 if level == "plain" else 24
     colour = tuple(min(max(value + rng.randint(-spread, spread), 0), 255) for value in COLOURS[name])
     return colour, tuple(255 - (255 - value) // 5 for value in colour)
 
 
-def _stamp(name: str, glyph: float, turn: float, scale: float) -> tuple[Image.Image, Image.Image, tuple[float, float]]:
-    """Masks of a glyph at its size and turn, and its half width and half height in units (before the turn)."""
+def _glyph_masks(
+    name: str, glyph: float, turn: float, scale: float
+) -> tuple[Image.Image, Image.Image, tuple[float, float]]:
+    """Masks of a glyph at its size and rotation; its half width and half height in units, before the rotation."""
     longest = min(round(_HARD[1] * scale), _MAX_MASK)
     masks, (width, height) = _glyph(name, longest)
     target = glyph * scale
@@ -162,7 +173,7 @@ def _enclosed(ink: Image.Image) -> Image.Image:
 
 
 def _body(ink: Image.Image) -> Image.Image:
-    """Mask of the one connected part of the silhouette that lies in the lower middle."""
+    """Mask of the connected part of the silhouette that is in the lower middle."""
     mask = _enclosed(ink)
     box = mask.getbbox()
     assert box is not None, "nothing was drawn"

@@ -1,9 +1,8 @@
-"""What a drawn scene holds: two to four coloured pictographs, one a quarter of the picture, on a background.
+"""A drawn scene: two to four coloured pictographs on a background, each in its own quarter of the image.
 
-Every name is a lemma, so that a caption parser that does its work gives back exactly these words. Within a
-scene no two things share an object, a colour or an action: a tag then belongs to one thing, and what a
-caption leaves out can be counted tag by tag. Pictographs were chosen by eye at 26 px: nothing that looks
-like its neighbour (one of sword and hammer, one of wheel and gear), nothing that is a black-and-white twin.
+Every name is a lemma, so that a correct caption parser returns exactly these words. Within a scene no two things share
+an object, a colour or an action: a tag belongs to one thing, and the tags that a caption omits can be counted. The
+pictographs are distinct at 26 px: of two similar pictographs (sword and hammer, wheel and gear) only one is used.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class Glyph(NamedTuple):
 
     code: int
     stroke: float = 0.0  # how much thin lines are thickened, as a share of the font size
-    body_only: bool = False  # leave out what lies around the middle part (the flakes about the snowman)
+    body_only: bool = False  # whether only the connected middle part is drawn (the snowman without its flakes)
 
 
 OBJECTS: dict[str, Glyph] = {
@@ -79,7 +78,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (116, 120, 126),
 }
 
-# Background -> the phrase that puts things there.
+# Background -> its phrase in a caption.
 BACKGROUNDS: dict[str, str] = {
     "beach": "on the beach",
     "meadow": "in the meadow",
@@ -89,8 +88,8 @@ BACKGROUNDS: dict[str, str] = {
     "sky": "in the sky",
 }
 
-# Background -> where an object is mostly found, each object once: pictures of the world hang together like this.
-HOMES: dict[str, tuple[str, ...]] = {
+# Background -> objects that are mostly drawn on it, each object once: in photos objects and places are correlated too.
+TYPICAL_OBJECTS: dict[str, tuple[str, ...]] = {
     "beach": ("umbrella", "wheelchair", "telephone", "face", "heart", "domino"),
     "meadow": ("cow", "horse", "cat", "monkey", "clover", "flower", "drum"),
     "snow": ("snowflake", "snowman", "house", "cup", "castle", "skull"),
@@ -110,18 +109,18 @@ ACTIONS: dict[str, tuple[str, str]] = {
 
 MAX_THINGS = 4
 _NUM_THINGS = ((2, 3, 4), (0.1, 0.4, 0.5))  # counts and their weights
-_AT_HOME = 0.8  # chance that a thing is drawn from its background's own; otherwise from all
+_TYPICAL_SHARE = 0.8  # probability that an object is drawn from those typical of the background; otherwise from all
 _NUM_ACTIONS = ((0, 1, 2), (0.35, 0.45, 0.2))
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One pictograph: its object, its colour, what it does, and its quarter (0..3, row by row)."""
+    """A pictograph: its object, its colour, its action, and its quarter (0..3, row by row)."""
 
     name: str
     colour: str
     action: str | None = None
-    place: int = 0
+    quarter: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,19 +135,19 @@ class Scene:
     things: tuple[Thing, ...] = ()
 
     def __post_init__(self) -> None:
-        _known(self.background, BACKGROUNDS, "background")
+        _check_name(self.background, BACKGROUNDS, "background")
         for thing in self.things:
-            _known(thing.name, OBJECTS, "object")
-            _known(thing.colour, COLOURS, "colour")
+            _check_name(thing.name, OBJECTS, "object")
+            _check_name(thing.colour, COLOURS, "colour")
             if thing.action is not None:
-                _known(thing.action, ACTIONS, "action")
-        places = [thing.place for thing in self.things]
-        if len(set(places)) != len(places) or not set(places) <= set(range(MAX_THINGS)):
-            raise ValueError(f"places {places} must be different numbers from 0 to {MAX_THINGS - 1}")
+                _check_name(thing.action, ACTIONS, "action")
+        quarters = [thing.quarter for thing in self.things]
+        if len(set(quarters)) != len(quarters) or not set(quarters) <= set(range(MAX_THINGS)):
+            raise ValueError(f"quarters {quarters} must be different numbers from 0 to {MAX_THINGS - 1}")
 
     @property
     def truth(self) -> list[str]:
-        """Every tag of the scene, sorted: objects, colours, actions and the background, as lemmas."""
+        """All tags of the scene, sorted: objects, colours, actions and the background, as lemmas."""
         tags = {self.background}
         for thing in self.things:
             tags |= {thing.name, thing.colour} | ({thing.action} if thing.action else set())
@@ -156,16 +155,23 @@ class Scene:
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """Draw a scene at random: two to four things, mostly at home there, at most two of which do something."""
+    """Sample a scene: two to four things, mostly typical of the background, at most two of them with an action.
+
+    Args:
+        rng: random generator of the draws.
+
+    Returns:
+        The scene.
+    """
     background = rng.choice(list(BACKGROUNDS))
     count = rng.choices(*_NUM_THINGS)[0]
     names: list[str] = []
     while len(names) < count:
-        name = rng.choice(HOMES[background] if rng.random() < _AT_HOME else list(OBJECTS))
+        name = rng.choice(TYPICAL_OBJECTS[background] if rng.random() < _TYPICAL_SHARE else list(OBJECTS))
         if name not in names:
             names.append(name)
-    acting: list[str | None] = list(rng.sample(list(ACTIONS), rng.choices(*_NUM_ACTIONS)[0]))
-    actions = acting + [None] * (count - len(acting))
+    drawn_actions: list[str | None] = list(rng.sample(list(ACTIONS), rng.choices(*_NUM_ACTIONS)[0]))
+    actions = drawn_actions + [None] * (count - len(drawn_actions))
     rng.shuffle(actions)
     columns = (
         names,
@@ -173,7 +179,7 @@ def sample_scene(rng: random.Random) -> Scene:
         actions,
         rng.sample(range(MAX_THINGS), count),
     )
-    things = tuple(Thing(name, colour, action, place) for name, colour, action, place in zip(*columns, strict=True))
+    things = tuple(Thing(name, colour, action, quarter) for name, colour, action, quarter in zip(*columns, strict=True))
     return Scene(background, things)
 
 
@@ -183,36 +189,39 @@ def scene_of(
     background: str | None = None,
     rng: random.Random,
 ) -> Scene:
-    """Make a scene of (object, colour, action) triples; what is None, and every place, is drawn from `rng`.
+    """Make a scene of (object, colour, action) triples; missing names and all quarters are drawn at random.
 
-    Of more than four things, four are drawn. Colours that are not said differ from those that are.
+    Of more than four things, four are drawn at random. A colour that is drawn differs from all other colours.
 
     Args:
-        things: (object, colour, action) of each; None: drawn.
-        background: None: drawn.
-        rng: of the draws.
+        things: (object, colour, action) of each thing; an object or colour of None is drawn.
+        background: name of the background; None: drawn.
+        rng: random generator of the draws.
+
+    Returns:
+        The scene.
 
     Raises:
         ValueError: if a name is not in the vocabulary.
     """
-    wanted = list(things)
-    if len(wanted) > MAX_THINGS:
-        wanted = rng.sample(wanted, MAX_THINGS)
-    names, colours = {name for name, _, _ in wanted}, {colour for _, colour, _ in wanted}
+    selected = list(things)
+    if len(selected) > MAX_THINGS:
+        selected = rng.sample(selected, MAX_THINGS)
+    names, colours = {name for name, _, _ in selected}, {colour for _, colour, _ in selected}
     spare_names = _shuffled([name for name in OBJECTS if name not in names], rng)
     spare_colours = _shuffled([colour for colour in COLOURS if colour not in colours], rng)
-    places = rng.sample(range(MAX_THINGS), len(wanted))
-    made = tuple(
-        Thing(name or spare_names.pop(), colour or spare_colours.pop(), action, place)
-        for (name, colour, action), place in zip(wanted, places, strict=True)
+    quarters = rng.sample(range(MAX_THINGS), len(selected))
+    complete = tuple(
+        Thing(name or spare_names.pop(), colour or spare_colours.pop(), action, quarter)
+        for (name, colour, action), quarter in zip(selected, quarters, strict=True)
     )
-    return Scene(background or rng.choice(list(BACKGROUNDS)), made)
+    return Scene(background or rng.choice(list(BACKGROUNDS)), complete)
 
 
 def _shuffled(names: Sequence[str], rng: random.Random) -> list[str]:
     return rng.sample(names, len(names))
 
 
-def _known(name: str, vocabulary: Iterable[str], what: str) -> None:
+def _check_name(name: str, vocabulary: Iterable[str], kind: str) -> None:
     if name not in vocabulary:
-        raise ValueError(f"{what} {name!r} is not drawn here; use one of {', '.join(vocabulary)}")
+        raise ValueError(f"{kind} {name!r} is not drawn here; use one of {', '.join(vocabulary)}")

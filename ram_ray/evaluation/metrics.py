@@ -1,19 +1,17 @@
-"""mAP, precision and recall, from scores that never meet in one place.
+"""mAP, precision and recall, from scores that never lie in the memory of one process.
 
-AP needs all scores of one tag and no other tag's. So the evaluation stage writes rows of scores, each batch of
-rows is cut into blocks of tags (`to_tag_blocks`), and one task a block gathers its columns and reduces them
-(`reduce_tag_block`): what the driver sees grows with the tags, never with the images.
+AP of a tag needs all scores of that tag and no others. So each batch of scores is cut into blocks of tags
+(`to_tag_blocks`), and a task for each block joins its rows and reduces them (`reduce_tag_block`). The driver's memory
+grows with the number of tags, not of images. AP = sum over steps of the ranking of (recall gained x precision).
 
-Ties: images with equal scores are one step of the ranking, and the positives among them all get the precision
-at its end. So AP does not depend on the order of the rows; without ties it equals the reference's mean of precision
-over positives (with them the reference's depends on an unstable sort: `reference_average_precision`). A tag with no
-positives has no AP (NaN).
+Ties: images with equal scores are one step of the ranking, so AP does not depend on the order of rows. Without ties it
+equals the reference's mean of precision over positives. A tag without positives has no AP (NaN).
 
-Precision and recall come twice: averaged over tags (the paper's P and R) and over all decisions ("micro").
-As in the paper's code a tag that was never predicted has precision 0. A prediction is a tag that the model would give
-when it is served: by its own threshold and `label_system.is_present`, muted tags never.
+Precision and recall are averaged over tags (the paper's P and R) and over all decisions ("micro"). As in the paper's
+code, a tag that is never predicted has precision 0. A prediction is a tag that the served model would return: over its
+own threshold (`label_system.is_present`) and not muted.
 
-Letters: N images, T tags of the label system, b tags of one block.
+Letters: N images, T tags of the label system, b tags of a block, C columns of scores.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ import pyarrow as pa
 from ram_ray.data.ground_truth import Counts
 from ram_ray.label_system import is_present
 
-# Rows of one batch cut by tags; `scores` and `targets` are (rows, b) in row order.
+# Rows of one batch cut by tags; `scores` and `targets` are (rows, b), flattened in row order.
 TAG_BLOCK = pa.schema(
     [("block", pa.int32()), ("rows", pa.int32()), ("scores", pa.list_(pa.float32())), ("targets", pa.list_(pa.bool_()))]
 )
@@ -46,7 +44,7 @@ PER_TAG = pa.schema(
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Average precision of one tag; images with equal scores are one step.
+    """Average precision of one tag; images with equal scores are one step of the ranking.
 
     Args:
         scores: (N,) float.
@@ -68,18 +66,18 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], targets[order].cumsum()
-    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # last place of each step
-    found = np.diff(hits[ends], prepend=0)
-    return float((found * hits[ends] / (ends + 1)).sum() / num_positives)
+    ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # last rank of each step
+    step_hits = np.diff(hits[ends], prepend=0)
+    return float((step_hits * hits[ends] / (ends + 1)).sum() / num_positives)
 
 
 def reference_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Average precision of one tag as the released evaluation counts it, to compare with its figures.
+    """Average precision of one tag as the released evaluation computes it, to compare with its figures.
 
-    Images with equal scores come in the order that numpy's unstable sort happens to give.
+    The order of images with equal scores is that of numpy's unstable sort.
 
     Args:
-        scores: (N,) of the type that the other side had, float32.
+        scores: (N,) float32, as in the released evaluation: the type decides the order of ties.
         targets: (N,) bool.
 
     Returns:
@@ -99,7 +97,7 @@ def to_tag_blocks(scores: np.ndarray, targets: np.ndarray, *, tags_per_block: in
         tags_per_block: most tags of a block.
 
     Returns:
-        TAG_BLOCK rows, one a block.
+        TAG_BLOCK rows, one for each block.
     """
     assert scores.shape == targets.shape and scores.ndim == 2, (scores.shape, targets.shape)
     rows = []
@@ -119,16 +117,16 @@ def to_tag_blocks(scores: np.ndarray, targets: np.ndarray, *, tags_per_block: in
 def reduce_tag_block(
     group: pa.Table, *, thresholds: np.ndarray, muted: Collection[int] = (), tags_per_block: int = 64
 ) -> pa.Table:
-    """PER_TAG rows of all TAG_BLOCK rows of one block.
+    """Reduce all rows of one block to the counts and the AP of its tags.
 
     Args:
         group: TAG_BLOCK rows of one block.
         thresholds: (T,) float, by tag id.
-        muted: ids of tags that are never given.
-        tags_per_block: as of `to_tag_blocks`.
+        muted: ids of tags that are never predicted.
+        tags_per_block: as passed to `to_tag_blocks`.
 
     Returns:
-        A PER_TAG row a tag.
+        A PER_TAG row for each tag of the block.
     """
     block = group["block"][0].as_py()
     assert set(group["block"].to_pylist()) == {block}, "a group holds one block"
@@ -154,47 +152,51 @@ def per_tag(
         scores: (N, C) float; column c is the tag `first` + c.
         targets: (N, C) bool.
         thresholds: (T,) float, by tag id.
-        muted: ids of tags that are never given.
+        muted: ids of tags that are never predicted.
         first: id of the first column's tag.
 
     Returns:
-        A PER_TAG row a column.
+        A PER_TAG row for each column.
     """
     rows = []
     for column in range(scores.shape[1]):
         tag = first + column
-        true = targets[:, column].astype(bool)
-        given = is_present(scores[:, column], thresholds[tag]) & (tag not in muted)
-        tp = int((given & true).sum())
+        positive = targets[:, column].astype(bool)
+        predicted = is_present(scores[:, column], thresholds[tag]) & (tag not in muted)
+        tp = int((predicted & positive).sum())
         rows.append(
             {
                 "tag": tag,
-                "num_images": len(true),
-                "num_positives": int(true.sum()),
-                "ap": average_precision(scores[:, column], true),
+                "num_images": len(positive),
+                "num_positives": int(positive.sum()),
+                "ap": average_precision(scores[:, column], positive),
                 "threshold": float(thresholds[tag]),
                 "tp": tp,
-                "fp": int(given.sum()) - tp,
-                "fn": int(true.sum()) - tp,
+                "fp": int(predicted.sum()) - tp,
+                "fn": int(positive.sum()) - tp,
             }
         )
     return rows
 
 
 def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_positives: int = 1) -> dict[str, Any]:
-    """The report's figures from PER_TAG rows: mAP, mean prevalence, precision, recall, and a line a tag.
+    """Average the figures of the tags.
 
     Tags with fewer than `min_positives` positives (at least 1) have a line but are in no average. Mean prevalence is
-    the mAP that scores drawn at random would have.
+    the expected mAP of random scores.
 
     Args:
-        rows: of PER_TAG.
+        rows: PER_TAG rows.
         names: of all tags, by id.
         kinds: of all tags, by id.
-        min_positives: least positives of a tag that is in averages.
+        min_positives: fewest positives of a tag that is averaged.
+
+    Returns:
+        mAP, mean_prevalence, num_tags, precision, recall, micro_precision, micro_recall (0 to 1; None without tags) and
+        `per_tag`, a dict for each tag by id.
     """
     lines = []
-    for row in sorted(rows, key=lambda one: one["tag"]):
+    for row in sorted(rows, key=lambda row: row["tag"]):
         counts = Counts(row["tp"], row["fp"], row["fn"])
         lines.append(
             {
@@ -214,9 +216,9 @@ def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_p
         )
     counted = [line for line in lines if line["counted"]]
     micro = Counts()
-    for one in counted:
-        right = one["correct"]
-        micro += Counts(right, one["predicted"] - right, one["num_positives"] - right)
+    for line in counted:
+        correct = line["correct"]
+        micro += Counts(correct, line["predicted"] - correct, line["num_positives"] - correct)
     return {
         "mAP": _mean([line["ap"] for line in counted]),
         "mean_prevalence": _mean([line["prevalence"] for line in counted]),

@@ -1,4 +1,4 @@
-"""A model's scores on a labelled set, beside the truth: functions of a batch."""
+"""A model's scores on labelled images together with the truth, as functions of a batch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def targets_matrix(truths: Sequence[set[int]], num_tags: int) -> np.ndarray:
-    """Truth as an array.
+    """The truth as an array.
 
     Args:
-        truths: ids of the true tags of each image.
-        num_tags: T.
+        truths: ids of the true tags of each of N images.
+        num_tags: T, the size of the label system.
 
     Returns:
         (N, T) bool.
@@ -32,18 +32,17 @@ def targets_matrix(truths: Sequence[set[int]], num_tags: int) -> np.ndarray:
 
 
 class Scorer:
-    """Actor: pictures and their truth -> TAG_BLOCK rows, ready for `metrics.reduce_tag_block`.
+    """Actor: images and their truth -> TAG_BLOCK rows, the input of `metrics.reduce_tag_block`.
 
-    A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns. Rows with a `reason`, and rows of which
-    nothing is known, are left out; `num_images` of the reduced rows says how many were scored.
+    Rejected rows and rows without truth are left out; `num_images` of the reduced rows is the number of scored images.
 
     Args:
         bundle_uri: path, URI or id of the model.
         device: as in `Predictor.from_pretrained`, as are precision and threads.
         precision: "fp32" or "bf16".
-        threads: of torch.
-        tags_per_block: as of `metrics.to_tag_blocks`.
-        predictor: a model that is loaded already, in place of the bundle.
+        threads: number of torch's threads.
+        tags_per_block: as passed to `metrics.to_tag_blocks`.
+        predictor: a loaded model, used in place of `bundle_uri`.
     """
 
     def __init__(
@@ -67,25 +66,25 @@ class Scorer:
         """Score a batch.
 
         Args:
-            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
+            batch: ANNOTATION rows as numpy columns, with `pixels` (B, S, S, 3) uint8.
 
         Returns:
-            TAG_BLOCK rows; images that are rejected or have no truth are left out.
+            TAG_BLOCK rows of the images that are not rejected and have a truth.
         """
         system = self.predictor.labels
         truths: list[set[int] | None] = []
         for reason, labels, captions in zip(batch["reason"], batch["labels"], batch["captions"], strict=True):
             rejected = isinstance(reason, str)
-            truths.append(None if rejected else truth_ids(_maybe(labels), captions, system)[0])
-        keep = [row for row, truth in enumerate(truths) if truth is not None]
+            truths.append(None if rejected else truth_ids(_to_list(labels), captions, system)[0])
+        rows = [row for row, truth in enumerate(truths) if truth is not None]
         known = [truth for truth in truths if truth is not None]
-        if not keep:
-            nothing = np.zeros((0, len(system)))
-            return to_tag_blocks(nothing, nothing, tags_per_block=self.tags_per_block)
-        scores = self.predictor.probabilities(np.stack([batch["pixels"][row] for row in keep]))
+        if not rows:
+            empty = np.zeros((0, len(system)))
+            return to_tag_blocks(empty, empty, tags_per_block=self.tags_per_block)
+        scores = self.predictor.probabilities(np.stack([batch["pixels"][row] for row in rows]))
         return to_tag_blocks(scores, targets_matrix(known, len(system)), tags_per_block=self.tags_per_block)
 
 
-def _maybe(labels: Any) -> list[str] | None:
-    """A list column's value as Ray gives it in a numpy batch: an array, None, or NaN for a null."""
-    return None if labels is None or isinstance(labels, float) else [str(one) for one in labels]
+def _to_list(labels: Any) -> list[str] | None:
+    """A value of a list column as Ray passes it in a numpy batch: an array, None, or NaN for a null."""
+    return None if labels is None or isinstance(labels, float) else [str(label) for label in labels]

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: a model's scores on a labelled set, reduced a block of tags at a time on Ray Data."""
+"""The stage `evaluate`: a model's scores on labelled images, reduced by blocks of tags on Ray Data."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from ram_ray.runtime.artifacts import Manifest, Run, write_text
 
 
 def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, labels: Manifest) -> Manifest:
-    """Score `model` on annotated images; the figures are the manifest's counts, the lines a tag in summary.json.
+    """Score a model on annotated images and write summary.json.
 
     Args:
-        run: gets the stage's folder.
+        run: the run that gets the stage's folder.
         config: of the run.
-        labelled: stage that left the ANNOTATION rows to score on.
-        model: stage that left a bundle.
+        labelled: stage that wrote the ANNOTATION rows to score on.
+        model: stage that wrote a bundle.
         labels: stage that built the label system.
+
+    Returns:
+        The stage's manifest; its counts are the averages of `metrics.summarise`.
     """
     settings, cpus = config.evaluate, config.resources.task_cpus
     stage = run.stage(f"evaluate_{model.stage}", kind="evaluation", config=settings, inputs=[labelled, model])
     if stage.manifest:
         return stage.manifest
     system = LabelSystem.load(label_system_uri(labels.path))
-    served = read_config(model.path)  # its thresholds and muted tags: what is counted is what would be served
+    served = read_config(model.path)  # thresholds and muted tags: counted are the tags that the served model returns
     thresholds, muted = system.thresholds(served.threshold), served.muted
     dataset = read_rows(labelled.path, run=config).map_batches(
         good, batch_format="pyarrow", batch_size=None, num_cpus=cpus
@@ -60,7 +63,7 @@ def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, l
     summary = summarise(
         rows,
         names=system.names,
-        kinds=[one.kind for one in system.labels],
+        kinds=[label.kind for label in system.labels],
         min_positives=settings.min_positives,
     )
     write_text(f"{stage.path}/summary.json", json.dumps(summary))
@@ -69,6 +72,13 @@ def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, l
 
 
 def read_summary(score: Manifest) -> dict[str, Any]:
-    """The figures and the line a tag that an `evaluate` stage left."""
+    """Read the summary of an `evaluate` stage.
+
+    Args:
+        score: the stage's manifest.
+
+    Returns:
+        The dict of `metrics.summarise`.
+    """
     with fsspec.open(f"{score.path}/summary.json", "r") as file:
         return json.load(file)

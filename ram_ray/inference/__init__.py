@@ -1,7 +1,6 @@
-"""From a model bundle to tags. `from ram_ray.inference import Predictor` is what users write.
+"""Inference with a model bundle. Users write `from ram_ray.inference import Predictor`.
 
-That loads torch, which the driver of batch tagging does not need: the name is looked up when it is asked for, and not
-when another module of this package is imported.
+`Predictor` needs torch, and the driver of batch tagging does not, so the class is imported only when its name is used.
 """
 
 from __future__ import annotations

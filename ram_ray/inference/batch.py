@@ -1,10 +1,10 @@
-"""Tag many pictures in batch: a folder of pictures, or shards, to Parquet and JSONL, on Ray Data.
+"""Tag many images in batch: a folder of images, or shards, to Parquet and JSONL, on Ray Data.
 
     list (tasks) -> read and decode (tasks, CPU) -> Predictor (actor pool) -> write parts (tasks)
 
-Pictures need no captions here. Every picture gives one row, in any order; one that cannot be read gives a row
-with `error` set. Each part is written by the task that holds it under a name that its keys give, so a task
-that Ray runs again writes the same file again, and nothing passes through the driver.
+Images need no captions here. Every image gives one row, in any order; an image that cannot be read gives a row with
+`error` set. The task that has a block writes it under a name made from the hash of its keys, so a task that Ray runs
+again overwrites the same file, and no tags pass through the driver.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from ram_ray.settings.data import DataConfig
 from ram_ray.settings.runtime import ResourcesConfig
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-FILES_PER_BLOCK = 5000  # plain pictures that one row of work lists
-BLOCKS_PER_ACTOR = 4  # at least, so that no actor has done its share long before the others
-# What is wrong with a row's text is no matter here.
-_ABOUT_TEXT = ("no_caption", "bad_metadata", "duplicate_key")
+FILES_PER_BLOCK = 5000  # image files in one item of work
+BLOCKS_PER_ACTOR = 4  # at least, so that all actors finish at about the same time
+# Reasons that concern a row's text, which tagging does not read.
+_TEXT_REASONS = ("no_caption", "bad_metadata", "duplicate_key")
 
 TAGGED = pa.schema(
     [
         ("key", pa.string()),
         ("tags", pa.list_(pa.string())),  # highest score first
         ("scores", pa.list_(pa.float32())),
-        ("error", pa.string()),  # null where the picture was tagged
+        ("error", pa.string()),  # null if the image was tagged
     ]
 )
 
 
 class Query(BaseModel, frozen=True, extra="forbid"):
-    """What is asked of every picture."""
+    """Which tags to return for each image, as in `Predictor.tag`."""
 
     top_k: int | None = Field(None, ge=1)
     threshold: float | None = Field(None, ge=0, le=1)
@@ -62,13 +62,13 @@ def tag_to_folder(
     backend: str = "torch",
     precision: str | None = None,
 ) -> dict[str, int]:
-    """Tag all pictures that `data` names into `out/part-*.parquet` and `out/part-*.jsonl`.
+    """Tag all images of `data` into `out/part-*.parquet` and `out/part-*.jsonl`.
 
     Args:
         model: a bundle's folder, URI or Hugging Face id, readable from every node.
-        data: folders of pictures, pictures, shards, or globs of them; paths or URIs.
+        data: folders of images, images, shards, or globs of them; paths or URIs.
         out: folder or URI; must hold no parts yet.
-        query: which tags are wanted, and how many.
+        query: which tags to return, and how many.
         config: of resources and data.
         backend: as in `Predictor.from_pretrained`.
         precision: as in `Predictor.from_pretrained`; None: bf16 on a GPU, else fp32.
@@ -77,27 +77,27 @@ def tag_to_folder(
         {"images": rows written, "errors": rows of them that could not be tagged}.
 
     Raises:
-        ValueError: if there are no pictures, `out` is used, or the cluster is too small for the resources asked.
+        ValueError: if there are no images, `out` has parts, or the cluster is too small for the resources asked.
     """
     import ray.data
 
     from ram_ray.runtime.progress import progress
 
     resources = config.resources
-    size = read_config(model).image_size  # the weights are the actors' matter
+    size = read_config(model).image_size  # only the actors load the weights
     work = find_work(data, shard_folders=config.data.shard_folders)
     fs, root = fsspec.url_to_fs(out)
     if fs.glob(f"{root}/part-*"):
         raise ValueError(f"{out} already holds tagged parts; name another folder or empty it")
     make_folder(fs, root)
     cpus = resources.task_cpus
-    pieces = ray.data.from_items([{"work": json.dumps(one)} for one in work], override_num_blocks=len(work))
-    rows = pieces.flat_map(Lister(config.data), num_cpus=cpus).materialize()
-    num_images = rows.count()  # rows are small: places, not pictures
+    items = ray.data.from_items([{"work": json.dumps(item)} for item in work], override_num_blocks=len(work))
+    rows = items.flat_map(Lister(config.data), num_cpus=cpus).materialize()
+    num_images = rows.count()  # rows are small: they locate images and hold no pixels
     if not num_images:
-        raise ValueError(f"no pictures among {', '.join(data)}")
-    per_block = min(config.data.rows_per_block, -(-num_images // (BLOCKS_PER_ACTOR * resources.most_actors)))
-    rows = rows.repartition(target_num_rows_per_block=per_block).materialize()  # by tasks that ask for a whole CPU
+        raise ValueError(f"no images in {', '.join(data)}")
+    rows_per_block = min(config.data.rows_per_block, -(-num_images // (BLOCKS_PER_ACTOR * resources.most_actors)))
+    rows = rows.repartition(target_num_rows_per_block=rows_per_block).materialize()  # by tasks that ask for a whole CPU
     with progress("tag", total=num_images) as add:
         tagged = rows.map_batches(Decoder(config.data, size=size), batch_size=None, num_cpus=cpus).map_batches(
             TagActor,
@@ -108,20 +108,23 @@ def tag_to_folder(
         )
         parts = tagged.map_batches(Writer(out), batch_size=None, batch_format="pyarrow", num_cpus=cpus)
         counts = list(parts.iter_rows())  # one small row a part
-    images, errors = (sum(int(part[name]) for part in counts) for name in ("images", "errors"))
-    assert images == num_images, f"{num_images} pictures went in but {images} came out"
-    return {"images": images, "errors": errors}
+    num_tagged, num_errors = (sum(int(part[name]) for part in counts) for name in ("images", "errors"))
+    assert num_tagged == num_images, f"{num_images} images went in but {num_tagged} came out"
+    return {"images": num_tagged, "errors": num_errors}
 
 
 def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]]:
-    """Pieces of work for `Lister`: shards, and plain pictures with their sizes.
+    """List the items of work for `Lister`: shards, and image files in groups.
 
     Args:
-        data: paths, URIs or globs of pictures, folders and shards.
+        data: paths, URIs or globs of images, folders and shards.
         shard_folders: how many of the folders above a shard are a part of its name.
 
+    Returns:
+        Items with the keys `shard` (name, URI and format, or None) and `rows` (rows of image files, or None).
+
     Raises:
-        ValueError: if a path or glob matches nothing, or holds neither pictures nor shards; if two shards share a name.
+        ValueError: if a path or glob matches nothing, or holds neither images nor shards; if two shards share a name.
     """
     from ram_ray.data.shards import make_shards, recognise
 
@@ -129,19 +132,19 @@ def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]
     shards: dict[str, Any] = {}
     for pattern in data:
         fs, path = fsspec.url_to_fs(pattern)
-        found = 0
+        num_matches = 0
         for root, infos in _matches(fs, path):
             for info in infos:
                 if info["name"].lower().endswith(IMAGE_SUFFIXES):
                     key = info["name"].removeprefix(root).lstrip("/")
                     files[_uri(fs, pattern, info["name"])] = key, int(info["size"])
-                    found += 1
+                    num_matches += 1
             archives = [info for info in infos if info["name"].endswith((".tar", ".parquet"))]
             for name, format, info in recognise(fs, archives, named=False, nested=False):
                 shards[_uri(fs, pattern, name)] = format, info
-                found += 1
-        if not found:
-            raise ValueError(f"{pattern}: no pictures ({', '.join(IMAGE_SUFFIXES)}) and no .tar or .parquet there")
+                num_matches += 1
+        if not num_matches:
+            raise ValueError(f"{pattern}: no images ({', '.join(IMAGE_SUFFIXES)}) and no .tar or .parquet there")
     used: set[str] = set()
     rows = []
     for uri, (key, size) in files.items():
@@ -149,19 +152,19 @@ def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]
         used.add(unique)
         rows.append({"key": unique, "uri": uri, "offset": 0, "nbytes": size, "error": ""})
     work = [{"shard": None, "rows": rows[i : i + FILES_PER_BLOCK]} for i in range(0, len(rows), FILES_PER_BLOCK)]
-    listed = make_shards(shards, folders=shard_folders)
-    return work + [{"shard": (one.name, one.uri, one.format), "rows": None} for one in listed]
+    named_shards = make_shards(shards, folders=shard_folders)
+    return work + [{"shard": (shard.name, shard.uri, shard.format), "rows": None} for shard in named_shards]
 
 
 def _matches(fs: Any, path: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """For what a path or glob matches: the folder above it, and fsspec's infos of the files in it, or of itself."""
+    """For each match of a path or glob: its parent folder, and fsspec's infos of the match or of all files in it."""
     try:
         matches = {path: fs.info(path)}
     except FileNotFoundError:
         matches = fs.glob(path, detail=True)
-    for name, info in sorted(matches.items()):
-        inside = fs.find(name, detail=True) if info["type"] == "directory" else {name: info}
-        yield name.rstrip("/").rpartition("/")[0], [{**one, "name": file} for file, one in sorted(inside.items())]
+    for match, info in sorted(matches.items()):
+        files = fs.find(match, detail=True) if info["type"] == "directory" else {match: info}
+        yield match.rstrip("/").rpartition("/")[0], [{**file, "name": name} for name, file in sorted(files.items())]
 
 
 def _uri(fs: Any, pattern: str, path: str) -> str:
@@ -169,35 +172,48 @@ def _uri(fs: Any, pattern: str, path: str) -> str:
 
 
 class Lister:
-    """A task: one piece of work to rows of `key, uri, offset, nbytes, error`; `error` is "" where there is none."""
+    """A task: turns an item of work into rows that locate images.
+
+    Args:
+        config: section `data`, with the limits of images.
+    """
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
 
-    def __call__(self, piece: dict[str, Any]) -> list[dict[str, Any]]:
-        """Rows with key, uri, offset, nbytes and error ("" for none) of one piece of work."""
+    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """List the images of an item of work.
+
+        Args:
+            row: `work`, an item of `find_work` as JSON.
+
+        Returns:
+            Rows with key, uri, offset, nbytes and error ("" for none).
+        """
         from ram_ray.data.shards import Shard, scan_shard
 
-        work = json.loads(piece["work"])
-        if work["shard"] is None:
-            return list(work["rows"])
-        shard = Shard(*work["shard"])
-        rows = scan_shard(shard, limits=self._config.limits(min_side=1), check="header")
+        item = json.loads(row["work"])
+        if item["shard"] is None:
+            return list(item["rows"])
+        shard = Shard(*item["shard"])
+        samples = scan_shard(shard, limits=self._config.limits(min_side=1), check="header")
         return [
             {
-                **{name: row[name] for name in ("key", "uri", "offset", "nbytes")},
-                "error": "" if row["reason"] in (None, *_ABOUT_TEXT) else f"{row['reason']}: {row['detail']}",
+                **{name: sample[name] for name in ("key", "uri", "offset", "nbytes")},
+                "error": ""
+                if sample["reason"] in (None, *_TEXT_REASONS)
+                else f"{sample['reason']}: {sample['detail']}",
             }
-            for row in rows
-            if row["nbytes"] or row["reason"] not in _ABOUT_TEXT
+            for sample in samples
+            if sample["nbytes"] or sample["reason"] not in _TEXT_REASONS
         ]
 
 
 class Decoder:
-    """A task: rows of places to pixels of the model's size, uint8 (B, size, size, 3), or an error a row.
+    """A task: reads and decodes images to pixels of the model's size, or to an error.
 
     Args:
-        config: section `data`, with the limits of pictures.
+        config: section `data`, with the limits of images.
         size: S, pixels a side.
     """
 
@@ -205,26 +221,26 @@ class Decoder:
         self._config, self._size = config, size
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Read and decode the pictures of a batch.
+        """Read and decode the images of a batch.
 
         Args:
             batch: columns key, uri, offset, nbytes and error ("" for none).
 
         Returns:
-            Columns key, error, and pixels uint8 (B, S, S, 3), zeros for a picture with an error.
+            Columns key, error, and pixels uint8 (B, S, S, 3), zeros for an image with an error.
         """
         from ram_ray.data.fetch import read_bytes
 
         errors = batch["error"].tolist()
-        wanted = [row for row, error in enumerate(errors) if not error]
-        places = [batch[name][wanted].tolist() for name in ("uri", "offset", "nbytes")]
+        readable = [index for index, error in enumerate(errors) if not error]
+        columns = [batch[name][readable].tolist() for name in ("uri", "offset", "nbytes")]
         size = self._size
         pixels = np.zeros((len(errors), size, size, 3), dtype=np.uint8)
-        for row, data in zip(wanted, read_bytes(*places), strict=True):
+        for index, data in zip(readable, read_bytes(*columns), strict=True):
             try:
-                pixels[row] = self._decode(data)
+                pixels[index] = self._decode(data)
             except Reject as reject:
-                errors[row] = str(reject)
+                errors[index] = str(reject)
         return {"key": batch["key"], "pixels": pixels, "error": np.array(errors)}
 
     def _decode(self, data: bytes | Reject) -> np.ndarray:
@@ -236,15 +252,15 @@ class Decoder:
 
 
 class TagActor:
-    """An actor: holds one model; pixels to tags and scores. Rows with an error pass through.
+    """An actor: holds one model and tags pixels. Rows with an error get no tags.
 
     Args:
         model: path, URI or id of a bundle.
-        query: which tags are wanted, and how many.
+        query: which tags to return, and how many.
         resources: GPUs and threads of an actor.
         backend: as in `Predictor.from_pretrained`.
         precision: None: bf16 on a GPU, else fp32.
-        add: told how many pictures are done.
+        add: called with the number of images after each batch.
     """
 
     def __init__(
@@ -255,18 +271,18 @@ class TagActor:
         backend: str = "torch",
         precision: str | None = None,
         *,
-        add: Callable[[int], None] | None = None,  # told how many pictures are done
+        add: Callable[[int], None] | None = None,
     ) -> None:
         from ram_ray.inference.predictor import Predictor
 
-        gpu = resources.actor_gpus > 0
+        use_gpu = resources.actor_gpus > 0
         self._query, self._add = query, add
         self._predictor = Predictor.from_pretrained(
             model,
-            device="cuda" if gpu else "cpu",
-            precision=precision or ("bf16" if gpu else "fp32"),
+            device="cuda" if use_gpu else "cpu",
+            precision=precision or ("bf16" if use_gpu else "fp32"),
             backend=backend,
-            threads=None if gpu else resources.threads,
+            threads=None if use_gpu else resources.threads,
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
@@ -279,15 +295,16 @@ class TagActor:
             TAGGED rows; those with an error have no tags.
         """
         errors = [error or None for error in batch["error"].tolist()]
-        good = [row for row, error in enumerate(errors) if error is None]
-        images = batch["pixels"][good]
-        own = list(self._query.tags) if self._query.tags else None
-        found = self._predictor.tag(images, top_k=self._query.top_k, threshold=self._query.threshold, tags=own)
+        decoded = [index for index, error in enumerate(errors) if error is None]
+        images = batch["pixels"][decoded]
+        query = self._query
+        own_tags = list(query.tags) if query.tags else None
+        results = self._predictor.tag(images, top_k=query.top_k, threshold=query.threshold, tags=own_tags)
         tags: list[list[str]] = [[] for _ in errors]
         scores: list[list[float]] = [[] for _ in errors]
-        for row, result in zip(good, found, strict=True):
-            tags[row] = [one.tag for one in result]
-            scores[row] = [one.score for one in result]
+        for index, result in zip(decoded, results, strict=True):
+            tags[index] = [score.tag for score in result]
+            scores[index] = [score.score for score in result]
         if self._add:
             self._add(len(errors))
         columns = {"key": batch["key"].tolist(), "tags": tags, "scores": scores, "error": errors}
@@ -295,17 +312,24 @@ class TagActor:
 
 
 class Writer:
-    """A task: one block to one Parquet part and one JSONL part of the same rows.
+    """A task: writes a block as a Parquet part and a JSONL part with the same rows.
 
     Args:
-        out: folder or URI, there already.
+        out: path or URI of an existing folder.
     """
 
     def __init__(self, out: str) -> None:
         self._out = out.rstrip("/")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Write a batch of TAGGED rows as .parquet and .jsonl, and return one row with its counts."""
+        """Write a batch as .parquet and .jsonl.
+
+        Args:
+            batch: TAGGED rows.
+
+        Returns:
+            One row with the number of `images` and of `errors`.
+        """
         table = batch.select(TAGGED.names).cast(TAGGED)
         rows = table.to_pylist()
         name = f"{self._out}/part-{hashlib.sha256(json.dumps([row['key'] for row in rows]).encode()).hexdigest()[:16]}"
@@ -315,5 +339,5 @@ class Writer:
             for row in rows:
                 row["scores"] = [round(score, 5) for score in row["scores"]]
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        errors = sum(row["error"] is not None for row in rows)
-        return pa.table({"images": [len(rows)], "errors": [errors]})
+        num_errors = sum(row["error"] is not None for row in rows)
+        return pa.table({"images": [len(rows)], "errors": [num_errors]})

@@ -1,4 +1,4 @@
-"""A user's own tags: names, or names with descriptions, to what a model is asked with. Label sets are kept for a while.
+"""Label sets for a user's own tags: names, or names with descriptions. The last label sets are cached.
 
 Letters: N tags, K descriptions a tag, E width of text embeddings.
 """
@@ -16,27 +16,34 @@ from ram_ray.inference.backends.backend import LabelSet, label_set
 from ram_ray.models.bundle import Bundle
 from ram_ray.models.dual_encoder import Teacher
 
-OWN_TAG_SETS = 32  # label sets of users that are kept
+MAX_LABEL_SETS = 32  # in the cache of a model
 
 
-class OwnTags:
-    """The label sets of one model. Safe to call from several threads."""
+class CustomTags:
+    """Makes and caches the label sets of one model. Safe to call from several threads.
+
+    Args:
+        bundle: the model, and the text encoder that embeds tags.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle, self._model = bundle, bundle.model
         self._teacher: Teacher | None = None
-        self._kept: OrderedDict[tuple, LabelSet] = OrderedDict()
+        self._cache: OrderedDict[tuple, LabelSet] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cache)
 
     def __call__(self, tags: list[str] | Mapping[str, list[str]], *, embeddings: Tensor | None = None) -> LabelSet:
-        """The label set of `tags`, with the user's `embeddings` or with those of the bundle's text encoder.
+        """Make the label set of `tags`, with the user's `embeddings` or with those of the bundle's text encoder.
 
         Args:
             tags: names, or for RAM++ also name -> its descriptions, equally many for each.
             embeddings: float (N, E), RAM++: (N, K, E) or (N K, E), in place of those of the text encoder.
+
+        Returns:
+            The label set, on the model's device.
 
         Raises:
             ValueError: if the model takes no other tags, or descriptions or embeddings do not fit.
@@ -45,36 +52,39 @@ class OwnTags:
             return self.from_embeddings(embeddings, num_tags=len(tags))
         key = tuple((name, *tags[name]) if isinstance(tags, Mapping) else name for name in tags)
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self.from_embeddings(self._embed(tags), num_tags=len(tags))
-                if len(self._kept) > OWN_TAG_SETS:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            if key not in self._cache:
+                self._cache[key] = self.from_embeddings(self._embed(tags), num_tags=len(tags))
+                if len(self._cache) > MAX_LABEL_SETS:
+                    self._cache.popitem(last=False)
+            self._cache.move_to_end(key)
+            return self._cache[key]
 
     def from_embeddings(self, embeddings: Tensor, *, num_tags: int | None = None) -> LabelSet:
-        """A label set of embeddings.
+        """Make a label set of embeddings.
 
         Args:
             embeddings: float (N, E), RAM++: (N, K, E), or (N K, E) where the number of tags is known.
-            num_tags: N; None: what the shape says.
+            num_tags: N; None: the first dimension of `embeddings`.
+
+        Returns:
+            The label set, on the model's device.
 
         Raises:
             ValueError: if the model takes no other tags, or the shape does not fit.
         """
-        self._refuse_tag2text()
+        self._require_open_vocabulary()
         width, reweighs = self._model.config.label_width, self._model.reweighs
         if reweighs and embeddings.ndim == 2 and num_tags and len(embeddings) % num_tags == 0:
             embeddings = embeddings.view(num_tags, -1, embeddings.shape[-1])
-        fits = embeddings.ndim == (3 if reweighs else 2) and embeddings.shape[-1] == width
-        if not fits or num_tags not in (None, len(embeddings)):
+        has_shape = embeddings.ndim == (3 if reweighs else 2) and embeddings.shape[-1] == width
+        if not has_shape or num_tags not in (None, len(embeddings)):
             names = "tags, descriptions" if reweighs else "tags"
             raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}; expected ({names}, {width})")
         return label_set(self._model, embeddings)
 
     def _embed(self, tags: list[str] | Mapping[str, list[str]]) -> Tensor:
         """Text embeddings of the tags: (N, E), RAM++: (N, K, E)."""
-        self._refuse_tag2text()
+        self._require_open_vocabulary()
         if self._teacher is None:
             self._teacher = self._bundle.teacher()
         templates = list(self._model.config.templates)
@@ -86,11 +96,11 @@ class OwnTags:
             texts = [list(tags[name]) for name in tags]
         else:
             texts = [[template.format(name) for template in templates] for name in tags]
-        if len({len(one) for one in texts}) > 1 or not texts[0]:
+        if len({len(descriptions) for descriptions in texts}) > 1 or not texts[0]:
             raise ValueError("every tag needs equally many descriptions, at least one")
-        flat = torch.from_numpy(self._teacher.encode_texts([text for row in texts for text in row]))
+        flat = torch.from_numpy(self._teacher.encode_texts([text for descriptions in texts for text in descriptions]))
         return flat.view(len(texts), len(texts[0]), -1)
 
-    def _refuse_tag2text(self) -> None:
+    def _require_open_vocabulary(self) -> None:
         if self._model.config.architecture == "tag2text":
             raise ValueError("Tag2Text answers for its own tags alone; use a RAM or RAM++ model for other tags")

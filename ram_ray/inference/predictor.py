@@ -1,10 +1,9 @@
-"""Predictor: a model bundle, images in, tags and captions out. The engine, evaluation and serving all use it.
+"""Predictor: images in, tags and captions out, with a model bundle. The data engine, evaluation and serving use it.
 
-What does not depend on the image is computed once a label set: the label queries, for the bundle's own tags
-and, in a small cache (`custom_tags.py`), for tags that a user brings. What computes is a backend (`backends`).
-
-An image is encoded once, whatever is asked of it: every method that takes images also takes the image tokens that
-`encode` made of them. Images are prepared by `ram_ray.data.preprocess`, tags chosen by `label_system.is_present`.
+The label queries do not depend on the image, so they are computed once a label set: for the bundle's own tags, and in a
+small cache (`custom_tags.py`) for a user's own tags. A backend (`backends`) computes the forward pass.
+An image is encoded once: every method that takes images also takes the image tokens of `encode`. Images are prepared by
+`ram_ray.data.preprocess`, tags selected by `label_system.is_present`.
 
 Letters: B batch, S pixels, L image tokens, C their width, N tags, K descriptions a tag, E width of text embeddings.
 """
@@ -12,7 +11,6 @@ Letters: B batch, S pixels, L image tokens, C their width, N tags, K description
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,21 +19,11 @@ from torch import Tensor
 from ram_ray.data.preprocess import Images, preprocess
 from ram_ray.inference.backends.backend import LabelSet, label_set
 from ram_ray.inference.backends.make import make_backend
-from ram_ray.inference.custom_tags import OwnTags
+from ram_ray.inference.custom_tags import CustomTags
+from ram_ray.inference.tag_score import TagScore
 from ram_ray.label_system import is_present
 from ram_ray.models.bundle import Bundle, load_bundle
 from ram_ray.settings.models import Decoding, ModelConfig
-
-
-@dataclass(frozen=True)
-class TagScore:
-    """One tag of one picture. `id` is None for a tag that the user brought."""
-
-    tag: str
-    id: int | None
-    score: float
-    threshold: float
-    chinese: str | None = None  # the tag's Chinese name, where the model's list has it
 
 
 class Predictor:
@@ -56,12 +44,12 @@ class Predictor:
         self.device = bundle.model.label_embed.device
         self.thresholds = self.labels.thresholds(self.config.threshold)
         self.exif = exif
-        self._own = OwnTags(bundle)
-        self._labels = label_set(self.model, self.model.label_embed)  # before the backend takes the weights over
+        self._own = CustomTags(bundle)
+        self._labels = label_set(self.model, self.model.label_embed)  # before the backend changes the weights
         self._backend = make_backend(backend, self.model, precision=precision, threads=threads)
-        self._half = precision == "bf16"
-        self._seen = np.ones(len(self.labels), dtype=bool)
-        self._seen[list(self.config.muted)] = False
+        self._bf16 = precision == "bf16"
+        self._unmuted = np.ones(len(self.labels), dtype=bool)
+        self._unmuted[list(self.config.muted)] = False
 
     @classmethod
     def from_pretrained(
@@ -78,14 +66,17 @@ class Predictor:
         """Load a bundle from a folder, a URI or a Hugging Face id.
 
         Args:
-            path_or_id: where the bundle is.
+            path_or_id: folder, URI or Hugging Face id of the bundle.
             device: of torch; None: the GPU if there is one and the backend is "torch", else the CPU.
-            precision: "fp32", exact, or "bf16", about twice as quick where the processor knows it.
-            backend: "torch", or "openvino", quicker on a CPU (the extra `openvino`).
+            precision: "fp32", exact, or "bf16", faster if the processor supports it.
+            backend: "torch", or "openvino", faster on a CPU (the extra `openvino`).
             threads: of torch for the whole process, and of the backend.
             revision: commit, branch or tag of a Hugging Face id.
-            exif: take images as people see them: upright by EXIF, transparent parts on white. False: take them as
-                they are stored, as the released models' own code does (`as_stored` of `ram_ray.data.preprocess`).
+            exif: apply EXIF orientation, and put transparent parts on white. False: use images as they are stored, as
+                the released models' own code does (`as_stored` of `ram_ray.data.preprocess`).
+
+        Returns:
+            A predictor.
 
         Raises:
             ValueError: if it is not a bundle, or an option is unknown.
@@ -97,13 +88,13 @@ class Predictor:
         return cls(bundle, precision=precision, backend=backend, threads=threads, exif=exif)
 
     def preprocess(self, images: Images) -> Tensor:
-        """Images to normalised pixels.
+        """Prepare images for the model.
 
         Args:
             images: one or several paths, URIs, bytes, PIL images, uint8 arrays (H, W, 3); or one uint8 (B, S, S, 3).
 
         Returns:
-            (B, 3, S, S) float32, on the model's device.
+            (B, 3, S, S) float32, normalised, on the model's device.
 
         Raises:
             Reject: if a file or bytes are no usable image.
@@ -151,11 +142,14 @@ class Predictor:
 
         Args:
             images: as in `preprocess`, or the image tokens of `encode`.
-            top_k: at most so many an image. Without a `threshold` these are the k best, whatever their score.
+            top_k: most tags of an image. Without a `threshold` these are the k best tags, whatever their score.
             threshold: one probability in place of each tag's own.
             tags: the user's own tags, scored in place of the label system; for RAM++ best as a mapping of each tag
                 to texts that describe it, equally many a tag.
             embeddings: of `tags`, where the user has them: (N, E), RAM++: (N, K, E) or (N K, E).
+
+        Returns:
+            A list of tags for each image.
 
         Raises:
             ValueError: if `top_k` is under 1, `tags` is not a list of at least one tag, or the model takes no others.
@@ -176,38 +170,37 @@ class Predictor:
     def _choose(
         self, scores: np.ndarray, own: list[str] | None, *, top_k: int | None, threshold: float | None
     ) -> list[list[TagScore]]:
-        """Scores (B, N) to the tags that are given."""
+        """Select the tags of each image from scores (B, N)."""
         config, num_tags = self.config, scores.shape[1]
         if threshold is None and own is None:
-            limits = self.thresholds
+            thresholds = self.thresholds
         else:
-            usual = config.threshold if config.own_threshold is None else config.own_threshold
-            limits = np.full(num_tags, usual if threshold is None else threshold, dtype=np.float32)
-        everything = top_k is not None and threshold is None
+            default = config.threshold if config.own_threshold is None else config.own_threshold
+            thresholds = np.full(num_tags, default if threshold is None else threshold, dtype=np.float32)
+        only_top_k = top_k is not None and threshold is None
+        labels = self.labels if own is None else own
         result = []
         for row in scores:
-            keep = np.ones(num_tags, dtype=bool) if everything else is_present(row, limits)
+            selected = np.ones(num_tags, dtype=bool) if only_top_k else is_present(row, thresholds)
             if own is None:
-                keep = keep & self._seen
+                selected = selected & self._unmuted
             order = np.argsort(-row, kind="stable")
-            kept = [int(i) for i in order[keep[order]]][:top_k]
-            result.append([self._score(i, own, float(row[i]), float(limits[i])) for i in kept])
+            ids = [int(id) for id in order[selected[order]]][:top_k]
+            result.append([TagScore.of(labels[id], float(row[id]), float(thresholds[id])) for id in ids])
         return result
 
-    def _score(self, id: int, own: list[str] | None, score: float, limit: float) -> TagScore:
-        if own is not None:
-            return TagScore(own[id], None, score, limit)
-        return TagScore(self.labels[id].name, id, score, limit, self.labels[id].chinese)
-
     def present_names(self, scores: np.ndarray, *, threshold: float | None = None) -> list[list[str]]:
-        """The names of the tags that are there, one list an image: what guides its caption.
+        """Names of the tags at or above their threshold, which guide the caption of an image.
 
         Args:
             scores: (B, N) float, probabilities of the bundle's own tags.
             threshold: one probability in place of each tag's own.
+
+        Returns:
+            A list of names for each image, in the order of their ids.
         """
-        there = is_present(scores, self.thresholds if threshold is None else threshold) & self._seen
-        return [[self.labels[id].name for id in np.flatnonzero(row).tolist()] for row in there]
+        present = is_present(scores, self.thresholds if threshold is None else threshold) & self._unmuted
+        return [[self.labels[id].name for id in np.flatnonzero(row).tolist()] for row in present]
 
     def caption(
         self,
@@ -218,14 +211,17 @@ class Predictor:
         decoding: Decoding | None = None,
         seed: int | None = None,
     ) -> list[str]:
-        """One caption an image, guided by the image's own tags, or by `tags`, one list an image.
+        """Write a caption of each image, guided by its tags.
 
         Args:
             images: as in `preprocess`, or the image tokens of `encode`.
-            max_tokens: bound on the words after the prompt.
-            tags: tags in place of those that the model sees.
-            decoding: how words are chosen: greedily, by beams or by draws; None: as the bundle says.
-            seed: fixes the draws.
+            max_tokens: most tokens after the prompt; None: the decoding's.
+            tags: a list for each image, in place of the tags that the model finds.
+            decoding: greedy, beam search or sampling; None: the bundle's.
+            seed: of sampling.
+
+        Returns:
+            A text for each image, without the prompt.
 
         Raises:
             ValueError: if the model writes no captions, or `tags` does not have one list an image.
@@ -235,7 +231,7 @@ class Predictor:
             return []
         if tags is None:
             tags = self.present_names(self.token_probabilities(tokens))
-        elif isinstance(tags, str) or len(tags) != len(tokens) or any(isinstance(one, str) for one in tags):
+        elif isinstance(tags, str) or len(tags) != len(tokens) or any(isinstance(names, str) for names in tags):
             raise ValueError(f"tags must be {len(tokens)} lists of tags, one a picture")
         return self.caption_tokens(tokens, tags, max_tokens=max_tokens, decoding=decoding, seed=seed)
 
@@ -248,17 +244,17 @@ class Predictor:
         decoding: Decoding | None = None,
         seed: int | list[int] | None = None,
     ) -> list[str]:
-        """Captions of encoded pictures (B, 1 + L, C), guided by the given tags; a list has one seed a picture.
+        """Write a caption of each encoded image, guided by the given tags.
 
         Args:
             tokens: (B, 1 + L, C), from `encode`.
-            tags: of each picture, which the caption shall name.
+            tags: a list for each image, which the caption shall name.
             max_tokens: most tokens after the prompt; None: the decoding's.
-            decoding: beams, lengths, penalty or draws; None: the model's.
-            seed: of draws, one for the batch, or a list with one a picture.
+            decoding: beams, lengths, penalty or sampling; None: the model's.
+            seed: of sampling: an integer for the batch, or a list with a seed for each image.
 
         Returns:
-            A text for each picture, without the prompt.
+            A text for each image, without the prompt.
 
         Raises:
             ValueError: if this model writes no captions.
@@ -269,7 +265,7 @@ class Predictor:
         tag_ids = self.tokenizer.encode_tags(tags, max_tokens=config.max_tag_tokens)
         prompt = self.tokenizer.encode_captions([""], prompt=config.prompt, max_tokens=config.max_caption_tokens)
         prompt = prompt[0, : self.tokenizer.prompt_length(config.prompt)]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             ids = self.model.generate(
                 tokens,
                 torch.from_numpy(tag_ids).to(self.device),
@@ -279,43 +275,40 @@ class Predictor:
                 decoding=decoding,
                 generator=self._generators(seed),
             )
-        return [
-            self.tokenizer.decode_caption([one for one in row if one], prompt=config.prompt) for row in ids.tolist()
-        ]
+        return [self.tokenizer.decode_caption([id for id in row if id], prompt=config.prompt) for row in ids.tolist()]
 
     def _generators(self, seed: int | list[int] | None) -> torch.Generator | list[torch.Generator] | None:
         if isinstance(seed, list):
-            return [torch.Generator(self.device).manual_seed(one) for one in seed]
+            return [torch.Generator(self.device).manual_seed(image_seed) for image_seed in seed]
         return None if seed is None else torch.Generator(self.device).manual_seed(seed)
 
     @torch.inference_mode()
     def attention(self, images: Images | Tensor, tag_ids: list[list[int]]) -> list[np.ndarray]:
-        """Where each asked tag's query looks.
+        """Attention maps of the tags' queries over the image, from the recognition decoder.
 
         Args:
             images: as of `preprocess`, or image tokens (B, 1 + L, C) from `encode`.
-            tag_ids: ids of the tags asked for, of each image.
+            tag_ids: ids of the tags of each image.
 
         Returns:
-            One (T, h, w) float32 array an image, T its tags, each map summing to one.
+            A (T, h, w) float32 array for each image, T its number of tags; each map sums to 1.
         """
         tokens = self._tokens(images)
-        wanted = sorted({id for row in tag_ids for id in row})
-        if not wanted:
+        all_ids = sorted({id for row in tag_ids for id in row})
+        if not all_ids:
             return [np.zeros((0, 1, 1), dtype=np.float32) for _ in tag_ids]
         queries = self._labels.queries
         if queries is None:
             queries = self.model.queries(self.model.label_embed, tokens)
-        weights = self.model.recognition.attention(queries[:, wanted], tokens).float().cpu().numpy()
+        weights = self.model.recognition.attention(queries[:, all_ids], tokens).float().cpu().numpy()
         side = int(weights.shape[-1] ** 0.5)
-        place = {id: i for i, id in enumerate(wanted)}
-        return [
-            weights[row, [place[id] for id in ids]].reshape(len(ids), side, side) for row, ids in enumerate(tag_ids)
-        ]
+        maps = weights.reshape(*weights.shape[:2], side, side)
+        index_of = {id: index for index, id in enumerate(all_ids)}
+        return [maps[row, [index_of[id] for id in ids]] for row, ids in enumerate(tag_ids)]
 
     @torch.inference_mode()
     def encode(self, images: Images) -> Tensor:
-        """Encode images: tags, captions and boxes can be asked of the tokens without encoding again.
+        """Encode images. Tags, captions and boxes can be computed from the tokens without encoding again.
 
         Args:
             images: as of `preprocess`.
@@ -326,11 +319,18 @@ class Predictor:
         return self._encode(self.preprocess(images))
 
     def token_probabilities(self, tokens: Tensor) -> np.ndarray:
-        """As `probabilities`, of image tokens (B, 1 + L, C): (B, N) float32."""
+        """Probability of each of the model's tags, from image tokens.
+
+        Args:
+            tokens: (B, 1 + L, C), from `encode`.
+
+        Returns:
+            (B, N) float32, 0 to 1.
+        """
         return self._logits(tokens, self._labels).sigmoid().cpu().numpy()
 
     def _tokens(self, images: Images | Tensor) -> Tensor:
-        """Image tokens (B, 1 + L, C) of images, or those that are given."""
+        """Image tokens (B, 1 + L, C): encode images, or return tokens unchanged."""
         if not isinstance(images, Tensor):
             return self.encode(images)
         if images.ndim != 3:

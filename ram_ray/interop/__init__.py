@@ -1,1 +1,1 @@
-"""Released checkpoints and annotations to ours, bundles to ONNX."""
+"""Released checkpoints and annotations in the formats of this package; bundles as ONNX."""

@@ -1,11 +1,11 @@
-"""Released checkpoints of RAM, RAM++ and Tag2Text to our models: same weights, our names.
+"""Released checkpoints of RAM, RAM++ and Tag2Text as models of this package: the same weights under other names.
 
-A checkpoint is `{"model": state_dict}` or the state dict itself, written by torch.save. It comes from strangers:
-it is opened with `weights_only`, so nothing in it runs; its tensors must be real ones (a few bytes cannot claim
-to be terabytes) and finite. What it holds beside the model (an optimizer's state) is mapped and never read.
+A checkpoint is `{"model": state_dict}` or the state dict itself, written by torch.save. The file is not trusted: it is
+opened with `weights_only`, so no code in it runs; its tensors must be dense, no larger than the file, and finite. What
+it holds besides the model (an optimizer's state) is mapped and never read.
 
 The Swin's names: the reference has `downsample` at the end of stage S, timm at the start of stage S + 1. Where the
-reference ties two tensors and a file holds both, the one that the reference loads last counts.
+reference ties two tensors and a file holds both, the tensor that the reference loads last is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _BERT = (
     (r"(\.\d+\.)output\.dense\.", r"\1ffn.down."),
     (r"(\.\d+\.)output\.LayerNorm\.", r"\1ffn.norm."),
 )
-_PARTS = (  # a whole name or its beginning there, here; in the order in which the reference loads them
+# A name or a prefix (with a dot at the end) of the reference, and ours; in the order in which the reference loads them.
+_PREFIXES = (
     ("visual_encoder.", "image_encoder.swin."),
     ("tag_encoder.", "tag_encoder."),
     ("text_decoder.bert.", "caption_decoder."),
@@ -55,22 +56,25 @@ _PARTS = (  # a whole name or its beginning there, here; in the order in which t
     ("image_proj.", "image_proj."),
     ("reweight_scale", "reweight_scale"),
 )
-_DERIVED = ("relative_position_index", "attn_mask", "position_ids")  # made again from the sizes
+_DERIVED = ("relative_position_index", "attn_mask", "position_ids")  # computed from the sizes
 
 
 def load_checkpoint(
     file: str | Path, *, configs: str | Path | None = None, num_tags: int | None = None, image_size: int | None = None
 ) -> RAM:
-    """A released checkpoint as a model in eval mode, float32.
+    """Load a released checkpoint.
 
     Args:
         file: the `.pth` file.
         configs: folder with the reference's JSON files; None: the released models' sizes.
-        num_tags: length of the tag list, where there is one.
-        image_size: pixels a side, where `configs` describes several Swins.
+        num_tags: length of the tag list, where there is a tag list.
+        image_size: height and width in pixels, where `configs` describes several Swins.
+
+    Returns:
+        The model in eval mode, float32, without gradients.
 
     Raises:
-        ValueError: if the file is no checkpoint of these models, is cut, or does not fit the JSON files.
+        ValueError: if the file is not a checkpoint of these models, is incomplete, or does not fit the JSON files.
     """
     file = Path(file)
     state = read_state(file)
@@ -89,10 +93,16 @@ def load_checkpoint(
 
 
 def read_state(file: Path) -> State:
-    """The tensors of a checkpoint file, mapped where the format allows it.
+    """Read the tensors of a checkpoint file, memory-mapped where the format allows it.
+
+    Args:
+        file: written by torch.save.
+
+    Returns:
+        Tensors by the reference's names.
 
     Raises:
-        ValueError: if it cannot be read, or holds anything else.
+        ValueError: if the file cannot be read, or holds anything but tensors.
     """
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
@@ -115,14 +125,17 @@ def read_state(file: Path) -> State:
 
 
 def recognise(state: State, *, source: str) -> Architecture:
-    """Which of the three models the names belong to.
+    """Recognise the model by the names of its tensors.
 
     Args:
         state: the checkpoint's tensors by name.
-        source: for the error: where it came from.
+        source: path or URI of the file, for the error.
+
+    Returns:
+        Name of the architecture.
 
     Raises:
-        ValueError: if none.
+        ValueError: if it is another model.
     """
     if "visual_encoder.patch_embed.proj.weight" in state:
         if "fc.W" in state and "label_embed.weight" in state:
@@ -135,27 +148,34 @@ def recognise(state: State, *, source: str) -> Architecture:
 
 
 def rename(name: str) -> str | None:
-    """Our name of the reference's tensor, or None if nothing here is made from it."""
+    """Translate the name of a tensor.
+
+    Args:
+        name: of the reference's tensor.
+
+    Returns:
+        Our name; None if the model has no such tensor.
+    """
     if name.endswith(_DERIVED):
         return None
-    for there, here in _PARTS:
-        if _begins(name, there):
-            return _rename_rest(there, here, name.removeprefix(there))
+    for source, target in _PREFIXES:
+        if _matches(name, source):
+            return _rename_suffix(source, target, name.removeprefix(source))
     return None
 
 
-def _begins(name: str, there: str) -> bool:
-    return name.startswith(there) if there.endswith(".") else name == there
+def _matches(name: str, source: str) -> bool:
+    return name.startswith(source) if source.endswith(".") else name == source
 
 
-def _rename_rest(there: str, here: str, rest: str) -> str:
-    if there == "visual_encoder.":
-        found = re.fullmatch(r"layers\.(\d+)\.downsample\.(.+)", rest)
-        return f"{here}layers.{int(found[1]) + 1}.downsample.{found[2]}" if found else here + rest
-    if here in ("tag_encoder.", "caption_decoder.", "recognition."):
+def _rename_suffix(source: str, target: str, suffix: str) -> str:
+    if source == "visual_encoder.":
+        match = re.fullmatch(r"layers\.(\d+)\.downsample\.(.+)", suffix)
+        return f"{target}layers.{int(match[1]) + 1}.downsample.{match[2]}" if match else target + suffix
+    if target in ("tag_encoder.", "caption_decoder.", "recognition."):
         for pattern, replacement in _BERT:
-            rest = re.sub(pattern, replacement, rest)
-    return here + rest
+            suffix = re.sub(pattern, replacement, suffix)
+    return target + suffix
 
 
 def _build(config: ModelConfig, state: State) -> RAM:
@@ -165,36 +185,37 @@ def _build(config: ModelConfig, state: State) -> RAM:
         shape = (num_rows // config.descriptions, config.descriptions, config.label_width)
     with torch.device("meta"):
         model = RAM(config, torch.empty(shape))
-    wanted = model.state_dict(keep_vars=True)
+    parameters = model.state_dict(keep_vars=True)
     tensors: State = {}
-    for there, value in sorted(state.items(), key=lambda one: _load_order(one[0])):
-        name = rename(there)
-        if name is not None and name in wanted:
-            tensors[name] = _fit(name, value, wanted[name])
-    # Names that share a tensor: the last of `_PARTS` counts.
-    by_tensor: dict[int, Tensor] = {}
-    for name in sorted(tensors, key=lambda one: one.startswith("recognition.")):
-        by_tensor[id(wanted[name])] = tensors[name]
-    missing = [name for name, one in wanted.items() if id(one) not in by_tensor]
+    for source in sorted(state, key=_load_order):
+        name = rename(source)
+        if name is not None and name in parameters:
+            tensors[name] = _fit(name, state[source], parameters[name])
+    # Names that share a parameter: the last of `_PREFIXES` is used.
+    by_parameter: dict[int, Tensor] = {}
+    for name in sorted(tensors, key=lambda name: name.startswith("recognition.")):
+        by_parameter[id(parameters[name])] = tensors[name]
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in by_parameter]
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing, among them {', '.join(missing[:3])}")
-    model.load_state_dict({name: by_tensor[id(one)] for name, one in wanted.items()}, assign=True)
+    model.load_state_dict({name: by_parameter[id(value)] for name, value in parameters.items()}, assign=True)
     model.image_encoder.fill_buffers()
     return model.eval().requires_grad_(False)
 
 
 def _load_order(name: str) -> int:
-    return next((place for place, (there, _) in enumerate(_PARTS) if _begins(name, there)), len(_PARTS))
+    return next((i for i, (source, _) in enumerate(_PREFIXES) if _matches(name, source)), len(_PREFIXES))
 
 
-def _fit(name: str, value: Tensor, wanted: Tensor) -> Tensor:
+def _fit(name: str, value: Tensor, parameter: Tensor) -> Tensor:
     """The tensor as float32 in the model's shape."""
-    if name.endswith("relative_position_bias_table") and value.shape != wanted.shape and value.ndim == 2:
-        value = resize_position_bias(value, (round(len(wanted) ** 0.5) + 1) // 2)
-    if value.shape != wanted.shape and value.numel() == wanted.numel() and name.startswith(("label_embed", "recog")):
-        value = value.reshape(wanted.shape)  # RAM++'s rows are tag x descriptions; Tag2Text's fc.W has a leading 1
-    if value.shape != wanted.shape:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, the configuration wants {tuple(wanted.shape)}")
+    if name.endswith("relative_position_bias_table") and value.shape != parameter.shape and value.ndim == 2:
+        value = resize_position_bias(value, (round(len(parameter) ** 0.5) + 1) // 2)
+    reshapes = value.numel() == parameter.numel() and name.startswith(("label_embed", "recog"))
+    if value.shape != parameter.shape and reshapes:
+        value = value.reshape(parameter.shape)  # RAM++'s rows are tag x descriptions; Tag2Text's fc.W has a leading 1
+    if value.shape != parameter.shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, the configuration needs {tuple(parameter.shape)}")
     value = value.float().contiguous()
     if not bool(value.isfinite().all()):
         raise ValueError(f"{name} has values that are not finite")
@@ -207,7 +228,7 @@ def _config_folder(folder: Path) -> Path:
 
 
 def _plain(name: Any) -> str:
-    """A tensor's name without what wrappers and earlier releases of the reference put into it."""
+    """A tensor's name without the prefix of a wrapper and with the current name of the tagging head."""
     return str(name).removeprefix("module.").replace("vision_multi", "tagging_head")
 
 

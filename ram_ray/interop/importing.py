@@ -1,8 +1,8 @@
 """Released checkpoints to model bundles: `ram-ray import` and `ram-ray download`.
 
-The file holds weights and nothing else, so what tags are called, their thresholds and the words of captions come
-from lists beside it. Where they are not named, the reference's own layout is looked at: `configs/` and `data/` lie
-side by side. What is then still missing is said, and replaced by the reference's defaults.
+A checkpoint holds weights only, so names of tags, thresholds and the vocabulary of captions come from other files. For
+files that the user does not name, the reference's folder layout is tried: `configs/` and `data/` in one folder. What is
+still missing is reported in a note and replaced by the reference's defaults.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BERT = ("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f7235
 MAX_LIST_BYTES = 1 << 24
 TAG2TEXT_THRESHOLDS = {2701: 0.7, 2828: 0.7, 1167: 0.7}  # person, man, woman
 NAMES = {"ram": "RAM", "ram_plus": "RAM++", "tag2text": "Tag2Text"}
-LISTS = {  # option: the file's name in the reference's data folder
+LISTS = {  # name of the file in the reference's data folder, by option and architecture
     "tag_list": {"ram": "ram_tag_list.txt", "ram_plus": "ram_tag_list.txt", "tag2text": "tag2text_ori_tag_list.txt"},
     "thresholds": {"ram": "ram_tag_list_threshold.txt", "ram_plus": "ram_tag_list_threshold.txt"},
     "chinese": {"ram": "ram_tag_list_chinese.txt", "ram_plus": "ram_tag_list_chinese.txt"},
@@ -32,7 +32,7 @@ LISTS = {  # option: the file's name in the reference's data folder
 
 @dataclass(frozen=True)
 class Release:
-    """A checkpoint on the Hugging Face hub. `revision` None: none is known, so the user must name one."""
+    """A checkpoint on the Hugging Face hub; with a `revision` of None, the user must name a revision."""
 
     repository: str
     file: str
@@ -56,7 +56,7 @@ RELEASES = {
 
 @dataclass(frozen=True)
 class Sources:
-    """What comes beside a checkpoint; each a path, None where the user named nothing."""
+    """Files and models that a checkpoint does not hold: paths or ids, None where the user named nothing."""
 
     configs: str | None = None
     tag_list: str | None = None
@@ -70,7 +70,7 @@ class Sources:
 
 @dataclass
 class Imported:
-    """What was made, in a line, and what the user should know about it."""
+    """A line about the bundle, and notes on what was missing or taken from the reference's folders."""
 
     summary: str
     notes: list[str] = field(default_factory=list)
@@ -84,6 +84,9 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
         out: a new or empty folder.
         sources: lists, configs and models that the checkpoint does not hold.
 
+    Returns:
+        A summary and notes for the user.
+
     Raises:
         ValueError: if the checkpoint or one of the sources cannot be used, or `out` holds files already.
     """
@@ -93,7 +96,7 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
 
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{out} is there already: name a new folder, or an empty one")
+        raise ValueError(f"{out} is there already: name a new or an empty folder")
     source = local_copy(checkpoint) if "://" in checkpoint else Path(checkpoint)
     architecture = recognise(read_state(source), source=checkpoint)
     notes: list[str] = []
@@ -111,25 +114,28 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
         teacher = Teacher.from_pretrained(sources.text_encoder, revision=sources.text_encoder_revision)
         if teacher.embed_dim != model.config.label_width:
             raise ValueError(
-                f"--text-encoder {sources.text_encoder} makes vectors of {teacher.embed_dim}, but the label "
-                f"embeddings have {model.config.label_width}: they come from another one (CLIP ViT-B/16)"
+                f"--text-encoder {sources.text_encoder} makes vectors of {teacher.embed_dim} values, but the label "
+                f"embeddings have {model.config.label_width}: name the model that made them (CLIP ViT-B/16)"
             )
     card: dict[str, object] = {"model": NAMES[architecture], "imported from": source.name}
     save_bundle(target, model, labels=labels, tokenizer=tokenizer, teacher=teacher, card=card)
-    millions = sum(one.numel() for one in model.parameters()) / 1e6
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     size = model.config.image_size
     return Imported(f"{NAMES[architecture]}: {len(labels)} tags, {size} px, {millions:.0f}M parameters -> {out}", notes)
 
 
 def download(name: str, *, revision: str | None) -> str:
-    """Fetch a released checkpoint from its hub and return the file's path.
+    """Fetch a released checkpoint from the Hugging Face hub.
 
     Args:
         name: of a release, a key of `RELEASES`.
-        revision: commit of its repository; None: the pinned one.
+        revision: commit of its repository; None: the pinned revision.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        ValueError: if no revision is known for it and none is given, or it is not to be had.
+        ValueError: if neither `revision` nor a pinned revision is there, or the download fails.
     """
     from huggingface_hub import hf_hub_download
 
@@ -145,18 +151,19 @@ def download(name: str, *, revision: str | None) -> str:
     except Exception as error:  # the hub's client raises its own, httpx's and OSErrors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
-            f"{release.repository} at {revision[:12]}: {release.file} is not to be had: {reason}"
+            f"{release.repository} at {revision[:12]}: {release.file} cannot be downloaded: {reason}"
         ) from None
 
 
 def _lines(option: str, architecture: str, sources: Sources, notes: list[str]) -> list[str] | None:
-    """The lines of a list that the user named, or of the reference's own beside its configs; None: there is none."""
-    given = getattr(sources, option)
-    file = None if given is None else Path(given)
+    """The lines of the list that the user named, else of the list near the reference's configs; None: there is none."""
+    path = getattr(sources, option)
+    file = None if path is None else Path(path)
     if file is None:
-        usual = LISTS[option].get(architecture)
+        name = LISTS[option].get(architecture)
         folders = [] if sources.configs is None else [Path(sources.configs).parent, Path(sources.configs)]
-        file = next((one / "data" / usual for one in folders if usual and (one / "data" / usual).is_file()), None)
+        candidates = [folder / "data" / name for folder in folders if name]
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             return None
         notes.append(f"{option.replace('_', ' ')}: {file}")
@@ -177,20 +184,20 @@ def _labels(model: RAM, names: list[str] | None, architecture: str, sources: Sou
             raise ValueError(f"the {option} has {len(lines)} lines, but the checkpoint has {num_tags} tags")
     if names is None:
         notes.append("no --tag-list: tags are called tag 0, tag 1, ...")
-        names = [f"tag {place}" for place in range(num_tags)]
+        names = [f"tag {id}" for id in range(num_tags)]
     elif "" in names:
         raise ValueError(f"line {names.index('') + 1} of the tag list is empty")
     limits: list[float | None] = [None] * num_tags
     if thresholds is not None:
-        limits = [_threshold(line, place + 1) for place, line in enumerate(thresholds)]
+        limits = [_threshold(line, number) for number, line in enumerate(thresholds, start=1)]
     elif architecture == "tag2text":
-        limits = [TAG2TEXT_THRESHOLDS.get(place) for place in range(num_tags)]
+        limits = [TAG2TEXT_THRESHOLDS.get(id) for id in range(num_tags)]
     else:
-        notes.append(f"no --thresholds: every tag is given from a probability of {model.config.threshold} on")
+        notes.append(f"no --thresholds: every tag has the threshold {model.config.threshold}")
     return LabelSystem(
         [
-            Label(place, name, "object", threshold=limits[place], chinese=chinese[place] if chinese else None)
-            for place, name in enumerate(names)
+            Label(id, name, "object", threshold=limits[id], chinese=chinese[id] if chinese else None)
+            for id, name in enumerate(names)
         ],
         unique=len(set(names)) == num_tags,
     )
@@ -202,12 +209,12 @@ def _threshold(line: str, number: int) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise ValueError(f"line {number} of the thresholds, {line[:40]!r}, is no probability")
+        raise ValueError(f"line {number} of the thresholds, {line[:40]!r}, is not a probability")
     return value
 
 
 def _tokenizer(model: RAM, sources: Sources, notes: list[str]) -> TextTokenizer | None:
-    """The captioner's words. Without them the captioner is left out of the bundle."""
+    """The captioner's vocabulary. Without it the captioner is left out of the bundle."""
     from ram_ray.models.tokenizer import TextTokenizer
 
     if not model.config.captions:

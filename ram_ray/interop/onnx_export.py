@@ -1,12 +1,12 @@
-"""A bundle's tagger as ONNX, kept only if it gives the bundle's own numbers.
+"""A bundle's tagger as ONNX, written only if it has the bundle's own logits.
 
-The file takes `pixel_values` (batch, 3, S, S), any number of pictures, and `label_embed`, the text embeddings of the
-tags that are asked for, any number of them: (tags, E), for RAM++ (tags, descriptions, E). So it tags with a user's
-own words as well. The model's own embeddings are written beside it, with a JSON file that has names, thresholds and
-the normalisation. Tag2Text, which knows its own tags alone, takes pixels only.
+The file takes `pixel_values` (batch, 3, S, S) of any number of images and `label_embed`, the text embeddings of any
+number of tags: (tags, E), for RAM++ (tags, descriptions, E). So it also tags with a user's own labels. The model's own
+embeddings are written beside it, with a JSON file of names, thresholds and normalisation. Tag2Text has a fixed set of
+tags and takes pixels only.
 
-The gate: the file is run by ONNX Runtime on photos (the user's, or drawn scenes), one at a time and together, with
-the model's tags and with others. If a logit is off by more than `TOLERANCE`, nothing is written.
+Check: ONNX Runtime runs the file on the user's images or on drawn scenes, image by image and as a batch, with the
+model's tags and with a subset in another order. If a logit differs by more than `TOLERANCE`, nothing is written.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from ram_ray.models.ram import RAM
 
 TOLERANCE = 1e-4
-_LARGEST_SINGLE_FILE = 1_500_000_000  # bytes; protobuf ends at 2 GB, so larger weights go into a file of their own
-_DRAWN = 4  # scenes, where the user gives no photos
+_LARGEST_SINGLE_FILE = 1_500_000_000  # bytes; protobuf's limit is 2 GB, so larger weights go into a separate file
+_NUM_SCENES = 4  # drawn scenes, where the user names no images
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Where the file is, and how near it comes."""
+    """Path of the file, number of compared images, and the largest difference of a logit."""
 
     file: Path
     pictures: int
     difference: float
 
     def __str__(self) -> str:
-        return f"{self.file}: largest logit difference {self.difference:.1e} on {self.pictures} pictures"
+        return f"{self.file}: largest logit difference {self.difference:.1e} on {self.pictures} images"
 
 
 def export_onnx(bundle: str, out: str, *, images: Sequence[ImageLike] = ()) -> Exported:
@@ -55,30 +55,32 @@ def export_onnx(bundle: str, out: str, *, images: Sequence[ImageLike] = ()) -> E
     Args:
         bundle: folder, URI or Hugging Face id.
         out: a folder, or a file that ends in .onnx.
-        images: to compare on; without any, drawn scenes.
+        images: for the comparison; without any, drawn scenes.
+
+    Returns:
+        Where the file is, and the result of the comparison.
 
     Raises:
-        Reject: if an image is no usable image.
-        ValueError: if `bundle` is none, `out` is there already, the extra `onnx` is not installed, or the file gives
-            other numbers than the bundle.
+        Reject: if an image cannot be used.
+        ValueError: if `bundle` is not a bundle, `out` is there already, the extra `onnx` is not installed, or the
+            file's logits differ from the bundle's.
     """
     _need_onnx()
     loaded = load_bundle(bundle)
     target = Path(out) if out.endswith(".onnx") else Path(out) / "model.onnx"
-    beside = [target, target.with_suffix(".json"), target.with_suffix(".label_embed.npy")]
-    for one in beside:
-        if one.exists():
-            raise ValueError(f"{one} is there already: name another place")
+    for path in (target, target.with_suffix(".json"), target.with_suffix(".label_embed.npy")):
+        if path.exists():
+            raise ValueError(f"{path} is there already: name another folder or file")
     config = loaded.model.config
     pixels = preprocess(images or _scenes(config.image_size), config)
-    wanted, others = _expected(loaded.model, pixels)
+    logits, subset_logits = _expected(loaded.model, pixels)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export_") as folder:
-        made = Path(folder) / target.name
-        _write(loaded.model, made)
-        difference = _compare(made, loaded, pixels, wanted=wanted, others=others)
-        _write_beside(loaded, made)
-        for file in sorted(Path(folder).iterdir(), key=lambda one: one.suffix == ".onnx"):  # the model last
+        temporary = Path(folder) / target.name
+        _write(loaded.model, temporary)
+        difference = _compare(temporary, loaded, pixels, logits=logits, subset_logits=subset_logits)
+        _write_metadata(loaded, temporary)
+        for file in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == ".onnx"):  # the model last
             shutil.move(file, target.parent / file.name)
     return Exported(target, len(pixels), difference)
 
@@ -102,7 +104,7 @@ def _need_onnx() -> None:
 
 
 def _write(model: RAM, file: Path) -> None:
-    """Trace the model and write it, for any number of pictures and tags."""
+    """Trace the model and write it, for any number of images and tags."""
     bias_windows(model)
     size = model.config.image_size
     arguments: tuple[Tensor, ...] = (torch.zeros(2, 3, size, size),)
@@ -112,7 +114,7 @@ def _write(model: RAM, file: Path) -> None:
         shapes["label_embed"] = {0: torch.export.Dim("tags", min=1, max=1 << 22)}
         if model.reweighs:
             shapes["label_embed"][1] = torch.export.Dim("descriptions", min=1, max=1 << 12)
-    large = sum(one.numel() * 4 for one in model.parameters()) > _LARGEST_SINGLE_FILE
+    large = sum(parameter.numel() * 4 for parameter in model.parameters()) > _LARGEST_SINGLE_FILE
     torch.onnx.export(
         _Tagger(model).eval(),
         arguments,
@@ -132,19 +134,19 @@ def _takes_labels(model: RAM) -> bool:
 
 @torch.inference_mode()
 def _expected(model: RAM, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The plain model's logits for its own tags, and for every second of them in reverse."""
-    tokens = torch.cat([model.encode(one[None]) for one in pixels])
-    own = torch.cat([model.logits(one[None]) for one in tokens])
+    """The plain model's logits for its own tags, and for every second tag in reverse order."""
+    tokens = torch.cat([model.encode(image[None]) for image in pixels])
+    own = torch.cat([model.logits(image_tokens[None]) for image_tokens in tokens])
     if not _takes_labels(model):
         return own, None
-    return own, torch.cat([model.logits(one[None], _others(model)) for one in tokens])
+    return own, torch.cat([model.logits(image_tokens[None], _subset(model)) for image_tokens in tokens])
 
 
-def _others(model: RAM) -> Tensor:
+def _subset(model: RAM) -> Tensor:
     return model.label_embed.flip(0)[::2].contiguous()
 
 
-def _compare(file: Path, bundle: Bundle, pixels: Tensor, *, wanted: Tensor, others: Tensor | None) -> float:
+def _compare(file: Path, bundle: Bundle, pixels: Tensor, *, logits: Tensor, subset_logits: Tensor | None) -> float:
     """The largest difference between the file's logits and the bundle's.
 
     Raises:
@@ -153,27 +155,32 @@ def _compare(file: Path, bundle: Bundle, pixels: Tensor, *, wanted: Tensor, othe
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    sets = [({}, wanted)] if others is None else [({"label_embed": bundle.model.label_embed}, wanted)]
-    if others is not None:
-        sets.append(({"label_embed": _others(bundle.model)}, others))
+    cases: list[tuple[dict[str, Tensor], Tensor]] = [({}, logits)]
+    if subset_logits is not None:
+        cases = [
+            ({"label_embed": bundle.model.label_embed}, logits),
+            ({"label_embed": _subset(bundle.model)}, subset_logits),
+        ]
     difference = 0.0
-    for labels, right in sets:
-        feed = {name: value.numpy() for name, value in labels.items()}
-        together = session.run(["logits"], {"pixel_values": pixels.numpy(), **feed})[0]
-        alone = [session.run(["logits"], {"pixel_values": one[None].numpy(), **feed})[0] for one in pixels]
-        for made in (together, np.concatenate(alone)):
-            difference = max(difference, float(np.abs(made - right.numpy()).max()))
+    for inputs, expected in cases:
+        feed = {name: value.numpy() for name, value in inputs.items()}
+        batch = session.run(["logits"], {"pixel_values": pixels.numpy(), **feed})[0]
+        single = [session.run(["logits"], {"pixel_values": image[None].numpy(), **feed})[0] for image in pixels]
+        for output in (batch, np.concatenate(single)):
+            difference = max(difference, float(np.abs(output - expected.numpy()).max()))
     if not difference <= TOLERANCE:
-        raise ValueError(f"the ONNX file is off by {difference:.1e} in a logit, more than {TOLERANCE}: not kept")
+        raise ValueError(
+            f"a logit of the ONNX file differs by {difference:.1e}, more than {TOLERANCE}: the file is not written"
+        )
     return difference
 
 
-def _write_beside(bundle: Bundle, file: Path) -> None:
-    """The model's own embeddings, and what its inputs and outputs mean."""
+def _write_metadata(bundle: Bundle, file: Path) -> None:
+    """Write the model's own embeddings, and a JSON file that describes inputs and outputs."""
     config = bundle.model.config
     if _takes_labels(bundle.model):
         np.save(file.with_suffix(".label_embed.npy"), bundle.model.label_embed.numpy())
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "image_size": config.image_size,
         "mean": config.mean,
         "std": config.std,
@@ -181,12 +188,13 @@ def _write_beside(bundle: Bundle, file: Path) -> None:
         "thresholds": bundle.labels.thresholds(config.threshold).tolist(),
         "muted": config.muted,
     }
-    file.with_suffix(".json").write_text(json.dumps(facts, ensure_ascii=False, indent=1))
+    file.with_suffix(".json").write_text(json.dumps(metadata, ensure_ascii=False, indent=1))
 
 
 def _scenes(size: int) -> list[Image.Image]:
     from ram_ray.drawn_scenes import draw, sample_scene
 
     return [
-        draw(sample_scene(random.Random(seed)), size=max(64, size), level="hard", seed=seed) for seed in range(_DRAWN)
+        draw(sample_scene(random.Random(seed)), size=max(64, size), level="hard", seed=seed)
+        for seed in range(_NUM_SCENES)
     ]

@@ -1,9 +1,9 @@
 """Sizes of a released checkpoint, from its tensors and from the reference's own JSON files.
 
-Tensors say most: widths, depths, the Swin's heads and windows, the number of tags. What they cannot say (heads of the
-BERT-like stacks, the picture's size, LayerNorm's epsilon) stands in `med_config.json`, `q2l_config.json` and
-`swin/*.json`. Without those files the released models' values are taken, and only for the released models' width.
-Whatever is said twice must agree.
+The tensors give widths, depths, the Swin's heads and windows, and the number of tags. The files `med_config.json`,
+`q2l_config.json` and `swin/*.json` give the rest: heads of the BERT-like stacks, the image size, LayerNorm's epsilon.
+Without those files the released models' values are used, and only for the released models' width. A value that is in
+both must be equal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ram_ray.settings.models import Decoding, ModelConfig, SwinConfig, Transform
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the reference's inference statistics
 RELEASED_WIDTH, RELEASED_HEADS = 768, {"med_config.json": 12, "q2l_config.json": 4}
 TAG2TEXT_MUTED = (127, 2961, 3351, 3265, 3338, 3355, 3359)  # quarter, back, two, three, four, five, one
-DESCRIPTIONS = 51  # texts a tag in the released RAM++
+DESCRIPTIONS = 51  # texts for each tag in the released RAM++
 MAX_JSON_BYTES = 1 << 20
 
 State = dict[str, Tensor]
@@ -59,14 +59,17 @@ class _Swin(BaseModel):
 def reference_config(
     state: State, *, architecture: Architecture, folder: Path | None, num_tags: int | None, image_size: int | None
 ) -> ModelConfig:
-    """The configuration of a checkpoint's tensors, checked against the JSON files in `folder`.
+    """Find the configuration of a checkpoint's tensors and check it against the JSON files.
 
     Args:
         state: the checkpoint's tensors by name.
         architecture: which of the released models it is.
         folder: with med_config.json, q2l_config.json and swin/*.json; None: the released models.
-        num_tags: length of the tag list, where there is one: it tells how many descriptions a tag has in RAM++.
-        image_size: picks among several swin/*.json.
+        num_tags: length of the tag list, where there is a tag list; gives the number of descriptions in RAM++.
+        image_size: height and width in pixels, to select one of several swin/*.json.
+
+    Returns:
+        The configuration of a `RAM` with these tensors.
 
     Raises:
         ValueError: if a file is missing or cannot be read, or disagrees with the tensors.
@@ -89,7 +92,7 @@ def reference_config(
     }
     if architecture == "tag2text":
         sizes["label_width"] = recognition.width
-        sizes["muted"] = tuple(one for one in TAG2TEXT_MUTED if one < len(state["label_embed.weight"]))
+        sizes["muted"] = tuple(id for id in TAG2TEXT_MUTED if id < len(state["label_embed.weight"]))
     else:
         sizes["label_width"] = state["label_embed"].shape[-1]
         sizes["image_proj"] = len(state["image_proj.weight"])
@@ -104,26 +107,31 @@ def reference_config(
 
 
 def depth(state: State, prefix: str) -> int:
-    """How many layers `<prefix>.<number>.` there are.
+    """Number of layers `<prefix>.<number>.`.
 
     Args:
         state: the checkpoint's tensors by name.
         prefix: of the layers' names.
+
+    Returns:
+        The highest number plus 1; 0 without layers.
     """
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
-    return 1 + max((int(found[1]) for name in state if (found := pattern.match(name))), default=-1)
+    return 1 + max((int(match[1]) for name in state if (match := pattern.match(name))), default=-1)
 
 
 def _captioner(state: State, folder: Path | None) -> dict:
-    words = state["text_decoder.bert.embeddings.word_embeddings.weight"]
+    vocabulary = state["text_decoder.bert.embeddings.word_embeddings.weight"]
     positions = state["text_decoder.bert.embeddings.position_embeddings.weight"]
-    for read in [_read(folder / "med_config.json", _Bert)] if folder is not None else []:
-        _agree("med_config.json", {"vocab_size": len(words), "max_position_embeddings": len(positions)}, read)
+    if folder is not None:
+        config = _read(folder / "med_config.json", _Bert)
+        sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": len(positions)}
+        _check_equal("med_config.json", sizes, config)
     limit = min(40, len(positions))
     return {
         "tag_encoder": _stack(state, "tag_encoder", "med_config.json", folder),
         "caption_decoder": _stack(state, "text_decoder.bert", "med_config.json", folder),
-        "vocab_size": len(words),
+        "vocab_size": len(vocabulary),
         "max_positions": len(positions),
         "max_tag_tokens": limit,
         "max_caption_tokens": limit,
@@ -132,12 +140,12 @@ def _captioner(state: State, folder: Path | None) -> dict:
 
 
 def _stack(state: State, part: str, file: str, folder: Path | None) -> TransformerConfig:
-    """One BERT-like stack of `part`, with what only `file` knows."""
+    """The BERT-like stack of `part`: sizes from its tensors, the other values from `file`."""
     name = f"{part}.encoder.layer.0.intermediate.dense.weight"
     if name not in state:
         raise ValueError(f"the checkpoint has no {name}")
     ffn, width = state[name].shape
-    found = {
+    sizes = {
         "hidden_size": width,
         "intermediate_size": ffn,
         "num_hidden_layers": depth(state, f"{part}.encoder.layer"),
@@ -148,25 +156,25 @@ def _stack(state: State, part: str, file: str, folder: Path | None) -> Transform
                 f"{part} is {width} wide, not {RELEASED_WIDTH} as in the released models: give --config, the folder "
                 "with the reference's med_config.json, q2l_config.json and swin/*.json"
             )
-        read = _Bert(**found, num_attention_heads=RELEASED_HEADS[file])
+        config = _Bert(**sizes, num_attention_heads=RELEASED_HEADS[file])
     else:
-        read = _read(folder / file, _Bert)
-        _agree(file, found, read)
+        config = _read(folder / file, _Bert)
+        _check_equal(file, sizes, config)
     try:
         return TransformerConfig(
             width=width,
-            layers=read.num_hidden_layers,
-            heads=read.num_attention_heads,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
             ffn=ffn,
-            dropout=read.hidden_dropout_prob,
-            norm_eps=read.layer_norm_eps,
+            dropout=config.hidden_dropout_prob,
+            norm_eps=config.layer_norm_eps,
         )
     except ValidationError as error:
         raise ValueError(f"{file}: {_first(error)}") from None
 
 
 def _swin(state: State, folder: Path | None, image_size: int | None) -> tuple[SwinConfig, int]:
-    """The Swin and the picture's size."""
+    """The Swin and the image size in pixels."""
     name = "visual_encoder.patch_embed.proj.weight"
     if name not in state:
         raise ValueError(f"the checkpoint has no {name}: only Swin models can be imported")
@@ -176,49 +184,49 @@ def _swin(state: State, folder: Path | None, image_size: int | None) -> tuple[Sw
         state.get(f"visual_encoder.layers.{stage}.blocks.0.attn.relative_position_bias_table")
         for stage in range(stages)
     ]
-    if not tables or any(one is None or one.ndim != 2 for one in tables):
+    if not tables or any(table is None or table.ndim != 2 for table in tables):
         raise ValueError("the checkpoint's Swin has stages without position biases")
-    found = {
+    sizes = {
         "embed_dim": embed_dim,
         "depths": tuple(depth(state, f"visual_encoder.layers.{stage}.blocks") for stage in range(stages)),
-        "num_heads": tuple(one.shape[1] for one in tables if one is not None),
+        "num_heads": tuple(table.shape[1] for table in tables if table is not None),
     }
     # Later stages may have smaller windows: a window is never larger than its stage.
-    window = max((round(len(one) ** 0.5) + 1) // 2 for one in tables if one is not None)
+    window = max((round(len(table) ** 0.5) + 1) // 2 for table in tables if table is not None)
     trained = _trained_size(state, window, patch)
     if folder is None:
         size = image_size or trained or {7: 224, 12: 384}.get(window)
         if size is None:
             raise ValueError(f"the Swin has windows of {window}: give --config, or --image-size")
     else:
-        chosen = _pick(folder, found, window=window, image_size=image_size or None, trained=trained)
-        window, size = chosen.window_size, chosen.image_res
-    return SwinConfig(patch_size=patch, window_size=window, **found), size
+        config = _select_swin(folder, sizes, window=window, image_size=image_size or None, trained=trained)
+        window, size = config.window_size, config.image_res
+    return SwinConfig(patch_size=patch, window_size=window, **sizes), size
 
 
 def _trained_size(state: State, window: int, patch: int) -> int | None:
-    """Pixels a side that the shifted windows' mask was made for."""
+    """Image size in pixels of the shifted windows' mask; None without a mask of this window."""
     mask = state.get("visual_encoder.layers.0.blocks.1.attn_mask")
     if mask is None or mask.ndim != 3 or mask.shape[1] != window**2:
         return None
     return round(len(mask) ** 0.5) * window * patch
 
 
-def _pick(folder: Path, found: dict, *, window: int, image_size: int | None, trained: int | None) -> _Swin:
-    """The one of swin/*.json that describes the tensors."""
+def _select_swin(folder: Path, sizes: dict, *, window: int, image_size: int | None, trained: int | None) -> _Swin:
+    """The file of swin/*.json that describes the tensors."""
     files = sorted((folder / "swin").glob("*.json"))
     if not files:
-        raise ValueError(f"{folder}/swin has no *.json; copy the reference's configs folder whole")
-    every = {file.name: _read(file, _Swin) for file in files}
-    fitting = {name: one for name, one in every.items() if all(getattr(one, key) == found[key] for key in found)}
+        raise ValueError(f"{folder}/swin has no *.json; copy the reference's whole configs folder")
+    configs = {file.name: _read(file, _Swin) for file in files}
+    matches = [swin for swin in configs.values() if all(getattr(swin, key) == sizes[key] for key in sizes)]
     if image_size is not None:
-        fitting = {name: one for name, one in fitting.items() if one.image_res == image_size}
-    if not fitting:
-        wanted = ", ".join(f"{key} {value}" for key, value in found.items())
+        matches = [swin for swin in matches if swin.image_res == image_size]
+    if not matches:
+        expected = ", ".join(f"{key} {value}" for key, value in sizes.items())
         size = f" at {image_size} px" if image_size else ""
-        raise ValueError(f"none of {', '.join(every)} describes the checkpoint's Swin: {wanted}{size}")
-    # Of several that fit: the resolution that it was trained at, then the same windows, then the larger.
-    return max(fitting.values(), key=lambda one: (one.image_res == trained, one.window_size == window, one.image_res))
+        raise ValueError(f"none of {', '.join(configs)} describes the checkpoint's Swin: {expected}{size}")
+    # Of several: the resolution that it was trained at, then the same windows, then the largest resolution.
+    return max(matches, key=lambda swin: (swin.image_res == trained, swin.window_size == window, swin.image_res))
 
 
 def _descriptions(rows: int, num_tags: int | None) -> int:
@@ -242,12 +250,12 @@ def _read(file: Path, kind: type[_Json]) -> _Json:
         raise ValueError(f"{file} cannot be read: {error}") from None
 
 
-def _agree(file: str, found: dict, read: _Bert) -> None:
-    for name, value in found.items():
-        if getattr(read, name) != value:
-            raise ValueError(f"{file} says {name} {getattr(read, name)}, but the checkpoint has {value}")
+def _check_equal(file: str, sizes: dict, config: _Bert) -> None:
+    for name, value in sizes.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{file} has {name} {getattr(config, name)}, but the checkpoint has {value}")
 
 
 def _first(error: ValidationError) -> str:
-    one = error.errors()[0]
-    return f"{'.'.join(map(str, one['loc']))} {one['msg']}".strip()
+    details = error.errors()[0]
+    return f"{'.'.join(map(str, details['loc']))} {details['msg']}".strip()

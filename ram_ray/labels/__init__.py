@@ -1,1 +1,1 @@
-"""The label system: counts, merges, build, matching, its page and stages."""
+"""Builds the label system: counts, merges, matching in captions, HTML page and stages."""

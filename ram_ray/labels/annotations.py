@@ -1,7 +1,7 @@
-"""Parsed rows to annotations: a caption's names, and names found in its text, to ids of the label system.
+"""Parsed rows to annotations: parsed names, and names matched in a caption's text, become ids of the label system.
 
-Where the run measures its data engine (`ram_ray.data.measure`), the hidden captions' tags become the truth here, and
-false tags are planted: hidden captions are read in the same way as those trained on, and go no further.
+Where the run measures its data engine (`ram_ray.data.measure`), the tags of unseen captions become the ground truth
+here, and false tags are planted. Unseen captions are processed like training captions and are then dropped.
 """
 
 from __future__ import annotations
@@ -25,83 +25,111 @@ class Labeller:
     """`records.PARSED` rows to `records.ANNOTATION` rows.
 
     Args:
-        labels: the label system that ids are of.
+        labels: the label system of the ids.
         config: section `labels`.
-        measure: what is planted and hidden to measure the data engine; None: nothing.
-        seed: of what is planted.
+        measure: settings of the data engine's measurement; None: no measurement.
+        seed: of the planted tags.
     """
 
     def __init__(
         self, labels: LabelSystem, config: LabelsConfig, *, measure: MeasureConfig | None = None, seed: int = 0
     ) -> None:
-        self._find, self._labels = make_finder(labels, config), labels
-        self._measured = measure is not None and measure.on
+        self._find_tags, self._labels = make_finder(labels, config), labels
+        self._is_measured = measure is not None and measure.on
         self._planter = Planter(labels, share=measure.planted, seed=seed) if measure and measure.planted else None
 
     @classmethod
     def load(cls, uri: str, config: LabelsConfig, *, measure: MeasureConfig, seed: int) -> Labeller:
-        """One with the label system at `uri`.
+        """Make a labeller with the label system at `uri`.
 
         Args:
             uri: of the label system.
             config: section `labels`.
-            measure: what is planted and hidden to measure the data engine.
-            seed: of what is planted.
+            measure: settings of the data engine's measurement.
+            seed: of the planted tags.
+
+        Returns:
+            The labeller.
         """
         return cls(LabelSystem.load(uri), config, measure=measure, seed=seed)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """ANNOTATION rows of a block of PARSED rows."""
-        found = to_annotations(block, self._find)
-        return self._measure(block, found) if self._measured else found
+        """Annotate a block.
 
-    def _measure(self, block: pa.Table, found: pa.Table) -> pa.Table:
-        """The tags of all captions become the truth, where there are no human labels; then false ones are planted."""
-        hidden = to_annotations(unseen_captions(block), self._find)["tags"].to_pylist()
-        rows = found.to_pylist()
-        for row, unseen in zip(rows, hidden, strict=True):
-            said = dict.fromkeys(tag["id"] for tag in [*row["tags"], *unseen])
-            true = set(said) | (truth_ids(row["labels"], None, self._labels)[0] or set())
+        Args:
+            block: PARSED rows.
+
+        Returns:
+            A table of ANNOTATION rows, one for each row of the block.
+        """
+        annotations = to_annotations(block, self._find_tags)
+        return self._measure(block, annotations) if self._is_measured else annotations
+
+    def _measure(self, block: pa.Table, annotations: pa.Table) -> pa.Table:
+        """Write the tags of all captions as ground truth where human labels are missing; then plant false tags."""
+        unseen_tags = to_annotations(select_unseen(block), self._find_tags)["tags"].to_pylist()
+        rows = annotations.to_pylist()
+        for row, unseen in zip(rows, unseen_tags, strict=True):
+            mentioned = dict.fromkeys(tag["id"] for tag in [*row["tags"], *unseen])
+            true_ids = set(mentioned) | (truth_ids(row["labels"], None, self._labels)[0] or set())
             if row["labels"] is None:
-                row["labels"] = truth_names(list(said), self._labels)
+                row["labels"] = truth_names(list(mentioned), self._labels)
             if self._planter:
-                self._planter.plant(row, true=true)
+                self._planter.plant(row, true=true_ids)
         return to_table(rows, ANNOTATION)
 
 
 def make_finder(labels: LabelSystem, config: LabelsConfig) -> TagFinder:
-    """What finds a caption's labels: from the parse, and by their words where `labels.match` says so."""
+    """Make the function that finds a caption's tags: in the parse, and in the text if `labels.match` is set.
+
+    Args:
+        labels: the label system of the ids.
+        config: section `labels`.
+
+    Returns:
+        A callable from a caption's text and parsed names to ids and their sources.
+    """
     matcher = Matcher(labels, load_lemmas(), max_chars=config.max_caption_chars) if config.match else None
     return TagFinder(labels, matcher)
 
 
-def to_annotations(block: pa.Table, find: TagFinder) -> pa.Table:
-    """`records.PARSED` rows to `records.ANNOTATION` rows; names outside the label system are left out.
+def to_annotations(block: pa.Table, find_tags: TagFinder) -> pa.Table:
+    """`records.PARSED` rows to `records.ANNOTATION` rows; names outside the label system are omitted.
 
-    A tag of the picture is "parsed" if the parse gave it in any caption, else "matched".
+    A tag of the image has the origin "parsed" if the parser found it in any caption, else "matched".
 
     Args:
         block: PARSED rows.
-        find: finds a caption's labels.
+        find_tags: finds a caption's tags.
+
+    Returns:
+        A table of ANNOTATION rows, one for each row of the block.
     """
     rows = []
     for row in block.to_pylist():
         captions: list[dict[str, Any]] = []
-        union: dict[int, str] = {}
+        origins: dict[int, str] = {}  # of the image's tags, by label id
         for caption in parsed_captions(row):
-            ids, sources = find("" if caption.unread else caption.text, caption.names)
+            ids, sources = find_tags("" if caption.unread else caption.text, caption.names)
             captions.append({"text": caption.text, "origin": "original", "tags": ids, "sources": sources})
             for id, source in zip(ids, sources, strict=True):
-                if source != MATCHED or id not in union:
-                    union[id] = MATCHED if source == MATCHED else "parsed"
-        kept = {name: row[name] for name in ANNOTATION.names if name in row}
-        origins = [{"id": id, "origin": origin, "score": 1.0} for id, origin in union.items()]
-        rows.append({**kept, "captions": captions, "tags": origins, "removed": []})
+                if source != MATCHED or id not in origins:
+                    origins[id] = MATCHED if source == MATCHED else "parsed"
+        columns = {name: row[name] for name in ANNOTATION.names if name in row}
+        tags = [{"id": id, "origin": origin, "score": 1.0} for id, origin in origins.items()]
+        rows.append({**columns, "captions": captions, "tags": tags, "removed": []})
     return to_table(rows, ANNOTATION)
 
 
-def unseen_captions(block: pa.Table) -> pa.Table:
-    """`records.PARSED` rows with the hidden captions in the place of those trained on."""
+def select_unseen(block: pa.Table) -> pa.Table:
+    """Replace the training captions of each row by its unseen captions.
+
+    Args:
+        block: PARSED rows.
+
+    Returns:
+        A table of PARSED rows, one for each row of the block.
+    """
     rows = [
         {**row, "captions": row["unseen"] or [], "parsed": row["parsed_unseen"] or [], "unread": []}
         for row in block.to_pylist()

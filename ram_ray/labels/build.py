@@ -1,15 +1,16 @@
-"""Counts of parsed tags to a frozen label system.
+"""Builds a frozen label system from the counts of parsed names.
 
-The counts are captions that name a tag, for each source of captions; they fit in memory because they are bounded by
-the vocabulary, not by the corpus. Names of one meaning become one label under the most frequent name (see `merge`),
-the others its synonyms. A noun and a verb spelled alike ("train") stay apart, as their kinds differ.
+A count is the number of captions of a source that mention a name; memory grows with the vocabulary, not with the
+corpus. Names with the same meaning become one label: the most frequent name is the label's name, the others are its
+synonyms (see `merge`). A noun and a verb with the same spelling ("train") are two labels, because their kinds differ.
 
-Which labels stay when there are too many: the frequent ones, but a name that one source repeats (a watermark, a
-drawing's habit of speech) should not push out one that all sources use. So a label's rank is its count times its
-spread, the effective number of sources over the number of sources: exp of the entropy of its rates, in 1/S .. 1.
+If there are too many labels, those with the highest score are selected. A name that only one source repeats (for
+example a watermark) should not displace a name that all sources use, so the score uses the spread over the sources:
 
-Everything is sorted, so equal counts give an equal system, byte for byte, whatever the order they came in. What was
-merged and what was dropped, and why, is in the report.
+    score  = count * spread ** options.spread
+    spread = exp(entropy of the rates r_1 .. r_S) / S    in 1/S .. 1, r_s: share of source s's mentions
+
+The output does not depend on the order of the counts. The report lists merged and dropped names with the reasons.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from ram_ray.labels.merge import (
     merge_spellings,
 )
 from ram_ray.labels.names import Key, keys_of, split_kind
-from ram_ray.labels.report import BuildReport, Dropped
+from ram_ray.labels.report import BuildReport, DropReason
 from ram_ray.labels.similar import merge_similar
 from ram_ray.labels.synonyms import Synonyms
 from ram_ray.records import KINDS
@@ -44,7 +45,7 @@ Counts = Mapping[Key, Mapping[str, int]]  # (name, kind) -> source -> captions
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a label system is built by, apart from the counts; `LabelsConfig` says what each number means."""
+    """Inputs of a build apart from the counts; `LabelsConfig` describes the numbers."""
 
     max_labels: int = 4585
     min_count: int = 5
@@ -56,7 +57,7 @@ class BuildOptions:
     edits: Edits = Edits()
     shipped: Synonyms = field(default_factory=Synonyms)
     synonyms: Synonyms = field(default_factory=Synonyms)
-    lemma: Mapping[Key, str] = field(default_factory=dict)  # dictionary forms of names that have another one
+    lemma: Mapping[Key, str] = field(default_factory=dict)  # dictionary forms of the names that differ from it
     senses: Senses | None = None  # WordNet
     vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
     similarity: float = 0.95
@@ -64,26 +65,29 @@ class BuildOptions:
 
 @dataclass
 class _Candidate:
-    """A group of names on its way to become a label."""
+    """A group of names that can become a label."""
 
     name: Key
     names: list[Key]
     sources: dict[str, int]
     score: float
-    added: bool  # by hand: stays whatever its count
+    added: bool  # by an edit: selected whatever its count
 
     @property
     def count(self) -> int:
-        # A caption that writes two of the names counts twice; this is rare and does not change the order.
+        # A caption that mentions two of the names counts twice; this is rare and does not change the order.
         return sum(self.sources.values())
 
 
 def build(counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildReport]:
-    """The label system of the counts, and the report of what was merged and dropped.
+    """Build a label system.
 
     Args:
         counts: name and kind -> source -> captions.
         options: limits, drops and merges.
+
+    Returns:
+        The label system, and the report of merged and dropped names.
 
     Raises:
         ValueError: if a kind is unknown, or no tag is frequent enough to become a label.
@@ -91,33 +95,34 @@ def build(counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildRepo
     if unknown := set(options.kinds) - set(KINDS):
         raise ValueError(f"unknown kinds {sorted(unknown)}; labels.kinds takes {', '.join(KINDS)}")
     report = BuildReport(num_names=len(counts))
-    kept = _admit(counts, options, report)
-    groups = merge_names(kept, options, report)
+    admitted = _admit(counts, options, report)
+    groups = merge_names(admitted, options, report)
     misread: dict[Key, set[str]] = defaultdict(set)
     for name, kind in options.edits.kind.items():
         for key in keys_of(name):
             if key in counts and key[1] != kind:
                 misread[key[0], kind].add(key[1])
-    candidates = _select(_candidates(kept, groups, counts, options), options, report, misread)
+    candidates = _select(_candidates(admitted, groups, counts, options), options, report, misread)
     if not candidates:
         raise ValueError(
-            f"no tag of kinds {sorted(options.kinds)} is named by {options.min_count} captions ({len(counts)} "
-            "different tags were read); lower labels.min_count or give more captions"
+            f"no tag of kinds {sorted(options.kinds)} is mentioned by {options.min_count} captions ({len(counts)} "
+            "different tags were parsed); lower labels.min_count or use more captions"
         )
     labels = []
-    for place, one in enumerate(candidates):
-        name, kind = one.name
+    for id, candidate in enumerate(candidates):
+        key = candidate.name
+        name, kind = key
         labels.append(
             Label(
-                id=place,
+                id=id,
                 name=name,
                 kind=kind,
-                count=one.count,
-                synonyms=tuple(sorted({other for other, _ in one.names if other != name})),
-                read_as=tuple(sorted(misread.get(one.name, ()))),
+                count=candidate.count,
+                synonyms=tuple(sorted({synonym for synonym, _ in candidate.names if synonym != name})),
+                read_as=tuple(sorted(misread.get(key, ()))),
             )
         )
-        report.add_label(one.name, sources=one.sources, counts=kept, reasons=groups.reasons(one.name))
+        report.add_label(key, sources=candidate.sources, counts=admitted, reasons=groups.reasons(key))
     system = LabelSystem(labels)
     report.version = system.version
     report.finish()
@@ -125,7 +130,14 @@ def build(counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildRepo
 
 
 def source_totals(counts: Counts) -> dict[str, int]:
-    """Mentions of tags in each source."""
+    """Sum the counts of each source.
+
+    Args:
+        counts: name and kind -> source -> captions.
+
+    Returns:
+        Source -> mentions of all names.
+    """
     totals: dict[str, int] = defaultdict(int)
     for sources in counts.values():
         for source, count in sources.items():
@@ -134,15 +146,15 @@ def source_totals(counts: Counts) -> dict[str, int]:
 
 
 def _admit(counts: Counts, options: BuildOptions, report: BuildReport) -> dict[Key, dict[str, int]]:
-    """The counts that may become labels: kinds, stop list, the user's `kind` and `drop`."""
+    """Apply the kinds, the stop list, and the edits `kind`, `drop` and `add`; return the counts of the other names."""
     edits = options.edits
     kinds = {key: kind for name, kind in edits.kind.items() for key in keys_of(name) if key in counts}
     dropped = {key for name in edits.drop for key in keys_of(name)}
     stopped = {key for name in options.stop for key in keys_of(name)}
-    seen = {name for key in counts for name in (key[0], f"{key[1]}:{key[0]}")}
-    report.notes += [f"edit without effect: drop {name}" for name in edits.drop if name not in seen]
-    report.notes += [f"edit without effect: kind {name}" for name in edits.kind if name not in seen]
-    kept: dict[Key, dict[str, int]] = {}
+    counted = {name for key in counts for name in (key[0], f"{key[1]}:{key[0]}")}
+    report.notes += [f"edit without effect: drop {name}" for name in edits.drop if name not in counted]
+    report.notes += [f"edit without effect: kind {name}" for name in edits.kind if name not in counted]
+    admitted: dict[Key, dict[str, int]] = {}
     for key in sorted(counts):
         name, kind = key
         if kind not in KINDS:
@@ -156,29 +168,32 @@ def _admit(counts: Counts, options: BuildOptions, report: BuildReport) -> dict[K
         elif not name or key in stopped or (name, kind) in stopped:
             report.drop(key, total, "stop list")
         else:
-            sources = kept.setdefault((name, kind), {})
+            sources = admitted.setdefault((name, kind), {})
             for source, count in counts[key].items():
                 sources[source] = sources.get(source, 0) + int(count)
     for name in edits.add:
         for key in keys_of(name):
-            kept.setdefault(key, {})
-    return kept
+            admitted.setdefault(key, {})
+    return admitted
 
 
-def merge_names(kept: Mapping[Key, Mapping[str, int]], options: BuildOptions, report: BuildReport) -> Groups:
-    """The names that mean one label, by all that the options give.
+def merge_names(counts: Counts, options: BuildOptions, report: BuildReport) -> Groups:
+    """Group names with the same meaning, from all sources of synonyms.
 
     Args:
-        kept: name and kind -> source -> captions.
+        counts: name and kind -> source -> captions.
         options: edits, synonyms, dictionary forms, senses and vectors.
-        report: gets notes of edits without effect.
+        report: notes of edits without effect are added to it.
+
+    Returns:
+        The groups.
     """
-    totals = {key: sum(sources.values()) for key, sources in kept.items()}
+    totals = {key: sum(sources.values()) for key, sources in counts.items()}
     edits = options.edits
-    by_hand = [[key for name in pair for key in keys_of(name)] for pair in edits.apart]
-    groups = Groups(apart_pairs([*by_hand, *options.synonyms.apart, *options.shipped.apart]))
-    idle = merge_edits(groups, edits.merge, totals)
-    report.notes += [f"edit without effect: {what}" for what in idle]
+    apart_edits = [[key for name in entry for key in keys_of(name)] for entry in edits.apart]
+    groups = Groups(apart_pairs([*apart_edits, *options.synonyms.apart, *options.shipped.apart]))
+    unused_edits = merge_edits(groups, edits.merge, totals)
+    report.notes += [f"edit without effect: {edit}" for edit in unused_edits]
     merge_groups(groups, options.synonyms, totals, "file")
     merge_spellings(groups, totals, [options.synonyms, options.shipped])
     merge_groups(groups, options.shipped, totals, "table")
@@ -190,45 +205,47 @@ def merge_names(kept: Mapping[Key, Mapping[str, int]], options: BuildOptions, re
     return groups
 
 
-def _candidates(
-    kept: Mapping[Key, Mapping[str, int]], groups: Groups, counts: Counts, options: BuildOptions
-) -> list[_Candidate]:
+def _candidates(admitted: Counts, groups: Groups, counts: Counts, options: BuildOptions) -> list[_Candidate]:
     totals = source_totals(counts)
     added = {key for name in options.edits.add for key in keys_of(name)}
-    first = {key for name in options.edits.merge for key in keys_of(name)} | added
-    done: set[Key] = set()
+    preferred = {key for name in options.edits.merge for key in keys_of(name)} | added
+    grouped: set[Key] = set()
     candidates = []
-    for key in sorted(kept):
-        if key in done:
+    for key in sorted(admitted):
+        if key in grouped:
             continue
-        names = sorted(groups.members(key), key=lambda one: (-sum(kept.get(one, {}).values()), one))
-        done.update(names)
+        names = sorted(groups.members(key), key=lambda member: (-sum(admitted.get(member, {}).values()), member))
+        grouped.update(names)
         sources: dict[str, int] = defaultdict(int)
         for name in names:
-            for source, count in kept.get(name, {}).items():
+            for source, count in admitted.get(name, {}).items():
                 sources[source] += count
-        leader = next((name for name in names if name in first), names[0])
+        label_name = next((name for name in names if name in preferred), names[0])
         score = sum(sources.values()) * spread(sources, totals) ** options.spread
-        candidates.append(_Candidate(leader, names, dict(sorted(sources.items())), score, bool(added & set(names))))
-    return [_renamed(one, options.edits) for one in candidates]
+        is_added = bool(added & set(names))
+        candidates.append(_Candidate(label_name, names, dict(sorted(sources.items())), score, is_added))
+    return [_rename(candidate, options.edits) for candidate in candidates]
 
 
-def _renamed(one: _Candidate, edits: Edits) -> _Candidate:
+def _rename(candidate: _Candidate, edits: Edits) -> _Candidate:
     for old, new in edits.rename.items():
         kind, name = split_kind(old)
-        if one.name[0] == name and kind in (None, one.name[1]):
-            one.name = (new, one.name[1])
-            one.names = [one.name, *(other for other in one.names if other != one.name)]
+        if candidate.name[0] == name and kind in (None, candidate.name[1]):
+            candidate.name = (new, candidate.name[1])
+            candidate.names = [candidate.name, *(key for key in candidate.names if key != candidate.name)]
             break
-    return one
+    return candidate
 
 
 def spread(sources: Mapping[str, int], totals: Mapping[str, int]) -> float:
-    """Effective number of sources that name a label over the number of sources: 1 if all name it as often.
+    """Effective number of sources of a label, divided by the number of sources.
 
     Args:
-        sources: captions of each source that name it.
-        totals: mentions of tags in each source; the rates are shares of these.
+        sources: captions of each source that mention the label.
+        totals: mentions of all names in each source; the label's rates are shares of these.
+
+    Returns:
+        1/S .. 1: 1 if the label has the same rate in all S sources, 1/S if only one source mentions it.
     """
     rates = [count / totals[source] for source, count in sorted(sources.items()) if count]
     if len(totals) < 2 or not rates:
@@ -241,31 +258,39 @@ def spread(sources: Mapping[str, int], totals: Mapping[str, int]) -> float:
 def _select(
     candidates: Iterable[_Candidate], options: BuildOptions, report: BuildReport, misread: dict[Key, set[str]]
 ) -> list[_Candidate]:
-    """The labels, best first; all others go into the report, and into `misread` under the label that was meant."""
-    ordered = sorted(candidates, key=lambda one: (not one.added, -round(one.score, 6), one.name[1], one.name[0]))
-    most: dict[str, _Candidate] = {}  # the kind that a name mostly means
-    for one in ordered:
-        if one.name[0] not in most or one.count > most[one.name[0]].count:
-            most[one.name[0]] = one
-    chosen: list[_Candidate] = []
-    names: set[Key] = set()
-    for one in ordered:
-        reason: Dropped | None = None
-        if one.name in names:
-            reason = "edit"  # renamed to a label that there is
-        elif not one.added:
-            if one.count < options.min_share * most[one.name[0]].count:
+    """Select labels by score; report the other names, and add wrong kinds to `misread` under the intended label."""
+    ordered = sorted(candidates, key=lambda candidate: (not candidate.added, *_rank(candidate)))
+    main: dict[str, _Candidate] = {}  # name -> the candidate of its most frequent kind
+    for candidate in ordered:
+        name = candidate.name[0]
+        if name not in main or candidate.count > main[name].count:
+            main[name] = candidate
+    selected: list[_Candidate] = []
+    selected_names: set[Key] = set()
+    for candidate in ordered:
+        name, kind = candidate.name
+        reason: DropReason | None = None
+        if candidate.name in selected_names:
+            reason = "edit"  # renamed to the name of another label
+        elif not candidate.added:
+            if candidate.count < options.min_share * main[name].count:
                 reason = "misread"
-                misread[most[one.name[0]].name].add(one.name[1])
-            elif one.count < options.min_count:
+                misread[main[name].name].add(kind)
+            elif candidate.count < options.min_count:
                 reason = "rare"
-            elif sum(count > 0 for count in one.sources.values()) < options.min_sources:
+            elif sum(count > 0 for count in candidate.sources.values()) < options.min_sources:
                 reason = "few sources"
-            elif len(chosen) >= options.max_labels:
+            elif len(selected) >= options.max_labels:
                 reason = "over max_labels"
         if reason:
-            report.drop(one.name, one.count, reason)
+            report.drop(candidate.name, candidate.count, reason)
         else:
-            chosen.append(one)
-            names.add(one.name)
-    return sorted(chosen, key=lambda one: (-round(one.score, 6), one.name[1], one.name[0]))
+            selected.append(candidate)
+            selected_names.add(candidate.name)
+    return sorted(selected, key=_rank)
+
+
+def _rank(candidate: _Candidate) -> tuple[float, str, str]:
+    """Sort key: highest score first, then by kind and name."""
+    name, kind = candidate.name
+    return -round(candidate.score, 6), kind, name

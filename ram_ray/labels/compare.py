@@ -1,4 +1,4 @@
-"""Two label systems beside each other: what was added, removed, renamed and merged; and how alike two builds are."""
+"""Compares two label systems: added, removed, renamed and merged labels, and the agreement of two builds."""
 
 from __future__ import annotations
 
@@ -11,30 +11,43 @@ from ram_ray.label_system import Label, LabelSystem
 
 @dataclass(frozen=True)
 class Diff:
-    """From an old version to a new one; names are written "kind:name", in the order of the ids that they had."""
+    """Changes from an old version to a new version; names are written "kind:name", in the order of their ids."""
 
     old: str  # versions
     new: str
     added: tuple[str, ...]
     removed: tuple[str, ...]
-    merged: tuple[tuple[str, str], ...]  # an old label -> the new one that took it in as a synonym
-    split: tuple[tuple[str, str], ...]  # a new label -> the old one whose synonym it was
-    renamed: tuple[tuple[str, str], ...]  # old name -> new name of the same group
-    synonyms: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]  # label -> synonyms gained, and lost
+    merged: tuple[tuple[str, str], ...]  # old label -> the new label that has it as a synonym
+    split: tuple[tuple[str, str], ...]  # new label -> the old label whose synonym it was
+    renamed: tuple[tuple[str, str], ...]  # old name -> new name of the same label
+    synonyms: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]  # (label, added synonyms, removed synonyms)
 
     @property
     def empty(self) -> bool:
-        """True if both mean the same."""
+        """True if the two versions are equal."""
         return self.old == self.new
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Convert to a tree for JSON.
+
+        Returns:
+            The fields by name.
+        """
         return asdict(self)
 
 
 def diff(old: LabelSystem, new: LabelSystem) -> Diff:
-    """What changed from `old` to `new`."""
-    old_names, new_names = {_key(one): one for one in old.labels}, {_key(one): one for one in new.labels}
+    """List the changes from `old` to `new`.
+
+    Args:
+        old: label system.
+        new: label system.
+
+    Returns:
+        The changes.
+    """
+    old_names = {_key(label): label for label in old.labels}
+    new_names = {_key(label): label for label in new.labels}
     merged, renamed, removed = [], [], []
     for key, label in old_names.items():
         if key in new_names:
@@ -46,10 +59,10 @@ def diff(old: LabelSystem, new: LabelSystem) -> Diff:
             renamed.append((key, _key(new[id])))
         else:
             merged.append((key, _key(new[id])))
-    fresh = {to for _, to in renamed}
+    new_of_renamed = {new_name for _, new_name in renamed}
     split, added = [], []
     for key, label in new_names.items():
-        if key in old_names or key in fresh:
+        if key in old_names or key in new_of_renamed:
             continue
         id = old.find(label.name, label.kind)
         if id is None:
@@ -59,9 +72,10 @@ def diff(old: LabelSystem, new: LabelSystem) -> Diff:
     changed = []
     for key, label in new_names.items():
         if key in old_names:
-            before, after = set(old_names[key].synonyms), set(label.synonyms)
-            if before != after:
-                changed.append((key, tuple(sorted(after - before)), tuple(sorted(before - after))))
+            old_synonyms, new_synonyms = set(old_names[key].synonyms), set(label.synonyms)
+            if old_synonyms != new_synonyms:
+                added_synonyms, removed_synonyms = new_synonyms - old_synonyms, old_synonyms - new_synonyms
+                changed.append((key, tuple(sorted(added_synonyms)), tuple(sorted(removed_synonyms))))
     return Diff(
         old.version,
         new.version,
@@ -74,28 +88,28 @@ def diff(old: LabelSystem, new: LabelSystem) -> Diff:
     )
 
 
-def agreement(one: LabelSystem, other: LabelSystem, *, top: int) -> tuple[float, float]:
-    """Share of the first `top` labels of `one` that are among the first `top` of `other`.
+def agreement(first: LabelSystem, second: LabelSystem, *, top: int) -> tuple[float, float]:
+    """Share of the first `top` labels of `first` that are among the first `top` labels of `second`.
 
     Args:
-        one: labels, most frequent first.
-        other: labels, most frequent first.
-        top: how many labels are compared.
+        first: labels, most frequent first.
+        second: labels, most frequent first.
+        top: number of labels that are compared.
 
     Returns:
-        by name and kind alone; and by meaning, where a synonym of the other's label counts as well.
+        Two shares, 0 to 1: labels with equal name and kind; labels that have a name or synonym in common.
     """
-    first, second = one.labels[:top], other.labels[:top]
-    if not first:
+    labels, others = first.labels[:top], second.labels[:top]
+    if not labels:
         return 0.0, 0.0
-    names = {_key(label) for label in second}
-    ids = {label.id for label in second}
-    same = sum(_key(label) in names for label in first)
-    meant = sum(_found(label, other, ids) for label in first)
-    return same / len(first), meant / len(first)
+    names = {_key(other) for other in others}
+    ids = {other.id for other in others}
+    num_equal = sum(_key(label) in names for label in labels)
+    num_matched = sum(_shares_name(label, second, ids) for label in labels)
+    return num_equal / len(labels), num_matched / len(labels)
 
 
-def _found(label: Label, system: LabelSystem, ids: set[int]) -> bool:
+def _shares_name(label: Label, system: LabelSystem, ids: set[int]) -> bool:
     return any(system.find(name, label.kind) in ids for name in (label.name, *label.synonyms))
 
 
@@ -103,23 +117,31 @@ def _key(label: Label) -> str:
     return f"{label.kind}:{label.name}"
 
 
-def say(change: Diff, *, most: int = 20) -> str:
-    """A diff as text, with at most `most` names of each sort."""
+def say(change: Diff, *, max_names: int = 20) -> str:
+    """Format a diff for a terminal.
+
+    Args:
+        change: the diff.
+        max_names: the most names that are written of each type of change.
+
+    Returns:
+        Text with a line for each type of change.
+    """
     lines = [f"{change.old} -> {change.new}" + (", the same" if change.empty else "")]
     parts: list[tuple[str, Sequence[str]]] = [
         ("added", change.added),
         ("removed", change.removed),
-        ("merged", [f"{name} into {into}" for name, into in change.merged]),
-        ("split", [f"{name} from {of}" for name, of in change.split]),
-        ("renamed", [f"{name} to {to}" for name, to in change.renamed]),
-        ("synonyms", [_say_synonyms(*one) for one in change.synonyms]),
+        ("merged", [f"{old} into {new}" for old, new in change.merged]),
+        ("split", [f"{new} from {old}" for new, old in change.split]),
+        ("renamed", [f"{old} to {new}" for old, new in change.renamed]),
+        ("synonyms", [_format_synonyms(*synonyms) for synonyms in change.synonyms]),
     ]
-    for what, names in parts:
+    for title, names in parts:
         if names:
-            more = f", and {len(names) - most:,} more" if len(names) > most else ""
-            lines.append(f"{what} ({len(names):,}): {', '.join(names[:most])}{more}")
+            rest = f", and {len(names) - max_names:,} more" if len(names) > max_names else ""
+            lines.append(f"{title} ({len(names):,}): {', '.join(names[:max_names])}{rest}")
     return "\n".join(lines)
 
 
-def _say_synonyms(name: str, gained: Sequence[str], lost: Sequence[str]) -> str:
-    return f"{name} ({', '.join([*(f'+{one}' for one in gained), *(f'-{one}' for one in lost)])})"
+def _format_synonyms(name: str, added: Sequence[str], removed: Sequence[str]) -> str:
+    return f"{name} ({', '.join([*(f'+{synonym}' for synonym in added), *(f'-{synonym}' for synonym in removed)])})"

@@ -1,9 +1,9 @@
-"""Which categories of a published list a label system covers, by name or by synonym, and which not.
+"""Computes which categories of a published list a label system covers.
 
-Published lists write names in their own ways: "tree-merged" and "wall-other-merged" (COCO panoptic), "building;edifice"
-(ADE20k), "Skis", "Door handle" (OpenImages). A category is covered if one of its names, in lower case, without such
-endings, in whatever spelling and with or without its plural, is a label or a synonym; by WordNet, if its main sense is
-that of a label. "by" says which, so that the strict and the generous figure can both be read.
+Published lists write names differently: "tree-merged" and "wall-other-merged" (COCO panoptic), "building;edifice"
+(ADE20k), "Skis", "Door handle" (OpenImages). A category is covered if one of its names is a label or a synonym, after
+lower-casing and without such suffixes; or if the names are equal after spelling and plural are normalized; or if a
+label has the same main sense in WordNet. `matched_by` states which rule applied, from strict to lenient.
 """
 
 from __future__ import annotations
@@ -20,62 +20,72 @@ from ram_ray.labels.lists import Entry
 from ram_ray.labels.merge import Senses, merge_key
 from ram_ray.labels.synonyms import Synonyms
 
-By = Literal["name", "synonym", "spelling", "wordnet"]
-BY: tuple[By, ...] = ("name", "synonym", "spelling", "wordnet")
+MatchRule = Literal["name", "synonym", "spelling", "wordnet"]
+MATCH_RULES: tuple[MatchRule, ...] = ("name", "synonym", "spelling", "wordnet")  # from strict to lenient
 _BRACKETS = re.compile(r"\s*\([^)]*\)")
-_STUFF = re.compile(r"-(merged|stuff|other)\b")
+_SUFFIX = re.compile(r"-(merged|stuff|other)\b")
 
 
 @dataclass(frozen=True)
-class Covered:
-    """One category and the label that covers it, or None."""
+class CategoryMatch:
+    """A category and the label that covers it; None if no label does."""
 
     category: str
     label: str | None
-    by: By | None
+    matched_by: MatchRule | None
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """A list, category by category."""
+    """The coverage of a list."""
 
-    source: str
-    categories: tuple[Covered, ...]
+    source: str  # name of the list
+    categories: tuple[CategoryMatch, ...]
 
     @property
     def missing(self) -> list[str]:
         """Categories that no label covers."""
-        return [one.category for one in self.categories if one.by is None]
+        return [match.category for match in self.categories if match.matched_by is None]
 
     @property
     def share(self) -> float:
-        """Share of the categories that are covered, by whatever."""
+        """Share of the categories that are covered, 0 to 1."""
         return 1 - len(self.missing) / len(self.categories)
 
     def counts(self) -> dict[str, int]:
-        """Categories covered by each, in the order of `BY`."""
-        counts = Counter(one.by for one in self.categories)
-        return {by: counts[by] for by in BY}
+        """Count the covered categories.
+
+        Returns:
+            Rule -> categories, in the order of `MATCH_RULES`.
+        """
+        counts = Counter(match.matched_by for match in self.categories)
+        return {rule: counts[rule] for rule in MATCH_RULES}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Convert to a tree for JSON.
+
+        Returns:
+            The counts, the label of each covered category, and the missing categories.
+        """
         return {
             "source": self.source,
             "categories": len(self.categories),
             "covered": len(self.categories) - len(self.missing),
             **self.counts(),
-            "by": {one.category: f"{one.label} ({one.by})" for one in self.categories if one.by},
+            "by": {
+                match.category: f"{match.label} ({match.matched_by})" for match in self.categories if match.matched_by
+            },
             "missing": self.missing,
         }
 
 
 class Covering:
-    """Answers for one label system which label means a category.
+    """Matches categories with the labels of a system.
 
     Args:
-        system: the labels.
+        system: the label system.
         lemmas: dictionary forms, for lists in the plural.
-        tables: spellings that are one.
+        tables: spellings of words.
         senses: WordNet, where it is installed.
     """
 
@@ -83,37 +93,45 @@ class Covering:
         self, system: LabelSystem, *, lemmas: Lemmatizer, tables: Synonyms, senses: Senses | None = None
     ) -> None:
         self._system, self._lemmas, self._tables, self._senses = system, lemmas, tables, senses
-        self._spelled: dict[str, Label] = {}
-        self._meant: dict[str, Label] = {}
+        self._by_spelling: dict[str, Label] = {}
+        self._by_sense: dict[str, Label] = {}
         for label in system.labels:
             for name in (label.name, *label.synonyms):
-                self._spelled.setdefault(self._bare(name), label)
+                self._by_spelling.setdefault(self._normalize(name), label)
                 sense = senses.sense(name, label.kind) if senses else None
                 if sense:
-                    self._meant.setdefault(sense, label)
+                    self._by_sense.setdefault(sense, label)
 
     def __call__(self, source: str, entries: Iterable[Entry]) -> Coverage:
-        """The coverage of a list."""
-        return Coverage(source, tuple(self._find(one) for one in entries))
+        """Compute the coverage of a list.
 
-    def _find(self, entry: Entry) -> Covered:
-        names = [form for name in (entry.name, *entry.synonyms) for form in forms(name)]
+        Args:
+            source: name of the list.
+            entries: its categories.
+
+        Returns:
+            The coverage, with the categories in the order of `entries`.
+        """
+        return Coverage(source, tuple(self._find(entry) for entry in entries))
+
+    def _find(self, entry: Entry) -> CategoryMatch:
+        names = [variant for name in (entry.name, *entry.synonyms) for variant in name_variants(name)]
         for name in names:
             id = self._system.find(name)
             if id is not None:
                 label = self._system[id]
-                return Covered(entry.name, label.name, "name" if label.name == name else "synonym")
+                return CategoryMatch(entry.name, label.name, "name" if label.name == name else "synonym")
         for name in names:
-            if found := self._spelled.get(self._bare(name)):
-                return Covered(entry.name, found.name, "spelling")
+            if spelled_label := self._by_spelling.get(self._normalize(name)):
+                return CategoryMatch(entry.name, spelled_label.name, "spelling")
         for name in names:
             for kind in ("object", "action", "attribute") if self._senses else ():
                 sense = self._senses.sense(self._singular(name), kind) if self._senses else None
-                if sense in self._meant:
-                    return Covered(entry.name, self._meant[sense].name, "wordnet")
-        return Covered(entry.name, None, None)
+                if sense in self._by_sense:
+                    return CategoryMatch(entry.name, self._by_sense[sense].name, "wordnet")
+        return CategoryMatch(entry.name, None, None)
 
-    def _bare(self, name: str) -> str:
+    def _normalize(self, name: str) -> str:
         return merge_key(self._tables.spelling(self._singular(name)))
 
     def _singular(self, name: str) -> str:
@@ -121,38 +139,55 @@ class Covering:
         return f"{first}{space}{self._lemmas(last, 'noun')}"
 
 
-def forms(name: str) -> list[str]:
-    """How captions may write a published name, the likeliest first."""
+def name_variants(name: str) -> list[str]:
+    """List the ways in which captions may write a published name.
+
+    Args:
+        name: of a category.
+
+    Returns:
+        Names without repetition, the most likely first.
+    """
     bare = _BRACKETS.sub("", name).strip()
-    plain = _STUFF.sub("", bare)
-    found = [name, bare, plain]
+    plain = _SUFFIX.sub("", bare)
+    variants = [name, bare, plain]
     first, hyphen, second = plain.partition("-")
     if hyphen:
-        found += [f"{second} {first}", f"{first} {second}"]  # "wall-brick", "window-blind"
-    return list(dict.fromkeys(one for one in found if one))
+        variants += [f"{second} {first}", f"{first} {second}"]  # "wall-brick", "window-blind"
+    return list(dict.fromkeys(variant for variant in variants if variant))
 
 
 def say(coverage: Coverage, *, missing: bool = True) -> str:
-    """A coverage as text.
+    """Format a coverage for a terminal.
 
     Args:
-        coverage: of one list.
-        missing: name the categories that no label covers.
+        coverage: of a list.
+        missing: True: list the categories that no label covers.
+
+    Returns:
+        Text of several lines.
     """
     counts = coverage.counts()
     covered = len(coverage.categories) - len(coverage.missing)
-    parts = ", ".join(f"{count} by {by}" for by, count in counts.items() if count)
+    parts = ", ".join(f"{count} by {rule}" for rule, count in counts.items() if count)
     lines = [f"{coverage.source}: {covered} of {len(coverage.categories)} ({coverage.share:.1%}): {parts or 'none'}"]
-    others: dict[str, list[str]] = defaultdict(list)
-    for one in coverage.categories:
-        if one.by and one.by != "name":
-            others[one.by].append(f"{one.category} = {one.label}")
-    lines += [f"  by {by}: {', '.join(others[by])}" for by in BY if others[by]]
+    pairs: dict[str, list[str]] = defaultdict(list)  # rule -> "category = label"
+    for match in coverage.categories:
+        if match.matched_by and match.matched_by != "name":
+            pairs[match.matched_by].append(f"{match.category} = {match.label}")
+    lines += [f"  by {rule}: {', '.join(pairs[rule])}" for rule in MATCH_RULES if pairs[rule]]
     if missing and coverage.missing:
         lines.append(f"  not covered: {', '.join(coverage.missing)}")
     return "\n".join(lines)
 
 
 def total(coverages: Sequence[Coverage]) -> dict[str, Any]:
-    """All coverages as JSON takes them."""
-    return {one.source: one.to_dict() for one in coverages}
+    """Convert coverages to a tree for JSON.
+
+    Args:
+        coverages: of several lists.
+
+    Returns:
+        Name of the list -> `Coverage.to_dict`.
+    """
+    return {coverage.source: coverage.to_dict() for coverage in coverages}

@@ -1,14 +1,14 @@
-"""Hand edits of a label system: a small YAML file that is applied anew at every build, so a rebuild keeps them.
+"""Edits of a label system by a user: a small YAML file that every build applies.
 
-    drop: [thing, "action:seem"]              # never a label, never a synonym
-    kind: {sunset: scene}                     # count it as this kind, whatever the parser said
-    merge: {motorcycle: [motorbike, moped]}   # the first is the label's name
-    apart: [[bike, motorcycle]]               # no other source may merge these
+    drop: [thing, "action:seem"]              # neither a label nor a synonym
+    kind: {sunset: scene}                     # count it as this kind; overrides the parser
+    merge: {motorcycle: [motorbike, moped]}   # the key is the label's name
+    apart: [[bike, motorcycle]]               # no other source merges these
     rename: {donut: doughnut}                 # the label's name; the old one becomes a synonym
-    add: ["object:fire extinguisher"]         # a label even if no caption names it
+    add: ["object:fire extinguisher"]         # a label even if no caption mentions it
 
-A name means itself in every kind, "kind:name" in that kind alone. An edit that finds nothing to change is no
-mistake, since the next captions may have it; the report lists such edits.
+A name applies to every kind, "kind:name" to that kind only. An edit without effect is not an error, because other
+captions may contain its name; the report lists such edits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, field_validator
 
-from ram_ray.labels.names import MAX_NAME, keys_of, plain, read_text, split_kind
+from ram_ray.labels.names import MAX_NAME, keys_of, normalize_name, read_text, split_kind
 from ram_ray.records import KINDS
 from ram_ray.settings.section import Section
 
@@ -26,7 +26,7 @@ _MAX_BYTES = 1_000_000
 
 
 class Edits(Section):
-    """What a user decided by hand; see the module's docstring for the form."""
+    """The content of an edits file; the module's docstring describes the format."""
 
     drop: list[str] = []
     kind: dict[str, str] = {}
@@ -38,31 +38,31 @@ class Edits(Section):
     @field_validator("drop", "add")
     @classmethod
     def _names(cls, names: list[str]) -> list[str]:
-        return [_checked(name) for name in names]
+        return [_check_name(name) for name in names]
 
     @field_validator("kind")
     @classmethod
     def _kinds(cls, kinds: dict[str, str]) -> dict[str, str]:
         if unknown := sorted(set(kinds.values()) - set(KINDS)):
             raise ValueError(f"unknown kinds {unknown}; use one of {', '.join(KINDS)}")
-        return {_checked(name): kind for name, kind in kinds.items()}
+        return {_check_name(name): kind for name, kind in kinds.items()}
 
     @field_validator("merge")
     @classmethod
     def _groups(cls, groups: dict[str, list[str]]) -> dict[str, list[str]]:
-        return {_checked(name): [_checked(one) for one in others] for name, others in groups.items()}
+        return {_check_name(name): [_check_name(synonym) for synonym in synonyms] for name, synonyms in groups.items()}
 
     @field_validator("apart")
     @classmethod
     def _pairs(cls, pairs: list[list[str]]) -> list[list[str]]:
         if any(len(pair) < 2 for pair in pairs):
             raise ValueError("each entry names at least two labels, for example [bike, motorcycle]")
-        return [[_checked(name) for name in pair] for pair in pairs]
+        return [[_check_name(name) for name in pair] for pair in pairs]
 
     @field_validator("rename")
     @classmethod
     def _renames(cls, renames: dict[str, str]) -> dict[str, str]:
-        return {_checked(old): plain(_checked(new)) for old, new in renames.items()}
+        return {_check_name(old): normalize_name(_check_name(new)) for old, new in renames.items()}
 
     @field_validator("add")
     @classmethod
@@ -74,12 +74,18 @@ class Edits(Section):
 
 
 def read_edits(uri: str) -> Edits:
-    """Read an edits file at any fsspec URI.
+    """Read an edits file.
+
+    Args:
+        uri: any fsspec URI.
+
+    Returns:
+        The edits.
 
     Raises:
-        ValueError: for a file that cannot be read, an unknown field or a wrong value; one line a mistake.
+        ValueError: if the file cannot be read or has an unknown field or a wrong value.
     """
-    text = read_text(uri, what="labels.edits", max_bytes=_MAX_BYTES)
+    text = read_text(uri, setting="labels.edits", max_bytes=_MAX_BYTES)
     try:
         tree: Any = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
@@ -87,11 +93,14 @@ def read_edits(uri: str) -> Edits:
     try:
         return Edits.model_validate(tree or {})
     except ValidationError as error:
-        problems = [f"{'.'.join(str(one) for one in e['loc']) or 'the file'}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"{uri}: {'; '.join(problems)[:500]}; fields: {', '.join(Edits.model_fields)}") from None
+        mistakes = [
+            f"{'.'.join(str(part) for part in mistake['loc']) or 'the file'}: {mistake['msg']}"
+            for mistake in error.errors()
+        ]
+        raise ValueError(f"{uri}: {'; '.join(mistakes)[:500]}; fields: {', '.join(Edits.model_fields)}") from None
 
 
-def _checked(name: str) -> str:
+def _check_name(name: str) -> str:
     if not keys_of(name)[0][0] or len(name) > MAX_NAME:
         raise ValueError(f"{name[:40]!r} is not a name of 1 to {MAX_NAME} characters")
     return name

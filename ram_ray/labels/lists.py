@@ -1,15 +1,15 @@
-"""Ready lists of names, in the forms that they are published in, and label systems to and from files.
+"""Reads published lists of names in their file formats, and writes label systems as CSV.
 
-| file | form |
+| file | format |
 |---|---|
-| tag lists (`ram_tag_list.txt` and the like) | one name a line; `kind:name` gives the kind |
+| tag lists (such as `ram_tag_list.txt`) | a name on each line; `kind:name` states the kind |
 | COCO instances or panoptic, JSON | `categories` with `name` |
 | OpenImages class descriptions, CSV | `/m/01g317,Person`, with or without a header |
 | ADE20k object info, CSV | `building;edifice,0`, or columns with a `Name` |
-| a label system, JSON or CSV | what `LabelSystem.save` and `to_csv` write |
+| a label system, JSON or CSV | as `LabelSystem.save` and `to_csv` write it |
 
-A published list is a contract with a checkpoint: its order gives the ids, so nothing is sorted, merged or left out, and
-a name that stands there twice keeps both places.
+The order of a published list defines the ids of a checkpoint, so no name is sorted, merged or omitted, and a name that
+occurs twice has two ids.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.names import MAX_NAME, plain, read_text, split_kind
+from ram_ray.labels.names import MAX_NAME, normalize_name, read_text, split_kind
 from ram_ray.records import KINDS
 
 MAX_ENTRIES = 1_000_000
 _NAME_COLUMNS = ("name", "displayname", "display_name", "class")
 _CSV_COLUMNS = ("id", "name", "kind", "count", "threshold", "synonyms", "ambiguous", "read_as")
-_BETWEEN = "; "  # synonyms of one cell
+_SEPARATOR = "; "  # of the synonyms in a cell
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One category of a list: its name, other names of it, and its kind where the list says so."""
+    """A category of a list: its name, its synonyms, and its kind where the list states it."""
 
     name: str
     synonyms: tuple[str, ...] = ()
@@ -44,22 +44,26 @@ class Entry:
 
 
 def read_list(source: str) -> list[Entry]:
-    """The categories of a list, in its order.
+    """Read the categories of a list.
 
     Args:
-        source: a file at any fsspec URI, or the name of a shipped list (`shipped_lists`).
+        source: any fsspec URI of a file, or the name of a shipped list (`shipped_lists`).
+
+    Returns:
+        The categories, in the order of the list.
 
     Raises:
-        ValueError: if the file cannot be read, holds no names, or is in none of the forms.
+        ValueError: if the file cannot be read, contains no names, or has none of the formats.
     """
     shipped = resources.files("ram_ray.labels") / "categories" / f"{source}.txt"
     if source in shipped_lists():
-        text, ending = shipped.read_text(encoding="utf-8"), ".txt"
+        text, suffix = shipped.read_text(encoding="utf-8"), ".txt"
     else:
-        text, ending = read_text(source, what="the list", max_bytes=512_000_000), PurePosixPath(source).suffix.lower()
-    if ending == ".json":
+        text = read_text(source, setting="the list", max_bytes=512_000_000)
+        suffix = PurePosixPath(source).suffix.lower()
+    if suffix == ".json":
         entries = _from_json(source, text)
-    elif ending == ".csv":
+    elif suffix == ".csv":
         entries = _from_csv(source, text)
     else:
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
@@ -70,54 +74,73 @@ def read_list(source: str) -> list[Entry]:
 
 
 def shipped_lists() -> list[str]:
-    """Names of the lists that come with the package."""
+    """List the lists of the package.
+
+    Returns:
+        Their names, sorted.
+    """
     folder = resources.files("ram_ray.labels") / "categories"
-    return sorted(one.name.removesuffix(".txt") for one in folder.iterdir() if one.name.endswith(".txt"))
+    return sorted(file.name.removesuffix(".txt") for file in folder.iterdir() if file.name.endswith(".txt"))
 
 
 def to_system(entries: Iterable[Entry], *, kind_of: Callable[[str], str]) -> LabelSystem:
-    """A label system with the ids of the list.
+    """Make a label system whose ids are the indices of the list.
 
     Args:
-        entries: of the list, in its order.
-        kind_of: the kind of a name that comes without one.
+        entries: categories of the list, in its order.
+        kind_of: returns the kind of a name whose entry has none.
+
+    Returns:
+        The label system; a repeated name gets a number: "crane (2)".
     """
     used: Counter[tuple[str, str]] = Counter()
     labels = []
-    for place, entry in enumerate(entries):
+    for id, entry in enumerate(entries):
         kind = entry.kind or kind_of(entry.name)
         used[entry.name, kind] += 1
-        again = used[entry.name, kind]
-        name = entry.name if again == 1 else f"{entry.name} ({again})"
-        labels.append(Label(place, name, kind, synonyms=tuple(one for one in entry.synonyms if one != name)))
+        occurrence = used[entry.name, kind]
+        name = entry.name if occurrence == 1 else f"{entry.name} ({occurrence})"
+        synonyms = tuple(synonym for synonym in entry.synonyms if synonym != name)
+        labels.append(Label(id, name, kind, synonyms=synonyms))
     return LabelSystem(labels)
 
 
 def read_system(source: str, *, kind_of: Callable[[str], str]) -> LabelSystem:
-    """A label system from its own JSON, whole, or from any list.
+    """Read a label system from its JSON, with all fields, or from a list.
 
     Args:
-        source: path or URI of the file, or a list that `read_list` knows.
-        kind_of: the kind of a name that comes without one.
+        source: path or URI of the file, or a list that `read_list` reads.
+        kind_of: returns the kind of a name whose entry has none.
+
+    Returns:
+        The label system.
 
     Raises:
         ValueError: as `read_list` and `LabelSystem.from_json`.
     """
     if source.lower().endswith(".json"):
-        text = read_text(source, what="the label system", max_bytes=512_000_000)
+        text = read_text(source, setting="the label system", max_bytes=512_000_000)
         if '"labels"' in text[:1000]:
             return LabelSystem.from_json(text)
     return to_system(read_list(source), kind_of=kind_of)
 
 
 def to_csv(system: LabelSystem) -> str:
-    """The system as CSV, a line a label; `read_list` of it gives the names back."""
+    """Write a system as CSV that `read_list` reads.
+
+    Args:
+        system: the label system.
+
+    Returns:
+        Text with a header and a line for each label.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
-    for one in system.labels:
-        lists = (_BETWEEN.join(part) for part in (one.synonyms, one.ambiguous, one.read_as))
-        writer.writerow([one.id, one.name, one.kind, one.count, "" if one.threshold is None else one.threshold, *lists])
+    for label in system.labels:
+        threshold = "" if label.threshold is None else label.threshold
+        lists = (_SEPARATOR.join(names) for names in (label.synonyms, label.ambiguous, label.read_as))
+        writer.writerow([label.id, label.name, label.kind, label.count, threshold, *lists])
     return out.getvalue()
 
 
@@ -126,7 +149,7 @@ def _from_json(source: str, text: str) -> list[Entry]:
         tree: Any = json.loads(text)
         if isinstance(tree, dict):
             tree = tree["labels"] if "labels" in tree else tree["categories"]
-        return [_entry(source, one) if isinstance(one, str) else _json_entry(source, one) for one in tree]
+        return [_entry(source, item) if isinstance(item, str) else _json_entry(source, item) for item in tree]
     except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{source}: neither a label system, nor COCO's categories, nor a list of names ({error!r:.100})"
@@ -135,7 +158,7 @@ def _from_json(source: str, text: str) -> list[Entry]:
 
 def _json_entry(source: str, tree: dict[str, Any]) -> Entry:
     entry = _entry(source, tree["name"])
-    synonyms = tuple(plain(str(one)) for one in tree.get("synonyms", ()))
+    synonyms = tuple(normalize_name(str(synonym)) for synonym in tree.get("synonyms", ()))
     return Entry(entry.name, (*entry.synonyms, *synonyms), tree.get("kind") or entry.kind)
 
 
@@ -146,24 +169,27 @@ def _from_csv(source: str, text: str) -> list[Entry]:
         raise ValueError(f"{source}: cannot be read as CSV: {error}") from None
     if not rows:
         return []
-    head = [cell.strip().lower() for cell in rows[0]]
-    column = next((head.index(name) for name in _NAME_COLUMNS if name in head), None)
-    if column is None:  # no header: the first column that is neither a machine id nor a number
-        column = next((place for place, cell in enumerate(rows[0]) if _is_name(cell)), 0)
+    header = [cell.strip().lower() for cell in rows[0]]
+    name_column = next((header.index(name) for name in _NAME_COLUMNS if name in header), None)
+    if name_column is None:  # no header: the first column that is neither an OpenImages id nor a number
+        name_column = next((index for index, cell in enumerate(rows[0]) if _is_name(cell)), 0)
     else:
         rows = rows[1:]
-    kinds = head.index("kind") if "kind" in head else None
-    others = head.index("synonyms") if "synonyms" in head else None
+    kind_column = header.index("kind") if "kind" in header else None
+    synonym_column = header.index("synonyms") if "synonyms" in header else None
     entries = []
     for number, row in enumerate(rows, 1):
-        if len(row) <= column:
-            raise ValueError(f"{source}: row {number} has {len(row)} columns, the names are in column {column + 1}")
-        entry = _entry(source, row[column])
-        more = row[others].split(";") if others is not None else ()
-        kind = row[kinds].strip().lower() if kinds is not None else entry.kind
+        if len(row) <= name_column:
+            raise ValueError(
+                f"{source}: row {number} has {len(row)} columns, the names are in column {name_column + 1}"
+            )
+        entry = _entry(source, row[name_column])
+        cells = row[synonym_column].split(";") if synonym_column is not None else ()
+        kind = row[kind_column].strip().lower() if kind_column is not None else entry.kind
         if kind is not None and kind not in KINDS:
             raise ValueError(f"{source}: row {number} has the kind {kind!r}; use one of {', '.join(KINDS)}")
-        entries.append(Entry(entry.name, (*entry.synonyms, *(plain(one) for one in more if one.strip())), kind))
+        synonyms = (normalize_name(cell) for cell in cells if cell.strip())
+        entries.append(Entry(entry.name, (*entry.synonyms, *synonyms), kind))
     return entries
 
 
@@ -176,7 +202,7 @@ def _entry(source: str, text: str) -> Entry:
     """Read "building;edifice" as an entry with a synonym."""
     kind, _ = split_kind(text)
     name, *synonyms = [
-        plain(part) for part in (text.partition(":")[2] if kind else text).split(";") if part.strip()
+        normalize_name(part) for part in (text.partition(":")[2] if kind else text).split(";") if part.strip()
     ] or [""]
     if not name or len(text) > 10 * MAX_NAME:
         raise ValueError(f"{source}: {text[:40]!r} is not a name")

@@ -1,18 +1,14 @@
-"""Known labels found in captions by their words: a second reader beside the parse.
+"""Finds the labels that a caption contains by their words, in addition to the parse.
 
-A parse can go wrong in many ways, and then a label of three words, or a synonym, is lost although it stands there in
-full. So the names and synonyms of the label system are kept in tries, and each caption is read left to right, the
-longest name first, over words and their dictionary forms. The hard question is what not to take:
+A wrong parse loses a label although the caption contains its name. So a trie for each part of speech contains the names
+and synonyms of the label system, and the longest name at each word of a caption matches, by words or dictionary forms.
+These words do not match:
 
-- "dog" of "hot dog": the longest name uses up its words, and so does a compound that the parse read (only its head
-  may be a label by itself).
-- "no people", "without a hat": what is said not to be there.
-- "top" of "on top of", "train" the verb: a single word counts only if it is a label of one kind, if the parse did not
-  read it as something else here, and if captions mostly mean the label by it. The last is measured on the captions
-  themselves (`labels.stages`): a word that the parse confirms too rarely is `Label.ambiguous`.
-
-Names of several words are taken whatever the parse says, but for verbs ("snow-cover"), whose compounds are mostly
-slips of a parse.
+- "dog" in "hot dog": the longest name consumes its words, and so does a compound of the parse (except for its head).
+- "no people", "without a hat": negated words.
+- "top" in "on top of", "train" as a verb: a single word matches only if it is a label of a single kind, if the parse
+  has no other part of speech for it here, and if it is not `Label.ambiguous`: a word whose captions rarely have the
+  label in their parse (measured in `labels.stages`).
 """
 
 from __future__ import annotations
@@ -29,81 +25,96 @@ from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.parsed import label_ids
 
 PARSED, MATCHED, BOTH = "parsed", "matched", "both"
-PARTS: tuple[PartOfSpeech, ...] = ("noun", "adj", "verb")
+PARTS_OF_SPEECH: tuple[PartOfSpeech, ...] = ("noun", "adj", "verb")
 _TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)*|[^\w\s'-]")
-_MAX_MEMORY = 100_000  # words whose forms are kept
-_NAMES = ""  # key of a trie's node for the names that end there
+_MAX_CACHED_WORDS = 100_000
+_NAMES = ""  # key in a trie's node of the names that end there
 
-Parsed = Sequence[tuple[str, str]]  # (name, kind) of each tag that the parse gives
+ParsedNames = Sequence[tuple[str, str]]  # (name, kind) of each parsed tag
 
 
 class Lemma(Protocol):
-    """Dictionary forms: what `lemmas.Lemmatizer` is."""
+    """Protocol of `lemmas.Lemmatizer`: dictionary forms of words."""
 
     def __call__(self, word: str, kind: PartOfSpeech) -> str:
-        """The dictionary form of a word, taken as this part of speech."""
+        """Look up a dictionary form.
+
+        Args:
+            word: in lower case.
+            kind: part of speech of the word.
+
+        Returns:
+            The dictionary form; the word itself if it is unknown.
+        """
         ...
 
 
 class Match(NamedTuple):
-    """A name of a label, found in a caption."""
+    """A name of a label in a caption."""
 
     id: int
-    name: str  # as the label system has it: a label's name or one of its synonyms
-    words: int  # how many it has
+    name: str  # as in the label system: the label's name or a synonym
+    words: int  # number of words of the name
 
 
 class Matcher:
     """Finds the names of a label system in captions.
 
     Args:
-        labels: what is looked for.
-        lemma: dictionary forms, as `lemmas.Lemmatizer` gives them.
-        max_chars: longer captions are cut at the end of a word, as the parser cuts them.
-        trusting: also give single words that are marked as ambiguous, to measure how ambiguous they are.
+        labels: the label system.
+        lemma: dictionary forms, as `lemmas.Lemmatizer` returns them.
+        max_chars: longer captions are truncated at the end of a word, as by the parser.
+        include_ambiguous: True: ambiguous words match as well, so that their ambiguity can be measured.
     """
 
-    def __init__(self, labels: LabelSystem, lemma: Lemma, *, max_chars: int = 1000, trusting: bool = False) -> None:
+    def __init__(
+        self, labels: LabelSystem, lemma: Lemma, *, max_chars: int = 1000, include_ambiguous: bool = False
+    ) -> None:
         self._lemma = lemma
         self._max_chars = max_chars
-        self._tries: dict[PartOfSpeech, dict] = {part: {} for part in PARTS}
-        self._memory: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._tries: dict[PartOfSpeech, dict] = {part: {} for part in PARTS_OF_SPEECH}
+        self._cached_forms: dict[tuple[str, str], tuple[str, ...]] = {}
         kinds: dict[str, set[str]] = {}
         for label in labels.labels:
             for name in (label.name, *label.synonyms):
                 kinds.setdefault(name, set()).add(label.kind)
         for label in labels.labels:
             for name in (label.name, *label.synonyms):
-                clear = name not in label.ambiguous and (len(kinds[name]) == 1 or len(_words(name)) > 1)
-                if trusting or clear:
+                is_clear = name not in label.ambiguous and (len(kinds[name]) == 1 or len(_words(name)) > 1)
+                if include_ambiguous or is_clear:
                     self._add(label, name)
 
-    def find(self, text: str, parsed: Parsed = ()) -> list[Match]:
-        """Labels that stand in a caption, in its order, each name once.
+    def find(self, text: str, parsed: ParsedNames = ()) -> list[Match]:
+        """Find the names of labels in a caption.
 
         Args:
             text: the caption.
-            parsed: what the parse read in the same caption, whether labels or not.
+            parsed: all names that the parser found in the same caption.
+
+        Returns:
+            Matches in the order of the caption, without repetition.
         """
         words = _words(clean(text, max_chars=self._max_chars))
         forms = {part: [self._forms(word, part) for word in words] for part in self._tries}
-        hidden = negated_words(words)
+        negated = negated_words(words)
         compounds = [_words(name) for name, _ in parsed if " " in name or "-" in name]
-        found: dict[Match, None] = {}
-        place = 0
-        while place < len(words):
-            length, names = self._longest(forms, place)
-            compound = max((len(one) for one in compounds if _stands(one, forms["noun"], place)), default=0)
-            if compound > max(length, 1):
-                fixed = " ".join(words[place : place + compound]) in COMPOUNDS
-                place += compound if fixed else compound - 1  # "teddy bear" is no bear, "street sign" a sign
+        matches: dict[Match, None] = {}
+        start = 0
+        while start < len(words):
+            length, names = self._longest(forms, start)
+            lengths = (len(compound) for compound in compounds if _occurs_at(start, compound, forms["noun"]))
+            compound_length = max(lengths, default=0)
+            if compound_length > max(length, 1):
+                is_fixed = " ".join(words[start : start + compound_length]) in COMPOUNDS
+                # A "street sign" is a sign, so its head can match; a "teddy bear" is not a bear.
+                start += compound_length if is_fixed else compound_length - 1
                 continue
-            if length and not hidden[place]:
+            if length and not negated[start]:
                 for match, part in names:
-                    if length > 1 or not self._read_otherwise(words[place], part, parsed):
-                        found[match] = None
-            place += max(length, 1)
-        return list(found)
+                    if length > 1 or not self._has_other_part(words[start], part, parsed):
+                        matches[match] = None
+            start += max(length, 1)
+        return list(matches)
 
     def _add(self, label: Label, name: str) -> None:
         part = PART_OF_SPEECH[label.kind]
@@ -116,66 +127,79 @@ class Matcher:
             for word in (*words[:-1], last):
                 node = node.setdefault(word, {})
             ends = node.setdefault(_NAMES, [])
-            if all(one.id != match.id for one in ends):  # "motor bike" and "motor-bike" are the same words
+            if all(other.id != match.id for other in ends):  # "motor bike" and "motor-bike" have the same words
                 ends.append(match)
 
     def _forms(self, word: str, part: PartOfSpeech) -> tuple[str, ...]:
-        forms = self._memory.get((word, part))
+        forms = self._cached_forms.get((word, part))
         if forms is None:
-            if len(self._memory) > _MAX_MEMORY:  # hostile text must not grow memory without end
-                self._memory.clear()
+            if len(self._cached_forms) > _MAX_CACHED_WORDS:  # a limit for random text
+                self._cached_forms.clear()
             lemma = self._lemma(word, part)
-            forms = self._memory[word, part] = (word,) if lemma == word else (word, lemma)
+            forms = self._cached_forms[word, part] = (word,) if lemma == word else (word, lemma)
         return forms
 
     def _longest(
-        self, forms: dict[PartOfSpeech, list[tuple[str, ...]]], place: int
+        self, forms: dict[PartOfSpeech, list[tuple[str, ...]]], start: int
     ) -> tuple[int, list[tuple[Match, PartOfSpeech]]]:
-        """Words of the longest names that begin at `place` (0: none), and these names."""
-        best = 0
-        found: list[tuple[Match, PartOfSpeech]] = []
+        """Number of words of the longest names that begin at word `start` (0: none), and these names."""
+        longest = 0
+        names: list[tuple[Match, PartOfSpeech]] = []
         for part, trie in self._tries.items():
             nodes = [trie]
-            for length, options in enumerate(forms[part][place:], 1):
+            for length, options in enumerate(forms[part][start:], 1):
                 nodes = [node[word] for node in nodes for word in options if word in node]
                 if not nodes:
                     break
                 ends = [match for node in nodes for match in node.get(_NAMES, ())]
-                if ends and length > best:
-                    best, found = length, []
-                if ends and length == best:
-                    found += [(match, part) for match in ends]
-        return best, found
+                if ends and length > longest:
+                    longest, names = length, []
+                if ends and length == longest:
+                    names += [(match, part) for match in ends]
+        return longest, names
 
-    def _read_otherwise(self, word: str, part: PartOfSpeech, parsed: Parsed) -> bool:
-        """True if the parse took this word for another part of speech, and not for this one."""
-        parts = [(name.rpartition(" ")[2], PART_OF_SPEECH[kind]) for name, kind in parsed]
-        read = {other for last, other in parts if last in self._forms(word, other)}
-        return bool(read) and part not in read
+    def _has_other_part(self, word: str, part: PartOfSpeech, parsed: ParsedNames) -> bool:
+        """True if the parse has this word as other parts of speech only."""
+        heads = [(name.rpartition(" ")[2], PART_OF_SPEECH[kind]) for name, kind in parsed]
+        parsed_parts = {head_part for head, head_part in heads if head in self._forms(word, head_part)}
+        return bool(parsed_parts) and part not in parsed_parts
 
 
 class TagFinder:
-    """Ids of a caption's labels from both readers, and which of them found each."""
+    """Finds the label ids of a caption, from its parse and its words, with the source of each id.
+
+    Args:
+        labels: the label system.
+        matcher: finds names in the text; None: only the parse is used.
+    """
 
     def __init__(self, labels: LabelSystem, matcher: Matcher | None) -> None:
         self._labels, self._matcher = labels, matcher
 
-    def __call__(self, text: str, parsed: Parsed) -> tuple[list[int], list[str]]:
-        """Ids of the label system, the parse's first, each once; and for each "parsed", "matched" or "both"."""
+    def __call__(self, text: str, parsed: ParsedNames) -> tuple[list[int], list[str]]:
+        """Find the tags of a caption.
+
+        Args:
+            text: the caption.
+            parsed: names that the parser found in it.
+
+        Returns:
+            Label ids without repetition, parsed ids first; and for each "parsed", "matched" or "both".
+        """
         ids = label_ids(parsed, self._labels)
         matched = {match.id: None for match in self._matcher.find(text, parsed)} if self._matcher else {}
         sources = [BOTH if id in matched else PARSED for id in ids]
-        more = [id for id in matched if id not in ids]
-        return ids + more, sources + [MATCHED] * len(more)
+        matched_only = [id for id in matched if id not in ids]
+        return ids + matched_only, sources + [MATCHED] * len(matched_only)
 
 
 def _words(text: str) -> list[str]:
-    """Words and marks of a lower-case text; hyphened words are taken apart, as names are."""
+    """Words and punctuation marks of a lower-case text; hyphenated words are split."""
     return _TOKEN.findall(text)
 
 
-def _stands(name: Sequence[str], forms: Sequence[tuple[str, ...]], place: int) -> bool:
-    """True if the words of `name` stand at `place`, whatever their endings."""
-    return place + len(name) <= len(forms) and all(
-        word in options for word, options in zip(name, forms[place : place + len(name)], strict=True)
+def _occurs_at(start: int, name: Sequence[str], forms: Sequence[tuple[str, ...]]) -> bool:
+    """True if the words of `name` begin at word `start`, inflected or not."""
+    return start + len(name) <= len(forms) and all(
+        word in options for word, options in zip(name, forms[start : start + len(name)], strict=True)
     )

@@ -1,9 +1,9 @@
-"""Names of one meaning become one group: the merging behind the label system.
+"""Groups names with the same meaning, for the label system.
 
-A noun and a verb spelled alike ("train") never meet, since a name is merged within its kind alone. Who may merge
-what, in this order: the user's edits and file, spelling and compounds ("gray"/"grey", "motor bike"/"motorbike"), the
-shipped table, inflections that the parser left, WordNet, embeddings. `how` is kept for each merge, so that a page can
-say why two names are one label; a pair that is kept `apart` blocks every later merge of the groups it is in.
+Names of different kinds never merge, so a noun and a verb with the same spelling ("train") are different labels. The
+sources of merges, in this order: the user's edits and file, spelling and compounds ("gray"/"grey", "motor bike"/
+"motorbike"), the shipped table, inflections, WordNet, embeddings. Each merge has a reason, for the report. A pair of
+names in `apart` prevents every merge of their groups.
 """
 
 from __future__ import annotations
@@ -19,18 +19,26 @@ How = Literal["edit", "file", "spelling", "compound", "table", "inflection", "wo
 
 
 class Senses(Protocol):
-    """What WordNet answers: a key that words of one main sense share."""
+    """Protocol of `WordNet`: main senses of names."""
 
     def sense(self, name: str, kind: str) -> str | None:
-        """The main sense of a name of this kind, None where it has none."""
+        """Look up the main sense of a name.
+
+        Args:
+            name: in lower case.
+            kind: one of `records.KINDS`.
+
+        Returns:
+            A key that names with the same main sense share; None if the name has no main sense.
+        """
         ...
 
 
 class Groups:
-    """Disjoint groups of names, and by what each was joined.
+    """Disjoint groups of names, with the reason of each merge (a disjoint-set forest).
 
     Args:
-        apart: pairs of names that stay in different groups.
+        apart: pairs of names that never share a group.
     """
 
     def __init__(self, apart: Iterable[tuple[Key, Key]] = ()) -> None:
@@ -38,46 +46,63 @@ class Groups:
         self._members: dict[Key, list[Key]] = {}
         self._joined: dict[Key, list[tuple[Key, How]]] = defaultdict(list)
         self._apart: dict[Key, set[Key]] = defaultdict(set)
-        for one, other in apart:
-            self._apart[one].add(other)
-            self._apart[other].add(one)
+        for first, second in apart:
+            self._apart[first].add(second)
+            self._apart[second].add(first)
 
-    def join(self, one: Key, other: Key, how: How) -> bool:
-        """Make the groups of two names one; False if they are one already, or something keeps them apart.
+    def join(self, first: Key, second: Key, reason: How) -> bool:
+        """Merge the groups of two names.
 
         Args:
-            one: name and kind.
-            other: name, of the same kind.
-            how: what joins them.
+            first: name and kind.
+            second: name and kind; the kind is the same.
+            reason: source of the merge.
+
+        Returns:
+            True if the groups were merged; False if they are the same group, or an `apart` pair prevents it.
         """
-        assert one[1] == other[1], (one, other)
-        first, second = self._find(one), self._find(other)
-        if first == second:
+        assert first[1] == second[1], (first, second)
+        roots = self._find(first), self._find(second)
+        if roots[0] == roots[1]:
             return False
-        small, large = sorted((first, second), key=lambda root: (len(self._members[root]), root))
-        if any(self._find(other) == large for member in self._members[small] for other in self._apart.get(member, ())):
+        small, large = sorted(roots, key=lambda root: (len(self._members[root]), root))
+        if any(self._find(name) == large for member in self._members[small] for name in self._apart.get(member, ())):
             return False
         for member in self._members[small]:
             self._root[member] = large
         self._members[large] += self._members.pop(small)
-        self._joined[one].append((other, how))
-        self._joined[other].append((one, how))
+        self._joined[first].append((second, reason))
+        self._joined[second].append((first, reason))
         return True
 
     def members(self, name: Key) -> list[Key]:
-        """The names of a name's group, itself among them."""
+        """List the group of a name.
+
+        Args:
+            name: name and kind.
+
+        Returns:
+            All names of the group, including `name`.
+        """
         return self._members.get(self._root.get(name, name), [name])
 
     def reasons(self, name: Key) -> dict[Key, tuple[Key, How]]:
-        """For each other name of the group: the name nearer to `name` that it was joined with, and how."""
-        found: dict[Key, tuple[Key, How]] = {}
-        reached = [name]
-        for here in reached:
-            for other, how in self._joined.get(here, ()):
-                if other != name and other not in found:
-                    found[other] = (here, how)
-                    reached.append(other)
-        return found
+        """Explain the group of a name.
+
+        Args:
+            name: name and kind.
+
+        Returns:
+            Other name of the group -> (the previous name on its path of merges from `name`, reason of the last merge).
+        """
+        reasons: dict[Key, tuple[Key, How]] = {}
+        queue = [name]
+        for current in queue:
+            for other, reason in self._joined.get(current, ()):
+                if other != name and other not in reasons:
+                    reasons[other] = (current, reason)
+                    queue.append(other)
+        return reasons
 
     def _find(self, name: Key) -> Key:
         if name not in self._root:
@@ -87,89 +112,105 @@ class Groups:
 
 
 def apart_pairs(entries: Iterable[Sequence[Key]]) -> list[tuple[Key, Key]]:
-    """Every pair of each entry, within one kind."""
+    """List the pairs of names that never merge.
+
+    Args:
+        entries: groups of names.
+
+    Returns:
+        All pairs of names of an entry that have the same kind.
+    """
     return [
-        (one, other)
+        (first, second)
         for entry in entries
-        for place, one in enumerate(entry)
-        for other in entry[place + 1 :]
-        if one[1] == other[1]
+        for index, first in enumerate(entry)
+        for second in entry[index + 1 :]
+        if first[1] == second[1]
     ]
 
 
 def merge_edits(groups: Groups, merges: Mapping[str, Sequence[str]], counts: Mapping[Key, int]) -> list[str]:
-    """Merge what the user's edits say; returns the edits that named nothing that was counted.
+    """Merge names by the user's edits.
 
     Args:
-        groups: of names that mean the same; changed.
+        groups: changed in place.
         merges: name -> names that become its synonyms.
-        counts: captions that say each name.
+        counts: name and kind -> captions that mention it.
+
+    Returns:
+        Edits without effect, because none of their names was counted.
     """
-    idle = []
-    for name, others in merges.items():
-        done = False
-        for other in others:
-            for one in keys_of(other):
-                target = (split_kind(name)[1], one[1])
-                if split_kind(name)[0] in (None, one[1]) and (one in counts or target in counts):
-                    groups.join(target, one, "edit")
-                    done = True
-        if not done:
-            idle.append(f"merge {name}")
-    return idle
+    unused = []
+    for name, synonyms in merges.items():
+        is_used = False
+        for synonym in synonyms:
+            for key in keys_of(synonym):
+                target = (split_kind(name)[1], key[1])
+                if split_kind(name)[0] in (None, key[1]) and (key in counts or target in counts):
+                    groups.join(target, key, "edit")
+                    is_used = True
+        if not is_used:
+            unused.append(f"merge {name}")
+    return unused
 
 
-def merge_groups(groups: Groups, tables: Synonyms, counts: Mapping[Key, int], how: How) -> None:
-    """Merge the groups of a synonym file; those of which captions name nothing are left out.
+def merge_groups(groups: Groups, tables: Synonyms, counts: Mapping[Key, int], reason: How) -> None:
+    """Merge names by the groups of a synonym file; groups without a counted name are skipped.
 
     Args:
-        groups: of names that mean the same; changed.
-        tables: of the file.
-        counts: captions that say each name.
-        how: what joins the names.
+        groups: changed in place.
+        tables: content of the file.
+        counts: name and kind -> captions that mention it.
+        reason: source of the merges.
     """
     for names in tables.groups:
         if any(name in counts for name in names):
             for name in names[1:]:
-                groups.join(names[0], name, how)
+                groups.join(names[0], name, reason)
 
 
 def merge_spellings(groups: Groups, counts: Mapping[Key, int], tables: Sequence[Synonyms]) -> None:
     """Merge names that differ in the spelling of a word, or in spaces, hyphens and apostrophes.
 
     Args:
-        groups: of names that mean the same; changed.
-        counts: captions that say each name.
-        tables: with the spellings of words.
+        groups: changed in place.
+        counts: name and kind -> captions that mention it.
+        tables: spellings of words.
     """
 
-    def standing(name: str) -> str:
+    def standard_spelling(name: str) -> str:
         for table in tables:
             name = table.spelling(name)
         return name
 
-    first: dict[tuple[str, str], Key] = {}
+    names: dict[tuple[str, str], Key] = {}  # normalized name and kind -> the first name
     for key in sorted(counts):
-        spelled = standing(key[0])
-        bare = (merge_key(spelled), key[1])
-        other = first.setdefault(bare, key)
+        normalized = (merge_key(standard_spelling(key[0])), key[1])
+        other = names.setdefault(normalized, key)
         if other != key:
-            compound = merge_key(key[0]) == merge_key(other[0])
-            groups.join(other, key, "compound" if compound else "spelling")
+            is_compound = merge_key(key[0]) == merge_key(other[0])
+            groups.join(other, key, "compound" if is_compound else "spelling")
 
 
 def merge_key(name: str) -> str:
-    """A name without spaces, hyphens and apostrophes: "motor bike", "motor-bike" and "motorbike" are one."""
+    """Remove spaces, hyphens and apostrophes.
+
+    Args:
+        name: for example "motor bike" or "motor-bike".
+
+    Returns:
+        The name as a single word: "motorbike".
+    """
     return name.replace(" ", "").replace("-", "").replace("'", "")
 
 
 def merge_inflections(groups: Groups, counts: Mapping[Key, int], lemma: Mapping[Key, str]) -> None:
-    """Merge a name with its dictionary form, if captions use that one more: else it is a word of its own ("bore").
+    """Merge a name with its dictionary form if that is more frequent; else the name is another word ("bore").
 
     Args:
-        groups: of names that mean the same; changed.
-        counts: captions that say each name.
-        lemma: the dictionary form of the names that have another one.
+        groups: changed in place.
+        counts: name and kind -> captions that mention it.
+        lemma: name and kind -> dictionary form, for names that differ from it.
     """
     for key in sorted(lemma):
         base = (lemma[key], key[1])
@@ -178,23 +219,23 @@ def merge_inflections(groups: Groups, counts: Mapping[Key, int], lemma: Mapping[
 
 
 def merge_senses(groups: Groups, counts: Mapping[Key, int], senses: Senses) -> None:
-    """Merge names whose main sense is one in WordNet.
+    """Merge names that have the same main sense in WordNet.
 
-    A compound stays apart from its own words, whatever the dictionary says: a "home plate" is no "plate" to eat from,
-    a "basketball game" no "basketball".
+    A compound never merges with its own words: a "home plate" is not a "plate", and a "basketball game" is not a
+    "basketball".
 
     Args:
-        groups: of names that mean the same; changed.
-        counts: captions that say each name.
+        groups: changed in place.
+        counts: name and kind -> captions that mention it.
         senses: main senses of names.
     """
-    alike: dict[tuple[str, str], list[Key]] = defaultdict(list)
-    for key in sorted(counts, key=lambda one: (-counts[one], one)):
+    by_sense: dict[tuple[str, str], list[Key]] = defaultdict(list)
+    for key in sorted(counts, key=lambda member: (-counts[member], member)):
         if sense := senses.sense(*key):
-            alike[sense, key[1]].append(key)
-    for names in alike.values():
-        for place, name in enumerate(names):
-            for other in names[:place]:
+            by_sense[sense, key[1]].append(key)
+    for names in by_sense.values():
+        for index, name in enumerate(names):
+            for other in names[:index]:
                 if not (set(name[0].split()) < set(other[0].split()) or set(other[0].split()) < set(name[0].split())):
                     groups.join(other, name, "wordnet")
                     break

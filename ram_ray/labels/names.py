@@ -1,4 +1,4 @@
-"""Names as people write them in lists, edits and synonym files, and files of names, read with bounds."""
+"""Reads names as users write them in lists, edits and synonym files, and text files with a size limit."""
 
 from __future__ import annotations
 
@@ -9,80 +9,117 @@ import fsspec
 
 from ram_ray.records import KINDS
 
-Key = tuple[str, str]  # (name, kind): what is counted and merged
+Key = tuple[str, str]  # (name, kind): the unit of counts and merges
 
 MAX_NAME = 100  # characters
 _SPACES = re.compile(r"[\s_]+")
 
 
-def plain(name: str) -> str:
-    """A name in lower case, its words joined by one space (underscores are spaces)."""
+def normalize_name(name: str) -> str:
+    """Write a name in lower case, its words separated by single spaces.
+
+    Args:
+        name: underscores are read as spaces.
+
+    Returns:
+        The normalized name.
+    """
     return _SPACES.sub(" ", name).strip().lower()
 
 
 def split_kind(text: str) -> tuple[str | None, str]:
-    """Split "action:train" into ("action", "train"); without one of `records.KINDS` before a colon the kind is None."""
+    """Split "action:train" into ("action", "train").
+
+    Args:
+        text: a name, or a kind, a colon and a name.
+
+    Returns:
+        The kind and the normalized name; the kind is None unless one of `records.KINDS` stands before a colon.
+    """
     kind, colon, name = text.partition(":")
     kind = kind.strip().lower()
-    return (kind, plain(name)) if colon and kind in KINDS else (None, plain(text))
+    return (kind, normalize_name(name)) if colon and kind in KINDS else (None, normalize_name(text))
 
 
 def keys_of(text: str) -> list[Key]:
-    """What a name in an edit may mean: itself under its kind, or under each kind."""
-    kind, name = split_kind(text)
-    return [(name, one) for one in ([kind] if kind else KINDS)]
-
-
-def read_text(uri: str, *, what: str, max_bytes: int = 16_000_000) -> str:
-    """A UTF-8 text file at any fsspec URI.
+    """List the keys of a name in an edit.
 
     Args:
-        uri: of the file.
-        what: for the error: the setting or option that names the file.
-        max_bytes: a longer file is refused.
+        text: as for `split_kind`.
+
+    Returns:
+        The name with its kind; without a kind, the name with each kind.
+    """
+    kind, name = split_kind(text)
+    return [(name, kind)] if kind else [(name, known_kind) for known_kind in KINDS]
+
+
+def read_text(uri: str, *, setting: str, max_bytes: int = 16_000_000) -> str:
+    """Read a UTF-8 text file.
+
+    Args:
+        uri: any fsspec URI.
+        setting: for error messages: the setting or option that contains the URI.
+        max_bytes: largest size of the file.
+
+    Returns:
+        The text, without a byte order mark.
 
     Raises:
-        ValueError: if it is not there, too large, or not UTF-8.
+        ValueError: if the file is missing, too large, or not UTF-8.
     """
     try:
         with fsspec.open(uri, "rb") as file:
             data = file.read(max_bytes + 1)
     except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{uri}: cannot be read ({error.__class__.__name__}); {what} names it") from None
+        raise ValueError(f"{uri}: cannot be read ({error.__class__.__name__}); {setting} names it") from None
     if len(data) > max_bytes:
-        raise ValueError(f"{uri}: more than {max_bytes:,} bytes; {what} names it")
+        raise ValueError(f"{uri}: more than {max_bytes:,} bytes; {setting} names it")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{uri}: byte {error.start} is not UTF-8; {what} names it") from None
+        raise ValueError(f"{uri}: byte {error.start} is not UTF-8; {setting} names it") from None
 
 
-def read_names(uri: str, *, what: str) -> list[str]:
-    """Lines of a file of names; empty lines and what follows a # are left out.
+def read_names(uri: str, *, setting: str) -> list[str]:
+    """Read a file with a name on each line.
+
+    Args:
+        uri: any fsspec URI.
+        setting: for error messages: the setting or option that contains the URI.
+
+    Returns:
+        The names; empty lines and comments (from # to the end of a line) are omitted.
 
     Raises:
         ValueError: as `read_text`, or if a name is longer than `MAX_NAME` characters.
     """
-    lines = [line.partition("#")[0].strip() for line in read_text(uri, what=what).splitlines()]
+    lines = [line.partition("#")[0].strip() for line in read_text(uri, setting=setting).splitlines()]
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_NAME:
-            raise ValueError(f"{uri}, line {number}: a name of {len(line)} characters; at most {MAX_NAME} ({what})")
+            raise ValueError(f"{uri}, line {number}: a name of {len(line)} characters; at most {MAX_NAME} ({setting})")
     return [line for line in lines if line]
 
 
 def digest(uri: str | None) -> str | None:
-    """Digest of a file's bytes, for a stage's identity; None stays None.
+    """Digest of a file's bytes, for a stage's identity.
+
+    Args:
+        uri: any fsspec URI, or None.
+
+    Returns:
+        12 hexadecimal digits; None for None.
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if the file cannot be read.
     """
     if uri is None:
         return None
-    total = hashlib.sha256()
+    sha256 = hashlib.sha256()
     try:
         with fsspec.open(uri, "rb") as file:
             while chunk := file.read(1 << 20):
-                total.update(chunk)
+                sha256.update(chunk)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"{uri}: cannot be read ({error.__class__.__name__}); the section labels names it") from None
-    return total.hexdigest()[:12]
+    return sha256.hexdigest()[:12]

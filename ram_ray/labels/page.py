@@ -1,8 +1,8 @@
-"""The label system as a page for people: labels by kind and frequency, examples, merges, what was dropped and why.
+"""Writes the HTML page of a label system: labels by kind and frequency, examples, merges, and dropped names.
 
-One file with its own style and a few lines of script (to search and to choose a kind): it opens from a bucket, from a
-mail, and in ten years. Labels are drawn by the script from the data in the page, some at a time, since thousands of
-rows at once make a browser slow; without a script the page still has the tables of merges and drops.
+The page is a single file without external resources. Its script renders the labels from JSON in the page, a part at a
+time, because thousands of rows make a browser slow. Without a script the page still has the tables of merges and
+dropped names.
 """
 
 from __future__ import annotations
@@ -13,14 +13,23 @@ from html import escape
 from importlib import resources
 
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.report import HOW, REASONS, BuildReport
+from ram_ray.labels.report import DROP_REASONS, HOW, BuildReport
 from ram_ray.records import KINDS
 
 MAX_MERGES = 200  # rows of the table of merges
 
 
 def to_html(system: LabelSystem, report: BuildReport | None, *, title: str) -> str:
-    """The page, self-contained; without a report it has the labels alone."""
+    """Write the page of a label system.
+
+    Args:
+        system: the label system.
+        report: of its build; None: the page has the labels only.
+        title: of the page.
+
+    Returns:
+        HTML without external resources.
+    """
     report = report or BuildReport(labels=[{} for _ in system.labels])
     folder = resources.files("ram_ray.labels")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -46,9 +55,9 @@ def _header(system: LabelSystem, report: BuildReport, title: str) -> str:
     captions = sum(report.captions.values())
     cards = [
         ("labels", f"{len(system):,}", "version " + system.version),
-        ("names counted", f"{report.num_names:,}", "different names, by kind"),
+        ("names counted", f"{report.num_names:,}", "different names and kinds"),
         ("merged", f"{sum(report.merges.values()):,}", "names that became synonyms"),
-        ("dropped", f"{sum(report.num_dropped.values()):,}", "names that are no label"),
+        ("dropped", f"{sum(report.num_dropped.values()):,}", "names that are neither label nor synonym"),
         ("captions", f"{captions:,}", _sources(report)),
     ]
     if not report.num_names:
@@ -63,7 +72,7 @@ def _header(system: LabelSystem, report: BuildReport, title: str) -> str:
     links = [("all", "Labels")]
     links += [("merged", "Merged")] if report.merges else []
     links += [("dropped", "Dropped")] if report.num_dropped else []
-    nav = "".join(f"<a href='#{where}'>{name}</a>" for where, name in links)
+    nav = "".join(f"<a href='#{anchor}'>{name}</a>" for anchor, name in links)
     return (
         f"<h1>{escape(title)}</h1><p class='sub'>Label system</p><nav aria-label='Parts of the page'>{nav}</nav>"
         f"<div class='cards'>{blocks}</div>"
@@ -76,17 +85,17 @@ def _sources(report: BuildReport) -> str:
 
 
 def _kinds(system: LabelSystem) -> str:
-    """A bar a kind: its labels, and the most frequent ones in words."""
+    """A table with a bar for each kind: number of labels, and the most frequent labels."""
     counts = Counter(label.kind for label in system.labels)
-    most = max(counts.values(), default=1)
+    max_count = max(counts.values(), default=1)
     rows = []
     for kind in KINDS:
-        first = ", ".join(label.name for label in system.labels if label.kind == kind)
-        first = first[:140].rpartition(", ")[0] + ", …" if len(first) > 140 else first
+        names = ", ".join(label.name for label in system.labels if label.kind == kind)
+        names = names[:140].rpartition(", ")[0] + ", …" if len(names) > 140 else names
         rows.append(
             f"<tr><th scope='row'><span class='dot {kind}'></span>{kind}</th><td class='n'>{counts[kind]:,}</td>"
-            f"<td class='bar'><div class='{kind}' style='width:{100 * counts[kind] / most:.1f}%'></div></td>"
-            f"<td class='words'>{escape(first)}</td></tr>"
+            f"<td class='bar'><div class='{kind}' style='width:{100 * counts[kind] / max_count:.1f}%'></div></td>"
+            f"<td class='words'>{escape(names)}</td></tr>"
         )
     return (
         "<h2>Kinds</h2><div class='wide'><table><thead><tr><th scope='col' class='left'>kind</th>"
@@ -96,11 +105,11 @@ def _kinds(system: LabelSystem) -> str:
 
 
 def _browser() -> str:
-    """Where the script draws the labels."""
+    """The empty table that the script fills, with its search field and buttons."""
     buttons = "".join(f"<button data-kind='{kind}'>{kind}</button>" for kind in ("all", *KINDS))
     return (
-        "<h2 id='all'>Labels</h2><p class='sub'>By rank: captions that name it, times how evenly the sources do. "
-        "Click a label for its synonyms, examples and sources.</p>"
+        "<h2 id='all'>Labels</h2><p class='sub'>By rank: captions that mention the label, weighted by its spread "
+        "over the sources. Click a label for its synonyms, examples and sources.</p>"
         f"<div class='tools'><input id='search' type='search' placeholder='Search names and synonyms' "
         f"aria-label='Search names and synonyms'><span id='kinds'>{buttons}</span><span id='shown' class='note'></span>"
         "</div><div class='wide'><table id='table'><thead><tr><th scope='col'>id</th><th scope='col' class='left'>label"
@@ -113,25 +122,25 @@ def _browser() -> str:
 
 def _merges(report: BuildReport) -> str:
     merges = [
-        (one["count"], one["name"], one["with"], one["how"], label)
+        (merge["count"], merge["name"], merge["with"], merge["how"], label)
         for label in report.labels
-        for one in label.get("merged", ())
-        if one["count"]  # the others are synonyms that no caption has used yet
+        for merge in label.get("merged", ())
+        if merge["count"]  # the others are synonyms that no caption contains
     ]
     if not merges:
         return ""
-    merges.sort(key=lambda one: (-one[0], one[1], one[4]["kind"]))
-    hows = ", ".join(f"{count:,} by {HOW[how]}" for how, count in report.merges.most_common())
+    merges.sort(key=lambda merge: (-merge[0], merge[1], merge[4]["kind"]))
+    totals = ", ".join(f"{count:,} by {HOW[reason]}" for reason, count in report.merges.most_common())
     rows = "".join(
         f"<tr><td class='left'>{escape(name)}</td><td class='n'>{count:,}</td>"
         f"<td class='left'><b>{escape(label['name'])}</b>"
-        f"{'' if near == label['name'] else f' (as {escape(near)})'}</td>"
-        f"<td class='left'>{escape(label['kind'])}</td><td class='left soft'>{escape(HOW[how])}</td></tr>"
-        for count, name, near, how, label in merges[:MAX_MERGES]
+        f"{'' if other == label['name'] else f' (as {escape(other)})'}</td>"
+        f"<td class='left'>{escape(label['kind'])}</td><td class='left soft'>{escape(HOW[reason])}</td></tr>"
+        for count, name, other, reason, label in merges[:MAX_MERGES]
     )
-    more = f" The {MAX_MERGES} most frequent are listed." if len(merges) > MAX_MERGES else ""
+    note = f" The {MAX_MERGES} most frequent are listed." if len(merges) > MAX_MERGES else ""
     return (
-        f"<h2 id='merged'>Merged</h2><p class='sub'>{escape(hows)}.{more} Wrong? Write "
+        f"<h2 id='merged'>Merged</h2><p class='sub'>{escape(totals)}.{note} To undo a merge, write "
         "<code>apart: [[name, name]]</code> into label_edits.yaml and build again.</p>"
         "<details class='wide' open><summary>Names that became synonyms</summary>"
         "<table class='dense'><thead><tr><th scope='col' class='left'>name</th><th scope='col'>captions</th>"
@@ -144,21 +153,21 @@ def _drops(report: BuildReport) -> str:
     if not report.num_dropped:
         return ""
     parts = []
-    for reason, count in sorted(report.num_dropped.items(), key=lambda one: -one[1]):
-        listed = [one for one in report.dropped if one["reason"] == reason]
+    for reason, count in sorted(report.num_dropped.items(), key=lambda item: -item[1]):
+        listed = [name for name in report.dropped if name["reason"] == reason]
         names = " ".join(
-            f"<span class='chip {one['kind']}' title='{one['kind']}'>{escape(one['name'])} "
-            f"<i>{one['count']:,}</i></span>"
-            for one in listed
+            f"<span class='chip {name['kind']}' title='{name['kind']}'>{escape(name['name'])} "
+            f"<i>{name['count']:,}</i></span>"
+            for name in listed
         )
-        rest = f"<p class='note'>and {count - len(listed):,} less frequent ones</p>" if count > len(listed) else ""
+        rest = f"<p class='note'>and {count - len(listed):,} less frequent names</p>" if count > len(listed) else ""
         parts.append(
-            f"<details class='wide'><summary><b>{count:,}</b> {escape(REASONS[reason])}</summary>"
+            f"<details class='wide'><summary><b>{count:,}</b> {escape(DROP_REASONS[reason])}</summary>"
             f"<div class='chips'>{names}{rest}</div></details>"
         )
     return (
-        "<h2 id='dropped'>Dropped</h2><p class='sub'>Names that captions use and that became neither label nor "
-        f"synonym, with the captions that name them; the most frequent of each reason.</p>{''.join(parts)}"
+        "<h2 id='dropped'>Dropped</h2><p class='sub'>Names that captions mention and that became neither label nor "
+        f"synonym, with their number of captions; the most frequent names of each reason.</p>{''.join(parts)}"
     )
 
 
@@ -168,18 +177,18 @@ def _notes(report: BuildReport) -> str:
 
 
 def _data(system: LabelSystem, report: BuildReport) -> str:
-    """Labels as JSON that may stand inside a script element."""
+    """Labels as JSON, escaped for a script element."""
     rows = []
-    for label, told in zip(system.labels, report.labels, strict=True):
+    for label, label_report in zip(system.labels, report.labels, strict=True):
         rows.append(
             {
                 "name": label.name,
                 "kind": label.kind,
                 "count": label.count,
                 "synonyms": list(label.synonyms),
-                "sources": told.get("sources", {}),
-                "examples": told.get("examples", []),
-                "words": told.get("words", {}),
+                "sources": label_report.get("sources", {}),
+                "examples": label_report.get("examples", []),
+                "words": label_report.get("words", {}),
                 "ambiguous": list(label.ambiguous),
             }
         )

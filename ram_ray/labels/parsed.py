@@ -1,4 +1,4 @@
-"""The one join from what the parser read to the label system: a caption's names, and their ids."""
+"""Joins the parser's output with the label system: a caption's names, and their label ids."""
 
 from __future__ import annotations
 
@@ -10,23 +10,38 @@ from ram_ray.labels.names import Key
 
 
 class ParsedCaption(NamedTuple):
-    """A caption, as the parser left it."""
+    """A caption with the parser's output."""
 
     text: str
-    names: list[Key]  # (name, kind) of each tag that the parse gives, in its order
-    unread: bool  # the parser turned it away: not English, so its words mean something else
+    names: list[Key]  # (name, kind) of each parsed tag, in the parser's order
+    unread: bool  # True if the parser rejected it: it is not English, so its words have other meanings
 
 
 def parsed_captions(row: Mapping[str, Any]) -> list[ParsedCaption]:
-    """The captions of a `records.PARSED` row, in its order."""
+    """Collect the captions of a row with their names.
+
+    Args:
+        row: a `records.PARSED` row.
+
+    Returns:
+        The row's captions, in its order.
+    """
     names: list[list[Key]] = [[] for _ in row["captions"]]
     for tag in row["parsed"]:
         names[tag["caption"]].append((tag["name"], tag["kind"]))
-    unread = {one["caption"] for one in row["unread"] or ()}
+    unread = {rejection["caption"] for rejection in row["unread"] or ()}
     return [ParsedCaption(text, names[index], unread=index in unread) for index, text in enumerate(row["captions"])]
 
 
 def label_ids(names: Iterable[Key], labels: LabelSystem) -> list[int]:
-    """Ids of the labels that names mean, each once, in the order of the names; names of no label are left out."""
+    """Look up names in a label system.
+
+    Args:
+        names: (name, kind) of each tag.
+        labels: the label system.
+
+    Returns:
+        Ids without repetition, in the order of the names; names that no label has are omitted.
+    """
     ids = (labels.find(name, kind) for name, kind in names)
     return list(dict.fromkeys(id for id in ids if id is not None))

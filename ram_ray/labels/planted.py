@@ -1,4 +1,4 @@
-"""False tags planted among those of captions, for measuring what cleaning removes (see `ram_ray.data.measure`)."""
+"""Plants false tags in annotations, to measure which tags cleaning removes (see `ram_ray.data.measure`)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from ram_ray.label_system import LabelSystem
 
 
 class Planter:
-    """Puts false tags into annotations, drawn by how often captions name them.
+    """Adds false tags to annotations, sampled in proportion to the labels' counts.
 
     Args:
-        system: the labels that are drawn from.
-        share: planted tags for each tag that is there; the fraction that is left of an image's number is a chance.
-        seed: of the draws, with the image's key.
+        system: the labels that are sampled.
+        share: planted tags for each tag of an image; the fractional part of an image's number is the probability of
+            another tag.
+        seed: of the random numbers, together with the image's key.
     """
 
     def __init__(self, system: LabelSystem, *, share: float, seed: int) -> None:
@@ -23,39 +24,50 @@ class Planter:
         self._counts = {label.id: label.count for label in system.labels if label.count}
 
     def draw(self, key: str, *, num_tags: int, true: set[int]) -> list[int]:
-        """Ids for the image `key` that has `num_tags` tags, none of them in `true`.
+        """Sample the false tags of an image.
 
         Args:
             key: of the image.
-            num_tags: that it has.
-            true: ids that are never drawn.
+            num_tags: number of its tags.
+            true: ids that are never sampled.
+
+        Returns:
+            Label ids without repetition.
         """
         rng = random_of(key, self.seed, "number")
-        wanted = int(self.share * num_tags + rng.random())
-        left = {id: count for id, count in self._counts.items() if id not in true} if wanted else {}
-        drawn = []
-        for _ in range(min(wanted, len(left))):
-            (id,) = rng.choices(list(left), list(left.values()))
-            del left[id]
-            drawn.append(id)
-        return drawn
+        num_planted = int(self.share * num_tags + rng.random())
+        candidates = {id: count for id, count in self._counts.items() if id not in true} if num_planted else {}
+        sampled = []
+        for _ in range(min(num_planted, len(candidates))):
+            (id,) = rng.choices(list(candidates), list(candidates.values()))
+            del candidates[id]
+            sampled.append(id)
+        return sampled
 
     def plant(self, row: dict[str, Any], *, true: set[int]) -> None:
-        """Add to a `records.ANNOTATION` row's captions and tags, each at a random place.
+        """Add false tags to a row's captions and tags, each at a random index.
 
         Args:
-            row: of ANNOTATION; changed.
-            true: ids that are never drawn.
+            row: a `records.ANNOTATION` row; changed in place.
+            true: ids that are never sampled.
         """
         rng = random_of(row["key"], self.seed, "place")
         for id in self.draw(row["key"], num_tags=len(row["tags"]), true=true):
             caption = rng.choice(row["captions"])
-            place = rng.randint(0, len(caption["tags"]))
-            caption["tags"].insert(place, id)
-            caption["sources"].insert(place, "parsed")
+            index = rng.randint(0, len(caption["tags"]))
+            caption["tags"].insert(index, id)
+            caption["sources"].insert(index, "parsed")
             row["tags"].insert(rng.randint(0, len(row["tags"])), {"id": id, "origin": "parsed", "score": 1.0})
 
 
 def truth_names(ids: Sequence[int], system: LabelSystem) -> list[str]:
-    """Ids as names that `data.ground_truth.label_id` reads back: "object:dog"."""
+    """Write ids as names with a kind, which `data.ground_truth.label_id` reads.
+
+    Args:
+        ids: of labels.
+        system: the label system of the ids.
+
+    Returns:
+        Names such as "object:dog", in the order of `ids`.
+    """
     return [f"{system[id].kind}:{system[id].name}" for id in ids]

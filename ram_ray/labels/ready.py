@@ -1,8 +1,8 @@
-"""A ready list in place of a built one: its labels and ids as they are, its synonyms and kinds from the captions.
+"""Uses a published list as label system: labels and ids from the list, synonyms and kinds from the captions.
 
-A published list is a contract with a checkpoint or a benchmark, so nothing of it is merged, dropped or renamed. But
-captions write "airplane" where a list says "plane", and the parser says "ski" where a list says "skis". So the merging
-of a build runs over the list's names and the captions' together, and what meets a listed name becomes its synonym.
+A checkpoint or a benchmark depends on the list, so no label of it is merged, dropped or renamed. But captions write
+"airplane" for the list's "plane", and the parser returns "ski" for the list's "skis". So the names of the list and of
+the captions are merged together as in a build, and names that merge with a listed name become its synonyms.
 """
 
 from __future__ import annotations
@@ -19,70 +19,75 @@ from ram_ray.labels.names import Key
 from ram_ray.labels.report import BuildReport
 from ram_ray.records import KINDS
 
-_NOUNS = {"object": ("scene",), "scene": ("object",)}  # a list and a parser may see this differently
+_READ_AS = {"object": ("scene",), "scene": ("object",)}  # list and parser may assign different kinds to a noun
 
 
 def fit_ready(listed: LabelSystem, counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildReport]:
-    """A listed system with the counts of the run, and with the names that its captions use for its labels.
+    """Add counts and synonyms from the captions of a run to a listed system.
 
     Args:
-        listed: the system as its list gives it.
+        listed: label system of the list.
         counts: name and kind -> source -> captions.
-        options: of these, what merges names; limits and drops are not used.
+        options: sources of merges; limits and drops are not used.
 
     Returns:
-        The system with synonyms and counts, its ids unchanged, and the report.
+        The system with synonyms and counts and unchanged ids, and the report.
     """
     report = BuildReport(num_names=len(counts))
-    labels = [replace(one, read_as=_NOUNS.get(one.kind, ())) for one in listed.labels]
-    known = LabelSystem(labels)  # finds a noun under both kinds
-    own = {(one.name, one.kind): one.id for one in labels}
-    names = {**{key: {} for key in own}, **{key: dict(sources) for key, sources in counts.items()}}
+    labels = [replace(label, read_as=_READ_AS.get(label.kind, ())) for label in listed.labels]
+    system = LabelSystem(labels)  # finds a noun with both kinds
+    ids = {(label.name, label.kind): label.id for label in labels}
+    names = {**{key: {} for key in ids}, **{key: dict(sources) for key, sources in counts.items()}}
     groups = merge_names(names, options, report)
-    more: dict[int, set[str]] = defaultdict(set)
-    for key in sorted(own, key=lambda one: own[one]):
+    added: dict[int, set[str]] = defaultdict(set)  # label id -> synonyms
+    for key in sorted(ids, key=lambda listed_key: ids[listed_key]):
         for name, kind in groups.members(key):
-            if known.find(name, kind) is None and not any(name in taken for taken in more.values()):
-                more[own[key]].add(name)
-    known = LabelSystem(
-        replace(one, synonyms=tuple(sorted({*one.synonyms, *more.get(one.id, ())} - {one.name}))) for one in labels
+            if system.find(name, kind) is None and not any(name in synonyms for synonyms in added.values()):
+                added[ids[key]].add(name)
+    system = LabelSystem(
+        replace(label, synonyms=tuple(sorted({*label.synonyms, *added.get(label.id, ())} - {label.name})))
+        for label in labels
     )
-    sources = _count(known, counts, report)
-    for label in known.labels:
+    label_sources = _count(system, counts, report)
+    for label in system.labels:
         key = (label.name, label.kind)
-        reasons = {other: why for other, why in groups.reasons(key).items() if other[0] in more.get(label.id, ())}
-        report.add_label(key, sources=sources[label.id], counts=counts, reasons=reasons)
-    report.version = known.version
+        synonyms = added.get(label.id, ())
+        reasons = {other: reason for other, reason in groups.reasons(key).items() if other[0] in synonyms}
+        report.add_label(key, sources=label_sources[label.id], counts=counts, reasons=reasons)
+    report.version = system.version
     report.finish()
-    return LabelSystem(replace(one, count=sum(sources[one.id].values())) for one in known.labels), report
+    return LabelSystem(replace(label, count=sum(label_sources[label.id].values())) for label in system.labels), report
 
 
 def _count(system: LabelSystem, counts: Counts, report: BuildReport) -> Mapping[int, Mapping[str, int]]:
-    """Label id -> source -> captions; names that the system does not have go into the report."""
-    found: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for key, of_source in sorted(counts.items()):
+    """Label id -> source -> captions; the report gets the names that the system does not contain."""
+    label_sources: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for key, sources in sorted(counts.items()):
         id = system.find(*key)
         if id is None:
-            report.drop(key, sum(of_source.values()), "not listed")
+            report.drop(key, sum(sources.values()), "not listed")
             continue
-        for source, count in of_source.items():
-            found[id][source] += count
-    return found
+        for source, count in sources.items():
+            label_sources[id][source] += count
+    return label_sources
 
 
 def kind_guess(lemmas: Lemmatizer, counts: Counts | None = None) -> Callable[[str], str]:
-    """A function that gives a bare name its kind.
+    """Make a function that chooses the kind of a name.
 
     Args:
-        lemmas: the words that each part of speech has.
-        counts: of captions; the kind that they name it with most comes first.
+        lemmas: the words of each part of speech.
+        counts: name and kind -> source -> captions; the most frequent kind of a counted name is chosen.
+
+    Returns:
+        A function from a name to one of `records.KINDS`.
     """
 
     def guess(name: str) -> str:
         keys: dict[str, Key] = {kind: (name, kind) for kind in KINDS}
-        seen = {kind: sum(counts[key].values()) for kind, key in keys.items() if key in counts} if counts else {}
-        if seen:
-            return max(seen, key=lambda kind: (seen[kind], kind))
+        totals = {kind: sum(counts[key].values()) for kind, key in keys.items() if key in counts} if counts else {}
+        if totals:
+            return max(totals, key=lambda kind: (totals[kind], kind))
         if name in SCENES:
             return "scene"
         last = name.rpartition(" ")[2]

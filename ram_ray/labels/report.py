@@ -1,6 +1,6 @@
-"""What a build of the label system merged and dropped, and why: for people and for the page.
+"""The report of a build of the label system: merged and dropped names with their reasons.
 
-Bounded: all drops are counted, the most frequent of each reason are listed.
+All dropped names are counted; only the most frequent names of each reason are listed.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from typing import Any, Literal
 
 from ram_ray.labels.names import Key
 
-Dropped = Literal["stop list", "edit", "kind", "rare", "misread", "few sources", "over max_labels", "not listed"]
-REASONS: dict[str, str] = {
+DropReason = Literal["stop list", "edit", "kind", "rare", "misread", "few sources", "over max_labels", "not listed"]
+DROP_REASONS: dict[str, str] = {  # texts of the page
     "stop list": "on the stop list",
-    "edit": "dropped by hand",
-    "kind": "of a kind that was not asked for",
-    "rare": "named by fewer than labels.min_count captions",
-    "misread": "nearly always means another kind (labels.min_share)",
-    "few sources": "named by fewer than labels.min_sources sources",
+    "edit": "dropped by an edit",
+    "kind": "of a kind that is not in labels.kinds",
+    "rare": "mentioned by fewer than labels.min_count captions",
+    "misread": "nearly always parsed as another kind (labels.min_share)",
+    "few sources": "mentioned by fewer than labels.min_sources sources",
     "over max_labels": "less frequent than the last label",
-    "not listed": "not in the ready list that the run was given",
+    "not listed": "not in the list of labels.system",
 }
-HOW: dict[str, str] = {
-    "edit": "by hand",
+HOW: dict[str, str] = {  # texts of the page for the reasons of merges
+    "edit": "an edit",
     "file": "the user's synonym file",
     "spelling": "spelling",
-    "compound": "one word or two",
+    "compound": "spaces and hyphens",
     "table": "the shipped table",
     "inflection": "inflection",
-    "wordnet": "same main sense in WordNet",
-    "embedding": "nearest in the embeddings",
+    "wordnet": "the same main sense in WordNet",
+    "embedding": "mutual nearest embeddings",
 }
-MAX_DROPPED = 300  # listed for each reason
+MAX_DROPPED = 300  # names that are listed for each reason
 
 
 @dataclass
 class BuildReport:
-    """The story of one build; `labels` are in the order of ids."""
+    """Merged and dropped names of a build; `labels` are in the order of their ids."""
 
     version: str = ""
-    num_names: int = 0  # different (name, kind) that were counted
+    num_names: int = 0  # number of different (name, kind) that were counted
     labels: list[dict[str, Any]] = field(default_factory=list)
-    num_dropped: dict[str, int] = field(default_factory=dict)  # by reason
+    num_dropped: dict[str, int] = field(default_factory=dict)  # reason -> names
     dropped: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    captions: dict[str, int] = field(default_factory=dict)  # read, of each source
-    _all: dict[str, list[tuple[int, Key]]] = field(default_factory=dict, repr=False)
+    captions: dict[str, int] = field(default_factory=dict)  # source -> captions
+    _all_dropped: dict[str, list[tuple[int, Key]]] = field(default_factory=dict, repr=False)
 
     def add_label(
         self,
@@ -58,56 +58,77 @@ class BuildReport:
         counts: Mapping[Key, Mapping[str, int]],
         reasons: Mapping[Key, tuple[Key, str]],
     ) -> None:
-        """Note a label: where it was named, and which names it took in, from which other name, and how.
+        """Add a label, with the names that merged into it.
 
         Args:
-            name: and kind of the label.
-            sources: captions by source.
-            counts: of all names.
-            reasons: name that was taken in -> the name that it was joined to, and how.
+            name: name and kind of the label.
+            sources: source -> captions that mention the label.
+            counts: name and kind -> source -> captions, of all names.
+            reasons: merged name -> (the name that it was merged with, reason), as `Groups.reasons`.
         """
         merged = [
-            {"name": one[0], "count": sum(counts.get(one, {}).values()), "with": near[0], "how": how}
-            for one, (near, how) in reasons.items()
+            {"name": key[0], "count": sum(counts.get(key, {}).values()), "with": other[0], "how": reason}
+            for key, (other, reason) in reasons.items()
         ]
-        merged.sort(key=lambda one: (-int(str(one["count"])), str(one["name"])))
+        merged.sort(key=lambda merge: (-int(str(merge["count"])), str(merge["name"])))
         self.labels.append({"name": name[0], "kind": name[1], "sources": dict(sources), "merged": merged})
 
     def add_evidence(self, evidence: Mapping[int, Any]) -> None:
-        """Note what captions say of each label (`counts.Evidence` by id): examples, and how far its words are clear."""
-        for id, label in enumerate(self.labels):
-            one = evidence.get(id)
-            label["examples"] = list(one.examples) if one else []
-            label["words"] = {name: list(pair) for name, pair in sorted(one.names.items())} if one else {}
+        """Add the examples of each label, and its counts of matched words and of those where the parse agrees.
 
-    def drop(self, name: Key, count: int, reason: Dropped) -> None:
-        """Note a name that becomes neither label nor synonym."""
-        self._all.setdefault(reason, []).append((-count, name))
+        Args:
+            evidence: label id -> `counts.Evidence`.
+        """
+        for id, label in enumerate(self.labels):
+            label_evidence = evidence.get(id)
+            label["examples"] = list(label_evidence.examples) if label_evidence else []
+            counts = sorted(label_evidence.names.items()) if label_evidence else []
+            label["words"] = {name: list(pair) for name, pair in counts}
+
+    def drop(self, name: Key, count: int, reason: DropReason) -> None:
+        """Add a name that becomes neither label nor synonym.
+
+        Args:
+            name: name and kind.
+            count: captions that mention it.
+            reason: for the drop.
+        """
+        self._all_dropped.setdefault(reason, []).append((-count, name))
 
     def finish(self) -> None:
-        """Sort what was dropped, and keep the most frequent."""
-        self.num_dropped = {reason: len(names) for reason, names in sorted(self._all.items())}
-        for reason in sorted(self._all):
-            for negative, (name, kind) in sorted(self._all[reason])[:MAX_DROPPED]:
-                self.dropped.append({"name": name, "kind": kind, "count": -negative, "reason": reason})
-        self._all = {}
+        """Count the dropped names, and list the most frequent of each reason."""
+        self.num_dropped = {reason: len(names) for reason, names in sorted(self._all_dropped.items())}
+        for reason in sorted(self._all_dropped):
+            for negative_count, (name, kind) in sorted(self._all_dropped[reason])[:MAX_DROPPED]:
+                self.dropped.append({"name": name, "kind": kind, "count": -negative_count, "reason": reason})
+        self._all_dropped = {}
 
     @property
     def merges(self) -> Counter[str]:
-        """How many names were merged, by how."""
-        return Counter(one["how"] for label in self.labels for one in label.get("merged", ()))
+        """Reason -> number of merged names."""
+        return Counter(merge["how"] for label in self.labels for merge in label.get("merged", ()))
 
     def to_json(self) -> str:
-        """The report as JSON text; equal builds give equal bytes."""
-        tree = {name: value for name, value in asdict(self).items() if name != "_all"}
+        """Write the report as JSON.
+
+        Returns:
+            JSON text; equal builds give equal bytes.
+        """
+        tree = {name: value for name, value in asdict(self).items() if name != "_all_dropped"}
         return json.dumps(tree, indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> BuildReport:
-        """Read what `to_json` wrote.
+        """Read the text that `to_json` wrote.
+
+        Args:
+            text: JSON.
+
+        Returns:
+            The report.
 
         Raises:
-            ValueError: if the text is not such a report.
+            ValueError: if the text is not a report.
         """
         try:
             return cls(**json.loads(text))

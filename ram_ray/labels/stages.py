@@ -1,8 +1,8 @@
-"""The stages `parse`, `label_system` and `labels`: captions to tags by name, names to a label system, names to ids.
+"""The stages `parse`, `label_system` and `labels`: captions to names, names to a label system, names to label ids.
 
-Counting is Ray Data's, so what the driver receives grows with the vocabulary and not with the captions. A caption's
-tags come from two readers, the parse and the label system's own names found in the text (see `match`); which of them
-found a tag stays with it.
+Ray Data counts the names, so the data on the driver grows with the vocabulary and not with the captions. A caption's
+tags have two sources: the parse, and names of the label system in the text (see `match`). The source of each tag is
+stored.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ram_ray.labels.build import build
 from ram_ray.labels.counts import (
     Evidence,
     ambiguous_names,
-    read_captions,
-    read_counts,
+    read_caption_counts,
     read_evidence,
-    read_unread,
+    read_name_counts,
+    read_unread_counts,
 )
 from ram_ray.labels.lists import read_system
 from ram_ray.labels.match import MATCHED
@@ -49,66 +49,76 @@ from ram_ray.settings.labels import LabelsConfig
 
 
 class CaptionReader:
-    """`records.SAMPLE` rows to `records.PARSED` rows; holds the parser."""
+    """`records.SAMPLE` rows to `records.PARSED` rows, with a parser for the life of a process."""
 
     def __init__(self, config: LabelsConfig) -> None:
         self._parser = process_parser(config.parser, max_chars=config.max_caption_chars)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """PARSED rows of a block of SAMPLE rows."""
+        """Parse the captions of a block.
+
+        Args:
+            block: SAMPLE rows.
+
+        Returns:
+            A table of PARSED rows, one for each row of the block.
+        """
         rows = block.to_pylist()
-        for row, (names, unread) in zip(rows, self._read([row["captions"] for row in rows]), strict=True):
+        for row, (names, unread) in zip(rows, self._parse([row["captions"] for row in rows]), strict=True):
             row["parsed"], row["unread"] = names, unread
         measured = [row for row in rows if row.get("unseen") is not None]
-        for row, (names, unread) in zip(measured, self._read([row["unseen"] for row in measured]), strict=True):
-            away = {one["caption"] for one in unread}
-            row["unseen"] = ["" if place in away else text for place, text in enumerate(row["unseen"])]
+        for row, (names, unread) in zip(measured, self._parse([row["unseen"] for row in measured]), strict=True):
+            rejected = {rejection["caption"] for rejection in unread}
+            row["unseen"] = ["" if index in rejected else text for index, text in enumerate(row["unseen"])]
             row["parsed_unseen"] = names
         return to_table(rows, PARSED)
 
-    def _read(self, rows: list[list[str]]) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-        """The names, and the captions turned away, of each row's captions; all are parsed in one go."""
+    def _parse(self, rows: list[list[str]]) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+        """Names and rejected captions of each row; the captions of all rows are a single batch of the parser."""
         captions = [text for row in rows for text in row]
         tags = self._parser.parse(captions) if captions else []
-        found = iter(zip(tags, self._reasons(captions, tags), strict=True))
-        answer = []
+        results = iter(zip(tags, self._reasons(captions, tags), strict=True))
+        parsed_rows = []
         for row in rows:
             parsed: list[dict[str, Any]] = []
             unread: list[dict[str, Any]] = []
-            for place in range(len(row)):
-                names, reason = next(found)
-                parsed += [{"caption": place, "name": one.name, "kind": one.kind} for one in dict.fromkeys(names)]
-                unread += [{"caption": place, "reason": reason}] if reason else []
-            answer.append((parsed, unread))
-        return answer
+            for index in range(len(row)):
+                names, reason = next(results)
+                parsed += [{"caption": index, "name": tag.name, "kind": tag.kind} for tag in dict.fromkeys(names)]
+                unread += [{"caption": index, "reason": reason}] if reason else []
+            parsed_rows.append((parsed, unread))
+        return parsed_rows
 
     def _reasons(self, captions: list[str], tags: list[list[Tag]]) -> list[str | None]:
-        """Why a caption was turned away, where the parser can say so; asked only where it found nothing."""
-        read = getattr(self._parser, "read", None)
+        """Reason of each rejected caption, else None; only captions without tags can be rejected."""
+        read = getattr(self._parser, "read", None)  # optional method of a parser
         empty = [text for text, names in zip(captions, tags, strict=True) if not names]
         if read is None or not empty:
             return [None] * len(captions)
-        reasons = iter([one.reason for one in read(empty)])
+        reasons = iter([reading.reason for reading in read(empty)])
         return [None if names else next(reasons) for names in tags]
 
 
 def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse") -> Manifest:
-    """Tags of every caption, by name and kind.
+    """Run the stage `parse`: names and kinds in every caption.
 
     Args:
-        run: gets the stage's folder.
+        run: the run; the stage's folder is created in it.
         config: of the run.
-        samples: stage that left SAMPLE rows.
+        samples: manifest of SAMPLE rows.
         name: of this stage.
 
     Returns:
         The manifest of the PARSED rows.
+
+    Raises:
+        ValueError: if the configured parser is not installed.
     """
-    identity = {"parser": config.labels.parser, "max_caption_chars": config.labels.max_caption_chars}
-    stage = run.stage(name, kind="annotations", config=identity, inputs=[samples])
+    stage_config = {"parser": config.labels.parser, "max_caption_chars": config.labels.max_caption_chars}
+    stage = run.stage(name, kind="annotations", config=stage_config, inputs=[samples])
     if stage.manifest:
         return stage.manifest
-    if config.labels.parser != SHIPPED:  # a missing pipeline is the user's mistake: say so before any task starts
+    if config.labels.parser != SHIPPED:  # raises before any task starts if the pipeline is missing
         load_pipeline(config.labels.parser)
     annotate(
         stage,
@@ -121,7 +131,7 @@ def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse"
     rows = read_rows(stage.path, run=config, columns=["captions", "parsed", "unread"])
     counts = sum_blocks(rows, _count_parsed, run=config)
     images = int(counts["rows"])
-    _balance(stage.name, rows_in=samples.counts["rows_out"], rows_out=images, rejected=0)
+    _check_row_counts(stage.name, rows_in=samples.counts["rows_out"], rows_out=images, rejected=0)
     return stage.finish(
         rows_in=images,
         rows_out=images,
@@ -129,40 +139,40 @@ def parse(run: Run, config: RunConfig, samples: Manifest, *, name: str = "parse"
         images=images,
         tags=int(counts["tags"]),
         captions=int(counts["captions"]),
-        unread=read_unread(stage.path, run=config) if counts["unread"] else {},
+        unread=read_unread_counts(stage.path, run=config) if counts["unread"] else {},
     )
 
 
 def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifest | None = None) -> Manifest:
-    """A frozen label system from the counts of parsed tags, with its report and page, in the stage and the run's root.
+    """Run the stage `label_system`: a frozen label system from the counts of parsed names, with its report and page.
 
     Args:
-        run: gets the stage's folder, and the report and page in its root.
-        config: of the run; `labels` says how the system is built.
-        parsed: stage that left PARSED rows.
-        teacher: `represent`'s manifest; needed where `labels.embeddings` is "represent".
+        run: the run; the stage's folder is created in it, and its root gets a copy of the system, report and page.
+        config: of the run; its section `labels` configures the build.
+        parsed: manifest of PARSED rows.
+        teacher: manifest of the stage `represent`; required if `labels.embeddings` is "represent".
 
     Returns:
-        The stage's manifest; `label_system_uri` says where in its folder the system is.
+        The stage's manifest; `label_system_uri` of its path is the URI of the system.
 
     Raises:
-        ValueError: if the teacher is needed and not given, or a file that the configuration names cannot be read.
+        ValueError: if the teacher is required and None, or a file that the configuration names cannot be read.
     """
     settings = config.labels
     edits = find_edits(settings, run.uri)
     encoder = teacher if settings.embeddings == "represent" else None
     if settings.embeddings == "represent" and encoder is None:
-        raise ValueError("labels.embeddings=represent needs the run's own text encoder; give a file of vectors here")
-    what = identity(settings, edits=edits, encoder=encoder.digest if encoder else None)
-    stage = run.stage("label_system", kind="annotations", config=what, inputs=[parsed])
+        raise ValueError("labels.embeddings=represent needs the text encoder of a run; set it to a file of vectors")
+    stage_config = identity(settings, edits=edits, encoder=encoder.digest if encoder else None)
+    stage = run.stage("label_system", kind="annotations", config=stage_config, inputs=[parsed])
     if stage.manifest:
         return stage.manifest
-    counts = read_counts(parsed.path, run=config)
+    counts = read_name_counts(parsed.path, run=config)
     vectors = _encode_names(counts, config, encoder) if encoder else None
     lemmas = load_lemmas()
     if settings.system:
         listed = read_system(settings.system, kind_of=kind_guess(lemmas, counts))
-        names = [*counts, *((one.name, one.kind) for one in listed.labels)]
+        names = [*counts, *((entry.name, entry.kind) for entry in listed.labels)]
         options = make_options(settings, names, edits=edits, lemmas=lemmas, vectors=vectors)
         system, report = fit_ready(listed, counts, options)
     else:
@@ -170,8 +180,8 @@ def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifes
     evidence = read_evidence(parsed.path, run=config, system=system)
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)
-    report.captions = read_captions(parsed.path, run=config)
-    _write(run, stage.path, system, report)
+    report.captions = read_caption_counts(parsed.path, run=config)
+    _write_outputs(run, stage.path, system, report)
     return stage.finish(
         labels=len(system),
         version=system.version,
@@ -182,73 +192,86 @@ def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifes
 
 
 def mark_ambiguous(system: LabelSystem, evidence: dict[int, Evidence], *, agreement: float) -> LabelSystem:
-    """The system with the words noted that matching must leave to the parse.
+    """Set the ambiguous words of each label, which only the parse can find.
 
     Args:
-        system: the labels.
-        evidence: of each label, by id.
-        agreement: as of `counts.ambiguous_names`.
+        system: the label system.
+        evidence: label id -> evidence.
+        agreement: least agreement, 0 to 1, as in `counts.ambiguous_names`.
+
+    Returns:
+        The system with `Label.ambiguous`; its version does not change.
     """
-    nothing = Evidence({}, [])
+    no_evidence = Evidence({}, [])
     return LabelSystem(
-        replace(one, ambiguous=ambiguous_names(evidence.get(one.id, nothing), one.kind, agreement=agreement))
-        for one in system.labels
+        replace(entry, ambiguous=ambiguous_names(evidence.get(entry.id, no_evidence), entry.kind, agreement=agreement))
+        for entry in system.labels
     )
 
 
 def label_system_uri(path: str) -> str:
-    """Where a `label_system` stage keeps it."""
+    """URI of the label system of a stage.
+
+    Args:
+        path: folder of a finished stage `label_system`.
+
+    Returns:
+        URI of the JSON file.
+    """
     return f"{path}/label_system.json"
 
 
 def label(
     run: Run, config: RunConfig, parsed: Manifest, labels: Manifest, *, name: str = "labels", held_out: bool = False
 ) -> Manifest:
-    """Parsed names, and names found in the text, to ids of the label system: the first annotations.
+    """Run the stage `labels`: parsed names, and names in the text, become ids of the label system.
 
     Args:
-        run: gets the stage's folder.
+        run: the run; the stage's folder is created in it.
         config: of the run.
-        parsed: stage that left PARSED rows.
-        labels: stage that built the label system.
+        parsed: manifest of PARSED rows.
+        labels: manifest of the stage `label_system`.
         name: of this stage.
-        held_out: not to be trained on, so that nothing is planted.
+        held_out: True for images that are not used for training: no false tags are planted.
 
     Returns:
         The stage's manifest, with the counts of `annotation_counts`.
     """
     settings, measure = config.labels, MeasureConfig() if held_out else config.data.measure
-    identity: dict[str, Any] = {"match": settings.match, "max_caption_chars": settings.max_caption_chars}
+    stage_config: dict[str, Any] = {"match": settings.match, "max_caption_chars": settings.max_caption_chars}
     if measure.on:
-        identity |= {"measure": measure, "seed": config.seed}
-    stage = run.stage(name, kind="annotations", config=identity, inputs=[parsed, labels])
+        stage_config |= {"measure": measure, "seed": config.seed}
+    stage = run.stage(name, kind="annotations", config=stage_config, inputs=[parsed, labels])
     if stage.manifest:
         return stage.manifest
     uri = label_system_uri(labels.path)
-    to_ids = PerProcess(Labeller.load, uri, settings, measure=measure, seed=config.seed)
+    labeller = PerProcess(Labeller.load, uri, settings, measure=measure, seed=config.seed)
     annotate(
         stage,
-        lambda dataset: dataset.map_batches(to_ids, **caption_tasks(config)),
+        lambda dataset: dataset.map_batches(labeller, **caption_tasks(config)),
         source=parsed.path,
         schema=ANNOTATION,
         run=config,
         rows_in=parsed.counts["rows_out"],
     )
     counts = annotation_counts(stage.path, config=config, system=LabelSystem.load(uri))
-    _balance(stage.name, rows_in=parsed.counts["rows_out"], rows_out=counts["images"], rejected=0)
+    _check_row_counts(stage.name, rows_in=parsed.counts["rows_out"], rows_out=counts["images"], rejected=0)
     return stage.finish(rows_in=counts["images"], rows_out=counts["images"], rejected=0, **counts)
 
 
 def annotation_counts(
     path: str, *, config: RunConfig, system: LabelSystem, also: Callable[[pa.Table], dict[str, float]] | None = None
 ) -> dict[str, Any]:
-    """Images, tags, matched tags and, where rows carry human labels, how true the tags are: tp, fp, fn.
+    """Count images, tags and matched tags and, where rows have human labels, true and false tags: tp, fp, fn.
 
     Args:
         path: folder of ANNOTATION rows.
         config: of the run.
-        system: the label system that ids are of.
-        also: counts more of each block, see `annotate.sum_blocks`.
+        system: the label system of the ids.
+        also: additional counts of a block, see `annotate.sum_blocks`.
+
+    Returns:
+        Count by name.
     """
     reference = ray.put(system)
 
@@ -266,7 +289,14 @@ def annotation_counts(
 
 
 def caption_tasks(config: RunConfig) -> dict[str, Any]:
-    """What a step over captions asks Ray Data for: tasks, which use every CPU that there is, now or later."""
+    """Arguments of `Dataset.map_batches` for captions: tasks, so that Ray Data uses all CPUs, also those added later.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        Keyword arguments.
+    """
     return {
         "batch_format": "pyarrow",
         "batch_size": config.data.rows_per_block,
@@ -275,7 +305,7 @@ def caption_tasks(config: RunConfig) -> dict[str, Any]:
 
 
 def _encode_names(counts: dict[Key, dict[str, int]], config: RunConfig, teacher: Manifest) -> dict[str, np.ndarray]:
-    """Vectors of the names that can become labels, by the run's own text encoder, away from the driver."""
+    """Encode the names that can become labels with the run's text encoder, in a Ray task: name -> (D,) float32."""
     frequent = {name for (name, _), sources in counts.items() if sum(sources.values()) >= config.labels.min_count}
     names = sorted(frequent)
 
@@ -289,7 +319,7 @@ def _encode_names(counts: dict[Key, dict[str, int]], config: RunConfig, teacher:
     return dict(zip(names, vectors, strict=True))
 
 
-def _write(run: Run, path: str, system: LabelSystem, report: BuildReport) -> None:
+def _write_outputs(run: Run, path: str, system: LabelSystem, report: BuildReport) -> None:
     make_folder(run.fs, run.fs._strip_protocol(path))
     system.save(label_system_uri(path))
     page = to_html(system, report, title=run.uri.rstrip("/").rpartition("/")[2])
@@ -301,16 +331,16 @@ def _write(run: Run, path: str, system: LabelSystem, report: BuildReport) -> Non
 
 
 def _count_matched(block: pa.Table) -> dict[str, float]:
-    good = block.filter(pc.is_null(block["reason"])).combine_chunks()
-    origins = pc.struct_field(pc.list_flatten(good["tags"]), "origin")
+    valid = block.filter(pc.is_null(block["reason"])).combine_chunks()
+    origins = pc.struct_field(pc.list_flatten(valid["tags"]), "origin")
     return {"matched": pc.sum(pc.equal(origins, MATCHED)).as_py() or 0}
 
 
 def _count_parsed(block: pa.Table) -> dict[str, float]:
     tags = [{(tag["name"], tag["kind"]) for tag in row} for row in block["parsed"].to_pylist()]
     captions, unread = (pc.sum(pc.list_value_length(block[name])).as_py() or 0 for name in ("captions", "unread"))
-    return {"rows": len(block), "tags": sum(len(one) for one in tags), "captions": captions, "unread": unread}
+    return {"rows": len(block), "tags": sum(len(row_tags) for row_tags in tags), "captions": captions, "unread": unread}
 
 
-def _balance(stage: str, *, rows_in: int, rows_out: int, rejected: int) -> None:
+def _check_row_counts(stage: str, *, rows_in: int, rows_out: int, rejected: int) -> None:
     assert rows_in == rows_out + rejected, f"{stage}: {rows_in} rows in, {rows_out} out, {rejected} rejected"

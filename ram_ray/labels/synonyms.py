@@ -1,9 +1,9 @@
-"""Tables of names with one meaning: the shipped one (`synonyms.txt`) and a user's file in the same form.
+"""Tables of synonyms: the shipped table (`synonyms.txt`) and a user's file in the same format.
 
-word: gray, grey            two spellings of a word, wherever it stands in a name ("grey-haired", "tennis racquet")
-object: couch, sofa         names of one kind
-barbecue, bbq               names of whatever kind they were found with
-apart: bike, motorcycle     names that no other source may merge (WordNet, embeddings)
+word: gray, grey            spellings of a word, at any position in a name ("grey-haired", "tennis racquet")
+object: couch, sofa         synonyms of one kind
+barbecue, bbq               synonyms of any kind
+apart: bike, motorcycle     names that no other source merges (WordNet, embeddings)
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 
-from ram_ray.labels.names import MAX_NAME, Key, plain, read_text
+from ram_ray.labels.names import MAX_NAME, Key, normalize_name, read_text
 from ram_ray.records import KINDS
 
 
 @dataclass(frozen=True)
 class Synonyms:
-    """A synonym file, read.
+    """The content of a synonym file.
 
     Attributes:
-        words: spelling of a word -> the one that stands for it.
-        groups: names that mean one label, with their kind.
-        apart: names that never mean one label.
+        words: spelling of a word -> its standard spelling.
+        groups: names of the same label, with their kind.
+        apart: names that are never the same label, with their kind.
     """
 
     words: dict[str, str] = field(default_factory=dict)
@@ -33,11 +33,18 @@ class Synonyms:
 
     @cached_property
     def digest(self) -> str:
-        """Changes with what the table says."""
+        """Digest of the content."""
         return hashlib.sha256(repr((sorted(self.words.items()), self.groups, self.apart)).encode()).hexdigest()[:12]
 
     def spelling(self, name: str) -> str:
-        """The name with each word in its standing spelling."""
+        """Write each word of a name in its standard spelling.
+
+        Args:
+            name: words separated by spaces or hyphens.
+
+        Returns:
+            The name.
+        """
         return " ".join(
             self.words.get(word) or "-".join(self.words.get(part, part) for part in word.split("-"))
             for word in name.split()
@@ -45,29 +52,39 @@ class Synonyms:
 
 
 def read_synonyms(uri: str) -> Synonyms:
-    """Read a user's file at any fsspec URI.
+    """Read a user's synonym file.
+
+    Args:
+        uri: any fsspec URI.
+
+    Returns:
+        The synonyms.
 
     Raises:
-        ValueError: for a file that cannot be read, or a line that is not one of the four forms.
+        ValueError: if the file cannot be read, or a line has none of the four forms.
     """
-    return _read(read_text(uri, what="labels.synonyms"), source=uri)
+    return _parse(read_text(uri, setting="labels.synonyms"), source=uri)
 
 
 def shipped_synonyms() -> Synonyms:
-    """The table that comes with the package."""
+    """Read the table of the package.
+
+    Returns:
+        The synonyms.
+    """
     text = (resources.files("ram_ray.labels") / "synonyms.txt").read_text(encoding="utf-8")
-    return _read(text, source="synonyms.txt")
+    return _parse(text, source="synonyms.txt")
 
 
-def _read(text: str, *, source: str) -> Synonyms:
-    read = Synonyms()
+def _parse(text: str, *, source: str) -> Synonyms:
+    synonyms = Synonyms()
     for number, line in enumerate(text.splitlines(), 1):
         line = line.partition("#")[0].strip()
         if not line:
             continue
         head, colon, rest = line.partition(":")
         form = head.strip().lower() if colon else "any"
-        names = list(dict.fromkeys(plain(name) for name in (rest if colon else line).split(",")))
+        names = list(dict.fromkeys(normalize_name(name) for name in (rest if colon else line).split(",")))
         if form not in ("word", "apart", "any", *KINDS):
             raise ValueError(
                 f"{source}, line {number}: {form!r} is none of word, apart, any, {', '.join(KINDS)}; "
@@ -76,8 +93,9 @@ def _read(text: str, *, source: str) -> Synonyms:
         if len(names) < 2 or not all(0 < len(name) <= MAX_NAME for name in names):
             raise ValueError(f"{source}, line {number}: give at least two names, separated by commas: {line[:60]!r}")
         if form == "word":
-            read.words.update({name: names[0] for name in names[1:]})
+            synonyms.words.update({name: names[0] for name in names[1:]})
         else:
             kinds = KINDS if form in ("apart", "any") else (form,)
-            (read.apart if form == "apart" else read.groups).extend([(name, kind) for name in names] for kind in kinds)
-    return read
+            groups = synonyms.apart if form == "apart" else synonyms.groups
+            groups.extend([(name, kind) for name in names] for kind in kinds)
+    return synonyms

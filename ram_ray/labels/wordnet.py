@@ -1,13 +1,12 @@
-"""Synonyms from WordNet where it is installed: two words are one label if they share their main sense.
+"""Reads synonyms from WordNet where it is installed: words with the same main sense are synonyms.
 
-Debian's wordnet-base and Princeton's own archive lay the files out alike: `index.noun`, `index.verb`, `index.adj`
-list the senses of each word, the most frequent first, and `cntlist.rev` says how often each sense was met in tagged
-text. The hard question is which sense a caption means. Taking any shared sense makes "bike" a motorcycle and "plane"
-a tool; so a word speaks for its first sense alone, and only if it has no other or was mostly met in that one. Verbs
-have many near senses ("draw" is "pull" before it is "sketch"), so they must be clearer. A word without such a sense
-merges with nothing.
+Debian's wordnet-base and Princeton's archive have the same files: `index.noun`, `index.verb` and `index.adj` list the
+senses of each word, the most frequent first; `cntlist.rev` has the count of each sense in sense-tagged text. The sense
+of a word in a caption is unknown, and merging by any shared sense would merge "bike" with "motorcycle". So only the
+main sense counts: the first sense, if it is the only sense or has a large share of the counts. Verbs have many similar
+senses ("draw" is "pull" before it is "sketch"), so their share must be larger.
 
-Sense numbers are enough: words of one synset have the same byte offset, so the large data files are never read.
+The words of a synset have the same byte offset, which identifies the sense; the data files are not read.
 """
 
 from __future__ import annotations
@@ -19,56 +18,76 @@ from ram_ray.captions.lemmas import PART_OF_SPEECH
 from ram_ray.runtime.storage import local_copy
 
 INSTALLED = Path("/usr/share/wordnet")  # Debian's wordnet-base
-_SENSE_TYPES = {"1": "noun", "2": "verb", "3": "adj", "5": "adj"}  # 5: a satellite of another adjective
-# Share of its mentions in tagged text that a word's main sense must have.
-_CLEAR = {"noun": 0.5, "adj": 0.5, "verb": 0.75}
-_MAX_BYTES = 64_000_000  # of one file; the largest of WordNet 3.1 has 5 MB
+_SENSE_TYPES = {"1": "noun", "2": "verb", "3": "adj", "5": "adj"}  # 5: satellite adjective
+# Least share of a main sense in the counts of its word.
+_MIN_SHARE = {"noun": 0.5, "adj": 0.5, "verb": 0.75}
+_MAX_BYTES = 64_000_000  # of a file; the largest file of WordNet 3.1 has 5 MB
 
 
 class WordNet:
     """Main senses of words.
 
     Args:
-        folder: where the index files lie.
+        folder: of the index files; a path or URI.
 
     Raises:
-        ValueError: if a file is missing, too large, or not one of WordNet's.
+        ValueError: if a file is missing, too large, or not a file of WordNet.
     """
 
     def __init__(self, folder: str | Path = INSTALLED) -> None:
         self.folder = local_copy(str(folder)) if "://" in str(folder) else Path(folder)
-        self._bytes = hashlib.sha256()
+        self._sha256 = hashlib.sha256()
         self._counts = self._read_counts()
-        self._main = {part: self._read_index(part) for part in ("noun", "verb", "adj")}
+        self._main_senses = {part: self._read_index(part) for part in ("noun", "verb", "adj")}
 
     @property
     def digest(self) -> str:
-        """Changes with the files' bytes."""
-        return self._bytes.hexdigest()[:12]
+        """Digest of the files' bytes."""
+        return self._sha256.hexdigest()[:12]
 
     @classmethod
     def find(cls, setting: str) -> WordNet | None:
-        """WordNet as `labels.wordnet` asks for it: "auto" (if installed), "none", or a folder that must be there."""
+        """Load WordNet as `labels.wordnet` is set.
+
+        Args:
+            setting: "auto" (if it is installed), "none", or a folder.
+
+        Returns:
+            WordNet; None for "none", and for "auto" if it is not installed.
+
+        Raises:
+            ValueError: if the folder does not contain WordNet.
+        """
         if setting == "none" or (setting == "auto" and not (INSTALLED / "index.noun").is_file()):
             return None
         return cls(INSTALLED if setting == "auto" else setting)
 
     def sense(self, name: str, kind: str) -> str | None:
-        """Key of the main sense of a name of one of `records.KINDS`; None if it has none, or none stands out."""
+        """Look up the main sense of a name.
+
+        Args:
+            name: in lower case.
+            kind: one of `records.KINDS`.
+
+        Returns:
+            Key of the sense; None if the name is unknown or has no main sense.
+        """
         part = PART_OF_SPEECH[kind]
         words = name.replace(" ", "_")
         for spelling in (words, words.replace("-", "_"), words.replace("_", "-"), words.replace("_", "")):
-            if spelling in self._main[part]:
-                return self._main[part][spelling]
+            if spelling in self._main_senses[part]:
+                return self._main_senses[part][spelling]
         return None
 
-    def _lines(self, name: str) -> list[str]:
+    def _read_lines(self, name: str) -> list[str]:
         path = self.folder / name
         try:
             if path.stat().st_size > _MAX_BYTES:
-                raise ValueError(f"{path} has more than {_MAX_BYTES:,} bytes and is not WordNet's (labels.wordnet)")
+                raise ValueError(
+                    f"{path} has more than {_MAX_BYTES:,} bytes and is not a file of WordNet (labels.wordnet)"
+                )
             data = path.read_bytes()
-            self._bytes.update(data)
+            self._sha256.update(data)
             return data.decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
@@ -77,34 +96,34 @@ class WordNet:
             ) from None
 
     def _read_counts(self) -> dict[tuple[str, str], list[int]]:
-        """(word, part) -> how often it was met in its first sense, and in all."""
+        """(word, part of speech) -> [count of the first sense, count of all senses]."""
         counts: dict[tuple[str, str], list[int]] = {}
-        for line in self._lines("cntlist.rev"):
+        for line in self._read_lines("cntlist.rev"):
             try:
-                key, number, count = line.split()
-                times = int(count)
+                key, number, count_text = line.split()
+                count = int(count_text)
             except ValueError:
                 raise ValueError(f"{self.folder}/cntlist.rev is not WordNet's count of senses: {line[:60]!r}") from None
             word, _, sense = key.partition("%")
             if part := _SENSE_TYPES.get(sense[:1]):
-                met = counts.setdefault((word, part), [0, 0])
-                met[0] += times if number == "1" else 0
-                met[1] += times
+                word_counts = counts.setdefault((word, part), [0, 0])
+                word_counts[0] += count if number == "1" else 0
+                word_counts[1] += count
         return counts
 
     def _read_index(self, part: str) -> dict[str, str]:
-        """Word -> its main sense, words without one left out."""
-        main: dict[str, str] = {}
-        for line in self._lines(f"index.{part}"):
+        """Word -> main sense; words without a main sense are omitted."""
+        main_senses: dict[str, str] = {}
+        for line in self._read_lines(f"index.{part}"):
             if line.startswith(" "):  # the licence
                 continue
             fields = line.split()
-            try:  # word, part, number of senses, pointers ..., number of senses, number of those met, offsets ...
+            try:  # word, part, number of senses, pointers ..., number of senses, number of counted senses, offsets ...
                 word, num_senses = fields[0], int(fields[2])
-                first = fields[-num_senses]
+                offset = fields[-num_senses]
             except (IndexError, ValueError):
                 raise ValueError(f"{self.folder}/index.{part} is not an index of WordNet: {line[:60]!r}") from None
-            met = self._counts.get((word, part), [0, 0])
-            if num_senses == 1 or (met[0] and met[0] >= _CLEAR[part] * met[1]):
-                main[word] = f"{part}:{first}"
-        return main
+            first_count, total = self._counts.get((word, part), [0, 0])
+            if num_senses == 1 or (first_count and first_count >= _MIN_SHARE[part] * total):
+                main_senses[word] = f"{part}:{offset}"
+        return main_senses

@@ -1,1 +1,1 @@
-"""What would end a run later, found before it starts."""
+"""Checks before a run starts: problems that would end it later."""

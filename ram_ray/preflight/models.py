@@ -1,7 +1,7 @@
-"""Preflight of the models that a run names: pinned, of a kind that is known, and loadable but for their weights.
+"""Preflight of the models that a run names: they are pinned, of a known kind, and load except for their weights.
 
 A model is a local folder, a URI, or a hub id. Only its small files are read (config, tokenizer, preprocessor), so a
-check costs seconds; that weights are there is told from the names of its files.
+check takes seconds; for the weights, only the names of the files are checked.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json"
 
 @dataclass(frozen=True)
 class NamedModel:
-    """One model that a configuration names."""
+    """A model that a configuration names."""
 
     field: str
     source: str  # path, URI or hub id
     revision_field: str
     revision: str | None
-    load: Callable[[Path, list[str]], None]  # loads all but the weights from a folder with the small files
+    load: Callable[[Path, list[str]], None]  # folder with the small files, names of all files; raises on a problem
 
     @property
     def on_hub(self) -> bool:
@@ -51,15 +51,18 @@ class NamedModel:
 
 
 class HubUnreachable(Exception):
-    """The hub gave no answer, so nothing is known about a model."""
+    """The hub did not answer, so a model could not be checked."""
 
 
 def find_model_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str]:
-    """What is wrong with the models that these stages load, a line each; a hub without an answer is one line for all.
+    """Find the problems of the models that these stages load.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         stages: names of the stages that will run.
+
+    Returns:
+        A line for each problem; one line for all models if the hub does not answer.
     """
     problems, unknown = [], []
     for model in named_models(config, stages=stages):
@@ -70,22 +73,30 @@ def find_model_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str
             )
             continue
         try:
-            with _small_files(model) as (folder, names), _quiet():
+            with _small_files(model) as (folder, names), _suppress_output():
                 model.load(folder, names)
         except HubUnreachable:
             unknown.append(model)
-        except Exception as error:  # every library has errors of its own for a model that cannot be loaded
+        except Exception as error:  # each library has its own errors for a model that cannot be loaded
             problems.append(f"{model.field}: {model.source!r} cannot be loaded: {_one_line(error)}; set {model.field}")
     if unknown:
         named = ", ".join(f"{model.field} {model.source!r}" for model in unknown)
         problems.append(
-            f"{named}: the model hub gives no answer; set {'it' if len(unknown) == 1 else 'them'} to local folders"
+            f"{named}: the model hub does not answer; set {'it' if len(unknown) == 1 else 'them'} to local folders"
         )
     return problems + _find_parser_problems(config, stages)
 
 
 def named_models(config: RunConfig, *, stages: Sequence[str]) -> list[NamedModel]:
-    """The models that these stages load and that do not come from the run itself."""
+    """List the models that these stages load and that are not made by the run itself.
+
+    Args:
+        config: configuration of the run.
+        stages: names of the stages that will run.
+
+    Returns:
+        The models.
+    """
     represent, clean = config.represent, config.engine.clean
     models = []
     if "represent" in stages:
@@ -228,7 +239,7 @@ def _from_hub(model: NamedModel) -> tuple[Path, list[str]]:
 
 @functools.lru_cache(maxsize=1)
 def _hub_answers() -> bool:
-    """Whether the hub can be reached, asked once: its own client tries for half a minute a model."""
+    """Whether the hub can be reached, checked once: its client would try for half a minute for each model."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -243,8 +254,8 @@ def _hub_answers() -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what libraries print and log while they load."""
+def _suppress_output() -> Iterator[None]:
+    """Suppress what libraries print and log while they load."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,9 +1,9 @@
-"""Preflight: what a run needs, checked before anything starts, all problems at once.
+"""Preflight: the requirements of a run, checked before it starts; all problems are reported at once.
 
 A run of days must not end in its last stage because of a glob or a model id. So before the first stage, and alone with
-`--check`, every need of the stages up to the last one is looked at: the data can be listed, each training section's
-`shards` matches something, the machines asked for can be had (now, or from the autoscaler), every model is pinned and
-loads but for its weights, the run's folder can be written. A problem is one line that begins with the field to change.
+`--check`, the requirements of all stages that will run are checked: the data can be listed, `shards` of each training
+section matches a shard, the resources exist now or the autoscaler can add them, every model is pinned and loads except
+for its weights, the run's folder can be written. A problem is one line that begins with the field to change.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from ram_ray.settings.training import TrainConfig
 
 
 def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capacity) -> list[str]:
-    """All that would end the run before the end of stage `last`, a line each; empty where nothing is wrong.
+    """Find the problems that would end a run before the end of stage `last`.
 
     Args:
-        config: of the run.
-        run_uri: the run's folder.
+        config: configuration of the run.
+        run_uri: path or URI of the run's folder.
         last: name of the last stage that will run.
-        capacity: of the machine or cluster.
+        capacity: capacity of the machine or cluster.
+
+    Returns:
+        A line for each problem; empty if there is none.
     """
     needs = Needs(config, last)
     shards, problems = _find_data_problems(config)
@@ -44,7 +47,7 @@ def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capac
 
 @dataclass(frozen=True)
 class Needs:
-    """Which stages and training sections run up to the stage `last`."""
+    """The stages and training sections that run up to the stage `last`."""
 
     config: RunConfig
     last: str
@@ -57,12 +60,12 @@ class Needs:
         return tuple(name for name in stages if name not in engine)
 
     def has(self, stage: str) -> bool:
-        """Whether the stage runs."""
+        """Whether this stage runs."""
         return stage in self.stages
 
     @property
     def training(self) -> dict[str, TrainConfig]:
-        """Training sections by name."""
+        """Training sections of the stages that run, by name."""
         config = self.config
         sections = {"pretrain": config.pretrain, "retrain": config.retrain, "finetune": config.finetune}
         trained = {"represent.train": config.represent.train} if self.trains_encoders else {}
@@ -70,7 +73,7 @@ class Needs:
 
     @property
     def trains_encoders(self) -> bool:
-        """Whether `represent` trains a dual encoder, and does not load one."""
+        """Whether `represent` trains a dual encoder; otherwise it loads a CLIP."""
         return self.has("represent") and self.config.represent.clip is None
 
     @property
@@ -82,7 +85,7 @@ class Needs:
 
 
 def _find_data_problems(config: RunConfig) -> tuple[list[Shard] | None, list[str]]:
-    """Training shards, None where they are not known, and what is wrong with the patterns of `data`."""
+    """Training shards, None if they are not known, and the problems of the patterns of `data`."""
     data = config.data
     train, problems = _list_patterns("data.train", data.train, folders=data.shard_folders)
     problems += _list_patterns("data.eval", data.eval, folders=data.shard_folders)[1]
@@ -93,7 +96,7 @@ def _find_data_problems(config: RunConfig) -> tuple[list[Shard] | None, list[str
 
 
 def _list_patterns(field: str, patterns: list[str], *, folders: int) -> tuple[list[Shard] | None, list[str]]:
-    """The shards, and what is wrong with each pattern or, where each is right, with all of them together."""
+    """The shards, and the problems of each pattern or, if there are none, of all patterns together."""
     problems: list[str] = []
     shards: list[Shard] | None = None
     groups = [[pattern] for pattern in patterns]
@@ -128,7 +131,7 @@ def _find_label_problems(config: RunConfig, run_uri: str) -> list[str]:
 
 
 def _find_resource_problems(needs: Needs, capacity: Capacity) -> list[str]:
-    """What the machines cannot give; nothing is known where another node's autoscaler may start more of them."""
+    """The resources that the machines do not have; none if an autoscaler of another node may start more nodes."""
     if not capacity.complete:
         return []
     training, resources = needs.config.training, needs.config.resources
@@ -180,19 +183,19 @@ def _amounts(request: dict[str, float]) -> str:
 
 
 def _find_folder_problems(run_uri: str) -> list[str]:
-    """Whether a file can be written under the run's folder; leaves nothing behind."""
+    """Check that a file can be written in the run's folder; what the check creates is removed."""
     try:
         fs, root = fsspec.url_to_fs(run_uri)
         existing = root
-        while not fs.exists(existing) and fs._parent(existing) != existing:  # folders of its own go again
-            existing, made = fs._parent(existing), existing
+        while not fs.exists(existing) and fs._parent(existing) != existing:  # new folders are removed again
+            existing, created = fs._parent(existing), existing
         fs.makedirs(root, exist_ok=True)
         name = f"{root.rstrip('/')}/.check-{uuid.uuid4().hex}"
         fs.pipe_file(name, b"")
         fs.rm_file(name)
         if existing != root and "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-            fs.rm(made, recursive=True)
-    except Exception as error:  # each storage has errors of its own; all of them are the user's to mend
+            fs.rm(created, recursive=True)
+    except Exception as error:  # each storage has its own errors; the user has to fix all of them
         return [f"--run {run_uri}: cannot be written: {type(error).__name__}: {_one_line(error)}"]
     return []
 

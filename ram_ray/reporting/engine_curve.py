@@ -1,9 +1,9 @@
 """The precision-recall curve of what generation could add, and beside it that of adding the most frequent tags.
 
-Generation leaves it as `curve.json` (`data_engine.curve`). Precision alone says little: adding "man" to every photo
-of a set of people is right often. So the curve stands against as many of the most frequent tags, the best that can be
-done without looking at a picture. Where the truth is not known there is the calibration's estimate alone, against the
-number of tags.
+Generation writes it as `curve.json` (`data_engine.curve`). Precision alone says little: in a data set of people,
+"man" added to every image is often right. So the baseline adds the same number of the most frequent tags, the best
+choice without looking at the image. Where the truth is not known, the page shows only the calibrated estimate,
+against the number of tags.
 """
 
 from __future__ import annotations
@@ -23,18 +23,24 @@ _COLOURS = ("var(--a)", "var(--b)", "var(--soft)")
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines, by what they are, over the same axis."""
+    """Lines by name, over the same axis."""
 
     lines: Mapping[str, Sequence[Point]]
     axis: str = "recall of the tags"
-    chosen: Point | None = None  # where generation stopped
+    selected: Point | None = None  # where generation stopped
 
 
 def read_curve(uri: str) -> Curve | None:
-    """The curve at `uri`; None where there is none.
+    """Read the curve of a run.
+
+    Args:
+        uri: of a `curve.json`, at any fsspec URI.
+
+    Returns:
+        The curve; None where there is no file, or no tag could be added.
 
     Raises:
-        ValueError: if there is something else.
+        ValueError: if the file holds something else.
     """
     try:
         with fsspec.open(uri, "r") as file:
@@ -43,7 +49,7 @@ def read_curve(uri: str) -> Curve | None:
         return None
     try:
         points = json.loads(text)["points"]
-        if any(one.get("precision") is not None for one in points):
+        if any(row.get("precision") is not None for row in points):
             names = {
                 "the model": ("recall", "precision"),
                 "as many of the most frequent tags": ("baseline_recall", "baseline_precision"),
@@ -58,7 +64,7 @@ def read_curve(uri: str) -> Curve | None:
 
 
 def _line(points: Sequence[Mapping[str, Any]], across: str, up: str) -> list[Point]:
-    pairs = [(one.get(across), one.get(up)) for one in points]
+    pairs = [(row.get(across), row.get(up)) for row in points]
     line = [(float(x), float(y)) for x, y in pairs if x is not None and y is not None]
     if not all(math.isfinite(x) and math.isfinite(y) for x, y in line):
         raise ValueError(f"{across} and {up} hold a number that is not finite")
@@ -66,14 +72,21 @@ def _line(points: Sequence[Mapping[str, Any]], across: str, up: str) -> list[Poi
 
 
 def to_svg(curve: Curve) -> str:
-    """The curve as inline SVG with its key; precision begins at 0, the other axis where the lines do."""
+    """The curve as inline SVG with its legend; precision begins at 0, the other axis where the lines begin.
+
+    Args:
+        curve: with at least one point.
+
+    Returns:
+        A `figcaption` and an `svg` element.
+    """
     left, top, width, height = 44, 10, 520, 230
-    points = [point for line in curve.lines.values() for point in line] + ([curve.chosen] if curve.chosen else [])
+    points = [point for line in curve.lines.values() for point in line] + ([curve.selected] if curve.selected else [])
     xs, ys = zip(*points, strict=True)
     low, step = _ticks(min(xs), max(xs))
     _, rise = _ticks(0.0, max(ys))
 
-    def place(point: Point) -> Point:
+    def to_pixels(point: Point) -> Point:
         return left + width * (point[0] - low) / (4 * step), top + height * (1 - point[1] / (4 * rise))
 
     marks = []
@@ -85,28 +98,28 @@ def to_svg(curve: Curve) -> str:
         name = f"{across:,.0f}" if step >= 1 else f"{across:.3g}"
         marks.append(f'<text class="tick" x="{x:.1f}" y="{top + height + 16}" text-anchor="middle">{name}</text>')
     for colour, line in zip(_COLOURS, curve.lines.values(), strict=False):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, line))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(to_pixels, line))
         marks.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
-    if curve.chosen:
-        x, y = place(curve.chosen)
+    if curve.selected:
+        x, y = to_pixels(curve.selected)
         marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{_COLOURS[0]}"/>')
     size = f"0 0 {left + width + 14} {top + height + 36}"
-    below = (
+    axis_title = (
         f'<text class="tick" x="{left + width}" y="{top + height + 32}" text-anchor="end">{escape(curve.axis)}</text>'
     )
     return (
-        f'<figcaption>precision of what is added{_key(curve)}</figcaption><svg viewBox="{size}" role="img" '
-        f'aria-label="precision of what is added">{"".join(marks)}{below}</svg>'
+        f'<figcaption>precision of what is added{_legend(curve)}</figcaption><svg viewBox="{size}" role="img" '
+        f'aria-label="precision of what is added">{"".join(marks)}{axis_title}</svg>'
     )
 
 
-def _key(curve: Curve) -> str:
+def _legend(curve: Curve) -> str:
     names = zip(_COLOURS, curve.lines, strict=False)
-    key = "".join(f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for colour, name in names)
-    if curve.chosen:
-        recall, precision = curve.chosen
-        key += f'<span><i class="dot"></i>added: precision {precision:.3f}, recall {recall:.3f}</span>'
-    return f'<span class="keys">{key}</span>'
+    legend = "".join(f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for colour, name in names)
+    if curve.selected:
+        recall, precision = curve.selected
+        legend += f'<span><i class="dot"></i>added: precision {precision:.3f}, recall {recall:.3f}</span>'
+    return f'<span class="keys">{legend}</span>'
 
 
 def _ticks(first: float, last: float) -> tuple[float, float]:
@@ -117,6 +130,6 @@ def _ticks(first: float, last: float) -> tuple[float, float]:
         step = factor * scale
         low = math.floor(first / step + 1e-9) * step
         if low + 4 * step >= last - 1e-9:
-            past = low + 4 * step > 1 >= last  # a share ends at one
-            return (1 - 4 * step if past else low), step
+            beyond = low + 4 * step > 1 >= last  # a share ends at 1
+            return (1 - 4 * step if beyond else low), step
     raise AssertionError((first, last))

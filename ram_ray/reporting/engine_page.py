@@ -1,8 +1,7 @@
-"""The data engine as a page for people.
+"""The HTML page of the data engine: what each step did to the counts of tags, and to which images.
 
-What each step did to the counts, and to which pictures, for one's own eyes. One file with its own style, its pictures
-inside it and no script: it opens from a bucket, from a mail, on a phone. Where the truth is known every picture says
-whether its tag was right; where not, nobody is told that it was.
+The page is one file with its own style, its images embedded, and no script: it opens from a bucket, from a mail, on a
+phone. Where the truth is known, each image says whether its tag is right; where it is not known, no image does.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import Any
 
 from ram_ray.reporting.engine_curve import Curve, to_svg
 
-OPEN = 3  # categories that are unfolded at first
-CERTAIN = ("parsed", "matched", "generated_caption")  # origins that have no score of their own
+NUM_OPEN = 3  # labels that are unfolded at first
+UNSCORED = ("parsed", "matched", "generated_caption")  # origins that have no score of their own
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,18 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Category:
-    """What happened to one tag over all images, and the pictures of it."""
+class LabelChanges:
+    """What happened to the tags of one label over all images, and a sample of these images."""
 
     id: int
     name: str
     kind: str
-    kept: int = 0  # said by captions, and still there
-    removed: int = 0  # whether said or added
+    kept: int = 0  # mentioned by captions, and still there
+    removed: int = 0  # mentioned or added
     added: int = 0  # and still there
     right: Mapping[str, float | None] = field(default_factory=dict)  # share of each of these three that is true
-    unsaid: int | None = None  # images of which it is true and no caption says so; None: not known
-    pictures: Sequence[Mapping[str, Any]] = ()  # `engine_pictures.SHOWN` rows
+    unmentioned: int | None = None  # images of which it is true and no caption mentions it; None: not known
+    sample_images: Sequence[Mapping[str, Any]] = ()  # `engine_pictures.SAMPLE_IMAGE` rows
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,22 @@ class View:
     steps: Sequence[Step]
     figures: Mapping[str, float | None]  # of `statistics.figures`
     reasons: Sequence[Mapping[str, Any]]  # reason, images, judged, right
-    categories: Sequence[Category]  # most happened first
+    labels: Sequence[LabelChanges]  # most changes first
     curve: Curve | None = None
 
 
 def to_html(view: View) -> str:
-    """The page, self-contained."""
+    """The page as HTML.
+
+    Args:
+        view: everything that the page shows; all texts are escaped here.
+
+    Returns:
+        A whole document, which loads nothing.
+    """
     style = (resources.files("ram_ray.reporting") / "engine_page.css").read_text(encoding="utf-8")
     title = escape(f"{view.run}: data engine")
-    parts = [_header(view), _steps(view), _curve(view), _reasons(view), _categories(view), _table(view)]
+    parts = [_header(view), _steps(view), _curve(view), _reasons(view), _labels(view), _table(view)]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -76,22 +82,22 @@ def to_html(view: View) -> str:
 
 def _header(view: View) -> str:
     first, last = view.steps[0], view.steps[-1]
-    cards = [("tags", f"{last.tags:,}", f"{first.tags:,} before, in {last.images:,} pictures")]
+    cards = [("tags", f"{last.tags:,}", f"{first.tags:,} before, in {last.images:,} images")]
     if last.precision is not None and last.recall is not None:
         cards += [
             ("precision", _share(last.precision), f"{_share(first.precision)} before"),
             ("recall", _share(last.recall), f"{_share(first.recall)} before"),
         ]
-    words = {
+    titles = {
         "added_precision": ("added tags that are right", "of those still there at the end"),
-        "recovered": ("unsaid tags recovered", "of what is true and no caption says"),
-        "said_false_removed": ("false mentions removed", "of what captions say and is not there"),
+        "recovered": ("unmentioned tags recovered", "of what is true and no caption mentions"),
+        "said_false_removed": ("false mentions removed", "of what captions mention and is not there"),
         "false_removed": ("false tags removed", "of all that were ever there"),
-        "true_removed": ("true tags removed", "of all that were ever there: the price"),
+        "true_removed": ("true tags removed", "of all that were ever there: errors"),
     }
     cards += [
         (title, f"{100 * value:.1f}%", note)
-        for name, (title, note) in words.items()
+        for name, (title, note) in titles.items()
         if (value := view.figures.get(name)) is not None
     ]
     blocks = "".join(
@@ -105,19 +111,19 @@ def _header(view: View) -> str:
 def _steps(view: View) -> str:
     most = max(step.tags for step in view.steps) or 1
     rows = []
-    before: int | None = None
+    previous: int | None = None
     for step in view.steps:
-        change = "" if before is None else f"{step.tags - before:+,}"
+        change = "" if previous is None else f"{step.tags - previous:+,}"
         rows.append(
             f"<tr><th scope='row'>{escape(step.stage)}</th><td>{step.tags:,}</td><td>{change}</td>"
             f"<td class='bar'><div style='width:{100 * step.tags / most:.1f}%'></div></td>"
             f"<td>{step.tags / max(1, step.images):.2f}</td><td>{_share(step.precision)}</td>"
             f"<td>{_share(step.recall)}</td></tr>"
         )
-        before = step.tags
+        previous = step.tags
     return (
         "<h2>Steps</h2><div class='wide'><table><thead><tr><th scope='col'>after</th><th scope='col'>tags</th>"
-        "<th scope='col'>change</th><th class='bar'></th><th scope='col'>a picture</th><th scope='col'>precision</th>"
+        "<th scope='col'>change</th><th class='bar'></th><th scope='col'>per image</th><th scope='col'>precision</th>"
         f"<th scope='col'>recall</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -126,8 +132,8 @@ def _curve(view: View) -> str:
     if view.curve is None:
         return ""
     return (
-        "<h2>What could be added</h2><p class='sub'>Tags that no caption says, the surest first: how many of those "
-        "added so far are right, and what the tags are then worth.</p>"
+        "<h2>What could be added</h2><p class='sub'>Tags that no caption mentions, in the order of confidence: the "
+        "precision of the tags added so far, against the recall of all tags.</p>"
         f"<figure>{to_svg(view.curve)}</figure>"
     )
 
@@ -136,9 +142,9 @@ def _reasons(view: View) -> str:
     if not view.reasons:
         return ""
     rows = "".join(
-        f"<tr><th scope='row'>{escape(one['reason'])}</th><td>{one['images']:,}</td>"
-        f"<td>{_percent(one['judged'] - one['right'], one['judged'])}</td></tr>"
-        for one in view.reasons
+        f"<tr><th scope='row'>{escape(row['reason'])}</th><td>{row['images']:,}</td>"
+        f"<td>{_percent(row['judged'] - row['right'], row['judged'])}</td></tr>"
+        for row in view.reasons
     )
     return (
         "<h2>Why tags went</h2><div class='wide'><table><thead><tr><th scope='col'>reason</th>"
@@ -147,92 +153,94 @@ def _reasons(view: View) -> str:
     )
 
 
-def _categories(view: View) -> str:
-    shown = [one for one in view.categories if one.pictures]
+def _labels(view: View) -> str:
+    shown = [label for label in view.labels if label.sample_images]
     if not shown:
         return ""
-    known = any(picture["true"] is not None for one in shown for picture in one.pictures)
+    known = any(image["true"] is not None for label in shown for image in label.sample_images)
     key = (
-        " <span class='key true'>✓ the tag is true of the picture</span> <span class='key false'>✗ it is not</span>"
+        " <span class='key true'>✓ the tag is true of the image</span> <span class='key false'>✗ it is not</span>"
         if known
-        else " Whether a tag is right is not known for these pictures."
+        else " Whether a tag is right is not known for these images."
     )
-    blocks = "".join(_category(one, unfolded=place < OPEN) for place, one in enumerate(shown))
-    more = len(view.categories) - len(shown)
+    blocks = "".join(_label(label, unfolded=index < NUM_OPEN) for index, label in enumerate(shown))
+    more = len(view.labels) - len(shown)
     rest = f" The other {more:,} are in the table below." if more else ""
     return (
-        f"<h2>Categories</h2><p class='sub'>The {len(shown):,} in which most happened, each with pictures drawn at "
-        "random: the part of the picture that was judged, or all of it. A number is the tagger's score of what was "
-        f"added, and cleaning's of what was removed or kept.{rest}{key}</p>{blocks}"
+        f"<h2>Labels</h2><p class='sub'>The {len(shown):,} with the most changes, each with images drawn at "
+        "random: the region that cleaning scored, or the whole image. A number is the tagger's score of an added tag, "
+        f"and cleaning's score of a removed or kept tag.{rest}{key}</p>{blocks}"
     )
 
 
-def _category(one: Category, *, unfolded: bool) -> str:
-    counts = f"{one.kept:,} kept · {one.removed:,} removed · {one.added:,} added"
-    strips = [_strip(one, what) for what in ("removed", "added", "kept")]
+def _label(label: LabelChanges, *, unfolded: bool) -> str:
+    counts = f"{label.kept:,} kept · {label.removed:,} removed · {label.added:,} added"
+    strips = [_strip(label, outcome) for outcome in ("removed", "added", "kept")]
     return (
-        f"<details{' open' if unfolded else ''}><summary><b>{escape(one.name)}</b> "
-        f"<span class='note'>{escape(one.kind)}</span><span class='counts'>{counts}</span></summary>"
+        f"<details{' open' if unfolded else ''}><summary><b>{escape(label.name)}</b> "
+        f"<span class='note'>{escape(label.kind)}</span><span class='counts'>{counts}</span></summary>"
         f"{''.join(strips)}</details>"
     )
 
 
-def _strip(one: Category, what: str) -> str:
-    pictures = [picture for picture in one.pictures if picture["what"] == what]
-    if not pictures:
+def _strip(label: LabelChanges, outcome: str) -> str:
+    images = [image for image in label.sample_images if image["what"] == outcome]
+    if not images:
         return ""
-    total = {"kept": one.kept, "removed": one.removed, "added": one.added}[what]
-    right = one.right.get(what)
-    told = "" if right is None else f", {100 * right:.0f}% true"
+    total = {"kept": label.kept, "removed": label.removed, "added": label.added}[outcome]
+    share = label.right.get(outcome)
+    truth = "" if share is None else f", {100 * share:.0f}% true"
     clusters: dict[int | None, list[Mapping[str, Any]]] = defaultdict(list)
-    for picture in pictures:
-        clusters[picture["cluster"]].append(picture)
+    for image in images:
+        clusters[image["cluster"]].append(image)
     groups = []
-    for cluster in sorted(clusters, key=lambda place: -1 if place is None else place):
-        label = "" if cluster is None else f"<span class='cluster'>cluster {cluster}</span>"
-        shots = "".join(_picture(one.name, picture) for picture in clusters[cluster])
-        groups.append(f"<div class='group'>{label}{shots}</div>")
+    for cluster in sorted(clusters, key=lambda cluster: -1 if cluster is None else cluster):
+        title = "" if cluster is None else f"<span class='cluster'>cluster {cluster}</span>"
+        figures = "".join(_figure(label.name, image) for image in clusters[cluster])
+        groups.append(f"<div class='group'>{title}{figures}</div>")
     return (
-        f"<h3>{what.capitalize()} <span class='note'>{len(pictures)} of {total:,}{told}</span></h3>"
+        f"<h3>{outcome.capitalize()} <span class='note'>{len(images)} of {total:,}{truth}</span></h3>"
         f"<div class='strip'>{''.join(groups)}</div>"
     )
 
 
-def _picture(name: str, picture: Mapping[str, Any]) -> str:
-    truth, sign = {True: ("true", "✓ "), False: ("false", "✗ ")}.get(picture["true"], ("", ""))
-    said = escape(picture["caption"] or picture["key"], quote=True)
-    if picture["jpeg"] is None:
-        image = "<div class='gone'>cannot be read</div>"
+def _figure(name: str, image: Mapping[str, Any]) -> str:
+    truth, sign = {True: ("true", "✓ "), False: ("false", "✗ ")}.get(image["true"], ("", ""))
+    title = escape(image["caption"] or image["key"], quote=True)
+    if image["jpeg"] is None:
+        content = "<div class='gone'>cannot be read</div>"
     else:
-        data = base64.b64encode(picture["jpeg"]).decode("ascii")
-        alt = escape(f"{name}: {picture['key']}", quote=True)
-        image = f'<img loading="lazy" src="data:image/jpeg;base64,{data}" alt="{alt}">'
-    score, reason = picture["score"], picture["reason"]
-    unsure = score is not None and math.isfinite(score) and reason not in CERTAIN
-    number = f" {score:.2f}" if unsure else ""
+        data = base64.b64encode(image["jpeg"]).decode("ascii")
+        alt = escape(f"{name}: {image['key']}", quote=True)
+        content = f'<img loading="lazy" src="data:image/jpeg;base64,{data}" alt="{alt}">'
+    score, reason = image["score"], image["reason"]
+    scored = score is not None and math.isfinite(score) and reason not in UNSCORED
+    number = f" {score:.2f}" if scored else ""
     words = escape(str(reason or "").replace("_", " "))
-    return f'<figure class="shot {truth}" title="{said}">{image}<figcaption>{sign}{words}{number}</figcaption></figure>'
+    return (
+        f'<figure class="shot {truth}" title="{title}">{content}<figcaption>{sign}{words}{number}</figcaption></figure>'
+    )
 
 
 def _table(view: View) -> str:
-    known = any(one.unsaid is not None for one in view.categories)
+    known = any(label.unmentioned is not None for label in view.labels)
     rows = []
-    for one in view.categories:
-        cells = [f"<td>{value:,}</td>" for value in (one.kept, one.removed, one.added)]
+    for label in view.labels:
+        cells = [f"<td>{count:,}</td>" for count in (label.kept, label.removed, label.added)]
         if known:
-            right = [one.right.get(what) for what in ("kept", "removed", "added")]
-            cells += [f"<td>{'' if value is None else f'{100 * value:.0f}%'}</td>" for value in right]
-            cells.append(f"<td>{'' if one.unsaid is None else f'{one.unsaid:,}'}</td>")
+            shares = [label.right.get(outcome) for outcome in ("kept", "removed", "added")]
+            cells += [f"<td>{'' if share is None else f'{100 * share:.0f}%'}</td>" for share in shares]
+            cells.append(f"<td>{'' if label.unmentioned is None else f'{label.unmentioned:,}'}</td>")
         rows.append(
-            f"<tr><th scope='row'>{escape(one.name)} <span class='note'>{escape(one.kind)}</span></th>"
+            f"<tr><th scope='row'>{escape(label.name)} <span class='note'>{escape(label.kind)}</span></th>"
             f"{''.join(cells)}</tr>"
         )
     titles = ["kept", "removed", "added"]
-    titles += ["kept, true", "removed, true", "added, true", "true, unsaid"] if known else []
+    titles += ["kept, true", "removed, true", "added, true", "true, unmentioned"] if known else []
     head = "".join(f"<th scope='col'>{title}</th>" for title in titles)
     return (
-        "<h2>All categories</h2><p class='sub'>Pictures. Kept: a caption says it and it is still there.</p>"
-        f"<div class='wide'><table class='dense'><thead><tr><th scope='col'>tag</th>{head}</tr></thead>"
+        "<h2>All labels</h2><p class='sub'>Numbers of images. Kept: a caption mentions it and it is still there.</p>"
+        f"<div class='wide'><table class='dense'><thead><tr><th scope='col'>label</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

@@ -1,11 +1,10 @@
-"""Pictures for a look at the data engine: a bounded sample of what each category kept, lost and gained.
+"""Sample images of the data engine's page: a bounded sample of the kept, removed and added tags of each label.
 
-A page cannot hold a run, so it holds a sample, and the question is which. Taken: the categories in which most happened,
-and of each the pictures with the smallest hash of key and tag, which is a fair draw that does not depend on blocks or
-machines. Cleaning's own table of samples, where there is one, says more of a crop (its box and cluster) and is taken
-in place of the annotations for what was kept and removed.
+The sample has the labels with the most changes, and of each label the images with the smallest hash of key and tag: a
+uniform draw that does not depend on blocks or machines. Cleaning writes a table of sampled crops, which also holds box
+and cluster. Where it exists, it replaces the annotations for kept and removed tags.
 
-Pictures are read from the shards in tasks and leave them as small JPEGs: the driver holds at most `Bounds.pictures`.
+Ray tasks read the images from the shards and return small JPEGs: the driver holds at most `Bounds.pictures`.
 """
 
 from __future__ import annotations
@@ -28,147 +27,175 @@ from ram_ray.records import Reject, to_table
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.key_hash import hash_key
 
-WHAT = ("kept", "removed", "added")
+OUTCOMES = ("kept", "removed", "added")
 
-# A picture to be shown.
+# A tag of an image that is selected for the page.
 PICK = pa.schema(
     [
         ("tag", pa.int32()),
-        ("what", pa.string()),  # one of WHAT
+        ("what", pa.string()),  # one of OUTCOMES
         ("order", pa.int64()),  # the smallest are shown
         ("key", pa.string()),
-        ("box", pa.list_(pa.float32())),  # null: the whole picture
+        ("box", pa.list_(pa.float32())),  # null: the whole image
         ("cluster", pa.int32()),
-        ("reason", pa.string()),  # of removal; of what was added, its origin
+        ("reason", pa.string()),  # of removal; of an added tag, its origin
         ("score", pa.float32()),
     ]
 )
-SHOWN = pa.schema(
-    [*PICK, ("true", pa.bool_()), ("caption", pa.string()), ("jpeg", pa.binary())]  # null: not known; cannot be read
-)
+# A selected tag with its image. `true` is null where the truth is not known, `jpeg` where the image cannot be read.
+SAMPLE_IMAGE = pa.schema([*PICK, ("true", pa.bool_()), ("caption", pa.string()), ("jpeg", pa.binary())])
 
 
 @dataclass(frozen=True)
 class Bounds:
     """How much a page may hold."""
 
-    categories: int = 60
-    each: int = 8  # pictures kept, removed and added, of a category
-    pictures: int = 1400
+    categories: int = 60  # labels
+    each: int = 8  # images of one label and outcome
+    pictures: int = 1400  # images of the page
     side: int = 104  # pixels
     quality: int = 68  # of JPEG
     bytes: int = 6_500_000  # of all JPEGs; a third more in a page
 
     @property
     def each_in_all(self) -> int:
-        """Pictures of a category and kind, so that all of them stay under `pictures`."""
-        return max(1, min(self.each, self.pictures // (self.categories * len(WHAT))))
+        """Images of one label and outcome, so that the sum stays under `pictures`."""
+        return max(1, min(self.each, self.pictures // (self.categories * len(OUTCOMES))))
 
 
 def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: frozenset[int] = frozenset()) -> pa.Table:
-    """PICK rows of a block of `records.ANNOTATION` rows, at most `each` a tag and kind.
+    """Select tags of a block of annotations, at most `each` of one label and outcome.
 
     Args:
-        block: ANNOTATION rows.
-        tags: ids of the tags that are shown.
-        each: most rows of one tag and kind.
-        sampled: tags of which cleaning's samples say what was kept and removed: only what was added is picked.
+        block: `records.ANNOTATION` rows.
+        tags: ids of the labels that are shown.
+        each: most rows of one label and outcome.
+        sampled: ids of labels whose kept and removed tags come from cleaning's samples: only added tags are selected.
+
+    Returns:
+        PICK rows.
     """
     best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in block.to_pylist():
         if row["reason"] is not None:
             continue
-        said = {id for one in row["captions"] or () if one["origin"] == "original" for id in one["tags"]}
-        found = [(tag, "kept" if tag["id"] in said else "added", tag["origin"]) for tag in row["tags"] or ()]
-        found += [(one, "removed", one["reason"]) for one in row["removed"] or ()]
-        for one, what, reason in found:
-            if one["id"] in tags and (what == "added" or one["id"] not in sampled):
-                pick = {"tag": one["id"], "what": what, "key": row["key"], "reason": reason, "score": one["score"]}
-                best[one["id"], what].append({**pick, "order": order_of(row["key"], one["id"])})
+        mentioned = _mentioned(_original(row))
+        outcomes = [(tag, "kept" if tag["id"] in mentioned else "added", tag["origin"]) for tag in row["tags"] or ()]
+        outcomes += [(tag, "removed", tag["reason"]) for tag in row["removed"] or ()]
+        for tag, outcome, reason in outcomes:
+            if tag["id"] in tags and (outcome == "added" or tag["id"] not in sampled):
+                pick = {"tag": tag["id"], "what": outcome, "key": row["key"], "reason": reason, "score": tag["score"]}
+                best[tag["id"], outcome].append({**pick, "order": order_of(row["key"], tag["id"])})
     return _smallest(best, each)
 
 
 def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
-    """PICK rows of a block of `data_engine.clean.SAMPLE_ROWS`, at most `each` a tag and kind.
+    """Select crops of a block of cleaning's samples, at most `each` of one label and outcome.
 
     Args:
-        block: SAMPLE_ROWS rows.
-        tags: ids of the tags that are shown.
-        each: most rows of one tag and kind.
+        block: `data_engine.clean.SAMPLE_ROWS` rows.
+        tags: ids of the labels that are shown.
+        each: most rows of one label and outcome.
+
+    Returns:
+        PICK rows.
     """
     best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in block.select(["key", "tag", "box", "cluster", "removed", "reason", "score"]).to_pylist():
         if row["tag"] in tags:
-            what = "removed" if row.pop("removed") else "kept"
-            best[row["tag"], what].append({**row, "what": what, "order": order_of(row["key"], row["tag"])})
+            outcome = "removed" if row.pop("removed") else "kept"
+            best[row["tag"], outcome].append({**row, "what": outcome, "order": order_of(row["key"], row["tag"])})
     return _smallest(best, each)
 
 
 def _smallest(best: Mapping[tuple[int, str], list[dict[str, Any]]], each: int) -> pa.Table:
-    rows = [one for of_tag in best.values() for one in sorted(of_tag, key=lambda pick: pick["order"])[:each]]
+    rows = [pick for picks in best.values() for pick in sorted(picks, key=lambda pick: pick["order"])[:each]]
     return to_table(rows, PICK)
 
 
+def _original(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The captions of an ANNOTATION row that came with the image."""
+    return [caption for caption in row["captions"] or () if caption["origin"] == "original"]
+
+
+def _mentioned(captions: Iterable[Mapping[str, Any]]) -> set[int]:
+    return {id for caption in captions for id in caption["tags"]}
+
+
 def order_of(key: str, tag: int) -> int:
-    """63 bits that look random."""
+    """The pseudo-random order of the images of a label, the same in every run.
+
+    Args:
+        key: of the image.
+        tag: id of the label.
+
+    Returns:
+        A hash of 63 bits.
+    """
     return hash_key(f"{tag}/{key}") >> 1
 
 
 def show_block(
     block: pa.Table, *, picks: Mapping[str, list[dict[str, Any]]], system: LabelSystem, limits: Limits, bounds: Bounds
 ) -> pa.Table:
-    """SHOWN rows of the picks (by key) whose pictures lie in this block of `records.ANNOTATION` rows.
+    """Read the images of a block of annotations and make their thumbnails.
 
     Args:
-        block: ANNOTATION rows.
-        picks: PICK rows by key.
-        system: the label system that ids are of.
-        limits: of pictures.
+        block: `records.ANNOTATION` rows.
+        picks: PICK rows by key; those of other blocks are passed over.
+        system: the label system of the ids.
+        limits: of images.
         bounds: of thumbnails.
+
+    Returns:
+        SAMPLE_IMAGE rows.
     """
     rows = [row for row in block.to_pylist() if row["key"] in picks]
     data = read_bytes(*([row[name] for row in rows] for name in ("uri", "offset", "nbytes")))
-    shown = []
-    for row, found in zip(rows, data, strict=True):
+    samples = []
+    for row, content in zip(rows, data, strict=True):
         truth, _ = truth_ids(row["labels"], None, system)
-        original = [one for one in row["captions"] or () if one["origin"] == "original"]
-        said = {id for one in original for id in one["tags"]}
+        original = _original(row)
+        mentioned, text = _mentioned(original), original[0]["text"][:300] if original else ""
         try:
-            if isinstance(found, Reject):
-                raise found
-            picture = decode(found, limits=limits)
+            if isinstance(content, Reject):
+                raise content
+            image = decode(content, limits=limits)
         except Reject:
-            picture = None  # gone or broken since it was read; the page says so
+            image = None  # removed or broken since the run read it; the page says that it cannot be read
         for pick in picks[row["key"]]:
-            if pick["what"] == "kept" and pick["tag"] not in said:
+            if pick["what"] == "kept" and pick["tag"] not in mentioned:
                 continue  # a crop of an added tag, which has a strip of its own
-            jpeg = thumbnail(picture, pick["box"], bounds=bounds) if picture else None
+            jpeg = thumbnail(image, pick["box"], bounds=bounds) if image else None
             true = None if truth is None else pick["tag"] in truth
-            shown.append({**pick, "true": true, "caption": original[0]["text"][:300] if original else "", "jpeg": jpeg})
-    return to_table(shown, SHOWN)
+            samples.append({**pick, "true": true, "caption": text, "jpeg": jpeg})
+    return to_table(samples, SAMPLE_IMAGE)
 
 
-def thumbnail(picture: Image.Image, box: list[float] | None, *, bounds: Bounds) -> bytes:
-    """The part of a picture in a box (shares; None: all of it) as a JPEG of at most `bounds.side` pixels a side.
+def thumbnail(image: Image.Image, box: list[float] | None, *, bounds: Bounds) -> bytes:
+    """The region of an image in a box as a small JPEG.
 
     Args:
-        picture: RGB.
-        box: x0, y0, x1, y1 in shares, 0 to 1; None: the whole picture.
-        bounds: side and quality.
+        image: RGB.
+        box: x0, y0, x1, y1 as shares of width and height, 0 to 1; None: the whole image.
+        bounds: `side` is the length of the longer side in pixels, `quality` that of JPEG.
+
+    Returns:
+        The JPEG's bytes.
     """
     if box is not None:
-        width, height = picture.size
+        width, height = image.size
         x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
         x1, y1 = max(x0 + 1, min(width, round(box[2] * width))), max(y0 + 1, min(height, round(box[3] * height)))
-        picture = picture.crop((x0, y0, x1, y1))
-    scale = bounds.side / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        image = image.crop((x0, y0, x1, y1))
+    scale = bounds.side / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     data = io.BytesIO()
-    picture.resize(size, Image.Resampling.BILINEAR).save(data, "JPEG", quality=bounds.quality, optimize=True)
+    image.resize(size, Image.Resampling.BILINEAR).save(data, "JPEG", quality=bounds.quality, optimize=True)
     return data.getvalue()
 
 
-def read_pictures(
+def read_sample_images(
     annotations: str,
     *,
     crops: Iterable[str] = (),
@@ -177,50 +204,53 @@ def read_pictures(
     run: RunConfig,
     bounds: Bounds,
 ) -> list[dict[str, Any]]:
-    """SHOWN rows for the page, ordered by tag, kind and hash, within `bounds`.
+    """Select the images of the page and read them from the shards.
 
     Args:
         annotations: folder of the last `records.ANNOTATION` rows.
-        crops: folders of `data_engine.clean.SAMPLE_ROWS`, of each round; the last one's say what was kept.
-        tags: the categories to be shown.
-        system: the label system that ids are of.
-        run: its configuration.
+        crops: folders of `data_engine.clean.SAMPLE_ROWS`, one a round; kept tags come from the last one.
+        tags: ids of the labels that are shown.
+        system: the label system of the ids.
+        run: configuration of the run.
         bounds: how much the page may hold.
+
+    Returns:
+        SAMPLE_IMAGE rows in the order of label, outcome and hash, within `bounds`.
     """
     wanted, each, crops = frozenset(tags), bounds.each_in_all, list(crops)
     picks: list[dict[str, Any]] = []
-    for place, path in enumerate(crops, start=1):
-        sampled = read_rows(path, run=run, partitioned=False)
-        found = _pick(sampled, lambda block: pick_crops(block, tags=wanted, each=each), run=run, each=each)
-        picks += [one for one in found if one["what"] == "removed" or place == len(crops)]
-    known = frozenset(one["tag"] for one in picks)
+    for number, path in enumerate(crops, start=1):
+        samples = read_rows(path, run=run, partitioned=False)
+        rows = _pick(samples, lambda block: pick_crops(block, tags=wanted, each=each), run=run, each=each)
+        picks += [pick for pick in rows if pick["what"] == "removed" or number == len(crops)]
+    sampled = frozenset(pick["tag"] for pick in picks)
     columns = ["key", "captions", "tags", "removed", "reason"]
     picks += _pick(
         read_rows(annotations, run=run, columns=columns),
-        lambda block: pick_block(block, tags=wanted, each=each, sampled=known),
+        lambda block: pick_block(block, tags=wanted, each=each, sampled=sampled),
         run=run,
         each=each,
     )
     by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    strips: Counter[tuple[int, str]] = Counter()  # several rounds remove
-    for one in sorted(picks, key=lambda pick: pick["order"]):
-        strips[one["tag"], one["what"]] += 1
-        if strips[one["tag"], one["what"]] <= each:
-            by_key[one["key"]].append(one)
+    sizes: Counter[tuple[int, str]] = Counter()  # several rounds remove tags of one label
+    for pick in sorted(picks, key=lambda pick: pick["order"]):
+        sizes[pick["tag"], pick["what"]] += 1
+        if sizes[pick["tag"], pick["what"]] <= each:
+            by_key[pick["key"]].append(pick)
     reference = ray.put((dict(by_key), system))
     limits = run.data.limits()
 
     def show(block: pa.Table) -> pa.Table:
-        found, labels = ray.get(reference)
-        return show_block(block, picks=found, system=labels, limits=limits, bounds=bounds)
+        block_picks, labels = ray.get(reference)
+        return show_block(block, picks=block_picks, system=labels, limits=limits, bounds=bounds)
 
-    shown = list(
+    images = list(
         read_rows(annotations, run=run)
         .map_batches(show, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus)
         .iter_rows()
     )
-    shown.sort(key=lambda one: (one["tag"], WHAT.index(one["what"]), one["order"]))
-    return _within(shown, bounds.bytes)
+    images.sort(key=lambda image: (image["tag"], OUTCOMES.index(image["what"]), image["order"]))
+    return _limit_bytes(images, bounds.bytes)
 
 
 def _pick(dataset: Any, pick: Any, *, run: RunConfig, each: int) -> list[dict[str, Any]]:
@@ -234,17 +264,17 @@ def _pick(dataset: Any, pick: Any, *, run: RunConfig, each: int) -> list[dict[st
     return list(groups.map_groups(smallest, batch_format="pyarrow", num_cpus=cpus).iter_rows())
 
 
-def _within(shown: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """As many of the pictures as fit: the first of each strip first, so that no category is left without."""
-    place: dict[tuple[int, str], int] = defaultdict(int)
+def _limit_bytes(images: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """As many of the images as fit: first the first of each label and outcome, so that no label is left out."""
+    sizes: dict[tuple[int, str], int] = defaultdict(int)
     ranked = []
-    for number, one in enumerate(shown):
-        ranked.append((place[one["tag"], one["what"]], number))
-        place[one["tag"], one["what"]] += 1
-    kept, size = set(), 0
-    for _, number in sorted(ranked):
-        size += len(shown[number]["jpeg"] or b"")
-        if size > limit:
+    for index, image in enumerate(images):
+        ranked.append((sizes[image["tag"], image["what"]], index))
+        sizes[image["tag"], image["what"]] += 1
+    selected, num_bytes = set(), 0
+    for _, index in sorted(ranked):
+        num_bytes += len(images[index]["jpeg"] or b"")
+        if num_bytes > limit:
             break
-        kept.add(number)
-    return [one for number, one in enumerate(shown) if number in kept]
+        selected.add(index)
+    return [image for index, image in enumerate(images) if index in selected]

@@ -1,8 +1,8 @@
-"""What a run achieved: a table for the terminal, report.json for programs, report.html for people.
+"""The results of a run: a table for the terminal, report.json for programs, report.html for a browser.
 
-The page is one file with its own style and drawings: it opens from a bucket, from a mail, and in ten years.
-report.json has the keys of the evaluation's `summarise` and the list of stages; what a stage did not measure
-is null there and "–" for people, never 0.
+The page is one file with its own style and drawings: it opens from a bucket and from a mail. report.json has the keys
+of the evaluation's `summarise` and the list of stages. A value that a stage did not measure is null in the JSON and
+"–" in the table and on the page, never 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class StageLine:
     seconds: float | None = None
     precision: float | None = None  # of the stage's tags against the truth
     recall: float | None = None
-    mAP: float | None = None  # noqa: N815 (the name that everybody knows), of the stage's model
+    mAP: float | None = None  # noqa: N815 (the usual name), of the stage's model
     rejected: int | None = None
     reused: bool = False  # done by an earlier run
 
@@ -42,7 +42,7 @@ class StageLine:
         return self.images / self.seconds if self.images is not None and self.seconds else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in report.json."""
+        """The stage as in report.json: the fields and the two rates."""
         return {
             **asdict(self),
             "tags_per_image": self.tags_per_image,
@@ -53,14 +53,17 @@ class StageLine:
 def build_report(
     summary: Mapping[str, Any], stages: Sequence[StageLine], *, run: str = "", evaluated: str = "", images: int = 0
 ) -> dict[str, Any]:
-    """report.json as a dict: the keys of `metrics.summarise`, then the stages and what was evaluated.
+    """Join the evaluation's summary and the stages.
 
     Args:
-        summary: as of `metrics.summarise`.
+        summary: as returned by `metrics.summarise`.
         stages: lines of the table of stages.
         run: the run's name.
-        evaluated: which model and set, in words.
-        images: pictures that were scored.
+        evaluated: model and data set, as text.
+        images: number of images that were scored.
+
+    Returns:
+        report.json as a dict.
     """
     return {
         **summary,
@@ -72,16 +75,28 @@ def build_report(
 
 
 def write_report(folder: str, report: Mapping[str, Any]) -> None:
-    """Write `folder`/report.json and `folder`/report.html, at any fsspec URI."""
+    """Write report.json and report.html.
+
+    Args:
+        folder: path or URI that fsspec can write to.
+        report: as returned by `build_report`.
+    """
     write_text(f"{folder.rstrip('/')}/report.json", json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
     write_text(f"{folder.rstrip('/')}/report.html", to_html(report))
 
 
 def closing_table(stages: Sequence[StageLine]) -> str:
-    """The table that ends a run, as text of fixed width."""
+    """The table that is printed at the end of a run.
+
+    Args:
+        stages: a line each, in the order of the run.
+
+    Returns:
+        Lines of equal width.
+    """
     header = ["stage", *(title for title, _ in _COLUMNS)]
     rows = [[stage.stage + (" (reused)" if stage.reused else ""), *_cells(stage.to_dict())] for stage in stages]
-    widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         return "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
@@ -91,7 +106,14 @@ def closing_table(stages: Sequence[StageLine]) -> str:
 
 
 def to_html(report: Mapping[str, Any]) -> str:
-    """The page, self-contained."""
+    """The page as HTML.
+
+    Args:
+        report: as returned by `build_report`; all texts are escaped here.
+
+    Returns:
+        A whole document, which loads nothing.
+    """
     title = escape(f"{report.get('run') or 'run'}: evaluation")
     parts = [_header(report), _stage_section(report), _step_section(report), _tag_section(report)]
     return (
@@ -141,9 +163,11 @@ def _header(report: Mapping[str, Any]) -> str:
         f'<div class="note">{escape(note)}</div></div>'
         for name, value, note in cards
     )
-    images = f"{report['images']:,} pictures" if report.get("images") else ""
-    what = " · ".join(escape(one) for one in (report.get("evaluated", ""), images) if one)
-    return f"<h1>{escape(report.get('run') or 'run')}</h1><p class='sub'>{what}</p><div class='cards'>{blocks}</div>"
+    images = f"{report['images']:,} images" if report.get("images") else ""
+    subtitle = " · ".join(escape(part) for part in (report.get("evaluated", ""), images) if part)
+    return (
+        f"<h1>{escape(report.get('run') or 'run')}</h1><p class='sub'>{subtitle}</p><div class='cards'>{blocks}</div>"
+    )
 
 
 def _stage_section(report: Mapping[str, Any]) -> str:
@@ -155,7 +179,7 @@ def _stage_section(report: Mapping[str, Any]) -> str:
     head = "".join(f"<th scope='col'>{title}</th>" for title, _ in _COLUMNS)
     return (
         "<h2>Stages</h2><p class='sub'>Precision and recall are those of the stage's tags against the truth; "
-        "mAP is that of the stage's model on held-out pictures.</p>"
+        "mAP is that of the stage's model on held-out images.</p>"
         f"<div class='wide'><table><thead><tr><th scope='col'>stage</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
@@ -163,8 +187,8 @@ def _stage_section(report: Mapping[str, Any]) -> str:
 
 def _step_section(report: Mapping[str, Any]) -> str:
     stages = report.get("stages", [])
-    tags = [one for one in stages if one.get("precision") is not None and one.get("recall") is not None]
-    models = [one for one in stages if one.get("mAP") is not None]
+    tags = [stage for stage in stages if stage.get("precision") is not None and stage.get("recall") is not None]
+    models = [stage for stage in stages if stage.get("mAP") is not None]
     charts = []
     if tags:
         series = [("precision", "var(--a)"), ("recall", "var(--b)")]
@@ -184,8 +208,8 @@ def _bars(title: str, stages: Sequence[Mapping[str, Any]], series: Sequence[tupl
         x = left + width * tick
         marks.append(f'<line class="grid" x1="{x}" y1="0" x2="{x}" y2="{height - 20}"/>')
         marks.append(f'<text class="tick" x="{x}" y="{height - 5}" text-anchor="middle">{tick:g}</text>')
-    for place, stage in enumerate(stages):
-        top = place * group + gap / 2
+    for index, stage in enumerate(stages):
+        top = index * group + gap / 2
         middle = top + bar * len(series) / 2 + 4
         marks.append(f'<text x="{left - 8}" y="{middle}" text-anchor="end">{escape(stage["stage"])}</text>')
         for row, (name, colour) in enumerate(series):
@@ -202,12 +226,12 @@ def _bars(title: str, stages: Sequence[Mapping[str, Any]], series: Sequence[tupl
 
 
 def _tag_section(report: Mapping[str, Any]) -> str:
-    lines = [one for one in report.get("per_tag", []) if one.get("ap") is not None]
-    lines.sort(key=lambda one: (not one["counted"], -one["ap"]))
+    lines = [line for line in report.get("per_tag", []) if line.get("ap") is not None]
+    lines.sort(key=lambda line: (not line["counted"], -line["ap"]))
     rows = "".join(_tag_row(line) for line in lines)
     missing = len(report.get("per_tag", [])) - len(lines)
     rare = sum(not line["counted"] for line in lines)
-    notes = [f"Not listed, since no picture carries them: {missing}."] if missing else []
+    notes = [f"Not listed, since no image has them: {missing}."] if missing else []
     notes += [f"Pale, since too rare to be averaged: {rare}."] if rare else []
     return (
         f"<h2>Tags</h2><p class='sub'>Best first; the dark mark on a bar is chance. {' '.join(notes)}</p>"
@@ -237,11 +261,11 @@ def _tag_row(line: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same tree with null for what JSON has no number for."""
+    """The same tree with None for NaN and infinity, which JSON cannot hold."""
     if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: _finite(child) for name, child in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [_finite(child) for child in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

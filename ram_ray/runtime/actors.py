@@ -1,4 +1,4 @@
-"""Actors that hold a model: what a step asks Ray for, and how each of them loads its model."""
+"""Actors that hold a model: the resources that a step asks Ray for, and how an actor loads its model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from ram_ray.settings.runtime import ResourcesConfig
 
 
 def model_actors(resources: ResourcesConfig) -> dict[str, Any]:
-    """What a step that runs a model asks Ray Data for: a pool of actors that grows with the work and the cluster."""
+    """Options of Ray Data for a step that runs a model: a pool of actors that grows with the work and the cluster.
+
+    Args:
+        resources: resources of the run.
+
+    Returns:
+        Keyword arguments of `map_batches`.
+    """
     import ray.data
 
     pool = ray.data.ActorPoolStrategy(min_size=resources.fewest_actors, max_size=resources.most_actors)
@@ -17,7 +24,14 @@ def model_actors(resources: ResourcesConfig) -> dict[str, Any]:
 
 
 def predictor_options(config: RunConfig) -> dict:
-    """How an actor loads a model: on the GPU in the run's precision, or on a CPU with the configured threads."""
+    """How an actor loads a model: on the GPU in the run's precision, or on the CPU with the configured threads.
+
+    Args:
+        config: configuration of the run.
+
+    Returns:
+        Keyword arguments of the class that loads the model.
+    """
     on_gpu = config.resources.actor_gpus > 0
     return {
         "device": "cuda" if on_gpu else "cpu",

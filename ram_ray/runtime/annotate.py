@@ -1,9 +1,9 @@
-"""How every annotation stage runs: rows in, rows out, on Ray Data, killed and gone on with at any moment.
+"""How every annotation stage runs on Ray Data: rows in, rows out, resumable after a kill at any moment.
 
-Ray Data's own checkpoint remembers the keys that were written, with a two-phase commit a file, so a run that
-was killed goes on with the rows that are missing and leaves every row once. Output is partitioned by shard.
-Rows that were rejected before are not read; rows rejected here stay in the output with their reason and are
-copied to `rejected/<stage>/`.
+Ray Data's own checkpoint records the keys that were written, with a two-phase commit for each file, so a run that was
+killed goes on with the missing rows and writes every row once. Output is partitioned by shard. Rows that an earlier
+stage rejected are not read; rows rejected here stay in the output with their reason and are copied to
+`rejected/<stage>/`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ def read_rows(
     rows_per_block: int | None = None,
     partitioned: bool = True,
 ) -> Dataset:
-    """Rows of a stage's folder as a dataset in blocks of `data.rows_per_block`; shard names stay text ("00000").
+    """Read the rows of a stage's folder.
 
     Args:
         path: folder or URI.
-        run: its configuration.
-        columns: that are read; None: all.
-        rows_per_block: None: `data.rows_per_block`.
-        partitioned: whether the folder is partitioned by shard.
+        run: configuration of the run.
+        columns: names of the columns that are read; None: all.
+        rows_per_block: rows of a block; None: `data.rows_per_block`.
+        partitioned: whether the folder is partitioned by shard; shard names stay text ("00000").
+
+    Returns:
+        A lazy dataset.
     """
     from ray.data.datasource.partitioning import Partitioning, PartitionStyle
 
@@ -59,24 +62,24 @@ def read_rows(
         cpu=run.resources.max_cpus, object_store_memory=buffer
     )
     if buffer:
-        dataset.context.target_max_block_size = buffer // 32  # what Ray sets aside for a task that it has not yet seen
+        dataset.context.target_max_block_size = buffer // 32  # Ray reserves this much for a task before it has run one
     return dataset.repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
 
 
 def good(block: pa.Table) -> pa.Table:
-    """The rows that no stage has rejected."""
+    """The rows of a block that no stage has rejected."""
     if "reason" not in block.column_names:
         return block
     return block.filter(pc.is_null(block["reason"]))
 
 
 def write_rows(dataset: Dataset, uri: str, *, run: RunConfig, partition_cols: list[str] | None = None) -> None:
-    """Write a dataset as Parquet files beside those that are there; in an object store without objects for folders.
+    """Write a dataset as Parquet files and keep the files that the folder has.
 
     Args:
-        dataset: to write.
-        uri: of the folder.
-        run: its configuration.
+        dataset: dataset to write.
+        uri: URI of the folder; in an object store no object is made for it.
+        run: configuration of the run.
         partition_cols: columns that become folders, as "shard=00000".
     """
     dataset.write_parquet(
@@ -90,11 +93,11 @@ def write_rows(dataset: Dataset, uri: str, *, run: RunConfig, partition_cols: li
 
 @contextmanager
 def checkpointed(path: str, *, id_column: str) -> Iterator[None]:
-    """Datasets made and written inside go on from the checkpoint at `path`.
+    """Let datasets that are made and written inside resume from the checkpoint at `path`.
 
     Args:
         path: folder or URI of the checkpoint.
-        id_column: by which a row is known as done.
+        id_column: column that identifies a row that was written.
     """
     from ray.data.checkpoint import CheckpointConfig
 
@@ -122,17 +125,17 @@ def annotate(
     rows_per_block: int | None = None,
     partitioned: bool = True,
 ) -> None:
-    """Run `transform` over the good rows of `source` and leave rows of `schema` at `stage.path`.
+    """Run `transform` over the good rows of `source` and write rows of `schema` to `stage.path`.
 
     Args:
-        stage: gets the rows; its `work` folder has the checkpoint.
-        transform: a lazy dataset of rows to a lazy dataset of rows; must keep `id_column`.
+        stage: the stage that gets the rows; its `work` folder has the checkpoint.
+        transform: function from a lazy dataset to a lazy dataset; must keep `id_column`.
         source: folder or URI of rows, in Parquet.
-        schema: of the rows that are written; each block is checked against it.
-        run: its configuration, of resources and blocks.
-        rows_in: rows to come, for the progress line.
-        id_column: by which a row is known as done when the stage is run again.
-        rows_per_block: None: `data.rows_per_block`.
+        schema: schema of the rows that are written; each block is checked against it.
+        run: configuration of the run.
+        rows_in: number of rows in all, for the progress line; 0: not known.
+        id_column: column that identifies a row that was written, when the stage is run again.
+        rows_per_block: rows of a block; None: `data.rows_per_block`.
         partitioned: whether `source` is partitioned by shard; the listing of shards is not.
     """
     cpus = run.resources.task_cpus
@@ -149,12 +152,15 @@ def annotate(
 
 
 def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, run: RunConfig) -> dict[str, float]:
-    """Add up `count(block)` over all blocks; the driver holds the sums alone.
+    """Add up `count(block)` over all blocks; only the sums come to the driver.
 
     Args:
         dataset: rows to count.
-        count: a block to numbers by name.
-        run: its configuration.
+        count: function from a block to numbers by name.
+        run: configuration of the run.
+
+    Returns:
+        The sums by name; empty without blocks.
     """
     partial = dataset.map_batches(
         lambda block: pa.Table.from_pylist([count(block)]),
@@ -163,19 +169,19 @@ def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], 
         num_cpus=run.resources.task_cpus,
     )
     total: dict[str, float] = {}
-    for row in partial.iter_rows():  # one a block
+    for row in partial.iter_rows():  # a row a block
         for name, value in row.items():
             total[name] = total.get(name, 0) + value
     return total
 
 
 def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
-    """Copy the rows that this stage rejected to `rejected/<stage>/`.
+    """Copy the rows that a stage rejected to `rejected/<stage>/`.
 
     Args:
-        stage: whose rows are there already.
-        run: its configuration.
-        num_rejected: 0: nothing is read.
+        stage: stage whose rows are written.
+        run: configuration of the run.
+        num_rejected: number of rejected rows; with 0 nothing is read.
     """
     folder = stage.run.path("rejected", stage.name)
     fs, root = fsspec.url_to_fs(folder)
@@ -196,11 +202,14 @@ def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
 
 
 def count_and_reject(stage: Stage, *, run: RunConfig) -> tuple[int, int]:
-    """Rows that a first stage left, and how many of them are rejected; these are copied to `rejected/<stage>/`.
+    """Count the rows of a first stage, and copy the rejected rows to `rejected/<stage>/`.
 
     Args:
-        stage: whose rows are there already.
-        run: its configuration.
+        stage: stage whose rows are written.
+        run: configuration of the run.
+
+    Returns:
+        Number of rows, and how many of them are rejected.
     """
     counts = sum_blocks(read_rows(stage.path, run=run, columns=["key", "reason"]), _count_rows, run=run)
     rows, rejected = int(counts["rows"]), int(counts["rejected"])

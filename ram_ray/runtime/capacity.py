@@ -1,4 +1,4 @@
-"""What a machine or a cluster can have: the nodes that are up, and those that its autoscaler may start."""
+"""Resources of a machine or a cluster: the nodes that run, and those that its autoscaler may start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Nodes of one kind: what each has, and how many there can be."""
+    """Nodes of one kind: the resources of each, and how many there can be."""
 
     resources: Mapping[str, float]
     count: int = 1
@@ -24,12 +24,12 @@ class NodeGroup:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Nodes that a run can have at most.
+    """The most nodes that a run can have.
 
     Args:
         groups: the nodes.
-        where: what they belong to, for messages.
-        complete: False where an autoscaler may start nodes that are not known here.
+        where: name of the machine or cluster, for messages.
+        complete: False if an autoscaler may start nodes that are not known here.
     """
 
     groups: tuple[NodeGroup, ...]
@@ -37,23 +37,41 @@ class Capacity:
     complete: bool = True
 
     def fit(self, request: Mapping[str, float]) -> int:
-        """How many bundles of resources, such as `{"CPU": 1, "GPU": 1}`, fit at the same time."""
+        """Count how many bundles of resources fit at the same time.
+
+        Args:
+            request: resources of a bundle, such as `{"CPU": 1, "GPU": 1}`.
+
+        Returns:
+            Number of bundles; a bundle does not span nodes.
+        """
         return sum(group.count * _fit(group.resources, request) for group in self.groups)
 
     def total(self, name: str) -> float:
-        """All there can be of one resource."""
+        """The amount of a resource on all nodes together."""
         return sum(group.count * group.resources.get(name, 0) for group in self.groups)
 
 
 def machine_capacity(*, num_cpus: float) -> Capacity:
-    """A cluster that this process starts on this machine, with so many CPUs and the machine's GPUs."""
+    """Capacity of a cluster that this process starts on this machine.
+
+    Args:
+        num_cpus: CPUs of the cluster.
+
+    Returns:
+        A single node with these CPUs and the machine's GPUs.
+    """
     import torch
 
     return Capacity((NodeGroup({"CPU": num_cpus, "GPU": torch.cuda.device_count()}),))
 
 
 def cluster_capacity() -> Capacity:
-    """The cluster that this process has joined, with all that its autoscaler may start."""
+    """Capacity of the cluster that this process has joined, with all nodes that its autoscaler may start.
+
+    Returns:
+        The capacity; it is not `complete` if the autoscaler runs on another node.
+    """
     import ray
 
     nodes = tuple(NodeGroup(node["Resources"]) for node in ray.nodes() if node["Alive"])
@@ -67,7 +85,14 @@ def cluster_capacity() -> Capacity:
 
 
 def node_groups(config: Mapping[str, Any]) -> tuple[NodeGroup, ...]:
-    """The node types of an autoscaler's configuration (`ray up`), the head's among them."""
+    """Read the node types of an autoscaler's configuration (`ray up`), the head's type included.
+
+    Args:
+        config: the configuration, as YAML has it.
+
+    Returns:
+        A group for each node type.
+    """
     groups = []
     for name, kind in config["available_node_types"].items():
         most = kind.get("max_workers", config.get("max_workers", 0)) + (name == config.get("head_node_type"))

@@ -1,4 +1,4 @@
-"""The one hash of keys and texts: what is drawn, ordered or parted by it is the same on every machine."""
+"""The hash of keys and texts: a draw, an order or a partition that follows from it is the same on every machine."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Literal
 
 
 def hash_key(key: str, *, seed: int = 0, purpose: str = "", byteorder: Literal["big", "little"] = "big") -> int:
-    """64 bits that look random, by BLAKE2.
+    """Hash a text to 64 bits with BLAKE2.
 
-    What must not depend on each other, such as the part of an image and its place in the order of training, takes
+    Uses that must be independent, such as the part of an image and its position in the order of training, have
     different seeds or purposes.
 
     Args:
-        key: of an image, or any text.
-        seed: at least 0.
-        purpose: at most 16 bytes.
-        byteorder: how the eight bytes are read.
+        key: key of an image, or any text.
+        seed: salt of the hash, at least 0.
+        purpose: personalisation of the hash, at most 16 bytes.
+        byteorder: byte order of the result.
 
     Returns:
         0 to 2^64 - 1; shifted right by one it fits Arrow's int64.

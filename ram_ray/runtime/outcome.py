@@ -1,7 +1,7 @@
-"""How a run ends: an exit code and at most one line, whatever went wrong, and wherever.
+"""The end of a run: an exit code, and at most one line about an error.
 
-0: done. 1: something failed; the line names the stage and the cause, and the log that has the rest. 2: a user's
-mistake (a `ValueError`), wherever it was found: in this process, in a task, an actor or a training worker. 130: Ctrl-C.
+0: done. 1: failed; the line names the stage, the cause and the log. 2: a user's mistake (a `ValueError`), whether it
+was raised in this process, a task, an actor or a training worker. 130: Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from ram_ray.runtime import cluster, own_cluster, screen, storage
 
 _WRAPPERS = ("UserCodeException", "RayDataUserCodeException", "SystemException")  # of Ray Data
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-LONGEST = 400  # characters of a cause
-LARGEST_LOG = 20_000_000  # bytes of one of Ray's own logs that is kept
+MAX_CAUSE_CHARS = 400  # of the cause in the line about an error
+MAX_LOG_BYTES = 20_000_000  # a larger log of Ray is not copied
 
 
 class RemoteError(Exception):
-    """Kind and text of an exception of a worker, where Ray passed on no more."""
+    """Type and text of a worker's exception, if Ray passed on only its text."""
 
 
 def run(
     work: Callable[[], int | None], *, name: str, folder: str | None, stage: Callable[[], str | None] = lambda: None
 ) -> int:
-    """Do the work with its output in a log, end the cluster, and return the exit code.
+    """Call `work` with its output in a log, end the cluster, and return the exit code.
 
     Args:
-        work: what to do; it returns an exit code, None for 0.
-        name: of the job, for the log's name and where no stage is known.
+        work: function of the job; it returns an exit code, None for 0.
+        name: name of the job, for the log's name and for errors outside a stage.
         folder: a path or URI whose `logs/` gets the log; None: a folder for temporary files.
-        stage: asked for the stage that was running when the work failed.
+        stage: function that returns the stage that was running when the work failed.
 
     Returns:
         The exit code of the job; 2 if no log can be written.
@@ -53,7 +53,7 @@ def run(
                 code = _attempt(work, name=name, folder=folder, stage=stage, log=log)
             finally:
                 if code == 1:
-                    keep_ray_logs(log.with_suffix(".ray"))
+                    copy_ray_logs(log.with_suffix(".ray"))
                 cluster.stop()
     except ValueError as error:  # no log can be written
         screen.print_error(f"error: {error}")
@@ -73,11 +73,11 @@ def _attempt(
         return 130
     except Exception as error:
         cause = find_cause(error)
-        with contextlib.suppress(OSError):  # its disk may be what is full
+        with contextlib.suppress(OSError):  # the log's disk may be full
             traceback.print_exc()  # into the log
         if isinstance(cause, ValueError):
-            found_by_us = cause is error  # else it may be the code's, and the log says where
-            screen.print_error(f"error: {describe(cause)}" if found_by_us else _failure(cause, stage() or name, log))
+            raised_here = cause is error  # else it may be an error of the code, and the log says where
+            screen.print_error(f"error: {describe(cause)}" if raised_here else _failure(cause, stage() or name, log))
             return 2
         screen.print_error(_failure(cause, stage() or name, log, folder))
         return 1
@@ -88,7 +88,14 @@ def _failure(cause: BaseException, where: str, log: Path, folder: str | None = N
 
 
 def find_cause(error: BaseException) -> BaseException:
-    """The exception that user code or storage raised first, out of what Ray wrapped around it."""
+    """Find the exception that our code or the storage raised first, inside Ray's wrappers.
+
+    Args:
+        error: exception as Ray raised it.
+
+    Returns:
+        The first cause; `error` itself if nothing wraps it.
+    """
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
@@ -97,20 +104,20 @@ def find_cause(error: BaseException) -> BaseException:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception as one line of at most `MAX_CAUSE_CHARS` characters; without the type for a `ValueError`."""
     text = " ".join(_COLOUR.sub("", str(error)).split())
     kind = "" if isinstance(error, (ValueError, RemoteError)) and text else type(error).__name__
     line = ": ".join(part for part in (kind, text) if part)
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+    return line if len(line) <= MAX_CAUSE_CHARS else f"{line[: MAX_CAUSE_CHARS - 1]}…"
 
 
 def _unwrap(error: BaseException) -> BaseException | None:
     failures = getattr(error, "worker_failures", None)  # ray.train.WorkerGroupError
     if failures:
-        # One worker's error makes the others lose their peer: the first that is not about that says why.
+        # After an error of one worker the others lose their peer: the cause is the first error that is not about peers.
         causes = [find_cause(failures[rank]) for rank in sorted(failures)]
         return min(causes, key=_is_about_a_peer)
-    if getattr(error, "actor_init_failed", False):  # its constructor's exception came as text
+    if getattr(error, "actor_init_failed", False):  # the exception of its constructor is passed as text
         return _from_text(str(error))
     for name in ("controller_failure", "cause"):  # ray.train.ControllerError, RayTaskError
         inner = getattr(error, name, None)
@@ -121,7 +128,7 @@ def _unwrap(error: BaseException) -> BaseException | None:
 
 
 def _from_text(text: str) -> BaseException | None:
-    """The exception that a traceback begins with; those that it led to come after it."""
+    """The exception that a traceback begins with; the exceptions that it caused follow it."""
     block = _COLOUR.sub("", text).split("\nThe above exception was the direct cause")[0].strip()
     kind, _, text = block.rpartition("\n")[2].partition(": ")
     if not kind:
@@ -134,17 +141,21 @@ def _is_about_a_peer(error: BaseException) -> bool:
     return any(word in text for word in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL"))
 
 
-def keep_ray_logs(folder: Path) -> None:
-    """Copy the logs of Ray's processes beside the run's log: a cluster of our own takes them with it."""
+def copy_ray_logs(folder: Path) -> None:
+    """Copy the logs of Ray's processes beside the run's log: a private cluster removes them when it ends.
+
+    Args:
+        folder: folder for the copies.
+    """
     source = own_cluster.logs_folder()
     if source is None:
         return
 
     def skipped(parent: str, names: list[str]) -> set[str]:
         paths = {name: Path(parent) / name for name in names}
-        return {name for name, path in paths.items() if path.is_file() and path.stat().st_size > LARGEST_LOG}
+        return {name for name, path in paths.items() if path.is_file() and path.stat().st_size > MAX_LOG_BYTES}
 
-    with contextlib.suppress(OSError, shutil.Error):  # a second failure, and of less interest than the first
+    with contextlib.suppress(OSError, shutil.Error):  # a second failure must not hide the first
         shutil.copytree(source, folder, ignore=skipped, dirs_exist_ok=True)
 
 
@@ -152,5 +163,5 @@ def _upload(log: Path, uri: str) -> None:
     try:
         fs, path = fsspec.url_to_fs(uri)
         fs.put_file(str(log), path)
-    except Exception:  # the storage may be what failed; the local file stays
+    except Exception:  # the storage itself may have failed; the local file stays
         return

@@ -1,18 +1,13 @@
-"""A Ray cluster that this process alone uses: nobody else can join it, call it or read its files.
+"""A private Ray cluster: no other user and no other machine can join it, call it or read its files.
 
-Three walls, each enough against most callers:
+- Every Ray process listens on the loopback address only, so no other machine reaches it.
+- Ray's token authentication is on. The random token is in the environment of Ray's processes and in no file; a call
+  without it is refused, over HTTP and gRPC.
+- Sockets, logs and spilled objects are in a folder of mode 0700, which is removed at the end.
 
-- every Ray process listens on the loopback address only, so no other machine reaches it;
-- Ray's token authentication is on, with a random token that lives in the environment of Ray's processes and in no
-  file; a call without it is refused, over HTTP and gRPC alike;
-- sockets, logs and spilled objects are in a folder of mode 0700, which is removed at the end.
-
-What is left: a process of the same user can read that environment, as it can read the user's files. The counters that
-Ray exports for Prometheus are readable, over loopback, without the token. And while workers train, the store through
-which torch lets them find each other listens on every address, as torch has it: no code and no data pass through it.
-
-Ray's processes die with this one (Ray asks the kernel for it). A folder that a killed run has left is removed by the
-next run: its owner holds a lock on a file in it, and the kernel frees the lock.
+Not covered: a process of the same user can read that environment, and Ray's counters for Prometheus can be read over
+loopback without the token. During training, torch's rendezvous store listens on every address; no code or data is in
+it. Ray's processes end with this process. The next run removes the folder of a killed run, whose lock is then free.
 """
 
 from __future__ import annotations
@@ -30,15 +25,21 @@ from ram_ray.runtime import ray_internals
 from ram_ray.runtime.ray_internals import LOOPBACK
 
 PREFIX = "ramray-"
-_LONGEST = 18  # characters of the folder for temporary files: a socket's path may have 107 in all
-_REMOVE_SECONDS = 10.0  # that worker processes may take to end after Ray has
+_MAX_FOLDER_CHARS = 18  # of the folder for temporary files: the path of a socket has at most 107 characters
+_REMOVE_SECONDS = 10.0  # time that worker processes get to end after Ray
 
-_folder: Path | None = None  # of the running cluster
-_lock: int | None = None  # descriptor
+_folder: Path | None = None  # folder of the running cluster
+_lock: int | None = None  # file descriptor of the folder's lock
 
 
 def start(*, num_cpus: int, object_store_bytes: int | None, dashboard: bool) -> None:
-    """Start Ray in this process, as the module says."""
+    """Start a private cluster in this process.
+
+    Args:
+        num_cpus: CPUs of the cluster.
+        object_store_bytes: size of the object store; None: Ray's default.
+        dashboard: whether the dashboard is started; Ray Train needs it.
+    """
     global _folder, _lock
     base = temporary_folder()
     remove_stale_folders(base)
@@ -57,7 +58,7 @@ def start(*, num_cpus: int, object_store_bytes: int | None, dashboard: bool) -> 
 
 
 def stop() -> None:
-    """End the cluster that `start` started and remove its folder; nothing if there is none."""
+    """End the cluster that `start` started and remove its folder; no effect if there is none."""
     import ray
 
     global _folder, _lock
@@ -78,25 +79,25 @@ def stop() -> None:
 
 
 def is_running() -> bool:
-    """Whether this process has started a cluster of its own that still runs."""
+    """Whether a cluster that this process has started still runs."""
     return _folder is not None
 
 
 def logs_folder() -> Path | None:
-    """The folder with the logs of Ray's processes of the running cluster."""
+    """The folder with the logs of the running cluster's processes, or None."""
     return ray_internals.session_logs(_folder) if _folder else None
 
 
 def temporary_folder() -> Path:
-    """Where the cluster's folder is made: RAY_TMPDIR, TMPDIR or /tmp, the first that is short enough for a socket."""
+    """The folder for the cluster's folder: RAY_TMPDIR, TMPDIR or /tmp, the first that is short enough for a socket."""
     for name in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir()):
-        if name and len(name) <= _LONGEST:
+        if name and len(name) <= _MAX_FOLDER_CHARS:
             return Path(name)
     return Path("/tmp")
 
 
 def remove_stale_folders(base: Path) -> None:
-    """Remove the folders in `base` whose owner is gone."""
+    """Remove the folders in `base` whose owner has ended."""
     for path in glob.glob(f"{base}/{PREFIX}*/lock"):
         try:
             descriptor = os.open(path, os.O_RDWR)
@@ -105,7 +106,7 @@ def remove_stale_folders(base: Path) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(Path(path).parent, ignore_errors=True)
-        except OSError:  # its owner lives
+        except OSError:  # its owner still runs
             pass
         finally:
             os.close(descriptor)
@@ -117,7 +118,7 @@ def _make_folder(base: Path) -> tuple[Path, int]:
     unlocked = folder / "new"
     descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT, 0o600)  # not inherited by programs that are started
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    unlocked.rename(folder / "lock")  # not before it is locked, or another run would take it for stale
+    unlocked.rename(folder / "lock")  # after it is locked, or another run would take the folder for stale
     return folder, descriptor
 
 

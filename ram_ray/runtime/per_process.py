@@ -1,9 +1,8 @@
-"""A function of a batch that needs something slow to load, for Ray Data tasks.
+"""A function of a block that is slow to load, for Ray Data tasks: loaded once in each worker process.
 
-A parser takes a second to load, so a task must not load its own. An actor pool would hold it too, but its size is a
-guess about the cluster, and actors that have all CPUs keep the tasks that feed them waiting for ever. Tasks run
-wherever a CPU is free, on nodes that came later too; each of Ray's worker processes, which run one task after another,
-keeps what it has loaded.
+A parser takes a second to load, so not every task may load its own. An actor pool would hold it too, but its size must
+be guessed, and actors that take all CPUs block the tasks that feed them for ever. Tasks run wherever a CPU is free,
+also on nodes that were added later; a worker process of Ray runs many tasks and keeps what it has loaded.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from typing import Any
 
 import pyarrow as pa
 
-KEPT = 2  # loaded functions that a process keeps: a stage has one, and its memory is wanted for the next
+MAX_LOADED = 2  # loaded functions that a process keeps: a stage needs one, and the next stage needs the memory
 
 _loaded: OrderedDict[str, Callable[[pa.Table], pa.Table]] = OrderedDict()
 
 
 class PerProcess:
-    """`make(*args, **kwargs)(block)`, made once in each process.
+    """`make(*args, **kwargs)(block)`, where the function is made once in each process.
 
     Args:
-        make: a class or function of a module, that loads and returns a function of a block.
-        args, kwargs: small and picklable; what is large is named by its URI.
+        make: a class or function of a module; it loads and returns a function of a block.
+        args, kwargs: small, picklable arguments of `make`; large data is named by its URI.
     """
 
     def __init__(self, make: Callable[..., Callable[[pa.Table], pa.Table]], *args: Any, **kwargs: Any) -> None:
@@ -34,9 +33,9 @@ class PerProcess:
         self._key = hashlib.sha256(pickle.dumps((make, args, kwargs))).hexdigest()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """What the function makes of a block; the function itself is made once a process."""
+        """Apply the function to a block; it is made at the first call in a process."""
         function = _loaded.pop(self._key, None) or self._make(*self._args, **self._kwargs)
         _loaded[self._key] = function
-        while len(_loaded) > KEPT:
+        while len(_loaded) > MAX_LOADED:
             _loaded.popitem(last=False)
         return function(block)

@@ -1,8 +1,8 @@
-"""What workers tell the process that runs a stage: rows done, and lines to print.
+"""Progress of a stage, and lines of its workers, printed by the driver.
 
-Tasks tell one small actor (`progress_actor`) how many rows they finished; the driver asks it for the sum and prints
-rows done, rows a second and time left, one line every few seconds. Ray Data's own bars need a terminal and do not know
-how many rows are to come.
+Tasks send the number of rows that they finished to an actor (`progress_actor`). The driver reads the sum and prints a
+line every few seconds: rows done, rows a second and time left. Ray Data's own progress bars need a terminal and do not
+know the number of rows in all.
 """
 
 from __future__ import annotations
@@ -14,49 +14,63 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ram_ray.runtime import screen
-from ram_ray.runtime.progress_actor import ask, start_actor, this_job
+from ram_ray.runtime.progress_actor import get_answer, start_actor, this_job
 
 INTERVAL_SECONDS = 10.0
-LINE_SECONDS = 0.5  # a worker's line waits so long at most
+LINE_SECONDS = 0.5  # a worker's line is printed after this time at the latest
 
 
 class RowCount:
-    """Adds up rows over the actor's processes: one that starts again counts from zero."""
+    """Adds up rows over the processes of the actor: a process that starts again counts from zero."""
 
     def __init__(self) -> None:
-        self._before = self._now = 0
+        self._earlier_rows = self._current_rows = 0
 
     def update(self, rows: int) -> int:
-        """All rows, where the actor's present process has counted `rows`."""
-        if rows < self._now:
-            self._before += self._now
-        self._now = rows
-        return self._before + rows
+        """Set the count of the actor's present process.
+
+        Args:
+            rows: rows that the present process has counted.
+
+        Returns:
+            Rows that all its processes have counted.
+        """
+        if rows < self._current_rows:
+            self._earlier_rows += self._current_rows
+        self._current_rows = rows
+        return self._earlier_rows + rows
 
 
 def format_line(name: str, *, done: int, total: int, seconds: float) -> str:
-    """One line: name, rows done of total (0: not known), rows a second, time left.
+    """Format a progress line: name, rows done of all rows, rows a second, time left.
 
     Args:
-        name: of the stage.
-        done: rows.
-        total: rows to come in all; 0: not known.
-        seconds: since the start.
+        name: name of the stage.
+        done: rows that are done.
+        total: rows in all; 0: not known.
+        seconds: seconds since the start.
+
+    Returns:
+        The line.
     """
     rate = done / max(seconds, 1e-6)
     if not total:  # not known before the shards are read
         return f"{name}: {done:,} images, {rate:,.0f} images/s"
-    left = int((total - done) / rate) if rate and total > done else 0
-    return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {left // 60}:{left % 60:02d} left"
+    seconds_left = int((total - done) / rate) if rate and total > done else 0
+    minutes, rest = divmod(seconds_left, 60)
+    return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {minutes}:{rest:02d} left"
 
 
 @contextmanager
 def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields what tasks call with the rows they finished. Prints until the block ends.
+    """Print progress lines until the block ends.
 
     Args:
-        name: of the stage.
-        total: rows to come in all; 0: not known.
+        name: name of the stage.
+        total: rows in all; 0: not known.
+
+    Yields:
+        A function that tasks call with the number of rows that they finished.
     """
     actor = start_actor(*this_job())
     stage = f"{name}/{uuid.uuid4().hex}"  # a stage may run twice in one process
@@ -66,7 +80,7 @@ def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
 
     def report() -> None:
         while not stop.wait(INTERVAL_SECONDS):
-            rows = ask(actor.rows.remote(stage))
+            rows = get_answer(actor.rows.remote(stage))
             if rows is not None:
                 done = count.update(rows)
                 screen.print_line(format_line(name, done=done, total=total, seconds=time.monotonic() - start))
@@ -80,12 +94,12 @@ def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def worker_lines() -> Iterator[None]:
-    """Inside, `screen.print_line` of any task, actor or training worker prints in this process."""
+    """Print the lines of `screen.print_line` in tasks, actors and training workers in this process."""
     actor = start_actor(*this_job())
     stop = threading.Event()
 
     def print_lines(*, more: bool) -> None:
-        for text in ask(actor.take_lines.remote(more=more)) or []:
+        for text in get_answer(actor.take_lines.remote(more=more)) or []:
             screen.write_line(text)
 
     def follow() -> None:

@@ -1,7 +1,7 @@
-"""One small actor that workers tell what the driver wants to know: rows done, and lines to print.
+"""An actor that collects from workers the rows that are done and the lines to print, for the driver.
 
-It is on the driver's node and asks for no CPU, so it is gone only when the driver is; a process of it that is killed
-starts again. `progress` prints what it was told, `screen` sends lines to it: both are above this file.
+It runs on the driver's node and needs no CPU, so it ends only with the driver's node; if its process is killed, it
+starts again. `progress` prints what it collects, `screen` sends lines to it.
 """
 
 from __future__ import annotations
@@ -14,52 +14,74 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-ANSWER_SECONDS = 20.0  # then the actor is taken for busy or dead, and asked again later
+ANSWER_SECONDS = 20.0  # after this time the actor counts as busy or dead, and is asked again later
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class ProgressActor:
-    """Rows done of each stage, and lines to print; one process serves all stages, for each new one costs seconds."""
+    """Rows done of each stage, and lines to print; all stages share its process, since a new process costs seconds."""
 
     def __init__(self) -> None:
         self._rows: Counter[str] = Counter()
-        self._lines: list[str] | None = None  # None: nobody prints them
+        self._lines: list[str] | None = None  # None: the driver takes no lines
 
     def node(self) -> str:
         """Id of the node that this process is on."""
         return ray.get_runtime_context().get_node_id()
 
     def pid(self) -> int:
-        """This process."""
+        """Id of this process."""
         return os.getpid()
 
     def add(self, stage: str, rows: int) -> None:
-        """Count rows that a task finished."""
+        """Add rows that a task finished.
+
+        Args:
+            stage: name of the stage.
+            rows: number of rows.
+        """
         self._rows[stage] += rows
 
     def rows(self, stage: str) -> int:
-        """Rows finished since this process started."""
+        """Rows of a stage that were finished since this process started."""
         return self._rows[stage]
 
     def put_line(self, text: str) -> bool:
-        """Keep a line until the driver takes it; False if it takes none."""
+        """Keep a line until the driver takes it.
+
+        Args:
+            text: the line.
+
+        Returns:
+            False if the driver takes no lines.
+        """
         if self._lines is None:
             return False
         self._lines.append(text)
         return True
 
     def take_lines(self, *, more: bool) -> list[str]:
-        """The lines since the last call.
+        """Return the lines since the last call.
 
         Args:
-            more: whether there will be another call.
+            more: whether there will be another call; without, later lines are refused.
+
+        Returns:
+            The lines, in order.
         """
         lines, self._lines = self._lines or [], [] if more else None
         return lines
 
 
 def send_line(text: str) -> bool:
-    """Hand a line to the driver of this worker's job; False where none takes lines, or this is not a worker."""
+    """Send a line to the driver of this worker's job.
+
+    Args:
+        text: the line.
+
+    Returns:
+        False if the driver takes no lines, or this process is no worker.
+    """
     if not ray.is_initialized():
         return False
     try:
@@ -71,16 +93,24 @@ def send_line(text: str) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def start_actor(job: str, node: str) -> Any:
-    """The actor of a job, on the node given."""
+    """Start the actor of a job, or return the handle of the running actor.
+
+    Args:
+        job: id of the job.
+        node: id of the node on which the actor runs.
+
+    Returns:
+        The actor's handle.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    options: dict[str, Any] = {"name": _name(job), "get_if_exists": True, "scheduling_strategy": here}
+    on_driver = NodeAffinitySchedulingStrategy(node, soft=False)
+    options: dict[str, Any] = {"name": _name(job), "get_if_exists": True, "scheduling_strategy": on_driver}
     return ProgressActor.options(**options).remote()  # type: ignore[attr-defined]
 
 
 def this_job() -> tuple[str, str]:
-    """Id of this process's job, and of its node: the same job's number may come again in another cluster."""
+    """Id of this process's job, and id of its node: another cluster may have a job of the same number."""
     context = ray.get_runtime_context()
     return context.get_job_id(), context.get_node_id()
 
@@ -89,8 +119,15 @@ def _name(job: str) -> str:
     return f"ram_ray-progress-{job}"
 
 
-def ask(reference: Any) -> Any:
-    """An answer of the actor, or None where it gives none: a missing line is better than a broken run."""
+def get_answer(reference: Any) -> Any:
+    """Wait for an answer of the actor.
+
+    Args:
+        reference: reference of the answer.
+
+    Returns:
+        The answer, or None if the actor does not answer: a missing line must not end a run.
+    """
     try:
         return ray.get(reference, timeout=ANSWER_SECONDS)
     except RayError:

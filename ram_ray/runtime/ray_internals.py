@@ -1,11 +1,11 @@
-"""All that the package takes from Ray beside its public API: private modules, switches, names of files.
+"""Everything that the package uses of Ray outside its public API: private modules, switches, names of files.
 
-Public names change with notice, these without. So they are all here, each in a function that says what the public API
-lacks, and `check_version` warns when another Ray is installed than the one that this file was written for. When Ray is
-upgraded, read this file against the new version and set `WRITTEN_FOR`; a test holds it to the pin in constraints.txt,
-and another finds private names that are used elsewhere.
+Public names change with notice, private names without. So they are all in this file, each in a function whose docstring
+says what the public API lacks, and `check_version` warns if another Ray is installed than this file was written for.
+When Ray is upgraded, check this file against the new version and set `WRITTEN_FOR`; a test compares it with the pin in
+constraints.txt, and another test finds private names that are used elsewhere.
 
-Nothing here imports Ray before a function is called.
+Ray is not imported before a function is called.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 WRITTEN_FOR = "2.60.0"
 LOOPBACK = "127.0.0.1"
 
-# Switches of a cluster of our own. Ray reads them from the environment alone, when it is imported or started; a value
-# that the user has set stays.
+# Switches of a private cluster. Ray reads them only from the environment, when it is imported or started; a value that
+# the user has set is not changed.
 SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is seen
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of training is noticed
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise a worker's lines appear twice
     "RAY_idle_worker_killing_time_threshold_ms": "300000",  # a new worker costs seconds of imports; stages are short
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -40,7 +40,7 @@ SWITCHES = {
 
 
 def check_version() -> None:
-    """Log a warning, once a process, if the installed Ray is not the one that this file was written for."""
+    """Log a warning, once a process, if the installed Ray is not the version that this file was written for."""
     warn_if_other("ray", written_for=WRITTEN_FOR, module=__name__)
 
 
@@ -54,11 +54,11 @@ def start_private_cluster(
     are read from the environment, some of them when Ray is imported.
 
     Args:
-        folder: for sockets, logs and spilled objects; Ray makes `ray` in it, readable by all.
-        port: a free one, of the cluster's server (GCS).
-        num_cpus: of the cluster.
-        object_store_bytes: None: Ray's own choice.
-        dashboard: whether to start it; Ray Train asks its State API whether the controller lives.
+        folder: folder for sockets, logs and spilled objects; Ray makes `ray` in it, readable by all.
+        port: a free port, for the cluster's server (GCS).
+        num_cpus: CPUs of the cluster.
+        object_store_bytes: size of the object store; None: Ray's default.
+        dashboard: whether the dashboard is started; Ray Train needs its State API.
     """
     import ray
 
@@ -75,15 +75,21 @@ def start_private_cluster(
 
 
 def session_logs(folder: Path) -> Path:
-    """Where the processes of a cluster write their logs, given the `folder` of `start_private_cluster`.
+    """The folder in which the processes of a cluster write their logs.
 
-    Missing in the public API of 2.60: the session's folder; its layout is documented for people only.
+    Missing in the public API of 2.60: the session's folder; its layout is documented, but no function returns it.
+
+    Args:
+        folder: `folder` of `start_private_cluster`.
+
+    Returns:
+        The folder of the logs.
     """
     return folder / "ray" / "session_latest" / "logs"
 
 
 def forget_token() -> None:
-    """Have Ray read mode and token from the environment again.
+    """Let Ray read the authentication mode and the token from the environment again.
 
     Missing in the public API of 2.60: a way to connect to another cluster, with another token, in one process. Ray
     keeps the first token for the life of the process.
@@ -95,7 +101,7 @@ def forget_token() -> None:
 
 
 def count_cpus() -> int:
-    """CPUs of this machine as Ray counts them, containers' limits included; 0 for less than one.
+    """CPUs of this machine as Ray counts them, containers' limits included; 0 for less than 1.
 
     Missing in the public API of 2.60: the count before a cluster is started.
     """
@@ -105,13 +111,16 @@ def count_cpus() -> int:
 
 
 def autoscaler_command(gcs_address: str) -> list[str] | None:
-    """The command line of a cluster's autoscaler process; None where it does not run on this node.
+    """Find the command line of a cluster's autoscaler process.
 
     Missing in the public API of 2.60: the node types that an autoscaler may start. Its process is Ray's `monitor.py`,
-    and the configuration's path stands in its command line.
+    and the path of the configuration is in its command line.
 
     Args:
-        gcs_address: of the cluster, as `ray.get_runtime_context` gives it.
+        gcs_address: address of the cluster, as `ray.get_runtime_context` returns it.
+
+    Returns:
+        The arguments of the process; None if it does not run on this node.
     """
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -124,45 +133,45 @@ def autoscaler_command(gcs_address: str) -> list[str] | None:
 
 
 class SchedulingPause:
-    """A short sleep after every round of Ray Data's scheduling loop, nine times as long as the round kept a core busy.
+    """A short sleep after every round of Ray Data's scheduling loop, nine times as long as the CPU time of the round.
 
-    The loop does not wait while finished blocks lie unread: beside a trainer that is slower than its feed it spins,
-    in the trainer's own process, and holds the interpreter that the training needs; beside a parser it takes half of
-    a core.
+    The loop does not wait while finished blocks are not yet read: if training is slower than its feed, the loop runs
+    without pause in the trainer's process and holds the interpreter lock that training needs; beside a parser it takes
+    half a CPU.
 
     Missing in the public API of 2.60: the length of a round. The methods are those of `ExecutionCallback`, a class of
     `ray.data._internal.execution`.
     """
 
-    SHORTEST, LONGEST = 0.01, 0.1  # seconds
+    MIN_SECONDS, MAX_SECONDS = 0.01, 0.1
 
     def __init__(self) -> None:
         self._busy = 0.0
 
     def before_execution_starts(self, executor: Any) -> None:
-        """Nothing to do."""
+        """No effect."""
 
     def on_execution_step(self, executor: Any) -> None:
-        """Let others run."""
+        """Sleep, so that other threads run."""
         busy = time.thread_time()
-        time.sleep(min(self.LONGEST, max(self.SHORTEST, 9 * (busy - self._busy))))
+        time.sleep(min(self.MAX_SECONDS, max(self.MIN_SECONDS, 9 * (busy - self._busy))))
         self._busy = busy
 
     def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing to do."""
+        """No effect."""
 
     def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing to do."""
+        """No effect."""
 
 
 def tune_data(context: DataContext) -> None:
-    """Set what Ray Data offers for its own developers alone.
+    """Set options that Ray Data has for its own developers only.
 
     Missing in the public API of 2.60: stable names for these fields of `DataContext`, whose types are private classes,
     and a switch for the messages of the logger `ray.data`.
 
     Args:
-        context: of this process.
+        context: Ray Data's context of this process.
     """
     context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0  # a model takes longer to load than a lull
     context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
@@ -183,9 +192,9 @@ def silence_checkpoints() -> None:
 
 
 def serve_port() -> int | None:
-    """The HTTP port of the Ray Serve that runs on this process's cluster; None where none runs.
+    """The HTTP port of Ray Serve on this process's cluster; None if Serve does not run.
 
-    Missing in the public API of 2.60: the HTTP options of a running Serve; `serve.status` does not tell them.
+    Missing in the public API of 2.60: the HTTP options of a running Serve; `serve.status` does not have them.
     """
     from ray.serve.context import _get_global_client
 
@@ -194,15 +203,15 @@ def serve_port() -> int | None:
 
 
 def _secrets(port: int) -> dict[str, str]:
-    """What Ray's processes must find in their environment, and no other process should."""
+    """Environment variables for Ray's processes alone."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # as `ray get-auth-token --generate` makes it
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: take the loopback address for this node's own
-        # Where workers find their cluster; they would look for one among the processes of the machine.
+        # The cluster of the workers; without it they would search for one among the processes of the machine.
         "RAY_GCS_SERVER_PORT": str(port),
         "RAY_ADDRESS": f"{LOOPBACK}:{port}",
-        # Training workers' own connections; they would take the address that the host's name stands for.
+        # Connections between training workers; without it they would use the address of the host's name.
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
@@ -210,11 +219,11 @@ def _secrets(port: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """`values` in the environment, for Ray's processes to inherit, and taken out again after they have started."""
+    """Set `values` in the environment while Ray's processes start and inherit them, and remove them afterwards."""
     from ray._private import ray_constants
 
     hidden = ("RAY_AUTH_TOKEN_PATH", *values)
-    before = {name: os.environ.pop(name, None) for name in hidden}
+    saved = {name: os.environ.pop(name, None) for name in hidden}
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False  # read when Ray was imported
     os.environ.update(values)
     forget_token()
@@ -222,7 +231,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
-        for name, value in before.items():
+        for name, value in saved.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value

@@ -1,9 +1,9 @@
-"""What a person sees of a run, and the log that holds the rest.
+"""The lines that a run prints on the terminal, and the log file that has all other output.
 
-A run prints its own lines: what a stage left, how far it is, and at most one line about an error. All else that comes
-out of its processes (Ray's messages, warnings, what workers print, tracebacks) goes to a log file: for the length of
-the run, `logged` lets the file descriptors 1 and 2 point there, so C++ is caught as well as Python. `print_line`
-writes to both. In a worker it hands the line to the run's process, through the actor that counts progress.
+A run prints its own lines: the counts of a stage, its progress, and at most one line about an error. All other output
+of its processes (Ray's messages, warnings, output of workers, tracebacks) goes to a log file: during the run, `logged`
+redirects the file descriptors 1 and 2 to it, so that output of C++ goes there as well as Python's. `print_line` writes
+to both. In a worker it sends the line to the run's process, through the actor that counts progress.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _log: Path | None = None
 
 
 def print_line(text: str) -> None:
-    """Print a line of the run on its standard output and into its log; from a worker too."""
+    """Print a line on the run's standard output and into its log; also from a worker."""
     from ram_ray.runtime.progress_actor import send_line
 
     if _terminal is None and send_line(text):
@@ -30,23 +30,26 @@ def print_line(text: str) -> None:
 
 
 def write_line(text: str) -> None:
-    """Print a line in this process, whichever it is."""
+    """Print a line on this process's standard output, and into the log if it has one."""
     _write(0, text)
 
 
 def print_error(text: str) -> None:
-    """Print a line on standard error and into the log."""
+    """Print a line on this process's standard error, and into the log if it has one."""
     _write(1, text)
 
 
 def log_path() -> Path | None:
-    """The log of the run in this process, if it has one."""
+    """Path of the log of this process's run, or None."""
     return _log
 
 
 @contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Inside, everything that is printed goes to the file `path`, and `print_line` to the screen too.
+    """Redirect all output of this process to a log file; only `print_line` and `print_error` also reach the terminal.
+
+    Args:
+        path: path of the log; it is appended to.
 
     Raises:
         ValueError: if the file cannot be written.
@@ -69,7 +72,7 @@ def logged(path: Path) -> Iterator[None]:
         yield
     finally:
         _flush()
-        for number in (1, 2):  # what a full disk could not take does not come to the screen instead
+        for number in (1, 2):  # what a full disk could not take must not reach the terminal now
             os.dup2(nowhere, number)
         _flush()
         os.close(nowhere)
@@ -81,7 +84,7 @@ def logged(path: Path) -> Iterator[None]:
 
 
 def log_name(name: str) -> str:
-    """A file name for the log of one run: its time, what it does, and its process."""
+    """A file name for a log: the time, the name of the job, and the process id."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}.log"
 
 
@@ -91,7 +94,9 @@ def _write(number: int, text: str) -> None:
         print(text, file=own, flush=True)
         return
     for stream in (own, _terminal[number]):
-        with contextlib.suppress(OSError):  # the log's disk is full, or the reader is gone: the other has the line
+        with contextlib.suppress(
+            OSError
+        ):  # the log's disk is full, or the reader is gone: the other stream has the line
             print(text, file=stream, flush=True)
 
 

@@ -1,8 +1,8 @@
-"""One loader for everything that is read as local files: models, tokenizers, detectors, wherever they are.
+"""Local copies of models, tokenizers and detectors, wherever they are; and what all code that uses storage shares.
 
-A path comes back as it is. A Hugging Face id is left to the hub's own cache, at its revision. A URI (s3, gs, any fsspec
-protocol) is copied to this machine, once for all its processes (`shared_copy`), under a name made of the URI
-and of the names, sizes and versions of what lies there: a source that changed is another copy.
+`local_copy` returns a path as it is. A Hugging Face id is downloaded to the hub's own cache, at its revision. A URI
+(s3, gs, any fsspec protocol) is copied to this machine, once for all its processes (`shared_copy`). The copy is named
+by the URI and by the names, sizes and versions of its files, so a source that changed gets a new copy.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any
 
 import fsspec
 
-from ram_ray.runtime.shared_copy import share
+from ram_ray.runtime.shared_copy import acquire_copy
 
 # Of a hub's repository: the same weights in other frameworks' files.
 OTHER_FRAMEWORKS = ("*.msgpack", "*.h5", "*.ot", "*.onnx", "*.tflite", "*.mlmodel", "onnx/*", "openvino/*", "coreml/*")
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"})
-FULL = 16 << 20  # bytes free: a disk with less is taken for full
-# For tasks of our own that read or write storage: what its client gave up on is tried again.
+FULL_DISK_BYTES = 16 << 20  # a disk with fewer free bytes counts as full
+# For our own tasks that read or write storage: a task is run again after its client gave up.
 TASK_RETRIES: dict[str, Any] = {"max_retries": 3, "retry_exceptions": [OSError]}
-# The same for Ray Data's tasks, as patterns of "CLASS: message". A full disk is not tried again, nor what is not there.
+# The same for Ray Data's tasks, as patterns of "CLASS: message". A full disk and a missing file are not tried again.
 TRANSIENT = (
     r"(^|\s)OSError: (?!.*\[[Ee]rrno 28\])",
     r"Timeout(Error)?\b",
@@ -44,18 +44,18 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def local_copy(source: str, *, revision: str | None = None, files: Sequence[str] | None = None) -> Path:
-    """A local folder or file with what `source` names, kept for as long as this process lives.
+    """Make the files of `source` available as local files, for as long as this process lives.
 
     Args:
         source: a path, an fsspec URI of a folder or a file, or a Hugging Face id.
         revision: of an id; None: the newest.
-        files: globs of the names that are needed, for a source that holds more; None: all.
+        files: globs of the names that are needed; None: all.
 
     Returns:
-        The path itself; the copy of a URI, one for all processes of this machine; or the hub's cached snapshot.
+        The path itself; the copy of a URI, which all processes of this machine share; or the hub's cached snapshot.
 
     Raises:
-        ValueError: if nothing is there, or it may not be read.
+        ValueError: if the source does not exist, or may not be read.
         OSError: if the storage or the local disk fails.
     """
     if "://" in source:
@@ -75,28 +75,31 @@ def is_local(fs: Any) -> bool:
 
 
 def has_folders(fs: Any) -> bool:
-    """Whether a folder must be there before what is in it; in an object store it is an object, for nothing."""
+    """Whether a folder must be made before its files; in an object store it would be an object of its own."""
     return OBJECT_STORES.isdisjoint(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
 def make_folder(fs: Any, path: str) -> None:
-    """Make a folder, where there are folders."""
+    """Make a folder, if the filesystem has folders."""
     if has_folders(fs):
         fs.makedirs(path, exist_ok=True)
 
 
 def remove_folder(fs: Any, path: str) -> None:
-    """Remove a folder with all that is in it, if it is there."""
+    """Remove a folder with all its files, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 
 def explain_full(error: BaseException, *, folder: str | None) -> str | None:
-    """What is full and what to do, in one line, if an error says that a disk or Ray's object store is; else None.
+    """Explain an error that a full disk or a full object store caused.
 
     Args:
-        error: of this process or of a worker, where its text may be all that is known.
-        folder: the run's, where the stage writes.
+        error: error of this process or of a worker; of the latter often only the text is known.
+        folder: folder of the run, where the stage writes.
+
+    Returns:
+        What is full and what to do, in one line; None for any other error.
     """
     text, kind = str(error), type(error).__name__
     if kind == "ObjectStoreFullError" or "ObjectStoreFullError" in text:
@@ -105,26 +108,33 @@ def explain_full(error: BaseException, *, folder: str | None) -> str | None:
     crashed = kind in ("WorkerCrashedError", "ActorDiedError", "NodeDiedError", "RaySystemError")  # may follow from it
     if not crashed and not spilling and getattr(error, "errno", None) != errno.ENOSPC and not _NO_SPACE.search(text):
         return None
-    again = "free some space; the same command goes on from here"
+    advice = "free some space; the same command goes on from here"
     if named := _NAMED_PATH.search(text):
-        return f"no space left at {named[1]}; {again}"
+        return f"no space left at {named[1]}; {advice}"
     if spilling:
-        return f"no space left in Ray's temporary folder, where its object store puts what it cannot hold; {again}"
-    places = [tempfile.gettempdir(), *([folder] if folder and "://" not in folder else [])]
-    full = [one for one in places if os.path.isdir(one) and shutil.disk_usage(one).free < FULL]
+        return f"no space left in Ray's temporary folder, where its object store puts what it cannot hold; {advice}"
+    folders = [tempfile.gettempdir(), *([folder] if folder and "://" not in folder else [])]
+    full = [path for path in folders if os.path.isdir(path) and shutil.disk_usage(path).free < FULL_DISK_BYTES]
     if crashed and not full:
         return None
-    return f"no space left at {' or '.join(full or [*places[::-1], 'their like on another node'])}; {again}"
+    return f"no space left at {' or '.join(full or [*folders[::-1], 'the same folders of another node'])}; {advice}"
 
 
 def version_of(info: dict[str, Any]) -> str:
-    """What changes when a file's content does, of its fsspec `info`: an object's tag, or the time of change."""
+    """A value that changes when the content of a file does.
+
+    Args:
+        info: fsspec's details of the file.
+
+    Returns:
+        The object's tag or the time of its last change; "" if the storage has neither.
+    """
     names = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
     return str(next((info[name] for name in names if info.get(name)), ""))
 
 
 def copies_folder() -> Path:
-    """Where this user's copies are, under TMPDIR."""
+    """The folder of this user's copies, under TMPDIR."""
     return Path(tempfile.gettempdir()) / f"ram_ray-{os.getuid()}" / "copies"
 
 
@@ -134,8 +144,8 @@ def _from_hub(name: str, revision: str | None, files: Sequence[str] | None) -> P
     ignored = list(OTHER_FRAMEWORKS)
     try:
         if not files:
-            with contextlib.suppress(Exception):  # offline: the cache holds what it holds
-                if any(one.endswith(".safetensors") for one in HfApi().list_repo_files(name, revision=revision)):
+            with contextlib.suppress(Exception):  # offline: only cached files can be used
+                if any(file.endswith(".safetensors") for file in HfApi().list_repo_files(name, revision=revision)):
                     ignored += ["*.bin", "*.pt", "*.pth"]
         allowed = list(files) if files else None
         return Path(snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=ignored))
@@ -154,24 +164,24 @@ def _copy(uri: str, fs: Any, path: str, files: Sequence[str] | None) -> Path:
     ]
     digest = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:24]
     target = copies_folder() / digest
-    share(target, lambda part: _fetch(fs, path, listing, part))
+    acquire_copy(target, lambda part: _fetch(fs, path, listing, part))
     return target / path.rstrip("/").rpartition("/")[2] if single else target
 
 
 def _listing(uri: str, fs: Any, path: str, files: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """Names below `path` with their details; one empty name if it is a file."""
-    fs.invalidate_cache(path)  # or a source that changed would look as it did
+    """Names below `path` with their details; a single empty name if `path` is a file."""
+    fs.invalidate_cache(path)  # a cached listing would not show a change
     try:
-        found = fs.find(path, detail=True)
+        files_below = fs.find(path, detail=True)
     except (FileNotFoundError, PermissionError) as error:
         raise ValueError(f"{uri}: cannot be read: {' '.join(str(error).split())}") from None
     root = path.rstrip("/")
     listing = {}
-    for name, info in found.items():
+    for name, info in files_below.items():
         relative = name.removeprefix(root).lstrip("/")
         if ".." in relative.split("/"):
             raise ValueError(f"{uri}: holds {relative!r}, a name that would leave its folder")
-        wanted = not files or not relative or any(fnmatch.fnmatchcase(relative, one) for one in files)
+        wanted = not files or not relative or any(fnmatch.fnmatchcase(relative, pattern) for pattern in files)
         if wanted and info.get("type") == "file":
             listing[relative] = info
     if not listing:

@@ -1,4 +1,4 @@
-"""Whether an installed package is the version that the code beside it was written for."""
+"""A warning if an installed package is not the version that our code was written for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from importlib import metadata
 log = logging.getLogger(__name__)
 
 
-@functools.cache  # one line a process
+@functools.cache  # a line a process
 def warn_if_other(package: str, *, written_for: str, module: str) -> None:
     """Log a warning if another version of a package is installed.
 
     Args:
-        package: its name as it is installed.
+        package: name of the installed package.
         written_for: the version that `module` was written for and tested with.
         module: the module that depends on it, for the message.
     """

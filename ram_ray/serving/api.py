@@ -1,8 +1,8 @@
-"""The HTTP side as a plain FastAPI application over any `Tagger`: it reads, checks and decodes; it runs no model.
+"""The HTTP API as a FastAPI application over any `Tagger`: it reads, checks and decodes requests; it runs no model.
 
-The question is what a hostile or careless client can cost. The body is counted as it comes in, at most so
-many requests are held, a picture's header is checked before its pixels are unpacked, and decoding runs in a
-few threads so that the event loop stays free to answer others. One picture's failure is its own.
+A client may be hostile or careless, so the cost of a request is bounded: the bytes of a body are counted as they
+arrive, the number of requests in memory is limited, an image's header is checked before its pixels are decoded, and
+decoding runs in a few threads, so that the event loop stays free. An image that fails does not fail its request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from starlette.responses import Response
 import ram_ray
 from ram_ray.records import Reject
 from ram_ray.serving import messages
-from ram_ray.serving.limits import ApiError, Gate, Held, bounded, check_length
+from ram_ray.serving.limits import AdmittedRequest, ApiError, RequestLimiter, check_length, limit_body
 from ram_ray.serving.messages import ErrorResponse, ImageResult, ModelInfo, Options, Problem, TagRequest, TagResponse
 from ram_ray.serving.tagger import Tagger
 from ram_ray.settings.serving import ServeConfig
@@ -33,7 +33,7 @@ from ram_ray.settings.serving import ServeConfig
 log = logging.getLogger(__name__)
 
 DECODE_THREADS = 4
-HELD_REQUESTS = 8  # bodies of the largest size that may be held at a time
+MAX_FULL_BODIES = 8  # bodies of the largest size that may be in memory at a time
 MAX_FIELD_BYTES = 64 * 1024
 _CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 # The pages load nothing from elsewhere and may not be framed.
@@ -50,27 +50,30 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, meaning in {
         400: "The body cannot be read",
         408: "The body came too slowly",
-        413: "Too many bytes or pictures",
+        413: "Too many bytes or images",
         415: "Neither multipart/form-data nor application/json",
         422: "A field is unknown or wrong; the message names it",
         429: "Too many requests are waiting; see Retry-After",
         503: "No model is ready, or it is too busy; see Retry-After",
-        504: "Not done within the server's time limit",
+        504: "Not finished within the server's time limit",
     }.items()
 }
 
 
 class Api:
-    """One server's state: its tagger, its limits and its decoding threads."""
+    """The state of one server: its tagger, its limits and its decoding threads."""
 
     def __init__(self, tagger: Tagger, config: ServeConfig) -> None:
         self.tagger, self.config = tagger, config
-        self.gate = Gate(config.max_queued, max_bytes=HELD_REQUESTS * config.max_request_bytes)
+        self.limiter = RequestLimiter(config.max_queued, max_bytes=MAX_FULL_BODIES * config.max_request_bytes)
         self.threads = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
         self._info: ModelInfo | None = None
 
     async def info(self) -> ModelInfo:
-        """The model's labels, asked once; 503 until it is loaded.
+        """The model and its labels, cached after the first call.
+
+        Returns:
+            The answer of `GET /v1/tags`.
 
         Raises:
             ApiError: 503, if the model is not loaded within `timeout_s`.
@@ -87,7 +90,7 @@ class Api:
         """Answer `POST /v1/tag`.
 
         Args:
-            request: as it arrives, body unread.
+            request: with its body unread.
 
         Returns:
             The tags of each image, in order.
@@ -95,31 +98,31 @@ class Api:
         Raises:
             ApiError: a mistake in the request or its images, 408 or 504 where it takes too long, 503 without a model.
         """
-        async with self.gate.admit() as held:
+        async with self.limiter.admit() as admitted:
             try:
                 async with asyncio.timeout(self.config.timeout_s):
-                    contents, options = await self._read(request, held)
+                    contents, options = await self._read(request, admitted)
             except TimeoutError:
                 raise ApiError(408, "timeout", f"the body took over {self.config.timeout_s:g} s to arrive") from None
             try:
                 async with asyncio.timeout(self.config.timeout_s):
                     info = await self.info()
-                    jobs = (self._tag_one(content, options, info) for content in contents)
-                    results = await asyncio.gather(*jobs)
+                    answers = (self._tag_image(content, options, info) for content in contents)
+                    results = await asyncio.gather(*answers)
             except TimeoutError:
-                message = f"not done within {self.config.timeout_s:g} s"
+                message = f"not finished within {self.config.timeout_s:g} s"
                 raise ApiError(504, "timeout", message, retry_after_s=2) from None
             return TagResponse(model=info.model, images=results)
 
-    async def _read(self, request: Request, held: Held) -> tuple[list[bytes | str], Options]:
-        """Pictures as bytes (multipart) or base64 text (JSON), and the options."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    async def _read(self, request: Request, admitted: AdmittedRequest) -> tuple[list[bytes | str], Options]:
+        """Read the images, as bytes (multipart) or base64 text (JSON), and the options."""
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         max_bytes = self.config.max_request_bytes
         check_length(request.headers.get("content-length"), max_bytes=max_bytes)
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise ApiError(415, "unsupported_media_type", "send the body without Content-Encoding")
-        request = Request(request.scope, bounded(request.receive, max_bytes=max_bytes, held=held))
-        if kind == "application/json":
+        request = Request(request.scope, limit_body(request.receive, max_bytes=max_bytes, admitted=admitted))
+        if content_type == "application/json":
             body = await request.body()
             try:
                 message: TagRequest = await asyncio.to_thread(messages.request_from_json, body)
@@ -129,7 +132,7 @@ class Api:
                 raise ApiError(status, code, str(error)) from None
             self._check_count(len(message.images))
             return [image.content for image in message.images], message.options()
-        if kind == "multipart/form-data":
+        if content_type == "multipart/form-data":
             return await self._read_form(request)
         raise ApiError(415, "unsupported_media_type", "send multipart/form-data or application/json")
 
@@ -155,31 +158,31 @@ class Api:
 
     def _check_count(self, num_images: int) -> None:
         if num_images == 0:
-            raise ApiError(422, "invalid_field", "images: send at least one picture")
+            raise ApiError(422, "invalid_field", "images: send at least one image")
         if num_images > self.config.max_images:
-            raise ApiError(413, "too_many_images", f"a request may have at most {self.config.max_images} pictures")
+            raise ApiError(413, "too_many_images", f"a request may have at most {self.config.max_images} images")
 
-    async def _tag_one(self, content: bytes | str, options: Options, info: ModelInfo) -> ImageResult:
+    async def _tag_image(self, content: bytes | str, options: Options, info: ModelInfo) -> ImageResult:
         loop = asyncio.get_running_loop()
         try:
-            array = await loop.run_in_executor(self.threads, decode_picture, content, self.config, info.image_size)
+            array = await loop.run_in_executor(self.threads, decode_image, content, self.config, info.image_size)
         except Reject as reject:
-            return ImageResult(error=Problem(code=reject.reason, message=self._words(reject)))
+            return ImageResult(error=Problem(code=reject.reason, message=self._describe_reject(reject)))
         return await self.tagger.tag(array, options)
 
-    def _words(self, reject: Reject) -> str:
+    def _describe_reject(self, reject: Reject) -> str:
         config = self.config
         return {
-            "undecodable": "this is not a picture that can be read: send JPEG, PNG, WebP, GIF or BMP",
-            "truncated": "the picture ends before its last pixel",
-            "too_large": f"a picture may have {config.max_pixels:,} pixels and {config.max_image_bytes:,} bytes",
+            "undecodable": "this is not an image that can be read: send JPEG, PNG, WebP, GIF or BMP",
+            "truncated": "the image ends before its last pixel",
+            "too_large": f"an image may have {config.max_pixels:,} pixels and {config.max_image_bytes:,} bytes",
         }.get(reject.reason, reject.detail or reject.reason)
 
 
-def decode_picture(content: bytes | str, config: ServeConfig, size: int) -> np.ndarray:
-    """Decode one untrusted picture within the limits of bytes and pixels.
+def decode_image(content: bytes | str, config: ServeConfig, size: int) -> np.ndarray:
+    """Decode one untrusted image within the limits of bytes and pixels.
 
-    It is brought to the model's size here, so that little travels to the tagger.
+    It is resized to the model's size here, so that less data is sent to the tagger.
 
     Args:
         content: the file's bytes, or base64 text of them.
@@ -190,7 +193,7 @@ def decode_picture(content: bytes | str, config: ServeConfig, size: int) -> np.n
         (S, S, 3) uint8, RGB.
 
     Raises:
-        Reject: if it is not a picture, or too large.
+        Reject: if it is not an image, or too large.
     """
     from ram_ray.data.images import Limits
     from ram_ray.data.preprocess import to_square
@@ -205,21 +208,29 @@ def decode_picture(content: bytes | str, config: ServeConfig, size: int) -> np.n
 
 
 def create_api(tagger: Tagger, config: ServeConfig) -> FastAPI:
-    """The whole HTTP application over `tagger`."""
+    """Make the HTTP application.
+
+    Args:
+        tagger: answers for the images.
+        config: section `serve`, with the limits.
+
+    Returns:
+        A FastAPI application with the API and its two pages.
+    """
     api = Api(tagger, config)
     app = FastAPI(
         title="ram_ray",
         version=ram_ray.__version__,
-        description="Tags, captions and regions for pictures. Every error is `{error: {code, message}}`.",
+        description="Tags, captions and regions for images. Every error is `{error: {code, message}}`.",
         docs_url=None,
         redoc_url=None,
     )
-    _add_errors(app)
+    _add_error_handlers(app)
     _add_pages(app)
 
     @app.post("/v1/tag", response_model=TagResponse, responses=_ERRORS, openapi_extra=_request_body())
     async def tag(request: Request) -> TagResponse:
-        """Tag pictures; one picture's failure is in its own `error`."""
+        """Tag images; an image that fails has an `error` of its own."""
         return await api.tag(request)
 
     @app.get("/v1/tags", response_model=ModelInfo, responses={503: _ERRORS[503]})
@@ -234,37 +245,39 @@ def create_api(tagger: Tagger, config: ServeConfig) -> FastAPI:
 
     @app.get("/readyz", responses={503: _ERRORS[503]})
     async def readyz() -> dict[str, str]:
-        """A model is loaded and pictures can be sent."""
+        """A model is loaded and images can be sent."""
         return {"status": "ready", "model": (await api.info()).model}
 
     return app
 
 
-def _add_errors(app: FastAPI) -> None:
-    def answer(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:
+def _add_error_handlers(app: FastAPI) -> None:
+    def error_response(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:
         return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
     @app.exception_handler(ApiError)
-    async def refused(request: Request, error: ApiError) -> Response:
-        return answer(error.status, error.code, error.message, error.headers)
+    async def handle_api_error(request: Request, error: ApiError) -> Response:
+        return error_response(error.status, error.code, error.message, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def failed(request: Request, error: HTTPException) -> Response:
+    async def handle_http_error(request: Request, error: HTTPException) -> Response:
         if str(error.detail).startswith("Too many files"):
-            return answer(413, "too_many_images", str(error.detail), error.headers)
-        return answer(error.status_code, _CODES.get(error.status_code, "error"), str(error.detail), error.headers)
+            return error_response(413, "too_many_images", str(error.detail), error.headers)
+        return error_response(
+            error.status_code, _CODES.get(error.status_code, "error"), str(error.detail), error.headers
+        )
 
     @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> Response:
+    async def handle_exception(request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return answer(500, "internal", "the server failed; its log says why")
+        return error_response(500, "internal", "the server failed; its log says why")
 
 
 def _add_pages(app: FastAPI) -> None:
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
 
     def page(name: str) -> HTMLResponse:
-        return HTMLResponse((here / name).read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
+        return HTMLResponse((folder / name).read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
 
     @app.get("/", include_in_schema=False)
     async def front() -> HTMLResponse:
@@ -276,7 +289,7 @@ def _add_pages(app: FastAPI) -> None:
 
 
 def _request_body() -> dict[str, Any]:
-    """The two ways to send pictures, for openapi.json; the body is read by hand so that it can be bounded."""
+    """The two forms of a request with images, for openapi.json: FastAPI does not read the body, `Api` does."""
     json_schema = TagRequest.model_json_schema()
     defs = json_schema.pop("$defs", {})
     json_schema["properties"]["images"]["items"] = defs["ImageContent"]

@@ -1,11 +1,10 @@
-"""The Ray Serve application: an HTTP side that decodes, and taggers that hold the model and batch.
+"""The Ray Serve application: an HTTP deployment that decodes images, and taggers that hold the model and batch.
 
     client -> proxy -> Ingress (reads, checks, decodes on CPU threads) -> Tagger (one model, dynamic batches)
 
-The two scale apart: decoding needs CPUs, the model a GPU or CPU threads of its own. The model runs in a
-thread, never on the event loop: a blocked loop answers no health check and hides its queue from the
-autoscaler. A replica that dies is replaced and its pictures are sent again once, which is safe because
-tagging changes nothing.
+The two deployments scale separately: decoding needs CPUs, the model a GPU or CPU threads of its own. The model runs in
+a thread, never on the event loop: a blocked loop answers no health check and hides its queue from the autoscaler. A
+replica that dies is replaced and its images are sent again once, which is safe because tagging has no side effects.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ from ram_ray.settings.serving import ServeConfig
 APP_NAME = "tagger"
 INGRESS_CPUS = 0.25  # decoding threads release the lock; on a cluster set it in the Serve config's `deployments`
 START_TIMEOUT_S = 120.0
-STUCK_FACTOR = 10  # a forward that takes so many request timeouts is taken for dead
+STUCK_FACTOR = 10  # a forward pass that takes so many request timeouts counts as hung
 
 
 @serve.deployment(name="Tagger")
 class TaggerReplica:
-    """One loaded model. Pictures of all requests that wait are answered in shared forwards."""
+    """One loaded model. It batches the images of all waiting requests into shared forward passes."""
 
     def __init__(self, model_uri: str, config: ServeConfig) -> None:
         from ram_ray.inference.predictor import Predictor
 
-        gpu = config.num_gpus > 0
+        use_gpu = config.num_gpus > 0
         self._predictor = Predictor.from_pretrained(
             model_uri,
-            device="cuda" if gpu else "cpu",
-            precision="bf16" if gpu else "fp32",
+            device="cuda" if use_gpu else "cpu",
+            precision="bf16" if use_gpu else "fp32",
             threads=config.threads,
         )
         self._info = model_info(self._predictor, model=model_name(model_uri))
@@ -59,7 +58,14 @@ class TaggerReplica:
 
     @serve.batch
     async def tag(self, jobs: list[Job]) -> list[ImageResult]:
-        """Callers send one `(picture, options)`; Serve hands over what has gathered."""
+        """Tag a batch. A caller sends one job; Serve collects the jobs that arrive together.
+
+        Args:
+            jobs: pairs of an image, uint8 (H, W, 3), and its options.
+
+        Returns:
+            A result for each job, in order.
+        """
         self._started = time.monotonic()
         try:
             return await asyncio.to_thread(tag_batch, self._predictor, jobs)
@@ -71,17 +77,17 @@ class TaggerReplica:
         return self._info
 
     def check_health(self) -> None:
-        """Called by Serve: fails, so that the replica is replaced, when a forward does not come back.
+        """Called by Serve: an error here makes Serve replace the replica.
 
         Raises:
-            RuntimeError: if a forward has been running for too long.
+            RuntimeError: if a forward pass has been running for too long.
         """
         if self._started is not None and time.monotonic() - self._started > self._stuck_after_s:
-            raise RuntimeError(f"a forward has been running for over {self._stuck_after_s:g} s")
+            raise RuntimeError(f"a forward pass has been running for over {self._stuck_after_s:g} s")
 
 
 class RemoteTagger:
-    """A `ram_ray.serving.tagger.Tagger` over a Serve handle: errors of the way there become HTTP errors."""
+    """A `ram_ray.serving.tagger.Tagger` over a Serve handle: Ray's errors become HTTP errors."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
@@ -99,7 +105,7 @@ class RemoteTagger:
             try:
                 return await getattr(self._handle, method).remote(*args)
             except BackPressureError:
-                raise ApiError(503, "busy", "too many pictures are waiting; try again", retry_after_s=2) from None
+                raise ApiError(503, "busy", "too many images are waiting; try again", retry_after_s=2) from None
             except (RayActorError, DeploymentUnavailableError):
                 if attempt == 2:
                     raise ApiError(503, "not_ready", "the model is being restarted", retry_after_s=5) from None
@@ -110,7 +116,7 @@ class RemoteTagger:
 @serve.deployment(name="Ingress")
 @serve.ingress()
 class Ingress:
-    """The HTTP side; the FastAPI application is made in the replica."""
+    """The HTTP deployment; each replica makes its own FastAPI application."""
 
     def __init__(self, tagger: DeploymentHandle, config: ServeConfig) -> None:
         self._tagger, self._config = tagger, config
@@ -122,12 +128,20 @@ class Ingress:
 
 
 def build_app(model_uri: str, config: ServeConfig) -> serve.Application:
-    """The Serve application for a model bundle (a path, any fsspec URI, or a hub id)."""
-    waiting = config.max_queued * config.max_images
+    """Make the Serve application for a model bundle.
+
+    Args:
+        model_uri: a path, any fsspec URI, or a Hugging Face id.
+        config: section `serve`.
+
+    Returns:
+        The application, not yet deployed.
+    """
+    max_waiting_images = config.max_queued * config.max_images
     tagger = TaggerReplica.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         max_ongoing_requests=4 * config.max_batch_size,
-        max_queued_requests=waiting,
+        max_queued_requests=max_waiting_images,
         health_check_period_s=10,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=config.timeout_s,
@@ -135,16 +149,21 @@ def build_app(model_uri: str, config: ServeConfig) -> serve.Application:
     ).bind(model_uri, config)
     ingress = Ingress.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": INGRESS_CPUS},
-        max_ongoing_requests=config.max_queued + 32,  # the gate answers first, in words; health checks still pass
+        max_ongoing_requests=config.max_queued
+        + 32,  # the limiter refuses first, with a message; health checks still pass
         **_scaling(config, target=max(config.max_queued // 2, 1)),
     ).bind(tagger, config)
     return ingress
 
 
 def app(args: dict[str, Any]) -> serve.Application:
-    """For a Serve config file: `import_path: ram_ray.serving.app:app`, `args: {model: ..., max_images: ...}`.
+    """Build the application of a Serve config file: `import_path: ram_ray.serving.app:app`, `args: {model: ...}`.
 
-    `args` are `model` and any field of `ServeConfig` but `host` and `port`.
+    Args:
+        args: `model`, and any field of `ServeConfig` except `host` and `port`.
+
+    Returns:
+        The application, not yet deployed.
 
     Raises:
         ValueError: for a missing model or an unknown or wrong field; names it.
@@ -172,17 +191,20 @@ def _scaling(config: ServeConfig, *, target: int) -> dict[str, Any]:
 
 
 def deploy(model_uri: str, config: ServeConfig) -> str:
-    """Serve a model bundle on the cluster that this process has joined; returns the URL once it answers.
+    """Serve a model bundle on the cluster that this process has joined, and wait until it answers.
 
     Where the application is already served, on the same port, it is updated in place. Stop it with
     `ray.serve.delete(APP_NAME)`, or everything of Serve with `ray.serve.shutdown()`.
 
     Args:
-        model_uri: a path, any fsspec URI, or a hub id.
+        model_uri: a path, any fsspec URI, or a Hugging Face id.
         config: section `serve`.
 
+    Returns:
+        The URL of the server.
+
     Raises:
-        ValueError: if the port is taken, or Serve already runs on another one.
+        ValueError: if the port is taken, or Serve already runs on another port.
         RuntimeError: if the application does not come up; Ray's log of the replica says why.
     """
     _start_serve(config)
@@ -200,12 +222,12 @@ def deploy(model_uri: str, config: ServeConfig) -> str:
 
 
 def _start_serve(config: ServeConfig) -> None:
-    running = ray_internals.serve_port()
-    if running is not None:  # its HTTP options stay as they are: Ray would only warn and serve elsewhere
-        if running != config.port:
+    running_port = ray_internals.serve_port()
+    if running_port is not None:  # its HTTP options cannot change: Ray would only warn and keep the old port
+        if running_port != config.port:
             raise ValueError(
-                f"Ray Serve already runs on port {running} of this cluster, not {config.port}: "
-                f"set serve.port={running}, or stop it first with `serve shutdown`"
+                f"Ray Serve already runs on port {running_port} of this cluster, not {config.port}: "
+                f"set serve.port={running_port}, or stop it first with `serve shutdown`"
             )
         return
     _check_port_free(config.host, config.port)

@@ -1,4 +1,4 @@
-"""Trying the endpoint as a client would: some held-out pictures, the answers in words and on a sheet."""
+"""A client of the HTTP API: it tags held-out images and shows the answers as text and on a contact sheet."""
 
 from __future__ import annotations
 
@@ -18,21 +18,27 @@ from ram_ray.settings.data import DataConfig
 
 LIMITS = DataConfig().limits(min_side=1)
 TIMEOUT_S = 60.0
-SIDE = 256  # pixels of a picture on the sheet
-PER_REQUEST = 8  # pictures
-LINES = 12  # tags beside it
-CHARACTERS = 56  # a line of text beside it
+IMAGE_SIZE = 256  # pixels of the longer side of an image on the sheet
+IMAGES_PER_REQUEST = 8
+MAX_TAG_LINES = 12  # beside an image
+TEXT_WIDTH = 56  # characters of a line beside an image
 
 
-def request_tags(url: str, pictures: list[bytes], **options: Any) -> dict[str, Any]:
-    """`POST /v1/tag` with JSON; returns the answer.
+def request_tags(url: str, images: list[bytes], **options: Any) -> dict[str, Any]:
+    """Send `POST /v1/tag` with JSON.
 
     Args:
         url: of the server.
-        pictures: bytes of each file.
+        images: bytes of each file.
         **options: fields of the request, such as top_k.
+
+    Returns:
+        The answer, a `TagResponse` as JSON.
+
+    Raises:
+        HTTPError: if the server answers with an error.
     """
-    body = {"images": [{"content": base64.b64encode(one).decode()} for one in pictures], **options}
+    body = {"images": [{"content": base64.b64encode(image).decode()} for image in images], **options}
     request = urllib.request.Request(
         f"{url}/v1/tag", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )
@@ -40,58 +46,62 @@ def request_tags(url: str, pictures: list[bytes], **options: Any) -> dict[str, A
         return json.load(answer)
 
 
-def try_out(url: str, shard_uri: str, *, folder: str, count: int = 3) -> None:
-    """Tag the first pictures of a shard over HTTP, print what comes back, and leave a sheet in `folder`.
+def tag_examples(url: str, shard_uri: str, *, folder: str, num_images: int = 3) -> None:
+    """Tag the first images of a shard over HTTP, print the answers, and write a contact sheet.
 
     Args:
         url: of the server.
         shard_uri: of the shard.
-        folder: local or URI.
-        count: pictures that are tagged.
+        folder: path or URI of the folder for `sheet.png`.
+        num_images: number of images to tag.
     """
     rows = []
     for row in scan_shard(list_shards([shard_uri])[0], limits=LIMITS, check="header"):
         if row.get("reason") is None:
             rows.append(row)
-        if len(rows) == count:
+        if len(rows) == num_images:
             break
-    places = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
-    pictures = [one for one in read_bytes(*places) if isinstance(one, bytes)]
-    parts = [pictures[start : start + PER_REQUEST] for start in range(0, len(pictures), PER_REQUEST)]
-    answers = [image for part in parts for image in request_tags(url, part, caption=True)["images"]]
-    for row, image in zip(rows, answers, strict=True):
-        tags = ", ".join(f"{tag['tag']} {tag['score']:.2f}" for tag in image["tags"]) or "no tag"
+    columns = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
+    images = [data for data in read_bytes(*columns) if isinstance(data, bytes)]
+    batches = [images[start : start + IMAGES_PER_REQUEST] for start in range(0, len(images), IMAGES_PER_REQUEST)]
+    answers = [answer for batch in batches for answer in request_tags(url, batch, caption=True)["images"]]
+    for row, answer in zip(rows, answers, strict=True):
+        tags = ", ".join(f"{tag['tag']} {tag['score']:.2f}" for tag in answer["tags"]) or "no tag"
         print_line(f"  {row['key']}: {tags}")
-        print_line(f"    caption: {image['caption']}")
+        print_line(f"    caption: {answer['caption']}")
         print_line(f"    human:   {'; '.join(row['labels'] or row['captions'])}")
-    sheet = draw_sheet(pictures, rows, answers)
+    sheet = draw_sheet(images, rows, answers)
     fs, root = fsspec.url_to_fs(folder)
     fs.makedirs(root, exist_ok=True)
     with fs.open(f"{root}/sheet.png", "wb") as file:
         sheet.save(file, "PNG")
-    print_line(f"  pictures and tags on one sheet: {folder}/sheet.png")
+    print_line(f"  images and tags on one sheet: {folder}/sheet.png")
 
 
-def draw_sheet(pictures: list[bytes], rows: list[dict], answers: list[dict]) -> Image.Image:
-    """Pictures with their tags and captions beside them, four in a column.
+def draw_sheet(images: list[bytes], rows: list[dict], answers: list[dict]) -> Image.Image:
+    """Draw images with their tags and captions beside them, four in a column.
 
     Args:
-        pictures: bytes of each file.
-        rows: SAMPLE rows of the pictures.
-        answers: the server's, of each picture.
+        images: bytes of each file.
+        rows: SAMPLE rows of the images.
+        answers: of the server, an `ImageResult` as JSON for each image.
+
+    Returns:
+        The contact sheet, RGB.
     """
-    columns = -(-len(pictures) // 4)
-    sheet = Image.new("RGB", (columns * (SIDE + 360), min(4, len(pictures)) * (SIDE + 16)), "white")
+    num_columns = -(-len(images) // 4)
+    sheet = Image.new("RGB", (num_columns * (IMAGE_SIZE + 360), min(4, len(images)) * (IMAGE_SIZE + 16)), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (data, row, answer) in enumerate(zip(pictures, rows, answers, strict=True)):
-        left, top = place // 4 * (SIDE + 360) + 8, place % 4 * (SIDE + 16) + 8
+    for index, (data, row, answer) in enumerate(zip(images, rows, answers, strict=True)):
+        left, top = index // 4 * (IMAGE_SIZE + 360) + 8, index % 4 * (IMAGE_SIZE + 16) + 8
         image = decode(data, limits=LIMITS)
-        scale = SIDE / max(image.size)
+        scale = IMAGE_SIZE / max(image.size)
         sheet.paste(image.resize((round(image.width * scale), round(image.height * scale))), (left, top))
-        lines = [f"{tag['score']:.2f}  {tag['tag']}" for tag in answer["tags"][:LINES]]
-        said = {"caption": answer["caption"], "human": "; ".join(row["labels"] or row["captions"])}
+        lines = [f"{tag['score']:.2f}  {tag['tag']}" for tag in answer["tags"][:MAX_TAG_LINES]]
+        texts = {"caption": answer["caption"], "human": "; ".join(row["labels"] or row["captions"])}
         caption, human = (
-            textwrap.wrap(f"{name}: {text}", CHARACTERS, max_lines=2, placeholder=" ...") for name, text in said.items()
+            textwrap.wrap(f"{name}: {text}", TEXT_WIDTH, max_lines=2, placeholder=" ...")
+            for name, text in texts.items()
         )
-        draw.multiline_text((left + SIDE + 10, top), "\n".join([*lines, "", *caption, *human]), fill="black")
+        draw.multiline_text((left + IMAGE_SIZE + 10, top), "\n".join([*lines, "", *caption, *human]), fill="black")
     return sheet

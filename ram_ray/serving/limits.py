@@ -1,8 +1,8 @@
-"""What the server refuses: every byte that a client sends is counted while it comes in.
+"""Limits on requests: bytes of a body, and requests and bytes in memory at a time.
 
-A Content-Length header is only a promise, so the body's own bytes are counted and the request is refused at
-the first byte too many. A gate bounds how many requests, and how many of their bytes, are held at a time:
-past it a client is told at once to come back, which keeps the waiting time of the others bounded.
+A Content-Length header may be wrong, so the bytes of a body are counted as they arrive, and the request is refused at
+the first byte over the limit. `RequestLimiter` bounds how many requests, and how many of their bytes, the server holds
+at a time. Above that it answers 429 or 503 at once, so that the waiting time of the other requests stays bounded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Message, Receive
 
-DRAIN_BYTES = 4  # how many times the limit is read and thrown away, so that the client gets to read its 413
+DRAIN_FACTOR = 4  # a refused body is read up to so many times the limit, so that the client can receive its 413
 
 
 class ApiError(Exception):
-    """A request that is answered with an error: an HTTP status, a word for programs, a sentence for people.
+    """A request that is answered with an error: an HTTP status, a code for programs, a message for people.
 
     Args:
         status: of HTTP.
@@ -33,94 +33,117 @@ class ApiError(Exception):
         self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
 
 
-class Held:
-    """What one admitted request holds of the gate."""
+class AdmittedRequest:
+    """The bytes in memory of one request that a limiter admitted."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, limiter: RequestLimiter) -> None:
+        self._limiter = limiter
         self.num_bytes = 0
 
     def add(self, num_bytes: int) -> None:
         """Count bytes that arrived.
 
+        Args:
+            num_bytes: size of a chunk of the body.
+
         Raises:
-            ApiError: 503 when all requests together hold more than the gate allows.
+            ApiError: 503 if all requests together hold more bytes than the limiter allows.
         """
-        if self._gate.num_bytes + num_bytes > self._gate.max_bytes:
-            raise ApiError(503, "busy", "the server holds too many pictures at the moment", retry_after_s=2)
-        self._gate.num_bytes += num_bytes
+        if self._limiter.num_bytes + num_bytes > self._limiter.max_bytes:
+            raise ApiError(503, "busy", "the server holds too many images at the moment", retry_after_s=2)
+        self._limiter.num_bytes += num_bytes
         self.num_bytes += num_bytes
 
 
-class Gate:
-    """Admits at most `max_requests` at a time, holding at most `max_bytes` of bodies together."""
+class RequestLimiter:
+    """Admits requests up to two limits.
+
+    Args:
+        max_requests: most requests at a time.
+        max_bytes: most bytes of their bodies together.
+    """
 
     def __init__(self, max_requests: int, *, max_bytes: int) -> None:
         self.max_requests, self.max_bytes = max_requests, max_bytes
         self.num_requests = self.num_bytes = 0
 
     @asynccontextmanager
-    async def admit(self) -> AsyncIterator[Held]:
-        """Hold a place while a request is worked on.
+    async def admit(self) -> AsyncIterator[AdmittedRequest]:
+        """Admit a request for as long as the context lasts.
+
+        Yields:
+            The counter of the request's bytes.
 
         Raises:
-            ApiError: 429 when there is no place.
+            ApiError: 429 if `max_requests` requests are admitted already.
         """
         if self.num_requests >= self.max_requests:
             raise ApiError(
                 429, "busy", f"{self.max_requests} requests are already waiting; try again soon", retry_after_s=1
             )
-        held = Held(self)
+        admitted = AdmittedRequest(self)
         self.num_requests += 1
         try:
-            yield held
+            yield admitted
         finally:
             self.num_requests -= 1
-            self.num_bytes -= held.num_bytes
+            self.num_bytes -= admitted.num_bytes
 
 
-def bounded(receive: Receive, *, max_bytes: int, held: Held) -> Receive:
-    """Wrap an ASGI `receive` so that a body of more than `max_bytes` ends in `ApiError` 413 as it comes in.
+def limit_body(receive: Receive, *, max_bytes: int, admitted: AdmittedRequest) -> Receive:
+    """Wrap an ASGI `receive` so that it counts the bytes of the body.
 
     Args:
         receive: of the request.
         max_bytes: most bytes of a body.
-        held: counts the bytes as they come.
-    """
-    seen = 0
+        admitted: counts the bytes as they arrive.
 
-    async def counted() -> Message:
-        nonlocal seen
+    Returns:
+        A `receive` that raises `ApiError` 413 at the first byte over `max_bytes`.
+    """
+    num_received = 0
+
+    async def receive_counted() -> Message:
+        nonlocal num_received
         message = await receive()
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
-            seen += size
-            if seen > max_bytes:
-                await drain(receive, message, max_bytes=DRAIN_BYTES * max_bytes)
+            num_received += size
+            if num_received > max_bytes:
+                await drain(receive, message, max_bytes=DRAIN_FACTOR * max_bytes)
                 raise ApiError(413, "too_large", f"a request may have at most {max_bytes:,} bytes")
-            held.add(size)
+            admitted.add(size)
         return message
 
-    return counted
+    return receive_counted
 
 
 async def drain(receive: Receive, message: Message | None, *, max_bytes: int) -> None:
-    """Read the rest of a refused body and forget it, up to `max_bytes`."""
-    seen = 0
-    while seen <= max_bytes and (message is None or message.get("more_body")):
+    """Read the rest of a refused body and discard it.
+
+    Args:
+        receive: of the request.
+        message: the last one received; None: none yet.
+        max_bytes: reading stops after so many bytes.
+    """
+    num_drained = 0
+    while num_drained <= max_bytes and (message is None or message.get("more_body")):
         message = await receive()
-        seen += len(message.get("body", b""))
+        num_drained += len(message.get("body", b""))
 
 
 def check_length(header: str | None, *, max_bytes: int) -> int | None:
-    """The Content-Length, if the client sent one.
+    """Check the header Content-Length.
 
     Args:
-        header: as the client sent it; None: not at all.
+        header: as the client sent it; None: not sent.
         max_bytes: most bytes of a body.
 
+    Returns:
+        The length in bytes; None: not sent.
+
     Raises:
-        ApiError: 413 if it promises too much, 400 if it is not a number.
+        ApiError: 413 if it is over `max_bytes`, 400 if it is not a number.
     """
     if header is None:
         return None

@@ -1,8 +1,7 @@
-"""What a client may send and what it gets back: the native API's messages, strict, with their limits.
+"""The requests and responses of the HTTP API, with their limits.
 
-An unknown field, a wrong type or a number out of range is an error that names the field; nothing is guessed
-or quietly ignored. Form fields are strings and are read by the same models, so that both ways of sending
-pictures have one set of rules.
+An unknown field, a wrong type or a number out of range is an error that names the field; no field is ignored. Form
+fields are strings and are read by the same models, so that forms and JSON follow the same rules.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ MAX_OWN_TAGS = 200
 MAX_TAG_CHARS = 64
 
 
-def _plain_text(tag: str) -> str:
+def _check_text(tag: str) -> str:
     tag = " ".join(tag.split())
     if not tag:
         raise ValueError("a tag needs at least one letter")
@@ -26,7 +25,7 @@ def _plain_text(tag: str) -> str:
     return tag
 
 
-OwnTag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS), AfterValidator(_plain_text)]
+OwnTag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS), AfterValidator(_check_text)]
 
 
 class Message(BaseModel):
@@ -36,9 +35,9 @@ class Message(BaseModel):
 
 
 class Options(Message):
-    """How the pictures of one request are tagged."""
+    """How the images of one request are tagged."""
 
-    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K, description="Give the best k tags of each picture")
+    top_k: int | None = Field(None, ge=1, le=MAX_TOP_K, description="Give the best k tags of each image")
     threshold: float | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="Probability over which a tag is given; default: its own"
     )
@@ -48,8 +47,10 @@ class Options(Message):
         max_length=MAX_OWN_TAGS,
         description="Your own tags, any words, scored instead of the model's list",
     )
-    caption: bool = Field(False, description="Also write a caption of each picture")
-    regions: bool = Field(False, description="Also give each tag a box: x0, y0, x1, y1 as shares of width and height")
+    caption: bool = Field(False, description="Also write a caption of each image")
+    regions: bool = Field(
+        False, description="Also give each tag a box: x0, y0, x1, y1 as fractions of width and height"
+    )
 
     @field_validator("tags", mode="before")
     @classmethod
@@ -58,22 +59,22 @@ class Options(Message):
 
     @field_validator("tags")
     @classmethod
-    def _each_once(cls, tags: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _check_unique(cls, tags: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if tags and len(set(tags)) < len(tags):
-            raise ValueError(f"{next(tag for tag in tags if tags.count(tag) > 1)!r} is there twice")
+            raise ValueError(f"{next(tag for tag in tags if tags.count(tag) > 1)!r} appears twice")
         return tags
 
     @model_validator(mode="after")
-    def _regions_need_labels(self) -> Options:
+    def _check_regions(self) -> Options:
         if self.regions and self.tags:
             raise ValueError("regions: only for the model's own tags; leave out 'tags' or 'regions'")
         return self
 
 
 class ImageContent(Message):
-    """One picture in a JSON request."""
+    """One image in a JSON request."""
 
-    content: str = Field(description="The picture's file (JPEG, PNG, WebP, GIF, BMP), base64")
+    content: str = Field(description="The image file (JPEG, PNG, WebP, GIF, BMP), base64")
 
 
 class TagRequest(Options):
@@ -82,12 +83,16 @@ class TagRequest(Options):
     images: list[ImageContent] = Field(min_length=1)
 
     def options(self) -> Options:
-        """The request without its pictures."""
+        """Options of the request, without its images.
+
+        Returns:
+            The fields of `Options`.
+        """
         return Options.model_construct(**{name: getattr(self, name) for name in Options.model_fields})
 
 
 class Problem(BaseModel):
-    """What went wrong: a word for programs, a sentence for people."""
+    """What went wrong: a code for programs, a message for people."""
 
     code: str
     message: str
@@ -100,17 +105,17 @@ class ErrorResponse(BaseModel):
 
 
 class TagResult(BaseModel):
-    """One tag of one picture."""
+    """One tag of one image."""
 
     tag: str
-    id: int | None = Field(description="Place in the model's label list; null for your own tags")
+    id: int | None = Field(description="Index in the model's label list; null for your own tags")
     score: float = Field(description="Probability, 0 to 1")
     threshold: float = Field(description="Probability over which the tag counts as present")
     box: tuple[float, float, float, float] | None = Field(None, description="Only with 'regions'")
 
 
 class ImageResult(BaseModel):
-    """One picture's answer: tags, or an error of its own."""
+    """The result of one image: tags, or an error."""
 
     tags: list[TagResult] = []
     caption: str | None = None
@@ -135,7 +140,7 @@ class LabelInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """The answer of `GET /v1/tags`: what the loaded model knows."""
+    """The answer of `GET /v1/tags`: the loaded model and its labels."""
 
     model: str
     version: str = Field(description="Digest of the label list")
@@ -144,25 +149,31 @@ class ModelInfo(BaseModel):
 
 
 def options_from_form(fields: list[tuple[str, str]]) -> Options:
-    """Read options sent as form fields: `tags` may be repeated or separated by commas, the rest stand once.
+    """Read options sent as form fields.
+
+    Args:
+        fields: (name, value) pairs; `tags` may be repeated or separated by commas, other names appear once.
+
+    Returns:
+        The checked options.
 
     Raises:
         ValueError: for an unknown, repeated or wrong field; names it.
     """
-    tree: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, value in fields:
         if name == "tags":
-            tree.setdefault("tags", []).extend(part for part in value.split(",") if part.strip())
-        elif name in tree:
+            options.setdefault("tags", []).extend(part for part in value.split(",") if part.strip())
+        elif name in options:
             raise ValueError(f"{name}: sent more than once")
         elif value.strip():
-            tree[name] = value.strip()
+            options[name] = value.strip()
         elif name not in Options.model_fields:
             raise ValueError(_unknown(name))
-    if not tree.get("tags", True):  # an empty form field means: no tags of my own
-        del tree["tags"]
+    if not options.get("tags", True):  # an empty form field is a field that is not set
+        del options["tags"]
     try:
-        return Options.model_validate(tree, strict=False)  # form values are text
+        return Options.model_validate(options, strict=False)  # form values are text
     except ValidationError as error:
         raise ValueError(describe(error)) from None
 
@@ -170,8 +181,14 @@ def options_from_form(fields: list[tuple[str, str]]) -> Options:
 def request_from_json(body: bytes) -> TagRequest:
     """Read the JSON body of `POST /v1/tag`.
 
+    Args:
+        body: bytes of the request.
+
+    Returns:
+        The checked request.
+
     Raises:
-        ValueError: for a wrong or unknown field; names it. (`json_invalid` problems say where the JSON breaks.)
+        ValueError: for a wrong or unknown field, which it names, or for invalid JSON, with its line and column.
     """
     try:
         return TagRequest.model_validate_json(body)
@@ -180,7 +197,14 @@ def request_from_json(body: bytes) -> TagRequest:
 
 
 def describe(error: ValidationError) -> str:
-    """One line for a validation error: each field and what is wrong with it, without what was sent."""
+    """Describe a validation error in one line.
+
+    Args:
+        error: of pydantic.
+
+    Returns:
+        Up to five fields, each with its problem; never the values that were sent.
+    """
     lines = []
     for problem in error.errors(include_url=False, include_input=False, include_context=False)[:5]:
         field = ".".join(str(part) for part in problem["loc"])

@@ -1,8 +1,8 @@
-"""Pictures of many requests, one forward: how a batch is cut by options, and the tagger that runs in process.
+"""Batched tagging of images from many requests, and the tagger that runs in this process.
 
-Pictures whose options agree share a forward. A picture is one unit of work whatever request it came in, so a
-request of sixteen pictures spreads over replicas and sixteen requests of one picture fill one batch. A group
-that fails takes only its own pictures along.
+Images with equal options share a forward pass. An image is one unit of work whatever its request, so a request of
+sixteen images spreads over replicas, and sixteen requests of one image fill one batch. A group of images that fails
+does not fail the other groups.
 """
 
 from __future__ import annotations
@@ -18,26 +18,34 @@ from ram_ray.serving.messages import ImageResult, LabelInfo, ModelInfo, Options,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ram_ray.inference.predictor import Predictor, TagScore
+    from ram_ray.inference.predictor import Predictor
+    from ram_ray.inference.tag_score import TagScore
 
 log = logging.getLogger(__name__)
 
-Job = tuple[np.ndarray, Options]  # a picture, uint8 (H, W, 3), and what is asked of it
+Job = tuple[np.ndarray, Options]  # an image, uint8 (H, W, 3), and the options of its request
 
 
 class Tagger(Protocol):
-    """What the HTTP side needs: the model's labels, and one picture's answer."""
+    """What the HTTP API needs of a model: its labels, and the result of one image."""
 
     async def info(self) -> ModelInfo:
-        """What the loaded model knows; returns only when it is loaded."""
+        """Wait until the model is loaded.
+
+        Returns:
+            The model and its labels.
+        """
         ...
 
     async def tag(self, image: np.ndarray, options: Options) -> ImageResult:
-        """Tag one picture.
+        """Tag one image.
 
         Args:
             image: (H, W, 3) uint8, RGB.
             options: of the request.
+
+        Returns:
+            Tags, or an error.
         """
         ...
 
@@ -47,7 +55,7 @@ class LocalTagger:
 
     def __init__(self, predictor: Predictor, *, model: str) -> None:
         self._predictor, self._model = predictor, model
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def info(self) -> ModelInfo:
         """See `Tagger.info`."""
@@ -55,16 +63,19 @@ class LocalTagger:
 
     async def tag(self, image: np.ndarray, options: Options) -> ImageResult:
         """See `Tagger.tag`."""
-        async with self._one_at_a_time:
+        async with self._lock:
             return (await asyncio.to_thread(tag_batch, self._predictor, [(image, options)]))[0]
 
 
 def model_info(predictor: Predictor, *, model: str) -> ModelInfo:
-    """The labels of a loaded model as a message.
+    """Describe a loaded model.
 
     Args:
         predictor: the model.
         model: its name in answers.
+
+    Returns:
+        The answer of `GET /v1/tags`.
     """
     labels = predictor.labels
     return ModelInfo(
@@ -85,69 +96,78 @@ def model_info(predictor: Predictor, *, model: str) -> ModelInfo:
 
 
 def model_name(uri: str) -> str:
-    """How a model is called in answers: a hub id, or the last two parts of a path; never a server's whole path."""
+    """Name of a model in answers, which never shows a whole path of the server.
+
+    Args:
+        uri: path, URI or Hugging Face id of the bundle.
+
+    Returns:
+        The last two parts of the path, or the id.
+    """
     return "/".join(uri.rstrip("/").split("/")[-2:])
 
 
 def tag_batch(predictor: Predictor, jobs: list[Job]) -> list[ImageResult]:
-    """Tag pictures that may come from different requests, in as few forwards as their options allow.
-
-    Returns one result a job, in order. A group that fails gives each of its pictures an error.
+    """Tag images that may come from different requests, with one forward pass for each set of options.
 
     Args:
         predictor: the model.
-        jobs: a picture uint8 (H, W, 3) and its options each.
+        jobs: pairs of an image, uint8 (H, W, 3), and its options.
+
+    Returns:
+        A result for each job, in order. Each image of a group that fails gets an error.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for place, (_, options) in enumerate(jobs):
+    for index, (_, options) in enumerate(jobs):
         key = (options.top_k, options.threshold, options.tags, options.caption, options.regions)
-        groups.setdefault(key, []).append(place)
+        groups.setdefault(key, []).append(index)
     results: list[ImageResult] = [ImageResult()] * len(jobs)
-    for places in groups.values():
-        images = [jobs[place][0] for place in places]
-        for place, result in zip(places, _tag_group(predictor, images, jobs[places[0]][1]), strict=True):
-            results[place] = result
+    for indices in groups.values():
+        images = [jobs[index][0] for index in indices]
+        for index, result in zip(indices, _tag_group(predictor, images, jobs[indices[0]][1]), strict=True):
+            results[index] = result
     return results
 
 
-def _tag_group(predictor: Predictor, arrays: list[np.ndarray], options: Options) -> list[ImageResult]:
+def _tag_group(predictor: Predictor, images: list[np.ndarray], options: Options) -> list[ImageResult]:
     try:
-        tokens = predictor.encode(arrays)  # once, whatever is asked
+        tokens = predictor.encode(images)  # once for tags, caption and regions
         try:
-            return _answer(predictor, tokens, options)
-        except ValueError as error:  # a tag that the text encoder cannot read, and the like: the client's to mend
+            return _tag_tokens(predictor, tokens, options)
+        except ValueError as error:  # a mistake of the client, such as a tag that the text encoder cannot read
             problem = Problem(code="invalid_field", message=str(error)[:500])
     except Exception:
-        log.exception("tagging %d pictures with %s failed", len(arrays), options)
-        problem = Problem(code="internal", message="the model failed on this picture; the server's log says why")
-    return [ImageResult(error=problem) for _ in arrays]
+        log.exception("tagging %d images with %s failed", len(images), options)
+        problem = Problem(code="internal", message="the model failed on this image; the server's log says why")
+    return [ImageResult(error=problem) for _ in images]
 
 
-def _answer(predictor: Predictor, tokens: Tensor, options: Options) -> list[ImageResult]:
-    """What is asked of encoded images (B, 1 + L, C)."""
-    own = list(options.tags) if options.tags else None
-    scores = predictor.tag(tokens, top_k=options.top_k, threshold=options.threshold, tags=own)
+def _tag_tokens(predictor: Predictor, tokens: Tensor, options: Options) -> list[ImageResult]:
+    """Results of encoded images (B, 1 + L, C)."""
+    own_tags = list(options.tags) if options.tags else None
+    scores = predictor.tag(tokens, top_k=options.top_k, threshold=options.threshold, tags=own_tags)
     captions: list[str | None] = [*predictor.caption(tokens)] if options.caption else [None] * len(tokens)
-    boxes: list[list[Any]] = [[None] * len(found) for found in scores]
+    boxes: list[list[Any]] = [[None] * len(image_scores) for image_scores in scores]
     if options.regions:
-        boxes = _boxes(predictor, tokens, scores)
+        boxes = _detect_boxes(predictor, tokens, scores)
     return [
-        ImageResult(tags=[_result(*pair) for pair in zip(found, where, strict=True)], caption=caption)
-        for found, where, caption in zip(scores, boxes, captions, strict=True)
+        ImageResult(tags=[_tag_result(*pair) for pair in zip(image_scores, image_boxes, strict=True)], caption=caption)
+        for image_scores, image_boxes, caption in zip(scores, boxes, captions, strict=True)
     ]
 
 
-def _boxes(predictor: Predictor, tokens: Tensor, scores: list[list[TagScore]]) -> list[list[Any]]:
+def _detect_boxes(predictor: Predictor, tokens: Tensor, scores: list[list[TagScore]]) -> list[list[Any]]:
+    """Box of each tag of each image, None where the detector gives none."""
     from ram_ray.detectors.attention import AttentionDetector
 
-    ids = [[one.id for one in found if one.id is not None] for found in scores]
-    names = [[one.tag for one in found] for found in scores]
-    found = AttentionDetector(predictor).detect(tokens, tags=names, tag_ids=ids)
-    places = [{region.tag_id: region.box for region in regions} for regions in found]
-    return [[where.get(id) for id in row] for where, row in zip(places, ids, strict=True)]
+    ids = [[score.id for score in image_scores if score.id is not None] for image_scores in scores]
+    names = [[score.tag for score in image_scores] for image_scores in scores]
+    regions = AttentionDetector(predictor).detect(tokens, tags=names, tag_ids=ids)
+    boxes = [{region.tag_id: region.box for region in image_regions} for image_regions in regions]
+    return [[box_of.get(id) for id in image_ids] for box_of, image_ids in zip(boxes, ids, strict=True)]
 
 
-def _result(score: TagScore, box: Any) -> TagResult:
+def _tag_result(score: TagScore, box: Any) -> TagResult:
     return TagResult(
         tag=score.tag,
         id=score.id,

@@ -1,1 +1,1 @@
-"""The sections of a run's configuration, a file for each package."""
+"""The sections of a run's configuration, a file for each package of code."""

@@ -12,8 +12,8 @@ from ram_ray.settings.section import Section
 class GenerateConfig(Section):
     """Missing tags and captions (paper, section 3.3, generation).
 
-    How sure the model must be is said in one of two ways: `precision` finds a threshold for each tag
-    (`ram_ray.data_engine.calibrate`), `threshold` is one probability for all. With neither, the precision is 0.8.
+    The probability from which a tag is added is set in one of two ways: `precision` calibrates a threshold for each tag
+    (`ram_ray.data_engine.calibrate`), `threshold` is one probability for all tags. With neither, the precision is 0.8.
     """
 
     precision: float | None = Field(
@@ -29,14 +29,14 @@ class GenerateConfig(Section):
         None,
         gt=0,
         lt=1,
-        description="One probability for all tags: from it on a tag of the tagger is added. In place of `precision`.",
+        description="Probability, the same for all tags, from which a tag is added. In place of `precision`.",
     )
     caption_threshold: float = Field(
         0.0,
         ge=0,
         lt=1,
         description=(
-            "With `threshold`: probability that the tagger must give a tag of a generated caption. 0: none, as in"
+            "With `threshold`: least probability, by the tagger, of a tag of a generated caption. 0: none, as in"
             " the paper."
         ),
     )
@@ -53,26 +53,26 @@ class GenerateConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_measure(cls, values: Any) -> Any:
+    def _default_precision(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("precision") is None and values.get("threshold") is None:
             return {**values, "precision": 0.8}
         return values
 
     @model_validator(mode="after")
-    def _agree(self) -> GenerateConfig:
+    def _check_thresholds(self) -> GenerateConfig:
         if self.precision is not None and self.threshold is not None:
             raise ValueError(
-                f"precision {self.precision} and threshold {self.threshold} are both set, and one decides; "
+                f"precision {self.precision} and threshold {self.threshold} are both set, but only one can hold; "
                 "set engine.generate.threshold=null to calibrate, or engine.generate.precision=null"
             )
         if self.threshold is None and self.caption_threshold:
             raise ValueError(
                 f"caption_threshold {self.caption_threshold} goes with threshold, which is not set: with precision "
-                "captions are calibrated witnesses; set engine.generate.caption_threshold=0"
+                "tags of captions are calibrated too; set engine.generate.caption_threshold=0"
             )
         if self.captions > 1 and self.decoding != "nucleus":
             raise ValueError(
-                f"{self.captions} captions a picture need decoding nucleus: {self.decoding} always writes the same one"
+                f"{self.captions} captions an image need decoding nucleus: {self.decoding} always writes the same one"
             )
         return self
 
@@ -88,19 +88,22 @@ class CleanConfig(Section):
     detector_precision: Literal["fp32", "fp16", "bf16"] | None = Field(
         None, description="Number format of the detector. `null`: fp16 on a GPU, else fp32."
     )
-    min_images: int = Field(20, ge=2, description="Categories with fewer images are left alone.")
+    min_images: int = Field(20, ge=2, description="Tags with fewer images are not cleaned.")
     outliers: float = Field(
-        0.1, ge=0, lt=1, description="Share of a category that is expected to be wrong; the paper removes this share."
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of a tag's images that is expected to be wrong; the paper removes this share.",
     )
-    wrong: float = Field(0.2, ge=0, le=1, description="A tag is removed from this probability to be wrong on.")
-    most: float = Field(0.2, ge=0, lt=1, description="Largest share of a category that is removed.")
+    wrong: float = Field(0.2, ge=0, le=1, description="Probability of being wrong from which a tag is removed.")
+    most: float = Field(0.2, ge=0, lt=1, description="Largest share of a tag's images from which it is removed.")
     protected: list[str] = Field([], description="Names of tags that are never removed.")
-    protect_labels: bool = Field(True, description="Whether a tag stays where a human label of the image confirms it.")
+    protect_labels: bool = Field(True, description="Whether a tag is kept if a human label of the image confirms it.")
     absent: int = Field(
-        50, ge=1, description="Number of images without the tag that a category is compared with, about."
+        50, ge=1, description="Approximate number of images without the tag that its images are compared with."
     )
-    images_per_cluster: int = Field(50, ge=1, description="Images for each cluster of a category.")
-    max_clusters: int = Field(32, ge=1, description="Most clusters of a category.")
+    images_per_cluster: int = Field(50, ge=1, description="Images for each cluster of a tag.")
+    max_clusters: int = Field(32, ge=1, description="Most clusters of a tag.")
     batch_size: int = Field(64, description="Images of one batch.")
 
 
@@ -116,8 +119,8 @@ class EngineConfig(Section):
         ge=1,
         le=16,
         description=(
-            "From 2 on: number of further models, each of which scores the part of the images that it did not "
-            "learn from."
+            "From 2 on: number of further models, each of which scores the part of the images that it was not "
+            "trained on."
         ),
     )
     holdout: float = Field(
@@ -125,7 +128,7 @@ class EngineConfig(Section):
         ge=0,
         le=0.5,
         description=(
-            "With one fold: share of the images that the scoring model does not learn from; its scores are "
+            "With one fold: share of the images that the scoring model is not trained on; its scores are "
             "calibrated on them."
         ),
     )
@@ -133,10 +136,10 @@ class EngineConfig(Section):
     clean: CleanConfig = Field(CleanConfig(), description="Removing tags.")
 
     @model_validator(mode="after")
-    def _something_to_calibrate_on(self) -> EngineConfig:
+    def _check_calibration(self) -> EngineConfig:
         if self.rounds and self.generate.precision is not None and self.folds == 1 and not self.holdout:
             raise ValueError(
-                "generate.precision is calibrated on pictures that the model did not see: set engine.holdout over 0, "
+                "generate.precision is calibrated on images that the model did not see: set engine.holdout over 0, "
                 "engine.folds from 2, or engine.generate.threshold with engine.generate.precision=null"
             )
         return self

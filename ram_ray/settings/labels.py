@@ -1,4 +1,4 @@
-"""Settings of the label system's making, each beside its meaning; the section `labels` of a run's configuration."""
+"""Settings of the label system: the section `labels` of a run's configuration."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ram_ray.settings.section import Section
 class LabelsConfig(Section):
     """Captions to tags to a label system (paper, section 3.1)."""
 
-    parser: str = Field("en_ud_ewt", description="The shipped spaCy pipeline, or name or path of any installed one.")
+    parser: str = Field("en_ud_ewt", description="The shipped spaCy pipeline, or name or path of another.")
     max_labels: int = Field(4585, ge=1, description="Most labels of the label system.")
     min_count: int = Field(5, ge=1, description="Captions that must name a tag before it becomes a label.")
     min_sources: int = Field(1, ge=1, description="Sources of captions that must name a tag before it becomes a label.")
     spread: float = Field(
-        0.5, ge=0, le=1, description="Weight, in the ranking, of being named by all sources beside being named often."
+        0.5, ge=0, le=1, description="Weight of the number of sources, beside the count of captions, in the ranking."
     )
     min_share: float = Field(
         0.02,
         ge=0,
         lt=1,
-        description="A name that is so much rarer in one kind than in another, as a share, is taken for a misreading.",
+        description="A name with less than this share of its count in another kind is taken for a parser error.",
     )
     kinds: list[Literal["object", "scene", "attribute", "action"]] = Field(
         ["object", "scene", "attribute", "action"], description="Kinds of tags that become labels."

@@ -1,4 +1,4 @@
-"""Sizes of the tagger: everything a checkpoint needs to be built again, kept in the bundle's config.json."""
+"""Sizes of the models: all that is needed to build a model again; stored in the bundle's config.json."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class SwinConfig(Section):
     drop_path: float = Field(0.1, description="Largest probability that a block is skipped in training.")
 
     @model_validator(mode="after")
-    def _stem_halves(self) -> SwinConfig:
+    def _check_stem(self) -> SwinConfig:
         halvings = self.patch_size.bit_length() - 1
         if self.stem == "convolutions" and (self.patch_size != 2**halvings or self.embed_dim % 2 ** (halvings - 1)):
             raise ValueError(
-                f"stem convolutions halves the picture and doubles the width: patch_size {self.patch_size} must be a "
+                f"stem convolutions halves the image and doubles the width: patch_size {self.patch_size} must be a "
                 f"power of two, embed_dim {self.embed_dim} a multiple of its half"
             )
         return self
@@ -40,7 +40,7 @@ class SwinConfig(Section):
 
 
 class TransformerConfig(Section):
-    """One BERT-shaped stack: width, depth and heads."""
+    """A transformer as in BERT: width, depth and heads."""
 
     width: int = Field(768, description="Width of the tokens.")
     layers: int = Field(2, description="Number of layers.")
@@ -50,7 +50,7 @@ class TransformerConfig(Section):
     norm_eps: float = Field(1e-12, description="Epsilon of the layer norms; the default is BERT's.")
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> TransformerConfig:
+    def _check_heads(self) -> TransformerConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
@@ -67,12 +67,12 @@ class Decoding(Section):
     repetition_penalty: float = Field(
         1.0, gt=0, description="Above 1: words that are already there are less likely (arXiv 1909.05858)."
     )
-    sample: bool = Field(False, description="Draw words in place of searching; needs `num_beams` 1.")
-    top_k: int = Field(50, ge=1, description="Words that a draw is made from.")
-    top_p: float = Field(0.9, gt=0, le=1, description="Share of the probability that a draw is made from.")
+    sample: bool = Field(False, description="Whether words are sampled, not searched; needs `num_beams` 1.")
+    top_k: int = Field(50, ge=1, description="Most probable words that are sampled from.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Share of the probability that is sampled from.")
 
     @model_validator(mode="after")
-    def _one_way(self) -> Decoding:
+    def _check_sampling(self) -> Decoding:
         if self.sample and self.num_beams > 1:
             raise ValueError("sample draws one caption: leave num_beams at 1")
         return self
@@ -81,9 +81,9 @@ class Decoding(Section):
 class ModelConfig(Section):
     """The whole tagger. Defaults: RAM with Swin-B (arXiv 2306.03514, section 3.2 and appendix).
 
-    `ram_plus` (RAM++, arXiv 2310.15200) has several text embeddings a tag, weighed anew for each image, and no
-    captions. `tag2text` (arXiv 2303.05657) has learnt label queries and a classifier of its own for each tag; its
-    decoders look at the Swin's tokens directly.
+    `ram_plus` (RAM++, arXiv 2310.15200) has several text embeddings a label, weighted for each image, and no captions.
+    `tag2text` (arXiv 2303.05657) has trained label queries and a classifier for each label; its decoders attend to the
+    Swin's tokens directly.
     """
 
     architecture: Literal["ram", "ram_plus", "tag2text"] = Field(
@@ -104,18 +104,18 @@ class ModelConfig(Section):
     )
     label_width: int = Field(
         512,
-        description="Width of the text embeddings that are the label queries; with `tag2text`, of the learnt queries.",
+        description="Width of the text embeddings that are the label queries; with `tag2text`, of the trained queries.",
     )
     label_proj: bool = Field(
         True, description="A linear map from `label_width` to the decoder's width; without it the two must be equal."
     )
-    descriptions: int = Field(1, ge=1, description="Text embeddings of each tag; 51 in RAM++.")
+    descriptions: int = Field(1, ge=1, description="Text embeddings of each label; 51 in RAM++.")
     captions: bool = Field(True, description="Whether the model has the tag encoder and the caption decoder.")
     recognition: TransformerConfig = Field(
         TransformerConfig(layers=2, heads=4), description="The recognition decoder, which scores the tags."
     )
     similarity: bool = Field(
-        False, description="Adds query x mean image token to each logit, as CLIP scores: small models learn sooner."
+        False, description="Adds query x mean image token to each logit, as CLIP scores: small models learn faster."
     )
     tag_encoder: TransformerConfig = Field(
         TransformerConfig(layers=2, heads=12),
@@ -134,7 +134,7 @@ class ModelConfig(Section):
         True,
         description="Whether the caption decoder does not see the padding of the tags; in released models it sees it.",
     )
-    decoding: Decoding = Field(Decoding(), description="How captions are written where nothing else is asked for.")
+    decoding: Decoding = Field(Decoding(), description="How captions are written by default.")
     prompt: str = Field("a picture of ", description="First words of every caption.")
     templates: tuple[str, ...] = Field(
         ("a photo of a {}.", "{}"), description="Prompts whose mean text embedding is a label query."
@@ -142,36 +142,36 @@ class ModelConfig(Section):
     init_std: float | None = Field(
         0.02, description="Standard deviation of new weights. `null`: by the layer's width, for small models."
     )
-    threshold: float = Field(0.68, description="Probability from which on a tag without its own threshold is there.")
-    own_threshold: float | None = Field(None, description="The same for tags that a user brings. `null`: `threshold`.")
+    threshold: float = Field(0.68, description="Probability from which a tag without its own threshold is predicted.")
+    own_threshold: float | None = Field(None, description="The same for tags that a user adds. `null`: `threshold`.")
     muted: tuple[int, ...] = Field(
-        (), description="Ids of tags that are never given, such as Tag2Text's number words, which disturb captions."
+        (), description="Ids of tags that are never predicted, such as Tag2Text's number words, which harm captions."
     )
 
     @property
     def context_width(self) -> int:
-        """Width of the image tokens that the decoders look at."""
+        """Width of the image tokens that the decoders attend to."""
         return self.swin.num_features if self.architecture == "tag2text" else self.image_proj
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> ModelConfig:
+    def _check_parts(self) -> ModelConfig:
         width = self.recognition.width
         if (self.architecture == "tag2text" or not self.label_proj) and self.label_width != width:
             raise ValueError(f"without label_proj label_width {self.label_width} must be the decoder's width {width}")
         if self.architecture == "ram_plus" and self.captions:
             raise ValueError("ram_plus has no captions: set captions to false")
         if self.architecture != "ram_plus" and self.descriptions != 1:
-            raise ValueError(f"descriptions is {self.descriptions}; only ram_plus has more than one a tag")
+            raise ValueError(f"descriptions is {self.descriptions}; only ram_plus has more than one a label")
         if self.captions:
-            own, lent = self.tag_encoder, self.recognition
+            own, shared = self.tag_encoder, self.recognition
             for name in ("width", "ffn", "norm_eps"):
-                if getattr(own, name) != getattr(lent, name):
+                if getattr(own, name) != getattr(shared, name):
                     raise ValueError(f"tag_encoder and recognition share weights, so their {name} must be equal")
         return self
 
 
 class DualEncoderConfig(Section):
-    """The dual encoder that `represent` trains where no CLIP is at hand."""
+    """The dual encoder that `represent` trains if no CLIP is named."""
 
     image_size: int = Field(224, description="Side of the input in pixels.")
     mean: tuple[float, float, float] = Field(

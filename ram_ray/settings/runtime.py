@@ -8,15 +8,17 @@ from ram_ray.settings.section import Section
 
 
 class ResourcesConfig(Section):
-    """What the steps of a stage ask Ray for.
+    """Resources that the steps of a stage ask Ray for.
 
-    Tasks read, decode, parse and write, on every CPU that the cluster has. Actors hold a model; they ask for a GPU and
-    next to no CPU, so that tasks always find one. None at all would bring them to a head node that should hold none.
+    Tasks read, decode, parse and write, on all CPUs of the cluster. Actors hold a model; they ask for a GPU and a small
+    share of a CPU, so that CPUs stay free for tasks. An actor that asks for no CPU could run on a head node with none.
     """
 
     task_cpus: float = Field(1.0, gt=0, description="CPUs of a task that reads, decodes or parses.")
     max_cpus: float | None = Field(
-        None, gt=0, description="Most CPUs of a stage. `null`: all there are, and what an autoscaler may still add."
+        None,
+        gt=0,
+        description="Most CPUs of a stage. `null`: all of the cluster, and those that an autoscaler may add.",
     )
     actor_cpus: float = Field(0.1, gt=0, description="CPUs of an actor that holds a model.")
     actor_gpus: float = Field(0.0, ge=0, description="GPUs of an actor that holds a model; a share is possible.")
@@ -37,7 +39,7 @@ class ResourcesConfig(Section):
 
     @field_validator("actors")
     @classmethod
-    def _some_actors(cls, actors: int | tuple[int, int]) -> int | tuple[int, int]:
+    def _check_actors(cls, actors: int | tuple[int, int]) -> int | tuple[int, int]:
         fewest, most = actors if isinstance(actors, tuple) else (1, actors)
         if not 1 <= fewest <= most:
             raise ValueError("write a number from 1 on, or [fewest, most]")
@@ -45,10 +47,10 @@ class ResourcesConfig(Section):
 
     @property
     def fewest_actors(self) -> int:
-        """Actors of a step from its start to its end."""
+        """Least actors of a step."""
         return self.actors[0] if isinstance(self.actors, tuple) else 1
 
     @property
     def most_actors(self) -> int:
-        """Actors of a step where there is work and room for them."""
+        """Most actors of a step; it has them if there is work and room."""
         return self.actors[1] if isinstance(self.actors, tuple) else self.actors

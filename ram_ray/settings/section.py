@@ -1,11 +1,11 @@
-"""What all settings are made of: one class a section of the configuration, frozen, and checked when it is made."""
+"""The base class of all settings: one class for each section of the configuration, frozen, and checked when made."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
 
-HOW: JsonDict = {"digest": False}  # extra of a field that says how a stage runs, and not what it leaves
+RUNTIME_ONLY: JsonDict = {"digest": False}  # extra of a field that does not change the output of a stage
 
 
 class Section(BaseModel):

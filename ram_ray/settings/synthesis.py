@@ -12,11 +12,11 @@ from ram_ray.settings.training import TrainConfig
 
 
 class RepresentConfig(Section):
-    """The dual encoder: text side for the label queries, image side for distillation.
+    """The dual encoder: its text encoder gives the label queries, its image encoder is the teacher of distillation.
 
-    With `clip` set to a Hugging Face id (and `revision`) or a local path nothing is trained. Otherwise a
-    small one is trained with StableRep's multi-positive loss (arXiv 2306.00984, section 3.2) plus the
-    image-text loss of StableRep+.
+    With `clip` set to a Hugging Face id (and `revision`) or a local path nothing is trained. Otherwise a small dual
+    encoder is trained with StableRep's multi-positive loss (arXiv 2306.00984, section 3.2) plus the image-text loss of
+    StableRep+.
     """
 
     clip: str | None = Field(
@@ -29,8 +29,8 @@ class RepresentConfig(Section):
     images: Literal["synthetic", "real", "both"] = Field("both", description="Images to train the dual encoder on.")
     generator: str = Field("drawn", description="`drawn`, or id or path of a Stable Diffusion for diffusers.")
     generator_revision: str | None = Field(None, description="Commit of the generator on the hub.")
-    num_captions: int = Field(2000, ge=1, description="Number of captions that synthetic images are made of, about.")
-    pictures_made: int = Field(10, ge=1, description="Synthetic images of each caption, made beforehand.")
+    num_captions: int = Field(2000, ge=1, description="Approximate number of captions with synthetic images.")
+    pictures_made: int = Field(10, ge=1, description="Synthetic images that are made for each caption.")
     pictures_per_caption: int = Field(
         2, ge=2, description="Images of one caption in a batch: the m positives of StableRep."
     )

@@ -1,4 +1,4 @@
-"""Settings of training: what each run learns, and how all of them are spread over workers."""
+"""Settings of training: the recipe of each training run, and how all of them are distributed over workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ram_ray.settings.section import HOW, Section
+from ram_ray.settings.section import RUNTIME_ONLY, Section
 
 
 class AugmentConfig(Section):
@@ -35,13 +35,13 @@ class TrainConfig(Section):
     micro_batch_size: int | None = Field(
         None,
         ge=1,
-        json_schema_extra=HOW,
+        json_schema_extra=RUNTIME_ONLY,
         description=(
             "Most images that a worker holds at once; gradients are accumulated. `null`: its whole share of a step."
         ),
     )
     optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="`muon` is for small models that start from nothing."
+        "adamw", description="`muon` is for small models that are trained from scratch."
     )
     lr: float = Field(1e-4, gt=0, description="Largest learning rate.")
     muon_lr: float = Field(
@@ -64,61 +64,65 @@ class TrainConfig(Section):
         gt=0,
         le=1,
         description=(
-            "Share of images above which a tag no longer adds to the weight of its images. `null`: all images "
-            "weigh the same."
+            "Share of images above which a tag does not add to the weight of its images. `null`: all images have the "
+            "same weight."
         ),
     )
     removed: Literal["absent", "unknown"] = Field(
         "absent",
-        description="What is learnt of a tag that cleaning removed: that it is `absent`, as in the paper, or nothing.",
+        description="Target of a tag that cleaning removed: `absent` (negative, as in the paper), `unknown` (no loss).",
     )
     start: Literal["represent", "previous", "scratch"] = Field(
         "represent",
-        description="First weights: the backbone of `represent` and the rest new, the model before, or all new.",
+        description="Initial weights: the backbone of `represent` and the rest new, the previous model, or all new.",
     )
     augment: AugmentConfig = Field(AugmentConfig(), description="Training crops.")
-    caption_loss: bool = Field(True, description="Whether captions are learnt.")
-    distill_loss: bool = Field(True, description="Whether the image feature of the teacher is learnt.")
-    checkpoint_steps: int = Field(1000, ge=1, json_schema_extra=HOW, description="Steps from checkpoint to checkpoint.")
-    max_checkpoints: int = Field(2, json_schema_extra=HOW, description="Checkpoints that are kept.")
+    caption_loss: bool = Field(True, description="Whether the caption loss is part of the loss.")
+    distill_loss: bool = Field(
+        True, description="Whether distillation of the teacher's image feature is part of the loss."
+    )
+    checkpoint_steps: int = Field(
+        1000, ge=1, json_schema_extra=RUNTIME_ONLY, description="Steps from checkpoint to checkpoint."
+    )
+    max_checkpoints: int = Field(2, json_schema_extra=RUNTIME_ONLY, description="Checkpoints that are kept.")
 
     @field_validator("clip_grad")
     @classmethod
-    def _clips_or_not(cls, norm: float | None) -> float | None:
+    def _check_clip_grad(cls, norm: float | None) -> float | None:
         if norm is not None and norm <= 0:
             raise ValueError("must be positive; write null to leave gradients as they are")
         return norm
 
 
 class TrainingConfig(Section):
-    """How training is spread, for all three training runs."""
+    """How training is distributed, for all training runs."""
 
     workers: int | tuple[int, int] = Field(
         8,
-        json_schema_extra=HOW,
+        json_schema_extra=RUNTIME_ONLY,
         description=(
-            "Number of workers, or `[least, most]`: then it follows what the cluster has. What is learnt stays "
-            "the same."
+            "Number of workers, or `[least, most]`: then it follows the resources of the cluster. The result does not "
+            "depend on it."
         ),
     )
     use_gpu: bool = Field(True, description="Whether each worker has a GPU.")
     engine: Literal["deepspeed", "ddp"] = Field("deepspeed", description="Training strategy.")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="ZeRO stage of DeepSpeed.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format of the forward and backward pass.")
-    threads: int = Field(1, ge=1, json_schema_extra=HOW, description="Torch threads of a worker on a CPU.")
-    worker_cpus: float = Field(1.0, gt=0, json_schema_extra=HOW, description="CPUs of a worker.")
+    threads: int = Field(1, ge=1, json_schema_extra=RUNTIME_ONLY, description="Torch threads of a worker on a CPU.")
+    worker_cpus: float = Field(1.0, gt=0, json_schema_extra=RUNTIME_ONLY, description="CPUs of a worker.")
     max_failures: int = Field(
         3,
-        json_schema_extra=HOW,
-        description="Failures of workers after which training goes on.",
+        json_schema_extra=RUNTIME_ONLY,
+        description="Most failures of workers after which training is resumed.",
     )
     feed_cpus: float = Field(
-        1.0, gt=0, json_schema_extra=HOW, description="CPUs of a task that decodes training images."
+        1.0, gt=0, json_schema_extra=RUNTIME_ONLY, description="CPUs of a task that decodes training images."
     )
 
     @field_validator("workers")
     @classmethod
-    def _some_workers(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+    def _check_workers(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
         least, most = (workers, workers) if isinstance(workers, int) else workers
         if not 1 <= least <= most:
             raise ValueError("write a number of at least 1, or [least, most] such as [2, 8]")
@@ -126,5 +130,5 @@ class TrainingConfig(Section):
 
     @property
     def max_workers(self) -> int:
-        """The most workers there may be."""
+        """Most workers of a training run."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]

@@ -77,9 +77,9 @@ class Box:
             shutil.copytree(ROOT / name, self.checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
         self.s3_port, self.gcs_port, self.http_port = (free_port() for _ in range(3))
         self.endpoint = f"http://127.0.0.1:{self.s3_port}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
         self.env = {
-            **kept,
+            **inherited,
             **SETTINGS,
             **variables(self.endpoint),
             "RAY_AUTH_TOKEN_PATH": str(token),
@@ -152,9 +152,9 @@ class Box:
 
     def stop(self, process: subprocess.Popen, *, title: str) -> None:
         """End a job whose driver has `title` in its command line, as Ctrl-C does."""
-        for one in self.processes(title, node="head"):
+        for driver in self.processes(title, node="head"):
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGINT)
+                driver.send_signal(signal.SIGINT)
         process.wait(TIMEOUT_S)
 
     def log(self, name: str) -> str:
@@ -175,14 +175,14 @@ class Box:
 
     def processes(self, title: str, *, node: str | None = None) -> list[psutil.Process]:
         """Ray workers whose title contains `title` ("ray::TrainWorker..."), on one node or on all."""
-        found = []
+        matches = []
         for name in [node] if node else list(self.nodes):
             with contextlib.suppress(psutil.NoSuchProcess):
-                for one in psutil.Process(self.nodes[name].pid).children(recursive=True):
+                for process in psutil.Process(self.nodes[name].pid).children(recursive=True):
                     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                        if title in " ".join(one.cmdline()):
-                            found.append(one)
-        return found
+                        if title in " ".join(process.cmdline()):
+                            matches.append(process)
+        return matches
 
     def alive(self) -> int:
         """Nodes that the cluster counts as alive; 0 while it does not answer."""
@@ -190,7 +190,7 @@ class Box:
             nodes = self.get("/nodes?view=summary")["data"]["summary"]
         except (OSError, ValueError, KeyError):
             return 0
-        return sum(one["raylet"].get("state") == "ALIVE" for one in nodes)
+        return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
 
     def get(self, path: str) -> Any:
         """JSON from the head's HTTP server, with the token."""
@@ -249,9 +249,9 @@ def kill_family(process: subprocess.Popen) -> None:
     """SIGKILL for a process and all that it started, unless it has ended."""
     if process.poll() is None:
         root = psutil.Process(process.pid)
-        for one in [root, *root.children(recursive=True)]:
+        for member in [root, *root.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                member.kill()
         process.wait()
 
 

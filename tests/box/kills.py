@@ -41,12 +41,12 @@ def kill_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
     kill(driver(box, run))
     assert job.wait(TIMEOUT_S) != 0
     work = f"{BUCKET}/{run.run}/work/"
-    before = {path: one for path, one in run.objects().items() if not path.startswith(work)}
+    old_objects = {path: version for path, version in run.objects().items() if not path.startswith(work)}
     box.run(*command(step.job, run.run, held_out=False), name=f"{run.run}-again", timeout_s=TIMEOUT_S)
     check(run, unbroken, step)
-    after = run.objects()
-    again = [path for path, one in before.items() if after.get(path) != one]
-    assert again in ([], [f"{BUCKET}/{run.run}/config.yaml"]), "what was done is not done again"
+    new_objects = run.objects()
+    changed = [path for path, version in old_objects.items() if new_objects.get(path) != version]
+    assert changed in ([], [f"{BUCKET}/{run.run}/config.yaml"]), "what was done is not done again"
 
 
 def prepare(unbroken: RunFolder, step: Step, name: str) -> RunFolder:
@@ -66,7 +66,7 @@ def half_done(box: Box, run: RunFolder, step: Step) -> subprocess.Popen:
 
 def at_work(box: Box, step: Step, *, node: str | None = None) -> list[psutil.Process]:
     """Workers of the step that have started."""
-    return [one for one in box.processes(step.worker, node=node) if "__init__" not in title(one)]
+    return [worker for worker in box.processes(step.worker, node=node) if "__init__" not in title(worker)]
 
 
 def title(process: psutil.Process) -> str:
@@ -85,8 +85,8 @@ def driver(box: Box, run: RunFolder) -> list[psutil.Process]:
 def kill(processes: list[psutil.Process]) -> None:
     """SIGKILL."""
     assert processes
-    for one in processes:
-        one.kill()
+    for process in processes:
+        process.kill()
 
 
 def check(run: RunFolder, unbroken: RunFolder, step: Step) -> None:
@@ -102,7 +102,7 @@ def check(run: RunFolder, unbroken: RunFolder, step: Step) -> None:
     if "clean_1" in stages:
         assert run.removed("clean_1") == unbroken.removed("clean_1")
     if "pretrain" in stages:
-        own, theirs = (read_weights(one, "pretrain") for one in (run, unbroken))
+        own, theirs = (read_weights(folder, "pretrain") for folder in (run, unbroken))
         assert own.keys() == theirs.keys() and all(own[name].equal(theirs[name]) for name in own), "bit for bit"
 
 

@@ -51,12 +51,17 @@ def vocabulary() -> list[str]:
     """Words by id: BERT's special ids, the scenes' words and letters, and unused ones."""
     names = [*OBJECTS, *COLOURS, *ACTIONS, *BACKGROUNDS]
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = [*WORDS, *(word for name in names for word in name.split()), *letters, *(f"##{one}" for one in letters)]
+    words = [
+        *WORDS,
+        *(word for name in names for word in name.split()),
+        *letters,
+        *(f"##{letter}" for letter in letters),
+    ]
     entries = [f"[unused{number}]" for number in range(VOCABULARY)]
-    for place, word in enumerate(dict.fromkeys(words)):
-        entries[200 + place] = word
-    for place, word in SPECIAL.items():
-        entries[place] = word
+    for index, word in enumerate(dict.fromkeys(words)):
+        entries[200 + index] = word
+    for index, word in SPECIAL.items():
+        entries[index] = word
     return entries
 
 
@@ -69,7 +74,7 @@ def write_clip(folder: Path) -> None:
     words = [*letters, *(letter + "</w>" for letter in letters), ".</w>", "<|startoftext|>", "<|endoftext|>"]
     files = folder.parent / "bpe"
     files.mkdir()
-    (files / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (files / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (files / "merges.txt").write_text("#version: 0.2\n")
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     end = len(words) - 1

@@ -65,11 +65,11 @@ class RunFolder:
 
     def rows(self, folder: str, columns: list[str]) -> list[dict[str, Any]]:
         """Rows of all Parquet files below a folder of the run."""
-        fs, found = self.box.fs, []
+        fs, rows = self.box.fs, []
         for path in self.files(f"{folder}/**/*.parquet"):
             data = io.BytesIO(fs.cat_file(path))
-            found += pq.read_table(data, columns=columns, partitioning=None).to_pylist()
-        return found
+            rows += pq.read_table(data, columns=columns, partitioning=None).to_pylist()
+        return rows
 
     def rejected(self) -> list[tuple[str, str, str]]:
         """(stage, key, reason) of every rejected row, sorted."""
@@ -80,7 +80,9 @@ class RunFolder:
         """Every removal that a cleaned stage lists, as text; without the tag's probability."""
         rows = self.rows(f"annotations/{stage}", ["key", "removed"])
         return sorted(
-            f"{row['key']} {one['id']} {one['reason']} {one['round']}" for row in rows for one in row["removed"] or []
+            f"{row['key']} {removal['id']} {removal['reason']} {removal['round']}"
+            for row in rows
+            for removal in row["removed"] or []
         )
 
     def objects(self) -> dict[str, tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """Contract: the command that the README promises ends, on several Ray nodes, an S3 store and web shards.
 
 `ray job submit -- python jobs/full_pipeline.py --preset ram_4m` in small: two DeepSpeed workers, two rounds of the data
-engine, a picture that only decoding finds broken. Rows in = rows out + rejected in every stage; the model answers over
+engine, an image that only decoding finds broken. Rows in = rows out + rejected in every stage; the model answers over
 HTTP from the bucket; the same command again does nothing twice; a driver killed in the middle goes on where it was.
 """
 
@@ -14,19 +14,19 @@ import httpx
 import pytest
 
 from tests.box.cluster import BUCKET, Box, answers
-from tests.box.corpus import CUT, HELD_OUT, PICTURES, SOURCES
+from tests.box.corpus import CUT, HELD_OUT, NUM_IMAGES, SOURCES
 from tests.box.kills import PARSE, PRETRAIN, Step, kill_driver
 from tests.box.runs import RunFolder, command, uri
 from tests.s3 import free_port
 
 BROKEN = f"{CUT[0]}/00000/{CUT[1]:09d}"
-ROWS = PICTURES * len(SOURCES)
+ROWS = NUM_IMAGES * len(SOURCES)
 ROUNDS = 2
 
 
 def test_it_ends_with_a_report(unbroken: RunFolder) -> None:
     report = unbroken.json("evaluation/report.json")
-    stages = [one["stage"] for one in report["stages"]]
+    stages = [stage["stage"] for stage in report["stages"]]
     engine = [f"{name}_{number}" for number in range(1, ROUNDS + 1) for name in ("generate", "clean", "retrain")]
     assert stages == ["shards", "represent", "parse", "labels", "pretrain", *engine, "finetune"]
     assert 0 <= report["mAP"] <= 1 and report["num_tags"] > 10
@@ -34,7 +34,7 @@ def test_it_ends_with_a_report(unbroken: RunFolder) -> None:
     assert not [path for path in unbroken.objects() if "/work/" in path], "what unfinished stages need is gone"
 
 
-def test_rows_reconcile_and_the_broken_picture_is_rejected_once(unbroken: RunFolder) -> None:
+def test_rows_reconcile_and_the_broken_image_is_rejected_once(unbroken: RunFolder) -> None:
     stages = unbroken.manifests()
     for name in ("shards", "parse", "labels", "generate_1", "clean_1", "generate_2", "clean_2"):
         counts = stages[name]["counts"]
@@ -50,7 +50,7 @@ def test_training_was_that_of_the_preset(unbroken: RunFolder) -> None:
     stages = unbroken.manifests()
     for name in ("pretrain", "retrain_1", "retrain_2", "finetune"):
         assert stages[name]["counts"]["engine"] == "deepspeed"
-    assert 0 < stages["finetune"]["counts"]["rows_in"] <= PICTURES, "coco alone"
+    assert 0 < stages["finetune"]["counts"]["rows_in"] <= NUM_IMAGES, "coco alone"
     assert stages["represent"]["counts"]["source"] == f"s3://{BUCKET}/models/clip"
 
 
@@ -73,8 +73,8 @@ def test_the_bundle_on_s3_answers_over_http(box: Box, unbroken: RunFolder) -> No
         box.wait(lambda: answers(port) or job.poll() is not None, "the tagger")
         box.wait(lambda: "Serving" in box.log("serve") or job.poll() is not None, "the tagger's line")
         assert job.poll() is None, box.log("serve")[-3000:]
-        pictures = {"images": ("a.jpg", read_picture(box, "coco", 0), "image/jpeg")}
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/tag", files=pictures, data={"top_k": "3"}, timeout=60)
+        files = {"images": ("a.jpg", read_image(box, "coco", 0), "image/jpeg")}
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/tag", files=files, data={"top_k": "3"}, timeout=60)
         assert answer.status_code == 200, answer.text
         (image,) = answer.json()["images"]
         assert image["error"] is None and len(image["tags"]) == 3
@@ -87,8 +87,8 @@ def test_a_killed_driver_goes_on(box: Box, unbroken: RunFolder, step: Step) -> N
     kill_driver(box, unbroken, step)
 
 
-def read_picture(box: Box, source: str, number: int) -> bytes:
-    """The JPEG of a source's picture."""
+def read_image(box: Box, source: str, number: int) -> bytes:
+    """The JPEG of a source's image."""
     data = box.fs.cat_file(f"{BUCKET}/data/{source}/00000.tar")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         file = tar.extractfile(f"{number:09d}.jpg")

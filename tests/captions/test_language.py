@@ -1,4 +1,5 @@
-"""English captions pass, also very short ones; other languages and scripts, digits and nothing are told apart."""
+"""Contract: English captions are accepted, also very short ones; other languages and scripts, digits and empty texts
+are rejected, each with its reason."""
 
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ def lemmas() -> Lemmatizer:
     return Lemmatizer(shipped_folder() / "lemmatizer" / "lookups")
 
 
-@pytest.mark.parametrize("text", [one.strip() for one in ENGLISH.split(";")])
+@pytest.mark.parametrize("text", [text.strip() for text in ENGLISH.split(";")])
 def test_english(lemmas: Lemmatizer, text: str) -> None:
     assert why_rejected(text, lemmas.known_word) is None
 
 
-@pytest.mark.parametrize("text", [one.strip() for one in FOREIGN.split(";")])
+@pytest.mark.parametrize("text", [text.strip() for text in FOREIGN.split(";")])
 def test_other_languages(lemmas: Lemmatizer, text: str) -> None:
     assert why_rejected(text, lemmas.known_word) == NOT_ENGLISH
 

@@ -1,4 +1,4 @@
-"""Contract: without a parse, a "no" or "not" hides the next words, to the end of its phrase."""
+"""Contract: without a parse, a "no" or "not" negates the next words, to the end of its phrase."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ram_ray.records import KINDS
 
 
 @pytest.mark.parametrize(
-    ("caption", "hidden"),
+    ("caption", "negated"),
     [
         ("a dog without a red hat", "a red hat"),
         ("a street with no people and a dog", "people"),
@@ -21,9 +21,9 @@ from ram_ray.records import KINDS
         ("a dog on grass", ""),
     ],
 )
-def test_words_after_a_no_are_hidden(caption: str, hidden: str) -> None:
+def test_words_after_a_no_are_negated(caption: str, negated: str) -> None:
     words = caption.split()
-    assert " ".join(word for word, gone in zip(words, negated_words(words), strict=True) if gone) == hidden
+    assert " ".join(word for word, is_negated in zip(words, negated_words(words), strict=True) if is_negated) == negated
 
 
 def test_each_kind_of_tag_has_its_part_of_speech() -> None:

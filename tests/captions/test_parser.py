@@ -1,5 +1,5 @@
-"""The caption parser's promises: the tags of a table of captions, whatever the caption's form; the same answer
-every time and for both label schemes; and no crash or long wait on hostile text.
+"""Contract: the caption parser finds the tags of a table of captions, in every form of a caption. Its results are
+deterministic and the same for both label schemes. Hostile text causes neither an error nor a long run.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _names(tags: list[Tag], *kinds: str) -> set[str]:
 
 
 def _expected(cell: str) -> list[set[str]]:
-    return [set(one.strip().split(" OR ")) for one in cell.split(",") if one.strip()]
+    return [set(name.strip().split(" OR ")) for name in cell.split(",") if name.strip()]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0].strip() for row in ROWS])
@@ -129,9 +129,9 @@ def test_table(parser: CaptionParser, row: list[str]) -> None:
     caption, objects, attributes, actions = row
     (tags,) = parser.parse([caption.strip()])
     for cell, kinds in ((objects, ("object", "scene")), (attributes, ("attribute",)), (actions, ("action",))):
-        found, expected = _names(tags, *kinds), _expected(cell)
-        assert len(found) == len(expected), (found, expected)
-        assert all(found & one for one in expected), (found, expected)
+        names, expected = _names(tags, *kinds), _expected(cell)
+        assert len(names) == len(expected), (names, expected)
+        assert all(names & alternatives for alternatives in expected), (names, expected)
 
 
 def test_scenes_are_a_kind_of_their_own(parser: CaptionParser) -> None:
@@ -169,24 +169,24 @@ a dog not wearing a collar |
 @pytest.mark.parametrize("line", RELATIONS.strip().splitlines())
 def test_who_does_what(parser: CaptionParser, line: str) -> None:
     caption, expected = line.split("|")
-    (found,) = parser.read([caption.strip()])
-    relations = {" ".join(one for one in (*triple[:3], triple[3]) if one) for triple in found.relations}
-    assert relations == {one.strip() for one in expected.split(";") if one.strip()}
+    (reading,) = parser.read([caption.strip()])
+    relations = {" ".join(part for part in triple if part) for triple in reading.relations}
+    assert relations == {relation.strip() for relation in expected.split(";") if relation.strip()}
 
 
 def test_what_attributes_describe(parser: CaptionParser) -> None:
-    (found,) = parser.read(["the shiny car is red and a dog sits beside it"])
-    assert found.described == [("shiny", "car"), ("red", "car")]
+    (reading,) = parser.read(["the shiny car is red and a dog sits beside it"])
+    assert reading.described == [("shiny", "car"), ("red", "car")]
 
 
-def test_a_caption_that_is_turned_away_says_why(parser: CaptionParser) -> None:
+def test_a_rejected_caption_has_a_reason(parser: CaptionParser) -> None:
     captions = ["", "12 34", "ein Hund rennt am Strand", "a dog"]
-    assert [one.reason for one in parser.read(captions)] == ["empty", "no_words", "not_english", None]
+    assert [caption.reason for caption in parser.read(captions)] == ["empty", "no_words", "not_english", None]
     assert parser.read(captions)[2].tags == []
 
 
 def hostile_strings(count: int) -> list[str]:
-    """Seeded texts of everything that a text can hold, most of them short and some of them a megabyte."""
+    """Random texts of all kinds of characters, the same in every run; most are short, some have a megabyte."""
     rng = random.Random(0)
     pieces = [
         "dog", "a man", " ", "\0", "\ud800", "\u202e", "&lt;", "&#x41;", "<b", ">", "((", "))", "#", "@x", "-", "'",
@@ -202,12 +202,12 @@ def test_a_thousand_hostile_strings(parser: CaptionParser) -> None:
     texts = hostile_strings(1000)
     together = parser.read(texts)
     assert len(together) == len(texts) == 1000
-    assert all(one.reason in (None, *REASONS) for one in together)
-    assert all(one.tags == [] for one in together if one.reason)
+    assert all(reading.reason in (None, *REASONS) for reading in together)
+    assert all(reading.tags == [] for reading in together if reading.reason)
     slowest = 0.0
-    for text, one in zip(texts[::9] + texts[-80:], together[::9] + together[-80:], strict=True):
+    for text, reading in zip(texts[::9] + texts[-80:], together[::9] + together[-80:], strict=True):
         started = time.process_time()
-        assert parser.read([text]) == [one]
+        assert parser.read([text]) == [reading]
         slowest = max(slowest, time.process_time() - started)
     assert slowest < 1
 
@@ -234,7 +234,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text(parser: CaptionParser, name: str) -> None:
-    started = time.process_time()  # not of the clock: the machine may be busy
+    started = time.process_time()  # not wall time: the machine may be busy
     (tags,) = parser.parse([HOSTILE[name]])
     assert time.process_time() - started < 3
     assert all(tag.name and tag.name == tag.name.strip().lower() and tag.name.isprintable() for tag in tags)
@@ -292,7 +292,7 @@ def _doc(vocab, rows: str):
     """A parsed Doc from "text/POS/TAG/relation/head index" tokens."""
     from spacy.tokens import Doc
 
-    words, pos, tags, deps, heads = zip(*(one.split("/") for one in rows.split()), strict=True)
+    words, pos, tags, deps, heads = zip(*(token.split("/") for token in rows.split()), strict=True)
     return Doc(vocab, words=words, pos=pos, tags=tags, deps=deps, heads=[int(head) for head in heads])
 
 
@@ -323,8 +323,8 @@ def test_clear_and_ud_passives_read_alike(parser: CaptionParser) -> None:
     ud = "a/DET/DT/det/1 ball/NOUN/NN/nsubj:pass/3 is/AUX/VBZ/aux:pass/3 held/VERB/VBN/ROOT/3 by/ADP/IN/case/6 "
     ends = ("a/DET/DT/det/6 man/NOUN/NN/pobj/4", "a/DET/DT/det/6 man/NOUN/NN/obl/3")
     for start, end in zip((clear, ud), ends, strict=True):
-        found = read_caption(_doc(parser._nlp.vocab, start + end), parser._lemmas)
-        assert found.relations == [Triple("man", "hold", "ball")]
+        reading = read_caption(_doc(parser._nlp.vocab, start + end), parser._lemmas)
+        assert reading.relations == [Triple("man", "hold", "ball")]
 
 
 READINGS = [
@@ -348,17 +348,17 @@ def _ram_ray(*arguments: str, data: bytes) -> subprocess.CompletedProcess:
 
 
 def test_command_gives_one_object_a_line() -> None:
-    done = _ram_ray("parse", "--json", data=b"a red car\n\n\xff\xfe\x00\nA dog runs on the beach")
-    assert done.returncode == 0
-    rows = [json.loads(line) for line in io.BytesIO(done.stdout)]
-    nothing = {"objects": [], "attributes": [], "actions": []}
+    process = _ram_ray("parse", "--json", data=b"a red car\n\n\xff\xfe\x00\nA dog runs on the beach")
+    assert process.returncode == 0
+    rows = [json.loads(line) for line in io.BytesIO(process.stdout)]
+    empty = {"objects": [], "attributes": [], "actions": []}
     assert rows == [
         {"objects": ["car"], "attributes": ["red"], "actions": []},
-        nothing,
-        nothing,
+        empty,
+        empty,
         {"objects": ["dog", "beach"], "attributes": [], "actions": ["run"]},
     ]
-    loaded = {line.rpartition(b"|")[2].strip() for line in done.stderr.splitlines()}
+    loaded = {line.rpartition(b"|")[2].strip() for line in process.stderr.splitlines()}
     assert b"spacy.language" in loaded and not loaded & {b"torch.nn", b"ray", b"transformers"}
 
 
@@ -374,22 +374,22 @@ def test_command_answers_before_its_input_ends() -> None:
 
 
 def test_command_draws_a_caption() -> None:
-    done = _ram_ray("parse", "a brown dog is running on the beach", "ein Hund am Strand", data=b"")
-    assert done.returncode == 0
-    assert done.stdout.decode() == (
+    process = _ram_ray("parse", "a brown dog is running on the beach", "ein Hund am Strand", data=b"")
+    assert process.returncode == 0
+    assert process.stdout.decode() == (
         "a brown dog is running on the beach\n|- dog\n|  |- is brown\n|  `- run on beach\n`- beach (scene)\n"
         "ein Hund am Strand\n`- nothing: not_english\n"
     )
 
 
-def test_command_says_what_is_wrong() -> None:
-    done = _ram_ray("parse", "--model", "no_such_model", data=b"")
-    assert done.returncode == 2
-    assert b"no_such_model" in done.stderr.splitlines()[-1]
+def test_command_names_a_missing_model() -> None:
+    process = _ram_ray("parse", "--model", "no_such_model", data=b"")
+    assert process.returncode == 2
+    assert b"no_such_model" in process.stderr.splitlines()[-1]
 
 
-def test_words_are_forgotten_and_tags_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ram_ray.captions.parser.ZONE", 3)
+def test_memory_zones_remove_words_and_tags_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_ray.captions.parser.CAPTIONS_PER_ZONE", 3)
     parser, captions = CaptionParser(), ["two dogs run on the beach", "a red zorblat near a tree"]
     first = parser.parse(captions)
     assert "zorblat" in parser._nlp.vocab.strings

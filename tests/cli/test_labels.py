@@ -1,4 +1,4 @@
-"""Contract: `ram-ray labels` shows, exports, imports, compares and covers; the page holds what it is given as text."""
+"""Contract: `ram-ray labels` shows, exports, imports, compares and covers; the page escapes names and captions."""
 
 from __future__ import annotations
 
@@ -82,8 +82,10 @@ def test_coverage(run: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "list.txt").write_text("couch\nsofa\nzebra\n")
     code, out = _run(capsys, "coverage", str(run), str(tmp_path / "list.txt"), "--wordnet", "none")
     assert code == 0 and "list.txt: 2 of 3 (66.7%): 1 by name, 1 by synonym" in out and "not covered: zebra" in out
-    told = json.loads(_run(capsys, "coverage", str(run), str(tmp_path / "list.txt"), "--wordnet", "none", "--json")[1])
-    assert told["list.txt"]["by"] == {"couch": "couch (name)", "sofa": "couch (synonym)"}
+    coverages = json.loads(
+        _run(capsys, "coverage", str(run), str(tmp_path / "list.txt"), "--wordnet", "none", "--json")[1]
+    )
+    assert coverages["list.txt"]["by"] == {"couch": "couch (name)", "sofa": "couch (synonym)"}
     assert len(json.loads(_run(capsys, "coverage", str(run), "--wordnet", "none", "--json")[1])) == 2
 
 

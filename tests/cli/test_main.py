@@ -73,9 +73,9 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
 def test_help_names_the_commands_and_loads_nothing_large(capsys: pytest.CaptureFixture) -> None:
     assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    assert re.findall(r"^  (\w+)  ", shown.partition("Commands:")[2], re.MULTILINE) == COMMANDS
-    assert "..." not in shown.partition("Commands:")[2], "a first line of help is cut"
+    text = capsys.readouterr().out
+    assert re.findall(r"^  (\w+)  ", text.partition("Commands:")[2], re.MULTILINE) == COMMANDS
+    assert "..." not in text.partition("Commands:")[2], "a first line of help is cut"
     ended = _run("-X", "importtime", "-m", "ram_ray.cli", "--help")
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in ended.stderr.splitlines()}
     assert ended.returncode == 0 and "typer" in loaded
@@ -85,8 +85,8 @@ def test_help_names_the_commands_and_loads_nothing_large(capsys: pytest.CaptureF
 @pytest.mark.parametrize("command", [*COMMANDS, "labels build", "models import", "import", "download", "export"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture) -> None:
     assert main([*command.split(), "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert f"Usage: ram-ray {command} " in shown and "list[" not in shown
+    text = capsys.readouterr().out
+    assert f"Usage: ram-ray {command} " in text and "list[" not in text
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:
@@ -110,7 +110,7 @@ def test_every_job_is_covered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "read"),
+    ("line", "expected"),
     [
         ("--data a b --run r", "--data a --data b --run r"),
         ("--data a b --eval c", "--data a --data b --eval c"),
@@ -123,11 +123,11 @@ def test_every_job_is_covered() -> None:
         ("--set a=b c", "--set a=b c"),
     ],
 )
-def test_several_values_after_one_option(given: str, read: str) -> None:
-    assert spread_values(given.split()) == read.split()
+def test_several_values_after_one_option(line: str, expected: str) -> None:
+    assert spread_values(line.split()) == expected.split()
 
 
-def test_run_hands_its_options_on(executed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_passes_its_options(executed: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text("pretrain: {epochs: 3}\nretrain: {epochs: 3}\n")
     line = "run --preset demo --until clean --config own.yaml --set retrain.epochs=4 --set seed=7 --data a b --eval c"
@@ -137,16 +137,16 @@ def test_run_hands_its_options_on(executed: list[dict], tmp_path: Path, monkeypa
     assert (config.name, config.seed, config.pretrain.epochs, config.retrain.epochs) == ("demo", 7, 3, 4)
     assert config.data.train == [str(tmp_path / "a"), str(tmp_path / "b")]
     assert config.data.eval == [str(tmp_path / "c")]
-    assert call == {"run": "r", "last": "clean", "check": True, "stay": False, "num_tried": 0}
+    assert call == {"run": "r", "last": "clean", "check": True, "keep_serving": False, "num_try_images": 0}
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("run", {"last": "evaluate", "stay": False, "num_tried": 0}),
-        ("run --serve", {"last": "evaluate", "stay": True, "num_tried": 0}),
-        ("run --try", {"num_tried": 3}),
-        ("run --try 8 --serve", {"stay": True, "num_tried": 8}),
+        ("run", {"last": "evaluate", "keep_serving": False, "num_try_images": 0}),
+        ("run --serve", {"last": "evaluate", "keep_serving": True, "num_try_images": 0}),
+        ("run --try", {"num_try_images": 3}),
+        ("run --try 8 --serve", {"keep_serving": True, "num_try_images": 8}),
         ("evaluate", {"last": "evaluate", "check": False}),
     ],
 )
@@ -156,7 +156,7 @@ def test_what_a_run_ends_with(executed: list[dict], line: str, expected: dict) -
 
 
 @pytest.mark.parametrize(
-    ("function", "line", "said"),
+    ("function", "line", "message"),
     [
         (full_pipeline, "--preset dmeo", "error: --preset dmeo: no such preset; use one of demo, "),
         (full_pipeline, "--foo", "error: No such option: --foo; see full_pipeline --help"),
@@ -165,22 +165,22 @@ def test_what_a_run_ends_with(executed: list[dict], line: str, expected: dict) -
         (ablation, "", "error: Missing option '--out'"),
         (ablation, "--out x --table 3", "error: --table 3: use 4 or 5"),
         (ablation, "--out x --seeds 0", "error: --seeds 0: at least one is needed"),
-        (tag_images, "--model m --out o --data nowhere", "error: nowhere: no pictures"),
+        (tag_images, "--model m --out o --data nowhere", "error: nowhere: no images"),
         (tag_images, "--model m --out o --data . --top-k 0", "error: top_k: "),
         (tag_images, "--model m --out o --data . --backend abacus", "error: --backend abacus: use torch or openvino"),
     ],
 )
-def test_mistakes_of_a_job(function, line: str, said: str, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_mistakes_of_a_job(function, line: str, message: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [f"jobs/{function.__name__}", *line.split()])
     assert run_job(function) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith(said) and len(shown.err.splitlines()) == 1 and not shown.out
+    assert shown.err.startswith(message) and len(shown.err.splitlines()) == 1 and not shown.out
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("", "ram-ray: Missing command; see ram-ray --help"),
         ("tga a.jpg", "ram-ray: No such command 'tga'"),
@@ -190,11 +190,11 @@ def test_mistakes_of_a_job(function, line: str, said: str, tmp_path: Path, monke
         ("run --config nowhere.yaml", "ram-ray run: nowhere.yaml: cannot be read as YAML"),
         ("serve --model . --set serve.prt=1", "ram-ray serve: serve.prt: no such field"),
         ("serve --model .", "ram-ray serve: . is not a model bundle: it has no config.json"),
-        ("tag --model m", "ram-ray tag: name pictures, or folders and shards with --data and --out"),
+        ("tag --model m", "ram-ray tag: name images, or folders and shards with --data and --out"),
         ("tag a.jpg --model m --out o", "ram-ray tag: --out: only with --data"),
         ("tag --data . --model m", "ram-ray tag: --data needs --out"),
         ("tag --data . --out o --model m --json", "ram-ray tag: --json: not with --data"),
-        ("tag --data nowhere --out o --model m", "ram-ray tag: nowhere: no pictures"),
+        ("tag --data nowhere --out o --model m", "ram-ray tag: nowhere: no images"),
         ("models import nowhere.pth out", "ram-ray models: nowhere.pth: no such file"),
         ("import nowhere.pth out", "ram-ray import: nowhere.pth: no such file"),
         ("download ramm out", "ram-ray download: Invalid value for 'NAME': 'ramm' is not one of 'ram', "),
@@ -203,41 +203,41 @@ def test_mistakes_of_a_job(function, line: str, said: str, tmp_path: Path, monke
         ("labels show coco80 --kind thing", "ram-ray labels: Invalid value for '--kind': 'thing' is not one of "),
     ],
 )
-def test_mistakes_are_one_line(line: str, said: str, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_mistakes_are_one_line(line: str, message: str, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # the test's process keeps its own
     assert main(line.split()) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith(said) and len(shown.err.splitlines()) == 1 and not shown.out
+    assert shown.err.startswith(message) and len(shown.err.splitlines()) == 1 and not shown.out
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (ValueError("set it lower"), 2, "prog: set it lower\n"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "prog: a.txt: No such file or directory\n"),
         (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "prog: ray is not installed; "),
     ],
 )
-def test_exceptions_end_in_exit_codes(error: Exception, code: int, said: str, capsys) -> None:
+def test_exceptions_end_in_exit_codes(error: Exception, code: int, message: str, capsys) -> None:
     def fail() -> int:
         raise error
 
-    alone = typer.Typer()
-    alone.command()(fail)
-    assert run_app(alone, [], name="prog") == code
-    assert capsys.readouterr().err.startswith(said)
+    single_command = typer.Typer()
+    single_command.command()(fail)
+    assert run_app(single_command, [], name="prog") == code
+    assert capsys.readouterr().err.startswith(message)
 
 
-def test_our_own_errors_are_not_hidden() -> None:
+def test_errors_of_the_package_are_not_hidden() -> None:
     def fail() -> int:
         raise ModuleNotFoundError("No module named 'ram_ray.gone'", name="ram_ray.gone")
 
-    alone = typer.Typer()
-    alone.command()(fail)
+    single_command = typer.Typer()
+    single_command.command()(fail)
     with pytest.raises(ModuleNotFoundError):
-        run_app(alone, [], name="prog")
+        run_app(single_command, [], name="prog")
 
 
 def test_ctrl_c_is_130() -> None:
@@ -250,9 +250,9 @@ def test_ctrl_c_is_130() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
-def test_tag_prints_a_line_a_picture(tiny_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_tag_prints_a_line_an_image(tiny_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     photo(1).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     line = f"tag {tmp_path}/a.png --model {tiny_bundle} --top-k 2"
     assert main(shlex.split(line)) == 0
     assert re.fullmatch(rf"{tmp_path}/a.png: [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d\n", capsys.readouterr().out)

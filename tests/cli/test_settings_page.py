@@ -1,4 +1,4 @@
-"""Contract: every field of the settings says what it means, and docs/configuration.md is made of what they say."""
+"""Contract: every field of the settings says what it means, and docs/configuration.md is generated from them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_page_names_every_section_and_field() -> None:
 
 
 def test_the_pages_example_loads(tmp_path: Path) -> None:
-    found = re.search(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found
-    (tmp_path / "mine.yaml").write_text(found[1])
+    match = re.search(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert match
+    (tmp_path / "mine.yaml").write_text(match[1])
     assert load(files=[tmp_path / "mine.yaml"], sets=["pretrain.epochs=8"]).labels.max_labels == 500

@@ -26,18 +26,20 @@ def _run(stage: str, folder: Path, bundle: str) -> dict[str, Any]:
     environment = {**os.environ, **SETTINGS, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=REPO, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=REPO, env=environment)
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
 def test_parsing_uses_every_cpu_machine_and_no_gpu(tmp_path: Path, tiny_bundle: str) -> None:
-    found = _run("parse", tmp_path, tiny_bundle)
-    assert found == {"nodes": {"decode": 2}, "cpus": {"decode": 4}, "left": {}}
+    result = _run("parse", tmp_path, tiny_bundle)
+    assert result == {"nodes": {"decode": 2}, "cpus": {"decode": 4}, "left": {}}
 
 
 def test_a_model_brings_gpus(tmp_path: Path, tiny_bundle: str) -> None:
-    found = _run("generate", tmp_path, tiny_bundle)
-    assert found["nodes"]["a100"] >= 1
-    if found["left"]:
-        pytest.xfail(f"the stage is done and these nodes stay for minutes; the cause is not known yet: {found['left']}")
+    result = _run("generate", tmp_path, tiny_bundle)
+    assert result["nodes"]["a100"] >= 1
+    if result["left"]:
+        pytest.xfail(
+            f"the stage is done and these nodes stay for minutes; the cause is not known yet: {result['left']}"
+        )

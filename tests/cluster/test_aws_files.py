@@ -48,26 +48,26 @@ def access() -> Any:
 
 def cuda_of_torch() -> int:
     """Major version of the CUDA that the pinned torch brings."""
-    found = re.search(r"^cuda-toolkit==(\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert found, "constraints.txt does not pin cuda-toolkit"
-    return int(found[1])
+    match = re.search(r"^cuda-toolkit==(\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert match, "constraints.txt does not pin cuda-toolkit"
+    return int(match[1])
 
 
 def problems(config: dict[str, Any]) -> list[str]:
     """What would go wrong with a `ray up` file, a line each."""
-    found = []
+    violations = []
     nodes = config["available_node_types"]
     head = nodes[config["head_node_type"]]
     options = config["docker"]["run_options"]
-    before = " ".join(config["initialization_commands"])
+    setup = " ".join(config["initialization_commands"])
     starts = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
     spill = {match[1] for line in starts if (match := re.search(r"--object-spilling-directory=(\S+)", line))}
     if "," in config["provider"]["availability_zone"]:
-        found.append("more than one zone: traffic between the workers of a training is slow and is paid for")
+        violations.append("more than one zone: traffic between the workers of a training is slow and is paid for")
     if not config["provider"].get("security_group", {}).get("GroupName"):
-        found.append("no security group: Ray makes one with SSH open to the internet")
+        violations.append("no security group: Ray makes one with SSH open to the internet")
     if any("IamInstanceProfile" not in node["node_config"] for node in nodes.values()):
-        found.append("a machine without an instance profile cannot read the data, and the head can start no other")
+        violations.append("a machine without an instance profile cannot read the data, and the head can start no other")
     elif (
         sum(
             node["node_config"]["IamInstanceProfile"] == head["node_config"]["IamInstanceProfile"]
@@ -75,27 +75,29 @@ def problems(config: dict[str, Any]) -> list[str]:
         )
         > 1
     ):
-        found.append("a worker has the head's profile, which may start machines")
+        violations.append("a worker has the head's profile, which may start machines")
     registry = config["docker"]["image"].partition("/")[0]
-    if ".ecr." in registry and not re.search(rf"docker login [^;]*{re.escape(registry)}", before):
-        found.append("the image cannot be pulled: no docker login to its registry")
-    driver = re.search(r"driver_version[^;]*-ge (\d+)", before)
+    if ".ecr." in registry and not re.search(rf"docker login [^;]*{re.escape(registry)}", setup):
+        violations.append("the image cannot be pulled: no docker login to its registry")
+    driver = re.search(r"driver_version[^;]*-ge (\d+)", setup)
     if not driver or int(driver[1]) < DRIVERS[cuda_of_torch()]:
-        found.append("no check that the driver can run torch's CUDA")
-    volumes = {match[1] for one in options if (match := re.search(r"^--volume \S+:(\S+)$", one))}
-    if len(spill) != 1 or not any(path == one or path.startswith(f"{one}/") for path in spill for one in volumes):
-        found.append("objects are not spilled to a folder of the machine's own disks")
-    if "/opt/dlami/nvme" not in before:
-        found.append("the NVMe disks are not used")
-    if any("--shm-size" in one for one in options):
-        found.append("one size of shared memory for machines of different memory")
-    environment = dict(one.removeprefix("--env ").split("=", 1) for one in options if one.startswith("--env "))
+        violations.append("no check that the driver can run torch's CUDA")
+    volumes = {match[1] for option in options if (match := re.search(r"^--volume \S+:(\S+)$", option))}
+    if len(spill) != 1 or not any(
+        path == volume or path.startswith(f"{volume}/") for path in spill for volume in volumes
+    ):
+        violations.append("objects are not spilled to a folder of the machine's own disks")
+    if "/opt/dlami/nvme" not in setup:
+        violations.append("the NVMe disks are not used")
+    if any("--shm-size" in option for option in options):
+        violations.append("one size of shared memory for machines of different memory")
+    environment = dict(option.removeprefix("--env ").split("=", 1) for option in options if option.startswith("--env "))
     token = environment.get("RAY_AUTH_TOKEN_PATH", "")
     if environment.get("RAY_AUTH_MODE") != "token" or not config["file_mounts"].get(token, "").startswith("~/"):
-        found.append("no token: whoever reaches the head's ports runs code")
+        violations.append("no token: whoever reaches the head's ports runs code")
     if "--dashboard-host=127.0.0.1" not in starts[0]:
-        found.append("the dashboard listens beyond the head")
-    return found
+        violations.append("the dashboard listens beyond the head")
+    return violations
 
 
 def test_the_file_breaks_no_rule(config: dict[str, Any]) -> None:
@@ -103,7 +105,7 @@ def test_the_file_breaks_no_rule(config: dict[str, Any]) -> None:
 
 
 def without(options: list[str], mark: str) -> None:
-    options[:] = [one for one in options if mark not in one]
+    options[:] = [option for option in options if mark not in option]
 
 
 BREAK: dict[str, Callable[[Any], Any]] = {
@@ -120,7 +122,7 @@ BREAK: dict[str, Callable[[Any], Any]] = {
     "shared memory": lambda c: c["docker"]["run_options"].append("--shm-size=200gb"),
     "no token": lambda c: c["file_mounts"].pop("/home/ray/token/auth_token"),
     "dashboard": lambda c: c.update(
-        head_start_ray_commands=[one.replace("127.0.0.1", "0.0.0.0") for one in c["head_start_ray_commands"]]
+        head_start_ray_commands=[line.replace("127.0.0.1", "0.0.0.0") for line in c["head_start_ray_commands"]]
     ),
 }
 
@@ -140,21 +142,21 @@ def test_a_machine_with_an_old_driver_stops_before_its_container(
     if driver:  # a machine with a GPU
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho {driver}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", command],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (done.returncode, "older than 580" in done.stdout) == (status, status == 1)
+    assert (completed.returncode, "older than 580" in completed.stdout) == (status, status == 1)
 
 
 def test_the_commands_are_shell(config: dict[str, Any]) -> None:
     names = ("initialization_commands", "setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
     for line in [line for name in names for line in config[name]]:
-        done = subprocess.run(["bash", "-n", "-c", line], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"{line}: {done.stderr}"
+        completed = subprocess.run(["bash", "-n", "-c", line], capture_output=True, text=True, timeout=60)
+        assert completed.returncode == 0, f"{line}: {completed.stderr}"
 
 
 def statements(access: dict[str, Any]) -> list[dict[str, Any]]:
@@ -234,7 +236,8 @@ def test_ray_up_finds_what_the_template_makes(aws: Any, config: dict[str, Any]) 
 
     resource_cache.cache_clear()
     filled = bootstrap_aws(prepare_config(config))
-    (group,) = [one for one in aws("ec2").describe_security_groups()["SecurityGroups"] if one["GroupName"] == "ram-ray"]
+    security_groups = aws("ec2").describe_security_groups()["SecurityGroups"]
+    (group,) = [group for group in security_groups if group["GroupName"] == "ram-ray"]
     sources = [block["CidrIp"] for rule in group["IpPermissions"] for block in rule.get("IpRanges", [])]
     assert sources == ["203.0.113.7/32"], "the internet can reach the cluster"
     assert any(

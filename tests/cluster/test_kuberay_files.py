@@ -39,11 +39,11 @@ def allocatable(machine: str) -> tuple[float, float, int]:
 
 def reserved(whole: float, steps: list[tuple[float, float]]) -> float:
     """A share of each step of `whole`."""
-    kept = 0.0
+    amount = 0.0
     for size, share in steps:
         part = min(whole, size)
-        kept, whole = kept + part * share, whole - part
-    return kept
+        amount, whole = amount + part * share, whole - part
+    return amount
 
 
 def cpus(text: str) -> float:
@@ -63,39 +63,43 @@ def groups(cluster: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def problems(cluster: dict[str, Any], account: str) -> list[str]:
     """What would go wrong with a RayCluster's specification, a line each."""
-    found = []
+    violations = []
     if cluster.get("authOptions", {}).get("mode") != "token":
-        found.append("no token: whoever reaches the head's ports runs code")
+        violations.append("no token: whoever reaches the head's ports runs code")
     for name, group in groups(cluster):
         pod = group["template"]["spec"]
         machine = pod.get("nodeSelector", {}).get("node.kubernetes.io/instance-type")
         if pod.get("serviceAccountName") != account:
-            found.append(f"{name}: not the service account {account}, so the data cannot be read")
+            violations.append(f"{name}: not the service account {account}, so the data cannot be read")
         if machine is None:
-            found.append(f"{name}: no machine is named, so nobody knows whether the pod fits")
+            violations.append(f"{name}: no machine is named, so nobody knows whether the pod fits")
             continue
         parts = [container["resources"] for container in pod["containers"]]
         parts += [cluster["autoscalerOptions"]["resources"]] if name == "head" else []
-        found += [f"{name}: {line}" for line in too_much(parts, machine)]
-        shared = [one["emptyDir"] for one in pod.get("volumes", []) if one["emptyDir"].get("medium") == "Memory"]
-        if sum(gib(one["sizeLimit"]) for one in shared) > 0.5 * gib(parts[0]["limits"]["memory"]):
-            found.append(f"{name}: shared memory counts as the pod's memory and takes more than half of it")
-    return found
+        violations += [f"{name}: {line}" for line in too_much(parts, machine)]
+        shared = [
+            volume["emptyDir"] for volume in pod.get("volumes", []) if volume["emptyDir"].get("medium") == "Memory"
+        ]
+        if sum(gib(volume["sizeLimit"]) for volume in shared) > 0.5 * gib(parts[0]["limits"]["memory"]):
+            violations.append(f"{name}: shared memory counts as the pod's memory and takes more than half of it")
+    return violations
 
 
 def too_much(parts: list[dict[str, Any]], machine: str) -> list[str]:
     """What the containers of a pod ask for and a machine does not have."""
-    found = []
+    violations = []
     free_cpus, free_memory, gpus = allocatable(machine)
     asked_cpus = sum(cpus(part["requests"]["cpu"]) for part in parts)
     asked_memory = sum(gib(part["requests"]["memory"]) for part in parts)
     if asked_cpus > free_cpus - SYSTEM_PODS[0]:
-        found.append(f"{asked_cpus:g} CPUs do not fit the {free_cpus:.1f} of a {machine} beside the system's pods")
+        violations.append(f"{asked_cpus:g} CPUs do not fit the {free_cpus:.1f} of a {machine} beside the system's pods")
     if asked_memory > free_memory - SYSTEM_PODS[1]:
-        found.append(f"{asked_memory:g} GiB do not fit the {free_memory:.0f} of a {machine} beside the system's pods")
+        violations.append(
+            f"{asked_memory:g} GiB do not fit the {free_memory:.0f} of a {machine} beside the system's pods"
+        )
     if any(int(part[kind].get("nvidia.com/gpu", 0)) != gpus for part in parts[:1] for kind in ("requests", "limits")):
-        found.append(f"the GPUs asked for are not the {gpus} of a {machine}")
-    return found
+        violations.append(f"the GPUs asked for are not the {gpus} of a {machine}")
+    return violations
 
 
 def specification(name: str) -> Any:

@@ -39,8 +39,8 @@ class Planted:
     defects: list[Defect] = field(default_factory=list)
 
 
-def picture(seed: int, format: str = "JPEG", *, size: tuple[int, int] = (72, 56)) -> bytes:
-    """A small picture of smooth colours, different for every seed."""
+def image_bytes(seed: int, format: str = "JPEG", *, size: tuple[int, int] = (72, 56)) -> bytes:
+    """A file of a small image of smooth colours, different for every seed."""
     rng = random.Random(seed)
     corners = bytes(rng.randrange(256) for _ in range(3 * 16))
     image = Image.frombytes("RGB", (4, 4), corners).resize(size, Image.Resampling.BICUBIC)
@@ -67,7 +67,7 @@ def bomb(side: int = 30_000) -> bytes:
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], **options) -> dict[str, tarfile.TarInfo]:
-    """Write members in order; where a name is there twice, the last one's place is returned."""
+    """Write members in order; returns the member of each name, the last if a name occurs twice."""
     with tarfile.open(path, "w", **options) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -78,8 +78,8 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], **options) -> dict[s
 
 
 def sample(key: str, seed: int, *, text: str | None = None) -> list[tuple[str, bytes]]:
-    """A good sample of a tar: picture and caption."""
-    return [(f"{key}.jpg", picture(seed)), (f"{key}.txt", (text or f"caption of {key}").encode("utf-8", "replace"))]
+    """A good sample of a tar: image and caption."""
+    return [(f"{key}.jpg", image_bytes(seed)), (f"{key}.txt", (text or f"caption of {key}").encode("utf-8", "replace"))]
 
 
 def plant(folder: Path) -> Planted:
@@ -99,13 +99,13 @@ def _noise(side: int, format: str) -> bytes:
     return stream.getvalue()
 
 
-def _bad_pictures() -> list[tuple[str, str, bytes, str, bool]]:
+def _bad_images() -> list[tuple[str, str, bytes, str, bool]]:
     """(name, extension, bytes, reason, seen by header)."""
-    jpeg, png, webp = picture(1), picture(2, "PNG"), picture(3, "WEBP")
+    jpeg, png, webp = image_bytes(1), image_bytes(2, "PNG"), image_bytes(3, "WEBP")
     flipped = bytearray(_noise(64, "PNG"))
-    for place in range(500, 3000, 7):
-        flipped[place] ^= 0x55
-    gif = bytearray(picture(4, "GIF"))
+    for index in range(500, 3000, 7):
+        flipped[index] ^= 0x55
+    gif = bytearray(image_bytes(4, "GIF"))
     gif[6:10] = struct.pack("<HH", 60_000, 60_000)
     return [
         ("jpeg-cut-60", "jpg", jpeg[: len(jpeg) * 6 // 10], "truncated", False),
@@ -115,21 +115,21 @@ def _bad_pictures() -> list[tuple[str, str, bytes, str, bool]]:
         ("webp-cut", "webp", webp[: len(webp) * 2 // 3], "truncated", False),
         ("jpeg-cut-in-header", "jpg", jpeg[:24], "truncated", True),
         ("zero-bytes", "jpg", b"", "undecodable", True),
-        ("text", "jpg", b"this is not a picture", "undecodable", True),
+        ("text", "jpg", b"this is not an image", "undecodable", True),
         ("page", "jpg", b"<!DOCTYPE html><title>404 Not Found</title>" * 40, "undecodable", True),
         ("random", "png", random.Random(5).randbytes(4000), "undecodable", True),
         ("png-flipped", "png", bytes(flipped), "undecodable", False),
-        ("tiff", "jpg", picture(6, "TIFF"), "undecodable", True),
+        ("tiff", "jpg", image_bytes(6, "TIFF"), "undecodable", True),
         ("bomb", "png", bomb(), "too_large", True),
         ("gif-bomb", "png", bytes(gif), "too_large", True),
         ("too-many-bytes", "png", _noise(300, "PNG"), "too_large", True),
-        ("tiny", "jpg", picture(7, size=(8, 8)), "too_small", True),
-        ("ribbon", "jpg", picture(8, size=(400, 20)), "too_small", True),
+        ("tiny", "jpg", image_bytes(7, size=(8, 8)), "too_small", True),
+        ("ribbon", "jpg", image_bytes(8, size=(400, 20)), "too_small", True),
     ]
 
 
 def _bad_texts() -> list[tuple[str, list[tuple[str, bytes]], str]]:
-    """(name, members beside the picture, reason)."""
+    """(name, members beside the image, reason)."""
     return [
         ("no-text", [], "no_caption"),
         ("empty-text", [("txt", b"")], "no_caption"),
@@ -155,13 +155,13 @@ def _web_tar(folder: Path, planted: Planted) -> None:
             members.extend(sample(key, 100 + len(planted.good)))
             planted.good.add(f"web/{key}")
 
-    for name, extension, data, reason, header in _bad_pictures():
+    for name, extension, data, reason, header in _bad_images():
         good(1)
         members += [(f"{name}.{extension}", data), (f"{name}.txt", b"a caption")]
         planted.defects.append(Defect(f"web/{name}", reason, header))
-    for place, (name, texts, reason) in enumerate(_bad_texts()):
-        good(place % 2)
-        members += [(f"{name}.jpg", picture(200 + place)), *((f"{name}.{kind}", data) for kind, data in texts)]
+    for index, (name, texts, reason) in enumerate(_bad_texts()):
+        good(index % 2)
+        members += [(f"{name}.jpg", image_bytes(200 + index)), *((f"{name}.{kind}", data) for kind, data in texts)]
         planted.defects.append(Defect(f"web/{name}", reason))
     members += [("orphan-text.txt", b"a caption"), ("orphan-json.json", b'{"caption": "a dog"}')]
     planted.defects += [Defect("web/orphan-text", "bad_metadata"), Defect("web/orphan-json", "bad_metadata")]
@@ -178,18 +178,18 @@ def _web_tar(folder: Path, planted: Planted) -> None:
 def _broken_tars(folder: Path, planted: Planted) -> None:
     def write(name: str) -> tuple[Path, bytearray, dict[str, tarfile.TarInfo]]:
         path = folder / f"{name}.tar"
-        keys = [f"part/{place}" for place in range(8)]
-        infos = write_tar(path, [one for place, key in enumerate(keys) for one in sample(key, 400 + place)])
+        keys = [f"part/{index}" for index in range(8)]
+        infos = write_tar(path, [member for index, key in enumerate(keys) for member in sample(key, 400 + index)])
         planted.uris.append(str(path))
         return path, bytearray(path.read_bytes()), infos
 
     def expect(name: str, lost: set[int], broken: list[int]) -> None:
-        planted.good |= {f"{name}/part/{place}" for place in range(8) if place not in lost}
+        planted.good |= {f"{name}/part/{index}" for index in range(8) if index not in lost}
         planted.defects += [Defect(f"{name}/#broken-{offset}", "broken_archive") for offset in broken]
 
-    path, data, infos = write("cut-in-picture")
+    path, data, infos = write("cut-in-image")
     path.write_bytes(data[: infos["part/6.jpg"].offset_data + 200])
-    expect("cut-in-picture", {6, 7}, [infos["part/6.jpg"].offset])
+    expect("cut-in-image", {6, 7}, [infos["part/6.jpg"].offset])
 
     path, data, infos = write("cut-before-text")
     path.write_bytes(data[: infos["part/5.txt"].offset + 100])
@@ -197,8 +197,8 @@ def _broken_tars(folder: Path, planted: Planted) -> None:
 
     path, data, infos = write("scratched")
     for name in ("part/2.jpg", "part/5.txt"):
-        place = infos[name].offset
-        data[place : place + 160] = random.Random(place).randbytes(160)
+        start = infos[name].offset
+        data[start : start + 160] = random.Random(start).randbytes(160)
     path.write_bytes(data)
     expect("scratched", {2, 5}, [infos["part/2.jpg"].offset, infos["part/5.txt"].offset])
 
@@ -209,9 +209,9 @@ def _broken_tars(folder: Path, planted: Planted) -> None:
 
 
 def _parquet(folder: Path, planted: Planted) -> None:
-    jpeg = picture(500)
-    rows = [(f"row-{place}", picture(501 + place), f"caption {place}".encode()) for place in range(6)]
-    planted.good |= {f"table/row-{place}" for place in range(6)}
+    jpeg = image_bytes(500)
+    rows = [(f"row-{index}", image_bytes(501 + index), f"caption {index}".encode()) for index in range(6)]
+    planted.good |= {f"table/row-{index}" for index in range(6)}
     rows[2:2] = [("null-image", None, b"a dog"), ("cut-image", jpeg[:-30], b"a dog"), ("empty", jpeg, b"  ")]
     rows[6:6] = [("latin-1", jpeg, b"un caf\xe9"), ("row-0", jpeg, b"a dog")]
     keys, images, captions = zip(*rows, strict=True)
@@ -237,17 +237,17 @@ def _folder(folder: Path, planted: Planted) -> None:
     def line(**tree) -> None:
         lines.append(json.dumps(tree).encode())
 
-    for place in range(4):
-        name = f"deep/{place}.png"
-        (root / name).write_bytes(picture(600 + place, "PNG"))
-        line(file_name=name, captions=[f"caption {place}", "another"])
+    for index in range(4):
+        name = f"deep/{index}.png"
+        (root / name).write_bytes(image_bytes(600 + index, "PNG"))
+        line(file_name=name, captions=[f"caption {index}", "another"])
         planted.good.add(f"album/{name}")
-    (root / "unsaid.jpg").write_bytes(picture(610))
+    (root / "no-caption.jpg").write_bytes(image_bytes(610))
     (root / "nothing.jpg").write_bytes(b"")
     line(file_name="../web.tar", caption="a dog")
     line(image="gone.jpg", text="a dog")
     lines.append(b'{"file_name": "deep/0.png", ')
-    line(image="unsaid.jpg", text="")
+    line(image="no-caption.jpg", text="")
     line(file_name="nothing.jpg", caption="a dog")
     (root / "captions.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     planted.uris.append(str(root))
@@ -255,6 +255,6 @@ def _folder(folder: Path, planted: Planted) -> None:
         Defect("album/line-5", "bad_metadata"),
         Defect("album/gone.jpg", "bad_metadata"),
         Defect("album/line-7", "bad_metadata"),
-        Defect("album/unsaid.jpg", "no_caption"),
+        Defect("album/no-caption.jpg", "no_caption"),
         Defect("album/nothing.jpg", "undecodable"),
     ]

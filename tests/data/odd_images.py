@@ -18,10 +18,10 @@ def encode(image: Image.Image, format: str, **options) -> bytes:
 
 
 def odd_images() -> dict[str, bytes]:
-    """File name -> bytes. Some come with a twin that looks the same: alpha.png and on_white.png, for one."""
+    """File name -> bytes. Some have a twin that looks the same, such as alpha.png and on_white.png."""
     rgb = photo(3, size=(96, 80))
-    lying = Image.Exif()
-    lying[0x0112] = 6
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
     mask = Image.new("L", rgb.size, 0)
     mask.paste(255, (20, 10, 70, 60))
     alpha, on_white = rgb.convert("RGBA"), Image.new("RGB", rgb.size, (255, 255, 255))
@@ -54,12 +54,12 @@ def odd_images() -> dict[str, bytes]:
         "grey8.png": encode(grey, "PNG"),
         "grey16.png": encode(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG"),
         "one_bit.png": encode(rgb.convert("1"), "PNG"),
-        "exif6.png": encode(rgb, "PNG", exif=lying),
-        "exif6.jpg": encode(rgb, "JPEG", exif=lying),
+        "exif6.png": encode(rgb, "PNG", exif=rotated),
+        "exif6.jpg": encode(rgb, "JPEG", exif=rotated),
         "upright.png": encode(upright, "PNG"),
         "bad_exif.jpg": encode(rgb, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 40),
         "cmyk.jpg": encode(rgb.convert("CMYK"), "JPEG"),
-        "two.jpg": encode(rgb, "MPO", save_all=True, append_images=[photo(4)], exif=lying),
+        "two.jpg": encode(rgb, "MPO", save_all=True, append_images=[photo(4)], exif=rotated),
         "animated.gif": encode(blank, "GIF", save_all=True, append_images=[photo(5)]),
         "large.jpg": encode(large, "JPEG", quality=90),
         "large_grey.jpg": encode(large.convert("L"), "JPEG", quality=90),

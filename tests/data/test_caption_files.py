@@ -50,12 +50,12 @@ def test_a_large_file_is_written_in_parts_and_the_same_again(tmp_path: Path, mon
     (tmp_path / "a.txt").write_text("\n".join(LINES) + "\n")
     (tmp_path / "empty.txt").write_text("")
     for _ in range(2):
-        told: list[int] = []
-        caption_files._write_rows("a", str(tmp_path / "a.txt"), str(tmp_path / "shard=a"), told.append)
-        caption_files._write_rows("b", str(tmp_path / "empty.txt"), str(tmp_path / "shard=b"), told.append)
-        assert told == [2, 2, 1, 0]
-        rows = [pq.read_table(one, partitioning=None).to_pylist() for one in sorted(tmp_path.glob("shard=a/*"))]
-        assert [len(one) for one in rows] == [2, 2, 1] and len(list(tmp_path.glob("shard=b/*"))) == 1
+        reported: list[int] = []
+        caption_files._write_rows("a", str(tmp_path / "a.txt"), str(tmp_path / "shard=a"), reported.append)
+        caption_files._write_rows("b", str(tmp_path / "empty.txt"), str(tmp_path / "shard=b"), reported.append)
+        assert reported == [2, 2, 1, 0]
+        rows = [pq.read_table(path, partitioning=None).to_pylist() for path in sorted(tmp_path.glob("shard=a/*"))]
+        assert [len(part) for part in rows] == [2, 2, 1] and len(list(tmp_path.glob("shard=b/*"))) == 1
         assert [row["captions"][0] for part in rows for row in part] == LINES
 
 
@@ -73,8 +73,11 @@ def _build(run_uri: str, files: list[str], config: RunConfig, *, label: bool = F
     captions = collect_captions(run, config, files)
     parsed = stages.parse(run, config, captions)
     labels = stages.build_labels(run, config, parsed)
-    done = [captions, parsed, labels, *([stages.label(run, config, parsed, labels)] if label else [])]
-    return {one.stage: {**one.counts, "path": one.path, "reused": one in run.reused} for one in done}
+    manifests = [captions, parsed, labels, *([stages.label(run, config, parsed, labels)] if label else [])]
+    return {
+        manifest.stage: {**manifest.counts, "path": manifest.path, "reused": manifest in run.reused}
+        for manifest in manifests
+    }
 
 
 def test_captions_become_a_label_system_and_annotations(ray_cluster: None, tmp_path: Path) -> None:
@@ -82,40 +85,40 @@ def test_captions_become_a_label_system_and_annotations(ray_cluster: None, tmp_p
     for source in ("a", "b"):
         (tmp_path / f"{source}.txt").write_text("\n".join([*(LINES * 10), ""]) + "\n")
         files.append(str(tmp_path / f"{source}.txt"))
-    first = _build(str(tmp_path / "one"), files, _config(), label=True)
+    first = _build(str(tmp_path / "run"), files, _config(), label=True)
     assert first["captions"]["rows_in"] == 102 == first["captions"]["rows_out"] + first["captions"]["rejected"]
     assert first["parse"]["rows_out"] == first["labels"]["rows_out"] == 100
-    system = json.loads((tmp_path / "one" / "label_system.json").read_text())
-    labels = {one["name"]: one for one in system["labels"]}
+    system = json.loads((tmp_path / "run" / "label_system.json").read_text())
+    labels = {label["name"]: label for label in system["labels"]}
     assert labels["dog"]["count"] == labels["cat"]["count"] == 40
     assert labels["couch"]["count"] == 40 and "sofa" in labels["couch"]["synonyms"]
-    report = json.loads((tmp_path / "one" / "label_report.json").read_text())
+    report = json.loads((tmp_path / "run" / "label_report.json").read_text())
     assert report["captions"] == {"a": 50, "b": 50}
-    told = {one["name"]: one for one in report["labels"]}
-    assert told["couch"]["sources"] == {"a": 20, "b": 20} and "a cat on a sofa" in told["couch"]["examples"]
-    assert "stop sign" in (tmp_path / "one" / "label_system.html").read_text()
+    reported = {label["name"]: label for label in report["labels"]}
+    assert reported["couch"]["sources"] == {"a": 20, "b": 20} and "a cat on a sofa" in reported["couch"]["examples"]
+    assert "stop sign" in (tmp_path / "run" / "label_system.html").read_text()
     rows = [
         row
         for file in Path(first["labels"]["path"]).rglob("*.parquet")
         for row in pq.read_table(file, partitioning=None).to_pylist()
     ]
     assert len({row["key"] for row in rows}) == 100
-    assert {source for row in rows for one in row["captions"] for source in one["sources"]} <= {
+    assert {source for row in rows for caption in row["captions"] for source in caption["sources"]} <= {
         "parsed",
         "matched",
         "both",
     }
 
     names = ("label_system.json", "label_report.json", "label_system.html")
-    before = {name: (tmp_path / "one" / name).read_bytes() for name in names}
-    for manifest in (tmp_path / "one" / "annotations" / "label_system").glob("*.json"):
+    contents = {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    for manifest in (tmp_path / "run" / "annotations" / "label_system").glob("*.json"):
         manifest.unlink()
-    rebuilt = _build(str(tmp_path / "one"), files[::-1], _config(rows=7))
+    rebuilt = _build(str(tmp_path / "run"), files[::-1], _config(rows=7))
     assert rebuilt["parse"]["reused"] and not rebuilt["label_system"]["reused"]
-    assert {name: (tmp_path / "one" / name).read_bytes() for name in names} == before
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in names} == contents
 
-    (tmp_path / "one" / "label_edits.yaml").write_text("apart: [[couch, sofa]]\ndrop: [dog]\n")
-    edited = _build(str(tmp_path / "one"), files, _config())
+    (tmp_path / "run" / "label_edits.yaml").write_text("apart: [[couch, sofa]]\ndrop: [dog]\n")
+    edited = _build(str(tmp_path / "run"), files, _config())
     assert [edited[name]["reused"] for name in ("captions", "parse", "label_system")] == [True, True, False]
-    names = {one["name"] for one in json.loads((tmp_path / "one" / "label_system.json").read_text())["labels"]}
+    names = {label["name"] for label in json.loads((tmp_path / "run" / "label_system.json").read_text())["labels"]}
     assert {"couch", "sofa"} <= names and "dog" not in names

@@ -23,7 +23,7 @@ def system() -> LabelSystem:
 
 
 def test_labels_by_name_synonym_and_kind(system):
-    assert [label_id(one, system) for one in ("Dog ", "puppy", "run", "cat")] == [0, 0, 3, None]
+    assert [label_id(name, system) for name in ("Dog ", "puppy", "run", "cat")] == [0, 0, 3, None]
     assert label_id("orange", system) == 2  # captions use the colour more
     assert label_id("object:orange", system) == 1 and label_id("action:orange", system) is None
 
@@ -53,9 +53,9 @@ def test_a_stages_tags_against_the_truth(system):
 
 
 def test_counts_of_tags_add_up():
-    one = score_tags([[1, 2], [3]], [[2], [3, 4]])
-    assert one == Counts(tp=2, fp=1, fn=1)
-    total = one + score_tags([[]], [[7]])
+    counts = score_tags([[1, 2], [3]], [[2], [3, 4]])
+    assert counts == Counts(tp=2, fp=1, fn=1)
+    total = counts + score_tags([[]], [[7]])
     assert total == Counts(2, 1, 2) and total.precision == pytest.approx(2 / 3) and total.recall == 0.5
     with pytest.raises(ValueError):
         score_tags([[1]], [[1], [2]])

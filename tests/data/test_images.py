@@ -1,7 +1,7 @@
-"""Contract: untrusted bytes become an RGB picture or a rejection with the right reason; nothing else gets out.
+"""Contract: untrusted bytes become an RGB image or a rejection with the right reason, and nothing else.
 
-A bomb is stopped by its header; scaling while decoding never goes under the size asked for; every mode, EXIF
-orientation included, comes out as it looks; many threads may decode at once; near byte ranges share a request.
+A decompression bomb is rejected by its header; scaled decoding never goes under the size asked for; every mode and
+EXIF orientation is decoded as it looks; many threads may decode at once; near byte ranges share a request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 from ram_ray.data import fetch
 from ram_ray.data.images import Limits, decode, header, read_bytes
 from ram_ray.records import Reject
-from tests.data.defects import bomb, picture
+from tests.data.defects import bomb, image_bytes
 
 LIMITS = Limits(min_side=16, max_pixels=50_000_000, max_bytes=50_000_000)
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP"]
@@ -42,7 +42,7 @@ def reason(data: bytes, *, limits: Limits = LIMITS, **options) -> str | None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_is_read(format: str) -> None:
-    data = picture(1, format, size=(90, 40))
+    data = image_bytes(1, format, size=(90, 40))
     assert header(data, limits=LIMITS) == (90, 40)
     image = decode(data, limits=LIMITS)
     assert image.mode == "RGB" and image.size == (90, 40)
@@ -52,7 +52,7 @@ def test_every_format_is_read(format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("size", [None, 1])
-def test_a_picture_cut_anywhere_is_truncated(format: str, size: int | None) -> None:
+def test_an_image_cut_anywhere_is_truncated(format: str, size: int | None) -> None:
     noise = Image.frombytes("RGB", (64, 48), random.Random(0).randbytes(64 * 48 * 3))
     for options in [{}, {"progressive": True}] if format == "JPEG" else [{}]:
         data = encode(noise, format, **options)
@@ -60,12 +60,12 @@ def test_a_picture_cut_anywhere_is_truncated(format: str, size: int | None) -> N
             assert reason(data[:length], size=size) == "truncated", (length, len(data))
 
 
-def test_bytes_that_are_no_picture() -> None:
+def test_bytes_that_are_no_image() -> None:
     rng = random.Random(0)
     for data in (b"", b"text", rng.randbytes(5000), b"RIFF\0\0\0\0WEBPxxxx" + bytes(99)):
         assert reason(data) == "undecodable", data[:20]
-    assert reason(picture(1, "TIFF")) == "undecodable", "a decoder that is not on the list is never tried"
-    whole = picture(3, "PNG")
+    assert reason(image_bytes(1, "TIFF")) == "undecodable", "a decoder that is not on the list is never tried"
+    whole = image_bytes(3, "PNG")
     for _ in range(200):
         data = bytearray(whole)
         for _ in range(10):
@@ -84,7 +84,7 @@ def test_limits_are_held_by_the_header_alone() -> None:
     webp = bytearray(encode(Image.new("RGB", (20, 20)), "WEBP", lossless=True))
     webp[21:25] = (16382 | 16382 << 14).to_bytes(4, "little")
     assert reason(bytes(webp)) == "too_large"
-    data = picture(1, size=(40, 30))
+    data = image_bytes(1, size=(40, 30))
     assert reason(data, limits=Limits(31, 10**6, 10**6)) == "too_small"
     assert reason(data, limits=Limits(30, 1200, 10**6)) is None
     assert reason(data, limits=Limits(30, 1199, 10**6)) == "too_large"
@@ -99,13 +99,13 @@ def test_webp_headers_of_all_three_kinds(options: dict) -> None:
 
 @pytest.mark.parametrize("size", [16, 50, 100, 128, 333])
 def test_scaled_decoding_stays_at_or_over_the_size(size: int) -> None:
-    data = picture(1, size=(1000, 667))
+    data = image_bytes(1, size=(1000, 667))
     image = decode(data, limits=LIMITS, size=size)
     assert min(image.size) >= size
     assert min(image.size) < max(2 * size + 2, 667 / 8 + 1), "no larger than it need be; 1/8 is the least there is"
     full = decode(data, limits=LIMITS).resize(image.size, Image.Resampling.BOX)
     assert np.abs(np.asarray(image, float) - np.asarray(full, float)).mean() < 3
-    assert decode(picture(1, "PNG", size=(1000, 667)), limits=LIMITS, size=size).size == (1000, 667)
+    assert decode(image_bytes(1, "PNG", size=(1000, 667)), limits=LIMITS, size=size).size == (1000, 667)
 
 
 def test_modes_come_out_as_they_look() -> None:
@@ -130,7 +130,7 @@ def test_modes_come_out_as_they_look() -> None:
 def test_exif_orientation_is_honoured(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(Image.open(io.BytesIO(picture(1, "PNG", size=(64, 32)))), "PNG", exif=exif)
+    data = encode(Image.open(io.BytesIO(image_bytes(1, "PNG", size=(64, 32)))), "PNG", exif=exif)
     turns = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -146,13 +146,13 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
     assert np.array_equal(np.asarray(decode(data, limits=LIMITS)), turns[orientation](stored))
 
 
-def test_exif_that_cannot_be_read_does_not_cost_the_picture() -> None:
+def test_exif_that_cannot_be_read_does_not_reject_the_image() -> None:
     data = encode(Image.new("RGB", (32, 32)), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\xff")
     assert decode(data, limits=LIMITS).size == (32, 32)
 
 
 def test_threads_decode_side_by_side() -> None:
-    batch = [picture(seed, FORMATS[seed % 5]) for seed in range(40)] + [b"text", picture(1)[:200]] * 5
+    batch = [image_bytes(seed, FORMATS[seed % 5]) for seed in range(40)] + [b"text", image_bytes(1)[:200]] * 5
     alone = [decode(data, limits=LIMITS).tobytes() for data in batch[:40]]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda data: decode(data, limits=LIMITS).tobytes(), batch[:40])) == alone
@@ -168,17 +168,17 @@ def test_near_ranges_share_a_request() -> None:
         (200_000, 200_800, [3, 4]),
         (10**9, 10**9 + (60 << 20), [5]),
     ]
-    side_by_side = [n * (30 << 20) for n in range(5)]
+    side_by_side = [index * (30 << 20) for index in range(5)]
     requests = list(fetch._coalesce(range(5), side_by_side, [30 << 20] * 5))
-    assert [places for _, _, places in requests] == [[0, 1], [2, 3], [4]], "one request holds 64 MiB at most"
+    assert [indices for _, _, indices in requests] == [[0, 1], [2, 3], [4]], "one request holds 64 MiB at most"
 
 
-def test_a_picture_that_is_not_there_is_its_own_rejection(tmp_path: Path) -> None:
+def test_a_missing_image_is_its_own_rejection(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(range(100)))
     uri, gone = str(tmp_path / "a.bin"), str(tmp_path / "b.bin")
-    found = read_bytes([uri, gone, uri, uri, f"{gone}.parquet"], [10, 0, 95, 500, 0], [5, 5, 10, 5, 5])
-    assert found[0] == bytes(range(10, 15))
-    assert [one.reason for one in found[1:] if isinstance(one, Reject)] == [
+    results = read_bytes([uri, gone, uri, uri, f"{gone}.parquet"], [10, 0, 95, 500, 0], [5, 5, 10, 5, 5])
+    assert results[0] == bytes(range(10, 15))
+    assert [result.reason for result in results[1:] if isinstance(result, Reject)] == [
         "broken_archive",
         "truncated",
         "truncated",

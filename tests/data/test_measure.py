@@ -18,7 +18,7 @@ from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.planted import Planter, truth_names
 from tests.tiny import jpeg
 
-FIVE = [f"caption {place}" for place in range(5)]
+FIVE = [f"caption {index}" for index in range(5)]
 SYSTEM = LabelSystem(
     [Label(0, "train", "object", 60), Label(1, "train", "action", 30), Label(2, "dog", "object", 10)]
     + [Label(id, f"rare {id}", "object", 0) for id in range(3, 6)]
@@ -26,26 +26,26 @@ SYSTEM = LabelSystem(
 
 
 def test_one_caption_is_kept_and_nothing_is_lost() -> None:
-    rows = [hide_captions({"key": f"s/{place}", "captions": FIVE}, keep=1, seed=3) for place in range(500)]
+    rows = [hide_captions({"key": f"s/{index}", "captions": FIVE}, num_shown=1, seed=3) for index in range(500)]
     assert all(len(row["captions"]) == 1 and sorted(row["captions"] + row["unseen"]) == FIVE for row in rows)
-    kept = Counter(row["captions"][0] for row in rows)
-    assert len(kept) == 5 and min(kept.values()) > 70, "each of five captions about a fifth of the time"
-    assert rows[7] == hide_captions({"key": "s/7", "captions": FIVE}, keep=1, seed=3)
-    other = [hide_captions({"key": f"s/{place}", "captions": FIVE}, keep=1, seed=4) for place in range(500)]
-    assert 300 < sum(a["captions"] != b["captions"] for a, b in zip(rows, other, strict=True)) < 480
+    shown = Counter(row["captions"][0] for row in rows)
+    assert len(shown) == 5 and min(shown.values()) > 70, "each of five captions about a fifth of the time"
+    assert rows[7] == hide_captions({"key": "s/7", "captions": FIVE}, num_shown=1, seed=3)
+    other = [hide_captions({"key": f"s/{index}", "captions": FIVE}, num_shown=1, seed=4) for index in range(500)]
+    assert 300 < sum(row["captions"] != other_row["captions"] for row, other_row in zip(rows, other, strict=True)) < 480
 
 
 def test_several_captions_keep_their_order_and_few_are_all_kept() -> None:
-    row = hide_captions({"key": "s/1", "captions": FIVE}, keep=3, seed=0)
+    row = hide_captions({"key": "s/1", "captions": FIVE}, num_shown=3, seed=0)
     assert row["captions"] == sorted(row["captions"]) and len(row["captions"]) == 3 and len(row["unseen"]) == 2
-    assert hide_captions({"key": "s/1", "captions": FIVE[:2]}, keep=3, seed=0)["unseen"] == []
-    assert hide_captions({"key": "s/1", "captions": []}, keep=1, seed=0)["captions"] == []
+    assert hide_captions({"key": "s/1", "captions": FIVE[:2]}, num_shown=3, seed=0)["unseen"] == []
+    assert hide_captions({"key": "s/1", "captions": []}, num_shown=1, seed=0)["captions"] == []
 
 
 def test_planted_tags_are_the_share_that_was_asked_for() -> None:
     planter = Planter(SYSTEM, share=0.5, seed=0)
-    assert all(len(planter.draw(f"s/{place}", num_tags=4, true={2})) == 2 for place in range(50))
-    drawn = [planter.draw(f"s/{place}", num_tags=1, true={2}) for place in range(2000)]
+    assert all(len(planter.draw(f"s/{index}", num_tags=4, true={2})) == 2 for index in range(50))
+    drawn = [planter.draw(f"s/{index}", num_tags=1, true={2}) for index in range(2000)]
     assert 900 < sum(map(len, drawn)) < 1100, "half a tag an image is one tag in half of the images"
     assert planter.draw("s/5", num_tags=1, true={2}) == drawn[5]
     assert planter.draw("s/1", num_tags=0, true=set()) == []
@@ -53,24 +53,24 @@ def test_planted_tags_are_the_share_that_was_asked_for() -> None:
 
 def test_planted_tags_are_false_and_come_by_their_frequency() -> None:
     planter = Planter(SYSTEM, share=1.0, seed=0)
-    found = Counter(planter.draw(f"s/{place}", num_tags=1, true={2})[0] for place in range(3000))
-    assert set(found) == {0, 1} and 1.7 < found[0] / found[1] < 2.4
+    drawn = Counter(planter.draw(f"s/{index}", num_tags=1, true={2})[0] for index in range(3000))
+    assert set(drawn) == {0, 1} and 1.7 < drawn[0] / drawn[1] < 2.4
     assert planter.draw("s/1", num_tags=5, true={0, 2}) == [1], "no tag twice, none that no caption names"
 
 
 def test_a_planted_tag_looks_like_the_others() -> None:
-    places = Counter()
-    for place in range(300):
+    positions = Counter()
+    for index in range(300):
         caption = {"text": "a dog", "origin": "original", "tags": [2, 4], "sources": ["both", "parsed"]}
         tags = [{"id": id, "origin": "parsed", "score": 1.0} for id in (2, 4)]
-        row = {"key": f"s/{place}", "captions": [caption], "tags": tags}
+        row = {"key": f"s/{index}", "captions": [caption], "tags": tags}
         Planter(SYSTEM, share=0.5, seed=0).plant(row, true={2, 4})
         ids = [tag["id"] for tag in row["tags"]]
         (planted,) = set(ids) - {2, 4}
         assert sorted(caption["tags"]) == sorted(ids) and len(caption["sources"]) == 3
         assert {(tag["origin"], tag["score"]) for tag in row["tags"]} == {("parsed", 1.0)}
-        places[ids.index(planted)] += 1
-    assert len(places) == 3 and min(places.values()) > 60
+        positions[ids.index(planted)] += 1
+    assert len(positions) == 3 and min(positions.values()) > 60
 
 
 def test_the_truth_reads_back_as_the_ids_that_it_was_written_from() -> None:
@@ -81,10 +81,10 @@ def test_the_truth_reads_back_as_the_ids_that_it_was_written_from() -> None:
 
 def _write_shard(path: Path, captions: list[list[str]]) -> None:
     with tarfile.open(path, "w") as tar:
-        for place, texts in enumerate(captions):
+        for index, texts in enumerate(captions):
             for name, data in (
-                (f"{place}.jpg", jpeg(place)),
-                (f"{place}.json", json.dumps({"captions": texts}).encode()),
+                (f"{index}.jpg", jpeg(index)),
+                (f"{index}.json", json.dumps({"captions": texts}).encode()),
             ):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
@@ -98,7 +98,7 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
     from ram_ray.runtime.artifacts import Run
 
     nouns = ["dog", "ball", "tree", "man", "car", "house"]
-    captions = [[f"a {nouns[(place + step) % 6]}" for step in range(3)] for place in range(30)]
+    captions = [[f"a {nouns[(index + step) % 6]}" for step in range(3)] for index in range(30)]
     _write_shard(tmp_path / "photos.tar", captions)
     sets = ["data.measure={captions_per_image: 1, planted: 1.0}", "labels.min_count=1", "labels.max_labels=20"]
     config = load(Path(__file__).parents[1] / "tiny_run.yaml", sets=[*sets, "data.min_side=8"])
@@ -111,7 +111,7 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
     assert (counts["labelled"], counts["tp"], counts["fp"], counts["fn"]) == (30, 30, 30, 60)
     held_out = collect(run, config, name="shards_eval", uris=uris, held_out=True)
     whole = label(run, config, parse(run, config, held_out, name="p"), labels, name="l", held_out=True)
-    assert (whole.counts["tags"], whole.counts["labelled"]) == (90, 0), "held-out pictures are left as they are"
+    assert (whole.counts["tags"], whole.counts["labelled"]) == (90, 0), "held-out images are not changed"
     rows = list(read_rows(samples.path, run=config).iter_rows())
     assert all(len(row["captions"]) == 1 and len(row["unseen"]) == 2 for row in rows)
     again = collect(run, config.model_copy(update={"seed": 1}), name="shards", uris=uris)

@@ -1,4 +1,4 @@
-"""Contract: a table of places becomes the same table with pixels; what cannot be read says why and stays in its row."""
+"""Contract: a table of locations becomes the same table with pixels; what cannot be read stays, with its reason."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def _png(image: Image.Image) -> bytes:
 
 @pytest.fixture()
 def rows(tmp_path: Path) -> list[dict]:
-    """Two good pictures in one file, one in Parquet, and four that cannot be used."""
+    """Two good images in one file, a good one in Parquet, and four that cannot be used."""
     first, second, third = _png(photo(0)), _png(photo(1, size=(20, 64))), jpeg(2)
     (tmp_path / "archive.tar").write_bytes(b"x" * 100 + first + b"y" * 7 + second)
     pq.write_table(pa.table({"image": [third]}), tmp_path / "t.parquet")
-    (tmp_path / "bad.jpg").write_bytes(b"this is no picture, though it is long enough to be one")
+    (tmp_path / "bad.jpg").write_bytes(b"this is no image, though it is long enough to be an image")
     (tmp_path / "cut.jpg").write_bytes(third[: len(third) // 2])
     (tmp_path / "small.png").write_bytes(_png(photo(3, size=(40, 4))))
     return [
@@ -57,7 +57,7 @@ def rows(tmp_path: Path) -> list[dict]:
     ]
 
 
-def test_good_rows_hold_their_picture_and_bad_ones_their_reason(rows: list[dict]) -> None:
+def test_good_rows_hold_their_image_and_bad_rows_their_reason(rows: list[dict]) -> None:
     table = add_pixels(to_table(rows, ANNOTATION), size=24, limits=LIMITS)
     assert table.column_names == [*ANNOTATION.names, "pixels"]
     assert table.select(["key", "uri", "captions"]).equals(
@@ -72,14 +72,14 @@ def test_good_rows_hold_their_picture_and_bad_ones_their_reason(rows: list[dict]
     assert [bool(detail) for detail in details] == [reason is not None for reason in table["reason"].to_pylist()]
     pixels = table["pixels"].combine_chunks().to_numpy_ndarray()
     assert pixels.shape == (7, 24, 24, 3) and pixels.dtype == np.uint8
-    for place, picture in [(0, photo(0)), (2, photo(1, size=(20, 64)))]:
-        expected = np.asarray(picture.resize((24, 24), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(pixels[place], expected)
+    for index, image in [(0, photo(0)), (2, photo(1, size=(20, 64)))]:
+        expected = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(pixels[index], expected)
     assert np.abs(pixels[6].astype(int) - np.asarray(photo(2).resize((24, 24)))).mean() < 8
     assert not pixels[[1, 3, 4, 5]].any()
 
 
-def test_a_reason_from_before_is_kept(rows: list[dict]) -> None:
+def test_a_reason_of_an_earlier_stage_is_kept(rows: list[dict]) -> None:
     rows[0] |= {"reason": "no_caption", "detail": "before"}
     table = add_pixels(to_table(rows[:3], ANNOTATION), size=16, limits=LIMITS)
     assert table["reason"].to_pylist() == ["no_caption", "undecodable", None]

@@ -62,7 +62,7 @@ def test_one_image_several_and_a_batch_array_are_the_same() -> None:
     squares = to_squares(images, size=SIZE)
     assert squares.shape == (3, SIZE, SIZE, 3)
     assert to_squares(squares, size=SIZE) is squares
-    np.testing.assert_array_equal(to_squares(tuple(np.asarray(one) for one in images), size=SIZE), squares)
+    np.testing.assert_array_equal(to_squares(tuple(np.asarray(image) for image in images), size=SIZE), squares)
     np.testing.assert_array_equal(to_squares(images[1], size=SIZE), squares[1:2])
     np.testing.assert_array_equal(to_squares(np.asarray(images[1]), size=SIZE), squares[1:2])
     assert to_squares([], size=SIZE).shape == (0, SIZE, SIZE, 3)
@@ -84,7 +84,7 @@ def test_the_models_input_is_the_square_normalised() -> None:
     np.testing.assert_allclose(pixels[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
-def test_what_cannot_be_used_is_said_with_its_name(tmp_path: Path) -> None:
+def test_an_error_names_the_image(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_bytes(b"no image")
     (tmp_path / "cut.jpg").write_bytes(ODD["large.jpg"][:3000])
     for name, reason in (("text.jpg", "undecodable"), ("cut.jpg", "truncated")):

@@ -50,8 +50,10 @@ def test_globs_list_what_lies_there(bucket: tuple[Planted, str, Path]) -> None:
     assert [shard.uri.removeprefix(uri) for shard in shards] == sorted(
         path.as_posix().removeprefix(str(folder)) for path in folder.iterdir()
     )
-    assert [(s.name, s.format) for s in shards] == [(s.name, s.format) for s in list_shards([f"{folder}/*"], folders=0)]
-    assert [shard.name for shard in list_shards([f"{uri}/cut-*.tar"])] == ["run/cut-before-text", "run/cut-in-picture"]
+    assert [(shard.name, shard.format) for shard in shards] == [
+        (shard.name, shard.format) for shard in list_shards([f"{folder}/*"], folders=0)
+    ]
+    assert [shard.name for shard in list_shards([f"{uri}/cut-*.tar"])] == ["run/cut-before-text", "run/cut-in-image"]
     with pytest.raises(ValueError, match="nothing is there"):
         list_shards([f"{uri}/none-*.tar"])
     with pytest.raises(ValueError, match="s3://no-such-bucket"):
@@ -82,29 +84,33 @@ def test_rows_are_those_of_the_local_shards(bucket: tuple[Planted, str, Path], c
     planted, uri, folder = bucket
 
     def rows(pattern: str, root: str) -> list[dict]:
-        found = [
+        scanned = [
             row for shard in list_shards([pattern], folders=0) for row in scan_shard(shard, limits=LIMITS, check=check)
         ]
-        return [{**row, "uri": row["uri"].removeprefix(root), "detail": None} for row in found]
+        return [{**row, "uri": row["uri"].removeprefix(root), "detail": None} for row in scanned]
 
-    here, there = rows(f"{folder}/*", str(folder)), rows(f"{uri}/*", uri)
-    assert there == here
+    local, remote = rows(f"{folder}/*", str(folder)), rows(f"{uri}/*", uri)
+    assert remote == local
     num_seen = sum(check == "decode" or defect.header for defect in planted.defects)
-    assert sum(row["reason"] is not None for row in there) == num_seen
+    assert sum(row["reason"] is not None for row in remote) == num_seen
     assert check == "header" or num_seen == NUM_DEFECTS
 
 
-def test_pictures_are_read_in_place(bucket: tuple[Planted, str, Path]) -> None:
+def test_images_are_read_in_place(bucket: tuple[Planted, str, Path]) -> None:
     _, uri, folder = bucket
-    rows = [row for s in list_shards([f"{uri}/*"], folders=0) for row in scan_shard(s, limits=LIMITS, check="header")]
+    rows = [
+        row
+        for shard in list_shards([f"{uri}/*"], folders=0)
+        for row in scan_shard(shard, limits=LIMITS, check="header")
+    ]
     rows = [row for row in rows if not row["reason"]][::-1]
     uris, offsets, nbytes = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
-    local = read_bytes([one.replace(uri, str(folder)) for one in uris], offsets, nbytes)
+    local = read_bytes([shard_uri.replace(uri, str(folder)) for shard_uri in uris], offsets, nbytes)
     assert read_bytes(uris, offsets, nbytes) == local
     assert all(isinstance(data, bytes) for data in local)
     last = [f"{uri}/web.tar", f"{uri}/gone.tar", f"{uri}/web.tar", *uris[:1]]
-    found = read_bytes(last, [10**9, 0, 0, offsets[0]], [100, 100, 512, nbytes[0]])
-    assert [one.reason if isinstance(one, Reject) else len(one) for one in found] == [
+    results = read_bytes(last, [10**9, 0, 0, offsets[0]], [100, 100, 512, nbytes[0]])
+    assert [result.reason if isinstance(result, Reject) else len(result) for result in results] == [
         "truncated",
         "broken_archive",
         512,
@@ -117,25 +123,25 @@ def test_requests_that_fail_are_made_again(bucket: tuple[Planted, str, Path], fa
     import s3fs
 
     _, uri, folder = bucket
-    before = failing.counts["failed"]
+    num_failed = failing.counts["failed"]
     s3fs.S3FileSystem.clear_instance_cache()
     shards = list_shards([f"{uri}/*"], folders=0)
     rows = [row for shard in shards for row in scan_shard(shard, limits=LIMITS, check="header")]
-    here = [
+    local_rows = [
         row
         for shard in list_shards([f"{folder}/*"], folders=0)
         for row in scan_shard(shard, limits=LIMITS, check="header")
     ]
-    assert [row["reason"] for row in rows] == [row["reason"] for row in here]
+    assert [row["reason"] for row in rows] == [row["reason"] for row in local_rows]
     rows = [row for row in rows if not row["reason"]]
     uris, offsets, nbytes = ([row[name] for row in rows] for name in ("uri", "offset", "nbytes"))
-    found = read_bytes(uris, offsets, nbytes)
-    assert found == read_bytes([one.replace(uri, str(folder)) for one in uris], offsets, nbytes)
+    results = read_bytes(uris, offsets, nbytes)
+    assert results == read_bytes([shard_uri.replace(uri, str(folder)) for shard_uri in uris], offsets, nbytes)
     for number in range(20):
         data = bytes([number]) * (1000 if number else 12 << 20)  # the first in several parts
         write_bytes(f"{uri}-written/{number}", data)
         assert s3fs.S3FileSystem().cat_file(f"{uri}-written/{number}") == data
-    assert failing.counts["failed"] > before + 5
+    assert failing.counts["failed"] > num_failed + 5
 
 
 def test_requests_do_not_grow_with_what_is_listed_and_a_write_is_one(s3: S3Proxy) -> None:
@@ -143,11 +149,11 @@ def test_requests_do_not_grow_with_what_is_listed_and_a_write_is_one(s3: S3Proxy
     for count in (2, 12):
         for number in range(count):
             fs.pipe_file(f"{s3.bucket}/many/{count}/{number:05d}.tar", b"x")
-        before = s3.num_requests
+        num_before = s3.num_requests
         shards = list_shards([f"{s3.bucket}/many/{count}"])
         assert len(shards) == count and all(shard.version for shard in shards)
-        requests.append(s3.num_requests - before)
+        requests.append(s3.num_requests - num_before)
     assert requests[0] == requests[1] <= 6, "what tells a changed shard comes with the listing"
-    before = s3.num_requests
+    num_before = s3.num_requests
     write_bytes(f"{s3.bucket}/a/b/c", b"x")
-    assert s3.num_requests == before + 1
+    assert s3.num_requests == num_before + 1

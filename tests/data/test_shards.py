@@ -1,8 +1,7 @@
 """Contract: reading shards loses nothing in silence.
 
-Every picture and every defect is one row with a key of its own; a defect has its right reason, and what is
-whole arrives, whatever lies beside it; a row's place gives the identical bytes; memory does not grow with what
-the archive holds.
+Every image and every defect is a row with a key of its own; a defect has its right reason, and what is whole arrives,
+whatever lies beside it; a row's location gives the identical bytes; memory does not grow with what the archive holds.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import pytest
 from ram_ray.data.images import Limits, read_bytes
 from ram_ray.data.shards import Shard, list_shards, scan_shard, shard_matches, shard_name
 from ram_ray.records import SAMPLE, to_table
-from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, picture, plant, sample, write_tar
+from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, image_bytes, plant, sample, write_tar
 
 PHOTOS = Path(__file__).resolve().parents[2] / "../shared/data/photos"
 
@@ -58,22 +57,24 @@ def test_every_planted_defect_is_one_row_and_every_good_row_arrives(planted: Pla
     assert all(row["detail"] for row in rows if row["reason"])
 
 
-def test_good_rows_can_be_read_back_from_their_places(planted: Planted) -> None:
+def test_good_rows_can_be_read_back_from_their_locations(planted: Planted) -> None:
     rows = [row for row in scan(*planted.uris) if not row["reason"]][::-1]
-    found = read_bytes([r["uri"] for r in rows], [r["offset"] for r in rows], [r["nbytes"] for r in rows])
-    for row, data in zip(rows, found, strict=True):
+    contents = read_bytes(
+        [row["uri"] for row in rows], [row["offset"] for row in rows], [row["nbytes"] for row in rows]
+    )
+    for row, data in zip(rows, contents, strict=True):
         assert isinstance(data, bytes) and len(data) == row["nbytes"], row["key"]
-    pictures = {row["key"]: data for row, data in zip(rows, found, strict=True)}
-    assert pictures["table/row-4"] == picture(505)
-    assert pictures["album/deep/3.png"] == picture(603, "PNG")
-    assert pictures["web/good-002"] == picture(102)
+    images = {row["key"]: data for row, data in zip(rows, contents, strict=True)}
+    assert images["table/row-4"] == image_bytes(505)
+    assert images["album/deep/3.png"] == image_bytes(603, "PNG")
+    assert images["web/good-002"] == image_bytes(102)
 
 
 def test_byte_ranges_equal_tarfile_in_every_tar_dialect(tmp_path: Path) -> None:
     long = "deep/" + "x" * 150 + "/\u00e9t\u00e9"
     for name, dialect in (("pax", tarfile.PAX_FORMAT), ("gnu", tarfile.GNU_FORMAT), ("ustar", tarfile.USTAR_FORMAT)):
         keys = ["./a", "v1.2/b", *([long] if name != "ustar" else [])]
-        members = [one for seed, key in enumerate(keys) for one in sample(key, seed)]
+        members = [member for seed, key in enumerate(keys) for member in sample(key, seed)]
         infos = write_tar(tmp_path / f"{name}.tar", members, format=dialect)
         rows = scan(tmp_path / f"{name}.tar")
         assert [row["key"] for row in rows] == [f"{name}/{key.removeprefix('./')}" for key in keys]
@@ -85,7 +86,7 @@ def test_byte_ranges_equal_tarfile_in_every_tar_dialect(tmp_path: Path) -> None:
 def test_texts_are_joined_from_txt_and_json_without_duplicates(tmp_path: Path) -> None:
     tree = {"caption": "a dog", "captions": ["two  dogs", "a dog", ""], "labels": ["dog"], "url": "x"}
     members = [*sample("a", 1, text=" a cat\n"), ("a.json", json.dumps(tree).encode()), ("a.cls", b"3")]
-    members += [("b.jpg", picture(2)), ("b.json", b'{"captions": [], "labels": ["cat"]}')]
+    members += [("b.jpg", image_bytes(2)), ("b.json", b'{"captions": [], "labels": ["cat"]}')]
     write_tar(tmp_path / "s.tar", members)
     first, second = scan(tmp_path / "s.tar")
     assert first["captions"] == ["a cat", "a dog", "two dogs"] and first["labels"] == ["dog"]
@@ -94,9 +95,9 @@ def test_texts_are_joined_from_txt_and_json_without_duplicates(tmp_path: Path) -
 
 
 def test_members_of_a_sample_may_lie_apart(tmp_path: Path) -> None:
-    apart = [sample(f"k{place}", place) for place in range(5)]
-    write_tar(tmp_path / "s.tar", [one[0] for one in apart] + [one[1] for one in reversed(apart)])
-    assert outcome(scan(tmp_path / "s.tar")) == {f"s/k{place}": None for place in range(5)}
+    apart = [sample(f"k{index}", index) for index in range(5)]
+    write_tar(tmp_path / "s.tar", [members[0] for members in apart] + [members[1] for members in reversed(apart)])
+    assert outcome(scan(tmp_path / "s.tar")) == {f"s/k{index}": None for index in range(5)}
 
 
 def test_odd_members_are_passed_over_or_named(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_odd_members_are_passed_over_or_named(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
-        for name, data in [("README", b"hello"), ("._a.jpg", b"x"), *sample("a", 1), ("photo.v2.jpg", picture(2))]:
+        for name, data in [("README", b"hello"), ("._a.jpg", b"x"), *sample("a", 1), ("photo.v2.jpg", image_bytes(2))]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -126,15 +127,19 @@ def test_archives_one_after_the_other_are_all_read(tmp_path: Path) -> None:
     assert outcome(scan(tmp_path / "c.tar")) == {"c/a": None, "c/b": None}
 
 
-@pytest.mark.parametrize("place", range(0, 14))
-def test_a_tar_cut_anywhere_gives_one_broken_row_and_all_that_is_whole(tmp_path: Path, place: int) -> None:
-    infos = write_tar(tmp_path / "s.tar", [one for seed in range(3) for one in sample(f"k{seed}", seed)])
+@pytest.mark.parametrize("cut", range(0, 14))
+def test_a_tar_cut_anywhere_gives_one_broken_row_and_all_that_is_whole(tmp_path: Path, cut: int) -> None:
+    infos = write_tar(tmp_path / "s.tar", [member for seed in range(3) for member in sample(f"k{seed}", seed)])
     data = (tmp_path / "s.tar").read_bytes()
     end = infos["k2.txt"].offset_data + 512
-    length = end * (place + 1) // 15 if place < 13 else end  # the last: a clean cut before the end marker
+    length = end * (cut + 1) // 15 if cut < 13 else end  # the last: a clean cut before the end marker
     (tmp_path / "s.tar").write_bytes(data[:length])
     rows = scan(tmp_path / "s.tar")
-    whole = [f"s/k{n}" for n in range(3) if infos[f"k{n}.txt"].offset_data + infos[f"k{n}.txt"].size <= length]
+    whole = [
+        f"s/k{index}"
+        for index in range(3)
+        if infos[f"k{index}.txt"].offset_data + infos[f"k{index}.txt"].size <= length
+    ]
     assert [row["key"] for row in rows if not row["reason"]] == whole
     assert [row["reason"] for row in rows if row["reason"]] == ["broken_archive"]
 
@@ -176,20 +181,20 @@ def test_a_big_member_and_a_big_text_are_never_held(tmp_path: Path) -> None:
 
 
 def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
-    images = [{"bytes": picture(seed), "path": f"{seed}.jpg"} for seed in range(5)]
-    captions = [["one", "two"], ["three"], [], None, ["one", "one"]]
+    images = [{"bytes": image_bytes(seed), "path": f"{seed}.jpg"} for seed in range(5)]
+    captions = [["cat", "dog"], ["fish"], [], None, ["cat", "cat"]]
     table = pa.table({"image": images, "captions": pa.array(captions, pa.list_(pa.string()))})
     pq.write_table(table, tmp_path / "hf.parquet", row_group_size=2)
     rows = scan(tmp_path / "hf.parquet")
     assert [row["reason"] for row in rows] == [None, None, "no_caption", "no_caption", None]
-    assert [row["offset"] for row in rows] == [0, 1, 2, 3, 4] and rows[4]["captions"] == ["one", "one"]
+    assert [row["offset"] for row in rows] == [0, 1, 2, 3, 4] and rows[4]["captions"] == ["cat", "cat"]
     assert rows[0]["key"] == "hf/0"
     wanted = [4, 0, 3]
-    found = read_bytes([rows[0]["uri"]] * 3, wanted, [rows[n]["nbytes"] for n in wanted])
-    assert found == [picture(n) for n in wanted]
+    contents = read_bytes([rows[0]["uri"]] * 3, wanted, [rows[index]["nbytes"] for index in wanted])
+    assert contents == [image_bytes(index) for index in wanted]
 
 
-def test_a_parquet_file_that_is_none_or_holds_no_pictures(tmp_path: Path) -> None:
+def test_a_parquet_file_that_is_none_or_holds_no_images(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing here")
     assert outcome(scan(tmp_path / "a.parquet")) == {"a/#broken-0": "broken_archive"}
     pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "b.parquet")
@@ -198,10 +203,10 @@ def test_a_parquet_file_that_is_none_or_holds_no_pictures(tmp_path: Path) -> Non
 
 
 def test_a_folder_keeps_its_readers_inside(tmp_path: Path) -> None:
-    (tmp_path / "out.jpg").write_bytes(picture(1))
+    (tmp_path / "out.jpg").write_bytes(image_bytes(1))
     root = tmp_path / "album"
     (root / "in").mkdir(parents=True)
-    (root / "in/a.jpg").write_bytes(picture(1))
+    (root / "in/a.jpg").write_bytes(image_bytes(1))
     names = ["../out.jpg", str(tmp_path / "out.jpg"), "in/../../out.jpg", "in", 7, "x\0y", "in/a.jpg", "./in//a.jpg"]
     lines = [json.dumps({"file_name": name, "caption": "a dog"}) for name in names]
     (root / "captions.jsonl").write_text("\n".join([*lines, "x" * (5 << 20), ""]))
@@ -210,24 +215,26 @@ def test_a_folder_keeps_its_readers_inside(tmp_path: Path) -> None:
 
 
 def test_listing_finds_names_and_tells_kinds_apart(tmp_path: Path) -> None:
-    for folder in ("one", "two"):
+    for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
         write_tar(tmp_path / folder / "0.tar", sample("a", 1))
-    write_tar(tmp_path / "one/1.tar", sample("a", 1))
-    (tmp_path / "one/1.parquet").write_bytes(b"")  # img2dataset's table beside its tar
-    (tmp_path / "one/1_stats.json").write_bytes(b"{}")
+    write_tar(tmp_path / "first/1.tar", sample("a", 1))
+    (tmp_path / "first/1.parquet").write_bytes(b"")  # img2dataset's table beside its tar
+    (tmp_path / "first/1_stats.json").write_bytes(b"{}")
     (tmp_path / "album").mkdir()
     (tmp_path / "album/captions.jsonl").write_bytes(b"")
-    shards = list_shards([f"{tmp_path}/one", f"file://{tmp_path}/two/*.tar", f"{tmp_path}/one/1*", f"{tmp_path}/al*"])
+    shards = list_shards(
+        [f"{tmp_path}/first", f"file://{tmp_path}/second/*.tar", f"{tmp_path}/first/1*", f"{tmp_path}/al*"]
+    )
     assert [(shard.format, Path(shard.uri).relative_to(tmp_path).as_posix()) for shard in shards] == [
         ("folder", "album"),
-        ("tar", "one/0.tar"),
-        ("tar", "one/1.tar"),
-        ("tar", "two/0.tar"),
+        ("tar", "first/0.tar"),
+        ("tar", "first/1.tar"),
+        ("tar", "second/0.tar"),
     ]
-    assert [shard.name for shard in shards] == [f"{tmp_path.name}/album", "one/0", "one/1", "two/0"]
+    assert [shard.name for shard in shards] == [f"{tmp_path.name}/album", "first/0", "first/1", "second/0"]
     assert shards == list_shards([f"{tmp_path}/*"]), "names and order do not depend on how shards were named"
-    assert shards[1:3] == list_shards([f"{tmp_path}/one"]), "nor on what else there is"
+    assert shards[1:3] == list_shards([f"{tmp_path}/first"]), "nor on what else there is"
 
 
 def test_two_shards_of_one_name_are_one_line_that_says_what_tells_them_apart(tmp_path: Path) -> None:
@@ -270,7 +277,7 @@ def test_a_name_is_a_part_of_the_shards_own_uri() -> None:
     ],
 )
 def test_a_glob_means_a_folder_a_stem_or_a_whole_name(name: str, matching: list[str], other: list[str]) -> None:
-    assert [one for one in [*matching, *other] if shard_matches(name, one)] == matching
+    assert [pattern for pattern in [*matching, *other] if shard_matches(name, pattern)] == matching
 
 
 def test_listing_says_what_to_do(tmp_path: Path) -> None:
@@ -313,7 +320,9 @@ def test_real_photo_shards() -> None:
     with tarfile.open(path) as tar:
         truth = {info.name.removesuffix(".jpg"): info for info in tar.getmembers() if info.name.endswith(".jpg")}
         picked = rows[::37]
-        found = read_bytes([r["uri"] for r in picked], [r["offset"] for r in picked], [r["nbytes"] for r in picked])
-        for row, data in zip(picked, found, strict=True):
+        contents = read_bytes(
+            [row["uri"] for row in picked], [row["offset"] for row in picked], [row["nbytes"] for row in picked]
+        )
+        for row, data in zip(picked, contents, strict=True):
             member = tar.extractfile(truth[row["key"].partition("/")[2]])
             assert member is not None and data == member.read()

@@ -1,5 +1,5 @@
-"""Contract: where captions leave things out at a known rate, the estimated precision of what would be added is the true
-one within a few points, the precision asked for is reached, and a tag that cannot reach it gets no threshold."""
+"""Contract: with a known mention rate the estimated precision of additions is within a few points of the true one, the
+requested precision is reached, and a tag that cannot reach it gets no threshold."""
 
 from __future__ import annotations
 
@@ -8,143 +8,161 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ram_ray.data_engine.calibrate import BINS, Calibration, Evidence, bin_of, calibrate, edge_of, isotonic, thresholds
+from ram_ray.data_engine.calibrate import (
+    BINS,
+    Calibration,
+    MentionCounts,
+    bin_of,
+    calibrate,
+    edge_of,
+    isotonic,
+    thresholds,
+)
 
 NUM_TAGS = 40
 
 
 class World:
-    """Pictures, what is true of them, what their captions say of it, and a model that learnt from such captions.
+    """Images, their true tags, the tags that their captions mention, and a model that learnt from such captions.
 
-    A model that knows the truth with separation `sharp` gives the logit of how often captions say the tag, shifted
-    as the asymmetric loss shifts it.
+    The model separates the truth by `separation` standard deviations and gives the logit of a mention, shifted as the
+    asymmetric loss shifts it.
     """
 
-    def __init__(self, *, pictures: int, say: np.ndarray, sharp: float, captions: int = 1, votes: bool = False) -> None:
+    def __init__(
+        self, *, images: int, mention_rate: np.ndarray, separation: float, captions: int = 1, votes: bool = False
+    ) -> None:
         rng = np.random.default_rng(0)
-        often = rng.uniform(0.02, 0.2, NUM_TAGS)
-        self.true = rng.random((pictures, NUM_TAGS)) < often
-        seen = rng.normal(size=self.true.shape) + sharp * self.true
-        logit = np.log(often / (1 - often)) + sharp * seen - sharp**2 / 2
-        chance = (1 - (1 - say) ** captions) / (1 + np.exp(-logit))
-        self.place = bin_of(np.log(chance / (1 - chance)) + 0.7)
-        mentions = (rng.random((captions, pictures, NUM_TAGS)) < say) & self.true  # (captions, N, T)
-        self.said = mentions.any(axis=0)
-        named = rng.random(self.true.shape) < np.where(self.true, 0.5, 0.02)  # a witness of its own
-        self.vote = named.astype(int) if votes else np.zeros_like(self.place)
+        prior = rng.uniform(0.02, 0.2, NUM_TAGS)
+        self.true = rng.random((images, NUM_TAGS)) < prior
+        signal = rng.normal(size=self.true.shape) + separation * self.true
+        logit = np.log(prior / (1 - prior)) + separation * signal - separation**2 / 2
+        probability = (1 - (1 - mention_rate) ** captions) / (1 + np.exp(-logit))
+        self.bins = bin_of(np.log(probability / (1 - probability)) + 0.7)
+        mentions = (rng.random((captions, images, NUM_TAGS)) < mention_rate) & self.true  # (captions, N, T)
+        self.mentioned = mentions.any(axis=0)
+        generated = rng.random(self.true.shape) < np.where(self.true, 0.5, 0.02)  # independent of the score
+        self.vote = generated.astype(int) if votes else np.zeros_like(self.bins)
         times = mentions.sum(axis=0)
-        several = [((times == one).sum(0) if captions > 1 else np.zeros(NUM_TAGS)) for one in (1, 2)]
-        often_said = (times > 2).sum(0) if captions > 1 else np.zeros(NUM_TAGS)
-        number = 2 if votes else 1
-        counts = [self._count(number, one) for one in (np.ones_like(self.said), self.said)]
-        self.evidence = Evidence(*counts, *several, often_said, captions=float(captions))
+        several = [((times == number).sum(0) if captions > 1 else np.zeros(NUM_TAGS)) for number in (1, 2)]
+        often = (times > 2).sum(0) if captions > 1 else np.zeros(NUM_TAGS)
+        num_votes = 2 if votes else 1
+        counts = [self._count(num_votes, mask) for mask in (np.ones_like(self.mentioned), self.mentioned)]
+        self.counts = MentionCounts(*counts, *several, often, captions=float(captions))
         self.open = counts[0] - counts[1]
 
-    def _count(self, votes: int, which: np.ndarray) -> np.ndarray:
-        counts = np.zeros((votes, NUM_TAGS, BINS))
-        tags = np.broadcast_to(np.arange(NUM_TAGS), which.shape)
-        np.add.at(counts, (self.vote[which], tags[which], self.place[which]), 1)
+    def _count(self, num_votes: int, mask: np.ndarray) -> np.ndarray:
+        counts = np.zeros((num_votes, NUM_TAGS, BINS))
+        tags = np.broadcast_to(np.arange(NUM_TAGS), mask.shape)
+        np.add.at(counts, (self.vote[mask], tags[mask], self.bins[mask]), 1)
         return counts
 
-    def add(self, found: Calibration, precision: float) -> tuple[int, float, float, float]:
-        """Additions, their precision, the estimate of it, and the share of what is unsaid that they are."""
-        least = thresholds(found, self.open, precision=precision)
-        tags = np.broadcast_to(np.arange(NUM_TAGS), self.place.shape)
-        added = (self.place >= least[self.vote, tags]) & ~self.said
-        estimate = found.right[self.vote, tags, self.place][added].mean()
+    def add(self, calibration: Calibration, precision: float) -> tuple[int, float, float, float]:
+        """Additions, their precision, the estimate of it, and their share of the true unmentioned tags."""
+        min_bins = thresholds(calibration, self.open, precision=precision)
+        tags = np.broadcast_to(np.arange(NUM_TAGS), self.bins.shape)
+        added = (self.bins >= min_bins[self.vote, tags]) & ~self.mentioned
+        estimate = calibration.right[self.vote, tags, self.bins][added].mean()
         hits = (added & self.true).sum()
-        return int(added.sum()), hits / added.sum(), float(estimate), hits / (self.true & ~self.said).sum()
+        return int(added.sum()), hits / added.sum(), float(estimate), hits / (self.true & ~self.mentioned).sum()
 
 
-def test_things_dropped_with_one_chance_are_found_at_the_precision_asked() -> None:
-    world = World(pictures=4000, say=np.full(NUM_TAGS, 0.65), sharp=4.0)
-    found = calibrate(world.evidence)
-    assert found.rate.mean() == pytest.approx(0.65, abs=0.04) and found.rate.std() < 0.06
-    added, precision, estimate, share = world.add(found, 0.8)
+def test_with_equal_mention_rates_additions_have_the_requested_precision() -> None:
+    world = World(images=4000, mention_rate=np.full(NUM_TAGS, 0.65), separation=4.0)
+    calibration = calibrate(world.counts)
+    assert calibration.mention_rate.mean() == pytest.approx(0.65, abs=0.04) and calibration.mention_rate.std() < 0.06
+    added, precision, estimate, share = world.add(calibration, 0.8)
     assert precision > 0.78 and share > 0.7 and estimate == pytest.approx(precision, abs=0.1)
-    against_captions = world.said.sum() / (world.said.sum() + world.open.sum())
+    against_captions = world.mentioned.sum() / (world.mentioned.sum() + world.open.sum())
     assert added > 1000 and against_captions < 0.1
 
 
-def test_a_model_that_is_never_sure_still_knows_how_often_it_is_right() -> None:
-    world = World(pictures=4000, say=np.full(NUM_TAGS, 0.65), sharp=2.5)
-    _, precision, estimate, _ = world.add(calibrate(world.evidence), 0.6)
+def test_the_precision_of_a_weak_model_is_estimated() -> None:
+    world = World(images=4000, mention_rate=np.full(NUM_TAGS, 0.65), separation=2.5)
+    _, precision, estimate, _ = world.add(calibrate(world.counts), 0.6)
     assert precision > 0.58 and estimate == pytest.approx(precision, abs=0.1)
 
 
-def test_tags_that_are_told_apart_keep_their_own_rate_and_blurred_ones_borrow() -> None:
-    say = np.where(np.arange(NUM_TAGS) % 2, 0.3, 0.8)
-    world = World(pictures=4000, say=say, sharp=4.5)
-    found = calibrate(world.evidence)
-    assert np.abs(found.rate - say).mean() < 0.12 and (found.rate > say - 0.05).all()
-    _, precision, _, share = world.add(found, 0.8)
+def test_well_separated_tags_keep_their_own_mention_rate() -> None:
+    mention_rate = np.where(np.arange(NUM_TAGS) % 2, 0.3, 0.8)
+    world = World(images=4000, mention_rate=mention_rate, separation=4.5)
+    calibration = calibrate(world.counts)
+    assert np.abs(calibration.mention_rate - mention_rate).mean() < 0.12
+    assert (calibration.mention_rate > mention_rate - 0.05).all()
+    _, precision, _, share = world.add(calibration, 0.8)
     assert precision > 0.8 and share > 0.3
 
 
-def test_what_captions_imply_raises_the_rate_of_a_model_that_is_never_sure() -> None:
-    world = World(pictures=4000, say=np.full(NUM_TAGS, 0.8), sharp=1.5)
-    weak = calibrate(world.evidence)
-    told = calibrate(replace(world.evidence, implied=np.full(NUM_TAGS, 0.75)))
-    assert weak.rate.mean() < 0.75 < told.rate.mean() and (told.right <= weak.right + 1e-12).mean() > 0.9
-    _, precision, estimate, _ = world.add(told, 0.25)
+def test_the_implied_bound_raises_the_mention_rate_of_a_weak_model() -> None:
+    world = World(images=4000, mention_rate=np.full(NUM_TAGS, 0.8), separation=1.5)
+    unbounded = calibrate(world.counts)
+    bounded = calibrate(replace(world.counts, implied=np.full(NUM_TAGS, 0.75)))
+    assert unbounded.mention_rate.mean() < 0.75 < bounded.mention_rate.mean()
+    assert (bounded.right <= unbounded.right + 1e-12).mean() > 0.9
+    _, precision, estimate, _ = world.add(bounded, 0.25)
     assert estimate == pytest.approx(precision, abs=0.08)
 
 
-def test_several_captions_tell_how_often_each_tag_is_said() -> None:
-    say = np.linspace(0.2, 0.7, NUM_TAGS)
-    world = World(pictures=4000, say=say, sharp=3.0, captions=2)
-    found = calibrate(world.evidence)
-    assert np.abs(found.rate - (1 - (1 - say) ** 2)).mean() < 0.05
-    _, precision, estimate, share = world.add(found, 0.7)
+def test_several_captions_give_the_mention_rate_of_each_tag() -> None:
+    mention_rate = np.linspace(0.2, 0.7, NUM_TAGS)
+    world = World(images=4000, mention_rate=mention_rate, separation=3.0, captions=2)
+    calibration = calibrate(world.counts)
+    assert np.abs(calibration.mention_rate - (1 - (1 - mention_rate) ** 2)).mean() < 0.05
+    _, precision, estimate, share = world.add(calibration, 0.7)
     assert precision > 0.68 and estimate == pytest.approx(precision, abs=0.1) and share > 0.5
 
 
-def test_a_second_witness_finds_more_at_the_same_precision() -> None:
-    say = np.full(NUM_TAGS, 0.5)
-    deaf, heard = (World(pictures=4000, say=say, sharp=2.5, captions=2, votes=votes) for votes in (False, True))
-    found = calibrate(heard.evidence)
-    assert found.vote[0] == 1 and found.vote[1] > 3
-    assert (thresholds(found, heard.open, precision=0.7)[1] <= thresholds(found, heard.open, precision=0.7)[0]).all()
-    alone, both = deaf.add(calibrate(deaf.evidence), 0.7), heard.add(found, 0.7)
-    assert both[1] > 0.65 and both[3] > 1.1 * alone[3]
+def test_votes_of_generated_captions_find_more_at_the_same_precision() -> None:
+    mention_rate = np.full(NUM_TAGS, 0.5)
+    without, with_votes = (
+        World(images=4000, mention_rate=mention_rate, separation=2.5, captions=2, votes=votes)
+        for votes in (False, True)
+    )
+    calibration = calibrate(with_votes.counts)
+    assert calibration.vote_odds[0] == 1 and calibration.vote_odds[1] > 3
+    min_bins = thresholds(calibration, with_votes.open, precision=0.7)
+    assert (min_bins[1] <= min_bins[0]).all()
+    _, _, _, share_without = without.add(calibrate(without.counts), 0.7)
+    _, precision, _, share = with_votes.add(calibration, 0.7)
+    assert precision > 0.65 and share > 1.1 * share_without
 
 
-def test_tags_that_are_always_said_have_nothing_to_add() -> None:
-    say = np.where(np.arange(NUM_TAGS) < 5, 0.999, 0.4)
-    world = World(pictures=4000, say=say, sharp=3.5, captions=2)
-    least = thresholds(calibrate(world.evidence), world.open, precision=0.7)
-    assert (least[0, :5] == BINS).all() and (least[0, 5:] < BINS).mean() > 0.9
+def test_tags_that_are_always_mentioned_have_nothing_to_add() -> None:
+    mention_rate = np.where(np.arange(NUM_TAGS) < 5, 0.999, 0.4)
+    world = World(images=4000, mention_rate=mention_rate, separation=3.5, captions=2)
+    min_bins = thresholds(calibrate(world.counts), world.open, precision=0.7)
+    assert (min_bins[0, :5] == BINS).all() and (min_bins[0, 5:] < BINS).mean() > 0.9
 
 
-def test_a_rare_tag_keeps_the_systems_curve_and_a_strange_one_gets_its_own() -> None:
-    world = World(pictures=3000, say=np.full(NUM_TAGS, 0.6), sharp=3.0)
-    images, said = world.evidence.images.copy(), world.evidence.said.copy()
-    images[0, 0], said[0, 0] = 0, 0
-    images[0, 0, BINS // 2], said[0, 0, BINS // 2] = 2, 2  # two pictures, said in both
-    said[0, 1] = np.round(said[0, 1] * 0.2)  # captions say it five times less often at the same score
-    nothing = np.zeros(NUM_TAGS)
-    found = calibrate(Evidence(images, said, nothing, nothing, nothing))
-    middle = found.said[0, 2:, BINS // 2].mean()
-    assert middle < found.said[0, 0, BINS // 2] < middle + 0.25
-    assert found.said[0, 1, BINS // 2] < 0.5 * middle
+def test_a_rare_tag_keeps_the_common_curve_and_an_unusual_tag_gets_its_own() -> None:
+    world = World(images=3000, mention_rate=np.full(NUM_TAGS, 0.6), separation=3.0)
+    images, mentioned = world.counts.images.copy(), world.counts.mentioned.copy()
+    images[0, 0], mentioned[0, 0] = 0, 0
+    images[0, 0, BINS // 2], mentioned[0, 0, BINS // 2] = 2, 2  # two images, mentioned in both
+    mentioned[0, 1] = np.round(mentioned[0, 1] * 0.2)  # mentioned five times less often at the same score
+    zeros = np.zeros(NUM_TAGS)
+    curves = calibrate(MentionCounts(images, mentioned, zeros, zeros, zeros)).mentioned[0, :, BINS // 2]
+    common = curves[2:].mean()
+    assert common < curves[0] < common + 0.25
+    assert curves[1] < 0.5 * common
 
 
 def test_right_never_falls_with_the_score_and_stays_a_share() -> None:
-    world = World(pictures=500, say=np.linspace(0.1, 0.9, NUM_TAGS), sharp=2.0, votes=True)
-    found = calibrate(world.evidence)
-    assert (np.diff(found.right, axis=2) >= -1e-12).all() and found.right.min() >= 0 and found.right.max() <= 1
-    assert (found.right[1] >= found.right[0]).all()
+    world = World(images=500, mention_rate=np.linspace(0.1, 0.9, NUM_TAGS), separation=2.0, votes=True)
+    right = calibrate(world.counts).right
+    assert (np.diff(right, axis=2) >= -1e-12).all() and right.min() >= 0 and right.max() <= 1
+    assert (right[1] >= right[0]).all()
 
 
-def test_nothing_to_calibrate_on_says_what_to_do() -> None:
-    nothing, none = np.zeros((1, 3, BINS)), np.zeros(3)
+def test_without_mentions_the_error_names_the_settings_to_change() -> None:
+    cells, tags = np.zeros((1, 3, BINS)), np.zeros(3)
     with pytest.raises(ValueError, match=r"raise engine.holdout.*engine.folds.*engine.generate.threshold"):
-        calibrate(Evidence(nothing, nothing, none, none, none))
+        calibrate(MentionCounts(cells, cells, tags, tags, tags))
 
 
-def test_isotonic_pools_what_falls() -> None:
-    found = isotonic(np.array([0.1, 0.4, 0.2, 0.2, 0.9, 0.8]), np.array([1.0, 1, 1, 2, 1, 3]))
-    assert found == pytest.approx([0.1, 0.25, 0.25, 0.25, 0.825, 0.825])
+def test_isotonic_pools_decreasing_values() -> None:
+    fitted = isotonic(np.array([0.1, 0.4, 0.2, 0.2, 0.9, 0.8]), np.array([1.0, 1, 1, 2, 1, 3]))
+    assert fitted == pytest.approx([0.1, 0.25, 0.25, 0.25, 0.825, 0.825])
 
 
 def test_a_bin_holds_its_lower_end() -> None:

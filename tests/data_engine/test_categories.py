@@ -1,5 +1,5 @@
-"""Contract: every region comes out once, in the group of its category, whatever files it came from; work that is
-done is found again and not repeated."""
+"""Contract: every region comes out once, in the group of its category, whatever files it came from; finished
+work is not repeated."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,13 +13,13 @@ import pytest
 from ram_ray.data_engine import categories as module
 from ram_ray.data_engine.categories import (
     Group,
-    Sizes,
+    RowCounts,
     categories,
     count_tags,
     in_memory,
-    lay_out,
     list_parts,
     plan_groups,
+    write_groups,
 )
 from ram_ray.data_engine.crops import IMAGE_REGIONS, REGIONS, explode_regions
 
@@ -31,14 +31,14 @@ def regions(tmp_path: Path) -> tuple[Path, pa.Table]:
     """A folder as Ray writes it, partitioned by shard, and the same rows."""
     rng = np.random.default_rng(0)
     tables = []
-    for place in range(4):
+    for file in range(4):
         rows = []
         for image in range(30):
-            found = [
+            image_regions = [
                 {
                     "tag": int(id),
-                    "carried": bool(carried := rng.random() < 0.8),
-                    "said": bool(carried and rng.random() < 0.7),
+                    "carried": bool(positive := rng.random() < 0.8),
+                    "said": bool(positive and rng.random() < 0.7),
                     "labelled": False,
                     "box": [0, 0, 1, 1],
                     "score": 0.5,
@@ -48,13 +48,13 @@ def regions(tmp_path: Path) -> tuple[Path, pa.Table]:
                     "embedding": rng.normal(size=4).astype("<f2").tobytes(),
                 }
                 for id in rng.choice(9, rng.integers(0, 6), replace=False)
-                if id < 8 or place == 0  # tag 8 is in one file alone
+                if id < 8 or file == 0  # tag 8 is in a single file
             ]
-            rows.append({"key": f"{place}/{image:02d}", "shard": SHARDS[place % 2], "regions": found})
+            rows.append({"key": f"{file}/{image:02d}", "shard": SHARDS[file % 2], "regions": image_regions})
         table = pa.Table.from_pylist(rows, schema=IMAGE_REGIONS)
-        folder = tmp_path / "regions" / f"shard={quote(SHARDS[place % 2], safe='')}"
+        folder = tmp_path / "regions" / f"shard={quote(SHARDS[file % 2], safe='')}"
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.drop_columns("shard"), folder / f"{place}.parquet")
+        pq.write_table(table.drop_columns("shard"), folder / f"{file}.parquet")
         tables.append(explode_regions(table))
     return tmp_path / "regions", pa.concat_tables(tables)
 
@@ -83,30 +83,30 @@ def test_every_region_comes_out_once_in_its_category(regions, tmp_path, monkeypa
     folder, rows = regions
     parts = list_parts(str(folder))
     assert len(parts) == (1 if part_bytes > 1 else 4)
-    sizes = Sizes()
+    counts = RowCounts()
     for part in parts:
-        sizes.add(count_tags(part))
-    assert sizes.rows == Counter(rows["tag"].to_pylist())
-    assert sizes.said == Counter(rows.filter(rows["said"])["tag"].to_pylist())
-    assert sizes.images == len(set(rows["key"].to_pylist()))
-    groups = plan_groups(sizes.rows, groups=1)
-    assert [one.rows for one in groups] == sorted((one.rows for one in groups), reverse=True)
-    assert sorted(tag for one in groups for tag in one.tags) == list(range(9))
-    assert any(one.large for one in groups) == (group_rows == 5)
+        counts.add(count_tags(part))
+    assert counts.rows == Counter(rows["tag"].to_pylist())
+    assert counts.mentioned == Counter(rows.filter(rows["said"])["tag"].to_pylist())
+    assert counts.images == len(set(rows["key"].to_pylist()))
+    groups = plan_groups(counts.rows, groups=1)
+    assert [group.rows for group in groups] == sorted((group.rows for group in groups), reverse=True)
+    assert sorted(tag for group in groups for tag in group.tags) == list(range(9))
+    assert any(group.large for group in groups) == (group_rows == 5)
     for part in parts:
-        lay_out(part, groups=groups, folder=str(tmp_path / "layout"))
-    found = read(groups, tmp_path / "layout")
-    assert sorted_rows(found).equals(sorted_rows(rows))
+        write_groups(part, groups=groups, folder=str(tmp_path / "layout"))
+    written = read(groups, tmp_path / "layout")
+    assert sorted_rows(written).equals(sorted_rows(rows))
     keys = read(groups, tmp_path / "layout", ["key"])
     assert sorted(keys["key"].to_pylist()) == sorted(rows["key"].to_pylist())
 
 
-def test_a_part_that_is_laid_out_is_left_alone(regions, tmp_path):
+def test_a_finished_part_is_not_written_again(regions, tmp_path):
     (part,) = list_parts(str(regions[0]))
     groups = plan_groups(count_tags(part).rows, groups=2)
-    lay_out(part, groups=groups, folder=str(tmp_path / "layout"))
+    write_groups(part, groups=groups, folder=str(tmp_path / "layout"))
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "layout").rglob("*.parquet")}
-    lay_out(part, groups=groups, folder=str(tmp_path / "layout"))
+    write_groups(part, groups=groups, folder=str(tmp_path / "layout"))
     assert files and {file: file.stat().st_mtime_ns for file in files} == files
 
 
@@ -117,13 +117,13 @@ def test_groups_are_few_for_few_rows_and_many_for_many():
     assert len(many) == 200
     uneven = plan_groups({0: 3_000_000, **{tag: 100 for tag in range(1, 100)}}, groups=4)
     assert uneven[0].tags == (0,) and uneven[0].large and not uneven[1].large
-    assert [one.name for one in plan_groups({2: 9, 1: 9}, groups=1)] == [
-        one.name for one in plan_groups({1: 9, 2: 9}, groups=1)
-    ]
+    orders = ({2: 9, 1: 9}, {1: 9, 2: 9})
+    names = [[group.name for group in plan_groups(counts, groups=1)] for counts in orders]
+    assert names[0] == names[1]
 
 
 def test_a_table_in_memory_is_read_like_files():
     table = pa.table({"a": np.arange(40_000), "b": np.arange(40_000)})
     parts = list(in_memory(table)(["b"]))
-    assert max(len(one) for one in parts) <= module.CHUNK_ROWS
+    assert max(len(part) for part in parts) <= module.CHUNK_ROWS
     assert pa.concat_tables(parts)["b"].to_pylist() == list(range(40_000))

@@ -1,5 +1,5 @@
-"""Contract: wrong tags go and right ones stay, in every category that is large enough; never more than may, never what
-is protected, each with its reason, and the same ones whatever order and chunks the rows come in."""
+"""Contract: in every category that is large enough wrong tags are removed and right ones stay; never more than the
+largest share, never protected tags, each with its reason, and the same whatever the order and chunks of the rows."""
 
 import numpy as np
 import pyarrow as pa
@@ -20,62 +20,61 @@ COUNTS = TagCounts(1_000, {1: 500, 2: 500, DOG: 200})
 
 
 def category(
-    *, right: int = 180, strange: int = 12, unseen: int = 8, absent: int = 60, seed: int = 0, labelled: bool = False
+    *, right: int = 180, outlier: int = 12, unseen: int = 8, negatives: int = 60, seed: int = 0, labelled: bool = False
 ) -> tuple[pa.Table, dict[str, str]]:
-    """REGIONS rows of a category of two looks, and what is wrong with the keys that are: strange to see, or unseen.
+    """REGIONS rows of a category with two prototypes, and the reason of each wrong key: "outlier" or "unseen".
 
-    Strange crops point anywhere and get the tagger's word all the same, in part; unseen ones look right to the teacher.
+    Outliers have random embeddings and medium probabilities; unseen tags have embeddings of the category.
     """
     rng = np.random.default_rng(seed)
-    count = right + strange + unseen + absent
-    look = np.eye(24)[rng.integers(0, 2, count)] + 0.12 * rng.normal(size=(count, 24))
-    seen = rng.normal(2.0, 0.7, count)
-    odd = np.arange(count) >= right
-    look[(odd & (np.arange(count) < right + strange)) | (np.arange(count) >= count - absent)] = rng.normal(size=24)
-    look[odd] += 0.3 * rng.normal(size=(odd.sum(), 24))
-    seen[right : right + strange] = rng.normal(0.8, 0.5, strange)
-    seen[right + strange :] = rng.normal(-1.0, 0.7, unseen + absent)
-    look[count - absent :] = rng.normal(size=(absent, 24))
-    look[right : right + strange] = rng.normal(size=(strange, 24))
-    whole = 1 / (1 + np.exp(-(seen + 0.3 * rng.normal(size=count))))
-    keys = [f"s{place % 4}/{place:04d}" for place in rng.permutation(count)]
+    count = right + outlier + unseen + negatives
+    embeddings = np.eye(24)[rng.integers(0, 2, count)] + 0.12 * rng.normal(size=(count, 24))
+    logits = rng.normal(2.0, 0.7, count)
+    wrong = np.arange(count) >= right
+    unlike = (wrong & (np.arange(count) < right + outlier)) | (np.arange(count) >= count - negatives)
+    embeddings[unlike] = rng.normal(size=24)
+    embeddings[wrong] += 0.3 * rng.normal(size=(wrong.sum(), 24))
+    logits[right : right + outlier] = rng.normal(0.8, 0.5, outlier)
+    logits[right + outlier :] = rng.normal(-1.0, 0.7, unseen + negatives)
+    embeddings[count - negatives :] = rng.normal(size=(negatives, 24))
+    embeddings[right : right + outlier] = rng.normal(size=(outlier, 24))
+    whole = 1 / (1 + np.exp(-(logits + 0.3 * rng.normal(size=count))))
+    keys = [f"s{number % 4}/{number:04d}" for number in rng.permutation(count)]
     rows = [
         {
-            "key": keys[place],
-            "shard": keys[place][:2],
+            "key": keys[row],
+            "shard": keys[row][:2],
             "tag": DOG,
-            "carried": place < count - absent,
-            "said": place < count - absent,
+            "carried": row < count - negatives,
+            "said": row < count - negatives,
             "labelled": labelled,
             "box": [0, 0, 0.5, 1],
             "score": 0.5,
-            "whole": whole[place],
-            "agreement": 1 / (1 + np.exp(-seen[place])),
-            "others": [1, 2] if place % 2 else [],
-            "embedding": look[place].astype("<f2").tobytes(),
+            "whole": whole[row],
+            "agreement": 1 / (1 + np.exp(-logits[row])),
+            "others": [1, 2] if row % 2 else [],
+            "embedding": embeddings[row].astype("<f2").tobytes(),
         }
-        for place in range(count)
+        for row in range(count)
     ]
-    planted = {
-        keys[place]: "strange" if place < right + strange else "unseen" for place in range(right, count - absent)
-    }
+    planted = {keys[row]: "outlier" if row < right + outlier else "unseen" for row in range(right, count - negatives)}
     return pa.Table.from_pylist(rows, schema=REGIONS), planted
 
 
 def removed_of(table: pa.Table, **config) -> dict[str, str]:
-    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(**config), seed=1)
-    assert found.removals.schema.equals(REMOVALS)
-    return {row["key"]: row["reason"] for row in found.removals.to_pylist()}
+    removals = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(**config), seed=1).removals
+    assert removals.schema.equals(REMOVALS)
+    return {row["key"]: row["reason"] for row in removals.to_pylist()}
 
 
-def test_planted_wrong_tags_go_and_right_ones_stay():
+def test_planted_wrong_tags_are_removed_and_right_ones_stay():
     table, planted = category()
     removed = removed_of(table)
     assert len(planted.keys() & removed) >= 0.9 * len(planted)
     assert len(removed.keys() - planted) <= 0.02 * 180
-    strange = [removed[key] for key, why in planted.items() if why == "strange" and key in removed]
-    unseen = [removed[key] for key, why in planted.items() if why == "unseen" and key in removed]
-    assert strange.count("outlier") > 0.7 * len(strange) and unseen.count("disagreement") > 0.7 * len(unseen)
+    outlier = [removed[key] for key, reason in planted.items() if reason == "outlier" and key in removed]
+    unseen = [removed[key] for key, reason in planted.items() if reason == "unseen" and key in removed]
+    assert outlier.count("outlier") > 0.7 * len(outlier) and unseen.count("disagreement") > 0.7 * len(unseen)
 
 
 def test_the_score_is_the_probability_to_be_wrong():
@@ -85,8 +84,8 @@ def test_the_score_is_the_probability_to_be_wrong():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.1])
-def test_no_more_than_the_share_goes_and_the_worst_first(share):
-    table, _ = category(strange=30, unseen=30)
+def test_no_more_than_the_share_is_removed_and_the_worst_first(share):
+    table, _ = category(outlier=30, unseen=30)
     removed = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=share, wrong=0), seed=1).removals
     assert len(removed) == int(share * 240)
     if share == 0.03:
@@ -102,16 +101,16 @@ def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
         for start in range(0, len(shuffled), 37):
             yield shuffled.select(list(columns)).slice(start, 37)
 
-    one, two, three = (
+    first, *others = (
         decide(rows, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1) for rows in (table, shuffled, chunks)
     )
-    assert one.removals.equals(two.removals) and one.removals.equals(three.removals)
-    assert one.samples.equals(two.samples) and one.samples.equals(three.samples)
-    assert one.category == two.category == three.category
+    for other in others:
+        assert other.removals.equals(first.removals) and other.samples.equals(first.samples)
+        assert other.category == first.category
 
 
 def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
-    table, planted = category(right=900, strange=60, unseen=40, absent=100)
+    table, planted = category(right=900, outlier=60, unseen=40, negatives=100)
     everything = removed_of(table, images_per_cluster=200)
     for module in (clean, clustering):
         monkeypatch.setattr(module, "FIT_POINTS", 400)
@@ -121,31 +120,31 @@ def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
     assert removed_of(table.take(np.arange(len(table))[::-1].copy()), images_per_cluster=200) == sampled
 
 
-def test_every_category_of_enough_images_is_judged_and_no_smaller_one():
-    for crops, judged in ((49, False), (50, True), (51, True)):
-        table, _ = category(right=crops - 6, strange=3, unseen=3)
-        found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_images=50))
-        assert (found.category["clusters"] > 0) == judged and found.category["crops"] == crops
-        assert (len(found.removals) > 0) == judged and (len(found.samples) > 0) == judged
+def test_every_category_of_enough_images_is_decided_and_no_smaller_one():
+    for crops, decided in ((49, False), (50, True), (51, True)):
+        table, _ = category(right=crops - 6, outlier=3, unseen=3)
+        decision = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_images=50))
+        assert (decision.category["clusters"] > 0) == decided and decision.category["crops"] == crops
+        assert (len(decision.removals) > 0) == decided and (len(decision.samples) > 0) == decided
 
 
-def test_what_is_protected_stays_and_is_counted():
+def test_protected_tags_stay_and_are_counted():
     table, _ = category(labelled=True)
     assert removed_of(table) == {} and len(removed_of(table, protect_labels=False)) > 10
     table, _ = category()
-    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
-    assert len(found.removals) == 0 and found.category["protected"] == len(removed_of(table))
+    decision = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
+    assert len(decision.removals) == 0 and decision.category["protected"] == len(removed_of(table))
 
 
-def test_a_line_a_category_and_samples_to_look_at():
+def test_the_row_of_a_category_and_its_samples():
     table, _ = category()
-    found = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
-    line = pa.Table.from_pylist([found.category], schema=CATEGORIES).to_pylist()[0]
-    assert line["crops"] == 200 and line["absent"] == 60 and line["clusters"] >= 2
-    assert line["outliers"] + line["disagreements"] == len(found.removals) and 0.02 < line["wrong"] < 0.2
-    samples = found.samples.to_pylist()
-    assert found.samples.schema.equals(SAMPLE_ROWS)
-    assert [sum(row["removed"] == which for row in samples) for which in (False, True)] == [SAMPLES, SAMPLES]
+    decision = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
+    counts = pa.Table.from_pylist([decision.category], schema=CATEGORIES).to_pylist()[0]
+    assert counts["crops"] == 200 and counts["absent"] == 60 and counts["clusters"] >= 2
+    assert counts["outliers"] + counts["disagreements"] == len(decision.removals) and 0.02 < counts["wrong"] < 0.2
+    samples = decision.samples.to_pylist()
+    assert decision.samples.schema.equals(SAMPLE_ROWS)
+    assert [sum(row["removed"] == value for row in samples) for value in (False, True)] == [SAMPLES, SAMPLES]
     removed = removed_of(table)
     assert all(
         (row["key"] in removed) == row["removed"] and row["reason"] == removed.get(row["key"]) for row in samples
@@ -153,7 +152,7 @@ def test_a_line_a_category_and_samples_to_look_at():
     assert all(0 <= row["cluster"] < 4 and row["box"] == [0, 0, 0.5, 1] for row in samples)
 
 
-def test_a_broken_embedding_is_an_error_and_not_a_removal():
+def test_an_embedding_that_is_not_finite_is_an_error_and_not_a_removal():
     table, _ = category()
     column = table["embedding"].to_pylist()
     column[5] = np.full(24, np.nan, "<f2").tobytes()
@@ -162,14 +161,14 @@ def test_a_broken_embedding_is_an_error_and_not_a_removal():
         decide(in_memory(table), tag=DOG, counts=COUNTS, config=CleanConfig())
 
 
-def test_removals_take_the_tag_and_keep_the_reason():
-    before = [
+def test_applied_removals_take_the_tag_and_record_the_reason():
+    rows = [
         annotation("s/1", tags=[tag(0), tag(3, "tagger", 0.75)]),
         annotation("s/2", tags=[tag(3)], removed=[{"id": 1, "reason": "outlier", "score": 0.5, "round": 1}]),
         annotation("s/3", tags=[tag(3)]),
         annotation("s/4", tags=None, removed=None, captions=None, reason="truncated"),
     ]
-    table = to_table(before, ANNOTATION)
+    table = to_table(rows, ANNOTATION)
     removals = pa.Table.from_pylist(
         [
             {"key": "s/1", "shard": "s", "tag": 3, "reason": "outlier", "score": 0.5},
@@ -178,11 +177,12 @@ def test_removals_take_the_tag_and_keep_the_reason():
         ],
         schema=REMOVALS,
     )
-    after = apply_removals(table, removals, round=2)
-    one, two, three, four = after.to_pylist()
-    assert one["tags"] == [tag(0)]
-    assert one["removed"] == [{"id": 3, "reason": "outlier", "score": 0.5, "round": 2}]
-    assert two["tags"] == [] and [(r["id"], r["round"]) for r in two["removed"]] == [(1, 1), (3, 2)]
-    assert one["captions"] == before[0]["captions"]
-    assert [three, four] == before[2:]
-    assert apply_removals(after, removals, round=2).equals(after)
+    cleaned = apply_removals(table, removals, round=2)
+    first, second, *others = cleaned.to_pylist()
+    assert first["tags"] == [tag(0)]
+    assert first["removed"] == [{"id": 3, "reason": "outlier", "score": 0.5, "round": 2}]
+    assert second["tags"] == []
+    assert [(removal["id"], removal["round"]) for removal in second["removed"]] == [(1, 1), (3, 2)]
+    assert first["captions"] == rows[0]["captions"]
+    assert others == rows[2:]
+    assert apply_removals(cleaned, removals, round=2).equals(cleaned)

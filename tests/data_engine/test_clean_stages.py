@@ -1,5 +1,5 @@
-"""Contract: every category of at least `min_images` images is decided, as it would be alone; what a call has decided is
-not decided again, and each shard finds its own removals."""
+"""Contract: every category of at least `min_images` images is decided as it would be alone; a decided category
+is not decided again; and each shard gets its own removals."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from ram_ray.config import RunConfig, load
 from ram_ray.data_engine import categories
 from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, decide
-from ram_ray.data_engine.clean_stages import _removals_of, find_removals, protected_ids, trusts_labels
+from ram_ray.data_engine.clean_stages import _read_removals, find_removals, protected_ids, trusts_labels
 from ram_ray.data_engine.company import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS
 from ram_ray.label_system import Label, LabelSystem
@@ -30,19 +30,19 @@ def config(**clean) -> RunConfig:
 
 
 def regions_of(folder: Path) -> tuple[Manifest, pa.Table]:
-    """The stage `regions` of a category a tag, written as Ray writes it, and its rows a tag."""
+    """The stage `regions` with a category for each tag, written as Ray writes it, and its rows by tag."""
     rows = []
     for tag, size in SIZES.items():
-        table, _ = category(right=size - 12, strange=8, unseen=4, absent=20, seed=tag)
+        table, _ = category(right=size - 12, outlier=8, unseen=4, negatives=20, seed=tag)
         rows += [{**row, "tag": tag} for row in table.to_pylist()]
     images: dict[str, dict] = {}
     for row in rows:
         key, shard = row["key"], row["shard"]
         image = images.setdefault(key, {"key": key, "shard": shard, "regions": []})
         image["regions"].append({name: value for name, value in row.items() if name not in ("key", "shard")})
-    for shard in sorted({one["shard"] for one in images.values()}):
+    for shard in sorted({image["shard"] for image in images.values()}):
         for half in range(2):
-            part = [one for one in images.values() if one["shard"] == shard][half::2]
+            part = [image for image in images.values() if image["shard"] == shard][half::2]
             (folder / f"shard={shard}").mkdir(parents=True, exist_ok=True)
             table = pa.Table.from_pylist(part, schema=IMAGE_REGIONS).drop_columns("shard")
             pq.write_table(table, folder / f"shard={shard}" / f"{half}.parquet")
@@ -65,64 +65,66 @@ def read(folder: str, kind: str) -> pa.Table:
 def test_every_large_enough_category_is_decided_as_alone(ray_cluster, inputs, tmp_path):
     regions, labels, rows = inputs
     run, settings = Run(str(tmp_path)), config()
-    done = find_removals(run, settings, regions, labels, round=1)
-    lines = read(done.path, "categories")
-    assert lines.schema.equals(CATEGORIES)
-    judged = {row["tag"]: row["clusters"] > 0 for row in lines.to_pylist()}
-    assert judged == {tag: size >= settings.engine.clean.min_images for tag, size in SIZES.items()}
-    removals = read(done.path, "removals")
-    assert done.counts["categories"] == 5 and done.counts["judged"] == 4 and done.counts["crops"] == sum(SIZES.values())
-    assert done.counts["outliers"] + done.counts["disagreements"] == len(removals) > 20
+    stage = find_removals(run, settings, regions, labels, round=1)
+    category_rows = read(stage.path, "categories")
+    assert category_rows.schema.equals(CATEGORIES)
+    decided = {row["tag"]: row["clusters"] > 0 for row in category_rows.to_pylist()}
+    assert decided == {tag: size >= settings.engine.clean.min_images for tag, size in SIZES.items()}
+    removals = read(stage.path, "removals")
+    assert (
+        stage.counts["categories"] == 5 and stage.counts["judged"] == 4 and stage.counts["crops"] == sum(SIZES.values())
+    )
+    assert stage.counts["outliers"] + stage.counts["disagreements"] == len(removals) > 20
     counts = TagCounts(len(set(rows["key"].to_pylist())), SIZES)
     for tag in SIZES:
         alone = rows.filter(pc.equal(rows["tag"], tag))
         expected = decide(alone, tag=tag, config=settings.engine.clean, counts=counts, seed=settings.seed)
-        found = removals.filter(pc.equal(removals["tag"], tag)).sort_by("key")
-        assert found.to_pylist() == expected.removals.sort_by("key").to_pylist()
-    samples = read(done.path, "samples")
+        tag_removals = removals.filter(pc.equal(removals["tag"], tag)).sort_by("key")
+        assert tag_removals.to_pylist() == expected.removals.sort_by("key").to_pylist()
+    samples = read(stage.path, "samples")
     assert samples.schema.equals(SAMPLE_ROWS) and len(samples) <= 4 * 2 * SAMPLES
     assert not Path(tmp_path, "work", "removals_1").exists() or not any(Path(tmp_path, "work").rglob("*.parquet"))
 
 
-def test_each_shard_finds_its_own_removals(ray_cluster, inputs, tmp_path):
+def test_each_shard_gets_its_own_removals(ray_cluster, inputs, tmp_path):
     regions, labels, _ = inputs
-    done = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)
-    everything = read(done.path, "removals")
-    parts = [_removals_of(done.path, shard) for shard in ("s0", "s1", "s2", "s3", "none")]
+    stage = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)
+    everything = read(stage.path, "removals")
+    parts = [_read_removals(stage.path, shard) for shard in ("s0", "s1", "s2", "s3", "none")]
     assert all(part.schema.equals(REMOVALS) for part in parts) and len(parts[-1]) == 0
     assert [set(part["shard"].to_pylist()) for part in parts[:-1]] == [{"s0"}, {"s1"}, {"s2"}, {"s3"}]
     assert sum(len(part) for part in parts) == len(everything)
 
 
-def test_a_call_goes_on_where_another_was_cut_off(ray_cluster, inputs, tmp_path, monkeypatch):
+def test_a_call_resumes_an_interrupted_call(ray_cluster, inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(categories, "MIN_GROUP_ROWS", 1)
     regions, labels, _ = inputs
-    done = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)
-    before = read(done.path, "removals")
-    lines = sorted(Path(done.path, "categories").glob("*.parquet"))
-    assert len(lines) == 3
-    Path(f"{done.path}.json").unlink()
-    lines[0].unlink()
-    shutil.rmtree(Path(done.path, "samples"))  # written before a group's line, so it comes again for that group alone
-    kept = {file: file.stat().st_mtime_ns for file in lines[1:]}
+    stage = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)
+    removals = read(stage.path, "removals")
+    files = sorted(Path(stage.path, "categories").glob("*.parquet"))
+    assert len(files) == 3
+    Path(f"{stage.path}.json").unlink()
+    files[0].unlink()
+    # written before the file in `categories`, so only that group writes samples again
+    shutil.rmtree(Path(stage.path, "samples"))
+    times = {file: file.stat().st_mtime_ns for file in files[1:]}
     again = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)
-    assert {file: file.stat().st_mtime_ns for file in lines[1:]} == kept and lines[0].exists()
-    assert [file.name for file in Path(done.path, "samples").iterdir()] == [lines[0].name]
+    assert {file: file.stat().st_mtime_ns for file in files[1:]} == times and files[0].exists()
+    assert [file.name for file in Path(stage.path, "samples").iterdir()] == [files[0].name]
     order = [("tag", "ascending"), ("key", "ascending")]
-    assert read(again.path, "removals").sort_by(order).equals(before.sort_by(order)) and again.counts == done.counts
+    assert read(again.path, "removals").sort_by(order).equals(removals.sort_by(order)) and again.counts == stage.counts
 
 
 def test_protected_tags_lose_nothing(ray_cluster, inputs, tmp_path):
     regions, labels, _ = inputs
-    done = find_removals(Run(str(tmp_path)), config(protected="[dog]"), regions, labels, round=1)
-    assert 0 not in read(done.path, "removals")["tag"].to_pylist() and done.counts["protected"] > 5
+    stage = find_removals(Run(str(tmp_path)), config(protected="[dog]"), regions, labels, round=1)
+    assert 0 not in read(stage.path, "removals")["tag"].to_pylist() and stage.counts["protected"] > 5
     with pytest.raises(ValueError, match="no tag of the label system is called unicorn"):
         protected_ids(config(protected="[dog, unicorn]").engine.clean, LABELS)
 
 
-def test_labels_that_the_engine_is_scored_by_protect_nothing():
-    own = load(sets=["data.train=[mine.tar]"])
-    assert trusts_labels(own)
+def test_labels_that_the_engine_is_evaluated_on_protect_nothing():
+    assert trusts_labels(load(sets=["data.train=[mine.tar]"]))
     assert not trusts_labels(load())  # drawn scenes
     assert not trusts_labels(load(sets=["data.train=[mine.tar]", "data.measure.planted=0.1"]))
     assert not trusts_labels(load(sets=["data.train=[mine.tar]", "engine.clean.protect_labels=false"]))

@@ -1,5 +1,5 @@
-"""Contract: crops that do not belong to a category's looks are far from them, the same ones every time, however many
-there are and in whatever parts they come; the centres are as good as k-means++ gives."""
+"""Contract: crops that do not belong to a category are far from its prototypes, the same every time, whatever their
+number and chunks; the centres are as good as those of k-means++."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from ram_ray.data_engine.clustering import find_looks, fit_centres, normalised, 
 from tests.bench import clustering as bench
 
 
-def looks_of(rng: np.random.Generator, *, sizes: list[int], width: int = 32, noise: float = 0.15) -> np.ndarray:
-    """Unit vectors around one random direction a size."""
+def clusters_of(rng: np.random.Generator, *, sizes: list[int], width: int = 32, noise: float = 0.15) -> np.ndarray:
+    """Unit vectors in clusters of these sizes, each around a random direction."""
     centres = normalised(rng.normal(size=(len(sizes), width)))
     points = np.repeat(centres, sizes, axis=0) + noise / np.sqrt(width) * rng.normal(size=(sum(sizes), width))
     return normalised(points)
@@ -24,47 +24,48 @@ def inertia(points: np.ndarray, centres: np.ndarray) -> float:
     return float(((points[:, None] - centres[None]) ** 2).sum(axis=-1).min(axis=1).sum())
 
 
-def test_planted_strangers_are_the_farthest_though_the_category_has_three_looks():
+def test_planted_outliers_are_the_farthest_though_the_category_has_three_clusters():
     rng = np.random.default_rng(0)
-    members, strangers = looks_of(rng, sizes=[120, 90, 60]), looks_of(rng, sizes=[1] * 30)
+    members, outliers = clusters_of(rng, sizes=[120, 90, 60]), clusters_of(rng, sizes=[1] * 30)
     order = rng.permutation(300)
     planted = (np.arange(300) >= 270)[order]
-    distance = distances(np.concatenate([members, strangers])[order], clusters=6, seed=3)
+    distance = distances(np.concatenate([members, outliers])[order], clusters=6, seed=3)
     assert planted[np.argsort(-distance)[:30]].sum() >= 28
     assert distance.dtype == np.float32 and distance.min() >= 0 and distance.max() <= 2
 
 
-@pytest.mark.parametrize("strangers", [1, 3])
-def test_far_points_that_kmeans_makes_a_cluster_of_their_own_are_still_far(strangers):
+@pytest.mark.parametrize("num_outliers", [1, 3])
+def test_far_points_that_form_a_cluster_of_kmeans_are_still_far(num_outliers):
     rng = np.random.default_rng(1)
-    points = np.concatenate([looks_of(rng, sizes=[60, 60]), looks_of(rng, sizes=[strangers], noise=0.05)])
+    points = np.concatenate([clusters_of(rng, sizes=[60, 60]), clusters_of(rng, sizes=[num_outliers], noise=0.05)])
     distance = distances(points, clusters=8)
-    assert set(np.argsort(-distance)[:strangers]) == set(range(120, 120 + strangers))
+    assert set(np.argsort(-distance)[:num_outliers]) == set(range(120, 120 + num_outliers))
     assert distance[120:].min() > 3 * distance[:120].max()
 
 
 def test_the_seed_decides_and_chunks_do_not():
     points = np.random.default_rng(4).normal(size=(700, 16)).astype(np.float32)
     points = normalised(points)
-    one, two = (find_looks(points, clusters=7, seed=5) for _ in range(2))
-    assert (one.centres == two.centres).all() and (one.sizes == two.sizes).all() and one.sizes.sum() == 700
-    assignment, distance = one.measure(points)
-    parts = [one.measure(points[start : start + 90]) for start in range(0, 700, 90)]
+    prototypes, again = (find_looks(points, clusters=7, seed=5) for _ in range(2))
+    assert (prototypes.centres == again.centres).all() and (prototypes.sizes == again.sizes).all()
+    assert prototypes.sizes.sum() == 700
+    assignment, distance = prototypes.measure(points)
+    parts = [prototypes.measure(points[start : start + 90]) for start in range(0, 700, 90)]
     assert (np.concatenate([part[0] for part in parts]) == assignment).all()
     assert (np.concatenate([part[1] for part in parts]) == distance).all()
 
 
 def test_centres_from_a_sample_are_as_good_as_from_all(monkeypatch):
-    points = looks_of(np.random.default_rng(5), sizes=[200] * 9, noise=0.6)
-    everything = inertia(points, fit_centres(points, clusters=9, seed=1))
+    points = clusters_of(np.random.default_rng(5), sizes=[200] * 9, noise=0.6)
+    full = inertia(points, fit_centres(points, clusters=9, seed=1))
     monkeypatch.setattr(clustering, "SEED_POINTS", 300)
-    assert inertia(points, fit_centres(points, clusters=9, seed=1)) < 1.01 * everything
+    assert inertia(points, fit_centres(points, clusters=9, seed=1)) < 1.01 * full
 
 
 def test_inertia_is_that_of_scikit_learn():
     cluster = pytest.importorskip("sklearn.cluster")
     rng = np.random.default_rng(6)
-    points = np.concatenate([looks_of(rng, sizes=[80] * 12, noise=0.9), looks_of(rng, sizes=[1] * 40)])
+    points = np.concatenate([clusters_of(rng, sizes=[80] * 12, noise=0.9), clusters_of(rng, sizes=[1] * 40)])
     theirs = cluster.KMeans(12, init="k-means++", n_init=1, max_iter=20, random_state=0).fit(points).inertia_
     assert inertia(points, fit_centres(points, clusters=12, seed=0)) < 1.01 * theirs
 
@@ -80,7 +81,7 @@ def test_k_grows_with_the_category_up_to_its_limit():
     assert k == [1, 1, 2, 32, 32]
 
 
-def test_the_bench_measures_categories_as_the_stages_leave_them():
+def test_the_bench_measures_categories_as_the_stages_write_them():
     crops, k, _, _, _, inertia, *rest = bench.measure(300, width=16, clusters=4, repeats=1).split()
     assert (crops, k) == ("300", "4") and len(rest) == 5
     assert float(inertia) == pytest.approx(1, abs=0.1)

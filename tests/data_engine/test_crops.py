@@ -1,5 +1,5 @@
-"""Contract: every tag of every image is cut out, embedded and judged, and so are some that the image does not carry; a
-tag without a place is judged on the whole picture, and a box is looked at once."""
+"""Contract: every tag of every image and some negatives are cropped, embedded and scored; a tag without a region is
+scored on the whole image, and a box is scored once."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,9 @@ def tag(id: int, origin: str = "parsed", score: float = 1.0) -> dict:
 
 @pytest.fixture(scope="module")
 def embedder(tiny_bundle) -> RegionEmbedder:
-    return RegionEmbedder(tiny_bundle, f"{tiny_bundle}/../teacher", CleanConfig(batch_size=4), absent=2, device="cpu")
+    return RegionEmbedder(
+        tiny_bundle, f"{tiny_bundle}/../teacher", CleanConfig(batch_size=4), num_negatives=2, device="cpu"
+    )
 
 
 def rows_of(embedder: RegionEmbedder, rows: list[dict]) -> tuple[list[dict], dict[str, np.ndarray]]:
@@ -46,19 +48,19 @@ ROWS = [
 ]
 
 
-def test_every_tag_is_embedded_and_judged_on_its_own_crop(embedder):
+def test_every_tag_is_embedded_and_scored_on_its_own_crop(embedder):
     regions, batch = rows_of(embedder, ROWS)
-    carried = [(row["key"], row["tag"]) for row in regions if row["carried"]]
-    assert carried == [("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)]
+    positives = [(row["key"], row["tag"]) for row in regions if row["carried"]]
+    assert positives == [("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)]
     assert [row["others"] for row in regions if row["carried"]] == [[4, 2], [0, 2], [0, 4], []]
     assert all(row["others"] == ([0, 4, 2] if row["key"] == "s/1" else [5]) for row in regions if not row["carried"])
     for row in regions:
-        picture = batch["pixels"][0 if row["key"] == "s/1" else 3]
-        alone = crop(picture, to_pixels(row["box"], (32, 32)))[None]
-        probabilities = embedder.predictor.probabilities(np.concatenate([alone, picture[None]]))[:, row["tag"]]
+        image = batch["pixels"][0 if row["key"] == "s/1" else 3]
+        cropped = crop(image, to_pixels(row["box"], (32, 32)))[None]
+        probabilities = embedder.predictor.probabilities(np.concatenate([cropped, image[None]]))[:, row["tag"]]
         assert [row["agreement"], row["whole"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
         embedding = embeddings_of([row["embedding"]])
-        assert np.allclose(embedding, embedder.teacher.encode_images(alone), atol=2e-3)
+        assert np.allclose(embedding, embedder.teacher.encode_images(cropped), atol=2e-3)
         assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
 
 
@@ -71,15 +73,15 @@ def test_scores_and_boxes_of_an_image_share_one_encoding(embedder):
     assert counted[0] == 2 and sum(counted) == 2 + len(crops), "each image with tags once, and each of its crops"
     tagged = batch["pixels"][[0, 3]]
     ids = [[0, 4], [5]]
-    found = embedder.detector.detect(tagged, tags=[[]] * 2, tag_ids=ids)
-    of_row = {(row["key"], row["tag"]): row for row in regions}
-    for key, one in zip(("s/1", "s/4"), found, strict=True):
-        for region in one:
-            row = of_row[key, region.tag_id]
+    detected = embedder.detector.detect(tagged, tags=[[]] * 2, tag_ids=ids)
+    rows = {(row["key"], row["tag"]): row for row in regions}
+    for key, image_regions in zip(("s/1", "s/4"), detected, strict=True):
+        for region in image_regions:
+            row = rows[key, region.tag_id]
             assert row["box"] == pytest.approx(region.box) and row["score"] == pytest.approx(region.score, abs=1e-5)
 
 
-def test_what_the_engine_added_is_marked_and_keeps_nothing_company(embedder):
+def test_added_tags_are_marked_and_do_not_co_occur(embedder):
     rows = [annotation(tags=[tag(0), tag(4, "tagger", 0.9), tag(2, "matched"), tag(5, "generated_caption", 0.8)])]
     regions = {row["tag"]: row for row in rows_of(embedder, rows)[0]}
     assert {id for id, row in regions.items() if row["said"]} == {0, 2}
@@ -87,7 +89,7 @@ def test_what_the_engine_added_is_marked_and_keeps_nothing_company(embedder):
     assert [regions[id]["others"] for id in (0, 2, 4, 5)] == [[2], [0], [0, 2], [0, 2]]
 
 
-def test_tags_without_a_place_are_judged_on_the_whole_picture(embedder):
+def test_tags_without_a_region_are_scored_on_the_whole_image(embedder):
     regions, _ = rows_of(embedder, [annotation(tags=[tag(BEACH), tag(RED), tag(0)])])
     for row in regions:
         if row["tag"] in (BEACH, RED):
@@ -96,25 +98,25 @@ def test_tags_without_a_place_are_judged_on_the_whole_picture(embedder):
     assert len(whole) == 1
 
 
-def test_absent_tags_follow_from_the_key_and_the_seed(embedder, tiny_bundle):
-    def absent(one: RegionEmbedder, rows: list[dict]) -> set[tuple[str, int]]:
-        return {(row["key"], row["tag"]) for row in rows_of(one, rows)[0] if not row["carried"]}
+def test_negatives_follow_from_the_key_and_the_seed(embedder, tiny_bundle):
+    def negatives(actor: RegionEmbedder, rows: list[dict]) -> set[tuple[str, int]]:
+        return {(row["key"], row["tag"]) for row in rows_of(actor, rows)[0] if not row["carried"]}
 
-    drawn = absent(embedder, ROWS)
+    drawn = negatives(embedder, ROWS)
     assert len(drawn) == 4 and not drawn & {("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)}
-    assert absent(embedder, ROWS[::-1]) == drawn
-    many = [annotation(f"s/{place}", tags=[tag(0)]) for place in range(40)]
+    assert negatives(embedder, ROWS[::-1]) == drawn
+    many = [annotation(f"s/{number}", tags=[tag(0)]) for number in range(40)]
     other = RegionEmbedder("", "", CleanConfig(), seed=1, predictor=embedder.predictor, teacher=embedder.teacher)
-    assert {id for _, id in absent(other, many)} == {1, 2, 3, 4, 5}
+    assert {id for _, id in negatives(other, many)} == {1, 2, 3, 4, 5}
 
 
-def test_what_a_human_label_confirms_is_marked(embedder):
+def test_tags_that_a_human_label_confirms_are_marked(embedder):
     rows = [annotation(tags=[tag(0), tag(4)], labels=["dog", "a thing of no name"]), annotation("s/2", labels=None)]
     regions, _ = rows_of(embedder, rows)
     assert [(row["key"], row["tag"]) for row in regions if row["labelled"]] == [("s/1", 0)]
 
 
-def test_a_tag_that_the_detector_did_not_find_is_judged_on_the_whole_picture(embedder, monkeypatch):
+def test_a_tag_that_the_detector_did_not_find_is_scored_on_the_whole_image(embedder, monkeypatch):
     monkeypatch.setattr(embedder.detector, "detect", lambda images, *, tags, tag_ids: [[] for _ in tag_ids])
     regions, _ = rows_of(embedder, [annotation(tags=[tag(0), tag(4)])])
     assert all(row["box"] == [0, 0, 1, 1] and row["score"] == 0 for row in regions)
@@ -124,13 +126,13 @@ def test_a_batch_in_which_no_image_has_tags(embedder):
     assert rows_of(embedder, [annotation(tags=[])])[0] == []
 
 
-def test_a_box_becomes_pixels_and_a_crop_fills_the_picture():
+def test_a_box_becomes_pixels_and_a_crop_fills_the_image():
     assert to_pixels((0.25, 0, 0.5, 1), (32, 32)) == (8, 0, 16, 32)
     assert to_pixels((0.999, 0.999, 1, 1), (32, 32)) == (31, 31, 32, 32)
-    picture = np.zeros((32, 32, 3), np.uint8)
-    picture[8:16, 16:24] = 200
-    assert (crop(picture, (16, 8, 24, 16)) == 200).all()
-    assert crop(picture, (0, 0, 32, 32)) is picture
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[8:16, 16:24] = 200
+    assert (crop(image, (16, 8, 24, 16)) == 200).all()
+    assert crop(image, (0, 0, 32, 32)) is image
 
 
 def test_embeddings_of_two_teachers_are_refused():

@@ -1,10 +1,10 @@
-"""Contract: a wrong tag is told from a right one by comparison with images that do not carry it; a signal that tells
-nothing gets no say, and no monotone change of a signal matters."""
+"""Contract: wrong tags are separated from right ones by comparison with negatives; a signal without information gets no
+weight, and no monotone change of a signal matters."""
 
 import numpy as np
 import pytest
 
-from ram_ray.data_engine.doubt import SIGNALS, Evidence, judge
+from ram_ray.data_engine.doubt import SIGNALS, Evidence, estimate_wrong
 
 
 def category(
@@ -12,85 +12,86 @@ def category(
     *,
     right: int = 360,
     wrong: int = 40,
-    absent: int = 80,
+    negatives: int = 80,
     gaps: tuple[float, ...] = (2.0, 2.0, 2.0, 0.0, 0.0),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Carried (N, F), absent (M, F), and which of the carried are wrong (N,); gaps in standard deviations."""
+    """Positives (N, F), negatives (M, F), and which positives are wrong (N,); gaps in standard deviations."""
     rng = np.random.default_rng(seed)
-    carried = rng.normal(size=(right + wrong, len(SIGNALS)))
-    carried[:right] += gaps
+    positive = rng.normal(size=(right + wrong, len(SIGNALS)))
+    positive[:right] += gaps
     order = rng.permutation(right + wrong)
-    return carried[order], rng.normal(size=(absent, len(SIGNALS))), (np.arange(right + wrong) >= right)[order]
+    return positive[order], rng.normal(size=(negatives, len(SIGNALS))), (np.arange(right + wrong) >= right)[order]
 
 
-def judge_said(carried: np.ndarray, absent: np.ndarray) -> Evidence:
-    """Where captions say all that the images carry."""
-    return judge(carried, absent, said=np.ones(len(carried), bool), expected=0.1)
+def estimate_all_mentioned(positive: np.ndarray, negative: np.ndarray) -> Evidence:
+    """The estimate if captions mention all tags."""
+    return estimate_wrong(positive, negative, mentioned=np.ones(len(positive), bool), expected=0.1)
 
 
-def test_wrong_tags_get_high_probabilities_that_mean_what_they_say():
-    carried, absent, planted = category()
-    found = judge_said(carried, absent)
-    assert found.wrong[planted].mean() > 0.7 and found.wrong[~planted].mean() < 0.05
-    assert found.wrong.mean() == pytest.approx(0.1, abs=0.03) and found.share == pytest.approx(0.1, abs=0.03)
+def test_wrong_tags_get_high_and_calibrated_probabilities():
+    positive, negative, planted = category()
+    evidence = estimate_all_mentioned(positive, negative)
+    assert evidence.wrong[planted].mean() > 0.7 and evidence.wrong[~planted].mean() < 0.05
+    assert evidence.wrong.mean() == pytest.approx(0.1, abs=0.03) and evidence.share == pytest.approx(0.1, abs=0.03)
 
 
 @pytest.mark.parametrize("planted, low, high", [(0, 0.0, 0.04), (120, 0.2, 0.4)])
-def test_the_share_of_wrong_tags_is_found_in_each_category(planted, low, high):
-    carried, absent, _ = category(right=400 - planted, wrong=planted)
-    assert low <= judge_said(carried, absent).share <= high
+def test_the_share_of_wrong_tags_is_estimated_in_each_category(planted, low, high):
+    positive, negative, _ = category(right=400 - planted, wrong=planted)
+    assert low <= estimate_all_mentioned(positive, negative).share <= high
 
 
-def test_signals_count_as_far_as_they_tell_something():
-    carried, absent, planted = category(gaps=(2.0, 0.0, 0.7, 0.0, 0.0))
-    found = judge_said(carried, absent)
-    whole, agreement, near, nothing, _ = found.weights
-    assert whole > near > max(agreement, nothing) >= 0
-    order = np.argsort(-found.wrong)[:40]
-    assert planted[order].mean() > planted[np.argsort(carried.mean(axis=1))[:40]].mean()
+def test_weights_of_signals_follow_their_information():
+    positive, negative, planted = category(gaps=(2.0, 0.0, 0.7, 0.0, 0.0))
+    evidence = estimate_all_mentioned(positive, negative)
+    whole, agreement, near, detected, _ = evidence.weights
+    assert whole > near > max(agreement, detected) >= 0
+    order = np.argsort(-evidence.wrong)[:40]
+    assert planted[order].mean() > planted[np.argsort(positive.mean(axis=1))[:40]].mean()
 
 
-def test_what_was_added_for_its_signals_does_not_hide_wrong_tags():
-    carried, absent, planted = category(gaps=(1.0,) * 5)
+def test_added_tags_with_high_signals_do_not_hide_wrong_tags():
+    positive, negative, planted = category(gaps=(1.0,) * 5)
     added = np.random.default_rng(1).normal(4.0, 0.5, (300, len(SIGNALS)))
-    both, said = np.concatenate([carried, added]), np.arange(700) < 400
-    beside, learnt = judge(both, absent, said=said, expected=0.1).wrong, judge_said(both, absent).wrong
-    assert beside[:400][planted].mean() > 0.35 > 0.15 > learnt[:400][planted].mean()
-    assert beside[:400][~planted].mean() < 0.05 and beside[400:].max() < 0.01, "what was added is judged as well"
+    both, mentioned = np.concatenate([positive, added]), np.arange(700) < 400
+    wrong = estimate_wrong(both, negative, mentioned=mentioned, expected=0.1).wrong
+    fitted_on_all = estimate_all_mentioned(both, negative).wrong
+    assert wrong[:400][planted].mean() > 0.35 > 0.15 > fitted_on_all[:400][planted].mean()
+    assert wrong[:400][~planted].mean() < 0.05 and wrong[400:].max() < 0.01, "added tags are estimated as well"
 
 
-def test_a_signal_that_speaks_the_wrong_way_round_has_no_say():
-    carried, absent, _ = category(gaps=(2.0, -1.5, 0.0, 0.0, 0.0))
-    assert judge_said(carried, absent).weights[1] == 0
+def test_a_signal_of_the_wrong_sign_has_no_weight():
+    positive, negative, _ = category(gaps=(2.0, -1.5, 0.0, 0.0, 0.0))
+    assert estimate_all_mentioned(positive, negative).weights[1] == 0
 
 
-def test_a_category_that_looks_like_any_picture_loses_nothing():
-    carried, absent, _ = category(gaps=(0.0,) * 5)
-    assert judge_said(carried, absent).wrong.max() < 0.5
+def test_a_category_without_information_loses_nothing():
+    positive, negative, _ = category(gaps=(0.0,) * 5)
+    assert estimate_all_mentioned(positive, negative).wrong.max() < 0.5
 
 
 def test_monotone_changes_change_nothing():
-    carried, absent, _ = category(3)
+    positive, negative, _ = category(3)
     changed = [
-        np.stack([1 / (1 + np.exp(-x[:, 0])), x[:, 1] ** 3, np.exp(x[:, 2]), 5 * x[:, 3], x[:, 4] + 7], axis=1)
-        for x in (carried, absent)
+        np.stack([1 / (1 + np.exp(-whole)), agreement**3, np.exp(near), 5 * detected, company + 7], axis=1)
+        for whole, agreement, near, detected, company in (positive.T, negative.T)
     ]
-    assert np.allclose(judge_said(carried, absent).wrong, judge_said(*changed).wrong)
+    assert np.allclose(estimate_all_mentioned(positive, negative).wrong, estimate_all_mentioned(*changed).wrong)
 
 
 def test_constant_and_repeated_signals_as_a_scene_has_them():
-    carried, absent, planted = category(gaps=(2.0, 0.0, 1.0, 0.0, 0.0))
-    for rows in (carried, absent):
+    positive, negative, planted = category(gaps=(2.0, 0.0, 1.0, 0.0, 0.0))
+    for rows in (positive, negative):
         rows[:, 1], rows[:, 3] = rows[:, 0], 0.0
-    found = judge_said(carried, absent)
-    assert np.isfinite(found.wrong).all()
-    assert found.wrong[planted].mean() > 0.25 > 0.1 > found.wrong[~planted].mean()
-    assert (found.parts[:, 3] == 0).all()
+    evidence = estimate_all_mentioned(positive, negative)
+    assert np.isfinite(evidence.wrong).all()
+    assert evidence.wrong[planted].mean() > 0.25 > 0.1 > evidence.wrong[~planted].mean()
+    assert (evidence.contributions[:, 3] == 0).all()
 
 
-@pytest.mark.parametrize("absent", [0, 1, 5])
-def test_with_nothing_to_compare_with_all_signals_count_alike(absent):
-    carried, others, planted = category(absent=absent, gaps=(2.0,) * 5)
-    found = judge_said(carried, others)
-    assert np.allclose(found.weights / found.weights.max(), 1, atol=0.5)
-    assert planted[np.argsort(-found.wrong)[:40]].mean() > 0.7
+@pytest.mark.parametrize("num_negatives", [0, 1, 5])
+def test_with_few_negatives_all_signals_have_similar_weights(num_negatives):
+    positive, negative, planted = category(negatives=num_negatives, gaps=(2.0,) * 5)
+    evidence = estimate_all_mentioned(positive, negative)
+    assert np.allclose(evidence.weights / evidence.weights.max(), 1, atol=0.5)
+    assert planted[np.argsort(-evidence.wrong)[:40]].mean() > 0.7

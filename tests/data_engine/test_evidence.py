@@ -1,5 +1,5 @@
-"""Contract: cells count every picture once for every tag, blocks add up to the whole, and the curve says what adding
-the surest gets right beside adding the most frequent."""
+"""Contract: cells count every image once for every tag, blocks add up to the whole, and the curve has how many of the
+likeliest additions are right, beside those of the most frequent tags."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from ram_ray.data_engine.calibrate import BINS, bin_of
-from ram_ray.data_engine.curve import by_score, make_curve
-from ram_ray.data_engine.evidence import CELLS, Cells, count_cells, gather
+from ram_ray.data_engine.curve import make_curve, uncalibrated_scores
+from ram_ray.data_engine.evidence import CELLS, Cells, count_cells, gather_cells
 from ram_ray.data_engine.generate import SCORES
 from ram_ray.label_system import Label, LabelSystem
 from tests.data_engine.test_generate import annotation, scored
@@ -17,8 +17,8 @@ from tests.data_engine.test_generate import annotation, scored
 SYSTEM = LabelSystem(Label(id, name, "object") for id, name in enumerate(["dog", "sea", "hat", "cup", "tree"]))
 
 
-def said(*captions: list[int]) -> list[dict]:
-    return [{"text": "x", "origin": "original", "tags": one, "sources": ["parsed"] * len(one)} for one in captions]
+def captions_of(*captions: list[int]) -> list[dict]:
+    return [{"text": "x", "origin": "original", "tags": ids, "sources": ["parsed"] * len(ids)} for ids in captions]
 
 
 def tags(*ids: int) -> list[dict]:
@@ -27,47 +27,47 @@ def tags(*ids: int) -> list[dict]:
 
 ROWS = [
     scored(
-        annotation("s/1", captions=said([0]), tags=tags(0), labels=["dog", "sea", "tree"]),
+        annotation("s/1", captions=captions_of([0]), tags=tags(0), labels=["dog", "sea", "tree"]),
         captions=[("a", [1])],
         scores={0: 0.9, 1: 0.8, 2: 0.3},
     ),
     scored(
         annotation(
             "s/2",
-            captions=said([0, 1], [0, 3], [0]),
+            captions=captions_of([0, 1], [0, 3], [0]),
             tags=tags(0, 3),
             removed=[{"id": 1, "reason": "outlier", "score": 0.5, "round": 1}],
         ),
         scores={0: 0.9, 1: 0.8},
     ),
-    scored(annotation("s/3", captions=said([2], [2]), tags=tags(2), labels=[]), scores={2: 0.2}),
+    scored(annotation("s/3", captions=captions_of([2], [2]), tags=tags(2), labels=[]), scores={2: 0.2}),
     scored(annotation("s/4", reason="truncated", tags=None, captions=None)),
 ]
 
 
 def cells(rows: list[dict], *, size: int = 10, **options) -> Cells:
-    blocks = [pa.Table.from_pylist(rows[at : at + size], schema=SCORES) for at in range(0, len(rows), size)]
-    counted = [count_cells(one, system=SYSTEM, votes=1, **options) for one in blocks]
-    assert all(one.schema.equals(CELLS) for one in counted)
-    return gather(counted, num_tags=len(SYSTEM), votes=1)
+    blocks = [pa.Table.from_pylist(rows[start : start + size], schema=SCORES) for start in range(0, len(rows), size)]
+    tables = [count_cells(block, system=SYSTEM, votes=1, **options) for block in blocks]
+    assert all(table.schema.equals(CELLS) for table in tables)
+    return gather_cells(tables, num_tags=len(SYSTEM), votes=1)
 
 
-def test_every_picture_is_in_one_cell_of_every_tag() -> None:
-    found = cells(ROWS)
-    assert (found.images.sum((0, 2)) == 3).all() and (found.judged.sum((0, 2)) == 2).all()
+def test_every_image_is_in_a_single_cell_of_every_tag() -> None:
+    counts = cells(ROWS)
+    assert (counts.images.sum((0, 2)) == 3).all() and (counts.judged.sum((0, 2)) == 2).all()
     high, sea = bin_of(np.log(0.9 / 0.1)), bin_of(np.log(0.8 / 0.2))
-    assert found.images[0, 0, high] == found.said[0, 0, high] == 2
-    assert found.images[1, 1, sea] == found.right[1, 1, sea] == 1 and found.said[:, 1].sum() == 0
-    assert found.open.sum((0, 2)).tolist() == [1, 2, 2, 2, 3], "neither carried nor removed"
-    assert found.known.sum((0, 2)).tolist() == [1, 2, 1, 2, 2]
-    assert found.right.sum((0, 2)).tolist() == [0, 1, 0, 0, 1] and found.right[0, 4, 0] == 1
-    assert found.totals == {"pictures": 3, "labelled": 2, "truths": 3, "had": 1, "several": 2, "captions": 5}
-    assert [found.tags[name].tolist() for name in ("once", "twice", "often")] == [
+    assert counts.images[0, 0, high] == counts.said[0, 0, high] == 2
+    assert counts.images[1, 1, sea] == counts.right[1, 1, sea] == 1 and counts.said[:, 1].sum() == 0
+    assert counts.open.sum((0, 2)).tolist() == [1, 2, 2, 2, 3], "neither a tag of the image nor removed"
+    assert counts.known.sum((0, 2)).tolist() == [1, 2, 1, 2, 2]
+    assert counts.right.sum((0, 2)).tolist() == [0, 1, 0, 0, 1] and counts.right[0, 4, 0] == 1
+    assert counts.totals == {"pictures": 3, "labelled": 2, "truths": 3, "had": 1, "several": 2, "captions": 5}
+    assert [counts.tags[name].tolist() for name in ("once", "twice", "often")] == [
         [0, 0, 0, 1, 0],
         [0, 0, 1, 0, 0],
         [1, 0, 0, 0, 0],
     ]
-    assert found.evidence(np.zeros(5)).captions == 2.5
+    assert counts.mention_counts(np.zeros(5)).captions == 2.5
 
 
 def test_blocks_add_up_and_other_parts_are_left_out() -> None:
@@ -75,41 +75,41 @@ def test_blocks_add_up_and_other_parts_are_left_out() -> None:
     for name in ("images", "said", "open", "judged", "known", "right"):
         assert (getattr(whole, name) == getattr(parts, name)).all()
     assert whole.totals == parts.totals
-    one = cells(ROWS, chosen=lambda key: key == "s/3")
-    assert one.totals["pictures"] == 1 and one.images.sum() == len(SYSTEM)
+    selected = cells(ROWS, selected=lambda key: key == "s/3")
+    assert selected.totals["pictures"] == 1 and selected.images.sum() == len(SYSTEM)
 
 
-def test_a_tag_stands_in_the_bin_of_the_logits_that_are_given() -> None:
-    found = cells(ROWS, logits=lambda row: np.full(len(row["tagger_ids"]), 3.0))
-    assert found.images[0, 0, bin_of(3.0)] == 2 and found.images.sum() == 3 * len(SYSTEM)
+def test_a_tag_is_in_the_bin_of_the_logits_that_are_passed() -> None:
+    counts = cells(ROWS, logits=lambda row: np.full(len(row["tagger_ids"]), 3.0))
+    assert counts.images[0, 0, bin_of(3.0)] == 2 and counts.images.sum() == 3 * len(SYSTEM)
 
 
-def test_the_curve_counts_what_is_added_and_right_beside_the_most_frequent_tags() -> None:
+def test_the_curve_counts_additions_and_right_ones_beside_the_most_frequent_tags() -> None:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(300):
         true = [id for id in range(5) if rng.random() < (0.5, 0.3, 0.2, 0.1, 0.1)[id]]
-        mention = [id for id in true if rng.random() < 0.5]
+        mentioned = [id for id in true if rng.random() < 0.5]
         scores = {id: float(np.clip(0.7 * (id in true) + 0.3 * rng.random(), 0.01, 0.99)) for id in range(5)}
         row = annotation(
-            f"s/{number}", captions=said(mention), tags=tags(*mention), labels=[SYSTEM[i].name for i in true]
+            f"s/{number}", captions=captions_of(mentioned), tags=tags(*mentioned), labels=[SYSTEM[i].name for i in true]
         )
         rows.append(scored(row, scores=scores))
-    found = cells(rows)
-    points = make_curve(found, by_score(found))
-    added = [one["added"] for one in points]
-    assert added == sorted(set(added)) and added[-1] == found.open.sum() == points[-1]["known"]
-    unsaid = found.totals["truths"] - found.totals["had"]
-    good = max((one for one in points if one["precision"] > 0.99), key=lambda one: one["added"])
-    assert good["right"] == pytest.approx(unsaid, rel=0.02) and good["recall"] > 0.99
-    assert good["baseline_precision"] < 0.45 < good["precision"] and good["estimated"] is None
+    counts = cells(rows)
+    points = make_curve(counts, uncalibrated_scores(counts))
+    added = [point["added"] for point in points]
+    assert added == sorted(set(added)) and added[-1] == counts.open.sum() == points[-1]["known"]
+    unmentioned = counts.totals["truths"] - counts.totals["had"]
+    precise = max((point for point in points if point["precision"] > 0.99), key=lambda point: point["added"])
+    assert precise["right"] == pytest.approx(unmentioned, rel=0.02) and precise["recall"] > 0.99
+    assert precise["baseline_precision"] < 0.45 < precise["precision"] and precise["estimated"] is None
     last = points[-1]
     assert last["precision"] == last["baseline_precision"] and last["recall"] == last["baseline_recall"] == 1
 
 
 def test_a_generated_caption_comes_first_without_calibration_and_no_truth_is_no_precision() -> None:
-    found = cells([{**row, "labels": None} for row in ROWS])
-    first = make_curve(found, by_score(found))[0]
+    counts = cells([{**row, "labels": None} for row in ROWS])
+    first = make_curve(counts, uncalibrated_scores(counts))[0]
     assert first == {"threshold": 1.0, "added": 1, "estimated": None}
     right = np.full((2, len(SYSTEM), BINS), 0.25)
-    assert make_curve(found, right, right=right) == [{"threshold": 0.25, "added": 10, "estimated": 0.25}]
+    assert make_curve(counts, right, right=right) == [{"threshold": 0.25, "added": 10, "estimated": 0.25}]

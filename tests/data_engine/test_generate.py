@@ -1,4 +1,4 @@
-"""Contract: generation only adds, every tag keeps its first origin, and what was removed stays removed."""
+"""Contract: generation only adds, every tag keeps its first origin, and removed tags stay removed."""
 
 import numpy as np
 import pyarrow as pa
@@ -57,40 +57,40 @@ def scored(row: dict, *, captions: list[tuple[str, list[int]]] = (), scores: dic
     """A SCORES row: generated captions with their tags, and the tagger's probabilities, best first."""
     ids = sorted(scores or {}, key=lambda id: -scores[id])
     logits = to_logits(np.array([scores[id] for id in ids])) if ids else np.zeros(0, "<f2")
-    made = [
+    generated = [
         {"text": text, "origin": "generated", "tags": tags, "sources": ["parsed"] * len(tags)}
         for text, tags in captions
     ]
-    return {**row, "generated": made, "tagger_ids": ids, "tagger_logits": logits.tobytes()}
+    return {**row, "generated": generated, "tagger_ids": ids, "tagger_logits": logits.tobytes()}
 
 
 def test_the_union_keeps_the_first_origin_and_the_order_parsed_caption_tagger():
     row = scored(annotation(), captions=[("a red dog", [2, 0, 2])], scores={5: 0.9, 2: 0.8, 0: 0.75, 3: 0.6})
-    before = repr(row)
+    text = repr(row)
     merged = merge(row, rule=Threshold(0.7))
     assert origins(merged) == [(0, "parsed"), (2, "generated_caption"), (5, "tagger")]
     assert merged["tags"][2]["score"] == pytest.approx(0.9, abs=1e-3) and merged["tags"][1]["score"] == 1
     assert merged["captions"][1]["text"] == "a red dog" and merged["captions"][1]["tags"] == [2, 0, 2]
-    assert merged.keys() == set(ANNOTATION.names) and repr(row) == before
+    assert merged.keys() == set(ANNOTATION.names) and repr(row) == text
 
 
-def test_a_tag_of_a_generated_caption_needs_the_tagger_where_that_is_asked_for():
+def test_a_tag_of_a_generated_caption_needs_the_score_of_caption_threshold():
     row = scored(annotation(), captions=[("a red light", [2, 4, 1])], scores={5: 0.9, 2: 0.65, 4: 0.3})
-    assert origins(merge(row, rule=Threshold(0.7, of_caption=0.6))) == [
+    assert origins(merge(row, rule=Threshold(0.7, caption_threshold=0.6))) == [
         (0, "parsed"),
         (2, "generated_caption"),
         (5, "tagger"),
     ]
 
 
-def test_the_next_round_starts_from_the_original_captions_and_what_survived():
+def test_the_next_round_starts_from_the_original_captions_and_the_surviving_tags():
     first = merge(scored(annotation(), captions=[("a red dog", [2])], scores={5: 0.9, 4: 0.8}), rule=Threshold(0.7))
-    gone = {"id": 4, "reason": "outlier", "score": 0.6, "round": 1}
-    cleaned = {**first, "tags": [tag for tag in first["tags"] if tag["id"] != 4], "removed": [gone]}
+    removal = {"id": 4, "reason": "outlier", "score": 0.6, "round": 1}
+    cleaned = {**first, "tags": [tag for tag in first["tags"] if tag["id"] != 4], "removed": [removal]}
     second = merge(scored(cleaned, captions=[("a light", [4])], scores={4: 0.99, 1: 0.75}), rule=Threshold(0.7))
     assert [caption["text"] for caption in second["captions"]] == ["a dog", "a light"]
     assert origins(second) == [(0, "parsed"), (2, "generated_caption"), (5, "tagger"), (1, "tagger")]
-    assert second["removed"] == [gone]
+    assert second["removed"] == [removal]
 
 
 def test_without_new_captions_those_of_the_round_before_are_kept():
@@ -98,23 +98,23 @@ def test_without_new_captions_those_of_the_round_before_are_kept():
     assert merge(scored(first), rule=Threshold(0.7)) == first
 
 
-def test_a_caption_that_names_a_tag_lowers_what_is_asked_of_its_score():
-    least = np.full((2, 6), BINS)
-    least[:, 2], least[:, 5] = bin_of(np.array([2.0, 0.0])), bin_of(np.array([2.0, 1.0]))  # 3 and 4: never
+def test_a_caption_that_mentions_a_tag_lowers_its_threshold():
+    min_bins = np.full((2, 6), BINS)
+    min_bins[:, 2], min_bins[:, 5] = bin_of(np.array([2.0, 0.0])), bin_of(np.array([2.0, 1.0]))  # 3 and 4: never
     right = np.linspace(0, 1, 2 * 6 * BINS).reshape(2, 6, BINS)
-    rule = Calibrated(least, right)
+    rule = Calibrated(min_bins, right)
     row = scored(annotation(), captions=[("red", [2, 3]), ("a red dog", [2, 0])], scores={2: 0.6, 5: 0.7, 3: 0.95})
     merged = merge(row, rule=rule)
     assert origins(merged) == [(0, "parsed"), (2, "generated_caption")]
     assert merged["tags"][1]["score"] == pytest.approx(right[1, 2, bin_of(np.log(0.6 / 0.4))], abs=0.01)
-    sure = merge(scored(annotation(), scores={2: 0.9, 5: 0.89}), rule=rule)
-    assert origins(sure) == [(0, "parsed"), (5, "tagger"), (2, "tagger")], "likeliest first"
+    likely = merge(scored(annotation(), scores={2: 0.9, 5: 0.89}), rule=rule)
+    assert origins(likely) == [(0, "parsed"), (5, "tagger"), (2, "tagger")], "likeliest first"
 
 
-def test_logits_keep_what_half_precision_would_lose():
+def test_logits_keep_probabilities_that_half_precision_would_lose():
     probabilities = np.array([0.999, 0.9995, 0.5, 1e-4, 1.0])
-    back = 1 / (1 + np.exp(-from_logits(to_logits(probabilities).tobytes()).astype(float)))
-    assert np.allclose(back, probabilities, rtol=2e-3, atol=1e-6) and back[0] < back[1] < back[4]
+    decoded = 1 / (1 + np.exp(-from_logits(to_logits(probabilities).tobytes()).astype(float)))
+    assert np.allclose(decoded, probabilities, rtol=2e-3, atol=1e-6) and decoded[0] < decoded[1] < decoded[4]
 
 
 def test_rows_survive_the_way_through_numpy():
@@ -133,13 +133,13 @@ def test_a_real_model_scores_every_tag_and_nothing_of_rejected_rows(tiny_bundle)
     assert table.schema.equals(SCORES)
     probabilities = generator.predictor.probabilities(batch["pixels"])
     rows = table.to_pylist()
-    for place in (0, 2):
-        ids, logits = rows[place]["tagger_ids"], from_logits(rows[place]["tagger_logits"])
-        assert ids == np.argsort(-probabilities[place], kind="stable").tolist()
-        assert np.allclose(1 / (1 + np.exp(-logits)), probabilities[place][ids], atol=1e-3)
-        assert [one["origin"] for one in rows[place]["generated"]] == ["generated"]
-        over = np.flatnonzero(probabilities[place] >= 0.5).tolist()
-        added = [tag["id"] for tag in merge(rows[place], rule=Threshold(0.5))["tags"] if tag["origin"] == "tagger"]
+    for index in (0, 2):
+        ids, logits = rows[index]["tagger_ids"], from_logits(rows[index]["tagger_logits"])
+        assert ids == np.argsort(-probabilities[index], kind="stable").tolist()
+        assert np.allclose(1 / (1 + np.exp(-logits)), probabilities[index][ids], atol=1e-3)
+        assert [caption["origin"] for caption in rows[index]["generated"]] == ["generated"]
+        over = np.flatnonzero(probabilities[index] >= 0.5).tolist()
+        added = [tag["id"] for tag in merge(rows[index], rule=Threshold(0.5))["tags"] if tag["origin"] == "tagger"]
         assert set(added) == set(over) - {0}
     assert rows[1]["tagger_ids"] == rows[1]["generated"] == [] and merge(rows[1], rule=Threshold(0.5))["tags"] is None
 
@@ -154,15 +154,16 @@ def test_several_captions_differ_and_do_not_depend_on_the_batch(tiny_bundle):
     generator = Generator(tiny_bundle, config, seed=4, device="cpu")
     batch = numpy_batch([annotation("s/1"), annotation("s/2"), annotation("s/3")])
 
-    def texts(places: list[int]) -> list[list[str]]:
-        rows = generator({name: column[places] for name, column in batch.items()}).to_pylist()
-        return [[one["text"] for one in row["generated"]] for row in rows]
+    def texts(indices: list[int]) -> list[list[str]]:
+        rows = generator({name: column[indices] for name, column in batch.items()}).to_pylist()
+        return [[caption["text"] for caption in row["generated"]] for row in rows]
 
     together = texts([0, 1, 2])
-    assert all(len(one) == 3 for one in together) and len({text for one in together for text in one}) > 6
-    assert [texts([place])[0] for place in range(3)] == together
+    assert all(len(captions) == 3 for captions in together)
+    assert len({text for captions in together for text in captions}) > 6
+    assert [texts([index])[0] for index in range(3)] == together
     again = Generator(tiny_bundle, config, seed=5, device="cpu")(batch).to_pylist()
-    assert [[one["text"] for one in row["generated"]] for row in again] != together
+    assert [[caption["text"] for caption in row["generated"]] for row in again] != together
 
 
 def test_the_words_of_a_generated_caption_become_tags(tmp_path):
@@ -174,14 +175,14 @@ def test_the_words_of_a_generated_caption_become_tags(tmp_path):
     ]
     table = CaptionTags("en_ud_ewt", str(tmp_path / "labels.json"))(pa.Table.from_pylist(rows, schema=SCORES))
     assert table.schema.equals(SCORES)
-    good, rejected = table.to_pylist()
-    assert good["generated"][0]["tags"] == [0, 2] and good["generated"][0]["sources"] == ["both", "both"]
-    assert votes_of(good) == {0: 1, 2: 1}
-    assert origins(merge(good, rule=Threshold(0.7))) == [(0, "parsed"), (2, "generated_caption"), (1, "tagger")]
+    usable, rejected = table.to_pylist()
+    assert usable["generated"][0]["tags"] == [0, 2] and usable["generated"][0]["sources"] == ["both", "both"]
+    assert votes_of(usable) == {0: 1, 2: 1}
+    assert origins(merge(usable, rule=Threshold(0.7))) == [(0, "parsed"), (2, "generated_caption"), (1, "tagger")]
     assert rejected["reason"] == "truncated" and rejected["generated"] == []
 
 
-def test_each_picture_is_judged_by_the_model_of_its_part(tiny_bundle):
+def test_each_image_is_scored_by_the_model_of_its_part(tiny_bundle):
     keys = [f"s/{number}" for number in range(9)]
     batch = numpy_batch([annotation(key) for key in keys])
     config = GenerateConfig(captions=0)
@@ -196,5 +197,5 @@ def test_each_picture_is_judged_by_the_model_of_its_part(tiny_bundle):
     alone = [make(bundle, config)(batch).to_pylist() for bundle in ("0", "2")]
     both = {row["key"]: row for row in ByPart(make, ["0", "2"], config)(batch).to_pylist()}
     assert both.keys() == set(keys) and {part_of(key, 2) for key in keys} == {0, 1}
-    for place, key in enumerate(keys):
-        assert both[key] == alone[part_of(key, 2)][place] != alone[1 - part_of(key, 2)][place]
+    for index, key in enumerate(keys):
+        assert both[key] == alone[part_of(key, 2)][index] != alone[1 - part_of(key, 2)][index]

@@ -1,5 +1,5 @@
-"""Contract: on Ray Data the stages of merging give what the plain functions give, whatever the blocks, and a run that
-was killed between them goes on where it was."""
+"""Contract: on Ray Data the stages of merging have the results of the plain functions, whatever the blocks, and a run
+that was killed between them resumes there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 
 from ram_ray.config import RunConfig, load
 from ram_ray.data_engine.calibrate import calibrate, thresholds
-from ram_ray.data_engine.evidence import count_cells, gather
+from ram_ray.data_engine.evidence import count_cells, gather_cells
 from ram_ray.data_engine.generate import SCORES, Calibrated, merge
 from ram_ray.data_engine.generate_stages import add_likely
 from ram_ray.data_engine.implied import implied_rate
-from ram_ray.data_engine.pairs import Company
+from ram_ray.data_engine.pairs import CoOccurrence
 from ram_ray.data_engine.weigh import Weigher
 from ram_ray.runtime.artifacts import Manifest, Run
 from tests.data_engine.test_weigh import NUM_TAGS, SYSTEM, fitted, world
@@ -26,7 +26,7 @@ SETS = ["engine.generate={threshold: null, precision: 0.3, captions: 0}", "engin
 
 
 def prepare(folder: Path, rows: list[dict]) -> tuple[RunConfig, Run, Manifest, Manifest]:
-    """A run whose scores are there, and nothing after them."""
+    """A run with finished scores and no later stage."""
     config = load(str(Path(__file__).parents[1] / "tiny_run.yaml"), sets=SETS)
     run = Run(str(folder))
     labels = run.stage("label_system", kind="annotations", config={}, inputs=[])
@@ -37,24 +37,24 @@ def prepare(folder: Path, rows: list[dict]) -> tuple[RunConfig, Run, Manifest, M
         shard.mkdir(parents=True)
         table = pa.Table.from_pylist(rows[number::2], schema=SCORES).drop_columns("shard")
         pq.write_table(table, shard / "rows.parquet")
-    had = sum(len(row["tags"]) for row in rows)
-    counts = {"rows_in": len(rows), "rows_out": len(rows), "rejected": 0, "tags": had, "tp": had, "fp": 0}
+    num_tags = sum(len(row["tags"]) for row in rows)
+    counts = {"rows_in": len(rows), "rows_out": len(rows), "rejected": 0, "tags": num_tags, "tp": num_tags, "fp": 0}
     return config, run, scores.finish(**counts, generated_caption=0, tagger=0), labels.finish()
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
-    return world(scenes=4, sharp=2.0)[:600]
+    return world(scenes=4, separation=2.0)[:600]
 
 
 def plain(rows: list[dict]) -> dict[str, list[dict]]:
-    """What the functions give by hand."""
+    """The tags of each image by the plain functions."""
     pairs, weights = fitted(rows)
-    weigher = Weigher(Company(pairs), weights)
-    counted = count_cells(pa.Table.from_pylist(rows, schema=SCORES), system=SYSTEM, votes=0, logits=weigher)
-    cells = gather([counted], num_tags=NUM_TAGS, votes=0)
-    found = calibrate(cells.evidence(implied_rate(pairs)))
-    rule = Calibrated(thresholds(found, cells.open, precision=0.3), found.right)
+    weigher = Weigher(CoOccurrence(pairs), weights)
+    table = count_cells(pa.Table.from_pylist(rows, schema=SCORES), system=SYSTEM, votes=0, logits=weigher)
+    cells = gather_cells([table], num_tags=NUM_TAGS, votes=0)
+    calibration = calibrate(cells.mention_counts(implied_rate(pairs)))
+    rule = Calibrated(thresholds(calibration, cells.open, precision=0.3), calibration.right)
     return {row["key"]: merge(row, rule=rule, logits=weigher)["tags"] for row in rows}
 
 
@@ -63,24 +63,24 @@ def read(path: str) -> dict[str, list[dict]]:
     return {row["key"]: row["tags"] for table in tables for row in table.to_pylist()}
 
 
-def test_the_stages_add_what_the_functions_add_and_go_on_where_they_were(tmp_path, rows, ray_cluster) -> None:
+def test_the_stages_add_what_the_functions_add_and_resume(tmp_path, rows, ray_cluster) -> None:
     config, run, scores, labels = prepare(tmp_path / "run", rows)
-    made = add_likely(run, config, scores, labels, num_judges=2, round=1)
-    expected, found = plain(rows), read(made.path)
-    assert {key: [tag["id"] for tag in tags] for key, tags in found.items()} == {
+    generated = add_likely(run, config, scores, labels, num_models=2, round=1)
+    expected, tags_by_key = plain(rows), read(generated.path)
+    assert {key: [tag["id"] for tag in tags] for key, tags in tags_by_key.items()} == {
         key: [tag["id"] for tag in tags] for key, tags in expected.items()
     }
-    assert made.counts["added"] == sum(map(len, found.values())) - scores.counts["tags"] > 100
-    assert made.counts["added_right"] > made.counts["added"] * 0.3
+    assert generated.counts["added"] == sum(map(len, tags_by_key.values())) - scores.counts["tags"] > 100
+    assert generated.counts["added_right"] > generated.counts["added"] * 0.3
     folder = tmp_path / "run" / "annotations"
     (weighed,) = [json.loads(file.read_text()) for file in folder.glob("weighed_1/*.json")]
     (table,) = [json.loads(file.read_text()) for file in folder.glob("thresholds_1/*/thresholds.json")]
     assert weighed["counts"]["images"] == 600 and weighed["counts"]["company"] == table["weights"]["company"] > 0.3
 
-    kept = {file: file.stat().st_mtime_ns for file in folder.glob("weighed_1/**/*")}
+    times = {file: file.stat().st_mtime_ns for file in folder.glob("weighed_1/**/*")}
     for file in folder.glob("thresholds_1/*.json"):
-        file.unlink()  # as if killed when all but the manifest was there, and before the next stage
+        file.unlink()  # as if killed before the manifest was written, and before the next stage
     shutil.rmtree(folder / "generate_1")
-    again = add_likely(Run(str(tmp_path / "run")), config, scores, labels, num_judges=2, round=1)
-    assert again.digest == made.digest and again.counts == made.counts and read(again.path) == found
-    assert {file: file.stat().st_mtime_ns for file in folder.glob("weighed_1/**/*")} == kept
+    again = add_likely(Run(str(tmp_path / "run")), config, scores, labels, num_models=2, round=1)
+    assert again.digest == generated.digest and again.counts == generated.counts and read(again.path) == tags_by_key
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("weighed_1/**/*")} == times

@@ -1,4 +1,4 @@
-"""Contract: the columns of the engine and of evaluation survive Ray Data: a numpy batch gives the rows back, and
+"""Contract: the columns of the engine and of evaluation survive Ray Data: rows are the same after a numpy batch, and
 blocks of tags are gathered over blocks of rows."""
 
 import numpy as np
@@ -18,10 +18,10 @@ def test_annotations_come_back_from_a_numpy_batch_of_ray(ray_cluster):
         annotation("s/3", captions=None, tags=None, removed=None, reason="truncated", detail="cut"),
     ]
     for part in (rows, rows[1:2], rows[2:]):
-        back = ray.data.from_arrow(to_table(part, ANNOTATION)).map_batches(
+        dataset = ray.data.from_arrow(to_table(part, ANNOTATION)).map_batches(
             lambda batch: to_table(to_rows(batch), ANNOTATION), batch_format="numpy"
         )
-        assert sorted(back.take(9), key=lambda row: row["key"]) == part
+        assert sorted(dataset.take(9), key=lambda row: row["key"]) == part
 
 
 def test_blocks_of_tags_are_gathered_over_blocks_of_rows(ray_cluster):

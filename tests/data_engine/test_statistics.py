@@ -1,5 +1,5 @@
-"""Contract: every tag is counted once, by where it came from and where it went; shares are of what they say; what is
-not known is None and never 0."""
+"""Contract: every tag is counted once, by its source and its fate; shares have the documented denominators; an unknown
+share is None and never 0."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ram_ray.records import ANNOTATION, to_table
 SYSTEM = LabelSystem(Label(id, name, "object") for id, name in enumerate(["dog", "cat", "cow", "ant"]))
 
 
-def _row(key: str, *, said: list[int], tags: list[int], removed: list[int] = (), labels=None, **more) -> dict:
+def _row(key: str, *, mentioned: list[int], tags: list[int], removed: list[int] = (), labels=None, **more) -> dict:
     return {
         "key": key,
         "shard": "s",
         "captions": [
-            {"text": "x", "origin": "original", "tags": said},
-            {"text": "y", "origin": "generated", "tags": [3]},  # what a model says is not said
+            {"text": "x", "origin": "original", "tags": mentioned},
+            {"text": "y", "origin": "generated", "tags": [3]},  # a generated caption is no mention
         ],
-        "tags": [{"id": id, "origin": "parsed" if id in said else "tagger", "score": 1.0} for id in tags],
+        "tags": [{"id": id, "origin": "parsed" if id in mentioned else "tagger", "score": 1.0} for id in tags],
         "removed": [{"id": id, "reason": "outlier", "score": 0.5, "round": 1} for id in removed],
         "labels": labels,
         **more,
@@ -32,27 +32,27 @@ def _row(key: str, *, said: list[int], tags: list[int], removed: list[int] = (),
 def rows() -> list[dict]:
     table = to_table(
         [
-            # said dog (true) and cat (false, removed); added cow (true) and ant (false, removed)
-            _row("s/0", said=[0, 1], tags=[0, 2], removed=[1, 3], labels=["dog", "cow"]),
-            # said dog (true, removed); added ant (false); cow is true and nobody found it
-            _row("s/1", said=[0], tags=[3], removed=[0], labels=["dog", "cow"]),
-            _row("s/2", said=[0], tags=[0, 3], labels=None),
-            _row("s/3", said=[0], tags=[0], labels=["dog"], reason="truncated"),
+            # mentioned dog (true) and cat (false, removed); added cow (true) and ant (false, removed)
+            _row("s/0", mentioned=[0, 1], tags=[0, 2], removed=[1, 3], labels=["dog", "cow"]),
+            # mentioned dog (true, removed); added ant (false); cow is true and neither mentioned nor added
+            _row("s/1", mentioned=[0], tags=[3], removed=[0], labels=["dog", "cow"]),
+            _row("s/2", mentioned=[0], tags=[0, 3], labels=None),
+            _row("s/3", mentioned=[0], tags=[0], labels=["dog"], reason="truncated"),
         ],
         ANNOTATION,
     )
-    counted = count_block(table, system=SYSTEM)
-    assert counted.schema == TALLY
-    return counted.to_pylist()
+    counts = count_block(table, system=SYSTEM)
+    assert counts.schema == TALLY
+    return counts.to_pylist()
 
 
 def _of(rows: list[dict], tag: int, source: str, fate: str) -> tuple[int, int, int]:
-    (row,) = [one for one in rows if (one["tag"], one["source"], one["fate"]) == (tag, source, fate)]
+    (row,) = [row for row in rows if (row["tag"], row["source"], row["fate"]) == (tag, source, fate)]
     return row["images"], row["judged"], row["right"]
 
 
 def test_a_tag_is_counted_by_its_source_and_its_fate(rows: list[dict]) -> None:
-    assert _of(rows, 0, "said", "kept") == (2, 1, 1), "of one of the two images the truth is not known"
+    assert _of(rows, 0, "said", "kept") == (2, 1, 1), "the truth of the second image is not known"
     assert _of(rows, 0, "said", "outlier") == (1, 1, 1)
     assert _of(rows, 1, "said", "outlier") == (1, 1, 0)
     assert _of(rows, 2, "added", "kept") == (1, 1, 1)
@@ -72,8 +72,8 @@ def test_the_shares(rows: list[dict]) -> None:
     }
 
 
-def test_what_is_not_known_is_none(rows: list[dict]) -> None:
-    table = to_table([_row("s/0", said=[0], tags=[0, 1], labels=None)], ANNOTATION)
+def test_an_unknown_share_is_none(rows: list[dict]) -> None:
+    table = to_table([_row("s/0", mentioned=[0], tags=[0, 1], labels=None)], ANNOTATION)
     assert set(figures(count_block(table, system=SYSTEM).to_pylist()).values()) == {None}
     assert set(figures([]).values()) == {None}
 
@@ -84,6 +84,6 @@ def test_blocks_add_up(rows: list[dict]) -> None:
     twice = pa.Table.from_pylist(rows + rows, schema=TALLY).group_by(["tag", "source", "fate"])
     summed = twice.aggregate([(name, "sum") for name in ("images", "judged", "right")])
     doubled = [
-        {**one, **{name: one[f"{name}_sum"] for name in ("images", "judged", "right")}} for one in summed.to_pylist()
+        {**row, **{name: row[f"{name}_sum"] for name in ("images", "judged", "right")}} for row in summed.to_pylist()
     ]
     assert figures(doubled) == figures(rows)

@@ -27,14 +27,14 @@ def test_the_box_is_around_the_peak_and_not_around_a_second_bump(predictor):
     assert 0.3 < score < 0.7
 
 
-def test_a_box_has_its_least_side_and_stays_inside_the_picture(predictor):
+def test_a_box_has_its_least_side_and_stays_inside_the_image(predictor):
     for row, column in ((0, 0), (11, 0), (5, 11)):
         (x0, y0, x1, y1), _ = AttentionDetector(predictor, min_side=0.25).box(bump(12, 12, row, column, 0.3))
         assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
         assert min(x1 - x0, y1 - y0) >= 0.25 - 1e-9
 
 
-def test_even_attention_is_the_whole_picture(predictor):
+def test_even_attention_is_the_whole_image(predictor):
     box, score = AttentionDetector(predictor).box(np.ones((4, 4)))
     assert box == (0, 0, 1, 1) and score == pytest.approx(1)
 
@@ -48,6 +48,6 @@ def test_every_tag_of_every_image_gets_a_region_from_a_real_model(predictor):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     ids = [[0, 4], [], [5, 1, 2]]
     detector = make_detector(CleanConfig(), predictor=predictor)
-    found = detector.detect(images, tags=[["x"] * len(one) for one in ids], tag_ids=ids)
-    assert [[region.tag_id for region in one] for one in found] == ids
-    assert all(0 < region.score <= 1 for one in found for region in one)
+    detected = detector.detect(images, tags=[["x"] * len(image_ids) for image_ids in ids], tag_ids=ids)
+    assert [[region.tag_id for region in regions] for regions in detected] == ids
+    assert all(0 < region.score <= 1 for regions in detected for region in regions)

@@ -38,10 +38,10 @@ def dino(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("dino")
     vocabulary = [f"[unused{i}]" for i in range(1040)]
     special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
-    for place, token in special.items():
-        vocabulary[place] = token
-    for place, token in enumerate(("dog", "traffic", "light", "red", "beach")):
-        vocabulary[200 + place] = token
+    for index, token in special.items():
+        vocabulary[index] = token
+    for index, token in enumerate(("dog", "traffic", "light", "red", "beach")):
+        vocabulary[200 + index] = token
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     torch.manual_seed(0)
     config = GroundingDinoConfig(
@@ -92,8 +92,8 @@ def owl(tmp_path_factory) -> str:
 
     folder = tmp_path_factory.mktemp("owl")
     letters = [chr(code) for code in range(33, 127)]
-    tokens = [*letters, *[f"{one}</w>" for one in letters], "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
+    tokens = [*letters, *[f"{letter}</w>" for letter in letters], "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -113,9 +113,9 @@ def test_every_tag_gets_its_own_region_by_id(which, kind, request, images):
     path = request.getfixturevalue(which)
     assert type(make_detector(CleanConfig(detector=path), predictor=None, device="cpu")) is kind
     detector = kind(path, device="cpu", threshold=0.0, batch_size=2)
-    found = detector.detect(images, tags=TAGS, tag_ids=IDS)
-    assert [sorted(region.tag_id for region in one) for one in found] == [sorted(one) for one in IDS]
-    for region in (region for one in found for region in one):
+    detected = detector.detect(images, tags=TAGS, tag_ids=IDS)
+    assert [sorted(region.tag_id for region in regions) for regions in detected] == [sorted(ids) for ids in IDS]
+    for region in (region for regions in detected for region in regions):
         x0, y0, x1, y1 = region.box
         assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and 0 < region.score < 1
 
@@ -124,12 +124,12 @@ def test_every_tag_gets_its_own_region_by_id(which, kind, request, images):
 def test_a_batch_gives_what_single_images_give(which, kind, request, images):
     detector = kind(request.getfixturevalue(which), device="cpu", threshold=0.0, batch_size=8)
     together = detector.detect(images, tags=TAGS, tag_ids=IDS)
-    for place in range(2):
-        alone = detector.detect(images[place : place + 1], tags=[TAGS[place]], tag_ids=[IDS[place]])[0]
-        assert [one.tag_id for one in alone] == [one.tag_id for one in together[place]]
-        for one, other in zip(alone, together[place], strict=True):
-            assert one.score == pytest.approx(other.score, abs=1e-4)
-            assert np.allclose(one.box, other.box, atol=1e-3)
+    for index in range(2):
+        alone = detector.detect(images[index : index + 1], tags=[TAGS[index]], tag_ids=[IDS[index]])[0]
+        assert [region.tag_id for region in alone] == [region.tag_id for region in together[index]]
+        for region, other in zip(alone, together[index], strict=True):
+            assert region.score == pytest.approx(other.score, abs=1e-4)
+            assert np.allclose(region.box, other.box, atol=1e-3)
 
 
 @pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
@@ -137,22 +137,25 @@ def test_half_precision_finds_nearly_the_same(which, kind, request, images):
     path = request.getfixturevalue(which)
     exact = kind(path, device="cpu", threshold=0.0).detect(images, tags=TAGS, tag_ids=IDS)
     for precision in ("fp16", "bf16"):
-        found = kind(path, device="cpu", threshold=0.0, precision=precision).detect(images, tags=TAGS, tag_ids=IDS)
-        assert [[one.tag_id for one in row] for row in found] == [[one.tag_id for one in row] for row in exact]
+        half = kind(path, device="cpu", threshold=0.0, precision=precision).detect(images, tags=TAGS, tag_ids=IDS)
+        ids = [[[region.tag_id for region in regions] for regions in detected] for detected in (half, exact)]
+        assert ids[0] == ids[1]
         pairs = [
-            (a.score, b.score) for row, other in zip(found, exact, strict=True) for a, b in zip(row, other, strict=True)
+            (region.score, other.score)
+            for regions, others in zip(half, exact, strict=True)
+            for region, other in zip(regions, others, strict=True)
         ]
         assert np.allclose(*np.array(pairs).T, atol=0.02)
 
 
 def test_a_detector_on_s3_is_the_one_on_disk(dino, images, s3):
     fsspec.filesystem("s3").put(f"{dino}/", f"{s3.bucket}/dino", recursive=True)
-    here, there = (
-        make_detector(CleanConfig(detector=one), predictor=None, device="cpu") for one in (dino, f"{s3.bucket}/dino")
+    local, remote = (
+        make_detector(CleanConfig(detector=path), predictor=None, device="cpu") for path in (dino, f"{s3.bucket}/dino")
     )
-    here.threshold = there.threshold = 0.0
-    found = there.detect(images, tags=TAGS, tag_ids=IDS)
-    assert found == here.detect(images, tags=TAGS, tag_ids=IDS) and found[0]
+    local.threshold = remote.threshold = 0.0
+    detected = remote.detect(images, tags=TAGS, tag_ids=IDS)
+    assert detected == local.detect(images, tags=TAGS, tag_ids=IDS) and detected[0]
 
 
 def test_nothing_under_the_threshold(dino, images):
@@ -170,8 +173,8 @@ def test_dino_scores_are_those_of_the_tags_own_tokens(dino, images):
         output = model(**inputs)
     probabilities = output.logits.sigmoid()[0]
     expected = {0: probabilities[:, 1].max().item(), 4: probabilities[:, 3:5].mean(dim=1).max().item()}
-    found = detector.detect(images[:1], tags=TAGS[:1], tag_ids=IDS[:1])[0]
-    assert {one.tag_id: one.score for one in found} == pytest.approx(expected, abs=1e-5)
+    regions = detector.detect(images[:1], tags=TAGS[:1], tag_ids=IDS[:1])[0]
+    assert {region.tag_id: region.score for region in regions} == pytest.approx(expected, abs=1e-5)
 
 
 def test_dino_prompts_are_packed_up_to_the_token_limit(dino, images):
@@ -180,21 +183,21 @@ def test_dino_prompts_are_packed_up_to_the_token_limit(dino, images):
     assert detector.pack(["dog " * 40, "red"]) == [[0], [1]]
     assert detector.pack([]) == []
     many = ["dog", "traffic light", "red", "beach", "dog"]
-    found = detector.detect(images[:1], tags=[many], tag_ids=[[0, 1, 2, 3, 4]])
-    assert [one.tag_id for one in found[0]] == [0, 1, 2, 3, 4]
+    detected = detector.detect(images[:1], tags=[many], tag_ids=[[0, 1, 2, 3, 4]])
+    assert [region.tag_id for region in detected[0]] == [0, 1, 2, 3, 4]
 
 
 def test_owl_agrees_with_transformers_own_post_processing(owl, images):
     detector = Owlv2Detector(owl, device="cpu", threshold=0.0)
-    picture = Image.fromarray(images[0]).resize((96, 48))  # padded to a square by the processor
-    inputs = detector.processor(images=picture, text=[["a photo of a dog"]], return_tensors="pt", max_length=40)
+    image = Image.fromarray(images[0]).resize((96, 48))  # padded to a square by the processor
+    inputs = detector.processor(images=image, text=[["a photo of a dog"]], return_tensors="pt", max_length=40)
     with torch.no_grad():
         output = detector.model(**inputs)
     theirs = detector.processor.post_process_grounded_object_detection(output, threshold=0.0, target_sizes=[(48, 96)])[
         0
     ]
     best = theirs["scores"].argmax()
-    ours = detector.detect([picture], tags=[["dog"]], tag_ids=[[7]])[0][0]
+    ours = detector.detect([image], tags=[["dog"]], tag_ids=[[7]])[0][0]
     assert ours.score == pytest.approx(theirs["scores"][best].item(), abs=1e-5)
     x0, y0, x1, y1 = theirs["boxes"][best].tolist()
     assert np.allclose(ours.box, np.clip([x0 / 96, y0 / 48, x1 / 96, y1 / 48], 0, 1), atol=1e-4)

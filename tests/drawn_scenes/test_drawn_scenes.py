@@ -1,4 +1,4 @@
-"""Contract: drawn scenes come from seeds alone, with complete truth and captions that lie at the rates asked for."""
+"""Contract: drawn scenes follow from seeds alone; their truth is complete, and captions have errors at set rates."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from ram_ray.drawn_scenes import (
     mention,
     plan_corpus,
     sample_scene,
-    say,
     scene_of,
+    write_caption,
     write_corpus,
     write_shard,
 )
@@ -39,7 +39,7 @@ SMALL = DrawnConfig(num_web=25, num_clean=10, num_eval=12, scenes_per_shard=10)
 
 
 def words_of(text: str) -> set[str]:
-    """Tags that a text names, by its words: an independent reading of captions."""
+    """Tags that a text mentions, by its words: independent of the code that writes captions."""
     forms = {form: lemma for lemma, forms in ACTIONS.items() for form in forms}
     vocabulary = {*OBJECTS, *COLOURS, *BACKGROUNDS}
     words = text.lower().replace(",", " ").replace(".", " ").split()
@@ -74,32 +74,32 @@ def test_every_pictograph_is_in_the_font_and_differs_from_all_others() -> None:
 
 
 def test_plain_things_stay_in_their_quarter_and_show_their_colour() -> None:
-    for place in range(4):
-        scene = Scene("snow", (Thing("heart", "red", None, place),))
+    for quarter in range(4):
+        scene = Scene("snow", (Thing("heart", "red", None, quarter),))
         for seed in range(5):
             pixels = np.asarray(draw(scene, size=64, seed=seed), int)
             red = (pixels[..., 0] > 150) & (pixels[..., 1] < 90) & (pixels[..., 2] < 90)
             rows, columns = np.nonzero(red)
             assert 200 < len(rows) < 1200
             assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 40
-            assert (rows.mean() > 32) == (place >= 2) and (columns.mean() > 32) == (place % 2 == 1)
+            assert (rows.mean() > 32) == (quarter >= 2) and (columns.mean() > 32) == (quarter % 2 == 1)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_every_action_changes_the_picture_in_a_way_of_its_own(action: str) -> None:
+def test_every_action_changes_the_image_differently(action: str) -> None:
     def mean(doing: str | None) -> np.ndarray:
         scene = Scene("snow", (Thing("heart", "red", doing),))
         return sum(np.asarray(draw(scene, size=64, seed=seed), float) for seed in range(4)) / 4
 
-    pictures = {other: mean(other) for other in (None, *ACTIONS)}
-    for other, picture in pictures.items():
+    images = {other: mean(other) for other in (None, *ACTIONS)}
+    for other, image in images.items():
         if other != action:
-            assert np.abs(picture - pictures[action]).max() > 60, f"{action} looks like {other}"
+            assert np.abs(image - images[action]).max() > 60, f"{action} looks like {other}"
 
 
 @pytest.mark.parametrize("level", ["plain", "hard"])
 @pytest.mark.parametrize("size", [32, 64, 200])
-def test_a_picture_comes_from_its_seed(level: str, size: int) -> None:
+def test_an_image_follows_from_its_seed(level: str, size: int) -> None:
     scene = sample_scene(random.Random(3))
     first = draw(scene, size=size, level=level, seed=1)
     assert first.size == (size, size) and first.mode == "RGB"
@@ -112,7 +112,7 @@ def test_scenes_are_checked() -> None:
         Scene("wall", (Thing("unicorn", "red"),))
     with pytest.raises(ValueError, match="background 'moonbase'"):
         Scene("moonbase")
-    with pytest.raises(ValueError, match="places"):
+    with pytest.raises(ValueError, match="quarters"):
         Scene("wall", (Thing("cat", "red"), Thing("cow", "blue")))
     with pytest.raises(ValueError, match="size 9000"):
         draw(Scene("wall"), size=9000, seed=0)
@@ -134,31 +134,31 @@ def test_sampled_scenes_use_the_whole_vocabulary_and_repeat_nothing_within_a_sce
     assert seen == {*OBJECTS, *COLOURS, *BACKGROUNDS, *ACTIONS}
 
 
-def test_scene_of_keeps_what_is_said_and_fills_in_the_rest() -> None:
+def test_scene_of_keeps_the_names_and_draws_the_rest() -> None:
     scene = scene_of([("cat", "red", None), (None, "blue", "jump")], background="lake", rng=random.Random(0))
     assert {"cat", "red", "blue", "jump", "lake"} <= set(scene.truth) and len(scene.truth) == 6
     assert len(scene_of([(name, None, None) for name in OBJECTS], rng=random.Random(0)).things) == 4
 
 
 @pytest.mark.parametrize(("unsaid", "false"), [(0.35, 0.1), (0.2, 0.25), (0.0, 0.3), (0.5, 0.0)])
-def test_captions_lie_at_the_rates_asked_for(unsaid: float, false: float) -> None:
+def test_captions_have_errors_at_the_rates_asked_for(unsaid: float, false: float) -> None:
     rng = random.Random(7)
     kinds = {"object": OBJECTS, "colour": COLOURS, "background": BACKGROUNDS, "action": ACTIONS}
-    num_true, num_kept, num_said, num_wrong = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0), 0, 0
+    num_true, num_mentioned, num_tags, num_wrong = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0), 0, 0
     for _ in range(4000):
         scene = sample_scene(rng)
-        said = words_of(caption(scene, rng, unsaid=unsaid, false=false))
-        assert said & set(OBJECTS), "a caption must name an object"
+        mentioned = words_of(caption(scene, rng, unsaid=unsaid, false=false))
+        assert mentioned & set(OBJECTS), "a caption must name an object"
         truth = set(scene.truth)
-        num_said, num_wrong = num_said + len(said), num_wrong + len(said - truth)
-        assert said - truth <= set(OBJECTS), "only objects are invented"
+        num_tags, num_wrong = num_tags + len(mentioned), num_wrong + len(mentioned - truth)
+        assert mentioned - truth <= set(OBJECTS), "only objects are invented"
         for kind, names in kinds.items():
             num_true[kind] += len(truth & set(names))
-            num_kept[kind] += len(truth & said & set(names))
-    assert num_wrong / num_said == pytest.approx(false, abs=0.012)
+            num_mentioned[kind] += len(truth & mentioned & set(names))
+    assert num_wrong / num_tags == pytest.approx(false, abs=0.012)
     for kind in kinds:
-        assert 1 - num_kept[kind] / num_true[kind] == pytest.approx(unsaid, abs=0.03), kind
-    assert 1 - sum(num_kept.values()) / sum(num_true.values()) == pytest.approx(unsaid, abs=0.015)
+        assert 1 - num_mentioned[kind] / num_true[kind] == pytest.approx(unsaid, abs=0.03), kind
+    assert 1 - sum(num_mentioned.values()) / sum(num_true.values()) == pytest.approx(unsaid, abs=0.015)
 
 
 def test_clean_captions_name_all_that_is_drawn_and_nothing_else() -> None:
@@ -168,7 +168,7 @@ def test_clean_captions_name_all_that_is_drawn_and_nothing_else() -> None:
         assert sorted(words_of(caption(scene, rng))) == scene.truth
 
 
-def test_words_say_exactly_what_is_mentioned() -> None:
+def test_texts_have_exactly_the_tags_that_are_mentioned() -> None:
     rng = random.Random(2)
     allowed = {
         "a",
@@ -199,40 +199,40 @@ def test_words_say_exactly_what_is_mentioned() -> None:
 
 def test_grammar() -> None:
     mentions = Mentions("beach", (Phrase("umbrella", "orange", "sleep"), Phrase(None, "red")))
-    texts = {say(mentions, random.Random(seed)) for seed in range(60)}
+    texts = {write_caption(mentions, random.Random(seed)) for seed in range(60)}
     assert "an orange umbrella is sleeping next to something red on the beach" in texts
     assert "An orange umbrella sleeps beside something red on the beach." in texts
     assert len(texts) > 10
 
 
 def test_corpus_is_complete_labelled_and_the_same_again(tmp_path: Path) -> None:
-    uris = write_corpus(str(tmp_path / "one"), config=SMALL, seed=5)
+    uris = write_corpus(str(tmp_path / "first"), config=SMALL, seed=5)
     names = [Path(uri).name for uri in uris["train"]], [Path(uri).name for uri in uris["eval"]]
     assert names == (
         ["web-00000.tar", "web-00001.tar", "web-00002.tar", "clean-00000.tar"],
         ["eval-00000.tar", "eval-00001.tar"],
     )
-    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == sorted(names[0] + names[1])
+    assert sorted(file.name for file in (tmp_path / "first").iterdir()) == sorted(names[0] + names[1])
     keys: dict[str, list[str]] = {}
     for uri in uris["train"] + uris["eval"]:
-        pictures, texts = read_shard(uri)
-        assert pictures.keys() == texts.keys()
-        keys.setdefault(Path(uri).name.split("-")[0], []).extend(pictures)
-        for key, data in pictures.items():
+        images, texts = read_shard(uri)
+        assert images.keys() == texts.keys()
+        keys.setdefault(Path(uri).name.split("-")[0], []).extend(images)
+        for key, data in images.items():
             assert Image.open(io.BytesIO(data)).convert("RGB").size == (64, 64)
             text = texts[key]
             assert 1 <= len(text["captions"]) <= 2 and text["labels"] == sorted(text["labels"])
             if "web" not in uri:
-                assert all(sorted(words_of(one)) == text["labels"] for one in text["captions"])
+                assert all(sorted(words_of(caption_text)) == text["labels"] for caption_text in text["captions"])
     assert {kind: len(all_keys) for kind, all_keys in keys.items()} == {"web": 25, "clean": 10, "eval": 12}
     assert all(len(set(all_keys)) == len(all_keys) for all_keys in keys.values())
 
-    # Out of order, one by one, in another place: the same bytes. Another seed: others.
-    for shard in reversed(plan_corpus(str(tmp_path / "two"), config=SMALL)):
+    # In another order and in another folder the bytes are the same; with another seed they differ.
+    for shard in reversed(plan_corpus(str(tmp_path / "second"), config=SMALL)):
         write_shard(shard.uri, kind=shard.kind, index=shard.index, config=SMALL, seed=5)
-        assert Path(shard.uri).read_bytes() == (tmp_path / "one" / Path(shard.uri).name).read_bytes()
-    write_shard(str(tmp_path / "three.tar"), kind="web", index=0, config=SMALL, seed=6)
-    assert (tmp_path / "three.tar").read_bytes() != (tmp_path / "one" / "web-00000.tar").read_bytes()
+        assert Path(shard.uri).read_bytes() == (tmp_path / "first" / Path(shard.uri).name).read_bytes()
+    write_shard(str(tmp_path / "other.tar"), kind="web", index=0, config=SMALL, seed=6)
+    assert (tmp_path / "other.tar").read_bytes() != (tmp_path / "first" / "web-00000.tar").read_bytes()
 
 
 def test_a_shard_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Contract: AP, precision and recall are the reference's where scores are distinct, do not depend on the order
-of rows where they are not, and are the same whether they were gathered in one place or in blocks."""
+"""Contract: AP, precision and recall equal the reference's where scores are distinct. Where scores are equal, they do
+not depend on the order of rows. They are the same for one matrix and for blocks."""
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +32,10 @@ def test_the_references_figures_on_its_own_annotations(reference):
     seen = np.array([row["num_positives"] > 0 for row in rows])
     ap = np.array([row["ap"] for row in rows])
     distinct = np.array([len(np.unique(scores)) for scores in reference["scores"].T])
-    assert np.abs(ap - reference["APs"])[seen].max() < 5e-5  # 7153 scores of 16 bits: a few ties in every column
+    assert np.abs(ap - reference["APs"])[seen].max() < 5e-5  # 7153 scores of 16 bits: every column has a few ties
     assert distinct.min() < 7153
     report = summarise(rows, names=[""] * 214, kinds=[""] * 214)
-    # the reference counts tags without positives as 0, this leaves them out
+    # the reference counts tags without positives as 0, `summarise` leaves them out
     assert report["num_tags"] == seen.sum() == 212
     assert report["mAP"] * 212 / 214 == pytest.approx(float(reference["mAP"]), abs=1e-6)
     assert report["precision"] * 212 / 214 == pytest.approx(float(reference["CP"]), abs=1e-6)
@@ -44,16 +44,19 @@ def test_the_references_figures_on_its_own_annotations(reference):
     assert np.allclose([line["recall"] for line in report["per_tag"]], reference["Rs"], atol=1e-6)
 
 
-def test_the_references_way_with_many_ties_is_one_of_their_orders(reference):
-    """numpy's unstable sort orders ties as the processor's vector width has it, so no figure of it is the same on every
-    machine: the reference's, and ours by its way, lie between ties with positives last and with positives first."""
+def test_the_references_ap_with_many_ties_is_that_of_one_of_their_orders(reference):
+    """The order of ties in numpy's unstable sort depends on the processor's vector width, so figures differ by machine.
+    The reference's and ours lie between the AP with positives last and the AP with positives first."""
     tied = np.round(reference["scores"], 1).astype(np.float32)
     columns = list(zip(tied.T, reference["targets"].T, strict=True))
-    ours = np.array([reference_average_precision(*one) for one in columns])
-    least, most = (np.array([_with_ties(*one, positives_first=first) for one in columns]) for first in (False, True))
-    assert (most - least).max() > 0.05, "there are ties that matter"
-    for found in (ours, reference["tied_APs"]):
-        assert (least - 1e-9 <= found).all() and (found <= most + 1e-9).all()
+    ours = np.array([reference_average_precision(scores, targets) for scores, targets in columns])
+    lowest, highest = (
+        np.array([_with_ties(scores, targets, positives_first=first) for scores, targets in columns])
+        for first in (False, True)
+    )
+    assert (highest - lowest).max() > 0.05, "the ties change the AP"
+    for ap in (ours, reference["tied_APs"]):
+        assert (lowest - 1e-9 <= ap).all() and (ap <= highest + 1e-9).all()
 
 
 def _with_ties(scores, targets, *, positives_first):
@@ -65,19 +68,19 @@ def _with_ties(scores, targets, *, positives_first):
 
 def test_the_references_figures_on_the_whole_benchmark(reference, shared):
     lists = shared / "data" / "labels"
-    tags = {one: i for i, one in enumerate((lists / "openimages_common_214_ram_taglist.txt").read_text().splitlines())}
+    tags = {tag: i for i, tag in enumerate((lists / "openimages_common_214_ram_taglist.txt").read_text().splitlines())}
     lines = (lists / "openimages_common_214_ram_annots.txt").read_text().splitlines()
     truth = np.zeros((len(lines), 214), dtype=np.float32)
     for row, line in enumerate(lines):
-        truth[row, [tags[one] for one in line.split(",")[1:]]] = 1
+        truth[row, [tags[tag] for tag in line.split(",")[1:]]] = 1
     scores = np.random.default_rng(1).random(truth.shape).astype(np.float32) * 0.8 + 0.15 * truth
     scores = (np.round(scores * 65535).astype(np.uint16) / 65535).astype(np.float32)
     rows = per_tag(scores, truth.astype(bool), thresholds=reference["thresholds"])
-    ap = [reference_average_precision(one, hits) for one, hits in zip(scores.T, truth.T, strict=True)]
-    # 57,224 scores of 16 bits: ties in every column, in an order that nobody knows; of a rare tag each counts much
-    for made in (ap, [row["ap"] for row in rows]):
-        assert np.abs(made - reference["full_APs"]).mean() < 1e-4
-        assert np.mean(made) == pytest.approx(float(reference["full_mAP"]), abs=1e-4)
+    ap = [reference_average_precision(column, hits) for column, hits in zip(scores.T, truth.T, strict=True)]
+    # 57,224 scores of 16 bits: every column has ties, in an unknown order; each counts much in the AP of a rare tag
+    for values in (ap, [row["ap"] for row in rows]):
+        assert np.abs(values - reference["full_APs"]).mean() < 1e-4
+        assert np.mean(values) == pytest.approx(float(reference["full_mAP"]), abs=1e-4)
     precision = [row["tp"] / (row["tp"] + row["fp"] + 1e-9) for row in rows]
     recall = [row["tp"] / (row["tp"] + row["fn"] + 1e-9) for row in rows]
     np.testing.assert_allclose(precision, reference["full_Ps"], atol=1e-6)
@@ -106,14 +109,14 @@ def test_ties_do_not_depend_on_the_order_of_rows():
     assert average_precision(scores, targets) == pytest.approx(mixed, abs=1e-15)
 
 
-def test_what_is_not_a_score_is_refused():
+def test_invalid_scores_are_refused():
     with pytest.raises(ValueError, match="1 of 3 scores are NaN"):
         average_precision(np.array([0.1, np.nan, 0.2]), np.ones(3, bool))
     with pytest.raises(ValueError, match="must both be"):
         average_precision(np.ones(3), np.ones(2, bool))
 
 
-def test_blocks_gathered_in_any_order_give_what_one_matrix_gives():
+def test_blocks_in_any_order_equal_one_matrix():
     rng = np.random.default_rng(1)
     scores = rng.random((90, 23)).astype(np.float32)
     targets, thresholds = rng.random((90, 23)) < 0.3, rng.random(23)

@@ -1,4 +1,4 @@
-"""Contract: a scorer gives a model's own scores beside the truth, and leaves out what nothing is known of."""
+"""Contract: a scorer returns a model's own scores with the truth, and leaves out images without truth."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def test_targets():
     assert targets_matrix([{0, 2}, set()], 3).tolist() == [[True, False, True], [False] * 3]
 
 
-def test_a_real_models_scores_meet_their_truth(tiny_bundle):
+def test_a_models_scores_are_joined_with_the_truth(tiny_bundle):
     scorer = Scorer(tiny_bundle, device="cpu", tags_per_block=4)
     rows = [
         annotation("s/1", labels=["dog", "traffic light"]),
@@ -40,13 +40,13 @@ def test_a_real_models_scores_meet_their_truth(tiny_bundle):
     assert [row["num_positives"] for row in reduced.to_pylist()] == [1, 0, 0, 0]
 
 
-def test_a_batch_of_which_nothing_is_known(tiny_bundle):
+def test_a_batch_without_truth(tiny_bundle):
     table = Scorer(tiny_bundle, device="cpu")(numpy_batch([annotation(captions=[])]))
     assert table["rows"].to_pylist() == [0]
 
 
-def test_what_is_counted_as_given_is_what_the_model_gives_when_served(tiny_bundle, tmp_path):
-    """Tags without a threshold, with one of 0, of exactly a score and of 1, and a muted one."""
+def test_predicted_tags_are_those_that_the_served_model_returns(tiny_bundle, tmp_path):
+    """Tags without a threshold, with a threshold of 0, of exactly a score and of 1, and a muted tag."""
     bundle = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, bundle)
     batch = numpy_batch([annotation(f"s/{number}", labels=["dog", "red"]) for number in range(8)])
@@ -66,7 +66,7 @@ def test_what_is_counted_as_given_is_what_the_model_gives_when_served(tiny_bundl
     np.testing.assert_array_equal(predictor.thresholds, thresholds)
     table = Scorer("", predictor=predictor)(batch)
     rows = reduce_tag_block(table, thresholds=thresholds, muted=served.muted).to_pylist()
-    given = Counter(one.id for image in predictor.tag(batch["pixels"]) for one in image)
-    assert [row["tp"] + row["fp"] for row in rows] == [given[id] for id in range(6)]
-    assert given[1] == 8 and given[2] == 3 and given[3] == given[4] == 0 and 0 < given[0] < 8
+    predicted = Counter(tag.id for tags in predictor.tag(batch["pixels"]) for tag in tags)
+    assert [row["tp"] + row["fp"] for row in rows] == [predicted[id] for id in range(6)]
+    assert predicted[1] == 8 and predicted[2] == 3 and predicted[3] == predicted[4] == 0 and 0 < predicted[0] < 8
     assert [row["num_positives"] for row in rows] == [8, 0, 8, 0, 0, 0]

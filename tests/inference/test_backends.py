@@ -25,28 +25,28 @@ def _pixels(count: int = 3) -> torch.Tensor:
 
 @torch.no_grad()
 def _plain(kind: str) -> torch.Tensor:
-    made = released.model(kind)
-    return made.logits(made.encode(_pixels()))
+    model = released.model(kind)
+    return model.logits(model.encode(_pixels()))
 
 
 def _check(name: str, kind: str, precision: str) -> None:
-    made = released.model(kind)
-    labels = label_set(made, made.label_embed)
-    other = None if kind == "tag2text" else label_set(made, made.label_embed.flip(0)[:4])
-    backend = make_backend(name, made, precision=precision, threads=1)
-    wanted, off = _plain(kind), EXACT if precision == "fp32" else NEAR
-    assert wanted.std() > 5 * EXACT
+    model = released.model(kind)
+    labels = label_set(model, model.label_embed)
+    other_labels = None if kind == "tag2text" else label_set(model, model.label_embed.flip(0)[:4])
+    backend = make_backend(name, model, precision=precision, threads=1)
+    expected, atol = _plain(kind), EXACT if precision == "fp32" else NEAR
+    assert expected.std() > 5 * EXACT
 
-    def logits(pixels: torch.Tensor, asked=labels) -> torch.Tensor:
-        return backend.logits(backend.encode(pixels), asked)
+    def logits(pixels: torch.Tensor, labels=labels) -> torch.Tensor:
+        return backend.logits(backend.encode(pixels), labels)
 
-    torch.testing.assert_close(logits(_pixels()), wanted, atol=off, rtol=0)
-    torch.testing.assert_close(logits(_pixels()[:1]), wanted[:1], atol=off, rtol=0)
-    if other is not None:
-        torch.testing.assert_close(logits(_pixels(), other), wanted.flip(1)[:, :4], atol=off, rtol=0)
+    torch.testing.assert_close(logits(_pixels()), expected, atol=atol, rtol=0)
+    torch.testing.assert_close(logits(_pixels()[:1]), expected[:1], atol=atol, rtol=0)
+    if other_labels is not None:
+        torch.testing.assert_close(logits(_pixels(), other_labels), expected.flip(1)[:, :4], atol=atol, rtol=0)
     with ThreadPoolExecutor(3) as pool:
         rows = list(pool.map(lambda row: logits(_pixels()[row : row + 1]), [0, 1, 2, 0, 1, 2]))
-    torch.testing.assert_close(torch.cat(rows[3:]), wanted, atol=off, rtol=0)
+    torch.testing.assert_close(torch.cat(rows[3:]), expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,30 +67,30 @@ def test_openvino_in_bf16() -> None:
 
 
 def test_biases_made_once_change_no_number() -> None:
-    made, changed = released.model("ram"), released.model("ram")
+    model, changed = released.model("ram"), released.model("ram")
     bias_windows(changed)
     bias_windows(changed)  # a second time finds nothing to do
     with torch.no_grad():
-        torch.testing.assert_close(changed.encode(_pixels()), made.encode(_pixels()), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(changed.encode(_pixels()), model.encode(_pixels()), atol=1e-6, rtol=1e-6)
 
 
 def test_what_cannot_run_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = released.model("ram")
+    model = released.model("ram")
     with pytest.raises(ValueError, match="torch, openvino"):
-        make_backend("abacus", made, precision="fp32", threads=None)
+        make_backend("abacus", model, precision="fp32", threads=None)
     with pytest.raises(ValueError, match="'fp32' or 'bf16'"):
-        make_backend("torch", made, precision="int4", threads=None)
+        make_backend("torch", model, precision="int4", threads=None)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ValueError, match="extra 'openvino'"):
-        make_backend("openvino", made, precision="fp32", threads=None)
+        make_backend("openvino", model, precision="fp32", threads=None)
 
 
 def test_the_bench_measures_what_it_says() -> None:
-    made = bench.variants("tiny", threads=None, device="cpu", only=["torch fp32"])
+    variants = bench.variants("tiny", threads=None, device="cpu", only=["torch fp32"])
     pixels = torch.randn(2, 3, 32, 32)
-    for one in made:
-        bench.measure(one, pixels)
-    rows = bench.report(made, size="tiny", device="cpu")
+    for variant in variants:
+        bench.measure(variant, pixels)
+    rows = bench.report(variants, size="tiny", device="cpu")
     assert [row["variant"] for row in rows] == ["plain", "torch fp32"]
     assert rows[1]["largest_logit_difference"] < EXACT and rows[0]["ratio"] == 1
     tiny = bench.model("tiny")

@@ -1,4 +1,4 @@
-"""Contract: every picture of a folder or shard gives one row in Parquet and in JSONL; unreadable ones say why."""
+"""Contract: every image of a folder or shard gives one row in Parquet and in JSONL; unreadable images have an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from ram_ray.config import RunConfig
 from ram_ray.inference.batch import TAGGED, Query, find_work, tag_to_folder
-from tests.serving.pictures import bomb, photo
+from tests.serving.pictures import bomb, image_file
 
 
 def make_tar(path: Path, members: dict[str, bytes]) -> None:
@@ -25,23 +25,26 @@ def make_tar(path: Path, members: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder without captions: good pictures, a folder in it, broken ones, other files, and a tar."""
+    """A folder without captions: valid images, a folder in it, broken images, other files, and a tar."""
     folder = tmp_path / "album"
     (folder / "2024").mkdir(parents=True)
     for seed in range(5):
-        (folder / f"{seed}.jpg").write_bytes(photo(seed))
-    (folder / "2024" / "0.png").write_bytes(photo(7, format="PNG"))
-    (folder / "text.jpg").write_text("not a picture")
+        (folder / f"{seed}.jpg").write_bytes(image_file(seed))
+    (folder / "2024" / "0.png").write_bytes(image_file(7, format="PNG"))
+    (folder / "text.jpg").write_text("not an image")
     (folder / "empty.JPEG").write_bytes(b"")
     (folder / "bomb.png").write_bytes(bomb(9_000))
-    (folder / "notes.txt").write_text("left alone")
-    make_tar(tmp_path / "shard.tar", {"a.jpg": photo(1), "b.jpg": photo(2)[:300], "c.jpg": photo(3), "c.txt": b"sea"})
+    (folder / "notes.txt").write_text("not an image either")
+    make_tar(
+        tmp_path / "shard.tar",
+        {"a.jpg": image_file(1), "b.jpg": image_file(2)[:300], "c.jpg": image_file(3), "c.txt": b"sea"},
+    )
     return tmp_path
 
 
-def test_find_work_lists_pictures_of_a_folder_and_shards(data: Path) -> None:
-    pictures, shard = find_work([str(data / "album"), str(data / "*.tar")])
-    keys = [row["key"] for row in pictures["rows"]]
+def test_find_work_lists_images_of_a_folder_and_shards(data: Path) -> None:
+    images, shard = find_work([str(data / "album"), str(data / "*.tar")])
+    keys = [row["key"] for row in images["rows"]]
     assert sorted(keys) == sorted(
         [
             *(f"album/{n}.jpg" for n in range(5)),
@@ -59,17 +62,17 @@ def test_find_work_passes_over_the_tables_beside_img2datasets_tars(tmp_path: Pat
         (tmp_path / source).mkdir()
         for name in ("00000.tar", "00000.parquet", "00000_stats.json", "00000.tar.gz"):
             (tmp_path / source / name).write_bytes(b"")
-    shards = [one["shard"] for one in find_work([str(tmp_path / "coco"), str(tmp_path / "v*")])]
-    assert shards == [(f"{one}/00000", str(tmp_path / one / "00000.tar"), "tar") for one in ("coco", "vg")]
+    shards = [item["shard"] for item in find_work([str(tmp_path / "coco"), str(tmp_path / "v*")])]
+    assert shards == [(f"{source}/00000", str(tmp_path / source / "00000.tar"), "tar") for source in ("coco", "vg")]
 
 
 @pytest.mark.parametrize("pattern", ["nowhere", "album/*.tif", "album/notes.txt"])
 def test_nothing_to_tag_is_an_error(data: Path, pattern: str) -> None:
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         find_work([str(data / pattern)])
 
 
-def test_every_picture_gives_one_row_in_both_forms(ray_cluster: None, tiny_bundle: str, data: Path) -> None:
+def test_every_image_gives_one_row_in_both_formats(ray_cluster: None, tiny_bundle: str, data: Path) -> None:
     config = RunConfig.model_validate({"data": {"max_pixels": 1_000_000, "rows_per_block": 4}})
     out = data / "out"
     sources = [str(data / "album"), str(data / "shard.tar")]

@@ -1,5 +1,5 @@
-"""Contract: the released annotations are read entry by entry, become rows of ours with their provenance, and every
-entry is in or rejected with a reason."""
+"""Contract: the released annotations are read entry by entry and become ANNOTATION rows with the origin of each tag.
+Every entry becomes a row or is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ram_ray.interop.annotations import import_annotations, read_entries
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, REJECTED, conform
 
-SYSTEM = LabelSystem(Label(place, name, "object") for place, name in enumerate(["dog", "beach", "ball"]))
+SYSTEM = LabelSystem(Label(id, name, "object") for id, name in enumerate(["dog", "beach", "ball"]))
 GOOD = {
     "image_path": "a/1.jpg",
     "caption": ["a dog", "a ball"],
@@ -45,21 +45,23 @@ def test_entries_become_annotations_or_rejected_rows(tmp_path: Path) -> None:
     (part,) = (tmp_path / "out" / "annotations" / "shard=coco_train").glob("*.parquet")
     table = pq.read_table(part, partitioning=None)
     first, second = table.to_pylist()
-    assert [(one["id"], one["origin"]) for one in first["tags"]] == [(0, "parsed"), (2, "parsed"), (1, "tagger")]
-    assert [one["tags"] for one in first["captions"]] == [[0], [2]] and second["captions"][0]["text"] == "a beach"
+    assert [(tag["id"], tag["origin"]) for tag in first["tags"]] == [(0, "parsed"), (2, "parsed"), (1, "tagger")]
+    assert [caption["tags"] for caption in first["captions"]] == [[0], [2]] and second["captions"][0][
+        "text"
+    ] == "a beach"
     assert set(table.column_names) == set(ANNOTATION.names) - {"shard"}
     (part,) = (tmp_path / "out" / "rejected").glob("*.parquet")
     rejected = conform(pq.read_table(part), REJECTED).to_pylist()
-    assert [one["reason"] for one in rejected].count("duplicate_key") == 1 and len(rejected) == 7
-    assert len({one["key"] for one in rejected}) == 7
+    assert [row["reason"] for row in rejected].count("duplicate_key") == 1 and len(rejected) == 7
+    assert len({row["key"] for row in rejected}) == 7
     assert LabelSystem.load(str(tmp_path / "out" / "label_system.json")).version == SYSTEM.version
     with pytest.raises(ValueError, match="new folder"):
         import_annotations(_write(tmp_path, [GOOD]), SYSTEM, str(tmp_path / "out"))
 
 
-def test_an_import_that_broke_off_is_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_import_starts_again(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text(json.dumps([GOOD] + [{}] * 12_000)[:-1])
-    with pytest.raises(ValueError, match="breaks off"):
+    with pytest.raises(ValueError, match="ends early"):
         import_annotations(str(tmp_path / "bad.json"), SYSTEM, str(tmp_path / "out"))
     assert list((tmp_path / "out").rglob("*.parquet"))
     counts = import_annotations(_write(tmp_path, [GOOD]), SYSTEM, str(tmp_path / "out"))
@@ -67,7 +69,7 @@ def test_an_import_that_broke_off_is_begun_anew(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "unfinished.txt").exists()
 
 
-def test_pictures_are_looked_for_where_they_should_lie(tmp_path: Path) -> None:
+def test_images_must_exist_in_their_folder(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(b"12345")
     entries = [GOOD, {**GOOD, "image_path": "a/gone.jpg"}, {**GOOD, "image_path": "../a/1.jpg"}]
@@ -91,12 +93,12 @@ def test_a_list_is_read_in_parts_of_any_size(tmp_path: Path, monkeypatch, indent
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "breaks off"), ('{"a": 1}', "not a JSON list"), ('[{"a": 1}, {"a"', "breaks off"),
-        ("[1, nonsense]", "no JSON"), ("[1 2]", "no JSON"),
-        ("[" * 200_000, "cannot be read|breaks off"), ('["' + "x" * 1_200_000 + '"]', "cannot be read"),
+        ("", "ends early"), ('{"a": 1}', "not a JSON list"), ('[{"a": 1}, {"a"', "ends early"),
+        ("[1, nonsense]", "not JSON"), ("[1 2]", "not JSON"),
+        ("[" * 200_000, "cannot be read|ends early"), ('["' + "x" * 1_200_000 + '"]', "cannot be read"),
     ],
 )  # fmt: skip
-def test_what_is_no_list_is_one_error(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_list_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         list(read_entries(str(tmp_path / "bad.json")))

@@ -1,5 +1,5 @@
-"""Contract: a checkpoint in the released form loads as the very model it was, whatever its sizes; anything else,
-strange, cut or hostile, is one clear error and runs nothing."""
+"""Contract: a checkpoint in the released form loads as the same model, whatever its sizes. Any other file, foreign,
+incomplete or hostile, is an error of one line, and no code in it runs."""
 
 from __future__ import annotations
 
@@ -58,28 +58,28 @@ def _load(folder: Path, **changes):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_it_is_the_model_it_was(name: str, tmp_path: Path) -> None:
-    made = released.model(name.split()[0], **SIZES[name])
-    folder = released.write(tmp_path / "it", made, optimizer={"state": {0: torch.zeros(3)}}, epoch=4)
-    loaded = _load(folder, num_tags=len(made.label_embed))
-    pixels = torch.randn(2, 3, made.config.image_size, made.config.image_size)
+def test_it_is_the_same_model(name: str, tmp_path: Path) -> None:
+    model = released.model(name.split()[0], **SIZES[name])
+    folder = released.write(tmp_path / "it", model, optimizer={"state": {0: torch.zeros(3)}}, epoch=4)
+    loaded = _load(folder, num_tags=len(model.label_embed))
+    pixels = torch.randn(2, 3, model.config.image_size, model.config.image_size)
     with torch.no_grad():
-        tokens = made.encode(pixels)
+        tokens = model.encode(pixels)
         assert torch.equal(loaded.encode(pixels), tokens)
-        assert torch.equal(loaded.logits(tokens), made.logits(tokens))
-        if made.config.captions:
+        assert torch.equal(loaded.logits(tokens), model.logits(tokens))
+        if model.config.captions:
             tags, prompt = torch.randint(1, 20, (2, 9)), torch.tensor([5, 6])
-            wanted = made.generate(tokens, tags, prompt, end=7, max_tokens=8)
+            expected = model.generate(tokens, tags, prompt, end=7, max_tokens=8)
             assert torch.equal(
-                loaded.generate(tokens, tags, prompt, end=7, max_tokens=8, decoding=made.config.decoding), wanted
+                loaded.generate(tokens, tags, prompt, end=7, max_tokens=8, decoding=model.config.decoding), expected
             )
     for part in ("swin", "recognition", "tag_encoder", "image_size", "label_width", "descriptions", "label_proj"):
-        if part not in ("swin", "tag_encoder") or made.config.captions:
-            ours, theirs = getattr(loaded.config, part), getattr(made.config, part)
-            assert ours == theirs or part == "swin", part
+        if part not in ("swin", "tag_encoder") or model.config.captions:
+            value, expected = getattr(loaded.config, part), getattr(model.config, part)
+            assert value == expected or part == "swin", part
 
 
-def test_of_tied_tensors_the_one_the_reference_loads_last_counts(copy: Path) -> None:
+def test_of_tied_tensors_the_last_that_the_reference_loads_is_used(copy: Path) -> None:
     state = released.state(released.model("ram"))
     key = "crossattention.self.key.weight"
     state[f"tag_encoder.encoder.layer.0.{key}"] = torch.zeros_like(state[f"tag_encoder.encoder.layer.0.{key}"])
@@ -116,11 +116,11 @@ def test_another_window_resizes_position_biases(copy: Path) -> None:
 @pytest.mark.parametrize(("source", "target"), [(5, 7), (7, 5), (13, 23), (23, 13)])
 def test_resized_position_biases_are_the_references(source: int, target: int, shared: Path) -> None:
     known = np.load(shared / "fixtures" / "relpos-interp" / "interp.npz")
-    made = resize_position_bias(torch.from_numpy(known[f"in_{source}_{target}"]), (target + 1) // 2)
-    np.testing.assert_allclose(made.numpy(), known[f"out_{source}_{target}"], atol=1e-6)
+    resized = resize_position_bias(torch.from_numpy(known[f"in_{source}_{target}"]), (target + 1) // 2)
+    np.testing.assert_allclose(resized.numpy(), known[f"out_{source}_{target}"], atol=1e-6)
 
 
-def test_a_resized_bias_keeps_its_middle_and_its_own_size_is_left_alone() -> None:
+def test_a_resized_bias_has_the_same_middle_and_its_own_size_changes_nothing() -> None:
     torch.manual_seed(0)
     table = torch.randn(25, 2)
     assert torch.equal(resize_position_bias(table, 3), table)
@@ -134,7 +134,7 @@ def test_a_resized_bias_keeps_its_middle_and_its_own_size_is_left_alone() -> Non
         resize_position_bias(torch.randn(24, 2), 5)
 
 
-def test_the_swin_that_fits_is_picked_among_several(copy: Path) -> None:
+def test_the_matching_swin_is_selected_among_several(copy: Path) -> None:
     file = copy / "configs" / "swin" / "config_swinB_384.json"
     tree = json.loads(file.read_text())
     others = {"a": {"embed_dim": 16}, "b": {"depths": [1, 2, 3]}, "z": {"image_res": 96, "window_size": 6}}
@@ -149,7 +149,7 @@ def test_the_swin_that_fits_is_picked_among_several(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("q2l_config.json", {"hidden_size": 32}, "q2l_config.json says hidden_size 32, but the checkpoint has 24"),
+        ("q2l_config.json", {"hidden_size": 32}, "q2l_config.json has hidden_size 32, but the checkpoint has 24"),
         ("q2l_config.json", {"num_attention_heads": 7}, "q2l_config.json.*multiple of heads 7"),
         ("q2l_config.json", {"hidden_act": "relu"}, "q2l_config.json.*hidden_act"),
         ("med_config.json", {"num_hidden_layers": 12}, "num_hidden_layers 12, but the checkpoint has 3"),
@@ -158,7 +158,7 @@ def test_the_swin_that_fits_is_picked_among_several(copy: Path) -> None:
         ("swin/config_swinB_384.json", {"image_res": -1}, "image_res"),
     ],
 )
-def test_json_files_that_disagree_are_one_clear_error(file: str, change: dict, message: str, copy: Path) -> None:
+def test_json_files_that_disagree_are_an_error(file: str, change: dict, message: str, copy: Path) -> None:
     tree = json.loads((copy / "configs" / file).read_text())
     (copy / "configs" / file).write_text(json.dumps({**tree, **change}))
     with pytest.raises(ValueError, match=message) as caught:
@@ -167,7 +167,7 @@ def test_json_files_that_disagree_are_one_clear_error(file: str, change: dict, m
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000])
-def test_json_that_cannot_be_read_is_one_clear_error(text: str, copy: Path) -> None:
+def test_json_that_cannot_be_read_is_an_error(text: str, copy: Path) -> None:
     (copy / "configs" / "q2l_config.json").write_text(text)
     with pytest.raises(ValueError, match="q2l_config.json") as caught:
         _load(copy)
@@ -182,7 +182,7 @@ def test_without_the_json_files_only_the_released_width_is_taken(good: Path) -> 
 
 
 class _Bomb:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -204,7 +204,7 @@ def test_a_hostile_file_runs_nothing(copy: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
-def test_a_cut_or_foreign_file_is_one_clear_error(copy: Path) -> None:
+def test_an_incomplete_or_foreign_file_is_an_error(copy: Path) -> None:
     file = copy / "checkpoint.pth"
     whole = file.read_bytes()
     for data in (b"", whole[:10], whole[: len(whole) // 2], whole[:-1000], b"\x00" * 1000, b"GIF89a" + whole[6:]):
@@ -216,14 +216,14 @@ def test_a_cut_or_foreign_file_is_one_clear_error(copy: Path) -> None:
         _load(copy / "nowhere")
 
 
-def test_tensors_that_are_none_are_one_clear_error(copy: Path) -> None:
+def test_invalid_tensors_are_an_error(copy: Path) -> None:
     state = released.state(released.model("ram"))
     cases = {
         "more than the file can hold": {"image_proj.weight": torch.zeros(1).expand(10**6, 10**6)},
         "not finite": {"image_proj.bias": torch.full((20,), torch.nan)},
         "not a plain tensor": {"image_proj.bias": "text"},
         "has shape": {"image_proj.bias": torch.zeros(3)},
-        "do not fit together|says|has shape": {"label_embed": torch.zeros(7, 21)},
+        "do not fit together|has shape": {"label_embed": torch.zeros(7, 21)},
     }
     for message, change in cases.items():
         torch.save({"model": {**state, **change}}, copy / "checkpoint.pth")
@@ -231,7 +231,9 @@ def test_tensors_that_are_none_are_one_clear_error(copy: Path) -> None:
             _load(copy)
         assert "\n" not in str(caught.value)
     for missing in ("image_proj.bias", "visual_encoder.norm.weight", "fc.weight"):
-        torch.save({"model": {name: one for name, one in state.items() if name != missing}}, copy / "checkpoint.pth")
+        torch.save(
+            {"model": {name: value for name, value in state.items() if name != missing}}, copy / "checkpoint.pth"
+        )
         with pytest.raises(ValueError, match="missing"):
             _load(copy)
     torch.save({"model": {"layer.weight": torch.zeros(2)}}, copy / "checkpoint.pth")
@@ -239,8 +241,8 @@ def test_tensors_that_are_none_are_one_clear_error(copy: Path) -> None:
         _load(copy)
 
 
-def test_every_name_of_the_fixtures_has_a_place(shared: Path) -> None:
+def test_every_name_of_the_fixtures_is_translated(shared: Path) -> None:
     for folder in (shared / "fixtures").glob("tiny-*"):
         names = read_state(folder / "checkpoint.pth")
-        left = [name for name in names if rename(name) is None]
-        assert all(name.endswith(("relative_position_index", "attn_mask", "position_ids")) for name in left)
+        ignored = [name for name in names if rename(name) is None]
+        assert all(name.endswith(("relative_position_index", "attn_mask", "position_ids")) for name in ignored)

@@ -1,5 +1,5 @@
-"""Contract: `ram-ray import` makes a bundle that tags and captions as the released model did, by its own lists; what
-is missing is said, what does not fit is one clear error and leaves nothing behind."""
+"""Contract: `ram-ray import` writes a bundle that tags and captions as the released model, with its own lists. Missing
+files are reported in notes. Files that do not fit are an error of one line, and nothing is written."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ def test_an_imported_release_answers_as_the_reference(name: str, shared: Path, t
     scores = logits.sigmoid().numpy()
     np.testing.assert_array_equal(predictor.thresholds, reference.inputs["class_threshold"])
     np.testing.assert_array_equal(scores > predictor.thresholds, reference.expected["generate_tag_mask"])
-    found = predictor._choose(scores, None, top_k=None, threshold=None)
-    by_id = [sorted(row, key=lambda one: one.id) for row in found]
+    tags = predictor._choose(scores, None, top_k=None, threshold=None)
+    by_id = [sorted(row, key=lambda tag: tag.id) for row in tags]
     if name == "tiny-tag2text":
         assert predictor.config.muted == tuple(reference.config["delete_tag_index"])
-        assert [" | ".join(one.tag for one in row) for row in by_id] == reference.expected[
+        assert [" | ".join(tag.tag for tag in row) for row in by_id] == reference.expected[
             "generate.beam3.tags"
         ].tolist()
         return
-    assert [" | ".join(one.tag for one in row) for row in by_id] == reference.expected["generate_tag_en"].tolist()
-    chinese = [[one.strip() for one in row.split(" | ")] for row in reference.expected["generate_tag_zh"].tolist()]
-    assert [[one.chinese for one in row] for row in by_id] == chinese
+    assert [" | ".join(tag.tag for tag in row) for row in by_id] == reference.expected["generate_tag_en"].tolist()
+    chinese = [[name.strip() for name in row.split(" | ")] for row in reference.expected["generate_tag_zh"].tolist()]
+    assert [[tag.chinese for tag in row] for row in by_id] == chinese
     embed = reference.input("openset_label_embed")
     names = [f"thing {i}" for i in range(len(reference.expected["openset_logits"][0]))]
     labels = predictor._own(names, embeddings=embed)
     own = predictor._logits(predictor._encode(reference.input("images")), labels)
     np.testing.assert_allclose(own.numpy(), reference.expected["openset_logits"], atol=2e-5)
-    given = predictor._choose(own.sigmoid().numpy(), names, top_k=None, threshold=None)
-    assert given[0][0].threshold == reference.inputs["openset_threshold"]
-    sorted_names = [[one for one in names if one in {each.tag for each in row}] for row in given]
+    own_tags = predictor._choose(own.sigmoid().numpy(), names, top_k=None, threshold=None)
+    assert own_tags[0][0].threshold == reference.inputs["openset_threshold"]
+    sorted_names = [[name for name in names if name in {tag.tag for tag in row}] for row in own_tags]
     assert [" | ".join(row) for row in sorted_names] == reference.expected["openset_tags"].tolist()
 
 
@@ -82,7 +82,7 @@ def test_captions_of_an_imported_tag2text_are_the_references(shared: Path, tmp_p
     assert predictor.caption_tokens(tokens, own) == reference.expected["generate.beam3_usertags.captions"].tolist()
 
 
-MEAN, STD = (np.reshape(one, (3, 1, 1)) for one in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+MEAN, STD = (np.reshape(values, (3, 1, 1)) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
 
 @pytest.mark.parametrize("size", [96, 384])
@@ -95,18 +95,18 @@ def test_preprocessing_is_the_references(size: int, shared: Path, tmp_path: Path
     predictor = Predictor.from_pretrained(str(tmp_path / "bundle"), device="cpu", exif=False)
     for file in sorted((fixture / "images").iterdir()):
         pixels = predictor.preprocess([Image.open(file)])[0].numpy()
-        if size == 96:  # another libjpeg may be off by one step of 255
-            off = 1.02 / 255 / 0.224 if file.suffix == ".jpg" else 1e-6
-            np.testing.assert_allclose(pixels, expected[f"{file.name}@96"], atol=off, err_msg=file.name)
+        if size == 96:  # another libjpeg may differ by one step of 255
+            tolerance = 1.02 / 255 / 0.224 if file.suffix == ".jpg" else 1e-6
+            np.testing.assert_allclose(pixels, expected[f"{file.name}@96"], atol=tolerance, err_msg=file.name)
         elif f"{file.name}@384_uint8" in expected.files:
             resized = (pixels * STD + MEAN) * 255
             np.testing.assert_allclose(resized, expected[f"{file.name}@384_uint8"], atol=1.01)
-            facts = json.loads((fixture / "config.json").read_text())["images"][file.name]["at384"]
-            np.testing.assert_allclose(pixels.mean((1, 2)), facts["mean"], atol=1e-3)
-            np.testing.assert_allclose(pixels.std((1, 2)), facts["std"], atol=1e-3)
+            statistics = json.loads((fixture / "config.json").read_text())["images"][file.name]["at384"]
+            np.testing.assert_allclose(pixels.mean((1, 2)), statistics["mean"], atol=1e-3)
+            np.testing.assert_allclose(pixels.std((1, 2)), statistics["std"], atol=1e-3)
 
 
-def test_pictures_are_turned_upright_unless_that_is_off(folder: Path, tmp_path: Path) -> None:
+def test_images_are_turned_upright_unless_that_is_off(folder: Path, tmp_path: Path) -> None:
     assert _import(folder, tmp_path / "bundle", "--tokenizer", str(folder / "tokenizer")) == 0
     upright = photo(3, size=(60, 30))
     lying = upright.transpose(Image.Transpose.ROTATE_90)
@@ -122,14 +122,14 @@ def test_pictures_are_turned_upright_unless_that_is_off(folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["ram", "ram_plus", "tag2text"])
-def test_an_imported_model_of_the_suites_own_is_the_model_it_was(kind: str, tmp_path: Path) -> None:
-    made = released.model(kind)
-    source = released.write(tmp_path / kind, made)
+def test_an_imported_model_of_the_tests_is_the_same_model(kind: str, tmp_path: Path) -> None:
+    model = released.model(kind)
+    source = released.write(tmp_path / kind, model)
     assert _import(source, tmp_path / "bundle", "--tokenizer", str(source / "tokenizer")) == 0
     predictor = Predictor.from_pretrained(str(tmp_path / "bundle"), device="cpu")
     pixels = predictor.preprocess([photo(1), photo(2)])
     with torch.no_grad():
-        torch.testing.assert_close(predictor.logits(pixels), made.logits(made.encode(pixels)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(predictor.logits(pixels), model.logits(model.encode(pixels)), atol=1e-4, rtol=1e-4)
     assert predictor.labels.names == [f"tag {i}" for i in range(7)]
     if kind == "tag2text":
         assert predictor.labels[0].threshold is None and predictor.labels[0].chinese is None
@@ -142,7 +142,7 @@ def test_an_imported_model_of_the_suites_own_is_the_model_it_was(kind: str, tmp_
         assert [predictor.caption([photo(i)])[0] for i in (1, 2)] == predictor.caption([photo(1), photo(2)])
         if kind == "ram":  # of this model's random weights tags change a caption
             assert predictor.caption([photo(1)], tags=[["a", "b"]]) != predictor.caption([photo(1)], tags=[["z"]])
-        with pytest.raises(ValueError, match="one a picture"):
+        with pytest.raises(ValueError, match="lists of tags"):
             predictor.caption([photo(1)], tags=["a"])
     message = "no text encoder" if kind != "tag2text" else "its own tags alone"
     with pytest.raises(ValueError, match=message):
@@ -150,19 +150,19 @@ def test_an_imported_model_of_the_suites_own_is_the_model_it_was(kind: str, tmp_
 
 
 def test_ram_plus_takes_own_tags_with_their_descriptions(tmp_path: Path, tiny_bundle: str) -> None:
-    made = released.model("ram_plus", label_width=16, image_proj=16)
-    source = released.write(tmp_path / "plus", made)
+    model = released.model("ram_plus", label_width=16, image_proj=16)
+    source = released.write(tmp_path / "plus", model)
     encoder = f"{tiny_bundle}/text_encoder"
     assert _import(source, tmp_path / "bundle", "--text-encoder", encoder) == 0
     predictor = Predictor.from_pretrained(str(tmp_path / "bundle"), device="cpu")
     own = {"dog": ["a dog with fur", "dog on a beach"], "light": ["a traffic light", "red light"]}
-    found = predictor.tag([photo(1)], tags=own, top_k=2)[0]
+    tags = predictor.tag([photo(1)], tags=own, top_k=2)[0]
     texts = [text for row in own.values() for text in row]
     embed = torch.from_numpy(predictor._own._teacher.encode_texts(texts)).view(2, 2, 16)
     with torch.no_grad():
-        wanted = made.logits(made.encode(predictor.preprocess([photo(1)])), embed).sigmoid()[0]
-    assert {one.tag: one.score for one in found} == pytest.approx(
-        dict(zip(own, wanted.tolist(), strict=True)), abs=1e-5
+        expected = model.logits(model.encode(predictor.preprocess([photo(1)])), embed).sigmoid()[0]
+    assert {tag.tag: tag.score for tag in tags} == pytest.approx(
+        dict(zip(own, expected.tolist(), strict=True)), abs=1e-5
     )
     assert len(predictor.tag([photo(1)], tags=["dog", "snow"], top_k=2)[0]) == 2
     for wrong in ({"a": ["b"], "c": ["d", "e"]}, {"a": []}):
@@ -172,7 +172,7 @@ def test_ram_plus_takes_own_tags_with_their_descriptions(tmp_path: Path, tiny_bu
         predictor.tag([photo(1)], tags=["a"], embeddings=torch.zeros(1, 3, 5))
 
 
-def test_what_is_missing_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_missing_files_are_reported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(folder, tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare" / "data")
     assert _import(tmp_path / "bare", tmp_path / "bundle") == 0
@@ -198,7 +198,7 @@ def test_what_is_missing_is_said(folder: Path, tmp_path: Path, capsys: pytest.Ca
         ("--tokenizer", "a\n", "has no"),
     ],
 )
-def test_lists_that_do_not_fit_are_one_clear_error(
+def test_lists_that_do_not_fit_are_an_error(
     option: str, text: str | None, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     file = tmp_path / "list.txt"
@@ -215,34 +215,34 @@ def test_an_import_overwrites_nothing(folder: Path, tmp_path: Path, capsys: pyte
     assert _import(folder, tmp_path) == 2 and "is there already" in capsys.readouterr().err
 
 
-def test_names_given_twice_are_kept_by_id(folder: Path, tmp_path: Path) -> None:
+def test_equal_names_are_told_apart_by_id(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tags.txt").write_text("train\ncat\ntrain\na\nb\nc\nd\n")
     options = ["--tag-list", str(tmp_path / "tags.txt"), "--tokenizer", str(folder / "tokenizer")]
     assert _import(folder, tmp_path / "bundle", *options) == 0
-    found = Predictor.from_pretrained(str(tmp_path / "bundle"), device="cpu").tag([photo(1)], top_k=7)[0]
-    assert sorted(one.id for one in found) == list(range(7)) and [one.tag for one in found].count("train") == 2
+    tags = Predictor.from_pretrained(str(tmp_path / "bundle"), device="cpu").tag([photo(1)], top_k=7)[0]
+    assert sorted(tag.id for tag in tags) == list(range(7)) and [tag.tag for tag in tags].count("train") == 2
 
 
-def test_a_release_without_a_known_revision_wants_one_and_a_failed_download_is_one_clear_error(monkeypatch) -> None:
+def test_a_release_without_a_pinned_revision_needs_one_and_a_failed_download_is_an_error(monkeypatch) -> None:
     with pytest.raises(ValueError, match="give --revision"):
         download("tag2text", revision=None)
-    assert all(one.revision is None or len(one.revision) == 40 for one in RELEASES.values())
+    assert all(release.revision is None or len(release.revision) == 40 for release in RELEASES.values())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="is not to be had") as caught:
+    with pytest.raises(ValueError, match="cannot be downloaded") as caught:
         download("ram", revision=None)
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_tags_pictures(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_tags_images(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert _import(folder, tmp_path / "bundle", "--tokenizer", str(folder / "tokenizer")) == 0
     photo(1).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     capsys.readouterr()
     arguments = ["tag", str(tmp_path / "a.png"), "--model", str(tmp_path / "bundle"), "--top-k", "3"]
     assert main([*arguments, "--json", "--caption"]) == 0
     answer = json.loads(capsys.readouterr().out)
     expected = Predictor.from_pretrained(str(tmp_path / "bundle"), device="cpu").tag([photo(1)], top_k=3)[0]
-    assert [one["tag"] for one in answer["tags"]] == [one.tag for one in expected] and "caption" in answer
+    assert [tag["tag"] for tag in answer["tags"]] == [tag.tag for tag in expected] and "caption" in answer
     assert main([*arguments, "--chinese"]) == 0 and "标签" in capsys.readouterr().out
     assert main(["tag", str(tmp_path / "b.png"), *arguments[1:]]) == 1
     shown = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""Contract: the ONNX file is kept only if it gives the bundle's numbers, for any batch and any label embeddings."""
+"""Contract: the ONNX file is written only if it has the bundle's logits, for any batch and any label embeddings."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def test_the_file_tags_any_batch_with_any_tags(bundle: Path, tmp_path: Path, cap
     photo(1).save(tmp_path / "a.png")
     out = tmp_path / "out"
     assert main(["export", "--onnx", str(bundle), str(out), "--images", str(tmp_path / "a.png")]) == 0
-    assert "on 1 pictures" in capsys.readouterr().out
+    assert "on 1 images" in capsys.readouterr().out
     predictor = Predictor.from_pretrained(str(bundle), device="cpu")
-    facts = json.loads((out / "model.json").read_text())
-    assert facts["tags"] == predictor.labels.names and facts["mean"] == list(predictor.config.mean)
+    metadata = json.loads((out / "model.json").read_text())
+    assert metadata["tags"] == predictor.labels.names and metadata["mean"] == list(predictor.config.mean)
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
     pixels = predictor.preprocess([photo(seed) for seed in range(5)])
     feed = {"pixel_values": pixels.numpy()}
     if predictor.config.architecture == "tag2text":
-        assert [one.name for one in session.get_inputs()] == ["pixel_values"]
+        assert [tensor.name for tensor in session.get_inputs()] == ["pixel_values"]
         np.testing.assert_allclose(session.run(None, feed)[0], predictor.logits(pixels), atol=1e-4)
         return
     embed = np.load(out / "model.label_embed.npy")
@@ -47,14 +47,14 @@ def test_the_file_tags_any_batch_with_any_tags(bundle: Path, tmp_path: Path, cap
         session.run(None, {**feed, "label_embed": embed})[0], predictor.logits(pixels), atol=1e-4
     )
     own = embed[[4, 2]]
-    made = session.run(None, {"pixel_values": pixels.numpy()[:1], "label_embed": own})[0]
-    wanted = predictor.logits(pixels[:1], embeddings=torch.from_numpy(own))
-    np.testing.assert_allclose(made, wanted, atol=1e-4)
+    logits = session.run(None, {"pixel_values": pixels.numpy()[:1], "label_embed": own})[0]
+    expected = predictor.logits(pixels[:1], embeddings=torch.from_numpy(own))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: str) -> None:
+def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: str) -> None:
     monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
-    with pytest.raises(ValueError, match="not kept"):
+    with pytest.raises(ValueError, match="not written"):
         onnx_export.export_onnx(tiny_bundle, str(tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []
 

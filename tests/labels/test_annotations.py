@@ -1,5 +1,5 @@
-"""Contract: hidden captions score and do nothing else; human labels stay the truth where there are some; planted tags
-are the only tags that the truth of the captions lacks."""
+"""Contract: unseen captions are used for measuring only; human labels remain the ground truth; only planted tags are
+missing from the ground truth of the captions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SYSTEM = LabelSystem(Label(id, name, "object", 10) for id, name in enumerate(NAM
 
 
 def _sample(key: str, captions: list[str], unseen: list[str] | None, **more) -> dict:
-    place = {"shard": "s", "uri": "a/s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
-    return {"key": key, **place, "captions": captions, "unseen": unseen, **more}
+    location = {"shard": "s", "uri": "a/s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
+    return {"key": key, **location, "captions": captions, "unseen": unseen, **more}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def parsed() -> pa.Table:
     rows = [
         _sample("s/0", ["a dog"], ["a dog on the beach", "a man with a ball", "un perro y un arbol en la playa"]),
         _sample("s/1", ["a dog and a ball"], ["grass"], labels=["beach"]),
-        *[_sample(f"s/{place}", ["a dog and a man"], ["a tree"]) for place in range(2, 42)],
+        *[_sample(f"s/{index}", ["a dog and a man"], ["a tree"]) for index in range(2, 42)],
     ]
     return CaptionReader(LabelsConfig())(to_table(rows, SAMPLE))
 
@@ -39,36 +39,38 @@ def _label(parsed: pa.Table, **measure) -> pa.Table:
     return Labeller(SYSTEM, LabelsConfig(), measure=MeasureConfig(**measure), seed=1)(parsed)
 
 
-def test_hidden_captions_become_the_truth_and_nothing_else(parsed: pa.Table) -> None:
+def test_unseen_captions_become_the_ground_truth_only(parsed: pa.Table) -> None:
     table = _label(parsed, captions_per_image=1)
     first, second, *_ = table.to_pylist()
     assert [caption["text"] for caption in first["captions"]] == ["a dog"]
     assert [tag["id"] for tag in first["tags"]] == [0]
     assert set(first["labels"]) == {"object:dog", "object:beach", "object:man", "object:ball"}
-    assert second["labels"] == ["beach"], "human labels stay the truth"
+    assert second["labels"] == ["beach"], "human labels remain the ground truth"
     (row, *_) = tagged_rows(table)
     assert row["tags"] == [0] and row["captions"] == [{"text": "a dog", "tags": [0]}]
     assert count_names(parsed.slice(0, 1)).to_pylist() == [
         {"name": "dog", "kind": "object", "source": "s", "count": 1}
-    ], "the label system is not made of them"
+    ], "unseen captions are not counted for the label system"
 
 
-def test_counts_against_the_truth_are_exact(parsed: pa.Table) -> None:
+def test_counts_against_the_ground_truth_are_exact(parsed: pa.Table) -> None:
     rest = _label(parsed.slice(2), captions_per_image=1)
     (counts,) = tag_counts(rest, system=SYSTEM).to_pylist()
     assert (counts["labelled"], counts["tp"], counts["fp"], counts["fn"]) == (40, 80, 0, 40)
     (counts,) = tag_counts(_label(parsed.slice(2), planted=0.5, captions_per_image=1), system=SYSTEM).to_pylist()
-    assert (counts["tp"], counts["fp"], counts["fn"]) == (80, 40, 40), "one planted tag for two that captions gave"
+    assert (counts["tp"], counts["fp"], counts["fn"]) == (80, 40, 40), "a planted tag for every two tags of captions"
     (counts,) = tag_counts(_label(parsed.slice(1, 1), planted=1.0), system=SYSTEM).to_pylist()
-    assert (counts["tp"], counts["fp"], counts["fn"]) == (0, 4, 1), "neither a label nor a caption's tag is planted"
+    assert (counts["tp"], counts["fp"], counts["fn"]) == (0, 4, 1), (
+        "human labels and tags of captions are never planted"
+    )
 
 
-def test_planting_follows_from_the_key(parsed: pa.Table) -> None:
+def test_planting_depends_on_the_key_only(parsed: pa.Table) -> None:
     whole, part = _label(parsed, planted=0.5), _label(parsed.slice(5, 3), planted=0.5)
     assert whole.slice(5, 3).equals(part)
 
 
-def test_a_run_that_measures_nothing_has_no_truth(parsed: pa.Table) -> None:
+def test_a_run_without_measuring_has_no_ground_truth(parsed: pa.Table) -> None:
     assert _label(parsed).column("labels").null_count == 41
     plain = CaptionReader(LabelsConfig())(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
     assert plain.schema == PARSED and plain.to_pylist()[0]["parsed_unseen"] is None

@@ -1,5 +1,5 @@
-"""Label systems from counts: the most frequent first, always the same, names of one meaning merged, kinds kept apart;
-what is merged and dropped is in the report, and hand edits are applied anew at every build."""
+"""Contract: a label system from counts has the most frequent labels first and does not depend on the order of counts;
+names with the same meaning merge, kinds do not; the report has merges and drops; every build applies the edits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COUNTS = {
 
 
 def _build(counts=COUNTS, **options) -> tuple[LabelSystem, BuildReport]:
-    if not all(isinstance(one, dict) for one in counts.values()):
+    if not all(isinstance(sources, dict) for sources in counts.values()):
         counts = {key: {"captions": count} for key, count in counts.items()}
     settings = {"min_count": 5, "max_labels": 100, "shipped": shipped_synonyms(), "min_share": 0.02}
     return build(counts, BuildOptions(**{**settings, **options}))
@@ -34,11 +34,11 @@ def _names(**options) -> list[str]:
 
 def test_order_is_count_then_kind_then_name() -> None:
     system, _ = _build()
-    assert [(one.name, one.count) for one in system.labels] == [
+    assert [(label.name, label.count) for label in system.labels] == [
         ("hat", 100), ("dog", 50), ("beach", 30), ("person", 20), ("train", 20), ("motor bike", 15), ("gray", 13),
         ("train", 7), ("tennis racket", 6),
     ]  # fmt: skip
-    assert [one.id for one in system.labels] == list(range(9))
+    assert [label.id for label in system.labels] == list(range(9))
 
 
 def test_spellings_and_compounds_become_synonyms_of_the_more_frequent_name() -> None:
@@ -47,29 +47,29 @@ def test_spellings_and_compounds_become_synonyms_of_the_more_frequent_name() -> 
     assert system.find("motorbike") == system.find("motorcycle") == system.find("motor bike")
     assert system.find("grey") == system.find("gray") is not None
     assert system.find("tennis racquet") == system.find("tennis racket") is not None
-    told = {one["name"]: (one["how"], one["with"]) for label in report.labels for one in label["merged"]}
-    assert told["grey"] == ("spelling", "gray") and told["tennis racquet"] == ("spelling", "tennis racket")
-    assert told["motorbike"][0] == "compound" and told["motorcycle"][0] == "table"
+    merges = {merge["name"]: (merge["how"], merge["with"]) for label in report.labels for merge in label["merged"]}
+    assert merges["grey"] == ("spelling", "gray") and merges["tennis racquet"] == ("spelling", "tennis racket")
+    assert merges["motorbike"][0] == "compound" and merges["motorcycle"][0] == "table"
 
 
-def test_homographs_stay_apart_and_misreadings_go_to_what_is_meant() -> None:
+def test_homographs_stay_apart_and_misread_names_find_the_intended_label() -> None:
     system, report = _build()
     assert system.find("train", "object") != system.find("train", "action")
     assert {system[system.find("train", kind)].count for kind in ("object", "action")} == {20, 7}
-    assert system.find("hat", "action") == system.find("hat", "object"), "one caption of 101: the parser slipped"
+    assert system.find("hat", "action") == system.find("hat", "object"), "1 caption of 101 is a mistake of the parser"
     assert {"name": "hat", "kind": "action", "count": 1, "reason": "misread"} in report.dropped
 
 
 def test_the_order_of_the_counts_does_not_matter() -> None:
     items = list(COUNTS.items())
     random.Random(0).shuffle(items)
-    (one, report), (other, again) = _build(), _build(dict(items))
-    assert one.to_json() == other.to_json() and one.version == other.version
-    assert report.to_json() == again.to_json()
+    (system, report), (shuffled, shuffled_report) = _build(), _build(dict(items))
+    assert system.to_json() == shuffled.to_json() and system.version == shuffled.version
+    assert report.to_json() == shuffled_report.to_json()
     assert BuildReport.from_json(report.to_json()) == report
 
 
-def test_what_all_sources_name_comes_before_what_one_repeats() -> None:
+def test_names_of_all_sources_rank_above_names_of_a_single_source() -> None:
     counts = {
         ("watermark", "object"): {"web": 110, "people": 0},
         ("dog", "object"): {"web": 50, "people": 50},
@@ -94,7 +94,7 @@ def test_limits_and_reasons() -> None:
     assert sum(report.num_dropped.values()) == len(report.dropped)
 
 
-def test_hand_edits() -> None:
+def test_edits() -> None:
     edits = Edits(
         drop=["person", "object:unicorn"],
         kind={"beach": "object"},
@@ -106,23 +106,23 @@ def test_hand_edits() -> None:
     system, report = _build(edits=edits)
     assert system.find("person") is None
     assert system[system.find("beach", "object")].kind == "object"
-    assert system.find("beach", "scene") == system.find("beach", "object"), "the parser still says scene"
+    assert system.find("beach", "scene") == system.find("beach", "object"), "the parser still returns scene"
     assert system.find("train", "object") == system.find("dog") and system.find("train", "action") is not None
-    assert system.find("grey") is None, "kept apart it has too few captions"
+    assert system.find("grey") is None, "not merged, it has too few captions"
     assert system[system.find("hat")].name == "headgear"
     added = system[system.find("fire extinguisher")]
     assert added.count == 0 and added.id == len(system) - 1
     assert report.notes == ["edit without effect: drop object:unicorn"]
 
 
-def test_an_edit_wins_over_the_shipped_table() -> None:
+def test_an_edit_overrides_the_shipped_table() -> None:
     counts = {("couch", "object"): 9, ("sofa", "object"): 30}
     assert _names(counts=counts) == ["sofa"]
     assert _names(counts=counts, edits=Edits(apart=[["sofa", "couch"]])) == ["sofa", "couch"]
     assert _names(counts=counts, edits=Edits(merge={"couch": ["sofa"]})) == ["couch"]
 
 
-def test_mistakes_are_named() -> None:
+def test_errors_name_the_setting_or_kind() -> None:
     with pytest.raises(ValueError, match="labels.min_count"):
         _build(min_count=1000)
     with pytest.raises(ValueError, match="colour"):
@@ -131,8 +131,8 @@ def test_mistakes_are_named() -> None:
         _build({("dog", "thing"): 9})
 
 
-def test_saved_and_read_again(tmp_path) -> None:
+def test_a_saved_system_loads_as_itself(tmp_path) -> None:
     system, _ = _build({**COUNTS, ("hat", "object"): 1000, ("hat", "action"): 6})
     system.save(str(tmp_path / "label_system.json"))
-    again = LabelSystem.load(str(tmp_path / "label_system.json"))
-    assert again.to_json() == system.to_json() and again.labels == system.labels
+    loaded = LabelSystem.load(str(tmp_path / "label_system.json"))
+    assert loaded.to_json() == system.to_json() and loaded.labels == system.labels

@@ -1,5 +1,5 @@
-"""Contract: every published form of list is read with its order, which is its ids; systems go to CSV and back; what is
-no list is one error; coverage says by what a category is covered; a diff says what became of each label."""
+"""Contract: every published format of a list is read, and its order gives the ids; a system written as CSV reads as
+itself; an unreadable list is a ValueError; coverage has the rule of each match; a diff has the change of each label."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ram_ray.captions.tables import load_lemmas
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.build import BuildOptions
 from ram_ray.labels.compare import agreement, diff, say
-from ram_ray.labels.coverage import Covering, forms
+from ram_ray.labels.coverage import Covering, name_variants
 from ram_ray.labels.lists import Entry, read_list, read_system, shipped_lists, to_csv, to_system
 from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.synonyms import shipped_synonyms
@@ -45,9 +45,9 @@ SYSTEM = LabelSystem(
         ("ade.csv", "Idx,Ratio,Train,Val,Stuff,Name\n1,0.15,11664,1172,1,wall\n", ["wall"]),
     ],
 )  # fmt: skip
-def test_published_forms(tmp_path: Path, name: str, text: str, entries: list[str]) -> None:
+def test_published_formats(tmp_path: Path, name: str, text: str, entries: list[str]) -> None:
     (tmp_path / name).write_text(text)
-    assert [one.name for one in read_list(str(tmp_path / name))] == entries
+    assert [entry.name for entry in read_list(str(tmp_path / name))] == entries
 
 
 def test_synonyms_and_kinds_of_lists(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_the_real_lists(shared: Path) -> None:
 
 def test_shipped_lists() -> None:
     assert shipped_lists() == ["coco133", "coco80"]
-    things, all_of_it = ([one.name for one in read_list(name)] for name in ("coco80", "coco133"))
-    assert len(set(things)) == 80 and len(set(all_of_it)) == 133 and all_of_it[:80] == things
+    coco80, coco133 = ([entry.name for entry in read_list(name)] for name in ("coco80", "coco133"))
+    assert len(set(coco80)) == 80 and len(set(coco133)) == 133 and coco133[:80] == coco80
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_shipped_lists() -> None:
         ("a.txt", "x" * 5000, "not a name"),
     ],
 )
-def test_what_is_no_list_is_one_error(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_an_unreadable_list_is_a_value_error(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_list(str(tmp_path / name))
 
 
-def test_ids_are_the_places_of_the_list_and_a_name_may_stand_there_twice() -> None:
+def test_ids_are_the_indices_of_the_list_and_a_name_may_occur_twice() -> None:
     system = to_system([Entry("crane"), Entry("run", (), "action"), Entry("crane")], kind_of=lambda name: "object")
-    assert [(one.id, one.name, one.kind) for one in system.labels] == [
+    assert [(label.id, label.name, label.kind) for label in system.labels] == [
         (0, "crane", "object"), (1, "run", "action"), (2, "crane (2)", "object"),
     ]  # fmt: skip
 
@@ -107,7 +107,7 @@ def test_kinds_come_from_the_captions_then_from_the_dictionary() -> None:
     ]  # fmt: skip
 
 
-def test_a_ready_list_keeps_its_ids_and_learns_the_names_of_captions(tmp_path: Path) -> None:
+def test_a_listed_system_has_its_ids_and_synonyms_from_captions(tmp_path: Path) -> None:
     (tmp_path / "tags.txt").write_text("unicorn\ntrain\nskis\nplane\nobject:beach\ncouch\nsofa\n")
     counts = {
         ("train", "action"): {"a": 3, "b": 4}, ("train", "object"): {"a": 2}, ("dog", "object"): {"a": 9},
@@ -117,7 +117,7 @@ def test_a_ready_list_keeps_its_ids_and_learns_the_names_of_captions(tmp_path: P
     listed = read_system(str(tmp_path / "tags.txt"), kind_of=kind_guess(load_lemmas(), counts))
     lemma = {("skis", "object"): "ski"}
     system, report = fit_ready(listed, counts, BuildOptions(shipped=shipped_synonyms(), lemma=lemma))
-    assert [(one.name, one.kind, one.count) for one in system.labels] == [
+    assert [(label.name, label.kind, label.count) for label in system.labels] == [
         ("unicorn", "object", 0), ("train", "action", 7), ("skis", "object", 5), ("plane", "object", 6),
         ("beach", "object", 7), ("couch", "object", 1), ("sofa", "object", 0),
     ]  # fmt: skip
@@ -126,37 +126,38 @@ def test_a_ready_list_keeps_its_ids_and_learns_the_names_of_captions(tmp_path: P
     assert {"name": "airplane", "count": 6, "with": "plane", "how": "table"} in report.labels[3]["merged"]
 
 
-def test_systems_go_to_files_and_back(tmp_path: Path) -> None:
+def test_a_system_written_to_a_file_reads_as_itself(tmp_path: Path) -> None:
     (tmp_path / "system.csv").write_text(to_csv(SYSTEM))
     SYSTEM.save(str(tmp_path / "system.json"))
 
     def unknown(name: str) -> str:
-        raise AssertionError(f"the file says the kind of {name}")
+        raise AssertionError(f"the file contains the kind of {name}")
 
     assert read_system(str(tmp_path / "system.json"), kind_of=unknown).labels == SYSTEM.labels
-    again = read_system(str(tmp_path / "system.csv"), kind_of=unknown)
-    assert again.version == SYSTEM.version
+    loaded = read_system(str(tmp_path / "system.csv"), kind_of=unknown)
+    assert loaded.version == SYSTEM.version
     assert len(to_csv(SYSTEM).splitlines()) == len(SYSTEM) + 1 and "couch,object,9,,sofa; settee" in to_csv(SYSTEM)
 
 
-def test_coverage_says_by_what() -> None:
+def test_coverage_has_the_rule_of_each_match() -> None:
     class Senses:
         def sense(self, name: str, kind: str) -> str | None:
             return "seat" if name in ("couch", "davenport") and kind == "object" else None
 
     covering = Covering(SYSTEM, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=Senses())
     names = ["couch", "sofa", "skis", "wall-brick", "tennis racquet", "davenport", "zebra", "train (vehicle)"]
-    found = covering("list", [*(Entry(name) for name in names), Entry("lounge", ("settee",))])
-    assert [(one.label, one.by) for one in found.categories] == [
+    coverage = covering("list", [*(Entry(name) for name in names), Entry("lounge", ("settee",))])
+    assert [(match.label, match.matched_by) for match in coverage.categories] == [
         ("couch", "name"), ("couch", "synonym"), ("ski", "spelling"), ("brick wall", "name"),
         ("tennis racket", "spelling"), ("couch", "wordnet"), (None, None), ("train", "name"), ("couch", "synonym"),
     ]  # fmt: skip
-    assert found.missing == ["zebra"] and found.share == pytest.approx(8 / 9)
-    assert found.to_dict()["spelling"] == 2
-    assert "wall" in forms("wall-other-merged") and "sky" in forms("sky-other-merged") and "door" in forms("door-stuff")
+    assert coverage.missing == ["zebra"] and coverage.share == pytest.approx(8 / 9)
+    assert coverage.to_dict()["spelling"] == 2
+    assert "wall" in name_variants("wall-other-merged") and "sky" in name_variants("sky-other-merged")
+    assert "door" in name_variants("door-stuff")
 
 
-def test_a_diff_says_what_became_of_each_label() -> None:
+def test_a_diff_has_the_change_of_each_label() -> None:
     new = LabelSystem(
         [
             Label(0, "sofa", "object", 9, ("couch",)),
@@ -176,7 +177,7 @@ def test_a_diff_says_what_became_of_each_label() -> None:
     assert change.split == (("attribute:grey", "attribute:gray"), ("object:settee", "object:couch"))
     assert ("object:train", ("ski",), ()) in change.synonyms and not change.empty
     assert "merged (1): object:ski into object:train" in say(change)
-    same = LabelSystem(replace(one, count=one.count + 1) for one in SYSTEM.labels)
+    same = LabelSystem(replace(label, count=label.count + 1) for label in SYSTEM.labels)
     assert diff(SYSTEM, same).empty and say(diff(SYSTEM, same)).endswith("the same")
 
 

@@ -1,5 +1,5 @@
-"""Contract: names merge within their kind, each merge has a reason, and what is kept apart stays apart, whoever asks;
-WordNet merges main senses alone, embeddings mutual neighbours alone."""
+"""Contract: names merge within their kind, each merge has a reason, and `apart` pairs never merge; WordNet merges main
+senses only, embeddings mutual nearest neighbours only."""
 
 from __future__ import annotations
 
@@ -15,56 +15,57 @@ from ram_ray.labels.wordnet import INSTALLED, WordNet
 
 
 def _keys(*names: str, kind: str = "object") -> dict:
-    return {(name, kind): 10 - place for place, name in enumerate(names)}
+    return {(name, kind): 10 - index for index, name in enumerate(names)}
 
 
 def _group(groups: Groups, name: str, kind: str = "object") -> set[str]:
-    return {one for one, _ in groups.members((name, kind))}
+    return {member for member, _ in groups.members((name, kind))}
 
 
-def test_groups_grow_with_their_reasons() -> None:
+def test_groups_have_the_reasons_of_their_merges() -> None:
     groups = Groups()
-    a, b, c, d = (("abcd"[place], "object") for place in range(4))
+    a, b, c, d = ((letter, "object") for letter in "abcd")
     assert groups.join(a, b, "table") and groups.join(c, d, "wordnet") and groups.join(b, c, "embedding")
-    assert not groups.join(a, d, "edit"), "they are one already"
+    assert not groups.join(a, d, "edit"), "they are already in the same group"
     assert groups.reasons(a) == {b: (a, "table"), c: (b, "embedding"), d: (c, "wordnet")}
     assert sorted(groups.members(d)) == [a, b, c, d] and groups.members(("e", "object")) == [("e", "object")]
 
 
-def test_a_pair_that_is_kept_apart_keeps_its_groups_apart() -> None:
-    a, b, c, d = (("abcd"[place], "object") for place in range(4))
+def test_an_apart_pair_prevents_the_merge_of_its_groups() -> None:
+    a, b, c, d = ((letter, "object") for letter in "abcd")
     groups = Groups([(a, d)])
     assert groups.join(a, b, "table") and groups.join(c, d, "table")
     assert not groups.join(b, c, "wordnet") and _group(groups, "b") == {"a", "b"}
 
 
-def test_spellings_meet_wherever_they_stand_in_a_name() -> None:
+def test_spellings_merge_at_any_position_in_a_name() -> None:
     groups = Groups()
     counts = _keys("tennis racquet", "tennis racket", "grey-haired", "gray-haired", "tee-shirt", "t-shirt",
                    "men's room", "mens room", "hot dog", "dog")  # fmt: skip
     merge_spellings(groups, counts, [shipped_synonyms()])
-    for one, other in (("tennis racquet", "tennis racket"), ("grey-haired", "gray-haired"), ("tee-shirt", "t-shirt")):
-        assert other in _group(groups, one)
+    pairs = (("tennis racquet", "tennis racket"), ("grey-haired", "gray-haired"), ("tee-shirt", "t-shirt"))
+    for first, second in pairs:
+        assert second in _group(groups, first)
     assert "mens room" in _group(groups, "men's room") and _group(groups, "dog") == {"dog"}
     assert groups.reasons(("men's room", "object"))["mens room", "object"][1] == "compound"
 
 
-def test_an_inflection_joins_its_dictionary_form_if_that_was_counted() -> None:
+def test_an_inflection_merges_with_its_dictionary_form_if_that_was_counted() -> None:
     groups = Groups()
     lemma = {("kites", "object"): "kite", ("grapes", "object"): "grape"}
     lemma["bore", "object"] = "bear"
     merge_inflections(groups, _keys("kite", "kites", "grapes", "bore", "bear"), lemma)
     assert _group(groups, "kite") == {"kite", "kites"} and _group(groups, "grapes") == {"grapes"}
-    assert _group(groups, "bore") == {"bore"}, "more frequent than what it would be a form of"
+    assert _group(groups, "bore") == {"bore"}, "more frequent than its dictionary form"
 
 
 def test_a_users_file_has_four_forms(tmp_path: Path) -> None:
     path = tmp_path / "synonyms.txt"
     path.write_text("# mine\nword: grey, gray\nobject: Couch, sofa\nbarbecue, bbq\napart: bike, motorcycle\n")
-    read = read_synonyms(str(path))
-    assert read.words == {"gray": "grey"} and read.spelling("gray-haired man") == "grey-haired man"
-    assert [("couch", "object"), ("sofa", "object")] in read.groups
-    assert len(read.groups) == 5 and len(read.apart) == 4, "without a kind, in each kind"
+    synonyms = read_synonyms(str(path))
+    assert synonyms.words == {"gray": "grey"} and synonyms.spelling("gray-haired man") == "grey-haired man"
+    assert [("couch", "object"), ("sofa", "object")] in synonyms.groups
+    assert len(synonyms.groups) == 5 and len(synonyms.apart) == 4, "a line without a kind applies to each kind"
     for text, message in (("thing: a, b", "thing"), ("object: couch", "two names"), ("a, " + "x" * 200, "two names")):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -74,7 +75,7 @@ def test_a_users_file_has_four_forms(tmp_path: Path) -> None:
 
 
 def _write_wordnet(folder: Path) -> None:
-    """The files' layout with a few words of known senses."""
+    """Write the files of WordNet with a few words of known senses."""
     licence = "  1 This is no licence.\n"
     (folder / "index.noun").write_text(
         licence
@@ -93,18 +94,18 @@ def _write_wordnet(folder: Path) -> None:
     )
 
 
-def test_wordnet_speaks_for_main_senses_alone(tmp_path: Path) -> None:
+def test_wordnet_has_main_senses_only(tmp_path: Path) -> None:
     _write_wordnet(tmp_path)
     net = WordNet(tmp_path)
     assert net.sense("couch", "object") == net.sense("sofa", "object") is not None
-    assert net.sense("bike", "object") is None, "two senses, and no text says which"
-    assert net.sense("draw", "action") is None and net.sense("pull", "action"), "verbs must be clearer"
+    assert net.sense("bike", "object") is None, "two senses without counts"
+    assert net.sense("draw", "action") is None and net.sense("pull", "action"), "a verb needs a larger share"
     assert net.sense("cell phone", "object") == net.sense("cell-phone", "object") == net.sense("cellphone", "object")
     assert net.sense("large", "attribute") == net.sense("big", "attribute") and net.sense("large", "object") is None
     groups = Groups()
     merge_senses(groups, _keys("couch", "sofa", "motorcycle", "bike", "plate", "home plate"), net)
     assert _group(groups, "sofa") == {"couch", "sofa"} and _group(groups, "bike") == {"bike"}
-    assert _group(groups, "plate") == {"plate"}, "a compound is a kind of its last word"
+    assert _group(groups, "plate") == {"plate"}, "a compound never merges with its own words"
 
 
 def test_wordnet_is_optional_and_checked(tmp_path: Path) -> None:
@@ -112,8 +113,8 @@ def test_wordnet_is_optional_and_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="labels.wordnet=none"):
         WordNet.find(str(tmp_path))
     _write_wordnet(tmp_path)
-    found = WordNet.find(str(tmp_path))
-    assert found and found.digest == WordNet(tmp_path).digest
+    wordnet = WordNet.find(str(tmp_path))
+    assert wordnet and wordnet.digest == WordNet(tmp_path).digest
     (tmp_path / "index.noun").write_text("this is no index\n")
     with pytest.raises(ValueError, match="not an index"):
         WordNet(tmp_path)
@@ -122,12 +123,12 @@ def test_wordnet_is_optional_and_checked(tmp_path: Path) -> None:
 @pytest.mark.skipif(not (INSTALLED / "index.noun").is_file(), reason="Debian's wordnet-base is not installed")
 def test_the_installed_wordnet() -> None:
     net = WordNet()
-    for kind, one, other in (("object", "sofa", "couch"), ("object", "fireplug", "fire hydrant")):
-        assert net.sense(one, kind) == net.sense(other, kind) is not None
+    for first, second in (("sofa", "couch"), ("fireplug", "fire hydrant")):
+        assert net.sense(first, "object") == net.sense(second, "object") is not None
     assert net.sense("bike", "object") is None and net.sense("large", "attribute") == net.sense("big", "attribute")
 
 
-def test_embeddings_merge_mutual_neighbours_over_the_threshold() -> None:
+def test_embeddings_merge_mutual_nearest_neighbours_above_the_threshold() -> None:
     vectors = {
         "mug": [1, 0, 0],
         "cup": [0.99, 0.14, 0],
@@ -138,11 +139,11 @@ def test_embeddings_merge_mutual_neighbours_over_the_threshold() -> None:
     arrays = {name: np.array(vector, dtype=np.float32) for name, vector in vectors.items()}
     groups = Groups()
     merge_similar(groups, _keys(*vectors, "no vector"), arrays, similarity=0.9)
-    assert _group(groups, "mug") == {"mug", "cup"}, "the bowl's nearest is the cup, but not the cup's the bowl"
-    assert _group(groups, "sky") == {"sky"}, "0.89 is too far"
+    assert _group(groups, "mug") == {"mug", "cup"}, "the nearest of bowl is cup, but the nearest of cup is mug"
+    assert _group(groups, "sky") == {"sky"}, "0.89 is below the threshold"
 
 
-def test_vectors_are_read_from_both_forms_and_bounded(tmp_path: Path) -> None:
+def test_vectors_are_read_from_both_formats_and_checked(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", names=np.array(["Mug", "traffic_light"]), vectors=np.eye(2, dtype=np.float32))
     assert read_vectors(str(tmp_path / "v.npz"), ["mug", "traffic light", "sky"]).keys() == {"mug", "traffic light"}
     (tmp_path / "v.txt").write_text("2 3\nmug 1 0 0\ntraffic_light 0 1 0\n")

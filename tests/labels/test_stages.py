@@ -1,5 +1,5 @@
-"""Contract: names become ids a caption, by the parse and by their words, with who found them; the union of a row's
-captions is its tags; counts are of captions, a source each; evidence adds up however the rows are cut into blocks."""
+"""Contract: the names of each caption become ids with their source, parsed or matched; the tags of a row are the union
+over its captions; counts are captions of each source; evidence does not depend on how rows are divided into blocks."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SYSTEM = LabelSystem(
         Label(3, "red", "attribute"),
     ]
 )
-PLACE = {"shard": "s", "uri": "a/s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
+LOCATION = {"shard": "s", "uri": "a/s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
 BY_PARSE = make_finder(SYSTEM, LabelsConfig(match=False))
 
 
 def _row(key: str, captions: list[str], parsed: list[tuple[int, str, str]], **more) -> dict:
     tags = [{"caption": caption, "name": name, "kind": kind} for caption, name, kind in parsed]
-    return {"key": key, **PLACE, "captions": captions, "parsed": tags, **more}
+    return {"key": key, **LOCATION, "captions": captions, "parsed": tags, **more}
 
 
 def test_names_become_ids_of_their_caption() -> None:
@@ -63,40 +63,41 @@ def test_names_become_ids_of_their_caption() -> None:
     table = to_annotations(to_table(rows, PARSED), BY_PARSE)
     assert table.schema == ANNOTATION
     first, second, third = table.to_pylist()
-    assert [one["tags"] for one in first["captions"]] == [[3, 0], [0, 1], []]
-    assert [one["sources"] for one in first["captions"]] == [["parsed"] * 2, ["parsed"] * 2, []]
-    assert [(one["text"], one["origin"]) for one in first["captions"]] == [
+    assert [caption["tags"] for caption in first["captions"]] == [[3, 0], [0, 1], []]
+    assert [caption["sources"] for caption in first["captions"]] == [["parsed"] * 2, ["parsed"] * 2, []]
+    assert [(caption["text"], caption["origin"]) for caption in first["captions"]] == [
         ("a red dog", "original"), ("a hound and a train", "original"), ("nothing", "original"),
     ]  # fmt: skip
     assert first["tags"] == [{"id": id, "origin": "parsed", "score": 1.0} for id in (3, 0, 1)]
-    assert (first["labels"], second["labels"]) == (["dog"], None), "not labelled is not labelled with nothing"
-    assert [one["id"] for one in second["tags"]] == [2], "the kind decides between names that look the same"
+    assert (first["labels"], second["labels"]) == (["dog"], None), "null (not labelled) differs from an empty list"
+    assert [tag["id"] for tag in second["tags"]] == [2], "the kind decides between labels with the same name"
     assert third["tags"] == [] and third["removed"] == []
     for row in table.to_pylist():
         assert {name: row[name] for name in ("shard", "uri", "offset", "nbytes")} == {
-            name: PLACE[name] for name in ("shard", "uri", "offset", "nbytes")
+            name: LOCATION[name] for name in ("shard", "uri", "offset", "nbytes")
         }
 
 
-def test_both_readers_are_recorded() -> None:
+def test_both_sources_are_recorded() -> None:
     rows = [_row("s/1", ["a dog", "a hound trains, all red"], [(0, "dog", "object"), (1, "train", "action")])]
     (row,) = Labeller(SYSTEM, LabelsConfig())(to_table(rows, PARSED)).to_pylist()
-    assert [one["tags"] for one in row["captions"]] == [[0], [2, 0, 3]]
-    assert [one["sources"] for one in row["captions"]] == [["both"], ["parsed", "matched", "matched"]]
-    assert [(one["id"], one["origin"]) for one in row["tags"]] == [(0, "parsed"), (2, "parsed"), (3, "matched")]
+    assert [caption["tags"] for caption in row["captions"]] == [[0], [2, 0, 3]]
+    assert [caption["sources"] for caption in row["captions"]] == [["both"], ["parsed", "matched", "matched"]]
+    assert [(tag["id"], tag["origin"]) for tag in row["tags"]] == [(0, "parsed"), (2, "parsed"), (3, "matched")]
 
 
-def test_a_caption_that_was_turned_away_is_not_searched_for_words() -> None:
+def test_a_rejected_caption_is_not_matched() -> None:
     row = _row("s/1", ["una red", "a dog"], [(1, "dog", "object")], unread=[{"caption": 0, "reason": "not_english"}])
     table = to_table([row], PARSED)
-    (found,) = Labeller(SYSTEM, LabelsConfig())(table).to_pylist()
-    assert [one["tags"] for one in found["captions"]] == [[], [0]] and found["captions"][0]["text"] == "una red"
-    evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), trusting=True)).to_pylist()
-    assert {one["name"] for one in evidence} == {"dog", None}
+    (annotation,) = Labeller(SYSTEM, LabelsConfig())(table).to_pylist()
+    assert [caption["tags"] for caption in annotation["captions"]] == [[], [0]]
+    assert annotation["captions"][0]["text"] == "una red"
+    evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), include_ambiguous=True)).to_pylist()
+    assert {row["name"] for row in evidence} == {"dog", None}
     assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "unread": 1}
 
 
-def test_an_empty_block_keeps_its_columns() -> None:
+def test_an_empty_block_has_all_columns() -> None:
     assert to_annotations(to_table([], PARSED), BY_PARSE).schema == ANNOTATION
     assert count_names(to_table([], PARSED)).schema == NAME_COUNTS
     assert find_evidence(to_table([], PARSED), SYSTEM, Matcher(SYSTEM, load_lemmas())).schema == EVIDENCE
@@ -113,17 +114,17 @@ def _rows() -> list[dict]:
     ]  # fmt: skip
 
 
-def test_counts_are_of_captions_by_name_kind_and_source_and_pass_over_rejected_rows() -> None:
+def test_counts_are_captions_by_name_kind_and_source_without_rejected_rows() -> None:
     table = to_table(_rows(), PARSED)
     counts = {(row["name"], row["kind"], row["source"]): row["count"] for row in count_names(table).to_pylist()}
     assert counts == {
         ("dog", "object", "s"): 3, ("train", "action", "s"): 1, ("train", "object", "s"): 1, ("dog", "object", "t"): 1,
     }  # fmt: skip
-    parts = [count_names(table.slice(place, 1)) for place in range(4)]
-    assert pa.concat_tables(parts)["count"].to_pylist() and sum(len(one) for one in parts) == 5
+    parts = [count_names(table.slice(index, 1)) for index in range(4)]
+    assert pa.concat_tables(parts)["count"].to_pylist() and sum(len(part) for part in parts) == 5
     assert {row["source"]: row["count"] for row in count_captions(table).to_pylist()} == {"s": 3, "t": 1}
     counts = {"rows": 2, "tags": 4, "captions": 3, "unread": 0}
-    assert _count_parsed(table.slice(0, 2)) == counts, "tags are counted once a picture"
+    assert _count_parsed(table.slice(0, 2)) == counts, "a tag counts once for each image"
 
 
 @pytest.mark.parametrize(
@@ -143,45 +144,45 @@ def test_the_source_of_a_shard(shard: str, source: str) -> None:
 
 
 def test_evidence_adds_up_and_finds_ambiguous_words() -> None:
-    rows = [_row(f"s/{place}", [f"the dog number {place}"], [(0, "dog", "object")]) for place in range(9)]
-    rows += [_row(f"s/r{place}", [f"red group {place}"], []) for place in range(6)]
+    rows = [_row(f"s/{index}", [f"the dog number {index}"], [(0, "dog", "object")]) for index in range(9)]
+    rows += [_row(f"s/r{index}", [f"red group {index}"], []) for index in range(6)]
     rows += [_row("s/x", ["a dog"], [], reason="truncated")]
     table = to_table(rows, PARSED)
-    matcher = Matcher(SYSTEM, load_lemmas(), trusting=True)
+    matcher = Matcher(SYSTEM, load_lemmas(), include_ambiguous=True)
 
     def evidence(*sizes: int) -> dict[int, Evidence]:
         parts, start = [], 0
         for size in sizes:
             parts.append(find_evidence(table.slice(start, size), SYSTEM, matcher))
             start += size
-        found = {}
-        together = pa.concat_tables(parts)
+        label_evidence = {}
+        blocks = pa.concat_tables(parts)
         for id in (0, 3):
-            one = add_evidence(together.filter(pa.array([other == id for other in together["id"].to_pylist()])))
-            lines = one.to_pylist()
-            names = {line["name"]: (line["matched"], line["agreed"]) for line in lines if line["name"]}
-            found[id] = Evidence(names, [line["example"] for line in lines if line["example"]])
-        return found
+            label_rows = blocks.filter(pa.array([row_id == id for row_id in blocks["id"].to_pylist()]))
+            rows = add_evidence(label_rows).to_pylist()
+            names = {row["name"]: (row["matched"], row["agreed"]) for row in rows if row["name"]}
+            label_evidence[id] = Evidence(names, [row["example"] for row in rows if row["example"]])
+        return label_evidence
 
     whole = evidence(16)
     assert whole == evidence(5, 3, 8)
     assert whole[0].names == {"dog": (9, 9)} and len(whole[0].examples) == 3 and whole[3].names == {"red": (6, 0)}
     system = mark_ambiguous(SYSTEM, whole, agreement=0.75)
     assert system[3].ambiguous == ("red",) and system[0].ambiguous == () and system.version == SYSTEM.version
-    assert [one.id for one in Matcher(system, load_lemmas()).find("a red dog")] == [0]
+    assert [match.id for match in Matcher(system, load_lemmas()).find("a red dog")] == [0]
 
 
-def test_verbs_and_adjectives_must_be_clearer_than_nouns() -> None:
-    seen = Evidence({"dog": (10, 8), "a dog": (10, 0), "rare": (4, 0)}, [])
-    assert ambiguous_names(seen, "object", agreement=0.75) == ()
-    assert ambiguous_names(seen, "action", agreement=0.75) == ("a dog", "dog")
+def test_verbs_and_adjectives_need_a_larger_agreement_than_nouns() -> None:
+    evidence = Evidence({"dog": (10, 8), "a dog": (10, 0), "rare": (4, 0)}, [])
+    assert ambiguous_names(evidence, "object", agreement=0.75) == ()
+    assert ambiguous_names(evidence, "action", agreement=0.75) == ("a dog", "dog")
 
 
-def test_the_actor_parses_every_caption_of_every_row() -> None:
+def test_the_reader_parses_every_caption_of_every_row() -> None:
     rows = [
-        {"key": "s/1", **PLACE, "captions": ["A red dog is running on the beach.", "Two dogs."]},
-        {"key": "s/2", **PLACE, "captions": []},
-        {"key": "s/3", **PLACE, "captions": ["a dog and a dog"], "labels": []},
+        {"key": "s/1", **LOCATION, "captions": ["A red dog is running on the beach.", "Two dogs."]},
+        {"key": "s/2", **LOCATION, "captions": []},
+        {"key": "s/3", **LOCATION, "captions": ["a dog and a dog"], "labels": []},
     ]
     table = CaptionReader(LabelsConfig())(to_table(rows, SAMPLE))
     assert table.schema == PARSED
@@ -190,11 +191,11 @@ def test_the_actor_parses_every_caption_of_every_row() -> None:
     assert {"caption": 1, "name": "dog", "kind": "object"} in first
     assert {"caption": 0, "name": "red", "kind": "attribute"} in first
     assert second == []
-    assert third.count({"caption": 0, "name": "dog", "kind": "object"}) == 1, "once a caption"
+    assert third.count({"caption": 0, "name": "dog", "kind": "object"}) == 1, "a name counts once for each caption"
     assert table["key"].to_pylist() == ["s/1", "s/2", "s/3"] and table["labels"].to_pylist() == [None, None, []]
 
 
-def test_names_are_encoded_by_the_runs_own_encoder(ray_cluster: None, tiny_bundle: str) -> None:
+def test_names_are_encoded_by_the_encoder_of_the_run(ray_cluster: None, tiny_bundle: str) -> None:
     teacher = Manifest("represent", "0", "", 0.0, {"source": f"{tiny_bundle}/../teacher", "revision": None})
     counts = {("dog", "object"): {"s": 9}, ("beach", "scene"): {"s": 9}, ("rare", "object"): {"s": 1}}
     vectors = _encode_names(counts, RunConfig(resources=ResourcesConfig(task_cpus=0.5)), teacher)

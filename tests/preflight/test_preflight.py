@@ -1,4 +1,4 @@
-"""Contract: all that would end a run later is said before it starts, a line each, with the field to change."""
+"""Contract: every problem that would end a run later is reported before it starts, a line each, with its field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOUD = Capacity((NodeGroup({"CPU": 0, "GPU": 0}), NodeGroup({"CPU": 96, "GPU": 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder `coco` with a shard, and one without any."""
+    """A folder `coco` with a shard, and a folder `empty` without any."""
     folder = tmp_path_factory.mktemp("data")
     config = RunConfig.model_validate({"data": {"drawn": {"num_web": 4, "num_clean": 0, "num_eval": 1}}})
     write_corpus(str(folder / "coco"), config=config.data.drawn, seed=0)
@@ -69,31 +69,31 @@ def test_nothing_is_wrong_and_nothing_is_left_behind(data: Path, models: Path) -
 
 def test_every_problem_is_one_line_that_begins_with_its_field(data: Path, models: Path) -> None:
     sets = [*local(models), f"engine.clean.detector={models / 'none'}"]
-    found = problems(data, sets, train=("none-*.tar", "coco", "nothing/*"), capacity=MACHINE)
-    fields = [line.partition(": ")[0] for line in found]
+    lines = problems(data, sets, train=("none-*.tar", "coco", "nothing/*"), capacity=MACHINE)
+    fields = [line.partition(": ")[0] for line in lines]
     assert fields == ["data.train", "data.train", "engine.clean.detector", "training.use_gpu, resources.actor_gpus"]
-    assert "none-*.tar" in found[0] and "nothing/*" in found[1]
-    assert not any("\n" in line for line in found)
+    assert "none-*.tar" in lines[0] and "nothing/*" in lines[1]
+    assert not any("\n" in line for line in lines)
 
 
 def test_globs_of_every_section_that_runs_must_match(data: Path, models: Path) -> None:
     sets = [*local(models), "pretrain.shards=flickr*", "finetune.shards=vg/*"]
-    found = problems(data, sets)
-    assert [line.partition(":")[0] for line in found] == ["pretrain.shards", "finetune.shards"]
-    assert "such as coco/" in found[0]
+    lines = problems(data, sets)
+    assert [line.partition(":")[0] for line in lines] == ["pretrain.shards", "finetune.shards"]
+    assert "such as coco/" in lines[0]
     assert problems(data, sets, last="parse") == []
 
 
 def test_models_must_be_pinned_and_of_a_known_kind(data: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = problems(
+    lines = problems(
         data, [*local(models), "engine.clean.detector=someone/some-detector", "engine.clean.revision=main"]
     )
-    assert [line.partition(":")[0] for line in found] == ["engine.clean.revision"]
-    found = problems(
+    assert [line.partition(":")[0] for line in lines] == ["engine.clean.revision"]
+    lines = problems(
         data, [*local(models), f"engine.clean.detector={models / 'clip'}", f"represent.clip={models / 'dino'}"]
     )
-    assert sorted(line.partition(":")[0] for line in found) == ["engine.clean.detector", "represent.clip"]
+    assert sorted(line.partition(":")[0] for line in lines) == ["engine.clean.detector", "represent.clip"]
     assert problems(data, [*local(models), f"engine.clean.detector={models / 'none'}"], last="pretrain") == []
 
 
@@ -101,16 +101,16 @@ def test_weights_must_be_there(data: Path, models: Path, tmp_path: Path) -> None
     for file in (models / "clip").iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    found = problems(data, [*local(models), f"represent.clip={tmp_path}"])
-    assert len(found) == 1 and found[0].startswith("represent.clip") and "weights" in found[0]
+    lines = problems(data, [*local(models), f"represent.clip={tmp_path}"])
+    assert len(lines) == 1 and lines[0].startswith("represent.clip") and "weights" in lines[0]
 
 
 def test_what_is_asked_for_must_fit_the_machines(data: Path, models: Path) -> None:
     sets = local(models)
 
     def on_cpu(*settings: str) -> list[str]:
-        chosen = [*sets, "training.use_gpu=false", "resources.actor_gpus=0", *settings]
-        return problems(data, chosen, capacity=MACHINE)
+        cpu_settings = [*sets, "training.use_gpu=false", "resources.actor_gpus=0", *settings]
+        return problems(data, cpu_settings, capacity=MACHINE)
 
     assert on_cpu("training.workers=3") == []
     assert on_cpu("training.workers=5")[0].startswith("training.workers: 5 workers")
@@ -126,8 +126,8 @@ def test_run_folder_must_be_writable(data: Path, models: Path) -> None:
     (data / "file").write_text("")
     config = load(PRESET, sets=local(models))
     config = config.model_copy(update={"data": config.data.model_copy(update={"train": [str(data / "coco")]})})
-    (found,) = find_problems(config, str(data / "file" / "run"), last="evaluate", capacity=CLOUD)
-    assert found.startswith("--run ") and "cannot be written" in found
+    (line,) = find_problems(config, str(data / "file" / "run"), last="evaluate", capacity=CLOUD)
+    assert line.startswith("--run ") and "cannot be written" in line
 
 
 def test_node_groups_of_an_autoscaler_file() -> None:
@@ -144,9 +144,9 @@ def test_check_alone_ends_with_the_problems_and_starts_nothing(data: Path, model
     sets = [*local(models)[:2], f"engine.clean.detector={models / 'none'}"]
     command = [sys.executable, str(ROOT / "jobs" / "full_pipeline.py"), "--preset", "ram_14m", "--check"]
     command += ["--data", str(data / "a-*.tar"), str(data / "b-*.tar"), "--run", str(data / "checked")]
-    command += [part for one in sets for part in ("--set", one)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert done.returncode == 2, done
-    lines = done.stderr.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == ["error"] * 4, done.stderr
-    assert not done.stdout and not (data / "checked").exists()
+    command += [part for setting in sets for part in ("--set", setting)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert process.returncode == 2, process
+    lines = process.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["error"] * 4, process.stderr
+    assert not process.stdout and not (data / "checked").exists()

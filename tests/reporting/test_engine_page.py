@@ -1,5 +1,5 @@
-"""Contract: the page of the data engine stands alone, escapes what it shows, says of every picture whether its tag was
-right where that is known, and draws the curve in its box."""
+"""Contract: the page of the data engine is self-contained and escapes its texts. Each image says whether its tag is
+right where that is known. The curve stays in its box."""
 
 from __future__ import annotations
 
@@ -11,40 +11,48 @@ import pytest
 
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.reporting.engine_curve import Curve, read_curve, to_svg
-from ram_ray.reporting.engine_page import Category, Step, View, to_html
-from ram_ray.reporting.engine_report import categories, reasons
+from ram_ray.reporting.engine_page import LabelChanges, Step, View, to_html
+from ram_ray.reporting.engine_report import label_changes, reasons
 from tests.reporting.test_run_report import Page
 from tests.tiny import jpeg
 
 EVIL = "<script>alert('x')</script> \"quoted\" & <b>"
 
 
-def _picture(what: str, *, true: bool | None = None, **more) -> dict:
-    picture = {"tag": 0, "what": what, "key": "s/<i>1", "box": None, "cluster": None, "reason": "outlier", "score": 0.5}
-    return {**picture, "true": true, "caption": EVIL, "jpeg": jpeg(), **more}
+def _image(outcome: str, *, true: bool | None = None, **more) -> dict:
+    image = {
+        "tag": 0,
+        "what": outcome,
+        "key": "s/<i>1",
+        "box": None,
+        "cluster": None,
+        "reason": "outlier",
+        "score": 0.5,
+    }
+    return {**image, "true": true, "caption": EVIL, "jpeg": jpeg(), **more}
 
 
 @pytest.fixture
 def view() -> View:
-    pictures = [
-        _picture("removed", true=False, cluster=1),
-        _picture("removed", true=True, cluster=0),
-        _picture("added", true=True, reason="generated_caption", score=float("nan")),
-        _picture("kept", jpeg=None, reason=None),
+    images = [
+        _image("removed", true=False, cluster=1),
+        _image("removed", true=True, cluster=0),
+        _image("added", true=True, reason="generated_caption", score=float("nan")),
+        _image("kept", jpeg=None, reason=None),
     ]
-    evil = Category(0, EVIL, "object", 40, 9, 7, right={"kept": 0.9, "removed": 0.2, "added": None}, unsaid=12,
-                    pictures=pictures)  # fmt: skip
+    evil = LabelChanges(0, EVIL, "object", 40, 9, 7, right={"kept": 0.9, "removed": 0.2, "added": None},
+                        unmentioned=12, sample_images=images)  # fmt: skip
     return View(
         run=EVIL,
         steps=[Step("labels", 100, 50, 0.9, 0.6), Step("generate_1", 140, 50, 0.8, 0.8), Step("clean_1", 120, 50)],
         figures={"added_precision": 0.5, "recovered": None, "false_removed": 0.25, "true_removed": 0.04},
         reasons=[{"reason": EVIL, "images": 9, "judged": 8, "right": 2}],
-        categories=[evil, Category(1, "dog", "object", 5)],
-        curve=Curve({"model": [(0.0, 0.8), (0.4, 0.5)], EVIL: [(0.0, 0.3), (0.4, 0.1)]}, chosen=(0.2, 0.7)),
+        labels=[evil, LabelChanges(1, "dog", "object", 5)],
+        curve=Curve({"model": [(0.0, 0.8), (0.4, 0.5)], EVIL: [(0.0, 0.3), (0.4, 0.1)]}, selected=(0.2, 0.7)),
     )
 
 
-def test_the_page_stands_alone_and_escapes_what_it_shows(view: View) -> None:
+def test_the_page_is_self_contained_and_escapes_its_texts(view: View) -> None:
     text = to_html(view)
     page = Page(re.sub(r"<(img|circle|polyline)[^>]*>", "", text))
     assert page.open == []
@@ -54,10 +62,10 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(view: View) -> None:
     assert not re.search(r"""href=|url\(|@import|https?:""", text)
 
 
-def test_pictures_say_what_is_known_of_them(view: View) -> None:
+def test_images_show_what_is_known_of_them(view: View) -> None:
     text = to_html(view)
     assert text.count('class="shot true"') == 2 and text.count('class="shot false"') == 1
-    assert text.count('class="shot "') == 1 and "cannot be read" in text, "a picture that is gone is not left out"
+    assert text.count('class="shot "') == 1 and "cannot be read" in text, "an image that is gone is not left out"
     assert text.index("cluster 0") < text.index("cluster 1")
     assert "generated caption" in text and "nan" not in text
     assert "2 of 9, 20% true" in text and "1 of 7<" in text
@@ -65,10 +73,10 @@ def test_pictures_say_what_is_known_of_them(view: View) -> None:
 
 
 def test_without_a_truth_nothing_is_said_to_be_right(view: View) -> None:
-    blind = Category(0, "dog", "object", 40, 9, 7, pictures=[_picture("kept"), _picture("added")])
-    text = to_html(replace(view, steps=[Step("labels", 9, 3), Step("generate_1", 9, 3)], figures={}, categories=[blind],
+    label = LabelChanges(0, "dog", "object", 40, 9, 7, sample_images=[_image("kept"), _image("added")])
+    text = to_html(replace(view, steps=[Step("labels", 9, 3), Step("generate_1", 9, 3)], figures={}, labels=[label],
                            reasons=[], curve=None))  # fmt: skip
-    assert "is not known" in text and "true, unsaid" not in text and "shot true" not in text
+    assert "is not known" in text and "true, unmentioned" not in text and "shot true" not in text
     assert "What could be added" not in text and "Why tags went" not in text
     assert Page(re.sub(r"<img[^>]*>", "", text)).open == []
 
@@ -77,9 +85,9 @@ def test_without_a_truth_nothing_is_said_to_be_right(view: View) -> None:
     "line", [[(0.0, 1.0), (0.03, 0.5)], [(0.61, 0.9), (0.87, 0.2)], [(120.0, 0.9), (90_000.0, 0.4)], [(0.5, 0.5)]]
 )
 def test_the_curve_stays_in_its_box(line) -> None:
-    svg = to_svg(Curve({"model": line, "frequency": []}, chosen=line[-1]))
+    svg = to_svg(Curve({"model": line, "frequency": []}, selected=line[-1]))
     width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', svg).groups())
-    points = [one.split(",") for drawn in re.findall(r'points="([^"]*)"', svg) for one in drawn.split()]
+    points = [point.split(",") for path in re.findall(r'points="([^"]*)"', svg) for point in path.split()]
     assert len(points) == len(line) and all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in points)
     across = [float(x) for x, _ in points]
     assert across == sorted(across) and (len(line) == 1 or across[-1] - across[0] > width / 3), "it fills its axis"
@@ -102,7 +110,7 @@ def test_a_curve_is_read_or_refused(tmp_path) -> None:
             read_curve(str(file))
 
 
-def test_categories_and_reasons_of_a_tally() -> None:
+def test_label_changes_and_reasons_of_a_tally() -> None:
     system = LabelSystem([Label(0, "dog", "object"), Label(1, "red", "attribute"), Label(2, "cat", "object")])
     keys = ("tag", "source", "fate", "images", "judged", "right")
     rows = [
@@ -112,9 +120,9 @@ def test_categories_and_reasons_of_a_tally() -> None:
             (0, "true", "unsaid", 4, 4, 4), (1, "added", "kept", 20, 0, 0), (2, "true", "said", 3, 3, 3),
         ]
     ]  # fmt: skip
-    red, dog, cat = categories(rows, system)
-    assert (red.name, red.added, red.right["added"], red.unsaid) == ("red", 20, None, 0)
-    assert (dog.kept, dog.removed, dog.added, dog.unsaid) == (10, 3, 0, 4)
+    red, dog, cat = label_changes(rows, system)
+    assert (red.name, red.added, red.right["added"], red.unmentioned) == ("red", 20, None, 0)
+    assert (dog.kept, dog.removed, dog.added, dog.unmentioned) == (10, 3, 0, 4)
     assert dog.right == {"kept": 0.9, "removed": 1 / 3, "added": None}
     assert (cat.name, cat.kept) == ("cat", 0)
     assert reasons(rows) == [

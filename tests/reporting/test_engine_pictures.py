@@ -1,5 +1,5 @@
-"""Contract: what is shown is a fair draw within bounds that does not depend on blocks, cut where the box says; a
-picture that cannot be read is said to be so."""
+"""Contract: the sample is a uniform draw within bounds that does not depend on blocks. Images are cropped to their box.
+An image that cannot be read is shown as such."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.reporting.engine_pictures import (
     PICK,
-    SHOWN,
+    SAMPLE_IMAGE,
     Bounds,
-    _within,
+    _limit_bytes,
     pick_block,
     pick_crops,
     show_block,
@@ -28,54 +28,54 @@ from tests.tiny import jpeg
 SYSTEM = LabelSystem([Label(0, "dog", "object"), Label(1, "cat", "object")])
 
 
-def _row(place: int, **more) -> dict:
+def _row(index: int, **more) -> dict:
     caption = {"text": "a dog", "origin": "original", "tags": [0], "sources": ["both"]}
     tags = [{"id": 0, "origin": "parsed", "score": 1.0}, {"id": 1, "origin": "tagger", "score": 0.9}]
-    return {"key": f"s/{place}", "shard": "s", "uri": "gone.jpg", "offset": 0, "nbytes": 9, "captions": [caption],
+    return {"key": f"s/{index}", "shard": "s", "uri": "gone.jpg", "offset": 0, "nbytes": 9, "captions": [caption],
             "tags": tags, "removed": [], "labels": ["dog"], **more}  # fmt: skip
 
 
-def _keys(table: pa.Table, tag: int, what: str) -> list[str]:
-    rows = [one for one in table.to_pylist() if (one["tag"], one["what"]) == (tag, what)]
-    return [one["key"] for one in sorted(rows, key=lambda one: one["order"])]
+def _keys(table: pa.Table, tag: int, outcome: str) -> list[str]:
+    rows = [row for row in table.to_pylist() if (row["tag"], row["what"]) == (tag, outcome)]
+    return [row["key"] for row in sorted(rows, key=lambda row: row["order"])]
 
 
 def test_the_draw_is_bounded_and_does_not_depend_on_blocks() -> None:
-    gone = [{"id": 0, "reason": "outlier", "score": 0.4, "round": 1}]
-    rows = [_row(place) for place in range(60)] + [_row(place, tags=[], removed=gone) for place in range(60, 80)]
+    removed = [{"id": 0, "reason": "outlier", "score": 0.4, "round": 1}]
+    rows = [_row(index) for index in range(60)] + [_row(index, tags=[], removed=removed) for index in range(60, 80)]
     table = to_table(rows, ANNOTATION)
     whole = pick_block(table, tags=frozenset([0, 1]), each=4)
     assert whole.schema == PICK and len(whole) == 12
     parts = pa.concat_tables(
         [pick_block(table.slice(start, 16), tags=frozenset([0, 1]), each=4) for start in (0, 16, 32, 48, 64)]
     )
-    for tag, what in ((0, "kept"), (1, "added"), (0, "removed")):
-        assert _keys(whole, tag, what) == _keys(parts, tag, what)[:4]
+    for tag, outcome in ((0, "kept"), (1, "added"), (0, "removed")):
+        assert _keys(whole, tag, outcome) == _keys(parts, tag, outcome)[:4]
     assert _keys(whole, 0, "kept") != _keys(whole, 1, "added"), "each tag has a draw of its own"
-    assert {one["reason"] for one in whole.to_pylist()} == {"parsed", "tagger", "outlier"}
+    assert {pick["reason"] for pick in whole.to_pylist()} == {"parsed", "tagger", "outlier"}
     only = pick_block(table, tags=frozenset([1]), each=4, sampled=frozenset([0, 1]))
-    assert {(one["tag"], one["what"]) for one in only.to_pylist()} == {(1, "added")}
+    assert {(pick["tag"], pick["what"]) for pick in only.to_pylist()} == {(1, "added")}
     assert len(pick_block(to_table([_row(0, reason="truncated")], ANNOTATION), tags=frozenset([0]), each=4)) == 0
 
 
 def test_cleaning_s_own_samples_bring_box_and_cluster() -> None:
     crops = [
-        {"key": f"s/{place}", "shard": "s", "tag": place % 3, "box": [0, 0, 0.5, 1], "cluster": place,
-         "removed": place > 6,
-         "reason": "outlier" if place > 6 else None, "score": 0.1}
-        for place in range(12)
+        {"key": f"s/{index}", "shard": "s", "tag": index % 3, "box": [0, 0, 0.5, 1], "cluster": index,
+         "removed": index > 6,
+         "reason": "outlier" if index > 6 else None, "score": 0.1}
+        for index in range(12)
     ]  # fmt: skip
     picks = pick_crops(to_table(crops, SAMPLE_ROWS), tags=frozenset([0]), each=2).to_pylist()
-    assert [one["what"] for one in picks].count("kept") == 2 and {one["tag"] for one in picks} == {0}
-    assert all(one["box"] == [0, 0, 0.5, 1] and one["cluster"] == int(one["key"][2:]) for one in picks)
+    assert [pick["what"] for pick in picks].count("kept") == 2 and {pick["tag"] for pick in picks} == {0}
+    assert all(pick["box"] == [0, 0, 0.5, 1] and pick["cluster"] == int(pick["key"][2:]) for pick in picks)
 
 
-def test_pictures_are_read_cut_and_judged(tmp_path) -> None:
+def test_images_are_read_cropped_and_compared_with_the_truth(tmp_path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(size=(200, 100)))
-    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    (tmp_path / "b.jpg").write_bytes(b"no image")
     rows = [
-        _row(place, uri=str(tmp_path / name), offset=0, nbytes=(tmp_path / name).stat().st_size)
-        for place, name in enumerate(["a.jpg", "b.jpg"])
+        _row(index, uri=str(tmp_path / name), offset=0, nbytes=(tmp_path / name).stat().st_size)
+        for index, name in enumerate(["a.jpg", "b.jpg"])
     ]
     pick = {"tag": 0, "what": "kept", "order": 1, "box": None, "cluster": None, "reason": "parsed", "score": 1.0}
     picks = {
@@ -87,13 +87,13 @@ def test_pictures_are_read_cut_and_judged(tmp_path) -> None:
         "s/1": [{**pick, "key": "s/1"}],
     }
     limits = Limits(8, 10**6, 10**6)
-    shown = show_block(to_table(rows, ANNOTATION), picks=picks, system=SYSTEM, limits=limits, bounds=Bounds(side=50))
-    assert shown.schema == SHOWN
-    first, second, broken = shown.to_pylist()
+    images = show_block(to_table(rows, ANNOTATION), picks=picks, system=SYSTEM, limits=limits, bounds=Bounds(side=50))
+    assert images.schema == SAMPLE_IMAGE
+    first, second, broken = images.to_pylist()
     assert Image.open(io.BytesIO(first["jpeg"])).size == (50, 25)
     assert Image.open(io.BytesIO(second["jpeg"])).size == (50, 50)
     assert (first["true"], second["true"], first["caption"]) == (True, False, "a dog")
-    assert broken["jpeg"] is None, "a tag that no caption says is not shown as kept; it has a strip of its own"
+    assert broken["jpeg"] is None, "a tag that no caption mentions is not shown as kept; it has a strip of its own"
 
 
 def test_a_box_of_no_width_is_a_pixel() -> None:
@@ -101,16 +101,17 @@ def test_a_box_of_no_width_is_a_pixel() -> None:
     assert Image.open(io.BytesIO(data)).size == (16, 16)
 
 
-def test_bytes_are_bounded_and_every_strip_keeps_its_first() -> None:
-    shown = [
-        {"tag": tag, "what": what, "jpeg": bytes(100)}
+def test_bytes_are_bounded_and_every_strip_has_its_first_image() -> None:
+    images = [
+        {"tag": tag, "what": outcome, "jpeg": bytes(100)}
         for tag in range(5)
-        for what in ("kept", "added")
+        for outcome in ("kept", "added")
         for _ in range(6)
     ]
-    kept = _within(shown, 2500)
-    assert sum(len(one["jpeg"]) for one in kept) <= 2500 and len(kept) == 25
-    assert {(one["tag"], one["what"]) for one in kept} == {(one["tag"], one["what"]) for one in shown}
+    selected = _limit_bytes(images, 2500)
+    assert sum(len(image["jpeg"]) for image in selected) <= 2500 and len(selected) == 25
+    strips = [{(image["tag"], image["what"]) for image in group} for group in (selected, images)]
+    assert strips[0] == strips[1]
     bounds = Bounds()
     assert bounds.categories * 3 * bounds.each_in_all <= bounds.pictures
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8))

@@ -1,5 +1,5 @@
-"""Contract: the page is made of what the stages left, on Ray Data: counts add up over blocks, pictures come from the
-shards, cleaning's samples give them boxes and clusters, and a page that is made again reads no shards."""
+"""Contract: the page is written from the files of the stages, on Ray Data. Counts add up over blocks. Images come from
+the shards, boxes and clusters from cleaning's samples. A page that is written again reads no shards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config() -> RunConfig:
     return load(Path(__file__).parents[1] / "tiny_run.yaml", sets=["data.min_side=8"])
 
 
-def _leave(run: Run, name: str, rows: list[dict], config: RunConfig, **counts) -> Manifest:
+def _write_stage(run: Run, name: str, rows: list[dict], config: RunConfig, **counts) -> Manifest:
     """A finished stage of annotations, in files of two shards."""
     stage = run.stage(name, kind="annotations", config=counts, inputs=[])
     for shard in ("a", "b"):
@@ -42,41 +42,41 @@ def _leave(run: Run, name: str, rows: list[dict], config: RunConfig, **counts) -
     return stage.finish(rows_out=len(rows), images=len(rows), tags=sum(len(row["tags"]) for row in rows), **counts)
 
 
-def _rows(picture: Path, *, cleaned: bool) -> list[dict]:
+def _rows(image: Path, *, cleaned: bool) -> list[dict]:
     rows = []
-    for place in range(NUM):
-        caption = {"text": f"a dog & a cat {place}", "origin": "original", "tags": [0, 1], "sources": ["both"] * 2}
+    for index in range(NUM):
+        caption = {"text": f"a dog & a cat {index}", "origin": "original", "tags": [0, 1], "sources": ["both"] * 2}
         tags = [{"id": 0, "origin": "parsed", "score": 1.0}, {"id": 3, "origin": "tagger", "score": 0.7}]
-        gone = [{"id": 1, "reason": "outlier", "score": 0.8, "round": 1}] if cleaned else []
+        removed = [{"id": 1, "reason": "outlier", "score": 0.8, "round": 1}] if cleaned else []
         tags += [] if cleaned else [{"id": 1, "origin": "parsed", "score": 1.0}]
-        shard = "ab"[place % 2]
-        labels = ["dog", "cow"] + (["<ant>"] if place < 20 else [])
-        rows.append({"key": f"{shard}/{place}", "shard": shard, "uri": str(picture), "offset": 0,
-                     "nbytes": picture.stat().st_size, "captions": [caption], "tags": tags, "removed": gone,
+        shard = "ab"[index % 2]
+        labels = ["dog", "cow"] + (["<ant>"] if index < 20 else [])
+        rows.append({"key": f"{shard}/{index}", "shard": shard, "uri": str(image), "offset": 0,
+                     "nbytes": image.stat().st_size, "captions": [caption], "tags": tags, "removed": removed,
                      "labels": labels})  # fmt: skip
     return rows
 
 
 def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -> None:
-    picture = tmp_path / "picture.jpg"
-    picture.write_bytes(jpeg(size=(120, 90)))
+    image = tmp_path / "image.jpg"
+    image.write_bytes(jpeg(size=(120, 90)))
     run = Run(str(tmp_path / "run"))
     stage = run.stage("label_system", kind="annotations", config={}, inputs=[])
     Path(stage.path).mkdir(parents=True)
     SYSTEM.save(label_system_uri(stage.path))
     labels = stage.finish(labels=len(SYSTEM))
     truth = {"labelled": NUM, "tp": NUM + 20, "fp": 30, "fn": NUM}
-    generated = _leave(run, "generate_1", _rows(picture, cleaned=False), config, **truth)
-    cleaned = _leave(run, "clean_1", _rows(picture, cleaned=True), config, **truth)
+    generated = _write_stage(run, "generate_1", _rows(image, cleaned=False), config, **truth)
+    cleaned = _write_stage(run, "clean_1", _rows(image, cleaned=True), config, **truth)
     counts = tally(run, config, cleaned, labels).counts
     assert counts["added_precision"] == 20 / NUM and counts["recovered"] == 20 / (NUM + 20)
     assert (counts["said_false_removed"], counts["true_removed"]) == (1.0, 0.0)
 
     samples = tmp_path / "samples"
     samples.mkdir()
-    crops = [{"key": f"{'ab'[place % 2]}/{place}", "shard": "ab"[place % 2], "tag": tag, "removed": tag == 1,
-              "reason": "outlier" if tag else None, "score": 0.9, "cluster": place % 2, "box": [0, 0, 0.5, 0.5]}
-             for place in range(12) for tag in (0, 1)]  # fmt: skip
+    crops = [{"key": f"{'ab'[index % 2]}/{index}", "shard": "ab"[index % 2], "tag": tag, "removed": tag == 1,
+              "reason": "outlier" if tag else None, "score": 0.9, "cluster": index % 2, "box": [0, 0, 0.5, 0.5]}
+             for index in range(12) for tag in (0, 1)]  # fmt: skip
     pq.write_table(to_table(crops, SAMPLE_ROWS), samples / "0.parquet")
     points = [{"added": 9, "estimated": 0.5, "recall": 0.5, "precision": 0.6, "baseline_recall": 0.5,
                "baseline_precision": 0.1}]  # fmt: skip
@@ -94,23 +94,24 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
     assert "cluster 0" in page and "cluster 1" in page
     assert "&lt;ant&gt;" in page and "<ant>" not in page and "a dog &amp; a cat" in page
     assert f"{NUM} removed" in page and f"{NUM} added" in page and "precision 0.400" in page
-    picture.unlink()
-    assert report() == page, "made again of what is there"
+    image.unlink()
+    assert report() == page, "the second page is written from the stage's file"
 
 
-def test_a_category_without_samples_is_shown_from_the_annotations(
+def test_a_label_without_samples_is_shown_from_the_annotations(
     ray_cluster: None, config: RunConfig, tmp_path: Path
 ) -> None:
-    from ram_ray.reporting.engine_pictures import read_pictures
+    from ram_ray.reporting.engine_pictures import read_sample_images
 
-    picture = tmp_path / "picture.jpg"
-    picture.write_bytes(jpeg())
-    made = _leave(Run(str(tmp_path)), "clean_1", _rows(picture, cleaned=True), config)
+    image = tmp_path / "image.jpg"
+    image.write_bytes(jpeg())
+    annotations = _write_stage(Run(str(tmp_path)), "clean_1", _rows(image, cleaned=True), config)
     (tmp_path / "samples").mkdir()
     pq.write_table(SAMPLE_ROWS.empty_table(), tmp_path / "samples" / "0.parquet")
     options = {"crops": [str(tmp_path / "samples")], "system": SYSTEM, "run": config, "bounds": Bounds(each=2)}
-    shown = read_pictures(made.path, tags=[0, 1, 3], **options)
-    assert [(one["tag"], one["what"]) for one in shown] == [(0, "kept")] * 2 + [(1, "removed")] * 2 + [(3, "added")] * 2
-    assert all(one["jpeg"] and one["box"] is None for one in shown)
-    assert read_pictures(made.path, tags=[], **options) == []
-    assert isinstance(pa.Table.from_pylist(shown), pa.Table)
+    images = read_sample_images(annotations.path, tags=[0, 1, 3], **options)
+    strips = [(0, "kept")] * 2 + [(1, "removed")] * 2 + [(3, "added")] * 2
+    assert [(image["tag"], image["what"]) for image in images] == strips
+    assert all(image["jpeg"] and image["box"] is None for image in images)
+    assert read_sample_images(annotations.path, tags=[], **options) == []
+    assert isinstance(pa.Table.from_pylist(images), pa.Table)

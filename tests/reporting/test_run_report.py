@@ -1,4 +1,4 @@
-"""Contract: report.json holds what programs read, report.html stands alone, and what was not measured is not 0."""
+"""Contract: report.json holds what programs read, report.html is self-contained, and a missing measure is not 0."""
 
 import json
 import re
@@ -61,13 +61,13 @@ def test_the_json_has_the_promised_keys_and_only_real_numbers(report, tmp_path):
     assert tree["num_tags"] == 3 and [line["ap"] is None for line in tree["per_tag"]] == [False, False, True, False]
 
 
-def test_the_page_stands_alone_and_escapes_what_it_shows(report):
+def test_the_page_is_self_contained_and_escapes_its_texts(report):
     text = to_html(report)
     page = Page(text)
     assert page.open == []
     assert not re.search(r"""(src|href)=|url\(|@import|<script""", text)
     assert "<b>&co" not in text and "<b>&co" in page.text
-    assert "ghost" not in page.text and "no picture carries them: 1." in text
+    assert "ghost" not in page.text and "no image has them: 1." in text
 
 
 def test_a_page_of_a_run_that_measured_nothing():

@@ -1,4 +1,4 @@
-"""Contract: what a step asks for its actors leaves room for the tasks that feed it."""
+"""Contract: the actors of a step leave CPUs to the tasks that feed it."""
 
 from __future__ import annotations
 

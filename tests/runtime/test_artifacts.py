@@ -1,5 +1,5 @@
-"""Contract: a stage is done when its manifest is there, which is written last and whole; its folder's name says
-what it was made of.
+"""Contract: a stage is done when its manifest exists, which is written last and whole; its folder's name is a digest
+of its configuration and inputs.
 
 Each test runs on a local folder and on an object store (fsspec's `memory://`).
 """
@@ -57,20 +57,20 @@ def test_how_a_stage_runs_is_no_part_of_its_digest(uri: str) -> None:
 
 def test_the_digest_is_of_configuration_and_inputs_and_not_of_dict_order(uri: str) -> None:
     run = Run(uri)
-    one, two = (Manifest("shards", digest, "", 0.0) for digest in ("1", "2"))
+    first, second = (Manifest("shards", digest, "", 0.0) for digest in ("1", "2"))
     config = {"a": 1, "b": {"c": TrainConfig(), "d": [1, 2]}}
-    base = _stage(run, config, [one]).digest
-    assert _stage(run, {"b": {"d": [1, 2], "c": TrainConfig()}, "a": 1}, [one]).digest == base
-    assert _stage(Run(f"{uri}-elsewhere"), config, [one]).digest == base
+    base = _stage(run, config, [first]).digest
+    assert _stage(run, {"b": {"d": [1, 2], "c": TrainConfig()}, "a": 1}, [first]).digest == base
+    assert _stage(Run(f"{uri}-elsewhere"), config, [first]).digest == base
     others = [
-        _stage(run, {**config, "a": 2}, [one]),
-        _stage(run, {"a": 1, "b": {"c": TrainConfig(lr=0.5), "d": [1, 2]}}, [one]),
-        _stage(run, {"a": 1, "b": {"c": TrainConfig(), "d": [2, 1]}}, [one]),
-        _stage(run, config, [two]),
-        _stage(run, config, [one, two]),
-        _stage(run, config, [two, one]),
+        _stage(run, {**config, "a": 2}, [first]),
+        _stage(run, {"a": 1, "b": {"c": TrainConfig(lr=0.5), "d": [1, 2]}}, [first]),
+        _stage(run, {"a": 1, "b": {"c": TrainConfig(), "d": [2, 1]}}, [first]),
+        _stage(run, config, [second]),
+        _stage(run, config, [first, second]),
+        _stage(run, config, [second, first]),
         _stage(run, config),
-        _stage(run, config, [one], name="clean"),
+        _stage(run, config, [first], name="clean"),
     ]
     assert len({base, *(stage.digest for stage in others)}) == 1 + len(others)
     moved = Manifest("shards", "1", "another/place", 99.0, {"rows": 3})

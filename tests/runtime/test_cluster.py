@@ -1,4 +1,4 @@
-"""Contract: one machine is used whole unless its user says otherwise."""
+"""Contract: all CPUs of a machine are used unless the user sets resources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ram_ray.runtime.cluster import fill_machine, machine_cpus
 
 
 def test_one_machine_is_used_whole_where_nothing_else_is_asked_for() -> None:
-    """Threads for all cores, and decoding beside the model; what a user sets stays, and nothing else changes it."""
+    """Threads for all CPUs, and decoding beside the model; a field that the user sets is not changed."""
     for config in (load(), load(sets=["data.max_pixels=1000000", "resources.object_store_gb=1.0"])):
         filled = fill_machine(config.resources, cpus=6)
         assert (filled.threads, filled.actors, filled.task_cpus) == (6, 1, 0.5)

@@ -1,6 +1,6 @@
-"""Contract: what follows from the hash of a key never changes: parts, training order, samples of crops and captions.
+"""Contract: hashes of keys never change: parts, training order, samples of crops and captions follow from them.
 
-The numbers were written down when each of these had a hash of its own.
+The expected numbers come from the version in which each of these had a hash of its own.
 """
 
 from __future__ import annotations

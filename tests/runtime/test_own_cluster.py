@@ -1,6 +1,6 @@
-"""Contract: nobody gets into a cluster that we start. Its processes listen on the loopback address alone; a call
-without its token, or with another, is refused by every one of them; the token is in no file and on no command line;
-nobody else can open its folder, which goes with the cluster, or, where the run was killed, with the next one."""
+"""Contract: no other user can use a private cluster. Its processes listen on the loopback address only; each of them
+refuses a call without its token or with another token; the token is in no file and on no command line; no other user
+can open its folder, which is removed with the cluster, or by the next run if the run was killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import pytest
 from ram_ray.runtime import own_cluster
 
 REPO = Path(__file__).resolve().parents[2]
-# A method of each of Ray's gRPC servers: a server that does not have it says so, whoever asks.
+# A method of each of Ray's gRPC servers: a server without the method answers UNIMPLEMENTED to every caller.
 METHODS = (
     "NodeInfoGcsService/GetAllNodeInfo",
     "NodeManagerService/GetNodeStats",
@@ -117,7 +117,7 @@ def test_a_call_without_the_token_is_refused_by_every_grpc_server(ray_cluster: N
                     except grpc.RpcError as error:
                         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                             refused.add(method)
-                        else:  # not a gRPC server, or not this one's method
+                        else:  # not a gRPC server, or not a method of this server
                             assert error.code() in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE)
     assert not answered
     assert refused == set(METHODS), "each method was asked of the server that has it"

@@ -1,6 +1,6 @@
-"""Contract: the progress line says rows done, rows a second and time left; its actor is on the driver's node and asks
-for no CPU; it comes back when its process is killed, no row that was counted before is lost, and nothing is printed
-but lines."""
+"""Contract: the progress line has rows done, rows a second and time left; its actor is on the driver's node and asks
+for no CPU; it starts again when its process is killed, no row that was counted before is lost, and nothing but lines
+is printed."""
 
 from __future__ import annotations
 

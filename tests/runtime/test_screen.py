@@ -1,5 +1,5 @@
-"""Contract: a run's own lines are on the screen and in its log, from whichever process they come; what else its
-processes print, on either stream, from Python or below it, is in the log alone; afterwards printing is as before."""
+"""Contract: a run's own lines are on the terminal and in its log, from whichever process they come; all other output
+of its processes, on both streams, from Python or C++, is only in the log; afterwards printing is as before."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ print("plain")
 
 
 def test_own_lines_are_on_the_screen_and_all_lines_in_the_log(tmp_path: Path) -> None:
-    log = tmp_path / "logs" / "one.log"
+    log = tmp_path / "logs" / "run.log"
     command = [sys.executable, "-c", SCRIPT, str(log)]
-    done = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(REPO)}
     )
-    assert done.stdout.splitlines() == ["before", "own line", "after", "plain"]
-    assert done.stderr.splitlines() == ["own error"]
+    assert process.stdout.splitlines() == ["before", "own line", "after", "plain"]
+    assert process.stderr.splitlines() == ["own error"]
     lines = ["noise from below", "noise of a child", "noise of python", "own error", "own line"]
     assert sorted(log.read_text().splitlines()) == lines
     assert log.stat().st_mode & 0o077 == 0
@@ -49,8 +49,8 @@ def test_a_log_that_cannot_be_written_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code = "from pathlib import Path; from ram_ray.runtime.screen import logged\n"
     code += f"with logged(Path('{tmp_path}/file/a.log')): 1"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
-    assert f"ValueError: {tmp_path}/file/a.log cannot be written" in done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert f"ValueError: {tmp_path}/file/a.log cannot be written" in process.stderr
 
 
 def test_a_workers_line_is_printed_by_the_driver(ray_cluster: None, capfd: pytest.CaptureFixture) -> None:
@@ -79,7 +79,7 @@ with logged(Path("/dev/full")):
 print_line("after")
 """
     command = [sys.executable, "-c", script]
-    done = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(REPO)}
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "own line\nafter\n", "own error\n")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "own line\nafter\n", "own error\n")

@@ -1,5 +1,5 @@
 """Contract: `local_copy` takes a path, a URI or a Hugging Face id; a URI is copied once a machine, whole or not at all,
-and the copy goes when the last process that was given it has ended, whether it ended by itself or was killed.
+and the copy is removed when the last process that uses it has ended or was killed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def model(s3: S3Proxy, request: pytest.FixtureRequest) -> str:
 
 
 def use(uri: str) -> subprocess.Popen[str]:
-    """A process that takes a copy and keeps it until its stdin is closed."""
+    """A process that uses a copy until its stdin is closed."""
     return subprocess.Popen(
         [sys.executable, "-c", USER, uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -62,7 +62,7 @@ def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
 
 
 def files_of(folder: Path) -> dict[str, int]:
-    return {str(one.relative_to(folder)): one.stat().st_size for one in folder.rglob("*") if one.is_file()}
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_path_comes_back_as_it_is(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_an_id_is_left_to_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.Mon
     assert "\n" not in str(caught.value)
 
 
-def test_processes_share_one_copy_and_the_last_takes_it_with_it(s3: S3Proxy, model: str) -> None:
+def test_processes_share_one_copy_and_it_is_removed_with_the_last(s3: S3Proxy, model: str) -> None:
     s3.log = []
     users = [use(model) for _ in range(4)]
     (folder,) = {Path(user.stdout.readline().strip()) for user in users}  # type: ignore[union-attr]
-    gets = [one for one in s3.log if one.startswith("GET") and "list-type" not in one]
+    gets = [request for request in s3.log if request.startswith("GET") and "list-type" not in request]
     s3.log = None
     assert len(gets) == 3, "each file was fetched once"
     assert files_of(folder) == {"config.json": 2, "deep/er/a.txt": 1, "weights": 3 << 20}
@@ -104,14 +104,14 @@ def test_processes_share_one_copy_and_the_last_takes_it_with_it(s3: S3Proxy, mod
     wait_until(lambda: not copies_folder().exists())
 
 
-def test_what_changed_is_another_copy(model: str) -> None:
+def test_a_changed_source_gets_another_copy(model: str) -> None:
     fs = fsspec.filesystem("s3")
-    before = local_copy(model)
-    assert local_copy(f"{model}/") == before
+    old = local_copy(model)
+    assert local_copy(f"{model}/") == old
     fs.pipe_file(f"{model}/config.json", b"[]")  # of the same length
-    after = local_copy(model)
-    assert after != before and (after / "config.json").read_text() == "[]"
-    assert (before / "config.json").read_text() == "{}", "who uses the old one keeps it"
+    new = local_copy(model)
+    assert new != old and (new / "config.json").read_text() == "[]"
+    assert (old / "config.json").read_text() == "{}", "a process that uses the old copy keeps it"
 
 
 def test_files_alone_and_single_files(s3: S3Proxy, model: str) -> None:
@@ -132,7 +132,7 @@ def test_a_copier_that_is_killed_leaves_nothing_that_looks_whole(s3: S3Proxy, mo
     killed, other = use(model), None
     try:
         wait_until(lambda: any(copies_folder().glob("*.part/config.json")))
-        other = use(model)  # waits for the first one
+        other = use(model)  # waits for the first process
         time.sleep(0.3)
         killed.send_signal(end)
         killed.communicate()
@@ -142,10 +142,10 @@ def test_a_copier_that_is_killed_leaves_nothing_that_looks_whole(s3: S3Proxy, mo
         assert not list(copies_folder().glob("*.part"))
     finally:
         s3.delay = {}
-        for one in (killed, other):
-            if one:
-                one.kill()
-                one.communicate()
+        for process in (killed, other):
+            if process:
+                process.kill()
+                process.communicate()
     wait_until(lambda: not copies_folder().exists())
 
 
@@ -160,7 +160,7 @@ def test_what_killed_processes_left_goes_with_the_next_copy(model: str, temporar
     (folder / "half.part").mkdir()
     user = use(model)
     assert user.stdout and user.stdout.readline()
-    assert {one.name.partition(".")[0] for one in folder.iterdir()}.isdisjoint({"old", "half"})
+    assert {path.name.partition(".")[0] for path in folder.iterdir()}.isdisjoint({"old", "half"})
     user.communicate()
 
 

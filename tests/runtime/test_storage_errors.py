@@ -1,4 +1,4 @@
-"""Contract: a storage that fails now and then costs time and nothing else; a full one is one line that names it.
+"""Contract: a storage that fails now and then costs only time; a full storage is one line that names it.
 
 The jobs run as users run them, in a process and on a Ray of their own. What a full disk does is slow (mounts, runs).
 """
@@ -46,10 +46,10 @@ def test_a_job_on_a_storage_that_fails_now_and_then_leaves_every_row(s3: S3Proxy
     data, run = name_tars(tar, count=2, folder=tar.parent, proxy=s3)
     s3.share, s3.faults = 0.07, FAULTS
     try:
-        done = measure(60, data=data, run=run, models=models, proxy=s3, job=SMALL)  # counts the rows
+        measured = measure(60, data=data, run=run, models=models, proxy=s3, job=SMALL)  # counts the rows
     finally:
         s3.share = 0.0
-    assert {"shards", "vocabulary", "represent", "parse"} <= set(done.stages)
+    assert {"shards", "vocabulary", "represent", "parse"} <= set(measured.stages)
     assert s3.counts["failed"] >= 5
 
 
@@ -69,14 +69,16 @@ class Flaky:
 def _remote_calls(source: str) -> list[str]:
     """Every `ray.remote(...)` of a source, less actors, as text."""
     tree = ast.parse(source)
-    actors = {id(one) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for one in node.decorator_list}
+    actors = {
+        id(decorator) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for decorator in node.decorator_list
+    }
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in actors]
     return [ast.unparse(call) for call in calls if ast.unparse(call.func) == "ray.remote"]
 
 
 def test_every_task_of_our_own_tries_again_what_its_storage_refused() -> None:
     calls = [(path.name, call) for path in (ROOT / "ram_ray").rglob("*.py") for call in _remote_calls(path.read_text())]
-    assert len(calls) >= 7 and not [one for one in calls if "TASK_RETRIES" not in one[1]]
+    assert len(calls) >= 7 and not [call for call in calls if "TASK_RETRIES" not in call[1]]
     assert _remote_calls("@ray.remote(num_cpus=1)\ndef work(): ...") == ["ray.remote(num_cpus=1)"]
 
 
@@ -94,8 +96,8 @@ def test_a_task_tries_again_what_its_storage_refused(ray_cluster: None, tmp_path
     rows = ray.data.range(8, override_num_blocks=2).map_batches(Flaky(folder, error, 1), num_cpus=0.5).take_all()
     assert sorted(row["id"] for row in rows) == list(range(8)) and len(list(folder.iterdir())) == 1
     flaky = Flaky(folder, error, 2)
-    again: Any = ray.remote(num_cpus=0.5, **TASK_RETRIES)(lambda block: flaky(block))
-    assert ray.get(again.remote(7)) == 7 and len(list(folder.iterdir())) == 2
+    retried: Any = ray.remote(num_cpus=0.5, **TASK_RETRIES)(lambda block: flaky(block))
+    assert ray.get(retried.remote(7)) == 7 and len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,6 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(small_disk: Path, models: P
         "no space left" in lines[0] and str(small_disk) in lines[0] and lines[0].split(": ")[1] in ("shards", "parse")
     )
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    done = measure(6000, data=data, run=str(small_disk / "run"), models=models, proxy=None, job=[*SMALL, *larger])
-    assert done.stages["parse"] > 0
+    measured = measure(6000, data=data, run=str(small_disk / "run"), models=models, proxy=None, job=[*SMALL, *larger])
+    assert measured.stages["parse"] > 0
     assert not list(small_disk.rglob("*.part"))

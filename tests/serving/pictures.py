@@ -1,4 +1,4 @@
-"""Real pictures, and hostile ones, made in memory for the tests of serving."""
+"""Image files, valid and hostile, made in memory for the tests of serving."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 
-def photo(seed: int = 0, *, size: tuple[int, int] = (80, 60), format: str = "JPEG") -> bytes:
-    """A picture file: smooth coloured waves, different for each seed."""
+def image_file(seed: int = 0, *, size: tuple[int, int] = (80, 60), format: str = "JPEG") -> bytes:
+    """An image file: smooth coloured waves, different for each seed."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : size[1], 0 : size[0]] / 20
     phases = rng.uniform(0, 6, 3)
@@ -35,5 +35,5 @@ def bomb(side: int = 30_000) -> bytes:
 
 
 def base64_of(data: bytes) -> dict[str, str]:
-    """The picture as a JSON request carries it."""
+    """The image as an entry of `images` in a JSON request."""
     return {"content": base64.b64encode(data).decode()}

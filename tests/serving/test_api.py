@@ -1,4 +1,4 @@
-"""Contract of the HTTP side, with a real model in this process: order is kept, failures stay apart, limits hold."""
+"""Contract of the HTTP side, with a model in this process: order of results, separate failures, limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.api import create_api
 from ram_ray.serving.tagger import LocalTagger
 from ram_ray.settings.serving import ServeConfig
-from tests.serving.pictures import base64_of, bomb, photo
+from tests.serving.pictures import base64_of, bomb, image_file
 
 CONFIG = ServeConfig(max_images=4, max_request_bytes=400_000, max_image_bytes=200_000, max_pixels=1_000_000)
 
@@ -31,12 +31,12 @@ def client_of(predictor: Predictor, config: ServeConfig = CONFIG) -> TestClient:
 
 @pytest.fixture(scope="module")
 def client(predictor: Predictor) -> Iterator[TestClient]:
-    with client_of(predictor) as made:
-        yield made
+    with client_of(predictor) as api_client:
+        yield api_client
 
 
-def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
-    return [("images", (f"{place}.jpg", data)) for place, data in enumerate(pictures)]
+def files(*images: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"{index}.jpg", data)) for index, data in enumerate(images)]
 
 
 def error_of(answer: Any, status: int) -> dict[str, str]:
@@ -47,71 +47,71 @@ def error_of(answer: Any, status: int) -> dict[str, str]:
 
 
 def test_form_and_json_get_the_model_s_own_answer(client: TestClient, predictor: Predictor) -> None:
-    form = client.post("/v1/tag", files=files(photo(1), photo(2)), data={"top_k": "6"})
-    sent = client.post("/v1/tag", json={"images": [base64_of(photo(1)), base64_of(photo(2))], "top_k": 6})
+    form = client.post("/v1/tag", files=files(image_file(1), image_file(2)), data={"top_k": "6"})
+    sent = client.post("/v1/tag", json={"images": [base64_of(image_file(1)), base64_of(image_file(2))], "top_k": 6})
     assert form.status_code == 200 and form.json() == sent.json()
     first, second = form.json()["images"]
     assert len(first["tags"]) == 6 and first["error"] is None and first["caption"] is None
-    assert {one["tag"]: one["id"] for one in first["tags"]} == {n: i for i, n in enumerate(predictor.labels.names)}
-    scores = [one["score"] for one in first["tags"]]
+    assert {tag["tag"]: tag["id"] for tag in first["tags"]} == {n: i for i, n in enumerate(predictor.labels.names)}
+    scores = [tag["score"] for tag in first["tags"]]
     assert scores == sorted(scores, reverse=True)
     assert first != second
 
 
-def test_one_broken_picture_among_good_ones(client: TestClient) -> None:
-    alone = client.post("/v1/tag", files=files(photo(1)), data={"top_k": "3"}).json()["images"][0]
-    answer = client.post("/v1/tag", files=files(photo(1), b"no picture", b"", photo(2)), data={"top_k": "3"})
+def test_a_broken_image_among_valid_images(client: TestClient) -> None:
+    alone = client.post("/v1/tag", files=files(image_file(1)), data={"top_k": "3"}).json()["images"][0]
+    answer = client.post("/v1/tag", files=files(image_file(1), b"no image", b"", image_file(2)), data={"top_k": "3"})
     assert answer.status_code == 200
     images = answer.json()["images"]
     assert images[0] == alone
-    assert [one["error"] and one["error"]["code"] for one in images] == [None, "undecodable", "undecodable", None]
+    assert [image["error"] and image["error"]["code"] for image in images] == [None, "undecodable", "undecodable", None]
     assert images[1]["tags"] == [] and len(images[3]["tags"]) == 3
 
 
-def test_a_cut_picture_and_bad_base64_are_errors_of_their_own(client: TestClient) -> None:
-    whole = photo(1, size=(300, 200))
+def test_a_truncated_image_and_bad_base64_are_errors_of_their_own(client: TestClient) -> None:
+    whole = image_file(1, size=(300, 200))
     sent = {"images": [base64_of(whole[: len(whole) // 2]), {"content": "%%%"}, base64_of(whole)], "top_k": 1}
     images = client.post("/v1/tag", json=sent).json()["images"]
-    assert [one["error"] and one["error"]["code"] for one in images] == ["truncated", "undecodable", None]
+    assert [image["error"] and image["error"]["code"] for image in images] == ["truncated", "undecodable", None]
 
 
 def test_own_tags_are_scored_in_place_of_the_list(client: TestClient) -> None:
-    answer = client.post("/v1/tag", files=files(photo(1)), data={"tags": "red dog, beach ", "threshold": "0"})
+    answer = client.post("/v1/tag", files=files(image_file(1)), data={"tags": "red dog, beach ", "threshold": "0"})
     tags = answer.json()["images"][0]["tags"]
-    assert {one["tag"] for one in tags} == {"red dog", "beach"}
-    assert all(one["id"] is None for one in tags)
+    assert {tag["tag"] for tag in tags} == {"red dog", "beach"}
+    assert all(tag["id"] is None for tag in tags)
 
 
 def test_caption_and_regions(client: TestClient) -> None:
     fields = {"caption": "true", "regions": "true", "top_k": "2"}
-    result = client.post("/v1/tag", files=files(photo(1)), data=fields).json()["images"][0]
+    result = client.post("/v1/tag", files=files(image_file(1)), data=fields).json()["images"][0]
     assert isinstance(result["caption"], str)
-    for one in result["tags"]:
-        x0, y0, x1, y1 = one["box"]
+    for tag in result["tags"]:
+        x0, y0, x1, y1 = tag["box"]
         assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
 
 
-def test_a_picture_of_too_many_pixels_or_bytes_costs_nothing(client: TestClient) -> None:
+def test_an_image_of_too_many_pixels_or_bytes_is_not_decoded(client: TestClient) -> None:
     packed = bomb(10_000)
     assert len(packed) < CONFIG.max_image_bytes
     started = time.process_time()  # not of the clock: the machine may be busy
-    large = photo(3, size=(600, 500), format="BMP")[: CONFIG.max_image_bytes + 1]
-    answer = client.post("/v1/tag", files=files(packed, photo(1), large))
+    large = image_file(3, size=(600, 500), format="BMP")[: CONFIG.max_image_bytes + 1]
+    answer = client.post("/v1/tag", files=files(packed, image_file(1), large))
     assert time.process_time() - started < 2
-    codes = [one["error"] and one["error"]["code"] for one in answer.json()["images"]]
+    codes = [image["error"] and image["error"]["code"] for image in answer.json()["images"]]
     assert codes == ["too_large", None, "too_large"]
 
 
-def test_too_many_pictures(client: TestClient) -> None:
-    assert error_of(client.post("/v1/tag", files=files(*[photo()] * 5)), 413)["code"] == "too_many_images"
-    sent = {"images": [base64_of(photo())] * 5}
+def test_too_many_images(client: TestClient) -> None:
+    assert error_of(client.post("/v1/tag", files=files(*[image_file()] * 5)), 413)["code"] == "too_many_images"
+    sent = {"images": [base64_of(image_file())] * 5}
     assert error_of(client.post("/v1/tag", json=sent), 413)["code"] == "too_many_images"
 
 
-def test_no_pictures(client: TestClient) -> None:
+def test_no_images(client: TestClient) -> None:
     assert "images" in error_of(client.post("/v1/tag", json={"images": []}), 422)["message"]
     assert "images" in error_of(client.post("/v1/tag", files={"images": (None, "text")}), 422)["message"]
-    assert "photo" in error_of(client.post("/v1/tag", files={"photo": ("a.jpg", photo())}), 422)["message"]
+    assert "photo" in error_of(client.post("/v1/tag", files={"photo": ("a.jpg", image_file())}), 422)["message"]
 
 
 def test_too_large_a_body_with_and_without_its_length(client: TestClient) -> None:
@@ -129,7 +129,7 @@ def test_too_large_a_body_with_and_without_its_length(client: TestClient) -> Non
 
 def test_wrong_content_type(client: TestClient) -> None:
     for kind in ("image/jpeg", "text/plain", "application/x-www-form-urlencoded"):
-        problem = error_of(client.post("/v1/tag", content=photo(), headers={"content-type": kind}), 415)
+        problem = error_of(client.post("/v1/tag", content=image_file(), headers={"content-type": kind}), 415)
         assert "multipart/form-data" in problem["message"]
     error_of(client.post("/v1/tag", content=b""), 415)
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
@@ -137,8 +137,10 @@ def test_wrong_content_type(client: TestClient) -> None:
 
 
 def test_wrong_fields_are_named(client: TestClient) -> None:
-    assert "colour" in error_of(client.post("/v1/tag", files=files(photo()), data={"colour": "red"}), 422)["message"]
-    sent = {"images": [base64_of(photo())], "top_k": 0}
+    assert (
+        "colour" in error_of(client.post("/v1/tag", files=files(image_file()), data={"colour": "red"}), 422)["message"]
+    )
+    sent = {"images": [base64_of(image_file())], "top_k": 0}
     assert "top_k" in error_of(client.post("/v1/tag", json=sent), 422)["message"]
 
 
@@ -163,14 +165,14 @@ def test_a_slow_model_ends_in_504(predictor: Predictor) -> None:
 
     app = create_api(Slow(predictor, model="tiny"), ServeConfig(timeout_s=0.3))
     with TestClient(app, raise_server_exceptions=False) as client:
-        assert error_of(client.post("/v1/tag", files=files(photo())), 504)["code"] == "timeout"
+        assert error_of(client.post("/v1/tag", files=files(image_file())), 504)["code"] == "timeout"
 
 
 def test_health_labels_and_readiness(client: TestClient, predictor: Predictor) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready", "model": "tiny"}
     labels = client.get("/v1/tags").json()
-    assert [one["name"] for one in labels["tags"]] == predictor.labels.names
+    assert [label["name"] for label in labels["tags"]] == predictor.labels.names
     assert labels["version"] == predictor.labels.version
 
 

@@ -1,4 +1,4 @@
-"""Contract: a bundle deployed on Ray Serve answers over real HTTP as the model does, and stands hostile clients."""
+"""Contract: a bundle deployed on Ray Serve answers over HTTP as the model does, and refuses hostile requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from ram_ray.settings.serving import ServeConfig
-from tests.serving.pictures import base64_of, bomb, photo
+from tests.serving.pictures import base64_of, bomb, image_file
 
 
 def free_port() -> int:
@@ -40,60 +40,60 @@ def client(ray_cluster: None, tiny_bundle: str) -> Iterator[httpx.Client]:
 
     url = deploy(tiny_bundle, CONFIG)
     assert url == f"http://127.0.0.1:{CONFIG.port}"
-    with httpx.Client(base_url=url, timeout=60) as made:
-        yield made
+    with httpx.Client(base_url=url, timeout=60) as http_client:
+        yield http_client
     serve.shutdown()
 
 
-def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
-    return [("images", (f"{place}.jpg", data)) for place, data in enumerate(pictures)]
+def files(*images: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"{index}.jpg", data)) for index, data in enumerate(images)]
 
 
 def test_form_json_and_the_model_itself_agree(client: httpx.Client, tiny_bundle: str) -> None:
     from ram_ray.inference.predictor import Predictor
-    from ram_ray.serving.api import decode_picture
+    from ram_ray.serving.api import decode_image
     from ram_ray.serving.messages import Options
     from ram_ray.serving.tagger import tag_batch
 
-    form = client.post("/v1/tag", files=files(photo(1), photo(2)), data={"top_k": "6"})
+    form = client.post("/v1/tag", files=files(image_file(1), image_file(2)), data={"top_k": "6"})
     assert form.status_code == 200, form.text
-    sent = client.post("/v1/tag", json={"images": [base64_of(photo(1)), base64_of(photo(2))], "top_k": 6})
+    sent = client.post("/v1/tag", json={"images": [base64_of(image_file(1)), base64_of(image_file(2))], "top_k": 6})
     predictor = Predictor.from_pretrained(tiny_bundle, device="cpu")
-    for place, seed in enumerate((1, 2)):
-        picture = decode_picture(photo(seed), CONFIG, predictor.image_size)
-        (alone,) = tag_batch(predictor, [(picture, Options(top_k=6))])
+    for index, seed in enumerate((1, 2)):
+        image = decode_image(image_file(seed), CONFIG, predictor.image_size)
+        (alone,) = tag_batch(predictor, [(image, Options(top_k=6))])
         for answer in (form, sent):
-            tags = answer.json()["images"][place]["tags"]
-            assert [one["tag"] for one in tags] == [one.tag for one in alone.tags]
-            assert [one["score"] for one in tags] == pytest.approx([one.score for one in alone.tags], abs=1e-4)
+            tags = answer.json()["images"][index]["tags"]
+            assert [tag["tag"] for tag in tags] == [tag.tag for tag in alone.tags]
+            assert [tag["score"] for tag in tags] == pytest.approx([tag.score for tag in alone.tags], abs=1e-4)
 
 
 def test_own_tags_caption_and_regions(client: httpx.Client) -> None:
     data = {"tags": "red dog,beach", "threshold": "0", "caption": "true"}
-    result = client.post("/v1/tag", files=files(photo(1)), data=data).json()["images"][0]
-    assert {one["tag"] for one in result["tags"]} == {"red dog", "beach"} and isinstance(result["caption"], str)
+    result = client.post("/v1/tag", files=files(image_file(1)), data=data).json()["images"][0]
+    assert {tag["tag"] for tag in result["tags"]} == {"red dog", "beach"} and isinstance(result["caption"], str)
     data = {"regions": "true", "top_k": "1"}
-    result = client.post("/v1/tag", files=files(photo(1)), data=data).json()["images"][0]
+    result = client.post("/v1/tag", files=files(image_file(1)), data=data).json()["images"][0]
     assert len(result["tags"][0]["box"]) == 4
 
 
-def test_one_broken_picture_and_a_bomb_among_good_ones(client: httpx.Client) -> None:
+def test_a_broken_image_and_a_bomb_among_valid_images(client: httpx.Client) -> None:
     packed = bomb(20_000)
     assert len(packed) < CONFIG.max_image_bytes
-    answer = client.post("/v1/tag", files=files(photo(1), b"nothing", packed, photo(2)), data={"top_k": "1"})
+    answer = client.post("/v1/tag", files=files(image_file(1), b"nothing", packed, image_file(2)), data={"top_k": "1"})
     assert answer.status_code == 200, answer.text
-    codes = [one["error"] and one["error"]["code"] for one in answer.json()["images"]]
+    codes = [image["error"] and image["error"]["code"] for image in answer.json()["images"]]
     assert codes == [None, "undecodable", "too_large", None]
 
 
 @pytest.mark.parametrize(
     ("request_fields", "status", "code"),
     [
-        ({"files": files(*[photo()] * 5)}, 413, "too_many_images"),
+        ({"files": files(*[image_file()] * 5)}, 413, "too_many_images"),
         ({"files": files(b"x" * 3_000_000)}, 413, "too_large"),
-        ({"content": photo(), "headers": {"content-type": "image/jpeg"}}, 415, "unsupported_media_type"),
-        ({"files": files(photo()), "data": {"colour": "red"}}, 422, "invalid_field"),
-        ({"json": {"images": [base64_of(photo())], "top_k": 0}}, 422, "invalid_field"),
+        ({"content": image_file(), "headers": {"content-type": "image/jpeg"}}, 415, "unsupported_media_type"),
+        ({"files": files(image_file()), "data": {"colour": "red"}}, 422, "invalid_field"),
+        ({"json": {"images": [base64_of(image_file())], "top_k": 0}}, 422, "invalid_field"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "bad_request"),
     ],
 )
@@ -122,10 +122,12 @@ def test_pages_health_and_labels(client: httpx.Client) -> None:
 
 def test_twenty_at_once_are_all_answered_in_order(client: httpx.Client) -> None:
     seeds = list(range(20))
-    alone = [client.post("/v1/tag", files=files(photo(s)), data={"top_k": "6"}).json()["images"][0] for s in seeds]
+    alone = [client.post("/v1/tag", files=files(image_file(s)), data={"top_k": "6"}).json()["images"][0] for s in seeds]
 
     def ask(seed: int) -> dict:
-        answer = client.post("/v1/tag", files=files(photo(seed), b"bad", photo(seed + 1)), data={"top_k": "6"})
+        answer = client.post(
+            "/v1/tag", files=files(image_file(seed), b"bad", image_file(seed + 1)), data={"top_k": "6"}
+        )
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -134,8 +136,8 @@ def test_twenty_at_once_are_all_answered_in_order(client: httpx.Client) -> None:
     for seed, answer in zip(seeds, answers, strict=True):
         first, bad, _ = answer["images"]
         assert bad["error"]["code"] == "undecodable"
-        want = {one["tag"]: one["score"] for one in alone[seed]["tags"]}
-        assert {one["tag"]: one["score"] for one in first["tags"]} == pytest.approx(want, abs=1e-4)
+        expected = {tag["tag"]: tag["score"] for tag in alone[seed]["tags"]}
+        assert {tag["tag"]: tag["score"] for tag in first["tags"]} == pytest.approx(expected, abs=1e-4)
 
 
 def test_deploying_again_updates_in_place_and_another_port_is_refused(client: httpx.Client, tiny_bundle: str) -> None:

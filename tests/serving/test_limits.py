@@ -1,4 +1,4 @@
-"""Contract: no more bytes and requests than allowed are held, whatever headers promise, and all are given back."""
+"""Contract: no more bytes and requests than allowed are in memory, whatever the headers say, and all are released."""
 
 from __future__ import annotations
 
@@ -6,72 +6,72 @@ import asyncio
 
 import pytest
 
-from ram_ray.serving.limits import ApiError, Gate, bounded, check_length
+from ram_ray.serving.limits import ApiError, RequestLimiter, check_length, limit_body
 
 
 def body_of(*chunks: bytes):
-    """An ASGI `receive` that hands out these chunks, and the list of those not asked for yet."""
-    left = list(chunks)
+    """An ASGI `receive` that returns these chunks, and the list of the chunks that remain."""
+    remaining = list(chunks)
 
     async def receive() -> dict:
-        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+        return {"type": "http.request", "body": remaining.pop(0), "more_body": bool(remaining)}
 
-    return receive, left
+    return receive, remaining
 
 
-def test_a_body_over_the_limit_is_refused_as_it_comes() -> None:
+def test_a_body_over_the_limit_is_refused_while_it_arrives() -> None:
     async def run() -> None:
-        receive, left = body_of(*[b"x" * 10] * 100)
-        gate = Gate(1, max_bytes=1000)
-        async with gate.admit() as held:
-            counted = bounded(receive, max_bytes=25, held=held)
-            await counted()
-            await counted()
+        receive, remaining = body_of(*[b"x" * 10] * 100)
+        limiter = RequestLimiter(1, max_bytes=1000)
+        async with limiter.admit() as admitted:
+            receive_counted = limit_body(receive, max_bytes=25, admitted=admitted)
+            await receive_counted()
+            await receive_counted()
             with pytest.raises(ApiError) as caught:
-                await counted()
+                await receive_counted()
             assert caught.value.status == 413
-            assert held.num_bytes == 20  # the byte too many was never held
-            assert 80 < len(left) < 97  # some of the rest is thrown away, not all of it
-        assert (gate.num_requests, gate.num_bytes) == (0, 0)
+            assert admitted.num_bytes == 20  # the chunk over the limit was never counted
+            assert 80 < len(remaining) < 97  # some of the rest is discarded, not all of it
+        assert (limiter.num_requests, limiter.num_bytes) == (0, 0)
 
     asyncio.run(run())
 
 
 def test_a_body_at_the_limit_passes() -> None:
     async def run() -> None:
-        receive, left = body_of(b"x" * 25)
-        async with Gate(1, max_bytes=25).admit() as held:
-            assert (await bounded(receive, max_bytes=25, held=held)())["body"] == b"x" * 25
-        assert not left
+        receive, remaining = body_of(b"x" * 25)
+        async with RequestLimiter(1, max_bytes=25).admit() as admitted:
+            assert (await limit_body(receive, max_bytes=25, admitted=admitted)())["body"] == b"x" * 25
+        assert not remaining
 
     asyncio.run(run())
 
 
-def test_the_gate_tells_the_next_one_to_come_back() -> None:
+def test_the_limiter_refuses_a_request_over_its_limit() -> None:
     async def run() -> None:
-        gate = Gate(1, max_bytes=10)
-        async with gate.admit():
+        limiter = RequestLimiter(1, max_bytes=10)
+        async with limiter.admit():
             with pytest.raises(ApiError) as caught:
-                async with gate.admit():
+                async with limiter.admit():
                     pass
             assert caught.value.status == 429
             assert int(caught.value.headers["Retry-After"]) >= 1
-        async with gate.admit():
+        async with limiter.admit():
             pass
 
     asyncio.run(run())
 
 
-def test_the_gate_bounds_the_bytes_of_all_requests_together() -> None:
+def test_the_limiter_bounds_the_bytes_of_all_requests_together() -> None:
     async def run() -> None:
-        gate = Gate(2, max_bytes=10)
-        async with gate.admit() as first, gate.admit() as second:
+        limiter = RequestLimiter(2, max_bytes=10)
+        async with limiter.admit() as first, limiter.admit() as second:
             first.add(6)
             with pytest.raises(ApiError) as caught:
                 second.add(5)
             assert caught.value.status == 503
             second.add(4)
-        assert gate.num_bytes == 0
+        assert limiter.num_bytes == 0
 
     asyncio.run(run())
 

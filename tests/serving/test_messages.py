@@ -1,4 +1,4 @@
-"""Contract: options mean the same from a form and from JSON, and what is wrong is refused by the field's name."""
+"""Contract: options mean the same from a form and from JSON, and an error names the wrong field."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_an_empty_form_field_is_a_field_not_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("fields", "field"),
     [
         ({"top_k": 0}, "top_k"),
         ({"top_k": 1001}, "top_k"),
@@ -50,13 +50,13 @@ def test_an_empty_form_field_is_a_field_not_set() -> None:
         ({"images": [{"content": "", "url": "http://x"}]}, "images.0.url"),
     ],
 )
-def test_a_wrong_json_field_is_named(fields: dict, named: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{named}[:.]"):
+def test_a_wrong_json_field_is_named(fields: dict, field: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{field}[:.]"):
         request_from_json(body(**fields))
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("fields", "field"),
     [
         ([("top_k", "many")], "top_k"),
         ([("top_k", "1"), ("top_k", "2")], "top_k"),
@@ -66,8 +66,8 @@ def test_a_wrong_json_field_is_named(fields: dict, named: str) -> None:
         ([("colour", "")], "colour"),
     ],
 )
-def test_a_wrong_form_field_is_named(fields: list[tuple[str, str]], named: str) -> None:
-    with pytest.raises(ValueError, match=f"^{named}:"):
+def test_a_wrong_form_field_is_named(fields: list[tuple[str, str]], field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}:"):
         options_from_form(fields)
 
 

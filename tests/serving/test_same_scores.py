@@ -91,7 +91,7 @@ def by_batch(bundle: str, predictor: Predictor) -> Way:
             [{"id": ids[tag], "score": score} for tag, score in zip(row["tags"], row["scores"], strict=True)]
             for row in rows
         ]
-        return {row["key"]: answer_of(one, row["error"]) for row, one in zip(rows, tags, strict=True)}
+        return {row["key"]: answer_of(row_tags, row["error"]) for row, row_tags in zip(rows, tags, strict=True)}
 
     return ask
 
@@ -112,7 +112,7 @@ def by_http(predictor: Predictor) -> Way:
 
 
 def by_rows(score: Callable[[np.ndarray, int], np.ndarray], size: int) -> Way:
-    """The rows that the data engine and evaluation look at."""
+    """Over the rows that the data engine and evaluation score."""
 
     def ask(files: Mapping[str, Path]) -> dict[str, Answer]:
         rows = [
@@ -143,7 +143,7 @@ def answer_of(tags: list[dict] | None, error: str | None) -> Answer:
     if error:
         return error.partition(":")[0]
     assert tags is not None and len(tags) == ALL
-    return np.array([one["score"] for one in sorted(tags, key=lambda one: one["id"])])
+    return np.array([tag["score"] for tag in sorted(tags, key=lambda tag: tag["id"])])
 
 
 def write(folder: Path, images: Mapping[str, bytes]) -> dict[str, Path]:
@@ -170,12 +170,12 @@ def check_same(ways: dict[str, Way], predictor: Predictor, files: Mapping[str, P
     """All ways give the same answers, which are returned."""
     answers = {way: ask(files) for way, ask in ways.items()}
     first = answers["path"]
-    for way, given in answers.items():
+    for way, way_answers in answers.items():
         for name, answer in first.items():
-            if isinstance(answer, str) or isinstance(given[name], str):
-                assert given[name] == answer, (way, name)
+            if isinstance(answer, str) or isinstance(way_answers[name], str):
+                assert way_answers[name] == answer, (way, name)
             else:
-                np.testing.assert_allclose(given[name], answer, atol=1e-4, err_msg=f"{way}: {name}")
+                np.testing.assert_allclose(way_answers[name], answer, atol=1e-4, err_msg=f"{way}: {name}")
     for name, answer in first.items():
         if not isinstance(answer, str):
             image = Image.open(files[name])  # of a user who opens images without our limits
@@ -208,9 +208,11 @@ def test_the_odd_images_of_shared(
         text = (scripts / script).read_text().replace("ram_ray.data.drawn", "ram_ray.drawn_scenes")
         (tmp_path / script).write_text(text)
     subprocess.run([sys.executable, tmp_path / "photos.py", tmp_path / "made"], check=True, capture_output=True)
-    found = [Path(root, name) for root, _, names in os.walk(tmp_path / "made") for name in names]
+    paths = [Path(root, name) for root, _, names in os.walk(tmp_path / "made") for name in names]
     files = {}
-    for number, path in enumerate(sorted(path for path in found if path.is_file())):  # names are another matter
+    for number, path in enumerate(
+        sorted(path for path in paths if path.is_file())
+    ):  # odd file names are not tested here
         name = f"{number:03} {os.fsencode(path.relative_to(tmp_path / 'made')).decode('ascii', 'replace')}"
         files[name] = tmp_path / f"{number:03}"
         files[name].write_bytes(path.read_bytes())
@@ -223,10 +225,10 @@ def test_an_exported_model_given_the_same_input(predictor: Predictor, bundle: st
     from ram_ray.interop.onnx_export import export_onnx
 
     files = write(tmp_path, odd_images())
-    made = export_onnx(bundle, str(tmp_path / "out"), images=list(files.values()))
-    assert made.pictures == len(files) and made.difference < 1e-4
-    session = onnxruntime.InferenceSession(str(made.file), providers=["CPUExecutionProvider"])
-    embed = np.load(made.file.with_suffix(".label_embed.npy"))
+    exported = export_onnx(bundle, str(tmp_path / "out"), images=list(files.values()))
+    assert exported.pictures == len(files) and exported.difference < 1e-4
+    session = onnxruntime.InferenceSession(str(exported.file), providers=["CPUExecutionProvider"])
+    embed = np.load(exported.file.with_suffix(".label_embed.npy"))
     for name, path in files.items():
         pixels = preprocess(path, predictor.config).numpy()
         (logits,) = session.run(None, {"pixel_values": pixels, "label_embed": embed})

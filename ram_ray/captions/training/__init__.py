@@ -1,1 +1,1 @@
-"""What makes and scores the shipped caption parser."""
+"""Training and scoring of the shipped caption parser."""

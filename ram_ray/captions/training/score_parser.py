@@ -3,9 +3,9 @@
     python -m ram_ray.captions.training.score_parser tests/captions/gold.jsonl [--split dev] [--model NAME] [--errors N]
 
 A line of the gold file is `{"id", "source", "split", "caption", "objects", "attributes", "actions", "optional"}`.
-A name may give its equals ("surfboard|surf board"); what stands under "optional" is neither asked nor punished, and
-so is the head of an asked compound ("sign" beside "street sign"). Errors are listed for the part "dev" alone: whoever
-reads the errors of the measured part begins to fit it.
+A name may have alternatives ("surfboard|surf board"). A name under "optional" counts neither as a hit nor as an error,
+nor does the head of an expected compound ("sign" of "street sign"). Errors are listed for the split "dev" alone, so
+that rules are not fitted to the test split.
 """
 
 from __future__ import annotations
@@ -26,113 +26,124 @@ KINDS = {"objects": ("object", "scene"), "attributes": ("attribute",), "actions"
 
 @dataclass
 class Score:
-    """Counts of one kind over many captions."""
+    """Counts of a kind of tags over many captions."""
 
     hits: int = 0
-    wrong: Counter[str] = field(default_factory=Counter)  # names found that nobody asked for
-    missed: Counter[str] = field(default_factory=Counter)  # names asked for and not found
+    wrong: Counter[str] = field(default_factory=Counter)  # predicted names that are not expected
+    missed: Counter[str] = field(default_factory=Counter)  # expected names that are not predicted
 
     @property
     def precision(self) -> float:
-        """Share of right names among those found; 1 where none was found."""
-        found = self.hits + self.wrong.total()
-        return self.hits / found if found else 1.0
+        """Share of hits among predicted names; 1 where there are none."""
+        predicted = self.hits + self.wrong.total()
+        return self.hits / predicted if predicted else 1.0
 
     @property
     def recall(self) -> float:
-        """Share of found names among those asked for; 1 where none was asked for."""
-        asked = self.hits + self.missed.total()
-        return self.hits / asked if asked else 1.0
+        """Share of hits among expected names; 1 where there are none."""
+        expected = self.hits + self.missed.total()
+        return self.hits / expected if expected else 1.0
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        both = self.precision + self.recall
-        return 2 * self.precision * self.recall / both if both else 0.0
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
 
 
 def read_gold(path: Path, *, split: str | None = None) -> list[dict[str, Any]]:
-    """Rows of a gold file, of one part or of all.
+    """Read the rows of a gold file.
 
     Args:
         path: of the JSON lines.
-        split: name of the part; None: all.
+        split: name of a split; None: all rows.
+
+    Returns:
+        The rows.
 
     Raises:
-        ValueError: if the file is not there, or has no row of this part.
+        ValueError: if the file does not exist, or has no row of this split.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; the one of this repository is tests/captions/gold.jsonl")
+        raise ValueError(f"{path}: no such file; this repository's gold file is tests/captions/gold.jsonl")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    parts = sorted({row["split"] for row in rows})
+    splits = sorted({row["split"] for row in rows})
     rows = [row for row in rows if split is None or row["split"] == split]
     if not rows:
-        raise ValueError(f"{path} has no rows of the part {split!r}; it has {parts}")
+        raise ValueError(f"{path} has no rows of the split {split!r}; it has {splits}")
     return rows
 
 
-def compare(found: Iterable[str], asked: list[str], optional: list[str]) -> tuple[int, list[str], list[str]]:
-    """Hits, names found wrongly and names missed, for one kind of one caption.
+def compare(predicted: Iterable[str], expected: list[str], optional: list[str]) -> tuple[int, list[str], list[str]]:
+    """Compare the names of one kind of a caption.
 
     Args:
-        found: names that the parser gave.
-        asked: names that the gold asks for; "a|b" is met by either.
-        optional: names that are right, and not missed.
+        predicted: names that the parser returned.
+        expected: names of the gold; "a|b" is met by either name.
+        optional: names that count neither as a hit nor as an error.
+
+    Returns:
+        Number of hits, predicted names that are wrong, and expected names that are missed.
     """
-    names = list(dict.fromkeys(found))
-    groups = [one.split("|") for one in asked]
-    allowed = {other for one in [*asked, *optional] for other in one.split("|")}
+    names = list(dict.fromkeys(predicted))
+    groups = [name.split("|") for name in expected]
+    allowed = {alternative for name in [*expected, *optional] for alternative in name.split("|")}
     hits = sum(any(name in group for name in names) for group in groups)
-    missed = [one for one, group in zip(asked, groups, strict=True) if not any(name in group for name in names)]
-    heads = {" ".join(name.split()[place:]) for name in allowed for place in range(1, len(name.split()))}
+    missed = ["|".join(group) for group in groups if not any(name in group for name in names)]
+    heads = {" ".join(name.split()[start:]) for name in allowed for start in range(1, len(name.split()))}
     return hits, [name for name in names if name not in allowed | heads], missed
 
 
 def score(rows: list[dict[str, Any]], tags: list[list[Tag]]) -> tuple[dict[str, Score], list[tuple[int, str]]]:
-    """Scores by kind, and captions with errors as (number of errors, description), worst first.
+    """Score the tags of captions.
 
     Args:
-        rows: of the gold.
-        tags: of each row's caption, as the parser gave them.
+        rows: of the gold file.
+        tags: of each row's caption, as returned by the parser.
+
+    Returns:
+        Scores by kind, and captions with errors as (number of errors, description), most errors first.
     """
     totals = {kind: Score() for kind in KINDS}
     errors = []
-    for row, found in zip(rows, tags, strict=True):
+    for row, predicted in zip(rows, tags, strict=True):
         count, lines = 0, []
         for kind, kinds in KINDS.items():
-            names = [tag.name for tag in found if tag.kind in kinds]
+            names = [tag.name for tag in predicted if tag.kind in kinds]
             hits, wrong, missed = compare(names, row[kind], row["optional"].get(kind, []))
             totals[kind].hits += hits
             totals[kind].wrong.update(wrong)
             totals[kind].missed.update(missed)
             if wrong or missed:
                 count += len(wrong) + len(missed)
-                lines.append(f"  {kind}: " + ", ".join([f"+{one}" for one in wrong] + [f"-{one}" for one in missed]))
+                lines.append(
+                    f"  {kind}: " + ", ".join([f"+{name}" for name in wrong] + [f"-{name}" for name in missed])
+                )
         if lines:
             errors.append((count, "\n".join([f"{row['id']}  {row['caption']}", *lines])))
-    return totals, sorted(errors, key=lambda one: -one[0])
+    return totals, sorted(errors, key=lambda error: -error[0])
 
 
 def main() -> None:
     """Command line of this module."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("gold", type=Path)
-    options.add_argument("--split", help="one part of the file; without it, every part by itself")
-    options.add_argument("--model", default=SHIPPED, help="the shipped spaCy pipeline, or an installed one")
-    options.add_argument("--errors", type=int, default=20, help="so many of the worst captions of the part dev")
-    chosen = options.parse_args()
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("gold", type=Path)
+    arguments.add_argument("--split", help="a split of the file (default: each split)")
+    arguments.add_argument("--model", default=SHIPPED, help="the shipped or an installed spaCy pipeline")
+    arguments.add_argument("--errors", type=int, default=20, help="number of captions of the split dev that are listed")
+    options = arguments.parse_args()
     try:
-        rows, parser = read_gold(chosen.gold, split=chosen.split), CaptionParser(chosen.model)
+        rows, parser = read_gold(options.gold, split=options.split), CaptionParser(options.model)
     except ValueError as error:
-        options.error(str(error))
-    for part in sorted({row["split"] for row in rows}):
-        of_part = [row for row in rows if row["split"] == part]
-        totals, errors = score(of_part, parser.parse([row["caption"] for row in of_part]))
-        print(f"{part}: {len(of_part)} captions\n{'':12}{'precision':>10}{'recall':>10}{'F1':>10}")
-        for kind, one in totals.items():
-            print(f"{kind:12}{one.precision:10.3f}{one.recall:10.3f}{one.f1:10.3f}")
-        if part == "dev":
-            print("\n".join(text for _, text in errors[: chosen.errors]))
+        arguments.error(str(error))
+    for split in sorted({row["split"] for row in rows}):
+        split_rows = [row for row in rows if row["split"] == split]
+        totals, errors = score(split_rows, parser.parse([row["caption"] for row in split_rows]))
+        print(f"{split}: {len(split_rows)} captions\n{'':12}{'precision':>10}{'recall':>10}{'F1':>10}")
+        for kind, total in totals.items():
+            print(f"{kind:12}{total.precision:10.3f}{total.recall:10.3f}{total.f1:10.3f}")
+        if split == "dev":
+            print("\n".join(text for _, text in errors[: options.errors]))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python -m ram_ray.captions.training.train_parser TREEBANK_DIR OUT_DIR [--steps N]
 
-TREEBANK_DIR holds the train, dev and test parts of UD English EWT as `*.conllu.gz`. The result is an
-ordinary spaCy pipeline (tagger, morphologizer, dependency parser, and spaCy's rule lemmatizer over its
-published tables), so `spacy.load(OUT_DIR)` works and any other installed pipeline can take its place.
+TREEBANK_DIR holds the train, dev and test splits of UD English EWT as `*.conllu.gz`. The result is an ordinary spaCy
+pipeline (tagger, morphologizer, dependency parser, and spaCy's rule lemmatizer over its published tables):
+`spacy.load(OUT_DIR)` loads it, and any other installed pipeline can replace it.
 
-Captions are short, often written without capitals and full stops, and the parser reads them in lower
-case (see `parser.py`); half of the training sentences are lower-cased for that reason. A web treebank knows
-little of captions, so as many words again come from `grammar`, which makes captions with their trees.
+Captions are short, often without capitals and full stops, and the parser reads them in lower case (see `parser.py`), so
+half of the training sentences are lower-cased. A web treebank has few captions, so about the same number of words again
+comes from `grammar`, which generates captions with their trees.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ram_ray.captions.parser import keep_hyphens
 from ram_ray.captions.training.grammar import CaptionGrammar
 
 KEPT_FEATURES = ("Number", "VerbForm", "Degree")
-# Relations whose subtype a reader of captions needs: passives, owners, "pick up", "that is running".
+# Relations whose subtype the caption rules need: passives, owners, "pick up", "that is running".
 KEPT_SUBTYPES = ("nsubj:pass", "aux:pass", "nmod:poss", "compound:prt", "acl:relcl", "obl:agent")
 SENTENCES_PER_DOC = 3
-CAPTIONS = 20_000  # made captions beside the treebank's 12,544 sentences: about as many words
+CAPTIONS = 20_000  # generated captions besides the treebank's 12,544 sentences: about the same number of words
 
 CONFIG = """
 [paths]
@@ -158,7 +158,14 @@ dep_las = 0.3
 
 
 def read_conllu(path: Path) -> Iterator[dict]:
-    """Yield one sentence a time: words, trailing spaces, tags, features, heads and relations."""
+    """Read the sentences of a treebank.
+
+    Args:
+        path: of a .conllu.gz file.
+
+    Yields:
+        A sentence as columns: words, trailing spaces, tags, features, heads and relations.
+    """
     sentence = _empty_sentence()
     inside_until = 0  # last id of the multiword token ("don't") that is being read
     space_after_inside = True
@@ -186,12 +193,12 @@ def read_conllu(path: Path) -> Iterator[dict]:
                 space = space_after_inside
             else:
                 space = "SpaceAfter=No" not in misc
-            kept = [f for f in features.split("|") if f.split("=")[0] in KEPT_FEATURES]
+            morph = [feature for feature in features.split("|") if feature.split("=")[0] in KEPT_FEATURES]
             sentence["words"].append(word)
             sentence["spaces"].append(space)
             sentence["tags"].append(xpos)
             sentence["pos"].append(upos)
-            sentence["morphs"].append("|".join(kept))
+            sentence["morphs"].append("|".join(morph))
             sentence["heads"].append(index - 1 if head == "0" else int(head) - 1)
             base = relation.split(":")[0]
             sentence["deps"].append("ROOT" if head == "0" else relation if relation in KEPT_SUBTYPES else base)
@@ -208,8 +215,11 @@ def to_docs(path: Path, vocab, *, sentences_per_doc: int = SENTENCES_PER_DOC) ->
 
     Args:
         path: of a .conllu.gz file.
-        vocab: spaCy's, of the pipeline.
-        sentences_per_doc: how many are joined.
+        vocab: spaCy's Vocab of the pipeline.
+        sentences_per_doc: number of joined sentences.
+
+    Yields:
+        Docs with gold annotations.
     """
     joined, count = _empty_sentence(), 0
     for sentence in read_conllu(path):
@@ -230,19 +240,26 @@ def _to_doc(vocab, columns: dict) -> Doc:
 
 @spacy.registry.callbacks("ram_ray.whole_hyphens.v1")
 def whole_hyphens() -> Callable[[Language], None]:
-    """Before training: the tokenizer that captions are read with, which leaves "long-sleeved" whole."""
+    """The callback before training that sets the tokenizer of captions, which leaves "long-sleeved" whole.
+
+    Returns:
+        `parser.keep_hyphens`.
+    """
     return keep_hyphens
 
 
 def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: int = CAPTIONS) -> dict[str, float]:
-    """Train, add the lemmatizer, save to `out`, and return the scores on the treebank's test part.
+    """Train a pipeline, add the lemmatizer, and save it.
 
     Args:
         treebank: folder of a Universal Dependencies treebank, .conllu.gz files.
         out: folder for the pipeline.
-        steps: of training.
-        seed: of training and of the drawn captions.
-        captions: number of drawn captions that are trained on besides.
+        steps: number of training steps.
+        seed: of training and of the generated captions.
+        captions: number of generated captions besides the treebank.
+
+    Returns:
+        Scores on the test split, 0 to 1, by spaCy's names.
     """
     blank = spacy.blank("en")
     with tempfile.TemporaryDirectory() as scratch_name:
@@ -250,9 +267,9 @@ def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: 
         for part in ("train", "dev"):
             (source,) = treebank.glob(f"*-{part}*.conllu.gz")
             docs = list(to_docs(source, blank.vocab))
-            made = CaptionGrammar(seed=seed) if part == "train" else CaptionGrammar(seed=seed + 1)
+            grammar = CaptionGrammar(seed=seed) if part == "train" else CaptionGrammar(seed=seed + 1)
             count = captions if part == "train" else captions // 20
-            docs += [_to_doc(blank.vocab, caption) for caption in made.captions(count)]
+            docs += [_to_doc(blank.vocab, caption) for caption in grammar.captions(count)]
             DocBin(docs=docs, store_user_data=False).to_disk(scratch / f"{part}.spacy")
         config = spacy.util.load_config_from_str(CONFIG.format(seed=seed, steps=steps))
         spacy.util.load_model_from_config(config, auto_fill=True).config.to_disk(scratch / "config.cfg")
@@ -265,11 +282,11 @@ def train_parser(treebank: Path, out: Path, *, steps: int, seed: int, captions: 
 
 
 def finish(nlp: Language, treebank: Path, out: Path) -> dict[str, float]:
-    """Add the lemmatizer to a trained pipeline, score it on the treebank's test part, and save it to `out`.
+    """Add the lemmatizer to a trained pipeline, score it on the treebank's test split, and save it.
 
     Args:
         nlp: the trained pipeline; changed.
-        treebank: folder with the test part.
+        treebank: folder with the test split.
         out: folder for the pipeline.
 
     Returns:
@@ -296,7 +313,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--captions", type=int, default=CAPTIONS, help="made captions beside the treebank")
+    parser.add_argument(
+        "--captions", type=int, default=CAPTIONS, help="number of generated captions besides the treebank"
+    )
     options = parser.parse_args()
     settings = {"steps": options.steps, "seed": options.seed, "captions": options.captions}
     print(json.dumps(train_parser(options.treebank, options.out, **settings)))

@@ -1,8 +1,8 @@
-"""Trees of words for made captions: what `grammar` builds its sentences from.
+"""Dependency trees of generated captions, and word forms.
 
-A node is a word with its class, what stands left and right of it, and its relation to what it hangs under. Since
-children are kept in the order of the text, every tree is projective and its text is read off by walking it. Word
-forms (plurals, -s, -ing, participles) are made here from the dictionary forms in `words.txt`.
+A node is a word with its class, its children on the left and on the right, and its relation to its head. Children are
+in the order of the text, so every tree is projective, and an in-order walk gives the text. Word forms (plurals, -s,
+-ing, participles) are derived from the dictionary forms in `words.txt`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 _VOWELS = "aeiou"
-# Two syllables, and the last letter is doubled all the same, or one syllable and it is not.
+# Exceptions: two syllables with a doubled last letter, and one syllable without.
 _DOUBLES = frozenset(("begin", "outfit", "repel", "propel"))
 _SINGLES = frozenset(("fix", "mix", "box", "tow", "row", "mow", "plow", "sew", "draw", "show", "throw", "chew", "blow",
                       "play", "stay", "pray", "spray", "buy", "lay", "relax", "bow"))  # fmt: skip
@@ -20,7 +20,7 @@ _SINGLES = frozenset(("fix", "mix", "box", "tow", "row", "mow", "plow", "sew", "
 
 @dataclass(slots=True)
 class Node:
-    """A word of a tree; `rel` is its UD relation to the node under which it hangs."""
+    """A word of a tree; `rel` is its UD relation to its head."""
 
     text: str
     pos: str  # universal part of speech
@@ -30,29 +30,60 @@ class Node:
     left: list[Node] = field(default_factory=list)
     right: list[Node] = field(default_factory=list)
 
-    def before(self, rel: str, *nodes: Node) -> Node:
-        """Hang nodes on the left, after those that are there; returns this node."""
+    def add_left(self, rel: str, *nodes: Node) -> Node:
+        """Add children on the left, after the present ones.
+
+        Args:
+            rel: relation of the children.
+            nodes: the children, in the order of the text.
+
+        Returns:
+            This node.
+        """
         for node in nodes:
             node.rel = rel
             self.left.append(node)
         return self
 
-    def after(self, rel: str, *nodes: Node) -> Node:
-        """Hang nodes on the right, after those that are there; returns this node."""
+    def add_right(self, rel: str, *nodes: Node) -> Node:
+        """Add children on the right, after the present ones.
+
+        Args:
+            rel: relation of the children.
+            nodes: the children, in the order of the text.
+
+        Returns:
+            This node.
+        """
         for node in nodes:
             node.rel = rel
             self.right.append(node)
         return self
 
-    def first(self, rel: str, node: Node) -> Node:
-        """Hang a node on the left, before everything else there (a preposition, an article); returns this node."""
+    def add_first(self, rel: str, node: Node) -> Node:
+        """Add a child on the left, before the present ones: a preposition, an article.
+
+        Args:
+            rel: relation of the child.
+            node: the child.
+
+        Returns:
+            This node.
+        """
         node.rel = rel
         self.left.insert(0, node)
         return self
 
 
 def flatten(root: Node) -> dict[str, list]:
-    """The tree as columns: words, spaces, tags, pos, morphs, heads (a root is its own head) and deps."""
+    """Convert a tree to columns, as spaCy's Doc takes them.
+
+    Args:
+        root: of the tree.
+
+    Returns:
+        Lists of equal length: words, spaces, tags, pos, morphs, heads (a root is its own head) and deps.
+    """
     order: list[tuple[Node, Node]] = []
 
     def walk(node: Node, head: Node) -> None:
@@ -63,7 +94,7 @@ def flatten(root: Node) -> dict[str, list]:
             walk(child, node)
 
     walk(root, root)
-    place = {id(node): index for index, (node, _) in enumerate(order)}
+    index_of = {id(node): index for index, (node, _) in enumerate(order)}
     nodes = [node for node, _ in order]
     spaces = [True] * len(nodes)
     for index, node in enumerate(nodes[1:]):
@@ -74,13 +105,13 @@ def flatten(root: Node) -> dict[str, list]:
         "tags": [node.tag for node in nodes],
         "pos": [node.pos for node in nodes],
         "morphs": [node.morph for node in nodes],
-        "heads": [place[id(head)] for _, head in order],
+        "heads": [index_of[id(head)] for _, head in order],
         "deps": [node.rel for node in nodes],
     }
 
 
 class Lexicon:
-    """The sections of `words.txt`; `pick` draws a word, earlier ones more often."""
+    """The sections of `words.txt`; words that come first in a section are drawn more often."""
 
     def __init__(self) -> None:
         self.sections: dict[str, list[str]] = {}
@@ -92,13 +123,28 @@ class Lexicon:
                 words += [word.replace("_", " ") for word in line.split()]
 
     def pick(self, rng: random.Random, *sections: str) -> str:
-        """A word of one of the sections; half of the draws go to the first fifth of them."""
+        """Draw a word; half of the draws are from the first fifth of a section.
+
+        Args:
+            rng: source of randomness.
+            sections: drawn from uniformly.
+
+        Returns:
+            An entry of `words.txt`.
+        """
         words = self.sections[rng.choice(sections)]
         return words[int(len(words) * rng.random() ** 2.3)]
 
 
 def plural(entry: str) -> str:
-    """Plural of a dictionary form, or the one written behind the colon."""
+    """The plural of a noun.
+
+    Args:
+        entry: a dictionary form, with an irregular plural after a colon.
+
+    Returns:
+        The plural.
+    """
     word, _, irregular = entry.partition(":")
     if irregular:
         return irregular
@@ -110,7 +156,15 @@ def plural(entry: str) -> str:
 
 
 def verb_form(entry: str, form: str) -> str:
-    """A verb's form: "VB", "VBZ", "VBG", "VBD" or "VBN"; entries are "jump" or "throw:threw:thrown"."""
+    """Inflect a verb.
+
+    Args:
+        entry: a dictionary form, with irregular past forms after colons: "jump", "throw:threw:thrown".
+        form: "VB", "VBZ", "VBG", "VBD" or "VBN".
+
+    Returns:
+        The form.
+    """
     word, *irregular = entry.split(":")
     if form == "VB":
         return word

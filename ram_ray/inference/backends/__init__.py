@@ -1,1 +1,1 @@
-"""What computes a forward: torch or OpenVINO."""
+"""Backends of the forward pass: torch and OpenVINO."""

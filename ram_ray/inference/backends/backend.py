@@ -1,8 +1,8 @@
-"""What computes a tagger's forward, as the rest of the package sees it: PyTorch and OpenVINO answer to this.
+"""The interface of the backends that compute a tagger's forward pass: PyTorch and OpenVINO.
 
-A backend knows two steps: pictures to image tokens, and tokens with a set of labels to logits. What does not depend on
-a picture is computed once a label set (`LabelSet`). Both backends are exact in fp32 (the tests hold them to the plain
-model within 1e-4) and rounded in bf16.
+A backend has two steps: images to image tokens, and tokens with a set of labels to logits. The part that does not
+depend on the image is computed once a label set (`LabelSet`). Both backends are exact in fp32 (the tests hold them to
+the plain model within 1e-4) and rounded in bf16.
 
 Letters: B images, S pixels a side, L image tokens, C their width, N tags, K descriptions, E text embedding, D width.
 """
@@ -21,7 +21,7 @@ from ram_ray.models.ram import RAM
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Tags to ask for: queries (1, N, D) and their first projection, or for RAM++ descriptions (N, K, E)."""
+    """Tags to score: queries (1, N, D) and their first projection, or for RAM++ descriptions (N, K, E)."""
 
     queries: Tensor | None = None
     first_side: Tensor | None = None
@@ -29,7 +29,7 @@ class LabelSet:
 
 
 class Backend(Protocol):
-    """The forward of one model on one device. Safe to call from several threads."""
+    """The forward pass of one model on one device. Safe to call from several threads."""
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Encode images.
@@ -47,7 +47,7 @@ class Backend(Protocol):
 
         Args:
             tokens: (B, 1 + L, C) float32, from `encode`.
-            labels: what is asked for.
+            labels: the tags to score.
 
         Returns:
             (B, N) float32.
@@ -57,14 +57,14 @@ class Backend(Protocol):
 
 @torch.inference_mode()
 def label_set(model: RAM, embed: Tensor) -> LabelSet:
-    """A label set of embeddings.
+    """Compute the part of the forward pass that depends only on the labels.
 
     Args:
-        model: whose labels they are.
-        embed: (N, E) float; RAM++: (N, K, E).
+        model: scores the labels.
+        embed: text embeddings of the labels, (N, E) float; RAM++: (N, K, E).
 
     Returns:
-        What of the forward depends on the labels alone, on the model's device.
+        The label set, on the model's device.
     """
     embed = embed.to(model.label_embed.device).float()
     if model.reweighs:
@@ -73,52 +73,52 @@ def label_set(model: RAM, embed: Tensor) -> LabelSet:
     return LabelSet(queries, model.recognition.first_side(queries))
 
 
-class Pieces:
-    """A batch cut so that what lies between two layers stays small.
+class MicroBatcher:
+    """Splits a batch into micro-batches, so that activations stay small.
 
-    On a CPU a large batch is no quicker an image than a few pictures, and of a Swin-L with 4,585 tags a batch of 32
+    On a CPU a large batch is no faster per image than a few images, and a batch of 32 with a Swin-L and 4,585 tags
     would take gigabytes.
 
     Args:
-        model: whose sizes say how many pictures fit.
-        whole: do not cut, as on a GPU.
+        model: its sizes give the size of a micro-batch.
+        split: False: run each batch as it is, as on a GPU.
     """
 
-    _PATCHES, _HIDDEN = 1 << 15, 1 << 26  # of the first stage; values of a feed-forward's hidden layer
+    _MAX_PATCHES, _MAX_HIDDEN = 1 << 15, 1 << 26  # of the first stage; values of a feed-forward's hidden layer
 
-    def __init__(self, model: RAM, *, whole: bool = False) -> None:
+    def __init__(self, model: RAM, *, split: bool = True) -> None:
         config = model.config
-        self._whole, self._ffn = whole, config.recognition.ffn
-        self._images = max(1, self._PATCHES // (config.image_size // config.swin.patch_size) ** 2)
+        self._split, self._ffn = split, config.recognition.ffn
+        self._num_images = max(1, self._MAX_PATCHES // (config.image_size // config.swin.patch_size) ** 2)
 
-    def encode(self, run: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
-        """`run` over pictures, a few at a time.
+    def encode(self, forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
+        """Encode images in micro-batches.
 
         Args:
-            run: pixels (b, 3, S, S) to tokens.
+            forward: pixels (b, 3, S, S) to tokens (b, 1 + L, C).
             pixel_values: (B, 3, S, S) float32.
 
         Returns:
             Image tokens (B, 1 + L, C).
         """
-        return self._over(run, pixel_values, self._images)
+        return self._run(forward, pixel_values, self._num_images)
 
-    def logits(self, run: Callable[[Tensor], Tensor], tokens: Tensor, labels: LabelSet) -> Tensor:
-        """`run` over image tokens, a few pictures at a time.
+    def logits(self, forward: Callable[[Tensor], Tensor], tokens: Tensor, labels: LabelSet) -> Tensor:
+        """Score labels in micro-batches.
 
         Args:
-            run: tokens (b, 1 + L, C) to logits.
+            forward: tokens (b, 1 + L, C) to logits (b, N).
             tokens: (B, 1 + L, C).
-            labels: what is asked for; the more, the fewer pictures at a time.
+            labels: the tags to score; the more tags, the smaller a micro-batch.
 
         Returns:
             Logits (B, N).
         """
-        known = labels.descriptions if labels.queries is None else labels.queries[0]
-        assert known is not None
-        return self._over(run, tokens, max(1, self._HIDDEN // (len(known) * self._ffn)))
+        label_inputs = labels.descriptions if labels.queries is None else labels.queries[0]
+        assert label_inputs is not None
+        return self._run(forward, tokens, max(1, self._MAX_HIDDEN // (len(label_inputs) * self._ffn)))
 
-    def _over(self, run: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
-        if self._whole or len(batch) <= size:
-            return run(batch)
-        return torch.cat([run(part) for part in batch.split(size)])
+    def _run(self, forward: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
+        if not self._split or len(batch) <= size:
+            return forward(batch)
+        return torch.cat([forward(micro_batch) for micro_batch in batch.split(size)])

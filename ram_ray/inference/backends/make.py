@@ -1,4 +1,4 @@
-"""From a name to a backend: PyTorch (the default), or OpenVINO where it is installed (the extra `openvino`)."""
+"""Make a backend by its name: PyTorch (the default), or OpenVINO (the extra `openvino`)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def make_backend(name: str, model: RAM, *, precision: str, threads: int | None) -> Backend:
-    """The backend `name` for a model in eval mode, whose weights it may take over.
+    """Make a backend for a model.
 
     Args:
         name: "torch" or "openvino".
-        model: in eval mode; the backend may take its weights over.
+        model: in eval mode; the backend may change its weights in place.
         precision: "fp32" or "bf16".
-        threads: of OpenVINO; None: its own choice.
+        threads: of OpenVINO; None: its default.
+
+    Returns:
+        The backend, on the model's device.
 
     Raises:
         ValueError: if the name or precision is unknown, or the backend is not installed.

@@ -1,4 +1,4 @@
-"""OpenVINO: the quickest way to run a tagger on a CPU. In fp32 the numbers are PyTorch's but for the last digits.
+"""The OpenVINO backend, the fastest on a CPU. In fp32 its logits are PyTorch's up to rounding.
 
 The model is traced into two graphs, image encoder and recognition decoder, both for any number of images and tags.
 RAM++'s weighing of descriptions, a small part, stays in PyTorch.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ram_ray.inference.backends.backend import LabelSet, Pieces
+from ram_ray.inference.backends.backend import LabelSet, MicroBatcher
 from ram_ray.models.fast import bias_windows
 from ram_ray.models.ram import RAM
 
@@ -27,7 +27,7 @@ class OpenVinoBackend:
     Args:
         model: in eval mode, on the CPU.
         precision: "fp32" or "bf16".
-        threads: None: OpenVINO's own choice.
+        threads: of inference; None: OpenVINO's default.
 
     Raises:
         ValueError: if openvino is not installed.
@@ -40,9 +40,9 @@ class OpenVinoBackend:
             raise ValueError(
                 "the openvino backend needs the package of this name: install ram_ray with the extra 'openvino'"
             ) from None
-        self._model, self._pieces = model, Pieces(model)
+        self._model, self._micro_batcher = model, MicroBatcher(model)
         self._settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],  # its own choice would be bf16 where the CPU can
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],  # its default is bf16 if the CPU supports it
             "PERFORMANCE_HINT": "LATENCY",
         }
         if threads is not None:
@@ -62,11 +62,11 @@ class OpenVinoBackend:
 
     def encode(self, pixel_values: Tensor) -> Tensor:
         """See `Backend.encode`."""
-        return self._pieces.encode(self._encoder, pixel_values)
+        return self._micro_batcher.encode(self._encoder, pixel_values)
 
     def logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
         """See `Backend.logits`."""
-        return self._pieces.logits(lambda part: self._logits(part, labels), tokens, labels)
+        return self._micro_batcher.logits(lambda micro_batch: self._logits(micro_batch, labels), tokens, labels)
 
     @torch.inference_mode()
     def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
@@ -79,7 +79,7 @@ class OpenVinoBackend:
 
     def _compile(self, openvino: Any, module: nn.Module, example: tuple, *, shapes: list[tuple]) -> _Graph:
         with torch.inference_mode(False), torch.no_grad():
-            # Traced here: OpenVINO's own tracing checks itself, which takes half a minute more with a Swin-L.
+            # Traced here without a check: OpenVINO's own tracing runs the check, which is slow for a large model.
             traced = torch.jit.trace(module.eval(), example, check_trace=False)
             graph = openvino.convert_model(traced, example_input=example)
         graph.reshape(
@@ -89,28 +89,28 @@ class OpenVinoBackend:
 
 
 class _Graph:
-    """A compiled graph with one output; each thread has a request of its own while it runs."""
+    """A compiled graph with one output; each thread has an inference request of its own while it runs."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
-        self._free: queue.SimpleQueue = queue.SimpleQueue()
+        self._idle_requests: queue.SimpleQueue = queue.SimpleQueue()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         with self._request() as request:
-            feed = {place: one.detach().contiguous().numpy() for place, one in enumerate(inputs)}
-            out = request.infer(feed, share_inputs=True)
-            return torch.from_numpy(out[0].copy())
+            arrays = {index: tensor.detach().contiguous().numpy() for index, tensor in enumerate(inputs)}
+            outputs = request.infer(arrays, share_inputs=True)
+            return torch.from_numpy(outputs[0].copy())
 
     @contextmanager
     def _request(self) -> Iterator[Any]:
         try:
-            request = self._free.get_nowait()
+            request = self._idle_requests.get_nowait()
         except queue.Empty:
             request = self._compiled.create_infer_request()
         try:
             yield request
         finally:
-            self._free.put(request)
+            self._idle_requests.put(request)
 
 
 class _Encoder(nn.Module):

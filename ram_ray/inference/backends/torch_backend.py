@@ -1,11 +1,11 @@
-"""PyTorch: the backend that is always there."""
+"""The PyTorch backend, which needs no extra."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ram_ray.inference.backends.backend import LabelSet, Pieces
+from ram_ray.inference.backends.backend import LabelSet, MicroBatcher
 from ram_ray.models.fast import bias_windows, can_pack, pack_linears
 from ram_ray.models.ram import RAM
 
@@ -14,7 +14,7 @@ class TorchBackend:
     """PyTorch: on a CPU with oneDNN's linear maps, on a GPU with autocast in bf16.
 
     Args:
-        model: in eval mode; its weights may be taken over.
+        model: in eval mode; its weights may be changed in place.
         precision: "fp32" or "bf16".
     """
 
@@ -27,17 +27,17 @@ class TorchBackend:
         if packed:
             pack_linears(model, dtype=dtype)
         self._autocast = precision == "bf16" and not packed
-        self._pieces = Pieces(model, whole=self._device.type != "cpu")
+        self._micro_batcher = MicroBatcher(model, split=self._device.type == "cpu")
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> Tensor:
         """See `Backend.encode`."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            return self._pieces.encode(lambda part: self._model.encode(part).float(), pixel_values)
+            return self._micro_batcher.encode(lambda micro_batch: self._model.encode(micro_batch).float(), pixel_values)
 
     def logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
         """See `Backend.logits`."""
-        return self._pieces.logits(lambda part: self._logits(part, labels), tokens, labels)
+        return self._micro_batcher.logits(lambda micro_batch: self._logits(micro_batch, labels), tokens, labels)
 
     @torch.inference_mode()
     def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:

@@ -1,4 +1,4 @@
-"""Made captions are trees with one root, the same for the same seed, and their word forms are English."""
+"""Contract: generated captions are trees with a single root and English word forms, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def test_captions_are_trees() -> None:
     for row in CaptionGrammar(seed=3).captions(300):
         size = len(row["words"])
         assert all(len(column) == size for column in row.values())
-        roots = [place for place, head in enumerate(row["heads"]) if place == head]
-        assert [row["deps"][place] for place in roots] == ["ROOT"]
-        for place, head in enumerate(row["heads"]):
+        roots = [index for index, head in enumerate(row["heads"]) if index == head]
+        assert [row["deps"][index] for index in roots] == ["ROOT"]
+        for index, head in enumerate(row["heads"]):
             for _ in range(size):
-                place, head = head, row["heads"][head]
-            assert place == roots[0], "every word hangs under the root"
+                index, head = head, row["heads"][head]
+            assert index == roots[0], "the root is an ancestor of every word"
 
 
 def test_same_seed_same_captions() -> None:
@@ -34,8 +34,8 @@ def test_tags_agree_with_the_words() -> None:
 
 
 def test_flatten() -> None:
-    dog = Node("dog", "NOUN", "NN").before("amod", Node("red", "ADJ", "JJ")).first("det", Node("a", "DET", "DT"))
-    row = flatten(Node("runs", "VERB", "VBZ").before("nsubj", dog).after("punct", Node(".", "PUNCT", ".")))
+    dog = Node("dog", "NOUN", "NN").add_left("amod", Node("red", "ADJ", "JJ")).add_first("det", Node("a", "DET", "DT"))
+    row = flatten(Node("runs", "VERB", "VBZ").add_left("nsubj", dog).add_right("punct", Node(".", "PUNCT", ".")))
     assert row["words"] == ["a", "red", "dog", "runs", "."]
     assert row["heads"] == [2, 2, 3, 3, 3]
     assert row["deps"] == ["det", "amod", "nsubj", "ROOT", "punct"]
@@ -59,7 +59,7 @@ def test_verb_forms(entry: str, forms: tuple[str, ...]) -> None:
 
 
 def test_plurals() -> None:
-    assert [plural(one) for one in ("dog", "bus", "baby", "toy", "man:men")] == [
+    assert [plural(entry) for entry in ("dog", "bus", "baby", "toy", "man:men")] == [
         "dogs",
         "buses",
         "babies",

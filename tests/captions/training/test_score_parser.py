@@ -1,6 +1,6 @@
-"""The gold captions hold what they promise, the score counts what it says, and the shipped parser is good enough.
+"""Contract: the gold captions are complete, the score counts hits and errors, and the shipped parser reaches its F1.
 
-The part "test" is only measured: no rule, list or training example may be made after looking at its errors.
+The split "test" is only measured: no rule, list or training example may be written after reading its errors.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def test_gold_captions() -> None:
     parts = Counter((row["source"], row["split"]) for row in rows)
     assert len(parts) == 6 and min(parts.values()) >= 50
     for row in rows:
-        names = [name for kind in KINDS for one in row[kind] for name in one.split("|")]
+        names = [name for kind in KINDS for entry in row[kind] for name in entry.split("|")]
         assert all(name == name.lower().strip() for name in names)
         assert set(row["optional"]) <= set(KINDS)
 
 
-def test_what_counts_as_right() -> None:
+def test_hits_and_errors() -> None:
     hits, wrong, missed = compare(
         ["dog", "sign", "surf board", "air", "cat"], ["dog", "street sign", "surfboard|surf board"], ["air"]
     )
-    assert (hits, wrong, missed) == (2, ["cat"], ["street sign"])  # a head is not punished, nor what is optional
+    assert (hits, wrong, missed) == (2, ["cat"], ["street sign"])  # a head and an optional name are not errors
 
 
 def test_score() -> None:
@@ -45,13 +45,13 @@ def test_score() -> None:
     assert [count for count, _ in errors] == [3]
 
 
-def test_a_part_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match="no rows of the part 'none'"):
+def test_a_missing_split() -> None:
+    with pytest.raises(ValueError, match="no rows of the split 'none'"):
         read_gold(GOLD, split="none")
 
 
-@pytest.mark.parametrize("part", ["dev", "test"])
-def test_the_shipped_parser_is_good_enough(part: str) -> None:
-    rows = read_gold(GOLD, split=part)
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_the_shipped_parser_reaches_its_f1(split: str) -> None:
+    rows = read_gold(GOLD, split=split)
     totals, _ = score(rows, CaptionParser().parse([row["caption"] for row in rows]))
-    assert {kind: round(one.f1, 3) for kind, one in totals.items() if one.f1 < NEEDED[kind]} == {}
+    assert {kind: round(total.f1, 3) for kind, total in totals.items() if total.f1 < NEEDED[kind]} == {}

@@ -1,4 +1,4 @@
-"""Reading a treebank loses no text, and training gives a pipeline that the caption parser can load."""
+"""Contract: reading a treebank loses no text, and training writes a pipeline that the caption parser can load."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ SENTENCES = """# text = I don't, he said.
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Path:
+def treebank_file(tmp_path: Path) -> Path:
     path = tmp_path / "hand-train.conllu.gz"
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.write(SENTENCES)
     return path
 
 
-def test_sentences(written: Path) -> None:
-    first, second = read_conllu(written)
+def test_sentences(treebank_file: Path) -> None:
+    first, second = read_conllu(treebank_file)
     assert first["words"] == ["I", "do", "n't", ",", "he", "said", "."]
-    assert first["heads"] == [2, 1, 1, 1, 5, 1, 1]  # places, a root is its own head
+    assert first["heads"] == [2, 1, 1, 1, 5, 1, 1]  # indices; a root is its own head
     assert first["deps"][1] == "ROOT" and first["deps"][4] == "nsubj:pass"
     assert first["morphs"][0] == "Number=Sing"
     assert second["words"] == ["Dogs", "run"]
 
 
-def test_text_round_trip(written: Path) -> None:
+def test_text_round_trip(treebank_file: Path) -> None:
     vocab = spacy.blank("en").vocab
-    alone = list(to_docs(written, vocab, sentences_per_doc=1))
+    alone = list(to_docs(treebank_file, vocab, sentences_per_doc=1))
     assert [doc.text.strip() for doc in alone] == ["I don't, he said.", "Dogs run"]
-    (joined,) = to_docs(written, vocab, sentences_per_doc=3)
+    (joined,) = to_docs(treebank_file, vocab, sentences_per_doc=3)
     assert joined.text.strip() == "I don't, he said. Dogs run"
     assert [sentence.text for sentence in joined.sents] == ["I don't, he said.", "Dogs run"]
     assert joined[7].head.text == "run"
