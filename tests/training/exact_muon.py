@@ -1,9 +1,9 @@
-"""Muon's Newton-Schulz iteration in float32, for tests that compare one way of computing a step with another.
+"""Muon's Newton-Schulz iteration in float32, for tests that compare two ways to compute a step.
 
-torch computes it in bfloat16, and its five steps magnify small singular values a hundredfold: gradients that differ by
-a unit in the last place of float32, as they do between two orders of summing, two ways of clipping or two processors,
-then end in weights that differ by up to 9e-3 after four steps in which they move by 6e-2 (test_engine's model). In
-float32 the same difference ends in 1e-6. So no tolerance on torch's own would tell a right step from a wrong one.
+torch computes it in bfloat16, and its five iterations magnify small singular values a hundredfold. Gradients that
+differ in the last bit of float32 (by another order of sums, another way of clipping or another processor) then lead to
+weights that differ by up to 9e-3 after four steps of 6e-2 in total. In float32 the same difference leads to 1e-6. So
+with torch's iteration, no tolerance separates a right step from a wrong step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NAME = "torch.optim._muon._zeropower_via_newtonschulz"
 
 
 def orthogonal(gradient: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """What torch's function of the name above computes, in the gradient's own precision."""
+    """Compute the result of torch's function `NAME` in the precision of the gradient."""
     a, b, c = coefficients
     tall = gradient.size(0) > gradient.size(1)
     x = gradient.T if tall else gradient
