@@ -13,7 +13,7 @@ from html import escape
 from importlib import resources
 
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.report import DROP_REASONS, HOW, BuildReport
+from ram_ray.labels.report import DROP_REASONS, MERGE_REASONS, BuildReport
 from ram_ray.records import KINDS
 
 MAX_MERGES = 200  # rows of the table of merges
@@ -130,12 +130,12 @@ def _merges(report: BuildReport) -> str:
     if not merges:
         return ""
     merges.sort(key=lambda merge: (-merge[0], merge[1], merge[4]["kind"]))
-    totals = ", ".join(f"{count:,} by {HOW[reason]}" for reason, count in report.merges.most_common())
+    totals = ", ".join(f"{count:,} by {MERGE_REASONS[reason]}" for reason, count in report.merges.most_common())
     rows = "".join(
         f"<tr><td class='left'>{escape(name)}</td><td class='n'>{count:,}</td>"
         f"<td class='left'><b>{escape(label['name'])}</b>"
         f"{'' if other == label['name'] else f' (as {escape(other)})'}</td>"
-        f"<td class='left'>{escape(label['kind'])}</td><td class='left soft'>{escape(HOW[reason])}</td></tr>"
+        f"<td class='left'>{escape(label['kind'])}</td><td class='left soft'>{escape(MERGE_REASONS[reason])}</td></tr>"
         for count, name, other, reason, label in merges[:MAX_MERGES]
     )
     note = f" The {MAX_MERGES} most frequent are listed." if len(merges) > MAX_MERGES else ""

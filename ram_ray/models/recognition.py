@@ -1,7 +1,7 @@
 """The recognition decoder: cross-attention of label queries to image tokens gives a logit for each tag.
 
-The queries and their first projection (`queries`, `first_side`) do not depend on the image, so they can be computed
-once for a label set and passed to each call.
+The queries and their first projection (`queries`, `project_queries`) do not depend on the image, so they can be
+computed once for a label set and passed to each call.
 
 Letters: B batch, L image tokens, N tags, E width of text embeddings, D width, C context width.
 """
@@ -97,7 +97,7 @@ class RecognitionDecoder(nn.Module):
             return x
         return F.relu(x if self.label_proj is None else self.label_proj(x))
 
-    def first_side(self, queries: Tensor) -> Tensor:
+    def project_queries(self, queries: Tensor) -> Tensor:
         """Project queries in the first layer's attention; this does not depend on the image.
 
         Args:
@@ -132,21 +132,21 @@ class RecognitionDecoder(nn.Module):
         self.label_proj.weight.copy_(2 * torch.randn_like(self.label_proj.weight) @ whiten)
         self.label_proj.bias.copy_(-self.label_proj.weight @ mean)
 
-    def forward(self, queries: Tensor, image_tokens: Tensor, *, first_side: Tensor | None = None) -> Tensor:
+    def forward(self, queries: Tensor, image_tokens: Tensor, *, projected_queries: Tensor | None = None) -> Tensor:
         """Score labels on encoded images.
 
         Args:
             queries: (1 or B, N, D).
             image_tokens: (B, 1 + L, C).
-            first_side: result of `first_side` for these queries, if already computed.
+            projected_queries: result of `project_queries` for these queries, if already computed.
 
         Returns:
             Logits (B, N).
         """
         x = queries
         for layer in self.layers:
-            x = layer(x, image_tokens, projected=first_side)
-            first_side = None
+            x = layer(x, image_tokens, projected=projected_queries)
+            projected_queries = None
         logits = self.fc(x).squeeze(-1)
         if self.similarity is None:
             return logits

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import Counts
-from ram_ray.data_engine.statistics import figures, read_tally, tally
+from ram_ray.data_engine.statistics import count_tags_by_fate, read_tag_counts, tally_shares
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.reporting.engine_curve import read_curve
@@ -55,7 +55,7 @@ def report_engine(
     """
     bounds = bounds or Bounds()
     system = LabelSystem.load(label_system_uri(labels.path))
-    rows = read_tally(tally(run, config, steps[-1], labels))
+    rows = read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))
     changes = label_changes(rows, system)
     shown = [label.id for label in changes if label.removed or label.added][: bounds.categories]
     images = sample_images(run, config, steps[-1], labels, crops=crops, tags=shown, bounds=bounds)
@@ -66,12 +66,12 @@ def report_engine(
     generated = [step for step in steps if step.stage.startswith("generate_")]
     if points and generated:
         last = to_step(generated[-1])
-        precision = tally(run, config, generated[-1], labels).counts["added_precision"]
+        precision = count_tags_by_fate(run, config, generated[-1], labels).counts["added_precision"]
         points = replace(points, selected=(last.recall, precision)) if last.recall and precision else points
     view = View(
         run=config.name,
         steps=[to_step(step) for step in steps],
-        figures=figures(rows),
+        figures=tally_shares(rows),
         reasons=reasons(rows),
         labels=changes,
         curve=points,

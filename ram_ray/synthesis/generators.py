@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, draw, scene_of
-from ram_ray.drawn_scenes.picture import Level
+from ram_ray.drawn_scenes.drawing import Level
 from ram_ray.runtime.storage import local_copy
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ram_ray.training.workers import differentiable_sum_over_workers
+from ram_ray.training.worker_sums import differentiable_sum_over_workers
 
 
 class WeightedBatchNorm(nn.BatchNorm1d):

@@ -33,11 +33,11 @@ from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.synthesis.head import ProjectionHead
 from ram_ray.synthesis.losses import Candidates, gather, image_text_loss, multi_positive_loss
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
-from ram_ray.synthesis.pictures import synthesize
+from ram_ray.synthesis.synthetic_images import synthesize
 from ram_ray.training.table import make_table
 from ram_ray.training.trainer import count_steps, train
 from ram_ray.training.worker import Job
-from ram_ray.training.workers import world_size
+from ram_ray.training.worker_sums import world_size
 
 
 def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manifest) -> Manifest:

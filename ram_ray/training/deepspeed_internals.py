@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ram_ray.runtime.versions import warn_if_other
-from ram_ray.training.workers import world_size
+from ram_ray.runtime.versions import warn_if_other_version
+from ram_ray.training.worker_sums import world_size
 
 WRITTEN_FOR = "0.19.8"
 TAG = "deepspeed"  # DeepSpeed's own folder inside a checkpoint
@@ -46,7 +46,7 @@ def import_deepspeed(device: torch.device) -> Any:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
-    warn_if_other("deepspeed", written_for=WRITTEN_FOR, module=__name__)
+    warn_if_other_version("deepspeed", written_for=WRITTEN_FOR, module=__name__)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 

@@ -24,7 +24,7 @@ ROWS = pa.schema(
 )
 
 
-def to_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
+def to_training_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
     """Make the training table of rows: add each row's position in the order, and its bucket.
 
     Args:

@@ -21,7 +21,7 @@ from ram_ray.models.image_encoder import normalise
 from ram_ray.models.losses import caption_targets, combine, num_learnt
 from ram_ray.models.ram import RAM
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.workers import sum_over_workers, world_size
+from ram_ray.training.worker_sums import sum_over_workers, world_size
 
 
 class TrainStep(nn.Module):

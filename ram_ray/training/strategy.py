@@ -23,7 +23,7 @@ from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.deepspeed_internals import TAG, import_deepspeed, load_checkpoint, read_module
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.optimizer import make_optimizer, set_learning_rate
-from ram_ray.training.workers import world_size
+from ram_ray.training.worker_sums import world_size
 
 DDP_FILE = "state.pt"
 

@@ -23,7 +23,7 @@ from ram_ray.runtime.artifacts import write_text
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Table
-from ram_ray.training.rows import tag_weights, tagged_rows, to_table
+from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
 
 RowMaker = Callable[[pa.Table], list[dict]]
 
@@ -140,7 +140,7 @@ def make_table(
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
-            return to_table(make_rows(selection(block)), seed=run.seed, num_buckets=num_buckets)
+            return to_training_table(make_rows(selection(block)), seed=run.seed, num_buckets=num_buckets)
 
         return rows
 

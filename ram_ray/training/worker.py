@@ -34,7 +34,7 @@ from ram_ray.training.feed import Feed
 from ram_ray.training.rejected import RejectedRows, remove_later_files
 from ram_ray.training.step import learning_rate, step_seed
 from ram_ray.training.strategy import Engine, make_engine
-from ram_ray.training.workers import sum_over_workers
+from ram_ray.training.worker_sums import sum_over_workers
 
 TEXT_COLUMNS = ("key", "shard", "reason", "detail")
 LOG_SECONDS = 15.0

@@ -45,12 +45,12 @@ def test_all_words_of_the_vocabulary_are_drawn(text: str, tags: set[str]) -> Non
 def test_captions_of_drawn_scenes_are_parsed_back() -> None:
     import random
 
-    from ram_ray.drawn_scenes import caption, sample_scene
+    from ram_ray.drawn_scenes import draw_caption, sample_scene
 
     rng = random.Random(0)
     for seed in range(300):
         scene = sample_scene(rng)
-        parsed = parse_scene(caption(scene, rng), seed=seed)
+        parsed = parse_scene(draw_caption(scene, rng), seed=seed)
         expected = {(thing.name, thing.colour, thing.action) for thing in scene.things}
         assert {(thing.name, thing.colour, thing.action) for thing in parsed.things} == expected
         assert parsed.background == scene.background

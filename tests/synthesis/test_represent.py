@@ -17,11 +17,11 @@ from ram_ray.settings.models import DualEncoderConfig
 from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
-from ram_ray.synthesis.pictures import SYNTHETIC, Synthesizer
 from ram_ray.synthesis.represent import PairStep
+from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import ROWS
-from ram_ray.training.rows import to_table as to_training
+from ram_ray.training.rows import to_training_table as to_training
 from tests.tiny import STACK, SWIN, tokenizer
 
 LIMITS = Limits(1, 10_000, 100_000)

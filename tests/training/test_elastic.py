@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.strategy import Engine, make_engine, read_weights
-from ram_ray.training.workers import sum_over_workers, world_size
-from tests.training.exact_muon import NAME, orthogonal
+from ram_ray.training.worker_sums import sum_over_workers, world_size
+from tests.training.float32_muon import NAME, orthogonal
 
 STRATEGIES = [("ddp", 0, "adamw"), ("deepspeed", 0, "muon"), *(("deepspeed", stage, "adamw") for stage in (1, 2, 3))]
 STEP = 5  # rows of a step; not divisible by 2

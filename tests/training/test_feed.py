@@ -22,7 +22,7 @@ from ram_ray.records import to_table as to_records
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.training.feed import Table, TaggerFeed, plan, systematic_sample
 from ram_ray.training.micro_batches import split_step
-from ram_ray.training.rows import tag_weights, tagged_rows, to_table
+from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
 from ram_ray.training.table import RowSelection, count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
@@ -50,7 +50,7 @@ def table(folder: Path) -> Table:
             tags = [number % 6]
             row = {"key": f"s/{number}", "shard": "s", "pictures": [location], "tags": tags, "captions": captions}
             rows.append(row)
-    whole = to_table(rows, seed=SEED, num_buckets=NUM_BUCKETS)
+    whole = to_training_table(rows, seed=SEED, num_buckets=NUM_BUCKETS)
     buckets = whole["bucket"].to_pylist()
     for bucket in set(buckets):
         target = folder / "table" / f"bucket={bucket}"
@@ -116,7 +116,9 @@ def test_the_hash_depends_on_seed_and_key_and_fills_buckets_evenly() -> None:
     def rows(number: int) -> list[dict]:
         return [{"key": f"k/{n}", "shard": "s", "pictures": [], "tags": [], "captions": []} for n in range(number)]
 
-    first, again, other = (to_table(rows(2000), seed=seed, num_buckets=5)["bucket"].to_pylist() for seed in (1, 1, 2))
+    first, again, other = (
+        to_training_table(rows(2000), seed=seed, num_buckets=5)["bucket"].to_pylist() for seed in (1, 1, 2)
+    )
     assert first == again != other
     assert set(first) == set(range(5)) and max(Counter(first).values()) < 1.25 * 400
 

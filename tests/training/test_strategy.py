@@ -18,7 +18,7 @@ from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.step import TrainStep, step_seed
 from ram_ray.training.strategy import DDPEngine, Engine, make_engine, read_weights
 from tests.tiny import SWIN, tagger
-from tests.training.exact_muon import NAME, orthogonal
+from tests.training.float32_muon import NAME, orthogonal
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=4, weight_decay=0.05, clip_grad=1.0)

@@ -19,10 +19,10 @@ from ram_ray.data.images import Limits
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed, Table, plan
 from ram_ray.training.rejected import read
-from ram_ray.training.rows import to_table
+from ram_ray.training.rows import to_training_table
 from ram_ray.training.trainer import fit
 from ram_ray.training.worker import Job
-from ram_ray.training.workers import sum_over_workers, world_size
+from ram_ray.training.worker_sums import sum_over_workers, world_size
 from tests.tiny import jpeg
 
 NUM_ROWS, STEP, BROKEN = 23, 5, (3, 4, 11)
@@ -82,7 +82,7 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
         rows.append({"key": f"s/{number:02d}", "shard": "s", "pictures": [location], "tags": [0], "captions": []})
     import pyarrow.parquet as pq
 
-    table = to_table(rows, seed=0, num_buckets=1).drop(["bucket"])
+    table = to_training_table(rows, seed=0, num_buckets=1).drop(["bucket"])
     (folder / "table" / "bucket=0").mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / "table" / "bucket=0" / "rows.parquet")
     augment = AugmentConfig(flip=False, randaugment=None)

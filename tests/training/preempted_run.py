@@ -1,6 +1,6 @@
 """A training run of one or two workers on two nodes; a node is preempted after a notice. For test_drained.
 
-    python -m tests.training.drained FOLDER
+    python -m tests.training.preempted_run FOLDER
 
 A step takes 0.2 s, and no checkpoint is due before the end, so any checkpoint is caused by the notice.
 """

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.drained import STEPS
+from tests.training.preempted_run import STEPS
 
 pytestmark = pytest.mark.slow  # starts its own cluster of two nodes, and waits for the deadline of the notice
 
 
 def test_a_notice_leads_to_a_checkpoint_and_the_run_resumes_with_one_worker(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.training.drained", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.training.preempted_run", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("RAY_ADDRESS", None)
     root = Path(__file__).resolve().parents[2]
