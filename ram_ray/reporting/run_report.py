@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
+from ram_ray.reporting.line_chart import LineChart
+from ram_ray.reporting.loss_curves import LossCurves, to_chart
 from ram_ray.reporting.rendering import number, render
 from ram_ray.runtime.artifacts import write_text
 
@@ -145,6 +147,7 @@ class Page:
     columns: Sequence[str]  # titles of the cells of `stages`
     stages: Sequence[StageCells]
     bars: Sequence[Bars]
+    losses: Sequence[LineChart]
     tags: Sequence[TagRow]  # best first, then those that are too rare to be averaged
     num_missing: int  # tags that no image has
     num_rare: int
@@ -169,15 +172,16 @@ def build_report(
     return cast(Report, {**summary, "run": run, "evaluated": evaluated, "images": images, "stages": rows})
 
 
-def write_report(folder: str, report: Report) -> None:
+def write_report(folder: str, report: Report, *, curves: Sequence[LossCurves] = ()) -> None:
     """Write report.json and report.html.
 
     Args:
         folder: path or URI that fsspec can write to.
         report: as returned by `build_report`.
+        curves: losses of the training stages, for the page alone.
     """
     write_text(f"{folder.rstrip('/')}/report.json", json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
-    write_text(f"{folder.rstrip('/')}/report.html", to_html(report))
+    write_text(f"{folder.rstrip('/')}/report.html", to_html(report, curves=curves))
 
 
 def closing_table(stages: Sequence[StageLine]) -> str:
@@ -200,11 +204,12 @@ def closing_table(stages: Sequence[StageLine]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
-def to_html(report: Report) -> str:
+def to_html(report: Report, *, curves: Sequence[LossCurves] = ()) -> str:
     """The page as HTML.
 
     Args:
         report: as returned by `build_report`.
+        curves: losses of the training stages.
 
     Returns:
         A whole document, which loads nothing.
@@ -219,6 +224,7 @@ def to_html(report: Report) -> str:
         columns=list(_COLUMNS),
         stages=[StageCells(stage["stage"], stage["reused"], _cells(stage)) for stage in stages],
         bars=_bars(stages),
+        losses=[to_chart(curve) for curve in curves if curve.lines],
         tags=sorted(tags, key=lambda row: (not row["counted"], -(row["ap"] or 0.0))),
         num_missing=len(per_tag) - len(tags),
         num_rare=sum(not row["counted"] for row in tags),

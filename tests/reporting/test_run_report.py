@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ram_ray.evaluation.metrics import per_tag, summarise
+from ram_ray.reporting.loss_curves import LossCurves
 from ram_ray.reporting.run_report import Report, StageLine, TagRow, build_report, closing_table, to_html, write_report
 
 EVIL = "</script><script>alert('x')</script> \"quoted\" 'quoted' & &lt; <b> \" onclick=\"x"
@@ -78,8 +79,8 @@ def test_the_page_is_self_contained_and_escapes_its_texts(report):
     assert "ghost" not in page.text and "no image has them: 1." in text
 
 
-def test_the_json_has_exactly_these_keys(report, stages, tmp_path):
-    write_report(str(tmp_path), report)
+def test_the_json_has_exactly_these_keys_and_no_points_of_curves(report, stages, tmp_path):
+    write_report(str(tmp_path), report, curves=[LossCurves("pretrain", {"total": [(0, 1.5)]})])
     tree = json.loads((tmp_path / "report.json").read_text())
     own = ["run", "evaluated", "images", "stages"]
     averages = ["mAP", "mean_prevalence", "num_tags", "precision", "recall", "micro_precision", "micro_recall"]
@@ -98,12 +99,12 @@ def test_every_text_of_data_is_read_as_text():
         run=f"run {EVIL}",
         evaluated=f"evaluated {EVIL}",
     )
-    text = to_html(report)
+    text = to_html(report, curves=[LossCurves(f"curve {EVIL}", {f"loss {EVIL}": [(0, 1.0), (1, 0.5)]})])
     page = Page(text)
     assert page.open == [] and page.tags.isdisjoint({"script", "b"})
-    for name in ("tag", "kind", "stage", "run", "evaluated"):
+    for name in ("tag", "kind", "stage", "run", "evaluated", "curve", "loss"):
         assert f"{name} {EVIL}" in page.text, name
-    assert "onclick" not in page.attributes
+    assert f"curve {EVIL}" in page.attributes["aria-label"] and "onclick" not in page.attributes
 
 
 def test_a_page_of_a_run_that_measured_nothing():
