@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from PIL import Image, ImageDraw
 
-from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing, caption, draw, sample_scene
+from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing, draw, draw_caption, sample_scene
 
 _GAP = 10  # pixels
 _TEXT_HEIGHT = 58  # pixels under an image: four lines
@@ -36,7 +36,7 @@ def main() -> None:
     cells = [*_vocabulary(rng), *_actions(rng)]
     for _ in range(options.scenes):
         scene = sample_scene(rng)
-        cells.append((scene, caption(scene, rng, unsaid=0.35, false=0.1)))
+        cells.append((scene, draw_caption(scene, rng, unsaid=0.35, false=0.1)))
     images = [
         (draw(scene, size=options.size, level=options.level, seed=rng.getrandbits(32)), text) for scene, text in cells
     ]

@@ -20,7 +20,7 @@ from ram_ray.data.parts import Part
 from ram_ray.data_engine.clean_stages import clean, samples_uri
 from ram_ray.data_engine.generate_stages import generate
 from ram_ray.evaluation.stages import evaluate, read_summary
-from ram_ray.labels.stages import build_labels, label, label_system_uri, parse
+from ram_ray.labels.stages import build_labels, label_captions, label_system_uri, parse
 from ram_ray.reporting.engine_report import CURVE, report_engine
 from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
 from ram_ray.runtime.artifacts import Manifest, Run
@@ -90,10 +90,10 @@ class Pipeline:
         self.done("parse")
 
         labels = build_labels(run, config, parsed, teacher)
-        annotations = self.keep(label(run, config, parsed, labels))
+        annotations = self.keep(label_captions(run, config, parsed, labels))
         if truth:
             truth = parse(run, config, truth, name="parse_eval")
-            truth = label(run, config, truth, labels, name="labels_eval", held_out=True)
+            truth = label_captions(run, config, truth, labels, name="labels_eval", held_out=True)
         self.done("labels")
 
         self.given, fit = Given(labels, teacher, vocabulary, truth), self.fit

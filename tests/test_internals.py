@@ -116,17 +116,17 @@ def test_the_version_written_for_is_the_one_that_is_pinned(package: str) -> None
 
 
 def test_another_version_is_one_warning_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    versions.warn_if_other.cache_clear()
+    versions.warn_if_other_version.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            versions.warn_if_other("ray", written_for="1.0.0", module="ram_ray.runtime.ray_internals")
+            versions.warn_if_other_version("ray", written_for="1.0.0", module="ram_ray.runtime.ray_internals")
     (line,) = caplog.messages
     assert "ray_internals uses internals of 1.0.0" in line and line.startswith("ray ")
 
 
 def test_the_version_written_for_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    versions.warn_if_other.cache_clear()
+    versions.warn_if_other_version.cache_clear()
     with caplog.at_level(logging.WARNING):
         for package, module in INTERNALS.items():
-            versions.warn_if_other(package, written_for=module.WRITTEN_FOR, module=module.__name__)
+            versions.warn_if_other_version(package, written_for=module.WRITTEN_FOR, module=module.__name__)
     assert caplog.messages == []

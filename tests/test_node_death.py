@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ram_ray.runtime.cluster import SETTINGS
+from ram_ray.runtime.cluster import ENVIRONMENT
 from tests.node_death import ROWS
 
 REPO = Path(__file__).resolve().parents[1]
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow  # a cluster of four nodes each
 @pytest.mark.parametrize("stage", ["parse", "generate", "clean"])
 def test_a_node_that_dies(stage: str, tmp_path: Path, tiny_bundle: str) -> None:
     command = [sys.executable, "-m", "tests.node_death", stage, str(tmp_path), tiny_bundle]
-    environment = {**os.environ, **SETTINGS, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment.pop("RAY_ADDRESS", None)
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=REPO, env=environment)

@@ -119,7 +119,7 @@ def test_folds_are_judged_by_models_that_did_not_see_them(run_folder: str, ray_c
     """Thresholds are calibrated on all pictures, and only what depends on the folds is made anew."""
     import pyarrow.parquet as pq
 
-    from ram_ray.data.parts import part_of
+    from ram_ray.data.parts import part_index
     from ram_ray.pipeline import Pipeline
 
     sets = ["engine.folds=2", "engine.generate={threshold: null, precision: 0.2}"]
@@ -127,7 +127,7 @@ def test_folds_are_judged_by_models_that_did_not_see_them(run_folder: str, ray_c
     pipeline()
     made = [line.stage for line in pipeline.lines if not line.reused]
     assert made == ["pretrain_fold_0", "pretrain_fold_1", "generate_1"]
-    parts = [part_of(key, 2) for key in _keys(pipeline.made["labels"].path)]
+    parts = [part_index(key, 2) for key in _keys(pipeline.made["labels"].path)]
     trained = [pipeline.made[f"pretrain_fold_{number}"].counts["rows_in"] for number in range(2)]
     assert [100 - one for one in trained] == pytest.approx([parts.count(number) for number in range(2)], abs=3)
     limits = Path(run_folder, "annotations", "thresholds_1")

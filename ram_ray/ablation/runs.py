@@ -39,7 +39,7 @@ import ram_ray
 from ram_ray.ablation.rows import Measured, build_rows, to_markdown, to_text, total_gain
 from ram_ray.config import RunConfig, dump
 from ram_ray.data.parts import Part
-from ram_ray.data_engine.statistics import tally
+from ram_ray.data_engine.statistics import count_tags_by_fate
 from ram_ray.evaluation.stages import evaluate, read_summary
 from ram_ray.pipeline import Pipeline
 from ram_ray.runtime.artifacts import Manifest, write_text
@@ -184,7 +184,7 @@ class Ladder(Pipeline):
         given, counts = self.given, annotations.counts
         assert given.truth is not None
         score = evaluate(self.run, self.config, given.truth, models[-1], given.labels)
-        told = tally(self.run, self.config, annotations, given.labels).counts
+        told = count_tags_by_fate(self.run, self.config, annotations, given.labels).counts
         judged, true = counts["tp"] + counts["fp"], counts["tp"] + counts["fn"]
         return {
             "tags": counts["tags"],

@@ -177,9 +177,9 @@ def _find_problems(config: RunConfig, run_uri: str, *, last: str) -> list[str]:
     from ram_ray.runtime import cluster
     from ram_ray.runtime.capacity import cluster_capacity, machine_capacity
 
-    if cluster.joins():
+    if cluster.joins_cluster():
         cluster.start()
         capacity = cluster_capacity()
     else:
-        capacity = machine_capacity(num_cpus=cluster.own_cpus(config.resources.num_cpus))
+        capacity = machine_capacity(num_cpus=cluster.private_cluster_cpus(config.resources.num_cpus))
     return find_problems(config, run_uri, last=last, capacity=capacity)

@@ -66,19 +66,19 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
 
     from ram_ray.config import load
     from ram_ray.data.caption_files import collect_captions
-    from ram_ray.labels.stages import build_labels, label, parse
+    from ram_ray.labels.stages import build_labels, label_captions, parse
     from ram_ray.runtime import cluster
     from ram_ray.runtime.artifacts import Run
     from ram_ray.runtime.screen import print_line
 
     cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
     cores = int(ray.cluster_resources().get("CPU", 1))
-    config = load(files=files, sets=[*resources_of(cores), *sets])
+    config = load(files=files, sets=[*caption_stage_settings(cores), *sets])
     run = Run(run_uri)
     collected = collect_captions(run, config, uris)
     parsed = parse(run, config, collected)
     labels = build_labels(run, config, parsed)
-    annotated = label(run, config, parsed, labels)
+    annotated = label_captions(run, config, parsed, labels)
     counts = collected.counts
     print_line(f"captions: {counts['rows_in']:,} lines, {counts['rows_out']:,} parsed, {counts['rejected']:,} rejected")
     unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.counts["unread"].items())
@@ -90,7 +90,7 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
     print_line(f"page: {run.path('label_system.html')}")
 
 
-def resources_of(cores: int) -> list[str]:
+def caption_stage_settings(cores: int) -> list[str]:
     """Make the settings for stages that read captions without images.
 
     Args:
@@ -173,16 +173,20 @@ def coverage(
 ) -> int:
     """Show which categories of lists a label system covers."""
     from ram_ray.captions.tables import load_lemmas
-    from ram_ray.labels.coverage import Covering, say, total
+    from ram_ray.labels.coverage import CoverageFinder, coverages_to_dict, format_coverage
     from ram_ray.labels.lists import read_list
     from ram_ray.labels.synonyms import shipped_synonyms
     from ram_ray.labels.wordnet import WordNet
 
-    covering = Covering(
+    covering = CoverageFinder(
         load_system(system), lemmas=load_lemmas(), tables=shipped_synonyms(), senses=WordNet.find(wordnet)
     )
     coverages = [covering(Path(name).name, read_list(name)) for name in lists or ["coco80", "coco133"]]
-    print(json.dumps(total(coverages), indent=1) if as_json else "\n\n".join(say(result) for result in coverages))
+    print(
+        json.dumps(coverages_to_dict(coverages), indent=1)
+        if as_json
+        else "\n\n".join(format_coverage(result) for result in coverages)
+    )
     return 0
 
 
@@ -195,7 +199,7 @@ def diff(old: System, new: System, as_json: AsJson = False) -> int:
     from ram_ray.labels import compare
 
     change = compare.diff(load_system(old), load_system(new))
-    print(json.dumps(change.to_dict(), indent=1) if as_json else compare.say(change))
+    print(json.dumps(change.to_dict(), indent=1) if as_json else compare.format_diff(change))
     return 0 if change.empty else 1
 
 
@@ -279,13 +283,13 @@ def load_system(source: str, *, kind: str | None = None) -> LabelSystem:
     """
     import fsspec
 
+    from ram_ray.labels.listed import make_kind_guesser
     from ram_ray.labels.lists import read_system, shipped_lists
-    from ram_ray.labels.ready import kind_guess
 
     def kind_of(name: str) -> str:
         from ram_ray.captions.tables import load_lemmas
 
-        return kind or kind_guess(load_lemmas())(name)
+        return kind or make_kind_guesser(load_lemmas())(name)
 
     if source in shipped_lists():
         return read_system(source, kind_of=kind_of)

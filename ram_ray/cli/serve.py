@@ -52,7 +52,7 @@ def serve(
         stop.wait()
         print_line("stopping")
         serve.delete(APP_NAME)
-        if not cluster.joins():
+        if not cluster.joins_cluster():
             serve.shutdown()
 
     return outcome.run(work, name="serve", folder=None)

@@ -125,9 +125,9 @@ def tag_images(
     # Report a wrong path before Ray starts.
     batch.find_work(data, shard_folders=settings.data.shard_folders)
     resources = settings.resources
-    if not cluster.joins():
+    if not cluster.joins_cluster():
         cpus = cluster.machine_cpus()
-        resources = cluster.fill_machine(resources, cpus=min(cpus, resources.num_cpus or cpus))
+        resources = cluster.resources_for_machine(resources, cpus=min(cpus, resources.num_cpus or cpus))
         settings = settings.model_copy(update={"resources": resources})
 
     def work() -> None:

@@ -16,7 +16,7 @@ import ray
 import ray.data
 
 from ram_ray.config import RunConfig
-from ram_ray.data.measure import hide_captions
+from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.data.shards import Shard, list_shards, scan_shard
 from ram_ray.drawn_scenes import plan_corpus, write_shard
 from ram_ray.records import SAMPLE, to_table

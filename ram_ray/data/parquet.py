@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ram_ray.data.formats import ImageCheck, Sample, parse_labels, parse_texts
+from ram_ray.data.samples import ImageCheck, Sample, parse_labels, parse_texts
 from ram_ray.records import Reject
 
 BATCH_BYTES = 32 << 20  # of rows held at once

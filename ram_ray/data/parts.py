@@ -46,19 +46,19 @@ class Part:
 
     def holds(self, key: str) -> bool:
         """Whether the image with this key belongs to the part."""
-        return self.start <= place_of(key) < self.end
+        return self.start <= hash_of_part(key) < self.end
 
     def mask(self, keys: Sequence[str]) -> pa.Array:
         """Which keys belong to the part: (N,) bools."""
         return pa.array([self.holds(key) for key in keys], pa.bool_())
 
 
-def place_of(key: str) -> int:
+def hash_of_part(key: str) -> int:
     """The hash of a key that decides its part: 0 to 2^64 - 1, evenly spread."""
     return hash_key(key, purpose="part")
 
 
-def part_of(key: str, parts: int) -> int:
+def part_index(key: str, parts: int) -> int:
     """The number of the part that a key belongs to.
 
     Args:
@@ -68,4 +68,4 @@ def part_of(key: str, parts: int) -> int:
     Returns:
         0 to `parts` - 1, the same on every machine.
     """
-    return place_of(key) * parts >> 64
+    return hash_of_part(key) * parts >> 64

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import fsspec
 
-from ram_ray.data.formats import CAPTIONS_FILE, Read, Sample, read_folder
 from ram_ray.data.images import Limits, decode, header
 from ram_ray.data.parquet import read_parquet
+from ram_ray.data.samples import CAPTIONS_FILE, Read, Sample, read_folder
 from ram_ray.data.tar import read_tar
 from ram_ray.records import Reject
 from ram_ray.runtime.storage import version_of
@@ -69,7 +69,7 @@ def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
             raise ValueError(f"{pattern}: cannot be listed: {_advice(pattern, error)}") from error
         if not entries:
             raise ValueError(f"{pattern}: nothing is there; check the path, or quote a glob such as 'data/*.tar'")
-        shards = list(recognise(fs, entries, named=named, nested=True))
+        shards = list(find_shards(fs, entries, named=named, nested=True))
         if not shards:
             raise ValueError(
                 f"{pattern}: no shard among {len(entries)} match(es); use .tar, .parquet, "
@@ -227,7 +227,7 @@ def _entries(fs: Any, path: str) -> tuple[list[Info], bool]:
     return [{**info, "name": name} for name, info in sorted(fs.glob(path, detail=True).items())], False
 
 
-def recognise(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Iterator[tuple[str, Format, Info]]:
+def find_shards(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Iterator[tuple[str, Format, Info]]:
     """Find the shards among the files and folders of a listing.
 
     Args:
@@ -251,7 +251,7 @@ def recognise(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Ite
                 yield path.rstrip("/"), "folder", captions
             elif nested:
                 inside = [entry for entry in fs.ls(path, detail=True) if entry["type"] != "directory"]
-                yield from recognise(fs, inside, named=False, nested=False)
+                yield from find_shards(fs, inside, named=False, nested=False)
         elif path.lower().endswith(_COMPRESSED):
             raise ValueError(
                 f"{path}: a compressed tar cannot be read in place; unpack it first (gunzip for .tar.gz and .tgz) "

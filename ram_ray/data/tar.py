@@ -18,7 +18,7 @@ from typing import Any
 
 import fsspec
 
-from ram_ray.data.formats import (
+from ram_ray.data.samples import (
     MAX_TEXT,
     ImageCheck,
     Sample,

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ram_ray.data_engine.categories import Chunks, in_memory
-from ram_ray.data_engine.clustering import FIT_POINTS, Prototypes, find_looks, normalised, num_clusters
-from ram_ray.data_engine.company import TagCounts, co_occurrence
-from ram_ray.data_engine.crops import embeddings_of, hash_of
-from ram_ray.data_engine.doubt import SIGNALS, Evidence, estimate_wrong
+from ram_ray.data_engine.clustering import FIT_POINTS, Prototypes, find_prototypes, normalised, num_clusters
+from ram_ray.data_engine.co_occurrence import TagCounts, co_occurrence
+from ram_ray.data_engine.crops import embeddings_of, seeded_hash
+from ram_ray.data_engine.wrong_tags import SIGNALS, Evidence, estimate_wrong
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.settings.data_engine import CleanConfig
 
@@ -86,7 +86,7 @@ class Decision:
     category: dict[str, Any]  # a row of CATEGORIES
 
 
-def decide(
+def decide_removals(
     rows: pa.Table | Chunks,
     *,
     tag: int,
@@ -183,16 +183,16 @@ def _fit_halves(chunks: Chunks, *, crops: int, config: CleanConfig, seed: int) -
     if half.all() or not half.any():  # a few keys may all have the same hash bit
         half = np.arange(len(half)) % 2 == 0
     k = num_clusters(crops // 2, images_per_cluster=config.images_per_cluster, max_clusters=config.max_clusters)
-    return find_looks(fitted[~half], clusters=k, seed=seed), find_looks(fitted[half], clusters=k, seed=seed)
+    return find_prototypes(fitted[~half], clusters=k, seed=seed), find_prototypes(fitted[half], clusters=k, seed=seed)
 
 
 def _halves(keys: list[str], seed: int) -> np.ndarray:
     """Which half each key belongs to, (N,) bool."""
-    return np.array([hash_of(key, seed) & 1 for key in keys], bool)
+    return np.array([seeded_hash(key, seed) & 1 for key in keys], bool)
 
 
 def _hashes(rows: pa.Table, seed: int) -> np.ndarray:
-    return np.array([hash_of(key, seed) for key in rows["key"].to_pylist()], np.uint64)
+    return np.array([seeded_hash(key, seed) for key in rows["key"].to_pylist()], np.uint64)
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:

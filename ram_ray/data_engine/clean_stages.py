@@ -38,11 +38,11 @@ from ram_ray.data_engine.categories import (
     plan_groups,
     write_groups,
 )
-from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals, decide
-from ram_ray.data_engine.company import TagCounts
+from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals, decide_removals
+from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
-from ram_ray.data_engine.folds import ByPart
-from ram_ray.data_engine.on_ray import count_annotations
+from ram_ray.data_engine.model_by_part import ByPart
+from ram_ray.data_engine.ray_counts import count_annotations
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
@@ -212,7 +212,7 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
     settings = settings.model_copy(update={"protect_labels": trusts_labels(config)})
     parts, folder = list_parts(regions.path), f"{stage.work}/layout"
     groups, counts = _plan(stage, config, parts)
-    decide_one = functools.partial(decide, config=settings, counts=counts, seed=seed, protected=protected)
+    decide_one = functools.partial(decide_removals, config=settings, counts=counts, seed=seed, protected=protected)
     _run_tasks(stage, config, parts, lambda part: write_groups(part, groups=groups, folder=folder), "parts moved")
     _run_tasks(
         stage,
@@ -234,7 +234,9 @@ def trusts_labels(config: RunConfig) -> bool:
     Returns:
         Whether tags that a human label confirms stay.
     """
-    scored = not config.data.train or config.data.measure.on  # drawn scenes, or hidden captions and planted tags
+    scored = (
+        not config.data.train or config.data.measure.is_enabled
+    )  # drawn scenes, or hidden captions and planted tags
     return config.engine.clean.protect_labels and not scored
 
 

@@ -65,7 +65,7 @@ def num_clusters(num_images: int, *, images_per_cluster: int, max_clusters: int)
     return max(1, min(max_clusters, num_images // images_per_cluster))
 
 
-def find_looks(points: np.ndarray, *, clusters: int, seed: int = 0) -> Prototypes:
+def find_prototypes(points: np.ndarray, *, clusters: int, seed: int = 0) -> Prototypes:
     """Find the prototypes of a category by clustering.
 
     The same points in the same order with the same seed give the same prototypes. A cluster with fewer members than a

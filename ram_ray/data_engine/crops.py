@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.generate import to_rows
-from ram_ray.detectors.make import make_detector
 from ram_ray.detectors.regions import WHOLE_IMAGE, Box
+from ram_ray.detectors.registry import make_detector
 from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import to_table
 from ram_ray.runtime.key_hash import hash_key
@@ -190,7 +190,7 @@ class RegionEmbedder:
     def _draw_negatives(self, key: str, positives: list[int]) -> list[int]:
         """Tags that the image does not have, always the same for a key."""
         others = np.setdiff1d(np.arange(len(self.predictor.labels)), positives)
-        rng = np.random.default_rng(hash_of(key, self.seed))
+        rng = np.random.default_rng(seeded_hash(key, self.seed))
         return sorted(int(id) for id in rng.choice(others, min(self.num_negatives, len(others)), replace=False))
 
     def _label_ids(self, names: list[str] | None) -> set[int]:
@@ -229,7 +229,7 @@ class _Crops:
         return index
 
 
-def hash_of(key: str, seed: int) -> int:
+def seeded_hash(key: str, seed: int) -> int:
     """Hash of a key and a seed.
 
     Args:

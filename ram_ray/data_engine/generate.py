@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
-from ram_ray.data.parts import place_of
+from ram_ray.data.parts import hash_of_part
 from ram_ray.data_engine.calibrate import bin_of
 from ram_ray.label_system import LabelSystem, is_present
 from ram_ray.labels.match import Matcher, TagFinder
@@ -113,7 +113,7 @@ class Generator:
             row.update(tagger_ids=ids.tolist(), tagger_logits=to_logits(row_scores[ids]).tobytes())
         guides = self.predictor.present_names(scores, threshold=self.config.threshold)
         for number in range(self.config.captions):
-            seeds = [place_of(f"{self.seed}/{number}/{row['key']}") >> 1 for row in rows]
+            seeds = [hash_of_part(f"{self.seed}/{number}/{row['key']}") >> 1 for row in rows]
             captions = self.predictor.caption_tokens(
                 tokens, guides, max_tokens=self.config.max_caption_tokens, decoding=self.decoding, seed=seeds
             )

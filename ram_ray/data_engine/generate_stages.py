@@ -27,15 +27,15 @@ from ray.data import Dataset
 from ram_ray.config import RunConfig
 from ram_ray.data.parts import Part
 from ram_ray.data.pixels import with_pixels
+from ram_ray.data_engine.addition_curve import make_curve, uncalibrated_scores
 from ram_ray.data_engine.calibrate import BINS, Calibration, calibrate, edge_of, thresholds
-from ram_ray.data_engine.curve import make_curve, uncalibrated_scores
-from ram_ray.data_engine.evidence import CELLS, MAX_VOTES, Cells, count_cells, gather_cells
-from ram_ray.data_engine.folds import ByPart
+from ram_ray.data_engine.combine_scores import Weigher
+from ram_ray.data_engine.combine_stage import load_weigher, weigh
 from ram_ray.data_engine.generate import SCORES, Calibrated, CaptionTags, Generator, Threshold, merge, own_logits
-from ram_ray.data_engine.implied import implied_rate
-from ram_ray.data_engine.on_ray import count_annotations, sum_rows
-from ram_ray.data_engine.weigh import Weigher
-from ram_ray.data_engine.weigh_stage import load_weigher, weigh
+from ram_ray.data_engine.mention_counts import CELLS, MAX_VOTES, Cells, count_cells, gather_cells
+from ram_ray.data_engine.mention_rate_bound import implied_rate
+from ram_ray.data_engine.model_by_part import ByPart
+from ram_ray.data_engine.ray_counts import count_annotations, sum_rows
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import caption_tasks, label_system_uri
 from ram_ray.records import ANNOTATION, to_table
@@ -112,7 +112,7 @@ def add_likely(
         run=config,
         rows_in=scores.counts["rows_out"],
     )
-    counts = count_annotations(stage, config, labels, rows_in=scores.counts["rows_out"], also=count_origins)
+    counts = count_annotations(stage, config, labels, rows_in=scores.counts["rows_out"], extra_counts=count_origins)
     with fsspec.open(f"{calibrated.path}/curve.json", "r") as file:
         write_text(f"{stage.path}/curve.json", file.read())
     read = {name: scores.counts[name] for name in ("rows_in", "rejected")}  # `scores` reads and rejects images
@@ -204,7 +204,7 @@ def score(
 
     rows_in = annotations.counts["rows_out"]
     annotate(stage, transform, source=annotations.path, schema=SCORES, run=config, rows_in=rows_in)
-    return stage.finish(**count_annotations(stage, config, labels, rows_in=rows_in, also=count_origins))
+    return stage.finish(**count_annotations(stage, config, labels, rows_in=rows_in, extra_counts=count_origins))
 
 
 def find_thresholds(

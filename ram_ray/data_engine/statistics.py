@@ -76,7 +76,7 @@ def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TALLY)
 
 
-def tally(run: Run, config: RunConfig, annotations: Manifest, labels: Manifest) -> Manifest:
+def count_tags_by_fate(run: Run, config: RunConfig, annotations: Manifest, labels: Manifest) -> Manifest:
     """Count the tags of an annotation stage.
 
     Args:
@@ -111,10 +111,10 @@ def tally(run: Run, config: RunConfig, annotations: Manifest, labels: Manifest) 
     rows.sort(key=lambda row: [row[key] for key in KEYS])
     write_text(f"{stage.path}/tally.json", json.dumps(rows))
     objects = [row for row in rows if system[row["tag"]].kind == "object"]
-    return stage.finish(images=annotations.counts["rows_out"], **figures(rows), objects=figures(objects))
+    return stage.finish(images=annotations.counts["rows_out"], **tally_shares(rows), objects=tally_shares(objects))
 
 
-def read_tally(manifest: Manifest) -> list[dict[str, Any]]:
+def read_tag_counts(manifest: Manifest) -> list[dict[str, Any]]:
     """Read the rows of a finished `tally`.
 
     Args:
@@ -127,7 +127,7 @@ def read_tally(manifest: Manifest) -> list[dict[str, Any]]:
         return json.load(file)
 
 
-def figures(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+def tally_shares(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
     """The shares of the module's table.
 
     Args:

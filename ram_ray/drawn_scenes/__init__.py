@@ -4,9 +4,9 @@ A scene (`scene.py`) is a list of things on a background; `picture.py` draws it,
 true tags and add false tags at set rates, and `corpus.py` writes WebDataset shards. The same seed gives the same bytes.
 """
 
-from ram_ray.drawn_scenes.caption import Mentions, caption, captions, mention, write_caption
+from ram_ray.drawn_scenes.caption import Mentions, draw_caption, draw_mentions, write_caption, write_captions
 from ram_ray.drawn_scenes.corpus import plan_corpus, write_corpus, write_shard
-from ram_ray.drawn_scenes.picture import draw
+from ram_ray.drawn_scenes.drawing import draw
 from ram_ray.drawn_scenes.scene import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, Thing, sample_scene, scene_of
 
 __all__ = [
@@ -17,10 +17,10 @@ __all__ = [
     "Mentions",
     "Scene",
     "Thing",
-    "caption",
-    "captions",
+    "draw_caption",
+    "write_captions",
     "draw",
-    "mention",
+    "draw_mentions",
     "plan_corpus",
     "sample_scene",
     "write_caption",

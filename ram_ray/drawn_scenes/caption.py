@@ -48,7 +48,7 @@ class Mentions:
         return sorted(mentioned | ({self.background} if self.background else set()))
 
 
-def mention(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: float = 0.0) -> Mentions:
+def draw_mentions(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: float = 0.0) -> Mentions:
     """Draw which tags a caption of `scene` mentions; the shares are expectations over many scenes.
 
     Args:
@@ -94,7 +94,7 @@ def mention(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: flo
     return Mentions(background, tuple(true), false_phrases)
 
 
-def caption(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: float = 0.0) -> str:
+def draw_caption(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: float = 0.0) -> str:
     """Write a caption of `scene`; arguments and errors are those of `mention`.
 
     Args:
@@ -106,10 +106,10 @@ def caption(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: flo
     Returns:
         The caption.
     """
-    return write_caption(mention(scene, rng, unsaid=unsaid, false=false), rng)
+    return write_caption(draw_mentions(scene, rng, unsaid=unsaid, false=false), rng)
 
 
-def captions(mentions: Mentions, rng: random.Random) -> list[str]:
+def write_captions(mentions: Mentions, rng: random.Random) -> list[str]:
     """Write one or two captions, each with all tags of `mentions`."""
     return [write_caption(mentions, rng) for _ in range(1 + (rng.random() < _SECOND_CAPTION))]
 

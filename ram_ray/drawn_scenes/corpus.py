@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import fsspec
 
-from ram_ray.drawn_scenes.caption import captions, mention
-from ram_ray.drawn_scenes.picture import draw
+from ram_ray.drawn_scenes.caption import draw_mentions, write_captions
+from ram_ray.drawn_scenes.drawing import draw
 from ram_ray.drawn_scenes.scene import sample_scene
 from ram_ray.runtime.storage import is_local, make_folder
 from ram_ray.settings.data import DrawnConfig
@@ -127,7 +127,10 @@ def _make_scene(rng: random.Random, kind: Kind, config: DrawnConfig) -> tuple[by
     """A JPEG and its JSON."""
     scene = sample_scene(rng)
     faults = {"unsaid": config.unsaid, "false": config.false} if kind == "web" else {}
-    annotations: dict[str, Any] = {"captions": captions(mention(scene, rng, **faults), rng), "labels": scene.truth}
+    annotations: dict[str, Any] = {
+        "captions": write_captions(draw_mentions(scene, rng, **faults), rng),
+        "labels": scene.truth,
+    }
     image = draw(scene, size=config.image_size, level=config.level, seed=rng.getrandbits(32))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95, subsampling=0)

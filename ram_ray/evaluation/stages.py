@@ -16,7 +16,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.models.bundle_config import read_config
 from ram_ray.runtime.actors import model_actors, predictor_options
-from ram_ray.runtime.annotate import good, read_rows
+from ram_ray.runtime.annotate import drop_rejected, read_rows
 from ram_ray.runtime.artifacts import Manifest, Run, write_text
 
 
@@ -41,7 +41,7 @@ def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, l
     served = read_config(model.path)  # thresholds and muted tags: counted are the tags that the served model returns
     thresholds, muted = system.thresholds(served.threshold), served.muted
     dataset = read_rows(labelled.path, run=config).map_batches(
-        good, batch_format="pyarrow", batch_size=None, num_cpus=cpus
+        drop_rejected, batch_format="pyarrow", batch_size=None, num_cpus=cpus
     )
     blocks = with_pixels(
         dataset, size=model.counts["image_size"], batch_size=settings.batch_size, config=config

@@ -126,7 +126,7 @@ def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]
     Raises:
         ValueError: if a path or glob matches nothing, or holds neither images nor shards; if two shards share a name.
     """
-    from ram_ray.data.shards import make_shards, recognise
+    from ram_ray.data.shards import find_shards, make_shards
 
     files: dict[str, tuple[str, int]] = {}  # uri: (key, bytes)
     shards: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]
                     files[_uri(fs, pattern, info["name"])] = key, int(info["size"])
                     num_matches += 1
             archives = [info for info in infos if info["name"].endswith((".tar", ".parquet"))]
-            for name, format, info in recognise(fs, archives, named=False, nested=False):
+            for name, format, info in find_shards(fs, archives, named=False, nested=False):
                 shards[_uri(fs, pattern, name)] = format, info
                 num_matches += 1
         if not num_matches:

@@ -12,7 +12,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from ram_ray.inference.backends.backend import LabelSet, label_set
+from ram_ray.inference.backends.backend import LabelSet, make_label_set
 from ram_ray.models.bundle import Bundle
 from ram_ray.models.dual_encoder import Teacher
 
@@ -80,7 +80,7 @@ class CustomTags:
         if not has_shape or num_tags not in (None, len(embeddings)):
             names = "tags, descriptions" if reweighs else "tags"
             raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}; expected ({names}, {width})")
-        return label_set(self._model, embeddings)
+        return make_label_set(self._model, embeddings)
 
     def _embed(self, tags: list[str] | Mapping[str, list[str]]) -> Tensor:
         """Text embeddings of the tags: (N, E), RAM++: (N, K, E)."""

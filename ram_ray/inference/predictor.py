@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ram_ray.data.preprocess import Images, preprocess
-from ram_ray.inference.backends.backend import LabelSet, label_set
+from ram_ray.inference.backends.backend import LabelSet, make_label_set
 from ram_ray.inference.backends.make import make_backend
 from ram_ray.inference.custom_tags import CustomTags
 from ram_ray.inference.tag_score import TagScore
@@ -44,8 +44,8 @@ class Predictor:
         self.device = bundle.model.label_embed.device
         self.thresholds = self.labels.thresholds(self.config.threshold)
         self.exif = exif
-        self._own = CustomTags(bundle)
-        self._labels = label_set(self.model, self.model.label_embed)  # before the backend changes the weights
+        self._custom_tags = CustomTags(bundle)
+        self._labels = make_label_set(self.model, self.model.label_embed)  # before the backend changes the weights
         self._backend = make_backend(backend, self.model, precision=precision, threads=threads)
         self._bf16 = precision == "bf16"
         self._unmuted = np.ones(len(self.labels), dtype=bool)
@@ -115,7 +115,7 @@ class Predictor:
         Raises:
             ValueError: if the model takes no other tags, or the embeddings' shape does not fit.
         """
-        labels = self._labels if embeddings is None else self._own.from_embeddings(embeddings)
+        labels = self._labels if embeddings is None else self._custom_tags.from_embeddings(embeddings)
         return self._logits(self._encode(pixel_values), labels)
 
     def probabilities(self, images: Images | Tensor) -> np.ndarray:
@@ -160,14 +160,14 @@ class Predictor:
             raise ValueError(f"tags is {tags!r}; give a list of at least one tag, or None for the bundle's own")
         if embeddings is not None and tags is None:
             raise ValueError("embeddings need tags: the names that they stand for")
-        labels = self._labels if tags is None else self._own(tags, embeddings=embeddings)
+        labels = self._labels if tags is None else self._custom_tags(tags, embeddings=embeddings)
         tokens = self._tokens(images)
         if not len(tokens):
             return []
         scores = self._logits(tokens, labels).sigmoid().cpu().numpy()
-        return self._choose(scores, None if tags is None else list(tags), top_k=top_k, threshold=threshold)
+        return self._select_tags(scores, None if tags is None else list(tags), top_k=top_k, threshold=threshold)
 
-    def _choose(
+    def _select_tags(
         self, scores: np.ndarray, own: list[str] | None, *, top_k: int | None, threshold: float | None
     ) -> list[list[TagScore]]:
         """Select the tags of each image from scores (B, N)."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ram_ray.data.preprocess import ImageLike, preprocess
 from ram_ray.models.bundle import Bundle, load_bundle
-from ram_ray.models.fast import bias_windows
+from ram_ray.models.cpu_inference import bias_windows
 
 if TYPE_CHECKING:
     from ram_ray.models.ram import RAM
@@ -42,11 +42,11 @@ class Exported:
     """Path of the file, number of compared images, and the largest difference of a logit."""
 
     file: Path
-    pictures: int
+    num_images: int
     difference: float
 
     def __str__(self) -> str:
-        return f"{self.file}: largest logit difference {self.difference:.1e} on {self.pictures} images"
+        return f"{self.file}: largest logit difference {self.difference:.1e} on {self.num_images} images"
 
 
 def export_onnx(bundle: str, out: str, *, images: Sequence[ImageLike] = ()) -> Exported:

@@ -1,6 +1,6 @@
 """Parsed rows to annotations: parsed names, and names matched in a caption's text, become ids of the label system.
 
-Where the run measures its data engine (`ram_ray.data.measure`), the tags of unseen captions become the ground truth
+Where the run measures its data engine (`data.hidden_captions`), the tags of unseen captions become the ground truth
 here, and false tags are planted. Unseen captions are processed like training captions and are then dropped.
 """
 
@@ -14,7 +14,7 @@ from ram_ray.captions.tables import load_lemmas
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
-from ram_ray.labels.parsed import parsed_captions
+from ram_ray.labels.parsed_rows import parsed_captions
 from ram_ray.labels.planted import Planter, truth_names
 from ram_ray.records import ANNOTATION, PARSED, to_table
 from ram_ray.settings.data import MeasureConfig
@@ -35,7 +35,7 @@ class Labeller:
         self, labels: LabelSystem, config: LabelsConfig, *, measure: MeasureConfig | None = None, seed: int = 0
     ) -> None:
         self._find_tags, self._labels = make_finder(labels, config), labels
-        self._is_measured = measure is not None and measure.on
+        self._is_measured = measure is not None and measure.is_enabled
         self._planter = Planter(labels, share=measure.planted, seed=seed) if measure and measure.planted else None
 
     @classmethod
@@ -75,7 +75,7 @@ class Labeller:
             if row["labels"] is None:
                 row["labels"] = truth_names(list(mentioned), self._labels)
             if self._planter:
-                self._planter.plant(row, true=true_ids)
+                self._planter.plant(row, true_ids=true_ids)
         return to_table(rows, ANNOTATION)
 
 

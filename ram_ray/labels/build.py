@@ -24,6 +24,7 @@ import numpy as np
 
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.edits import Edits
+from ram_ray.labels.embeddings import merge_similar
 from ram_ray.labels.merge import (
     Groups,
     Senses,
@@ -36,7 +37,6 @@ from ram_ray.labels.merge import (
 )
 from ram_ray.labels.names import Key, keys_of, split_kind
 from ram_ray.labels.report import BuildReport, DropReason
-from ram_ray.labels.similar import merge_similar
 from ram_ray.labels.synonyms import Synonyms
 from ram_ray.records import KINDS
 

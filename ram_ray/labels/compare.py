@@ -117,7 +117,7 @@ def _key(label: Label) -> str:
     return f"{label.kind}:{label.name}"
 
 
-def say(change: Diff, *, max_names: int = 20) -> str:
+def format_diff(change: Diff, *, max_names: int = 20) -> str:
     """Format a diff for a terminal.
 
     Args:

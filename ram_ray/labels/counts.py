@@ -23,7 +23,7 @@ from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
-from ram_ray.labels.parsed import label_ids, parsed_captions
+from ram_ray.labels.parsed_rows import label_ids, parsed_captions
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.per_process import PerProcess

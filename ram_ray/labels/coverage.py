@@ -79,7 +79,7 @@ class Coverage:
         }
 
 
-class Covering:
+class CoverageFinder:
     """Matches categories with the labels of a system.
 
     Args:
@@ -157,7 +157,7 @@ def name_variants(name: str) -> list[str]:
     return list(dict.fromkeys(variant for variant in variants if variant))
 
 
-def say(coverage: Coverage, *, missing: bool = True) -> str:
+def format_coverage(coverage: Coverage, *, missing: bool = True) -> str:
     """Format a coverage for a terminal.
 
     Args:
@@ -181,7 +181,7 @@ def say(coverage: Coverage, *, missing: bool = True) -> str:
     return "\n".join(lines)
 
 
-def total(coverages: Sequence[Coverage]) -> dict[str, Any]:
+def coverages_to_dict(coverages: Sequence[Coverage]) -> dict[str, Any]:
     """Convert coverages to a tree for JSON.
 
     Args:

@@ -22,7 +22,7 @@ from ram_ray.captions.negation import negated_words
 from ram_ray.captions.normalize import clean
 from ram_ray.captions.words import COMPOUNDS
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.parsed import label_ids
+from ram_ray.labels.parsed_rows import label_ids
 
 PARSED, MATCHED, BOTH = "parsed", "matched", "both"
 PARTS_OF_SPEECH: tuple[PartOfSpeech, ...] = ("noun", "adj", "verb")

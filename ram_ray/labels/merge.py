@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from ram_ray.labels.names import Key, keys_of, split_kind
 from ram_ray.labels.synonyms import Synonyms
 
-How = Literal["edit", "file", "spelling", "compound", "table", "inflection", "wordnet", "embedding"]
+MergeReason = Literal["edit", "file", "spelling", "compound", "table", "inflection", "wordnet", "embedding"]
 
 
 class Senses(Protocol):
@@ -44,13 +44,13 @@ class Groups:
     def __init__(self, apart: Iterable[tuple[Key, Key]] = ()) -> None:
         self._root: dict[Key, Key] = {}
         self._members: dict[Key, list[Key]] = {}
-        self._joined: dict[Key, list[tuple[Key, How]]] = defaultdict(list)
+        self._joined: dict[Key, list[tuple[Key, MergeReason]]] = defaultdict(list)
         self._apart: dict[Key, set[Key]] = defaultdict(set)
         for first, second in apart:
             self._apart[first].add(second)
             self._apart[second].add(first)
 
-    def join(self, first: Key, second: Key, reason: How) -> bool:
+    def join(self, first: Key, second: Key, reason: MergeReason) -> bool:
         """Merge the groups of two names.
 
         Args:
@@ -86,7 +86,7 @@ class Groups:
         """
         return self._members.get(self._root.get(name, name), [name])
 
-    def reasons(self, name: Key) -> dict[Key, tuple[Key, How]]:
+    def reasons(self, name: Key) -> dict[Key, tuple[Key, MergeReason]]:
         """Explain the group of a name.
 
         Args:
@@ -95,7 +95,7 @@ class Groups:
         Returns:
             Other name of the group -> (the previous name on its path of merges from `name`, reason of the last merge).
         """
-        reasons: dict[Key, tuple[Key, How]] = {}
+        reasons: dict[Key, tuple[Key, MergeReason]] = {}
         queue = [name]
         for current in queue:
             for other, reason in self._joined.get(current, ()):
@@ -154,7 +154,7 @@ def merge_edits(groups: Groups, merges: Mapping[str, Sequence[str]], counts: Map
     return unused
 
 
-def merge_groups(groups: Groups, tables: Synonyms, counts: Mapping[Key, int], reason: How) -> None:
+def merge_groups(groups: Groups, tables: Synonyms, counts: Mapping[Key, int], reason: MergeReason) -> None:
     """Merge names by the groups of a synonym file; groups without a counted name are skipped.
 
     Args:

@@ -15,8 +15,8 @@ import numpy as np
 from ram_ray.captions.lemmas import PART_OF_SPEECH, Lemmatizer
 from ram_ray.labels.build import BuildOptions
 from ram_ray.labels.edits import Edits, read_edits
+from ram_ray.labels.embeddings import read_vectors
 from ram_ray.labels.names import Key, digest, read_names
-from ram_ray.labels.similar import read_vectors
 from ram_ray.labels.synonyms import Synonyms, read_synonyms, shipped_synonyms
 from ram_ray.labels.wordnet import WordNet
 from ram_ray.settings.labels import LabelsConfig

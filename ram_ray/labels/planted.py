@@ -1,11 +1,11 @@
-"""Plants false tags in annotations, to measure which tags cleaning removes (see `ram_ray.data.measure`)."""
+"""Plants false tags in annotations, to measure which tags cleaning removes (see `ram_ray.data.hidden_captions`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from ram_ray.data.measure import random_of
+from ram_ray.data.hidden_captions import seeded_random
 from ram_ray.label_system import LabelSystem
 
 
@@ -23,20 +23,20 @@ class Planter:
         self.share, self.seed = share, seed
         self._counts = {label.id: label.count for label in system.labels if label.count}
 
-    def draw(self, key: str, *, num_tags: int, true: set[int]) -> list[int]:
+    def sample(self, key: str, *, num_tags: int, true_ids: set[int]) -> list[int]:
         """Sample the false tags of an image.
 
         Args:
             key: of the image.
             num_tags: number of its tags.
-            true: ids that are never sampled.
+            true_ids: ids that are never sampled.
 
         Returns:
             Label ids without repetition.
         """
-        rng = random_of(key, self.seed, "number")
+        rng = seeded_random(key, self.seed, "number")
         num_planted = int(self.share * num_tags + rng.random())
-        candidates = {id: count for id, count in self._counts.items() if id not in true} if num_planted else {}
+        candidates = {id: count for id, count in self._counts.items() if id not in true_ids} if num_planted else {}
         sampled = []
         for _ in range(min(num_planted, len(candidates))):
             (id,) = rng.choices(list(candidates), list(candidates.values()))
@@ -44,15 +44,15 @@ class Planter:
             sampled.append(id)
         return sampled
 
-    def plant(self, row: dict[str, Any], *, true: set[int]) -> None:
+    def plant(self, row: dict[str, Any], *, true_ids: set[int]) -> None:
         """Add false tags to a row's captions and tags, each at a random index.
 
         Args:
             row: a `records.ANNOTATION` row; changed in place.
-            true: ids that are never sampled.
+            true_ids: ids that are never sampled.
         """
-        rng = random_of(row["key"], self.seed, "place")
-        for id in self.draw(row["key"], num_tags=len(row["tags"]), true=true):
+        rng = seeded_random(row["key"], self.seed, "place")
+        for id in self.sample(row["key"], num_tags=len(row["tags"]), true_ids=true_ids):
             caption = rng.choice(row["captions"])
             index = rng.randint(0, len(caption["tags"]))
             caption["tags"].insert(index, id)

@@ -24,7 +24,7 @@ DROP_REASONS: dict[str, str] = {  # texts of the page
     "over max_labels": "less frequent than the last label",
     "not listed": "not in the list of labels.system",
 }
-HOW: dict[str, str] = {  # texts of the page for the reasons of merges
+MERGE_REASONS: dict[str, str] = {  # texts of the page for the reasons of merges
     "edit": "an edit",
     "file": "the user's synonym file",
     "spelling": "spelling",

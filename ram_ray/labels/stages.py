@@ -32,12 +32,12 @@ from ram_ray.labels.counts import (
     read_name_counts,
     read_unread_counts,
 )
+from ram_ray.labels.listed import fit_ready, make_kind_guesser
 from ram_ray.labels.lists import read_system
 from ram_ray.labels.match import MATCHED
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import find_edits, identity, make_options
 from ram_ray.labels.page import to_html
-from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.report import BuildReport
 from ram_ray.records import ANNOTATION, PARSED, to_table
 from ram_ray.runtime.annotate import annotate, read_rows, sum_blocks
@@ -171,7 +171,7 @@ def build_labels(run: Run, config: RunConfig, parsed: Manifest, teacher: Manifes
     vectors = _encode_names(counts, config, encoder) if encoder else None
     lemmas = load_lemmas()
     if settings.system:
-        listed = read_system(settings.system, kind_of=kind_guess(lemmas, counts))
+        listed = read_system(settings.system, kind_of=make_kind_guesser(lemmas, counts))
         names = [*counts, *((entry.name, entry.kind) for entry in listed.labels)]
         options = make_options(settings, names, edits=edits, lemmas=lemmas, vectors=vectors)
         system, report = fit_ready(listed, counts, options)
@@ -221,7 +221,7 @@ def label_system_uri(path: str) -> str:
     return f"{path}/label_system.json"
 
 
-def label(
+def label_captions(
     run: Run, config: RunConfig, parsed: Manifest, labels: Manifest, *, name: str = "labels", held_out: bool = False
 ) -> Manifest:
     """Run the stage `labels`: parsed names, and names in the text, become ids of the label system.
@@ -239,7 +239,7 @@ def label(
     """
     settings, measure = config.labels, MeasureConfig() if held_out else config.data.measure
     stage_config: dict[str, Any] = {"match": settings.match, "max_caption_chars": settings.max_caption_chars}
-    if measure.on:
+    if measure.is_enabled:
         stage_config |= {"measure": measure, "seed": config.seed}
     stage = run.stage(name, kind="annotations", config=stage_config, inputs=[parsed, labels])
     if stage.manifest:
@@ -260,7 +260,11 @@ def label(
 
 
 def annotation_counts(
-    path: str, *, config: RunConfig, system: LabelSystem, also: Callable[[pa.Table], dict[str, float]] | None = None
+    path: str,
+    *,
+    config: RunConfig,
+    system: LabelSystem,
+    extra_counts: Callable[[pa.Table], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Count images, tags and matched tags and, where rows have human labels, true and false tags: tp, fp, fn.
 
@@ -268,7 +272,7 @@ def annotation_counts(
         path: folder of ANNOTATION rows.
         config: of the run.
         system: the label system of the ids.
-        also: additional counts of a block, see `annotate.sum_blocks`.
+        extra_counts: additional counts of a block, see `annotate.sum_blocks`.
 
     Returns:
         Count by name.
@@ -279,7 +283,7 @@ def annotation_counts(
         return {
             "rejected_rows": len(block) - block["reason"].null_count,
             **_count_matched(block),
-            **(also(block) if also else {}),
+            **(extra_counts(block) if extra_counts else {}),
             **tag_counts(block, system=ray.get(reference)).to_pylist()[0],
         }
 

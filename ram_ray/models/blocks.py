@@ -1,11 +1,11 @@
-"""Transformer blocks shared by every text-side part of the tagger: post-LayerNorm, as in BERT.
+"""Transformer blocks of the recognition decoder, tag encoder and caption decoder: post-LayerNorm, as in BERT.
 
-One block has up to three steps: self-attention, cross-attention to a context, feed-forward. The recognition
-decoder has no self-attention; the tag encoder and the caption decoder have all three.
+A block has up to three steps: self-attention, cross-attention to a context, feed-forward. The recognition decoder has
+no self-attention; the tag encoder and the caption decoder have all three.
 
-The number of heads is an argument of the call, not of the weights: the recognition decoder and the lowest
-layers of the tag encoder share their cross-attention and feed-forward weights but split them into different
-numbers of heads (RAM, section 3.2 and its released configuration).
+The number of heads is an argument of the call. The recognition decoder and the lowest layers of the tag encoder share
+the weights of cross-attention and feed-forward, but with different numbers of heads (RAM, arXiv 2306.03514, section 3.2
+and its released configuration).
 
 Letters: B batch, T queries, S context tokens, D width, C context width.
 """
@@ -16,19 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_EPS = 1e-12  # BERT's, so that released checkpoints give their own numbers
+NORM_EPS = 1e-12  # BERT's value, as in released checkpoints
 
-Cache = dict[str, Tensor]  # keys and values of one layer, (B, heads, length, D / heads)
+Cache = dict[str, Tensor]  # keys and values of a layer, (B, heads, length, D / heads)
 
 
 class Attention(nn.Module):
     """Multi-head attention with its output projection, residual and LayerNorm.
 
     Args:
-        width: D, of queries and results.
-        context_width: C, of keys and values.
-        dropout: of the result, 0 to 1.
-        norm_eps: of LayerNorm.
+        width: D, width of queries and results.
+        context_width: C, width of keys and values.
+        dropout: dropout of attention and result, 0 to 1.
+        norm_eps: epsilon of LayerNorm.
     """
 
     def __init__(self, width: int, context_width: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
@@ -49,26 +49,26 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         cache: Cache | None = None,
-        keep: bool = False,
+        static_context: bool = False,
         projected: Tensor | None = None,
     ) -> Tensor:
         """Attend from `x` to `context`.
 
         Args:
-            x: (B or 1, T, D); a batch of one stands for the same queries in every row and is projected once.
-            context: (B, S, C); None with a cache that is kept, on later calls.
+            x: (B or 1, T, D); a batch of 1 holds the same queries for every row and is projected once.
+            context: (B, S, C); None on later calls with a cache of a static context.
             heads: number of heads.
             mask: bool, broadcastable to (B, heads, T, S), True where attention is allowed.
-            causal: each query sees only keys up to its own position.
-            cache: keys and values: appended to, or with `keep` computed once and reused.
-            keep: for a context that does not change.
-            projected: `self.query(x)`, where that is known from before.
+            causal: each query attends only to keys up to its own position.
+            cache: keys and values of earlier calls; extended, or with `static_context` computed once and reused.
+            static_context: the context is the same in all calls with this cache.
+            projected: `self.query(x)`, if already computed.
 
         Returns:
             (B, T, D).
         """
         q = _split(self.query(x) if projected is None else projected, heads)
-        if cache is not None and keep and "k" in cache:
+        if cache is not None and static_context and "k" in cache:
             k, v = cache["k"], cache["v"]
         else:
             assert context is not None
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         return self.norm(F.dropout(y, self.dropout, self.training) + x)
 
     def weights(self, x: Tensor, context: Tensor, *, heads: int) -> Tensor:
-        """Attention probabilities, mean over heads.
+        """Compute the attention probabilities, averaged over heads.
 
         Args:
             x: (B or 1, T, D).
@@ -94,7 +94,7 @@ class Attention(nn.Module):
             heads: number of heads.
 
         Returns:
-            (B, T, S), each row summing to one.
+            (B, T, S); each row sums to 1.
         """
         q, k = _split(self.query(x), heads), _split(self.key(context), heads)
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
@@ -102,18 +102,32 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with GELU, residual and LayerNorm."""
+    """Two linear layers with GELU, residual and LayerNorm.
+
+    Args:
+        width: D.
+        hidden: width of the hidden layer.
+        dropout: dropout of the result, 0 to 1.
+        norm_eps: epsilon of LayerNorm.
+    """
 
     def __init__(self, width: int, hidden: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
         self.up = nn.Linear(width, hidden)
-        self.activation = nn.GELU()  # a module, so that a faster first map may do it as well
+        self.activation = nn.GELU()  # a module, so that `fast.pack_linears` can fuse it into `up`
         self.down = nn.Linear(hidden, width)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
+        """Apply the layers.
+
+        Args:
+            x: (B, T, D).
+
+        Returns:
+            (B, T, D).
+        """
         y = self.down(self.activation(self.up(x)))
         return self.norm(F.dropout(y, self.dropout, self.training) + x)
 
@@ -124,11 +138,11 @@ class Block(nn.Module):
     Args:
         width: D.
         heads: number of heads of both attentions.
-        ffn: width of the feed-forward's hidden layer.
+        ffn: hidden width of the feed-forward.
         dropout: 0 to 1.
-        self_attention: False leaves it out.
-        context_width: C; None leaves cross-attention out.
-        norm_eps: of LayerNorm.
+        self_attention: whether the block has self-attention.
+        context_width: C; None: no cross-attention.
+        norm_eps: epsilon of LayerNorm.
     """
 
     def __init__(
@@ -144,10 +158,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        rest = {"dropout": dropout, "norm_eps": norm_eps}
-        self.attention = Attention(width, width, **rest) if self_attention else None
-        self.cross = Attention(width, context_width, **rest) if context_width else None
-        self.ffn = FeedForward(width, ffn, **rest)
+        options = {"dropout": dropout, "norm_eps": norm_eps}
+        self.attention = Attention(width, width, **options) if self_attention else None
+        self.cross = Attention(width, context_width, **options) if context_width else None
+        self.ffn = FeedForward(width, ffn, **options)
 
     def forward(
         self,
@@ -160,16 +174,16 @@ class Block(nn.Module):
         cache: dict[str, Cache] | None = None,
         projected: Tensor | None = None,
     ) -> Tensor:
-        """Self-attention, cross-attention and feed-forward, of those that the block has.
+        """Apply the block's self-attention, cross-attention and feed-forward.
 
         Args:
             x: (B or 1, T, D).
-            context: (B, S, C) of cross-attention.
-            mask: of self-attention, see `Attention.forward`.
-            context_mask: of cross-attention.
-            causal: of self-attention.
-            cache: keys and values of both, for decoding a token at a time.
-            projected: queries of cross-attention, where they are known from before.
+            context: (B, S, C), for cross-attention.
+            mask: mask of self-attention, see `Attention.forward`.
+            context_mask: mask of cross-attention.
+            causal: whether self-attention is causal.
+            cache: keys and values of both attentions, for token-by-token decoding.
+            projected: projected queries of cross-attention, if already computed.
 
         Returns:
             (B, T, D).
@@ -179,12 +193,22 @@ class Block(nn.Module):
             x = self.attention(x, x, heads=self.heads, mask=mask, causal=causal, cache=past)
         if self.cross is not None:
             past = cache.setdefault("cross", {}) if cache is not None else None
-            x = self.cross(x, context, heads=self.heads, mask=context_mask, cache=past, keep=True, projected=projected)
+            x = self.cross(
+                x, context, heads=self.heads, mask=context_mask, cache=past, static_context=True, projected=projected
+            )
         return self.ffn(x)
 
 
 class TokenEmbedding(nn.Module):
-    """Word and position embeddings, LayerNorm, dropout."""
+    """Token and position embeddings, LayerNorm, dropout.
+
+    Args:
+        vocab_size: number of tokens; token 0 is padding.
+        width: D.
+        max_positions: largest number of tokens.
+        dropout: 0 to 1.
+        norm_eps: epsilon of LayerNorm.
+    """
 
     def __init__(
         self, vocab_size: int, width: int, *, max_positions: int, dropout: float, norm_eps: float = NORM_EPS
@@ -211,15 +235,14 @@ class TokenEmbedding(nn.Module):
 
 
 def initialise(module: nn.Module, *, std: float | None = 0.02) -> None:
-    """Normal weights and zero biases for linear layers and embeddings. For `Module.apply`.
+    """Initialise a linear layer or an embedding with normal weights and zero biases. For `Module.apply`.
 
-    0.02 is BERT's standard deviation, right for widths about 768. None: 1 / sqrt(inputs) for linear layers, which
-    keeps a signal's size at any width; at a width of 100, 0.02 shrinks it fivefold a layer, and a tagger with
-    LayerNorm behind its residuals then hardly sees the image for its first thousands of steps.
+    BERT's standard deviation 0.02 suits widths of about 768. At width 100 it shrinks the signal fivefold in each layer,
+    and a tagger with post-LayerNorm then learns slowly. 1 / sqrt(inputs) keeps the scale of the signal at any width.
 
     Args:
-        module: one layer; others than linear maps and embeddings are left alone.
-        std: standard deviation of weights.
+        module: a layer; layers of other types are not changed.
+        std: standard deviation; None: 1 / sqrt(inputs) for linear layers and 0.02 for embeddings.
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=std if std is not None else module.in_features**-0.5)

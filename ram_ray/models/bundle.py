@@ -1,17 +1,16 @@
-"""A model bundle: a folder that works by itself.
+"""A model bundle: a self-contained folder of a model.
 
     config.json         sizes, normalisation, default threshold
     model.safetensors   weights and label embeddings
-    label_system.json   what the outputs mean
-    tokenizer.json      words of tag lists and captions, where the model writes captions
-    text_encoder/       makes label queries of a user's own tags; an imported model may have none
+    label_system.json   labels of the outputs
+    tokenizer.json      tokenizer of captions and tag lists, if the model writes captions
+    text_encoder/       encoder of custom tags; an imported model may have none
     README.md           model card
 
-Weights are read with safetensors, so nothing in a bundle can run code.
+Weights are read with safetensors, so a bundle cannot run code.
 
-Loading makes no weights to throw away: the model is built without memory and takes the file's tensors, which are
-read a piece at a time, so that never more than one copy of them is there. On a CPU the captioner's stay in the file,
-mapped, until a caption is asked for.
+Loading allocates the weights once: the model is built on the meta device and takes the file's tensors, which are read
+in chunks. On a CPU the captioner's weights stay memory-mapped until a caption is generated.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.runtime.storage import local_copy
 
-_PIECE = 1 << 26  # bytes of weights read at a time
+_CHUNK_BYTES = 1 << 26  # bytes of weights read at once
 _CAPTIONER = ("tag_encoder.", "caption_decoder.")
 
 
 @dataclass
 class Bundle:
-    """What a bundle holds, loaded. `folder` is local."""
+    """A loaded bundle; `folder` is its local folder."""
 
     model: RAM
     labels: LabelSystem
@@ -44,10 +43,13 @@ class Bundle:
     folder: Path
 
     def teacher(self) -> Teacher:
-        """The text encoder that the label embeddings came from (and its image side).
+        """Load the dual encoder that made the label embeddings.
+
+        Returns:
+            The teacher, on the CPU.
 
         Raises:
-            ValueError: if the bundle has none.
+            ValueError: if the bundle has no text encoder.
         """
         if not (self.folder / "text_encoder").is_dir():
             raise ValueError(
@@ -69,15 +71,15 @@ def save_bundle(
     """Write a bundle to a local folder.
 
     Args:
-        folder: made if it is not there.
+        folder: local folder; made if it does not exist.
         model: its config, weights and label embeddings are written.
-        labels: as many as the model has label embeddings.
-        tokenizer: of captions and tags; None: the model writes no captions.
-        teacher: the text encoder for a user's own tags; None: the bundle has none.
-        card: further facts for its README.md, by name.
+        labels: label system with a label for each label embedding of the model.
+        tokenizer: tokenizer of captions and tags; None: the model writes no captions.
+        teacher: text encoder of custom tags; None: the bundle gets none.
+        card: further facts for README.md, by name.
 
     Raises:
-        ValueError: if labels and label embeddings are not equally many.
+        ValueError: if the numbers of labels and label embeddings differ.
     """
     from safetensors.torch import save_model
 
@@ -100,12 +102,15 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
     """Load a bundle from a local folder, an fsspec URI or a Hugging Face id.
 
     Args:
-        path_or_id: where the bundle is.
+        path_or_id: folder, URI or id of the bundle.
         revision: commit, branch or tag of a Hugging Face id.
-        device: of the model; None: the CPU.
+        device: device of the model; None: the CPU.
+
+    Returns:
+        The bundle, its model in eval mode without gradients.
 
     Raises:
-        ValueError: if it is not a bundle, or its parts do not fit together.
+        ValueError: if it is not a bundle, or if weights, labels and config do not match.
     """
     folder = local_copy(path_or_id, revision=revision)
     config = parse_config(folder, source=path_or_id)
@@ -124,45 +129,45 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
 
 
 def _load_weights(model: RAM, file: Path, *, source: str, device: torch.device) -> None:
-    """Give a model without memory the file's tensors. Names that share a tensor stand in the file once."""
+    """Assign the file's tensors to a model on the meta device. The file has a shared tensor only once."""
     from safetensors import SafetensorError
 
-    wanted = model.state_dict(keep_vars=True)
-    found: dict[int, torch.Tensor] = {}
+    parameters = model.state_dict(keep_vars=True)
+    loaded: dict[int, torch.Tensor] = {}  # by id of the parameter, because names may share it
     unexpected = []
     try:
-        for name, value in _read(file, device):
-            if name not in wanted:
+        for name, value in _read_tensors(file, device):
+            if name not in parameters:
                 unexpected.append(name)
-            elif value.shape != wanted[name].shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, not {tuple(wanted[name].shape)}")
+            elif value.shape != parameters[name].shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, not {tuple(parameters[name].shape)}")
             else:
-                found[id(wanted[name])] = value
+                loaded[id(parameters[name])] = value
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise ValueError(f"{source}: the weights do not fit config.json: {str(error).splitlines()[0]}") from None
-    missing = [name for name, one in wanted.items() if id(one) not in found]
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in loaded]
     if missing or unexpected:
         raise ValueError(f"{source}: weights missing {sorted(missing)[:3]}, unknown {sorted(unexpected)[:3]}")
-    model.load_state_dict({name: found[id(one)] for name, one in wanted.items()}, assign=True)
+    model.load_state_dict({name: loaded[id(parameter)] for name, parameter in parameters.items()}, assign=True)
 
 
-def _read(file: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
-    """The file's names and tensors: copies, or, of the captioner on a CPU, views of the mapped file.
+def _read_tensors(file: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the file's names and tensors: copies, or views of the mapped file for the captioner on a CPU.
 
-    For copies the file is mapped anew after every `_PIECE`, so that its pages do not stay in memory beside them.
+    The file is mapped again after every `_CHUNK_BYTES`, so that its pages do not stay in memory beside the copies.
     """
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
         names = list(opened.keys())
-        lazy = [one for one in names if one.startswith(_CAPTIONER)] if device.type == "cpu" else []
-        for name in lazy:
+        mapped = [name for name in names if name.startswith(_CAPTIONER)] if device.type == "cpu" else []
+        for name in mapped:
             yield name, opened.get_tensor(name)
-    names = [one for one in names if one not in set(lazy)]
+    names = [name for name in names if name not in set(mapped)]
     while names:
         nbytes = 0
         with safe_open(file, framework="pt") as opened:
-            while names and nbytes < _PIECE:
+            while names and nbytes < _CHUNK_BYTES:
                 name = names.pop()
                 value = opened.get_tensor(name)
                 nbytes += value.numel() * value.element_size()

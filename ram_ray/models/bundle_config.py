@@ -14,7 +14,13 @@ KIND = "ram_ray.bundle"
 
 
 def read_config(path_or_id: str) -> ModelConfig:
-    """The model's config from a bundle's folder, an fsspec URI or a Hugging Face id; only config.json is fetched.
+    """Read the config of a bundle; only config.json is downloaded.
+
+    Args:
+        path_or_id: local folder, fsspec URI or Hugging Face id of the bundle.
+
+    Returns:
+        The model's config.
 
     Raises:
         ValueError: if it is not a bundle.
@@ -27,11 +33,14 @@ def read_config(path_or_id: str) -> ModelConfig:
 
 
 def parse_config(folder: Path, *, source: str) -> ModelConfig:
-    """The config of a bundle in a local folder; `source` names the bundle in errors.
+    """Read the config of a bundle in a local folder.
 
     Args:
-        folder: of the bundle.
-        source: for the error: where it came from.
+        folder: local folder of the bundle.
+        source: path or id of the bundle, named in errors.
+
+    Returns:
+        The model's config.
 
     Raises:
         ValueError: if it is not a bundle.
@@ -45,5 +54,5 @@ def parse_config(folder: Path, *, source: str) -> ModelConfig:
     try:
         return ModelConfig.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         raise ValueError(f"{source}/config.json does not describe a model bundle: {problems}") from None

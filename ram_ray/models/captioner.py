@@ -1,4 +1,4 @@
-"""The captioner: a tag encoder that reads tags as text while it looks at the image, and a causal caption decoder.
+"""The captioner: a tag encoder (tags as text, cross-attention to the image) and a causal caption decoder.
 
 Letters: B batch, L image tokens, C their width, T text tokens, T' tokens of the tags, D width, V vocabulary.
 """
@@ -15,11 +15,13 @@ from ram_ray.settings.models import ModelConfig, TransformerConfig
 
 
 class TagEncoder(nn.Module):
-    """Image-tag interaction encoder; its lowest layers share cross-attention and FFN with `shared`.
+    """Image-tag interaction encoder (RAM, arXiv 2306.03514, section 3.2).
+
+    Its lowest layers share cross-attention and feed-forward weights with the recognition decoder.
 
     Args:
-        config: sizes of the whole model.
-        shared: lends cross-attention and feed-forward of its layers.
+        config: config of the whole model.
+        shared: recognition decoder that shares its weights.
     """
 
     def __init__(self, config: ModelConfig, shared: RecognitionDecoder) -> None:
@@ -27,11 +29,11 @@ class TagEncoder(nn.Module):
         size = config.tag_encoder
         self.embedding = _embedding(config, size)
         self.layers = _layers(size, context_width=config.context_width)
-        for layer, lender in zip(self.layers, shared.layers, strict=False):
-            layer.cross, layer.ffn = lender.cross, lender.ffn
+        for layer, shared_layer in zip(self.layers, shared.layers, strict=False):
+            layer.cross, layer.ffn = shared_layer.cross, shared_layer.ffn
 
     def forward(self, ids: Tensor, image_tokens: Tensor) -> Tensor:
-        """Encode tags as text, looking at the image.
+        """Encode tags as text, with cross-attention to the image.
 
         Args:
             ids: (B, T') int, 0 is padding.
@@ -48,7 +50,13 @@ class TagEncoder(nn.Module):
 
 
 class CaptionDecoder(nn.Module):
-    """Image-tag-text decoder: causal, looks at the tag encoder's output. Output words are tied to input words."""
+    """Image-tag-text decoder: causal, with cross-attention to the tag encoder's output.
+
+    The output layer shares the weight of the token embedding.
+
+    Args:
+        config: config of the whole model.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -68,15 +76,15 @@ class CaptionDecoder(nn.Module):
         caches: list[dict] | None = None,
         start: int = 0,
     ) -> Tensor:
-        """Predict the next token.
+        """Predict the next token at each position.
 
-        Without `caches`, padding (id 0) is seen by no other word.
+        Without `caches`, padding (id 0) is masked for all other tokens.
 
         Args:
             ids: (B, T) int.
             context: (B, T', D'), the tag encoder's output; with `caches` None after the first call.
-            context_mask: (B, T') bool, True where the context is seen; None: all of it.
-            caches: keys and values of each layer, for decoding a token at a time.
+            context_mask: (B, T') bool, True where attention is allowed; None: everywhere.
+            caches: keys and values of each layer, for token-by-token decoding.
             start: position of the first token.
 
         Returns:
@@ -88,14 +96,14 @@ class CaptionDecoder(nn.Module):
             length = ids.shape[1]
             mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() & (ids != 0)[:, None, None, :]
             causal = False
-        for place, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers):
             x = layer(
                 x,
                 context,
                 mask=mask,
                 context_mask=None if context_mask is None else context_mask[:, None, None, :],
                 causal=causal,
-                cache=caches[place] if caches is not None else None,
+                cache=caches[index] if caches is not None else None,
             )
         x = self.norm(F.gelu(self.transform(x)))
         return F.linear(x, self.embedding.word.weight, self.bias)

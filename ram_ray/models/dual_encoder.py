@@ -1,9 +1,9 @@
-"""Image and text encoders with one embedding space: the teacher of distillation and the source of label queries.
+"""Image and text encoders with a shared embedding space: they embed labels, and their image features are distilled.
 
-`Teacher` is what the rest of the system uses. Behind it stands either the dual encoder that `represent` trained
-(a Swin of the tagger's own size, so that it is also the backbone's start), or a Hugging Face CLIP.
+`Teacher` is the interface. It wraps either the dual encoder that `represent` trained, or a Hugging Face CLIP. The image
+encoder of the former is a Swin of the tagger's sizes, so the tagger can start from its weights.
 
-Letters: B batch, S pixels, T text tokens, E embedding width.
+Letters: B batch, S pixels, T text tokens, C backbone width, E embedding width, N labels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from ram_ray.settings.models import DualEncoderConfig
 
 
 class DualEncoder(nn.Module):
-    """A Swin and a small text transformer, each with a projection to the common space."""
+    """A Swin and a small text transformer, each with a projection to the shared space.
+
+    Args:
+        config: sizes of the encoders.
+    """
 
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__()
@@ -41,12 +45,12 @@ class DualEncoder(nn.Module):
         )
         self.text_proj = nn.Linear(text.width, config.embed_dim)
         self.image_proj = nn.Linear(config.swin.num_features, config.embed_dim)
-        self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # CLIP's start; DeepSpeed wants a dimension
+        self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # as CLIP; (1,) for DeepSpeed
         self.apply(partial(initialise, std=config.init_std))
         self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
 
     def pooled(self, pixel_values: Tensor) -> Tensor:
-        """The mean token, before the projection.
+        """Compute the mean token of images, before the projection.
 
         Args:
             pixel_values: (B, 3, S, S) float, normalised.
@@ -57,24 +61,24 @@ class DualEncoder(nn.Module):
         return self.image_encoder(pixel_values)[:, 0]
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
-        """Features of images.
+        """Compute the features of images.
 
         Args:
             pixel_values: (B, 3, S, S) float, normalised.
 
         Returns:
-            (B, E), not normalised.
+            (B, E), not of unit norm.
         """
         return self.image_proj(self.pooled(pixel_values))
 
     def text_features(self, ids: Tensor) -> Tensor:
-        """Features of texts: the mean over tokens, projected.
+        """Compute the features of texts: the projected mean over tokens.
 
         Args:
             ids: (B, T) int, 0 is padding.
 
         Returns:
-            (B, E), not normalised.
+            (B, E), not of unit norm.
         """
         mask = ids != 0
         x = self.embedding(ids)
@@ -83,7 +87,12 @@ class DualEncoder(nn.Module):
         return self.text_proj((x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True))
 
     def save(self, folder: Path, tokenizer: TextTokenizer) -> None:
-        """Write weights, sizes and vocabulary; `Teacher.from_pretrained(folder)` reads them."""
+        """Write weights, sizes and vocabulary for `Teacher.from_pretrained(folder)`.
+
+        Args:
+            folder: local folder; made if it does not exist.
+            tokenizer: tokenizer of the texts.
+        """
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +116,7 @@ class _Tower(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-class _Own:
+class _DualEncoderTower:
     def __init__(self, folder: Path, tree: dict) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -134,7 +143,7 @@ class _Own:
         self.model.save(folder, self.tokenizer)
 
 
-class _Clip:
+class _ClipTower:
     def __init__(self, folder: str) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
@@ -161,11 +170,11 @@ class _Clip:
 
 
 class Teacher:
-    """A frozen dual encoder: pictures and texts to one space.
+    """A frozen dual encoder of images and texts.
 
     Args:
-        tower: the encoders; see `from_pretrained`.
-        source: where they came from: a path, URI or id.
+        tower: the encoders, see `from_pretrained`.
+        source: path, URI or id of the encoders.
         revision: commit of an id.
     """
 
@@ -178,22 +187,26 @@ class Teacher:
     def from_pretrained(
         cls, path_or_id: str, *, revision: str | None = None, device: str | torch.device | None = None
     ) -> Teacher:
-        """Load a folder that `represent` wrote, or a CLIP: a path, a URI, or a Hugging Face id (pin its revision).
+        """Load a dual encoder of `represent`, or a CLIP.
 
         Args:
-            path_or_id: where it is.
-            revision: commit of a Hugging Face id.
-            device: of the encoders; None: the CPU.
+            path_or_id: local folder, URI or Hugging Face id.
+            revision: commit of a Hugging Face id; pin it.
+            device: device of the encoders; None: the CPU.
+
+        Returns:
+            The teacher.
 
         Raises:
-            ValueError: if nothing that can be loaded is there.
+            ValueError: if there is no model that can be loaded.
+            OSError: if the disk is full.
         """
         try:
             folder = local_copy(path_or_id, revision=revision)
             config = folder / "config.json"
             tree = json.loads(config.read_text()) if config.is_file() else {}
-            own = tree.pop("kind", None) == "ram_ray.dual_encoder"
-            tower: _Tower = _Own(folder, tree) if own else _Clip(str(folder))
+            is_dual_encoder = tree.pop("kind", None) == "ram_ray.dual_encoder"
+            tower: _Tower = _DualEncoderTower(folder, tree) if is_dual_encoder else _ClipTower(str(folder))
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
@@ -207,18 +220,18 @@ class Teacher:
 
     @property
     def device(self) -> torch.device:
-        """Where the encoders are."""
+        """Device of the encoders."""
         return next(self._tower.model.parameters()).device
 
     @torch.inference_mode()
     def features(self, pixels: Tensor) -> Tensor:
-        """Raw features of crops: what the student is taught.
+        """Compute the raw features of crops, which the student is trained to match.
 
         Args:
             pixels: (B, S, S, 3) uint8, of any S.
 
         Returns:
-            (B, E), not normalised.
+            (B, E), not of unit norm.
         """
         size = self.image_size
         if pixels.shape[1] != size:
@@ -229,7 +242,7 @@ class Teacher:
         return self._tower.images(pixels)
 
     def encode_images(self, images: np.ndarray | list) -> np.ndarray:
-        """Unit vectors of images.
+        """Compute unit vectors of images.
 
         Args:
             images: uint8 (B, S, S, 3), of any S, or a list of RGB PIL images.
@@ -238,16 +251,16 @@ class Teacher:
             (B, E) float32.
         """
         if isinstance(images, list):
-            images = np.stack([np.asarray(one.resize((self.image_size, self.image_size))) for one in images])
+            images = np.stack([np.asarray(image.resize((self.image_size, self.image_size))) for image in images])
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         return F.normalize(self.features(pixels).float(), dim=-1).cpu().numpy()
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> np.ndarray:
-        """Unit vectors of texts.
+        """Compute unit vectors of texts.
 
         Args:
-            texts: B of them.
+            texts: B texts.
 
         Returns:
             (B, E) float32.
@@ -255,30 +268,39 @@ class Teacher:
         return F.normalize(self._tower.texts(texts).float(), dim=-1).cpu().numpy()
 
     def label_embeddings(self, names: list[str], templates: list[str], *, batch: int = 256) -> Tensor:
-        """Label queries: the mean over prompt templates of unit vectors, made unit again.
+        """Compute label embeddings: the normalised mean of the text vectors over prompt templates.
 
         Args:
-            names: of the labels, N.
-            templates: each with "{}" for the name.
-            batch: names that are encoded at once.
+            names: names of N labels.
+            templates: prompts with "{}" for the name.
+            batch: number of names that are encoded at once.
 
         Returns:
-            (N, E) float32.
+            (N, E) float32 unit vectors.
         """
         rows = []
         for start in range(0, len(names), batch):
             part = names[start : start + batch]
-            mean = np.mean([self.encode_texts([one.format(name) for name in part]) for one in templates], axis=0)
+            embeddings = [self.encode_texts([template.format(name) for name in part]) for template in templates]
+            mean = np.mean(embeddings, axis=0)
             rows.append(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
         return torch.from_numpy(np.concatenate(rows)).float()
 
     def backbone(self) -> dict[str, Tensor] | None:
-        """Weights `image_encoder.*` for a tagger to start from, or None for a CLIP, whose encoder is another."""
-        if not isinstance(self._tower, _Own):
+        """Return the weights `image_encoder.*` that a tagger can start from.
+
+        Returns:
+            Name -> tensor; None for a CLIP, which has another image encoder.
+        """
+        if not isinstance(self._tower, _DualEncoderTower):
             return None
         state = self._tower.model.state_dict()
         return {name: value for name, value in state.items() if name.startswith("image_encoder.")}
 
     def save(self, folder: Path) -> None:
-        """Write a copy that loads by itself, so that a model bundle can take own tags without any download."""
+        """Write a self-contained copy, so that a model bundle can encode custom tags without a download.
+
+        Args:
+            folder: local folder; made if it does not exist.
+        """
         self._tower.save(folder)

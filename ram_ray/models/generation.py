@@ -1,14 +1,14 @@
-"""Captions word by word: greedy, beam search or sampling, with keys and values of earlier words kept.
+"""Token-by-token caption generation: greedy, beam search or sampling, with cached keys and values.
 
-The rules are those of the released models' generation (transformers 4.25), so that their captions come out token by
-token; unlike there, on newer versions, each image of a batch looks at its own tags alone:
+The rules are those of the released models' generation (transformers 4.25), so captions are equal token by token. Unlike
+there with newer versions, each image of a batch attends only to its own tags.
 
-- lengths count tokens with the prompt; before `min_length` the end token cannot come;
-- the repetition penalty works on logits, in beam search on log-probabilities, and counts the prompt's words too;
-- a beam's score is its summed log-probability over its length without the end token; an image is done when as many
-  captions have ended as there are beams and the best open one could not overtake the worst of them.
+- Lengths count tokens with the prompt; the end token is not allowed before `min_length`.
+- The repetition penalty applies to logits, in beam search to log-probabilities, and includes the tokens of the prompt.
+- The score of a beam is its summed log-probability divided by its length without the end token. The search of an image
+  ends when K captions are finished and no open beam can exceed the worst of them.
 
-Letters: B images, K beams, T tokens so far, V vocabulary.
+Letters: B images, K beams, R rows (B, or B x K beams), P prompt tokens, T tokens so far, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ from ram_ray.settings.models import Decoding
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-class Steps:
-    """The decoder, fed one word at a time: what earlier words left behind is kept and follows the beams."""
+class CachedDecoder:
+    """The caption decoder with cached keys and values of earlier tokens; the caches follow the beams.
+
+    Args:
+        decoder: the caption decoder.
+        context: (R, T', D), the tag encoder's output.
+        context_mask: (R, T') bool, True where attention is allowed; None: everywhere.
+    """
 
     def __init__(self, decoder: CaptionDecoder, context: Tensor, context_mask: Tensor | None) -> None:
         self._decoder, self._context, self._mask = decoder, context, context_mask
@@ -33,36 +39,40 @@ class Steps:
         self._start = 0
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """Decode one step.
+        """Compute the logits of the next token.
 
         Args:
-            ids: (R, T) int64, the new words.
+            ids: (R, T) int64, the new tokens.
 
         Returns:
-            Logits (R, V) float32 of the next word.
+            Logits (R, V) float32.
         """
         logits = self._decoder(ids, self._context, self._mask, caches=self._caches, start=self._start)[:, -1]
         self._start += ids.shape[1]
         return logits.float()
 
     def repeat(self, times: int) -> None:
-        """Make `times` rows of each row, beside one another."""
-        self._select("self", "cross", rows=lambda one: one.repeat_interleave(times, dim=0))
+        """Repeat each row.
+
+        Args:
+            times: number of copies, which become adjacent rows.
+        """
+        self._map_caches("self", "cross", select=lambda tensor: tensor.repeat_interleave(times, dim=0))
         if self._mask is not None:
             self._mask = self._mask.repeat_interleave(times, dim=0)
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on from what row `rows[i]` of the same image was.
+        """Replace row i by row `rows[i]` of the same image.
 
         Args:
             rows: (R,) int64.
         """
-        self._select("self", rows=lambda one: one.index_select(0, rows))
+        self._map_caches("self", select=lambda tensor: tensor.index_select(0, rows))
 
-    def _select(self, *parts: str, rows: Callable[[Tensor], Tensor]) -> None:
+    def _map_caches(self, *attentions: str, select: Callable[[Tensor], Tensor]) -> None:
         for cache in self._caches:
-            for part in parts:
-                cache[part] = {name: rows(one) for name, one in cache[part].items()}
+            for attention in attentions:
+                cache[attention] = {name: select(tensor) for name, tensor in cache[attention].items()}
 
 
 def generate(
@@ -76,163 +86,171 @@ def generate(
     end: int,
     generator: Generators = None,
 ) -> Tensor:
-    """Ids (B, T) of captions with the prompt: then the words, the end token where it came, and zeros.
+    """Generate captions.
 
     Args:
-        decoder: of captions.
-        context: (B, T', D), the tag encoder's output; `context_mask` (B, T'), True where it is seen, None: all.
-        context_mask: (B, T') bool, True where the context is seen; None: all of it.
-        prompt: (P,) ids that every caption begins with.
-        decoding: beams, lengths, penalty or draws.
-        max_length: most tokens, with the prompt.
+        decoder: the caption decoder.
+        context: (B, T', D), the tag encoder's output.
+        context_mask: (B, T') bool, True where attention is allowed; None: everywhere.
+        prompt: (P,) ids of the first tokens of every caption.
+        decoding: beams, lengths, repetition penalty or sampling.
+        max_length: maximum tokens, with the prompt.
         end: id of the end token.
-        generator: of the draws, with `decoding.sample`; a list holds one an image, whose draws then do not depend on
-            what else is in the batch.
+        generator: generator of the draws, with `decoding.sample`. A list has a generator for each image, whose draws
+            then do not depend on the other images.
 
     Returns:
-        int64 (B, T).
+        int64 (B, T): the prompt, the caption, the end token if generated, and zeros.
     """
-    steps = Steps(decoder, context, context_mask)
-    search = _beams if decoding.num_beams > 1 and not decoding.sample else _single
+    cached = CachedDecoder(decoder, context, context_mask)
+    search = _beam_search if decoding.num_beams > 1 and not decoding.sample else _greedy_or_sample
     return search(
-        steps, prompt.expand(len(context), -1), decoding=decoding, max_length=max_length, end=end, generator=generator
+        cached, prompt.expand(len(context), -1), decoding=decoding, max_length=max_length, end=end, generator=generator
     )
 
 
-def _single(
-    steps: Steps, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: Generators
+def _greedy_or_sample(
+    decoder: CachedDecoder, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: Generators
 ) -> Tensor:
-    """Greedy, or with draws: ids (B, P) to (B, T)."""
-    done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    """Generate greedily or by sampling: ids (B, P) to (B, T)."""
+    ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     new = ids
-    while ids.shape[1] < max_length and not bool(done.all()):
-        scores = _adjust(steps(new), ids, decoding=decoding, end=end)
-        word = _draw(scores, decoding, generator) if decoding.sample else scores.argmax(-1)
-        word = word.masked_fill(done, 0)
-        done = done | (word == end)
-        new = word[:, None]
+    while ids.shape[1] < max_length and not bool(ended.all()):
+        scores = _adjust(decoder(new), ids, decoding=decoding, end=end)
+        tokens = _sample(scores, decoding, generator) if decoding.sample else scores.argmax(-1)
+        tokens = tokens.masked_fill(ended, 0)
+        ended = ended | (tokens == end)
+        new = tokens[:, None]
         ids = torch.cat([ids, new], dim=1)
     return ids
 
 
-def _draw(scores: Tensor, decoding: Decoding, generator: Generators) -> Tensor:
-    """One word a row (R,), among the `top_k` best and of them the fewest that have `top_p` of the probability."""
+def _sample(scores: Tensor, decoding: Decoding, generator: Generators) -> Tensor:
+    """Draw a token (R,) of each row from its `top_k` best tokens, limited to the fewest with probability `top_p`."""
     kth = scores.topk(min(decoding.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
     scores = scores.masked_fill(scores < kth, -torch.inf)
-    ordered, places = scores.sort(dim=-1)
-    out = ordered.softmax(-1).cumsum(-1) <= 1 - decoding.top_p
-    out[:, -1] = False
-    scores = scores.masked_fill(out.scatter(1, places, out), -torch.inf)
-    chances = scores.softmax(-1)
+    ordered, order = scores.sort(dim=-1)
+    excluded = ordered.softmax(-1).cumsum(-1) <= 1 - decoding.top_p
+    excluded[:, -1] = False
+    scores = scores.masked_fill(excluded.scatter(1, order, excluded), -torch.inf)
+    probabilities = scores.softmax(-1)
     if isinstance(generator, list):
-        pairs = zip(chances, generator, strict=True)
-        return torch.cat([torch.multinomial(row, 1, generator=one) for row, one in pairs])
-    return torch.multinomial(chances, 1, generator=generator).squeeze(1)
+        pairs = zip(probabilities, generator, strict=True)
+        return torch.cat([torch.multinomial(row, 1, generator=row_generator) for row, row_generator in pairs])
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
 
-class _Ended:
-    """The best K captions of one image that have ended: (score, ids)."""
+class _FinishedCaptions:
+    """The K best finished captions of an image: (score, ids)."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: list[tuple[float, Tensor]] = []
-        self.done = False
+        self._captions: list[tuple[float, Tensor]] = []
+        self.is_complete = False
 
     def add(self, ids: Tensor, total: float) -> None:
         score = total / len(ids)
-        if len(self._kept) < self._size or score > self._worst:
-            self._kept.append((score, ids))
-            if len(self._kept) > self._size:
-                del self._kept[min(range(len(self._kept)), key=lambda place: self._kept[place][0])]
+        if len(self._captions) < self._size or score > self._worst:
+            self._captions.append((score, ids))
+            if len(self._captions) > self._size:
+                del self._captions[min(range(len(self._captions)), key=lambda index: self._captions[index][0])]
 
-    def judge(self, best_total: float, length: int) -> None:
-        """Done if no open beam, the best of which has `best_total`, could beat the worst kept."""
-        self.done = self.done or (len(self._kept) >= self._size and self._worst >= best_total / length)
+    def update_complete(self, best_total: float, length: int) -> None:
+        """Set `is_complete` if no open beam, with at most `best_total`, can exceed the worst caption."""
+        full = len(self._captions) >= self._size
+        self.is_complete = self.is_complete or (full and self._worst >= best_total / length)
 
     @property
     def _worst(self) -> float:
-        return min(score for score, _ in self._kept)
+        return min(score for score, _ in self._captions)
 
     def best(self) -> Tensor:
-        place = max(range(len(self._kept)), key=lambda one: (self._kept[one][0], one))
-        return self._kept[place][1]
+        best = max(range(len(self._captions)), key=lambda index: (self._captions[index][0], index))
+        return self._captions[best][1]
 
 
-def _beams(
-    steps: Steps, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: Generators
+def _beam_search(
+    decoder: CachedDecoder, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: Generators
 ) -> Tensor:
-    """Beam search: ids (B, P) to (B, T)."""
-    images, beams = len(ids), decoding.num_beams
-    ended = [_Ended(beams) for _ in range(images)]
-    totals = torch.full((images, beams), -1e9, device=ids.device)
-    totals[:, 0] = 0  # all beams begin alike: only the first counts
-    logits = steps(ids)
-    steps.repeat(beams)
+    """Generate by beam search: ids (B, P) to (B, T)."""
+    num_images, beams = len(ids), decoding.num_beams
+    finished = [_FinishedCaptions(beams) for _ in range(num_images)]
+    totals = torch.full((num_images, beams), -1e9, device=ids.device)
+    totals[:, 0] = 0  # all beams are equal at first, so only the first is used
+    logits = decoder(ids)
+    decoder.repeat(beams)
     ids, logits = ids.repeat_interleave(beams, dim=0), logits.repeat_interleave(beams, dim=0)
     while ids.shape[1] < max_length:
         scores = _adjust(logits.log_softmax(-1), ids, decoding=decoding, end=end) + totals.view(-1, 1)
         size = scores.shape[-1]
-        best, places = scores.view(images, -1).topk(2 * beams, dim=1)
-        going: list[tuple[float, int, int]] = []
-        for image, found in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
+        best, indices = scores.view(num_images, -1).topk(2 * beams, dim=1)
+        open_beams: list[tuple[float, int, int]] = []
+        for image, top in enumerate(zip(best.tolist(), indices.tolist(), strict=True)):
             first = image * beams
-            candidates = [(total, first + place // size, place % size) for total, place in zip(*found, strict=True)]
-            going += _go_on(candidates, ended[image], ids, beams=beams, end=end, first=first)
-        sums, rows, words = zip(*going, strict=True)
-        totals = torch.tensor(sums, device=ids.device).view(images, beams)
-        chosen, new = torch.tensor(rows, device=ids.device), torch.tensor(words, device=ids.device)[:, None]
-        ids = torch.cat([ids.index_select(0, chosen), new], dim=1)
-        if all(one.done for one in ended) or ids.shape[1] >= max_length:
+            candidates = [(total, first + index // size, index % size) for total, index in zip(*top, strict=True)]
+            open_beams += _next_beams(candidates, finished[image], ids, beams=beams, end=end, first=first)
+        sums, rows, tokens = zip(*open_beams, strict=True)
+        totals = torch.tensor(sums, device=ids.device).view(num_images, beams)
+        selected, new = torch.tensor(rows, device=ids.device), torch.tensor(tokens, device=ids.device)[:, None]
+        ids = torch.cat([ids.index_select(0, selected), new], dim=1)
+        if all(captions.is_complete for captions in finished) or ids.shape[1] >= max_length:
             break
-        steps.reorder(chosen)
-        logits = steps(new)
-    return _pad([_finish(one, ids, totals, first=image * beams) for image, one in enumerate(ended)], end, max_length)
+        decoder.reorder(selected)
+        logits = decoder(new)
+    best_ids = [_best_caption(captions, ids, totals, first=image * beams) for image, captions in enumerate(finished)]
+    return _pad(best_ids, end, max_length)
 
 
-def _go_on(
-    candidates: list[tuple[float, int, int]], ended: _Ended, ids: Tensor, *, beams: int, end: int, first: int
+def _next_beams(
+    candidates: list[tuple[float, int, int]],
+    finished: _FinishedCaptions,
+    ids: Tensor,
+    *,
+    beams: int,
+    end: int,
+    first: int,
 ) -> list[tuple[float, int, int]]:
-    """One image's next beams as (total, row, word), from its 2K best (total, row, word); ended ones are kept."""
-    if ended.done:
+    """Select an image's K next beams of its 2K best candidates, each (total, row, token); record finished captions."""
+    if finished.is_complete:
         return [(0.0, first, 0)] * beams
-    going: list[tuple[float, int, int]] = []
-    for rank, (total, row, word) in enumerate(candidates):
-        if word == end:
+    open_beams: list[tuple[float, int, int]] = []
+    for rank, (total, row, token) in enumerate(candidates):
+        if token == end:
             if rank < beams:
-                ended.add(ids[row].clone(), total)
+                finished.add(ids[row].clone(), total)
         else:
-            going.append((total, row, word))
-        if len(going) == beams:
+            open_beams.append((total, row, token))
+        if len(open_beams) == beams:
             break
-    ended.judge(candidates[0][0], ids.shape[1])
-    return going
+    finished.update_complete(candidates[0][0], ids.shape[1])
+    return open_beams
 
 
-def _finish(ended: _Ended, ids: Tensor, totals: Tensor, *, first: int) -> Tensor:
-    """The best caption of an image, open beams counted as they stand."""
-    if not ended.done:
+def _best_caption(finished: _FinishedCaptions, ids: Tensor, totals: Tensor, *, first: int) -> Tensor:
+    """The best caption of an image; if its search is incomplete, open beams are included."""
+    if not finished.is_complete:
         for beam, total in enumerate(totals.view(-1)[first : first + totals.shape[1]].tolist()):
-            ended.add(ids[first + beam], total)
-    return ended.best()
+            finished.add(ids[first + beam], total)
+    return finished.best()
 
 
 def _pad(rows: list[Tensor], end: int, max_length: int) -> Tensor:
-    """Rows of different lengths to one (B, T), the end token behind each that has room for it."""
+    """Pad rows of different lengths to (B, T), with the end token after each row that is shorter than T."""
     length = min(max(map(len, rows)) + 1, max_length)
-    out = rows[0].new_zeros(len(rows), length)
-    for place, row in enumerate(rows):
-        out[place, : len(row)] = row
+    padded = rows[0].new_zeros(len(rows), length)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
         if len(row) < length:
-            out[place, len(row)] = end
-    return out
+            padded[index, len(row)] = end
+    return padded
 
 
 def _adjust(scores: Tensor, ids: Tensor, *, decoding: Decoding, end: int) -> Tensor:
-    """Scores (R, V) of the next word after ids (R, T), with the repetition penalty and the least length."""
+    """Apply the repetition penalty and the minimum length to scores (R, V) of the token after ids (R, T)."""
     if decoding.repetition_penalty != 1:
-        there = scores.gather(1, ids)
+        repeated = scores.gather(1, ids)
         penalty = decoding.repetition_penalty
-        scores = scores.scatter(1, ids, torch.where(there < 0, there * penalty, there / penalty))
+        scores = scores.scatter(1, ids, torch.where(repeated < 0, repeated * penalty, repeated / penalty))
     if ids.shape[1] < decoding.min_length and end >= 0:
         scores = scores.index_fill(1, torch.tensor([end], device=scores.device), -torch.inf)
     return scores

@@ -1,4 +1,4 @@
-"""The image encoder: a timm Swin whose tokens, with their mean in front, are what everything else looks at.
+"""The image encoder: a timm Swin; its output is the mean token, followed by the tokens of the last stage.
 
 Letters: B batch, S pixels a side, L tokens of the last stage, C their width.
 """
@@ -14,8 +14,12 @@ from ram_ray.settings.models import SwinConfig
 class ImageEncoder(nn.Module):
     """Swin without its classifier.
 
-    `window_size` is fixed by the config. At another `image_size` timm pads or shrinks windows itself; weights
-    of one resolution load into another as long as the window is the same.
+    The config sets `window_size`. At another `image_size`, timm pads images or shrinks windows; the weights fit any
+    resolution with the same window.
+
+    Args:
+        config: sizes of the Swin.
+        image_size: S.
     """
 
     def __init__(self, config: SwinConfig, *, image_size: int) -> None:
@@ -51,7 +55,7 @@ class ImageEncoder(nn.Module):
         return torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
 
     def fill_buffers(self) -> None:
-        """Make what is not in a state dict, for an encoder that was built on the meta device."""
+        """Compute the buffers that a state dict does not have, for an encoder that was built on the meta device."""
         from timm.models.swin_transformer import WindowAttention, get_relative_position_index
 
         for module in self.modules():
@@ -62,12 +66,12 @@ class ImageEncoder(nn.Module):
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Pixels as the encoder takes them.
+    """Normalise pixels for the encoder.
 
     Args:
         pixels: (B, S, S, 3) uint8.
-        mean: of each channel, in 0 to 1.
-        std: of each channel.
+        mean: mean of each channel, 0 to 1.
+        std: standard deviation of each channel.
 
     Returns:
         (B, 3, S, S) float32, on the device of `pixels`.
@@ -75,4 +79,4 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     scale = torch.tensor(std, device=pixels.device)[:, None, None]
     shift = torch.tensor(mean, device=pixels.device)[:, None, None]
     pixels = pixels.permute(0, 3, 1, 2).contiguous().float()
-    return pixels.div_(255).sub_(shift).div_(scale)  # in the order of torchvision's transforms, bit for bit
+    return pixels.div_(255).sub_(shift).div_(scale)  # torchvision's order of operations, for bit-equal results

@@ -19,18 +19,18 @@ def asymmetric_loss(
     eps: float = 1e-8,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Asymmetric loss (arXiv 2009.14119), summed over images and tags.
+    """Compute the asymmetric loss (arXiv 2009.14119), summed over images and tags.
 
-    The focusing weight is a constant for the gradient, as in the released training code.
+    The focusing weight has no gradient, as in the released training code.
 
     Args:
         logits: (B, N), any float dtype; computed in float32.
-        targets: (B, N), 1 where the tag is there, 0 where it is not, `UNKNOWN` where the data cannot tell.
-        gamma_neg: focusing of absent tags.
-        gamma_pos: focusing of present tags.
-        clip: probability by which absent tags are shifted down, so that easy ones cost nothing.
+        targets: (B, N), 1 for a positive, 0 for a negative, `UNKNOWN` for a target that is ignored.
+        gamma_neg: focusing exponent of negatives.
+        gamma_pos: focusing exponent of positives.
+        clip: shift of the probability of negatives, so that easy negatives have no loss.
         eps: smallest probability inside the logarithm.
-        weight: (B,), 0 for an image that does not count; None: all count.
+        weight: (B,), 0 for an image to be ignored, else 1; None: all 1.
 
     Returns:
         A float32 scalar.
@@ -38,22 +38,22 @@ def asymmetric_loss(
     probability = logits.float().sigmoid()
     known = targets != UNKNOWN
     targets = targets.float() * known
-    absent = (1 - probability + clip).clamp(max=1)
-    loss = targets * probability.clamp(min=eps).log() + (1 - targets) * absent.clamp(min=eps).log()
+    negative = (1 - probability + clip).clamp(max=1)  # shifted probability of a negative
+    loss = targets * probability.clamp(min=eps).log() + (1 - targets) * negative.clamp(min=eps).log()
     with torch.no_grad():
-        right = probability * targets + absent * (1 - targets)
-        focus = (1 - right).pow(gamma_pos * targets + gamma_neg * (1 - targets))
-    counted = known if weight is None else known * weight[:, None]
-    return -(loss * focus * counted).sum()
+        target_probability = probability * targets + negative * (1 - targets)
+        focus = (1 - target_probability).pow(gamma_pos * targets + gamma_neg * (1 - targets))
+    used = known if weight is None else known * weight[:, None]
+    return -(loss * focus * used).sum()
 
 
 def caption_targets(ids: Tensor, *, start: int, weight: Tensor | None = None) -> Tensor:
-    """Token ids with -100 where nothing is learnt: padding (id 0), the prompt, images of weight 0.
+    """Make the targets of the caption loss: token ids, and -100 for padding (id 0), prompt and images of weight 0.
 
     Args:
         ids: (B, T) int64.
-        start: tokens of the prompt.
-        weight: (B,), 0 for an image that does not count; None: all count.
+        start: number of prompt tokens.
+        weight: (B,), 0 for an image to be ignored, else 1; None: all 1.
 
     Returns:
         (B, T) int64.
@@ -64,10 +64,10 @@ def caption_targets(ids: Tensor, *, start: int, weight: Tensor | None = None) ->
 
 
 def num_learnt(targets: Tensor) -> Tensor:
-    """How many predictions `caption_loss` is the mean of.
+    """Count the predictions that `caption_loss` is the mean over.
 
     Args:
-        targets: (B, T) int64, of `caption_targets`.
+        targets: (B, T) int64 of `caption_targets`.
 
     Returns:
         An int64 scalar.
@@ -76,15 +76,15 @@ def num_learnt(targets: Tensor) -> Tensor:
 
 
 def caption_loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.1) -> Tensor:
-    """Cross-entropy of the next token with label smoothing.
+    """Compute the cross-entropy of the next token with label smoothing.
 
     Args:
         logits: (B, T, V); the prediction at t is for the token at t + 1.
-        targets: (B, T) token ids, -100 where nothing is to be learnt, as `caption_targets` gives them.
+        targets: (B, T) int64 of `caption_targets`; -100 is ignored.
         smoothing: share of the target that is spread over all tokens, 0 to 1.
 
     Returns:
-        The mean over what is learnt; 0, with zero gradients, where nothing is.
+        A float32 scalar: the mean over the targets that are not ignored; 0, with zero gradients, if all are ignored.
     """
     losses = F.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), label_smoothing=smoothing, reduction="sum"
@@ -93,12 +93,12 @@ def caption_loss(logits: Tensor, targets: Tensor, *, smoothing: float = 0.1) -> 
 
 
 def distillation_loss(features: Tensor, teacher: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Mean absolute difference of features and the teacher's (B, C), over the images that count.
+    """Compute the mean absolute difference between features and the teacher's features.
 
     Args:
         features: (B, C), any float dtype; computed in float32.
         teacher: (B, C), the teacher's features of the same images.
-        weight: (B,), 0 for an image that does not count; None: all count.
+        weight: (B,), 0 for an image to be ignored, else 1; None: all 1.
 
     Returns:
         A float32 scalar.
@@ -110,13 +110,13 @@ def distillation_loss(features: Tensor, teacher: Tensor, *, weight: Tensor | Non
 
 
 def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor:
-    """Total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment, of what is there.
+    """Compute the total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment.
 
-    RAM: arXiv 2306.03514, section 3.2; without captions (RAM++, arXiv 2310.15200) L_tag counts as it is.
+    RAM: arXiv 2306.03514, section 3.2. Without captions (RAM++, arXiv 2310.15200) L_tag has the factor 1.
 
     Args:
-        losses: scalars by name: "tag", and those of "text", "distill" and "alignment" that are learnt.
-        ratio: L_text / L_tag over all workers; None: of these losses.
+        losses: scalars by name: "tag", and optionally "text", "distill" and "alignment".
+        ratio: L_text / L_tag over all workers; None: the ratio of these losses.
 
     Returns:
         A scalar.

@@ -1,7 +1,8 @@
-"""Relative position biases of a Swin brought to another window size, as the reference brings them.
+"""Resize the relative position biases of a Swin to another window size, as the reference does.
 
-Distances between source places grow geometrically, so that the middle, where biases change fast, keeps its detail
-and the outermost source place lands on the outermost target place (after BEiT). Between them: a bicubic spline.
+The coordinates of the source positions grow geometrically (after BEiT): positions in the middle, where the bias changes
+fast, stay close together, and the outermost source position falls on the outermost target position. A bicubic spline
+interpolates between them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def resize_position_bias(table: Tensor, window_size: int) -> Tensor:
 
     Args:
         table: ((2 v - 1)^2, heads) float, of window v.
-        window_size: w.
+        window_size: w, the new window.
 
     Returns:
         ((2 w - 1)^2, heads) float32.
@@ -29,25 +30,25 @@ def resize_position_bias(table: Tensor, window_size: int) -> Tensor:
         raise ValueError(f"a position bias table of {len(table)} rows belongs to no square window")
     if source == target:
         return table.float()
-    if source == 1:  # one place: the same everywhere
+    if source == 1:  # a single position: a constant
         return table.float().expand(target**2, -1).clone()
     from scipy.interpolate import RectBivariateSpline
 
-    places = _places(source // 2, reach=target // 2)
-    wanted = np.arange(-(target // 2), target // 2 + 1, dtype=float)
-    degree = min(3, source - 1)  # windows under 3, which the reference cannot resize, have too few places for cubes
+    coordinates = _source_coordinates(source // 2, reach=target // 2)
+    targets = np.arange(-(target // 2), target // 2 + 1, dtype=float)
+    degree = min(3, source - 1)  # windows under 3 have too few positions for cubes
     rows = table.float().numpy().reshape(source, source, -1)
     heads = [
-        RectBivariateSpline(places, places, rows[..., head], kx=degree, ky=degree, s=0)(wanted, wanted)
+        RectBivariateSpline(coordinates, coordinates, rows[..., head], kx=degree, ky=degree, s=0)(targets, targets)
         for head in range(rows.shape[-1])
     ]
     return torch.from_numpy(np.stack(heads, axis=-1).reshape(target**2, -1).astype(np.float32))
 
 
-def _places(steps: int, *, reach: int) -> np.ndarray:
-    """Source places: 0 and `steps` on either side at 1, 1 + q, 1 + q + q^2, ..., the last about at `reach`.
+def _source_coordinates(steps: int, *, reach: int) -> np.ndarray:
+    """Compute source coordinates: 0, and on each side `steps` at 1, 1 + q, 1 + q + q^2, ..., up to about `reach`.
 
-    The ratio q is halved in on as the reference does, so that its rounding is ours too.
+    The ratio q is found by bisection with the reference's bounds and tolerance, for equal rounding.
     """
     low, high = 1.01, 1.5
     ratio = high

@@ -1,18 +1,16 @@
-"""RAM and its relatives: one image encoder, a recognition decoder that asks it for tags, a captioner guided by tags.
+"""RAM, RAM++ and Tag2Text: an image encoder, a recognition decoder that scores tags, a captioner guided by tags.
 
     pixels -> Swin -> image tokens (mean first) -> Linear ------+--> recognition decoder <- label queries -> logits
                                                                 |
                           tags "a | b" -> tag encoder (cross) --+--> caption decoder -> caption
 
-Label queries are frozen text embeddings, one a tag, so a model can be asked for tags that it was never
-trained on. The two lowest layers of the tag encoder share cross-attention and feed-forward weights with the
-recognition decoder (arXiv 2306.03514, section 3.2; sizes in `settings/models.py`).
+Label queries are frozen text embeddings of tags, so a model can score tags that it was not trained on. The two lowest
+layers of the tag encoder share cross-attention and feed-forward weights with the recognition decoder (arXiv 2306.03514,
+section 3.2; sizes in `settings/models.py`). RAM++ (arXiv 2310.15200) has several descriptions of each tag and weights
+them for each image; Tag2Text learns its queries. They are the same class with another `config.architecture`.
 
-RAM++ has several descriptions a tag and weighs them for each image; Tag2Text learns its queries. They are the same
-class with another `config.architecture`.
-
-Letters: B batch, S pixels, L image tokens, C their width, N tags, K descriptions a tag, E width of text embeddings,
-D width, T text tokens, T' tokens of the tags.
+Letters: B batch, S pixels, L image tokens, C their width, N tags, K descriptions of a tag, E width of text embeddings,
+D width, P prompt tokens, T text tokens, T' tokens of the tags.
 """
 
 from __future__ import annotations
@@ -39,8 +37,7 @@ class RAM(nn.Module):
 
     Args:
         config: sizes and parts of the model.
-        label_embed: (N, E) for RAM, (N, K, E) for RAM++: frozen, and replaced to ask for other tags; (N, D) for
-            Tag2Text, whose queries are learnt.
+        label_embed: (N, E) for RAM and (N, K, E) for RAM++, frozen; (N, D) for Tag2Text, whose queries are learned.
 
     Raises:
         ValueError: if the shape of the label embeddings does not fit the config.
@@ -55,40 +52,41 @@ class RAM(nn.Module):
         self.config = config
         shape = (config.descriptions, config.label_width) if self.reweighs else (config.label_width,)
         if tuple(label_embed.shape[1:]) != shape:
-            wanted = ", ".join(map(str, ("tags", *shape)))
-            raise ValueError(f"label_embed has shape {tuple(label_embed.shape)}, the model wants ({wanted})")
-        learnt = config.architecture == "tag2text"
-        self.image_proj = nn.Identity() if learnt else nn.Linear(config.swin.num_features, config.image_proj)
+            expected = ", ".join(map(str, ("tags", *shape)))
+            raise ValueError(f"label_embed has shape {tuple(label_embed.shape)}, the model needs ({expected})")
+        learned_queries = config.architecture == "tag2text"
+        self.image_proj = nn.Identity() if learned_queries else nn.Linear(config.swin.num_features, config.image_proj)
         self.recognition = RecognitionDecoder(
             config.recognition,
-            label_width=None if learnt else config.label_width,
+            label_width=None if learned_queries else config.label_width,
             context_width=config.context_width,
             label_proj=config.label_proj,
-            per_tag=len(label_embed) if learnt else None,
+            per_tag=len(label_embed) if learned_queries else None,
             similarity=config.similarity,
         )
         if config.captions:
             self.tag_encoder = TagEncoder(config, self.recognition)
             self.caption_decoder = CaptionDecoder(config)
         self.apply(partial(initialise, std=config.init_std))
-        self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)  # timm initialises its own
-        if learnt:
+        # After `apply`, because timm initialises the image encoder.
+        self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
+        if learned_queries:
             self.label_embed = nn.Parameter(label_embed.float())
         else:
             self.register_buffer("label_embed", label_embed.float())
         if self.reweighs:
             self.reweight_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        blank = self.label_embed.is_meta  # weights are about to be loaded
-        if config.init_std is None and config.architecture == "ram" and config.label_proj and not blank:
+        on_meta = self.label_embed.is_meta  # weights will be loaded
+        if config.init_std is None and config.architecture == "ram" and config.label_proj and not on_meta:
             self.recognition.spread_queries(self.label_embed)
 
     @property
     def reweighs(self) -> bool:
-        """RAM++: the queries depend on the image."""
+        """Whether the queries depend on the image (RAM++)."""
         return self.config.architecture == "ram_plus"
 
     def drop_captioner(self) -> None:
-        """Make it a model that gives tags alone."""
+        """Remove the captioner."""
         if self.config.captions:
             self.config = self.config.model_copy(update={"captions": False})
             del self.tag_encoder, self.caption_decoder
@@ -105,11 +103,11 @@ class RAM(nn.Module):
         return self.image_proj(self.image_encoder(pixel_values))
 
     def queries(self, label_embed: Tensor, image_tokens: Tensor) -> Tensor:
-        """Label queries.
+        """Compute label queries.
 
         Args:
             label_embed: (N, E) text embeddings; RAM++: (N, K, E) of descriptions.
-            image_tokens: (B, 1 + L, C); RAM++ weighs descriptions by them.
+            image_tokens: (B, 1 + L, C); RAM++ weights descriptions by them.
 
         Returns:
             (1, N, D); RAM++: (B, N, D).
@@ -119,9 +117,9 @@ class RAM(nn.Module):
         return self.recognition.queries(self.reweigh(label_embed, image_tokens[:, 0]))
 
     def reweigh(self, descriptions: Tensor, image: Tensor) -> Tensor:
-        """The tags' embeddings for each image (RAM++, arXiv 2310.15200, section 3.3).
+        """Weight the descriptions of each tag for each image (RAM++, arXiv 2310.15200, section 3.3).
 
-        Each tag's descriptions are averaged by a softmax of their products with the image's unit vector.
+        The weights are a softmax over the products of the descriptions with the image's unit vector.
 
         Args:
             descriptions: (N, K, E).
@@ -141,13 +139,13 @@ class RAM(nn.Module):
 
         Args:
             image_tokens: (B, 1 + L, C).
-            label_embed: of other tags, (N', E), RAM++: (N', K', E); None: the model's own.
+            label_embed: embeddings of other tags, (N', E), RAM++: (N', K', E); None: the model's.
 
         Returns:
-            (B, N).
+            Logits (B, N).
 
         Raises:
-            ValueError: other embeddings for Tag2Text, which knows no other tags.
+            ValueError: if Tag2Text gets other embeddings, because it can score only its own tags.
         """
         if label_embed is not None and self.config.architecture == "tag2text":
             raise ValueError("Tag2Text answers for its own tags alone; use a RAM or RAM++ model for other tags")
@@ -155,32 +153,32 @@ class RAM(nn.Module):
         return self.recognition(queries, image_tokens)
 
     def alignment_logits(self, image_tokens: Tensor, text_embed: Tensor) -> Tensor:
-        """Texts asked as if they were tags (RAM++, arXiv 2310.15200).
+        """Score texts as tags, for the alignment loss (RAM++, arXiv 2310.15200).
 
         Args:
             image_tokens: (B, 1 + L, C).
-            text_embed: (B', E).
+            text_embed: (B', E) text embeddings.
 
         Returns:
-            (B, B').
+            Logits (B, B').
         """
         return self.recognition(self.recognition.queries(text_embed), image_tokens)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One training step's losses.
+        """Compute the training losses.
 
         Args:
             batch: tensors by name:
                 pixel_values (B, 3, S, S) float, normalised
-                targets (B, N), 1 where the tag is there, 0 where it is not, `losses.UNKNOWN` where the data cannot tell
-                caption_ids (B, T) and tag_ids (B, T'), optional: the caption and its own tags as text
-                caption_start: tokens of the prompt, not learnt
+                targets (B, N), 1 for a positive, 0 for a negative, `losses.UNKNOWN` for a target that is ignored
+                caption_ids (B, T) and tag_ids (B, T'), optional: the caption and its tags as text
+                caption_start: number of prompt tokens, which are not learned
                 teacher (B, C), optional: the teacher's image feature of the same crop
-                text_embed (B, E), optional (RAM++): text embeddings of each picture's caption
-                weight (B,), optional: 0 for an image of which nothing is learnt, 1 for the others
+                text_embed (B, E), optional (RAM++): text embedding of each image's caption
+                weight (B,), optional: 0 for an image to be ignored, else 1
 
         Returns:
-            Scalars by name: tag, and text, distill and alignment where the batch has their targets.
+            Scalars by name: tag, and text, distill and alignment if the batch has their inputs.
         """
         weight = batch.get("weight")
         tokens = self.encode(batch["pixel_values"])
@@ -212,19 +210,19 @@ class RAM(nn.Module):
         decoding: Decoding | None = None,
         generator: Generators = None,
     ) -> Tensor:
-        """Captions: ids (B, T) after the prompt, zero from the end token on.
+        """Generate captions.
 
         Args:
             image_tokens: (B, 1 + L, C).
-            tag_ids: (B, T') tags as text.
-            prompt_ids: (P,) the prompt with its first token.
+            tag_ids: (B, T') ids of the tags as text.
+            prompt_ids: (P,) ids of the prompt, with [DEC].
             end: id of the end token.
-            max_tokens: most tokens after the prompt, in place of the decoding's.
-            decoding: beams, lengths, penalty or draws; None: the config's.
-            generator: of the draws; a list holds one an image, see `generation.generate`.
+            max_tokens: maximum tokens after the prompt; None: the maximum of `decoding`.
+            decoding: beams, lengths, repetition penalty or sampling; None: the config's.
+            generator: generator of the draws, or a list with a generator for each image.
 
         Returns:
-            int64 (B, T).
+            int64 (B, T): ids after the prompt, zero from the end token on.
         """
         decoding = decoding or self.config.decoding
         length = decoding.max_length or self.config.max_caption_tokens

@@ -1,7 +1,7 @@
-"""The recognition decoder: label queries ask the image tokens, and each gives one logit.
+"""The recognition decoder: cross-attention of label queries to image tokens gives a logit for each tag.
 
-What does not depend on the image, the queries and their first projection, is computed once a label set
-(`queries`, `first_side`) and may be handed in again and again.
+The queries and their first projection (`queries`, `project_queries`) do not depend on the image, so they can be
+computed once for a label set and passed to each call.
 
 Letters: B batch, L image tokens, N tags, E width of text embeddings, D width, C context width.
 """
@@ -17,7 +17,12 @@ from ram_ray.settings.models import TransformerConfig
 
 
 class PerTagLinear(nn.Module):
-    """A classifier of its own for every tag (Tag2Text, after Query2Label, arXiv 2107.10834)."""
+    """A separate linear classifier for each tag (Tag2Text, after Query2Label, arXiv 2107.10834).
+
+    Args:
+        num_tags: N.
+        width: D.
+    """
 
     def __init__(self, num_tags: int, width: int) -> None:
         super().__init__()
@@ -26,20 +31,27 @@ class PerTagLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_tags).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, 1)."""
-        # A product for each tag. Written as a sum of products, OpenVINO 2026.4 compiles it to other numbers.
+        """Apply the classifiers.
+
+        Args:
+            x: (B, N, D).
+
+        Returns:
+            Logits (B, N, 1).
+        """
+        # A matrix product for each tag, because OpenVINO 2026.4 compiles a sum of products to wrong results.
         return (x.unsqueeze(-2) @ self.weight.unsqueeze(-1)).squeeze(-1) + self.bias.unsqueeze(-1)
 
 
 class RecognitionDecoder(nn.Module):
-    """Cross-attention of label queries to image tokens; no self-attention, so tags do not see one another.
+    """Cross-attention of label queries to image tokens. There is no self-attention, so tags do not affect each other.
 
     Args:
         config: sizes of the layers.
-        label_width: width of text embeddings; None: queries are given as they are, without projection and ReLU.
-        context_width: C, of image tokens.
+        label_width: E; None: embeddings are used as queries, without projection and ReLU.
+        context_width: C, width of image tokens.
         label_proj: whether text embeddings are projected to the decoder's width.
-        per_tag: the number of tags, where every tag has its own classifier.
+        per_tag: number of tags with separate classifiers; None: a shared classifier.
         similarity: whether a logit also gets the product of the tag's query with the mean image token.
     """
 
@@ -72,7 +84,7 @@ class RecognitionDecoder(nn.Module):
         self.similarity = nn.Linear(config.width, context_width, bias=False) if similarity else None
 
     def queries(self, label_embed: Tensor) -> Tensor:
-        """Queries of labels.
+        """Compute the queries of labels.
 
         Args:
             label_embed: text embeddings (N, E), the same for every image, or (B, N, E).
@@ -85,8 +97,8 @@ class RecognitionDecoder(nn.Module):
             return x
         return F.relu(x if self.label_proj is None else self.label_proj(x))
 
-    def first_side(self, queries: Tensor) -> Tensor:
-        """The first layer's projection of queries: the last step that no image changes.
+    def project_queries(self, queries: Tensor) -> Tensor:
+        """Project queries in the first layer's attention; this does not depend on the image.
 
         Args:
             queries: (1, N, D).
@@ -100,41 +112,41 @@ class RecognitionDecoder(nn.Module):
 
     @torch.no_grad()
     def spread_queries(self, label_embed: Tensor) -> None:
-        """Start `label_proj` so that before the ReLU the queries of these labels (N, E) are random and unlike.
+        """Initialise `label_proj` so that the queries of these labels are random and dissimilar before the ReLU.
 
-        Text embeddings of names lie close together, in a small text encoder at a mean cosine of 0.9, and queries
-        that are all alike make a slow start. Here they are centred and whitened first, then projected at random to
-        a standard deviation of 2. It is a start only: the layer learns on, and takes any other label.
+        Text embeddings of names are similar to each other (in a small text encoder, their mean cosine is 0.9), and
+        similar queries slow down the start of training. The projection centres and whitens the embeddings, then
+        projects them at random to a standard deviation of 2. Training changes it, and any other label can be used.
 
         Args:
             label_embed: (N, E) float.
         """
         assert self.label_proj is not None
         mean = label_embed.mean(0)
-        _, strengths, axes = torch.linalg.svd(label_embed - mean, full_matrices=False)
-        kept = strengths > 0.02 * strengths[0]
-        if not kept.any():
+        _, singular_values, axes = torch.linalg.svd(label_embed - mean, full_matrices=False)
+        selected = singular_values > 0.02 * singular_values[0]
+        if not selected.any():
             return
-        axes, strengths = axes[kept], strengths[kept]
-        whiten = axes.T @ (axes / strengths[:, None]) * (len(label_embed) / len(axes)) ** 0.5
+        axes, singular_values = axes[selected], singular_values[selected]
+        whiten = axes.T @ (axes / singular_values[:, None]) * (len(label_embed) / len(axes)) ** 0.5
         self.label_proj.weight.copy_(2 * torch.randn_like(self.label_proj.weight) @ whiten)
         self.label_proj.bias.copy_(-self.label_proj.weight @ mean)
 
-    def forward(self, queries: Tensor, image_tokens: Tensor, *, first_side: Tensor | None = None) -> Tensor:
+    def forward(self, queries: Tensor, image_tokens: Tensor, *, projected_queries: Tensor | None = None) -> Tensor:
         """Score labels on encoded images.
 
         Args:
             queries: (1 or B, N, D).
             image_tokens: (B, 1 + L, C).
-            first_side: of `first_side`, where it is known from before.
+            projected_queries: result of `project_queries` for these queries, if already computed.
 
         Returns:
             Logits (B, N).
         """
         x = queries
         for layer in self.layers:
-            x = layer(x, image_tokens, projected=first_side)
-            first_side = None
+            x = layer(x, image_tokens, projected=projected_queries)
+            projected_queries = None
         logits = self.fc(x).squeeze(-1)
         if self.similarity is None:
             return logits
@@ -142,14 +154,14 @@ class RecognitionDecoder(nn.Module):
         return logits + (self.similarity(queries) @ mean.unsqueeze(-1)).squeeze(-1)
 
     def attention(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
-        """Where the last layer's queries look.
+        """Compute the attention probabilities of the last layer.
 
         Args:
             queries: (1 or B, N, D).
             image_tokens: (B, 1 + L, C).
 
         Returns:
-            (B, N, L), the mean token left out, each row summing to one.
+            (B, N, L), without the mean token; each row sums to 1.
         """
         x = queries
         *lower, last = self.layers

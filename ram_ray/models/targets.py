@@ -1,3 +1,3 @@
-"""What a training target holds, for those who make targets without torch and those who read them."""
+"""The values of training targets, for modules that do not import torch."""
 
-UNKNOWN = 2  # beside 0 and 1: a tag of which nothing is learnt
+UNKNOWN = 2  # 0: negative, 1: positive, UNKNOWN: ignored by the loss

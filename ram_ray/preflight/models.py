@@ -153,7 +153,7 @@ def _load_teacher(folder: Path, names: list[str]) -> None:
 def _load_detector(folder: Path, names: list[str]) -> None:
     from transformers import AutoConfig, AutoProcessor
 
-    from ram_ray.detectors.make import detector_classes
+    from ram_ray.detectors.registry import detector_classes
 
     if not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
         raise ValueError("it has no weights as safetensors")

@@ -7,9 +7,9 @@ the last round's generation. The sample images are a stage, so a page that is wr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import cast
 
 import fsspec
 import pyarrow as pa
@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import Counts
-from ram_ray.data_engine.statistics import figures, read_tally, tally
+from ram_ray.data_engine.statistics import count_tags_by_fate, read_tag_counts, tally_shares
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.reporting.engine_curve import read_curve
-from ram_ray.reporting.engine_page import LabelChanges, Step, View, to_html
-from ram_ray.reporting.engine_pictures import OUTCOMES, SAMPLE_IMAGE, Bounds, read_sample_images
+from ram_ray.reporting.engine_page import LabelChanges, Reason, Step, View, to_html
+from ram_ray.reporting.engine_pictures import Bounds, read_sample_images
+from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage, TallyRow
 from ram_ray.runtime.artifacts import Manifest, Run, write_text
 from ram_ray.runtime.storage import make_folder
 
@@ -55,7 +56,7 @@ def report_engine(
     """
     bounds = bounds or Bounds()
     system = LabelSystem.load(label_system_uri(labels.path))
-    rows = read_tally(tally(run, config, steps[-1], labels))
+    rows = [cast(TallyRow, row) for row in read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))]
     changes = label_changes(rows, system)
     shown = [label.id for label in changes if label.removed or label.added][: bounds.categories]
     images = sample_images(run, config, steps[-1], labels, crops=crops, tags=shown, bounds=bounds)
@@ -66,12 +67,12 @@ def report_engine(
     generated = [step for step in steps if step.stage.startswith("generate_")]
     if points and generated:
         last = to_step(generated[-1])
-        precision = tally(run, config, generated[-1], labels).counts["added_precision"]
+        precision = count_tags_by_fate(run, config, generated[-1], labels).counts["added_precision"]
         points = replace(points, selected=(last.recall, precision)) if last.recall and precision else points
     view = View(
         run=config.name,
         steps=[to_step(step) for step in steps],
-        figures=figures(rows),
+        figures=tally_shares(rows),
         reasons=reasons(rows),
         labels=changes,
         curve=points,
@@ -90,7 +91,7 @@ def sample_images(
     crops: Sequence[str],
     tags: Sequence[int],
     bounds: Bounds,
-) -> list[dict[str, Any]]:
+) -> list[SampleImage]:
     """Read the page's images from the shards, as a stage: a second call reads the stage's file.
 
     Args:
@@ -114,10 +115,10 @@ def sample_images(
         fs, path = fsspec.url_to_fs(file)
         make_folder(fs, fs._parent(path))
         with fs.open(path, "wb") as handle:
-            pq.write_table(pa.Table.from_pylist(images, schema=SAMPLE_IMAGE), handle)
+            pq.write_table(pa.Table.from_pylist([dict(image) for image in images], schema=SAMPLE_IMAGE), handle)
         stage.finish(images=len({image["key"] for image in images}), pictures=len(images))
     with fsspec.open(file, "rb") as handle:
-        return pq.read_table(handle).to_pylist()
+        return [cast(SampleImage, row) for row in pq.read_table(handle).to_pylist()]
 
 
 def to_step(annotations: Manifest) -> Step:
@@ -140,7 +141,7 @@ def to_step(annotations: Manifest) -> Step:
     )
 
 
-def label_changes(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> list[LabelChanges]:
+def label_changes(rows: Sequence[TallyRow], system: LabelSystem) -> list[LabelChanges]:
     """Sum the counts of each label.
 
     Args:
@@ -150,9 +151,9 @@ def label_changes(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> lis
     Returns:
         The labels that occur in `rows`, those with the most added and removed tags first.
     """
-    images: Counter[tuple[int, str]] = Counter()
-    judged: Counter[tuple[int, str]] = Counter()
-    right: Counter[tuple[int, str]] = Counter()
+    images: Counter[tuple[int, Outcome]] = Counter()
+    judged: Counter[tuple[int, Outcome]] = Counter()
+    right: Counter[tuple[int, Outcome]] = Counter()
     unmentioned: Counter[int] = Counter()
     known = False
     for row in rows:
@@ -160,9 +161,10 @@ def label_changes(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> lis
             known = True
             unmentioned[row["tag"]] += row["images"] if row["fate"] == "unsaid" else 0
             continue
-        outcome = "removed" if row["fate"] != "kept" else "kept" if row["source"] == "said" else "added"
-        for total, name in ((images, "images"), (judged, "judged"), (right, "right")):
-            total[row["tag"], outcome] += row[name]
+        outcome: Outcome = "removed" if row["fate"] != "kept" else "kept" if row["source"] == "said" else "added"
+        images[row["tag"], outcome] += row["images"]
+        judged[row["tag"], outcome] += row["judged"]
+        right[row["tag"], outcome] += row["right"]
     changes = [
         LabelChanges(
             id=id,
@@ -182,20 +184,23 @@ def label_changes(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> lis
     return sorted(changes, key=lambda label: (-(label.removed + label.added), -label.kept, label.id))
 
 
-def reasons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def reasons(rows: Sequence[TallyRow]) -> list[Reason]:
     """Sum the removed tags by reason.
 
     Args:
         rows: of `data_engine.statistics.TALLY`.
 
     Returns:
-        A dict of reason, images, judged and right for each reason, the most frequent first.
+        The sums of each reason, the most frequent first.
     """
-    totals: dict[str, Counter[str]] = {}
+    totals: dict[str, Reason] = {}
     for row in rows:
         if row["source"] != "true" and row["fate"] != "kept":
-            total = totals.setdefault(row["fate"], Counter())
-            for name in ("images", "judged", "right"):
-                total[name] += row[name]
-    summary = [{"reason": reason, **total} for reason, total in totals.items()]
-    return sorted(summary, key=lambda row: (-row["images"], row["reason"]))
+            total = totals.get(row["fate"], Reason(row["fate"]))
+            totals[row["fate"]] = Reason(
+                total.reason,
+                images=total.images + row["images"],
+                judged=total.judged + row["judged"],
+                right=total.right + row["right"],
+            )
+    return sorted(totals.values(), key=lambda total: (-total.images, total.reason))

@@ -66,7 +66,7 @@ def read_rows(
     return dataset.repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
 
 
-def good(block: pa.Table) -> pa.Table:
+def drop_rejected(block: pa.Table) -> pa.Table:
     """The rows of a block that no stage has rejected."""
     if "reason" not in block.column_names:
         return block
@@ -146,7 +146,7 @@ def annotate(
             return conform(block, schema)
 
         dataset = read_rows(source, run=run, rows_per_block=rows_per_block, partitioned=partitioned)
-        dataset = dataset.map_batches(good, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
+        dataset = dataset.map_batches(drop_rejected, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         write_rows(dataset, stage.path, run=run, partition_cols=["shard"])
 

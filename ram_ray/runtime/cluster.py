@@ -14,7 +14,7 @@ from typing import Any
 from ram_ray.runtime import own_cluster, ray_internals, storage
 from ram_ray.settings.runtime import ResourcesConfig
 
-SETTINGS = {
+ENVIRONMENT = {
     **ray_internals.SWITCHES,
     "TOKENIZERS_PARALLELISM": "false",
     # Ray's processes have dozens of threads, and the memory of each thread's arena, glibc's or Arrow's, only grows.
@@ -37,22 +37,22 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, 
     if ray.is_initialized():
         return
     ray_internals.check_version()
-    if joins():
+    if joins_cluster():
         ray.init(logging_level=logging.WARNING)
     else:
-        for name, value in SETTINGS.items():
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker compiles what it imports, for seconds
         atexit.register(stop)  # before Ray's own handler, which does not remove the folder
         own_cluster.start(
-            num_cpus=own_cpus(num_cpus),
+            num_cpus=private_cluster_cpus(num_cpus),
             object_store_bytes=int(object_store_gb * 1e9) if object_store_gb else None,
             dashboard=dashboard,
         )
     configure_data()
 
 
-def joins() -> bool:
+def joins_cluster() -> bool:
     """Whether `start` joins an existing cluster."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
@@ -65,7 +65,7 @@ def stop() -> None:
     ray.shutdown()
 
 
-def own_cpus(num_cpus: int | None) -> int:
+def private_cluster_cpus(num_cpus: int | None) -> int:
     """CPUs of a private cluster, at least two.
 
     With a single CPU, an actor would block Ray Data's filter of finished rows, which needs a whole CPU, for ever.
@@ -84,7 +84,7 @@ def machine_cpus() -> int:
     return max(1, ray_internals.count_cpus())
 
 
-def fill_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
+def resources_for_machine(resources: ResourcesConfig, *, cpus: int) -> ResourcesConfig:
     """Choose resources for models on the CPUs of one machine, for all fields that the user did not set.
 
     The threads of the actors share the CPUs; several tasks decode images beside them.

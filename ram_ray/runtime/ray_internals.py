@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ram_ray.runtime.versions import warn_if_other
+from ram_ray.runtime.versions import warn_if_other_version
 
 if TYPE_CHECKING:
     from ray.data import DataContext
@@ -41,7 +41,7 @@ SWITCHES = {
 
 def check_version() -> None:
     """Log a warning, once a process, if the installed Ray is not the version that this file was written for."""
-    warn_if_other("ray", written_for=WRITTEN_FOR, module=__name__)
+    warn_if_other_version("ray", written_for=WRITTEN_FOR, module=__name__)
 
 
 def start_private_cluster(

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 @functools.cache  # a line a process
-def warn_if_other(package: str, *, written_for: str, module: str) -> None:
+def warn_if_other_version(package: str, *, written_for: str, module: str) -> None:
     """Log a warning if another version of a package is installed.
 
     Args:

@@ -35,7 +35,7 @@ class DrawnConfig(Section):
 
 
 class MeasureConfig(Section):
-    """To measure the data engine on photos (`ram_ray.data.measure`); other runs hide no captions and plant no tags."""
+    """To measure the data engine on photos (`ram_ray.data.hidden_captions`); other runs hide and plant nothing."""
 
     captions_per_image: int | None = Field(
         None,
@@ -49,7 +49,7 @@ class MeasureConfig(Section):
     )
 
     @property
-    def on(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether the tags of all captions are kept as the truth."""
         return self.captions_per_image is not None or self.planted > 0
 

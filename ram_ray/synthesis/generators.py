@@ -1,8 +1,8 @@
-"""Text to pictures: the seam through which captions become the synthetic images StableRep learns from.
+"""Text-to-image generators: they make the synthetic images of captions that StableRep learns from.
 
-`DrawnGenerator` runs anywhere and is instant: it finds the words it can draw in a caption and draws them.
-`DiffusersGenerator` is Stable Diffusion or any other diffusers pipeline. Both make as many pictures of one
-caption as there are seeds, and the same picture for the same seed.
+`TextToImage` is the interface. `DrawnGenerator` needs no model: it draws the words of a caption that it knows.
+`DiffusersGenerator` runs Stable Diffusion or any other diffusers pipeline. The same caption and seed give the same
+image.
 """
 
 from __future__ import annotations
@@ -12,45 +12,57 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, draw, scene_of
-from ram_ray.drawn_scenes.picture import Level
+from ram_ray.drawn_scenes.drawing import Level
 from ram_ray.runtime.storage import local_copy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_TRIES = 4  # seeds tried for a picture that the pipeline's own safety check blanks
+_MAX_SEEDS = 4  # seeds tried for an image that the pipeline's safety check blanks
 _ACTION_FORMS = {form: lemma for lemma, forms in ACTIONS.items() for form in (lemma, *forms)}
-_Part = list[str | None]  # object, colour, action
+_ObjectWords = list[str | None]  # object, colour, action
 
 
 class TextToImage(Protocol):
-    """Anything that makes pictures of captions."""
+    """A generator of images from captions."""
 
     def generate(self, captions: list[str], *, seeds: list[int], size: int) -> list[Image]:
-        """One RGB picture of `size` x `size` pixels a caption, each from its own seed, in order.
+        """Generate an image of each caption.
 
         Args:
-            captions: what to draw.
-            seeds: one a caption.
+            captions: B captions.
+            seeds: B seeds, one for each caption.
             size: pixels a side.
+
+        Returns:
+            B RGB images of `size` x `size` pixels, in order.
         """
         ...
 
 
-class Refused(Exception):
-    """The pipeline's safety check blanked every picture of some captions; `captions` names them."""
+class SafetyCheckError(Exception):
+    """The pipeline's safety check blanked every image of some captions.
+
+    Args:
+        captions: these captions.
+    """
 
     def __init__(self, captions: list[str]) -> None:
-        super().__init__(f"the safety check refused {len(captions)} captions with {_TRIES} seeds each: {captions[:3]}")
+        super().__init__(
+            f"the safety check refused {len(captions)} captions with {_MAX_SEEDS} seeds each: {captions[:3]}"
+        )
         self.captions = captions
 
 
 class DrawnGenerator:
-    """Draw what a caption names of the drawn scenes' vocabulary; every other word is passed over.
+    """Draw the words of a caption that are in the vocabulary of drawn scenes; other words are ignored.
 
-    What the caption leaves open (places, sizes, textures, colours, the background) comes from the seed. Of
-    more than four things, four are drawn; a caption with no known word gives a background.
+    What the caption does not name (positions, sizes, textures, colours, the background) is drawn from the seed. At most
+    four objects are drawn. A caption without a known word gives a background.
+
+    Args:
+        level: level of detail of drawn scenes.
     """
 
     def __init__(self, *, level: Level = "plain") -> None:
@@ -64,58 +76,64 @@ class DrawnGenerator:
         """
         _check_seeds(captions, seeds)
         return [
-            draw(read_caption(text, seed=seed), size=size, level=self.level, seed=seed)
-            for text, seed in zip(captions, seeds, strict=True)
+            draw(parse_scene(caption, seed=seed), size=size, level=self.level, seed=seed)
+            for caption, seed in zip(captions, seeds, strict=True)
         ]
 
 
-def read_caption(text: str, *, seed: int) -> Scene:
-    """Find the scene in a caption by matching words; what it leaves open is drawn from `seed`.
+def parse_scene(caption: str, *, seed: int) -> Scene:
+    """Find the scene of a caption by matching words; what the caption does not name is drawn from the seed.
 
-    A colour goes to the noun after it ("a red sun", "something red"), an action to the noun before it, or to
-    the next one where none came yet.
+    A colour belongs to the noun after it ("a red sun"), or before it in "something red". An action belongs to the noun
+    before it, or to the next noun if there is none before it.
+
+    Args:
+        caption: the text.
+        seed: seed of what the caption does not name.
+
+    Returns:
+        The scene.
     """
-    parts: list[_Part] = []
+    objects: list[_ObjectWords] = []
     background = colour = action = None
-    before = ""
-    for word in re.findall(r"[a-z]+", text.lower()):
+    previous = ""
+    for word in re.findall(r"[a-z]+", caption.lower()):
         name = next((form for form in (word, word.removesuffix("s")) if form in OBJECTS), None)
-        if word in COLOURS and before == "something":
-            parts[-1][1] = word
+        if word in COLOURS and previous == "something":
+            objects[-1][1] = word
         elif word in COLOURS:
             colour = word
         elif name or word == "something":
-            parts.append([name, colour, action])
+            objects.append([name, colour, action])
             colour = action = None
         elif word in BACKGROUNDS:
             background, colour = background or word, None
         elif word in _ACTION_FORMS:
-            if parts and parts[-1][2] is None:
-                parts[-1][2] = _ACTION_FORMS[word]
+            if objects and objects[-1][2] is None:
+                objects[-1][2] = _ACTION_FORMS[word]
             else:
                 action = _ACTION_FORMS[word]
-        before = word
-    known = [(part[0], part[1], part[2]) for part in parts if any(part)]  # a bare "something" says nothing
-    return scene_of(known, background=background, rng=random.Random(f"{seed}/{text}"))
+        previous = word
+    known = [(words[0], words[1], words[2]) for words in objects if any(words)]  # "something" alone names nothing
+    return scene_of(known, background=background, rng=random.Random(f"{seed}/{caption}"))
 
 
 class DiffusersGenerator:
     """Any diffusers text-to-image pipeline, by Hugging Face id and revision or by local path.
 
-    Defaults are StableRep's: guidance 2.5, 50 steps. Pictures are made at the model's own size (Stable
-    Diffusion draws badly at others) and resized. Only safetensors weights are read. The noise is drawn on the
-    CPU, so a seed means the same on every device. Where the pipeline has a safety check, which blanks a
-    picture, other seeds are tried instead of training on black.
+    Defaults are StableRep's: guidance 2.5, 50 steps. Images are generated at the model's native size (Stable Diffusion
+    is poor at other sizes) and resized. Only safetensors weights are read. The noise is drawn on the CPU, so a seed
+    gives the same noise on every device. If the safety check of the pipeline blanks an image, other seeds are tried.
 
     Args:
         model: path, URI or id.
-        revision: of an id: pin it.
+        revision: commit of an id; pin it.
         guidance: classifier-free guidance scale.
         steps: denoising steps.
         device: "cuda", "cpu", ...
         dtype: "float32", "bfloat16" or "float16".
-        native_size: pixels a side to generate at, a multiple of 8; None: the model's own.
-        batch_size: pictures at a time.
+        native_size: pixels a side to generate at, a multiple of 8; None: the model's size.
+        batch_size: images generated at once.
 
     Raises:
         ImportError: if diffusers is not installed.
@@ -150,39 +168,39 @@ class DiffusersGenerator:
         import torch
 
         self.guidance, self.steps, self.batch_size = guidance, steps, batch_size
-        folder = str(local_copy(model)) if "://" in model else model  # of an id diffusers takes the files it needs
+        folder = str(local_copy(model)) if "://" in model else model  # diffusers downloads the files of an id
         self.pipeline: Any = DiffusionPipeline.from_pretrained(
             folder, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True
         ).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.native_size = native_size or _own_size(self.pipeline)
+        self.native_size = native_size or _native_size(self.pipeline)
 
     def generate(self, captions: list[str], *, seeds: list[int], size: int) -> list[Image]:
         """See `TextToImage.generate`.
 
         Raises:
             ValueError: if there are not as many seeds as captions, or `size` is not positive.
-            Refused: if the safety check blanks a caption's picture with every seed tried.
+            SafetyCheckError: if the safety check blanks an image of a caption with each tried seed.
         """
         _check_seeds(captions, seeds)
         if size < 1:
             raise ValueError(f"size {size} must be at least 1")
-        pictures: list[Image | None] = [None] * len(captions)
-        for attempt in range(_TRIES):
-            missing = [place for place, picture in enumerate(pictures) if picture is None]
+        images: list[Image | None] = [None] * len(captions)
+        for attempt in range(_MAX_SEEDS):
+            missing = [index for index, image in enumerate(images) if image is None]
             for start in range(0, len(missing), self.batch_size):
-                places = missing[start : start + self.batch_size]
-                tried = [(seeds[place] + attempt * 0x9E3779B9) % 2**63 for place in places]
-                made = self._make([captions[place] for place in places], tried, size)
-                for place, picture in zip(places, made, strict=True):
-                    pictures[place] = picture
-        done = [picture for picture in pictures if picture is not None]
-        if len(done) < len(pictures):
-            raise Refused([text for text, picture in zip(captions, pictures, strict=True) if picture is None])
-        return done
+                indices = missing[start : start + self.batch_size]
+                batch_seeds = [(seeds[index] + attempt * 0x9E3779B9) % 2**63 for index in indices]
+                generated = self._generate_batch([captions[index] for index in indices], batch_seeds, size)
+                for index, image in zip(indices, generated, strict=True):
+                    images[index] = image
+        accepted = [image for image in images if image is not None]
+        if len(accepted) < len(images):
+            raise SafetyCheckError([text for text, image in zip(captions, images, strict=True) if image is None])
+        return accepted
 
-    def _make(self, captions: list[str], seeds: list[int], size: int) -> list[Image | None]:
-        """Pictures of one batch; None where the safety check blanked one."""
+    def _generate_batch(self, captions: list[str], seeds: list[int], size: int) -> list[Image | None]:
+        """Generate a batch of images; None for an image that the safety check blanked."""
         import torch
         from PIL.Image import Resampling
 
@@ -196,28 +214,29 @@ class DiffusersGenerator:
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             output_type="pil",
         )
-        blank = getattr(result, "nsfw_content_detected", None) or [False] * len(captions)
+        blanked = getattr(result, "nsfw_content_detected", None) or [False] * len(captions)
         return [
-            None if hidden else picture.convert("RGB").resize((size, size), Resampling.LANCZOS)
-            for picture, hidden in zip(result.images, blank, strict=True)
+            None if is_blank else image.convert("RGB").resize((size, size), Resampling.LANCZOS)
+            for image, is_blank in zip(result.images, blanked, strict=True)
         ]
 
 
 def make_generator(name: str, *, level: Level = "plain", **options: Any) -> TextToImage:
-    """The generator of a config: "drawn", or the id or path of a diffusers pipeline.
-
-    `level` is for drawn scenes; `options` are those of `DiffusersGenerator`.
+    """Make the generator of a config.
 
     Args:
-        name: "drawn", or the id or path of a pipeline.
-        level: of drawn scenes.
-        **options: of `DiffusersGenerator`.
+        name: "drawn", or the id or path of a diffusers pipeline.
+        level: level of detail of drawn scenes; only for "drawn".
+        **options: options of `DiffusersGenerator`; not for "drawn".
+
+    Returns:
+        The generator.
     """
     return DrawnGenerator(level=level) if name == "drawn" else DiffusersGenerator(name, **options)
 
 
-def _own_size(pipeline: Any) -> int | None:
-    """Pixels a side that the pipeline's model was trained at, if its config says."""
+def _native_size(pipeline: Any) -> int | None:
+    """Pixels a side that the pipeline's model was trained at; None if its config does not say."""
     network = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     side = getattr(getattr(network, "config", None), "sample_size", None)
     factor = getattr(pipeline, "vae_scale_factor", None)

@@ -1,4 +1,4 @@
-"""The projection head of StableRep's training, with batch norms over the images of all workers.
+"""The projection head of StableRep's training (arXiv 2306.00984), with batch norms over the images of all workers.
 
 Letters: B images of this worker, C channels.
 """
@@ -8,41 +8,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ram_ray.training.workers import differentiable_total
+from ram_ray.training.worker_sums import differentiable_sum_over_workers
 
 
-class CountedBatchNorm(nn.BatchNorm1d):
-    """BatchNorm whose mean and variance in training are those of the images that count, of all workers.
+class WeightedBatchNorm(nn.BatchNorm1d):
+    """BatchNorm with mean and variance over the rows of weight 1 of all workers, in training.
 
-    torch's SyncBatchNorm runs on GPUs alone and takes no weights. A row of weight 0 is normalised as the others are,
-    and changes nothing for them.
+    torch's SyncBatchNorm runs only on GPUs and takes no weights. A row of weight 0 is normalised as the other rows, but
+    does not change their mean and variance.
     """
 
     def forward(self, features: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Normalise by mean and variance of the rows that count, over all workers.
+        """Normalise by mean and variance of the rows of weight 1, over all workers.
 
         Args:
             features: (B, C) float.
-            weight: (B,), 0 for a row that does not count; None: all count.
+            weight: (B,), 0 for a row to be ignored, else 1; None: all 1.
 
         Returns:
-            (B, C) float32 in training.
+            (B, C); float32 in training.
         """
         if not self.training:
             return super().forward(features)
         with torch.autocast(features.device.type, enabled=False):
             x = features.float()
-            counts = torch.ones(len(x), 1, device=x.device) if weight is None else weight[:, None].float()
-            sums = differentiable_total(torch.cat([(x * counts).sum(0), counts.sum(0)]))
-            number = sums[-1].detach().clamp(min=1)
-            mean = sums[:-1] / number
-            variance = differentiable_total(((x - mean).square() * counts).sum(0)) / number
-            self._remember(mean.detach(), variance.detach() * number / (number - 1).clamp(min=1))
+            weights = torch.ones(len(x), 1, device=x.device) if weight is None else weight[:, None].float()
+            sums = differentiable_sum_over_workers(torch.cat([(x * weights).sum(0), weights.sum(0)]))
+            count = sums[-1].detach().clamp(min=1)
+            mean = sums[:-1] / count
+            variance = differentiable_sum_over_workers(((x - mean).square() * weights).sum(0)) / count
+            self._update_running_statistics(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
             x = (x - mean) * (variance + self.eps).rsqrt()
             return x * self.weight + self.bias if self.affine else x
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
         self.running_mean.lerp_(mean, self.momentum)
@@ -51,10 +51,19 @@ class CountedBatchNorm(nn.BatchNorm1d):
 
 
 class ProjectionHead(nn.Module):
-    """The MLP between a backbone and the contrastive loss, dropped afterwards: (B, in_dim) -> (B, out).
+    """The MLP between the backbone and the contrastive loss; it is not a part of the trained model.
 
-    BatchNorm follows every linear layer; the last one has no scale and shift, since the loss takes cosines.
-    Training needs at least two rows that count, over all workers.
+    BatchNorm follows every linear layer. The last BatchNorm has no scale and shift, because the loss takes cosines.
+    Training needs at least two rows of weight 1 over all workers.
+
+    Args:
+        in_dim: width of the features.
+        hidden: width of hidden layers.
+        out: width of the output.
+        layers: number of linear layers.
+
+    Raises:
+        ValueError: if there is no layer.
     """
 
     def __init__(self, in_dim: int, *, hidden: int = 4096, out: int = 256, layers: int = 3) -> None:
@@ -62,24 +71,24 @@ class ProjectionHead(nn.Module):
         if layers < 1:
             raise ValueError(f"layers is {layers}; use at least 1")
         widths = [in_dim, *[hidden] * (layers - 1), out]
-        parts: list[nn.Module] = []
-        for place, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            last = place == layers - 1
-            parts += [nn.Linear(before, after, bias=False), CountedBatchNorm(after, affine=not last)]
+        modules: list[nn.Module] = []
+        for index, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            last = index == layers - 1
+            modules += [nn.Linear(width_in, width_out, bias=False), WeightedBatchNorm(width_out, affine=not last)]
             if not last:
-                parts.append(nn.ReLU(inplace=True))
-        self.layers = nn.Sequential(*parts)
+                modules.append(nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(*modules)
 
     def forward(self, features: Tensor, weight: Tensor | None = None) -> Tensor:
         """Project features.
 
         Args:
             features: (B, in_dim) float.
-            weight: (B,), 0 for a row that does not count; None: all count.
+            weight: (B,), 0 for a row to be ignored, else 1; None: all 1.
 
         Returns:
             (B, out).
         """
         for layer in self.layers:
-            features = layer(features, weight) if isinstance(layer, CountedBatchNorm) else layer(features)
+            features = layer(features, weight) if isinstance(layer, WeightedBatchNorm) else layer(features)
         return features

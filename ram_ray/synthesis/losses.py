@@ -1,11 +1,12 @@
-"""StableRep's losses (arXiv 2306.00984): images of one caption are positives of each other.
+"""StableRep's losses (arXiv 2306.00984): images of the same caption are positives of each other.
 
-Letters: N anchors of this worker, M candidates of all workers, D features. Plain torch for one device. What
-lies on other workers comes in through `gather`, which keeps gradients, as `Everywhere`; one process needs neither.
-A worker's loss is its part: the parts of all workers add up to the loss of one process with the whole batch. A row of
-weight 0 is no anchor, no positive and no negative of any other. The mask of positives is made anew in every call, for
-batches differ. All is computed in fp32, also under autocast: at temperature 0.1 bf16 logits lose the differences that
-matter.
+The losses are plain torch code for a single device. `gather` returns the rows of all workers and keeps gradients; they
+are passed on as `Candidates`. Without other workers neither is needed. The sum of all workers' losses is the loss of a
+single process with the whole batch. A row of weight 0 is not an anchor, a positive or a negative. The mask of positives
+is computed in every call. The losses are computed in float32, also under autocast: at temperature 0.1, bf16 logits are
+too coarse.
+
+Letters: N anchors of this worker, M candidates of all workers, D features.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Everywhere:
+class Candidates:
     """The rows of all workers, as `gather` returns them."""
 
     features: Tensor  # (M, D)
-    ids: Tensor  # (M,) their captions
-    offset: int  # where this worker's rows begin
+    ids: Tensor  # (M,) caption ids
+    offset: int  # index of this worker's first row
 
 
 def multi_positive_loss(
@@ -34,22 +35,24 @@ def multi_positive_loss(
     *,
     temperature: float = 0.1,
     weight: Tensor | None = None,
-    everywhere: Everywhere | None = None,
+    candidates: Candidates | None = None,
     all_weight: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy between the softmax over all other images and the uniform share of those of one's caption.
+    """Compute StableRep's multi-positive contrastive loss (arXiv 2306.00984, equations 2-4).
+
+    It is the cross-entropy between the softmax over all other images and the uniform distribution over the positives.
 
     Args:
-        features: (N, D) float, of any length; cosines are taken.
-        caption_ids: (N,) int; equal ids are positives of each other.
+        features: (N, D) float, of any norm; cosines are taken.
+        caption_ids: (N,) int; rows with equal ids are positives of each other.
         temperature: cosines are divided by it.
-        weight: (N,), 0 for a row that does not count; None: all count.
-        everywhere: candidates of all workers, with `features` among them; None: `features` themselves.
-        all_weight: (M,) the weights of the candidates.
+        weight: (N,), 0 for a row to be ignored, else 1; None: all 1.
+        candidates: rows of all workers, which include `features`; None: only `features`.
+        all_weight: (M,) weights of the candidates.
 
     Returns:
-        A scalar: the sum over anchors that have a positive, divided by how many of all workers' have one; 0, with
-        zero gradients, where none has.
+        A scalar: the sum over this worker's anchors with a positive, divided by the number of such anchors of all
+        workers; 0, with zero gradients, if there are none.
 
     Raises:
         ValueError: if shapes do not fit, or the temperature is not positive.
@@ -57,15 +60,15 @@ def multi_positive_loss(
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; use a positive number such as 0.1")
     _check_ids(features, caption_ids, "features", "caption_ids")
-    everywhere, all_weight = _everywhere(features, caption_ids, weight, everywhere, all_weight)
-    own = slice(everywhere.offset, everywhere.offset + len(features))
+    candidates, all_weight = _candidates(features, caption_ids, weight, candidates, all_weight)
+    own = slice(candidates.offset, candidates.offset + len(features))
     with torch.autocast(features.device.type, enabled=False):
-        logits = _unit(features) @ _unit(everywhere.features).T / temperature  # (N, M)
-        ids, counts = everywhere.ids, all_weight > 0
-        itself = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-        positive = (ids[:, None] == ids[None, :]) & ~itself & counts[:, None] & counts[None, :]  # (M, M)
-        # A finite stand-in for minus infinity: an anchor with no other candidate must not turn into NaN.
-        logits = logits.masked_fill(itself[own] | ~counts[None, :], torch.finfo(logits.dtype).min)
+        logits = _unit(features) @ _unit(candidates.features).T / temperature  # (N, M)
+        ids, used = candidates.ids, all_weight > 0
+        is_self = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+        positive = (ids[:, None] == ids[None, :]) & ~is_self & used[:, None] & used[None, :]  # (M, M)
+        # The smallest finite number, not minus infinity: an anchor without another candidate must not give NaN.
+        logits = logits.masked_fill(is_self[own] | ~used[None, :], torch.finfo(logits.dtype).min)
         losses = _uniform_cross_entropy(logits, positive[own])
         return losses.sum() / positive.any(1).sum().clamp(min=1)
 
@@ -77,26 +80,27 @@ def image_text_loss(
     *,
     logit_scale: Tensor | float,
     weight: Tensor | None = None,
-    images: Everywhere | None = None,
-    texts: Everywhere | None = None,
+    images: Candidates | None = None,
+    texts: Candidates | None = None,
     all_weight: Tensor | None = None,
 ) -> Tensor:
-    """CLIP's symmetric loss, in which pairs of one caption are never negatives of each other.
+    """Compute CLIP's symmetric loss, in which pairs of the same caption are not negatives of each other.
 
-    Where a caption has several pictures in the batch, the target is uniform over all of its pairs.
+    If a caption has several images in the batch, the target is uniform over all of its pairs.
 
     Args:
-        image: (N, D) float, of any length.
-        text: (N, D) float; row i is the caption of picture i.
+        image: (N, D) float, of any norm.
+        text: (N, D) float; row i is the caption of image i.
         caption_ids: (N,) int.
-        logit_scale: what cosines are multiplied by (the factor itself, not its logarithm).
-        weight: (N,), 0 for a pair that does not count; None: all count.
-        images: image features of all workers; None: `image` itself.
-        texts: text features of all workers; None: `text` itself.
-        all_weight: (M,), as `weight`, of all workers' pairs; None: `weight` if `images` is None, else all count.
+        logit_scale: factor of the cosines (not its logarithm).
+        weight: (N,), 0 for a pair to be ignored, else 1; None: all 1.
+        images: image features of all workers; None: only `image`.
+        texts: text features of all workers; None: only `text`.
+        all_weight: (M,) weights of all workers' pairs; None: `weight` if `images` is None, else all 1.
 
     Returns:
-        A scalar: 0.5 x (image to text + text to image), each the sum over pairs divided by the pairs of all workers.
+        A scalar: 0.5 x (image to text + text to image), each the sum over this worker's pairs divided by the number of
+        pairs of all workers.
 
     Raises:
         ValueError: if shapes do not fit.
@@ -104,89 +108,90 @@ def image_text_loss(
     if image.shape != text.shape:
         raise ValueError(f"image {tuple(image.shape)} and text {tuple(text.shape)} must have one shape")
     _check_ids(image, caption_ids, "image", "caption_ids")
-    images, counts = _everywhere(image, caption_ids, weight, images, all_weight)
-    texts, _ = _everywhere(text, caption_ids, weight, texts, all_weight)
+    images, all_weight = _candidates(image, caption_ids, weight, images, all_weight)
+    texts, _ = _candidates(text, caption_ids, weight, texts, all_weight)
+    used = all_weight > 0
     own = slice(images.offset, images.offset + len(image))
     scale = logit_scale
     with torch.autocast(image.device.type, enabled=False):
-        positive = (caption_ids[:, None] == images.ids[None, :]) & (counts[own, None] > 0) & (counts[None, :] > 0)
+        positive = (caption_ids[:, None] == images.ids[None, :]) & used[own, None] & used[None, :]
         loss = image.new_zeros((), dtype=torch.promote_types(image.dtype, torch.float32))
         for side, others in ((image, texts), (text, images)):
             logits = _unit(side) @ _unit(others.features).T  # (N, M)
             logits = logits * (scale.to(logits.dtype) if isinstance(scale, Tensor) else scale)
-            logits = logits.masked_fill(counts[None, :] == 0, torch.finfo(logits.dtype).min)
+            logits = logits.masked_fill(~used[None, :], torch.finfo(logits.dtype).min)
             loss = loss + 0.5 * _uniform_cross_entropy(logits, positive).sum()
-        return loss / (counts > 0).sum().clamp(min=1)
+        return loss / used.sum().clamp(min=1)
 
 
 def gather(features: Tensor, caption_ids: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Features and ids of all workers, in the order of ranks, and where this worker's own begin.
+    """Gather the features and ids of all workers, in the order of ranks.
 
-    Gradients flow back to the worker that a row came from, summed over all workers. Workers may bring unequal numbers
-    of rows. Without a process group the arguments come back as they are.
+    The gradient of a row flows back to its worker, summed over all workers. Workers may have different numbers of rows.
+    Without a process group the arguments are returned.
 
     Args:
-        features: (N, D) float, this worker's.
+        features: (N, D) float, of this worker.
         caption_ids: (N,) int.
 
     Returns:
-        (M, D) and (M,) of all workers, and the number of rows before this worker's own.
+        Features (M, D) and ids (M,) of all workers, and the index of this worker's first row.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features, caption_ids, 0
     own = torch.tensor([len(features)], device=features.device)
     sizes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, own)
-    rows = [int(one) for one in sizes]
-    gathered: Tensor = _AllGather.apply(features, rows)
-    return gathered, _all_rows(caption_ids, rows), sum(rows[: dist.get_rank()])
+    num_rows = [int(size) for size in sizes]
+    gathered: Tensor = _AllGather.apply(features, num_rows)
+    return gathered, _all_rows(caption_ids, num_rows), sum(num_rows[: dist.get_rank()])
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, rows: list[int]) -> Tensor:  # type: ignore[override]
-        ctx.rows = rows
-        return _all_rows(features, rows)
+    def forward(ctx: Any, features: Tensor, num_rows: list[int]) -> Tensor:  # type: ignore[override]
+        ctx.num_rows = num_rows
+        return _all_rows(features, num_rows)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
-        start = sum(ctx.rows[: dist.get_rank()])
-        return gradient[start : start + ctx.rows[dist.get_rank()]], None
+        start = sum(ctx.num_rows[: dist.get_rank()])
+        return gradient[start : start + ctx.num_rows[dist.get_rank()]], None
 
 
-def _all_rows(tensor: Tensor, rows: list[int]) -> Tensor:
-    """The rows of all workers; shapes must be equal on the way, so shorter ones are filled up."""
-    padded = tensor.new_zeros((max(rows), *tensor.shape[1:]))
+def _all_rows(tensor: Tensor, num_rows: list[int]) -> Tensor:
+    """Gather the rows of all workers; they are padded to equal shapes for the transfer."""
+    padded = tensor.new_zeros((max(num_rows), *tensor.shape[1:]))
     padded[: len(tensor)] = tensor
-    parts = [torch.empty_like(padded) for _ in rows]
+    parts = [torch.empty_like(padded) for _ in num_rows]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+    return torch.cat([part[:count] for part, count in zip(parts, num_rows, strict=True)])
 
 
-def _everywhere(
-    features: Tensor, ids: Tensor, weight: Tensor | None, everywhere: Everywhere | None, all_weight: Tensor | None
-) -> tuple[Everywhere, Tensor]:
-    """Candidates and their weights, where they are not given this worker's own."""
-    if everywhere is None:
-        everywhere, all_weight = Everywhere(features, ids, 0), weight
-    _check_ids(everywhere.features, everywhere.ids, "the features of all workers", "their ids")
-    num_anchors, num_candidates, offset = len(features), len(everywhere.ids), everywhere.offset
+def _candidates(
+    features: Tensor, ids: Tensor, weight: Tensor | None, candidates: Candidates | None, all_weight: Tensor | None
+) -> tuple[Candidates, Tensor]:
+    """Check the candidates and their weights; the default is the rows of this worker."""
+    if candidates is None:
+        candidates, all_weight = Candidates(features, ids, 0), weight
+    _check_ids(candidates.features, candidates.ids, "the features of all workers", "their ids")
+    num_anchors, num_candidates, offset = len(features), len(candidates.ids), candidates.offset
     if not 0 <= offset <= num_candidates - num_anchors:
         raise ValueError(f"offset {offset} with {num_anchors} anchors does not lie in {num_candidates} candidates")
-    return everywhere, torch.ones(num_candidates, device=ids.device) if all_weight is None else all_weight
+    return candidates, torch.ones(num_candidates, device=ids.device) if all_weight is None else all_weight
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Rows of length 1, in fp32 at least."""
+    """Scale the rows to norm 1, in float32 or a wider type."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def _uniform_cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
-    """Cross-entropy a row (N,) against the uniform target over `positive`; 0 for a row without any."""
+    """Compute each row's cross-entropy (N,) with the uniform target over `positive`; 0 without positives."""
     counts = positive.sum(dim=1)
-    # `where`, not a product: 0 x a masked logit must stay 0, in the gradient as well.
+    # `where`, not a product: the term of a masked logit must be 0, and its gradient too.
     terms = torch.where(positive, F.log_softmax(logits, dim=1), 0.0)
     return -terms.sum(dim=1) / counts.clamp(min=1)
 

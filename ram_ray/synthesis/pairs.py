@@ -1,9 +1,9 @@
-"""What `represent` is fed: captions with several views of their pictures. Free of torch, for decode tasks.
+"""The feed of `represent`: captions with several views of their images. It does not import torch, for decode tasks.
 
-A row of the training table is a caption with its pictures: different synthetic ones, or one real picture of which
-different crops are taken.
+A row of the training table is a caption with its images: several synthetic images, or a real image, of which several
+crops are taken.
 
-Letters: B captions in a batch, T tokens.
+Letters: B captions in a batch, V views of a caption, T tokens.
 """
 
 from __future__ import annotations
@@ -19,27 +19,34 @@ from ram_ray.training.feed import Feed, load_tokenizer
 
 @dataclass(frozen=True)
 class PairFeed(Feed):
-    """Several views of a caption's pictures, and the caption."""
+    """Several views of a caption's images, and the caption."""
 
     num_views: int = 2
     max_text_tokens: int = 40
 
     def views(self, row: dict) -> list[dict]:
-        """Different pictures as long as there are some, then pictures again (another crop each)."""
-        pictures = list(row["pictures"])
-        self.random(row, "views").shuffle(pictures)
-        return [pictures[i % len(pictures)] for i in range(self.num_views)]
-
-    def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """Token ids of a caption of each row, drawn at random.
+        """Select V images at random; if there are fewer, images are repeated (with another crop).
 
         Args:
-            rows: of the training table.
+            row: row of the training table.
 
         Returns:
-            text_ids int32 (B, T), and caption int64 (B,): equal numbers are equal captions.
+            V image locations.
         """
-        texts = [self.random(row, "caption").choice(row["captions"])["text"] for row in rows]
+        locations = list(row["pictures"])
+        self.row_rng(row, "views").shuffle(locations)
+        return [locations[i % len(locations)] for i in range(self.num_views)]
+
+    def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        """Make the token ids of a random caption of each row.
+
+        Args:
+            rows: B rows of the training table.
+
+        Returns:
+            text_ids int32 (B, T), and caption int64 (B,), a hash of the text: equal captions have equal hashes.
+        """
+        texts = [self.row_rng(row, "caption").choice(row["captions"])["text"] for row in rows]
         tokenizer = load_tokenizer(self.tokenizer)
         ids = tokenizer.encode(texts, first=tokenizer.enc, max_tokens=self.max_text_tokens)
         captions = np.array([hash_key(text) >> 1 for text in texts], dtype=np.int64)
@@ -47,7 +54,14 @@ class PairFeed(Feed):
 
 
 def real_rows(block: pa.Table) -> list[dict]:
-    """Good rows of `records.SAMPLE` as captions with their one picture."""
+    """Make training rows of samples: captions with a single image.
+
+    Args:
+        block: rows of `records.SAMPLE`; rejected rows and rows without a caption are left out.
+
+    Returns:
+        Rows for `to_table`.
+    """
     return [
         {
             "key": row["key"],
@@ -62,7 +76,14 @@ def real_rows(block: pa.Table) -> list[dict]:
 
 
 def synthetic_rows(block: pa.Table) -> list[dict]:
-    """`SYNTHETIC` rows as captions with their pictures."""
+    """Make training rows of synthetic images: captions with several images.
+
+    Args:
+        block: rows of `pictures.SYNTHETIC`.
+
+    Returns:
+        Rows for `to_table`.
+    """
     return [
         {
             "key": f"synthetic/{row['key']}",

@@ -1,13 +1,13 @@
-"""Represent: a dual encoder from the run's own pictures and captions, where no CLIP is at hand.
+"""The stage `represent`: use a published CLIP, or train a dual encoder on the run's own images and captions.
 
-Pictures of captions are made beforehand (`pictures`); then image and text side are trained together (`pairs` says
-on what):
+`pictures` generates synthetic images of captions. Then the image encoder and the text encoder are trained together on
+the rows of `pairs`:
 
-    loss = multi-positive contrastive over all pictures of a caption + w x image-text contrastive
+    loss = multi-positive contrastive over all images of a caption + w x image-text contrastive
 
-A batch takes `pictures_per_caption` views of each caption. (arXiv 2306.00984, sections 3.2 and 4.) Both losses see
-the rows of all workers, so that the step is that of one process with the whole batch; but where a share is cut into
-micro batches (`micro_batch_size`), only rows of one micro batch are compared with each other.
+(StableRep+, arXiv 2306.00984, sections 3.2 and 4). A batch has `pictures_per_caption` views of each caption. Both
+losses compare the rows of all workers, so the step equals that of a single process with the whole batch. With micro
+batches (`micro_batch_size`), only rows of the same micro batch are compared.
 
 Letters: B captions in a batch, V views of each, S pixels, E embedding width, T tokens.
 """
@@ -31,31 +31,34 @@ from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.models import DualEncoderConfig
 from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.synthesis.head import ProjectionHead
-from ram_ray.synthesis.losses import Everywhere, gather, image_text_loss, multi_positive_loss
+from ram_ray.synthesis.losses import Candidates, gather, image_text_loss, multi_positive_loss
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
-from ram_ray.synthesis.pictures import synthesize
+from ram_ray.synthesis.synthetic_images import synthesize
 from ram_ray.training.table import make_table
 from ram_ray.training.trainer import count_steps, train
 from ram_ray.training.worker import Job
-from ram_ray.training.workers import world_size
+from ram_ray.training.worker_sums import world_size
 
 
 def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manifest) -> Manifest:
-    """The dual encoder of this run: a CLIP by name, or one trained here. `counts["source"]` says where it is.
+    """Provide the dual encoder of the run: a published CLIP, or one that is trained here.
 
     Args:
         run: gets the stage's folder.
-        config: of the run.
-        samples: stage that left SAMPLE rows.
-        vocabulary: stage that left `tokenizer.json`.
+        config: configuration of the run.
+        samples: manifest of SAMPLE rows.
+        vocabulary: manifest of the stage with `tokenizer.json`.
+
+    Returns:
+        The manifest of the stage; `counts["source"]` is the path or id of the dual encoder.
     """
     settings = config.represent
-    named = bool(settings.clip)
+    published = bool(settings.clip)
     identity: dict[str, Any] = {"clip": settings.clip, "revision": settings.revision}
-    if not named:
+    if not published:
         model = {"swin": config.model.swin, "init_std": config.model.init_std}
         identity = {"represent": settings, "training": config.training, "model": model, "seed": config.seed}
-    stage = run.stage("represent", kind="models", config=identity, inputs=[] if named else [samples, vocabulary])
+    stage = run.stage("represent", kind="models", config=identity, inputs=[] if published else [samples, vocabulary])
     if stage.manifest:
         return stage.manifest
     if settings.clip:
@@ -73,7 +76,12 @@ def _check_clip(source: str, revision: str | None) -> None:
 
 
 class PairStep(nn.Module):
-    """The dual encoder with StableRep+'s losses."""
+    """The dual encoder with the losses of StableRep+.
+
+    Args:
+        model: the dual encoder to train.
+        config: section `represent`.
+    """
 
     def __init__(self, model: DualEncoder, config: RepresentConfig) -> None:
         super().__init__()
@@ -83,7 +91,7 @@ class PairStep(nn.Module):
         self.temperature, self.weight = config.temperature, config.image_text_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One training step's losses; workers average their gradients.
+        """Compute the losses of a batch; workers average their gradients.
 
         Args:
             batch: tensors by name: pixels uint8 (B, V, S, S, 3), text_ids (B, T), caption (B,), optionally weight (B,).
@@ -98,14 +106,14 @@ class PairStep(nn.Module):
         ids = batch["caption"].repeat_interleave(views)
         text = self.model.text_features(batch["text_ids"].long()).repeat_interleave(views, 0).float()
         own = [self.head(pooled, weight).float(), self.model.image_proj(pooled).float(), text]
-        widths = [*(one.shape[1] for one in own), 1]
+        widths = [*(part.shape[1] for part in own), 1]
         gathered, all_ids, offset = gather(torch.cat([*own, weight[:, None]], 1), ids)
-        *others, counts = gathered.split(widths, 1)
-        features, images, texts = (Everywhere(one, all_ids, offset) for one in others)
-        given: dict = {"weight": weight, "all_weight": counts[:, 0]}
-        stablerep = multi_positive_loss(own[0], ids, temperature=self.temperature, everywhere=features, **given)
+        *parts, all_weight = gathered.split(widths, 1)
+        features, images, texts = (Candidates(part, all_ids, offset) for part in parts)
+        weights: dict = {"weight": weight, "all_weight": all_weight[:, 0]}
+        stablerep = multi_positive_loss(own[0], ids, temperature=self.temperature, candidates=features, **weights)
         scale = self.model.logit_scale.exp().clamp(max=100)
-        pair = image_text_loss(own[1], text, ids, logit_scale=scale, images=images, texts=texts, **given)
+        pair = image_text_loss(own[1], text, ids, logit_scale=scale, images=images, texts=texts, **weights)
         stablerep, pair = world_size() * stablerep, world_size() * pair
         return {"stablerep": stablerep, "image_text": pair, "total": stablerep + self.weight * pair}
 
@@ -115,7 +123,14 @@ class PairJob(Job):
     """Training of the dual encoder."""
 
     def build(self, device: torch.device) -> PairStep:
-        """The dual encoder, its Swin of the tagger's own shape."""
+        """Build the dual encoder; its Swin has the sizes of the tagger's.
+
+        Args:
+            device: not used.
+
+        Returns:
+            The training step, on the CPU.
+        """
         represent, model = self.run.represent, self.run.model
         config = DualEncoderConfig(
             image_size=self.config.image_size,
@@ -130,20 +145,25 @@ class PairJob(Job):
         return PairStep(DualEncoder(config), represent)
 
     def save(self, step: PairStep, folder: str) -> None:  # type: ignore[override]
-        """Write the dual encoder; the contrastive head is left behind, as in StableRep."""
+        """Write the dual encoder without the projection head, as in StableRep.
+
+        Args:
+            step: the trained step.
+            folder: local folder.
+        """
         step.model.save(Path(folder), TextTokenizer.load(self.feed.tokenizer))
 
 
 def train_dual_encoder(
     stage: Stage, *, run: RunConfig, real: Manifest | None, synthetic: Manifest | None, tokenizer: str
 ) -> dict[str, Any]:
-    """Train on rows of real pictures (`records.SAMPLE`), synthetic ones (`SYNTHETIC`), or both.
+    """Train on real images (`records.SAMPLE`), synthetic images (`SYNTHETIC`), or both.
 
     Args:
         stage: gets the model and the work folder.
-        run: the run's configuration.
-        real: stage that left SAMPLE rows; None: no real pictures.
-        synthetic: stage that left SYNTHETIC rows; None: no synthetic pictures.
+        run: configuration of the run.
+        real: manifest of SAMPLE rows; None: no real images.
+        synthetic: manifest of SYNTHETIC rows; None: no synthetic images.
         tokenizer: folder with tokenizer.json.
 
     Returns:
@@ -155,7 +175,7 @@ def train_dual_encoder(
         sources[real.path] = real_rows
     if synthetic:
         sources[synthetic.path] = synthetic_rows
-    num_rows = sum(one.counts["rows_out"] for one in (real, synthetic) if one)
+    num_rows = sum(manifest.counts["rows_out"] for manifest in (real, synthetic) if manifest)
     table = make_table(f"{stage.work}/table", sources, num_rows=num_rows, run=run)
     total_steps, steps_per_epoch = count_steps(table, stage="represent.train", config=config)
     feed = PairFeed(

@@ -1,8 +1,8 @@
-"""Training crops: random resized crop, flip and RandAugment, drawn from one generator a picture.
+"""Training crops: random resized crop, flip and RandAugment, drawn from a generator of each image.
 
-The generator is seeded by run, epoch and key, so a picture's crop does not depend on which worker decodes it,
-nor on how often the run was resumed. torchvision's RandAugment takes its numbers from torch's global state,
-so the operations are applied here with Pillow instead.
+The generator is seeded by run, epoch and key, so an image's crop depends neither on the worker that decodes it
+nor on how often the run was resumed. torchvision's RandAugment draws from torch's global state,
+so this file applies the operations with Pillow.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ RATIO = (3 / 4, 4 / 3)  # width by height of a crop
 
 
 def train_crop(image: Image.Image, *, size: int, config: AugmentConfig, seed: int | str) -> np.ndarray:
-    """A random crop of an image, augmented for training.
+    """Crop an image at random, and augment the crop for training.
 
     Args:
         image: RGB.
         size: S, pixels a side.
-        config: scale of the crop, flips and random operations.
-        seed: of the draws.
+        config: crop scale, flips and RandAugment.
+        seed: seed of all draws.
 
     Returns:
         (S, S, 3) uint8.
@@ -40,13 +40,16 @@ def train_crop(image: Image.Image, *, size: int, config: AugmentConfig, seed: in
 
 
 def randaugment(image: Image.Image, operations: int, magnitude: int, *, rng: random.Random) -> Image.Image:
-    """Apply so many random operations of strength magnitude / 10 (arXiv 1909.13719).
+    """Apply RandAugment: random operations of strength magnitude / 10 (arXiv 1909.13719).
 
     Args:
         image: RGB.
-        operations: how many.
+        operations: number of operations.
         magnitude: 0 to 10.
-        rng: of the draws.
+        rng: generator of the draws.
+
+    Returns:
+        The augmented RGB image, of the same size.
     """
     level = magnitude / 10
     for _ in range(operations):

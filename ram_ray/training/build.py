@@ -1,4 +1,4 @@
-"""Building what is trained: the tagger from its configuration, from `represent`'s backbone, or from a bundle."""
+"""The job that trains the tagger: build the model, load its first weights, and save the bundle."""
 
 from __future__ import annotations
 
@@ -23,16 +23,26 @@ class TaggerJob(Job):
     label_system: str = ""  # URI
     teacher: str = ""  # URI or Hugging Face id
     teacher_revision: str | None = None
-    start: str | None = None  # bundle to start from; None: the teacher's backbone, where that is asked for and fits
+    start: str | None = None  # bundle to start from; None: as `config.start` says
 
     def build(self, device: torch.device) -> TrainStep:
-        """The model with its losses, weights loaded as the stage's `start` says."""
+        """Build the model with its losses, and load the weights that the stage's `start` names.
+
+        Args:
+            device: device of the teacher.
+
+        Returns:
+            The training step, on the CPU but for the teacher.
+
+        Raises:
+            ValueError: if the model to start from does not fit.
+        """
         teacher = Teacher.from_pretrained(self.teacher, revision=self.teacher_revision, device=device)
         tokenizer = TextTokenizer.load(self.feed.tokenizer)
-        learnt = self.run.model.architecture == "tag2text"
-        sizes = {} if learnt else {"image_proj": teacher.embed_dim, "label_width": teacher.embed_dim}
+        learned_queries = self.run.model.architecture == "tag2text"
+        sizes = {} if learned_queries else {"image_proj": teacher.embed_dim, "label_width": teacher.embed_dim}
         config = self.run.model.model_copy(
-            update={  # what only the run knows: sizes of the teacher's space and of the vocabulary
+            update={  # known at run time: the teacher's width and the size of the vocabulary
                 "image_size": self.config.image_size,
                 "swin": self.run.model.swin.model_copy(update={"window_size": self.config.window_size}),
                 "vocab_size": len(tokenizer),
@@ -42,7 +52,7 @@ class TaggerJob(Job):
         names = LabelSystem.load(self.label_system).names
         queries = (
             torch.randn(len(names), config.label_width) * (config.init_std or config.label_width**-0.5)
-            if learnt
+            if learned_queries
             else teacher.label_embeddings(names, list(config.templates)).cpu()
         )
         model = RAM(config, queries)
@@ -59,7 +69,12 @@ class TaggerJob(Job):
         )
 
     def save(self, step: TrainStep, folder: str) -> None:  # type: ignore[override]
-        """Write a model bundle."""
+        """Write a model bundle.
+
+        Args:
+            step: the trained step.
+            folder: local folder of the bundle.
+        """
         save_bundle(
             folder,
             step.model,
@@ -71,37 +86,43 @@ class TaggerJob(Job):
 
 
 def freeze_captioner(model: RAM) -> None:
-    """Leave out what only captions train: DDP waits for every weight's gradient. What it shares is still trained."""
-    for name, parameter in model.named_parameters():  # a shared weight has the recognition decoder's name
+    """Freeze the weights that only the caption loss trains, because DDP waits for the gradient of every weight.
+
+    Weights that the captioner shares with the recognition decoder stay trainable.
+
+    Args:
+        model: changed in place.
+    """
+    for name, parameter in model.named_parameters():  # a shared weight is listed under the recognition decoder's name
         if name.startswith(("tag_encoder.", "caption_decoder.")):
             parameter.requires_grad_(False)
 
 
 def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
-    """Load another model's weights, its Swin's position biases resized where the window differs.
+    """Load another model's weights; position biases of the Swin are resized where the window differs.
 
-    Label embeddings stay the model's own, since the label system may have grown, unless they are learnt.
+    Frozen label embeddings are not loaded, because the label system may have grown. Learned ones are loaded.
 
     Args:
-        model: changed.
+        model: changed in place.
         state: the other model's tensors by name.
 
     Raises:
-        ValueError: if the other model is of another make.
+        ValueError: if the other model has other weights or shapes.
     """
     prefix = "image_encoder.swin."
-    own_queries = set() if isinstance(model.label_embed, torch.nn.Parameter) else {"label_embed"}
+    skipped = set() if isinstance(model.label_embed, torch.nn.Parameter) else {"label_embed"}
     swin = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    rest = {name: one for name, one in state.items() if not name.startswith(prefix) and name not in own_queries}
-    own = model.image_encoder.swin.state_dict()
+    rest = {name: value for name, value in state.items() if not name.startswith(prefix) and name not in skipped}
+    target = model.image_encoder.swin.state_dict()
     for name, value in swin.items():
-        if name.endswith("relative_position_bias_table") and name in own and len(value) != len(own[name]):
-            swin[name] = resize_position_bias(value.cpu(), (round(len(own[name]) ** 0.5) + 1) // 2)
+        if name.endswith("relative_position_bias_table") and name in target and len(value) != len(target[name]):
+            swin[name] = resize_position_bias(value.cpu(), (round(len(target[name]) ** 0.5) + 1) // 2)
     try:
         model.image_encoder.swin.load_state_dict(swin)
         missing, unexpected = model.load_state_dict(rest, strict=False)
     except RuntimeError as error:
         raise ValueError(f"the model to start from differs: {' '.join(str(error).split())}"[:500]) from None
-    missing = [name for name in missing if not name.startswith(prefix) and name not in own_queries]
+    missing = [name for name in missing if not name.startswith(prefix) and name not in skipped]
     if rest and (missing or unexpected):
         raise ValueError(f"the model to start from differs: missing {missing[:3]}, unknown {unexpected[:3]}")

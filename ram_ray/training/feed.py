@@ -1,13 +1,14 @@
-"""What training reads: a shuffled table of annotations, and a stream of decoded crops from it.
+"""The input of training: a shuffled table of annotations, and a stream of decoded crops from it.
 
-The question is how a run that died goes on with exactly the rows that it had not seen, on any number of
-workers, without a list of seen keys. The answer is an order that can be computed: rows are put into buckets by
-a hash of seed and key; an epoch visits the buckets in an order, and the rows of a bucket in an order, that
-follow from seed and epoch. Row g of the whole run (all epochs one after another) is row i = g % batch_size of step
-g // batch_size and belongs to worker i % workers, so the data position of a checkpoint is one number, the step. All
-workers bring equal micro batches: what a share lacks is filled with rows of weight 0 (`micro_batches.share`).
+A resumed run must continue with exactly the unseen rows, on any number of workers, without a list of seen keys. So the
+order is computed: rows are put into buckets by a hash of seed and key, and seed and epoch give the order of the buckets
+in an epoch and of the rows in a bucket. Row g of the run (all epochs in sequence) is row i = g % batch_size of step
+g // batch_size, and belongs to worker i % workers. So the step alone is the data position of a checkpoint. All workers
+have micro batches of one size; padding rows of weight 0 fill them up (`micro_batches.split_step`).
 
-Images are read where they lie, by byte range; only annotations are shuffled.
+Images are read by byte range from the files of the data; only annotations are shuffled.
+
+Letters: B rows of a batch, V views of a row, S pixels a side, N tags, T tokens.
 """
 
 from __future__ import annotations
@@ -30,51 +31,59 @@ from ram_ray.records import Reject
 from ram_ray.runtime.cluster import configure_data
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.augment import train_crop
-from ram_ray.training.micro_batches import share
+from ram_ray.training.micro_batches import split_step
 from ram_ray.training.rows import ROWS
 
 
-def draw(weights: list[float], *, seed: str) -> list[int]:
-    """As many places as there are weights, each about in proportion to its weight, at most one more or less.
+def systematic_sample(weights: list[float], *, seed: str) -> list[int]:
+    """Draw as many indices as there are weights, in proportion to the weights (systematic sampling).
 
-    Systematic sampling: a bucket keeps its number of rows, so the position in the run stays one number.
+    An index is drawn as often as its expected count, rounded up or down. A bucket keeps its number of rows, so the
+    position in the run stays a single number.
 
     Args:
-        weights: over 0.
-        seed: of the draw.
+        weights: positive numbers.
+        seed: seed of the draw.
 
     Returns:
-        Places, ascending, as many as weights; a place may come several times.
+        Indices in ascending order, as many as weights; an index may occur several times.
     """
-    total, place = sum(weights), 0
+    total, index = sum(weights), 0
     step = total / len(weights)
-    at, passed = random.Random(seed).random() * step, weights[0]
-    places = []
+    point, cumulative = random.Random(seed).random() * step, weights[0]
+    indices = []
     for _ in weights:
-        while passed < at and place + 1 < len(weights):
-            place += 1
-            passed += weights[place]
-        places.append(place)
-        at += step
-    return places
+        while cumulative < point and index + 1 < len(weights):
+            index += 1
+            cumulative += weights[index]
+        indices.append(index)
+        point += step
+    return indices
 
 
 @dataclass(frozen=True)
 class Table:
-    """A written training table: its folder and the rows of each bucket."""
+    """A written training table: its folder and the number of rows of each bucket."""
 
     path: str
     buckets: tuple[int, ...]
 
     @property
     def num_rows(self) -> int:
-        """Rows of one epoch."""
+        """Number of rows of an epoch."""
         return sum(self.buckets)
 
     def read(self, bucket: int) -> pa.Table:
-        """The rows of one bucket, in a fixed order."""
+        """Read the rows of a bucket, in a fixed order.
+
+        Args:
+            bucket: its index.
+
+        Returns:
+            Rows of `rows.ROWS` without the column `bucket`, sorted by `order` and `key`.
+        """
         fs, root = fsspec.url_to_fs(f"{self.path}/bucket={bucket}")
-        files = [one for one in fs.ls(root, detail=False) if one.endswith(".parquet")] if fs.exists(root) else []
+        files = [path for path in fs.ls(root, detail=False) if path.endswith(".parquet")] if fs.exists(root) else []
         names = [name for name in ROWS.names if name != "bucket"]
         parts = []
         for file in files:
@@ -87,7 +96,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Position:
-    """A bucket's place in the run: rows start .. start + count of all epochs counted through."""
+    """A visit of a bucket: rows start .. start + count of the run, counted over all epochs."""
 
     epoch: int
     bucket: int
@@ -96,13 +105,16 @@ class Position:
 
 
 def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Position]:
-    """The buckets of the run in order, those with no row in first_row .. end_row left out.
+    """List the bucket visits of a run in order, without those that have no row in first_row .. end_row.
 
     Args:
-        table: that is trained on.
-        seed: of the order in each epoch.
-        first_row: counted from the start of the run, over epochs.
-        end_row: the row after the last.
+        table: the training table.
+        seed: seed of the order in each epoch.
+        first_row: first row to read, counted over all epochs.
+        end_row: the row after the last row to read.
+
+    Returns:
+        Positions, in the order of the run.
     """
     positions, start, epoch = [], 0, 0
     while start < end_row:
@@ -119,7 +131,7 @@ def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Posit
 
 @dataclass(frozen=True)
 class Feed(ABC):
-    """Everything that a decode task needs to make crops of a part of the table; subclasses say what a row becomes."""
+    """Everything that a decode task needs to make batches of a part of the table; subclasses add the targets."""
 
     table: Table
     config: TrainConfig
@@ -132,79 +144,92 @@ class Feed(ABC):
     end_row: int = 0
 
     @property
-    def share(self) -> tuple[int, int]:
+    def micro_batch_layout(self) -> tuple[int, int]:
         """Rows of a micro batch, and micro batches of a step."""
-        return share(self.config.batch_size, workers=self.world_size, limit=self.config.micro_batch_size)
+        return split_step(self.config.batch_size, workers=self.world_size, limit=self.config.micro_batch_size)
 
     def rows(self, position: Position) -> Iterator[dict]:
-        """This worker's rows of one bucket visit, in training order; those that only fill its share up have `fills`."""
+        """Read this worker's rows of a bucket visit, in training order.
+
+        Args:
+            position: the bucket visit.
+
+        Yields:
+            Rows of the table with `epoch` and `is_padding`: True for a row that only fills up a micro batch.
+        """
         table = self.table.read(position.bucket)
         visit = f"{self.seed}/{position.epoch}/{position.bucket}"
         weighted = len(table) and table["weight"].null_count == 0
-        order = draw(table["weight"].to_pylist(), seed=f"{visit}/draw") if weighted else list(range(len(table)))
+        order = (
+            systematic_sample(table["weight"].to_pylist(), seed=f"{visit}/draw")
+            if weighted
+            else list(range(len(table)))
+        )
         random.Random(visit).shuffle(order)
-        step, (micro_batch, micro_batches) = self.config.batch_size, self.share
-        lacking = micro_batch * micro_batches - len(range(self.rank, step, self.world_size))
+        step, (micro_batch, micro_batches) = self.config.batch_size, self.micro_batch_layout
+        num_padding = micro_batch * micro_batches - len(range(self.rank, step, self.world_size))
         mine: list[tuple[int, bool]] = []
-        for place, row in enumerate(order):
-            g = position.start + place
+        for offset, row in enumerate(order):
+            g = position.start + offset
             if not self.first_row <= g < self.end_row:
                 continue
             if g % step % self.world_size == self.rank:
                 mine.append((row, False))
-            if g % step == step - 1:  # the step's last row stands in for those that lack
-                mine += [(row, True)] * lacking
-        picked = table.take(pa.array([row for row, _ in mine], pa.int64()))  # typed: there may be none
-        for row, (_, fills) in zip(picked.to_pylist(), mine, strict=True):
-            yield {**row, "fills": fills, "epoch": position.epoch}
+            if g % step == step - 1:  # the last row of the step is the padding row
+                mine += [(row, True)] * num_padding
+        selected = table.take(pa.array([row for row, _ in mine], pa.int64()))  # typed, because the list may be empty
+        for row, (_, is_padding) in zip(selected.to_pylist(), mine, strict=True):
+            yield {**row, "is_padding": is_padding, "epoch": position.epoch}
 
     def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """A batch of rows, read, decoded and augmented.
+        """Read, decode and augment the images of rows.
 
         Args:
-            rows: of the training table, B of them.
+            rows: B rows of the training table.
 
         Returns:
-            pixels uint8 (B, V, S, S, 3), V views a row; weight float32 (B,), 0 for a row of which nothing is learnt;
-            key, shard, reason and detail (B,) strings, the reason empty for a good row; and what the subclass adds.
-            Rows with a reason have weight 0 and hold zeros where a picture could not be read. A row that fills a
-            share up has no key.
+            pixels uint8 (B, V, S, S, 3); weight float32 (B,), 0 for a row that must not be learned;
+            key, shard, reason and detail (B,) strings, with an empty reason for a usable row; and the columns of
+            `target_columns`. A row with a reason has weight 0, and zeros for an image that could not be read. A
+            padding row has an empty key.
         """
         views = [self.views(row) for row in rows]
-        flat = [picture for row in views for picture in row]
-        data = iter(read_bytes(*([one[name] for one in flat] for name in ("uri", "offset", "nbytes"))))
+        locations = [location for row in views for location in row]
+        columns = ([location[name] for location in locations] for name in ("uri", "offset", "nbytes"))
+        contents = iter(read_bytes(*columns))
         size = self.config.image_size
         pixels = np.zeros((len(rows), len(views[0]), size, size, 3), dtype=np.uint8)
         reasons, details = [""] * len(rows), [""] * len(rows)
-        for place, row in enumerate(rows):
-            for view in range(len(views[place])):
-                one = next(data)
+        for index, row in enumerate(rows):
+            for view in range(len(views[index])):
+                content = next(contents)
                 try:
-                    if isinstance(one, Reject):
-                        raise one
-                    image = decode(one, limits=self.limits, size=size)
+                    if isinstance(content, Reject):
+                        raise content
+                    image = decode(content, limits=self.limits, size=size)
                 except Reject as reject:
-                    reasons[place], details[place] = reject.reason, reject.detail
+                    reasons[index], details[index] = reject.reason, reject.detail
                     continue
                 seed = f"{self.seed}/{row['epoch']}/{row['key']}/{view}"
-                pixels[place, view] = train_crop(image, size=size, config=self.config.augment, seed=seed)
-        filling = [row.get("fills", False) for row in rows]
-        good = [not reason and not fills for reason, fills in zip(reasons, filling, strict=True)]
+                pixels[index, view] = train_crop(image, size=size, config=self.config.augment, seed=seed)
+        padding = [row.get("is_padding", False) for row in rows]
+        usable = [not reason and not is_padding for reason, is_padding in zip(reasons, padding, strict=True)]
+        keys = ["" if is_padding else row["key"] for row, is_padding in zip(rows, padding, strict=True)]
         return {
             "pixels": pixels,
-            "weight": np.array(good, dtype=np.float32),
-            "key": np.array(["" if fills else row["key"] for row, fills in zip(rows, filling, strict=True)]),
+            "weight": np.array(usable, dtype=np.float32),
+            "key": np.array(keys),
             "shard": np.array([row["shard"] for row in rows]),
             "reason": np.array(reasons),
             "detail": np.array(details),
-            **self.texts(rows),
+            **self.target_columns(rows),
         }
 
     def stream(self, *, num_cpus: float) -> Iterator[dict[str, np.ndarray]]:
-        """This worker's batches, decoded by Ray Data tasks anywhere in the cluster, in training order.
+        """Stream this worker's batches in training order; Ray Data tasks anywhere in the cluster decode them.
 
         Args:
-            num_cpus: of each task.
+            num_cpus: CPUs of each task.
 
         Yields:
             A batch, see `batch`.
@@ -215,9 +240,11 @@ class Feed(ABC):
         positions = plan(self.table, seed=self.seed, first_row=self.first_row, end_row=self.end_row)
         if not positions:
             return
-        size, _ = self.share
+        size, _ = self.micro_batch_layout
         dataset = (
-            ray.data.from_items([vars(one) for one in positions], override_num_blocks=min(len(positions), 1000))
+            ray.data.from_items(
+                [vars(position) for position in positions], override_num_blocks=min(len(positions), 1000)
+            )
             .flat_map(lambda item: self.rows(Position(**item)), num_cpus=num_cpus)
             .map_batches(
                 lambda block: self.batch(block.to_pylist()), batch_format="pyarrow", batch_size=size, num_cpus=num_cpus
@@ -226,67 +253,84 @@ class Feed(ABC):
         yield from dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2)
 
     def views(self, row: dict) -> list[dict]:
-        """The pictures of a row to be decoded, the same number for every row."""
+        """Select the images of a row that are decoded.
+
+        Args:
+            row: row of the training table.
+
+        Returns:
+            V image locations (uri, offset, nbytes); V is the same for every row.
+        """
         return row["pictures"][:1]
 
     @abstractmethod
-    def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """What goes with the pictures.
+    def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        """Make the columns of a batch that are learned from the images.
 
         Args:
-            rows: of the training table, B of them.
+            rows: B rows of the training table.
 
         Returns:
             Columns of B rows by name.
         """
 
-    def random(self, row: dict, what: str) -> random.Random:
-        """A generator for one decision about a row in an epoch.
+    def row_rng(self, row: dict, decision: str) -> random.Random:
+        """Make the generator of a random decision about a row in an epoch.
 
         Args:
-            row: of the training table, with its epoch.
-            what: name of the decision.
+            row: row of the training table, with its epoch.
+            decision: name of the decision.
+
+        Returns:
+            A generator that depends only on the seed, the epoch, the key and the decision.
         """
-        return random.Random(f"{self.seed}/{row['epoch']}/{row['key']}/{what}")
+        return random.Random(f"{self.seed}/{row['epoch']}/{row['key']}/{decision}")
 
 
 @dataclass(frozen=True)
 class TaggerFeed(Feed):
-    """One crop a row, its tags, and one of its captions."""
+    """A crop of each row, its tags, and a random caption of the row."""
 
     tag_names: tuple[str, ...] = ()
     prompt: str = ""
     max_caption_tokens: int = 40
     max_tag_tokens: int = 40
 
-    def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """Targets and token ids of a batch of training rows.
+    def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:
+        """Make targets and token ids of a batch.
 
         Args:
-            rows: of the training table.
+            rows: B rows of the training table.
 
         Returns:
-            targets uint8 (B, N) as of `asymmetric_loss`; caption_ids, tag_ids int32 (B, T) where captions are learnt.
+            targets uint8 (B, N) for `asymmetric_loss`; with the caption loss also caption_ids and tag_ids int32 (B, T).
         """
         targets = np.zeros((len(rows), len(self.tag_names)), dtype=np.uint8)
         texts, tags = [], []
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             if self.config.removed == "unknown":
-                targets[place, row["removed"] or []] = UNKNOWN
-            targets[place, row["tags"]] = 1
+                targets[index, row["removed"] or []] = UNKNOWN
+            targets[index, row["tags"]] = 1
             captions = row["captions"] or [{"text": "", "tags": []}]
-            caption = self.random(row, "caption").choice(captions)
+            caption = self.row_rng(row, "caption").choice(captions)
             texts.append(caption["text"])
             tags.append([self.tag_names[id] for id in caption["tags"]])
         if not self.config.caption_loss:
             return {"targets": targets}
         tokenizer = load_tokenizer(self.tokenizer)
-        captions = tokenizer.encode_captions(texts, prompt=self.prompt, max_tokens=self.max_caption_tokens)
+        caption_ids = tokenizer.encode_captions(texts, prompt=self.prompt, max_tokens=self.max_caption_tokens)
         tag_ids = tokenizer.encode_tags(tags, max_tokens=self.max_tag_tokens)
-        return {"targets": targets, "caption_ids": captions.astype(np.int32), "tag_ids": tag_ids.astype(np.int32)}
+        return {"targets": targets, "caption_ids": caption_ids.astype(np.int32), "tag_ids": tag_ids.astype(np.int32)}
 
 
 @functools.lru_cache(maxsize=2)
 def load_tokenizer(folder: str) -> TextTokenizer:
-    """The tokenizer of a folder, kept in this process."""
+    """Load the tokenizer of a folder; it is cached in this process.
+
+    Args:
+        folder: folder with tokenizer.json.
+
+    Returns:
+        The tokenizer.
+    """
     return TextTokenizer.load(folder)

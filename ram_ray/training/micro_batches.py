@@ -1,15 +1,18 @@
-"""How the rows of a step are shared: over workers, and over the forwards of each."""
+"""The split of a step's rows over workers and over the micro batches of each worker."""
 
 from __future__ import annotations
 
 
-def share(batch_size: int, *, workers: int, limit: int | None) -> tuple[int, int]:
-    """How a worker takes its share of a step: (rows of a micro batch, micro batches), the same on every worker.
+def split_step(batch_size: int, *, workers: int, limit: int | None) -> tuple[int, int]:
+    """Split the rows of a step into micro batches of one size, the same on every worker.
 
     Args:
         batch_size: rows of the step.
         workers: number of workers.
-        limit: most rows of a micro batch; None: as many as there are.
+        limit: maximum rows of a micro batch; None: no maximum.
+
+    Returns:
+        Rows of a micro batch, and micro batches of each worker. Their product is at least the worker's rows.
     """
     rows = -(-batch_size // workers)
     micro_batches = -(-rows // min(limit or rows, rows))

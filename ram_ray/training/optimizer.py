@@ -1,9 +1,8 @@
-"""The optimizers: torch's fused AdamW, as in the paper, or Muon for the matrices of linear maps and AdamW for the rest.
+"""The optimizers: torch's fused AdamW, as in the paper, or Muon for the matrices of linear layers with AdamW.
 
-Muon (Jordan et al., 2024; for AdamW's scale of steps: arXiv 2502.16982) makes each matrix's step orthogonal. A small
-tagger that starts from nothing gets as far with it as AdamW does in a multiple of the steps; each step costs a few
-small matrix products more, which the workers share. It needs whole matrices, so ZeRO may not cut them up: stage 0, or
-plain DDP.
+Muon (Jordan et al., 2024; for AdamW's scale of steps: arXiv 2502.16982) makes the step of each matrix orthogonal. A
+small tagger trained from scratch needs fewer steps with it than with AdamW. A step costs a few more matrix products,
+which are split over the workers. Muon needs whole matrices, so it runs with ZeRO stage 0 or with DDP.
 """
 
 from __future__ import annotations
@@ -20,11 +19,14 @@ BETAS = (0.9, 0.999)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The configured optimizer over the parameters that learn; each group's "lr_scale" is its share of `config.lr`.
+    """Make the configured optimizer over the trainable parameters.
 
     Args:
-        model: whose parameters learn.
-        config: of the training.
+        model: its trainable parameters are optimized.
+        config: settings of the training.
+
+    Returns:
+        The optimizer. A group's "lr_scale", if any, is the factor of its learning rate to `config.lr`.
     """
     if config.optimizer == "muon":
         return MuonAdamW(model, config)
@@ -33,35 +35,55 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict]:
-    """AdamW groups: no decay for biases, norms and other vectors."""
-    learnt = [one for one in model.parameters() if one.requires_grad]
-    return _groups(learnt, weight_decay=weight_decay)
+    """Make AdamW's groups: no decay for biases, norms and other vectors.
+
+    Args:
+        model: its trainable parameters are grouped.
+        weight_decay: decay of matrices.
+
+    Returns:
+        A group with decay and a group without.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return _groups(trainable, weight_decay=weight_decay)
 
 
 def set_learning_rate(optimizer: Any, lr: float) -> None:
-    """Give every group its share of `lr`."""
+    """Set the learning rate of every group.
+
+    Args:
+        optimizer: changed in place.
+        lr: rate of a group without "lr_scale"; the other groups get lr x lr_scale.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon and AdamW as one optimizer, with one list of groups and one state, as engines and checkpoints expect.
+    """Muon and AdamW as a single optimizer with a single state, as strategies and checkpoints expect.
 
-    Matrices of linear maps go to Muon, at `muon_lr`; embeddings, convolutions, classifiers of one output, biases and
-    norms go to AdamW at `lr`. Each worker makes the steps of its share of the matrices and hands the others what came
-    out; the state is whole on all of them, so that a checkpoint is any one's.
+    Muon takes the matrices of linear layers, at `muon_lr`. AdamW takes embeddings, convolutions, classifiers with one
+    output, biases and norms, at `lr`. Each worker computes the Muon steps of its share of the matrices and broadcasts
+    the results. Every worker holds the whole state, so any worker can write the checkpoint.
+
+    Args:
+        model: its trainable parameters are optimized.
+        config: settings of the training.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        learnt = [one for one in model.parameters() if one.requires_grad]
-        linear = {id(one.weight) for one in model.modules() if isinstance(one, nn.Linear) and min(one.weight.shape) > 1}
-        linear -= {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
-        matrices = [one for one in learnt if id(one) in linear]
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        linear = {id(layer.weight) for layer in layers if min(layer.weight.shape) > 1}
+        linear -= {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        matrices = [parameter for parameter in trainable if id(parameter) in linear]
         self._muon = torch.optim.Muon(
             matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         self._shares = _shares(matrices, distributed.get_world_size() if distributed.is_initialized() else 1)
-        rest = _groups([one for one in learnt if id(one) not in linear], weight_decay=config.weight_decay)
+        rest = _groups(
+            [parameter for parameter in trainable if id(parameter) not in linear], weight_decay=config.weight_decay
+        )
         self._adamw = torch.optim.AdamW(rest, lr=config.lr, betas=BETAS, fused=True)
         for group in self._muon.param_groups:
             group["lr_scale"] = config.muon_lr / config.lr
@@ -69,47 +91,54 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of both. Loading a state replaces groups and state, so they are handed on each time."""
+        """Step both optimizers. Loading a state replaces groups and state, so each step passes them on.
+
+        Args:
+            closure: must be None.
+        """
         assert closure is None
-        count = len(self._muon.param_groups)
-        self._muon.param_groups, self._adamw.param_groups = self.param_groups[:count], self.param_groups[count:]
+        num_groups = len(self._muon.param_groups)
+        self._muon.param_groups, self._adamw.param_groups = (
+            self.param_groups[:num_groups],
+            self.param_groups[num_groups:],
+        )
         self._muon.state = self._adamw.state = self.state
-        self._step_of_matrices()
+        self._step_matrices()
         self._adamw.step()
 
-    def _step_of_matrices(self) -> None:
-        """Muon's step of this worker's share, and of the others' the momentum alone."""
+    def _step_matrices(self) -> None:
+        """Step this worker's matrices with Muon; of the other workers' matrices, update only the momentum."""
         rank = distributed.get_rank() if len(self._shares) > 1 else 0
-        others = [one for share in self._shares[:rank] + self._shares[rank + 1 :] for one in share]
-        gradients = [one.grad for one in others]
-        for one in others:
-            one.grad = None  # so Muon passes it by
+        others = [matrix for share in self._shares[:rank] + self._shares[rank + 1 :] for matrix in share]
+        gradients = [matrix.grad for matrix in others]
+        for matrix in others:
+            matrix.grad = None  # Muon skips a matrix without a gradient
         self._muon.step()
         momentum = self._muon.param_groups[0]["momentum"]
-        for one, gradient in zip(others, gradients, strict=True):
-            one.grad = gradient
+        for matrix, gradient in zip(others, gradients, strict=True):
+            matrix.grad = gradient
             if gradient is not None:
-                state = self.state[one]
+                state = self.state[matrix]
                 state.setdefault("momentum_buffer", torch.zeros_like(gradient)).lerp_(gradient, 1 - momentum)
         if len(self._shares) > 1:
             for owner, share in enumerate(self._shares):
-                moved = parameters_to_vector(share)
-                distributed.broadcast(moved, src=owner)
-                vector_to_parameters(moved, share)
+                values = parameters_to_vector(share)
+                distributed.broadcast(values, src=owner)
+                vector_to_parameters(values, share)
 
 
 def _groups(parameters: list[nn.Parameter], *, weight_decay: float) -> list[dict]:
-    decayed = [one for one in parameters if one.ndim > 1]
-    plain = [one for one in parameters if one.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def _shares(matrices: list[nn.Parameter], workers: int) -> list[list[nn.Parameter]]:
-    """A list of matrices for each worker, about equally costly to make orthogonal; the same on every worker."""
+    """Assign the matrices to workers at about equal cost of orthogonalisation; the same result on every worker."""
     shares: list[list[nn.Parameter]] = [[] for _ in range(min(workers, len(matrices)) or 1)]
     costs = [0] * len(shares)
-    for one in sorted(matrices, key=lambda one: -one.numel() * min(one.shape)):
-        least = costs.index(min(costs))
-        shares[least].append(one)
-        costs[least] += one.numel() * min(one.shape)
+    for matrix in sorted(matrices, key=lambda matrix: -matrix.numel() * min(matrix.shape)):
+        cheapest = costs.index(min(costs))
+        shares[cheapest].append(matrix)
+        costs[cheapest] += matrix.numel() * min(matrix.shape)
     return shares

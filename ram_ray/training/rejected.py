@@ -1,9 +1,9 @@
-"""Rows that training could not use, kept over restarts: each worker writes its own before each checkpoint.
+"""Rows that training could not use, kept over restarts: each worker writes its rows before a checkpoint.
 
-    FOLDER/<step>-<rank>.parquet    what worker `rank` rejected since the checkpoint before the one of `step`
+    FOLDER/<step>-<rank>.parquet    rows that worker `rank` rejected between the previous checkpoint and that of `step`
 
-A run that goes on from a checkpoint meets later rows again, so it drops later files first. A row may be met in several
-epochs and by several workers; `read` gives it once.
+A run that resumes from a checkpoint reads later rows again, so it removes later files first. Several epochs and several
+workers may reject the same row; `read` returns it once.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class RejectedRows:
 
     Args:
         folder: URI, the same for all workers.
-        stage: name that the rows bear.
-        rank: of the worker.
+        stage: written into each row.
+        rank: rank of the worker.
     """
 
     def __init__(self, folder: str, *, stage: str, rank: int) -> None:
@@ -33,39 +33,55 @@ class RejectedRows:
         self._rows: dict[str, dict] = {}
 
     def add(self, batch: dict[str, np.ndarray]) -> None:
-        """Note the rows of a feed's batch that have a reason; rows without a key only fill a share up.
+        """Record the rows of a batch that have a reason; padding rows have no key and are skipped.
 
         Args:
-            batch: of `Feed.batch`.
+            batch: batch of `Feed.batch`.
         """
         for row in np.flatnonzero((batch["reason"] != "") & (batch["key"] != "")):
             columns = {name: str(batch[name][row]) for name in ("key", "shard", "reason", "detail")}
             self._rows.setdefault(columns["key"], {**columns, "stage": self._stage})
 
     @property
-    def first(self) -> str:
-        """The first one in words, or nothing."""
+    def first_message(self) -> str:
+        """Text about the first rejected row; empty if there is none."""
         row = next(iter(self._rows.values()), None)
         return f"{row['key']} of shard {row['shard']}: {row['reason']} ({row['detail']})" if row else ""
 
     def write(self, step: int) -> None:
-        """Write and forget them; the checkpoint of this step must follow."""
+        """Write the recorded rows and clear them. The checkpoint of this step must follow.
+
+        Args:
+            step: step of the checkpoint.
+        """
         if self._rows:
             table = pa.Table.from_pylist(list(self._rows.values()), schema=REJECTED)
             write_table(table, f"{self.folder}/{step:09d}-{self._rank}.parquet")
             self._rows.clear()
 
 
-def drop_after(folder: str, step: int) -> None:
-    """Remove the files of later steps, which a run that goes on from this step makes again."""
+def remove_later_files(folder: str, step: int) -> None:
+    """Remove the files of later steps; a run that resumes from this step writes them again.
+
+    Args:
+        folder: URI of the rejected rows.
+        step: step of the checkpoint.
+    """
     fs, _ = fsspec.url_to_fs(folder)
-    for file, of_step in _files(folder):
-        if of_step > step:
+    for file, file_step in _files(folder):
+        if file_step > step:
             fs.rm(file)
 
 
 def read(folder: str) -> pa.Table:
-    """The rejected rows of all workers (`records.REJECTED`), each key once, in the order of keys."""
+    """Read the rejected rows of all workers.
+
+    Args:
+        folder: URI of the rejected rows.
+
+    Returns:
+        Rows of `records.REJECTED`, each key once, sorted by key.
+    """
     fs, _ = fsspec.url_to_fs(folder)
     rows: dict[str, dict] = {}
     for file, _ in _files(folder):
@@ -76,7 +92,7 @@ def read(folder: str) -> pa.Table:
 
 
 def _files(folder: str) -> list[tuple[str, int]]:
-    """The files with their steps, in the order of steps."""
+    """List the files with their steps, sorted by step."""
     fs, root = fsspec.url_to_fs(folder)
     files = fs.ls(root, detail=False) if fs.exists(root) else []
     names = [(file, re.fullmatch(r"(\d+)-\d+\.parquet", file.rpartition("/")[2])) for file in sorted(files)]

@@ -1,13 +1,12 @@
-"""How a step is applied over the workers: DeepSpeed (ZeRO), or plain DDP, behind one small interface.
+"""The training strategies that distribute a step over workers: DeepSpeed (ZeRO) or DDP, behind a small interface.
 
-On a GPU DeepSpeed runs over NCCL, on a CPU over gloo. Nothing is compiled: the optimizers are torch's own (see
-`optimizer`), and the shared-memory operator that DeepSpeed builds on a CPU, a minute of compiling, serves its inference
-alone. Precision is torch's autocast in both, with float32 master weights and float32 sums of gradients (DeepSpeed's own
-bf16 switch does not work with timm's Swin, and on a GPU it turns an autocast around it off: its section
-`torch_autocast` is the way). Where fp32 is asked for on a GPU, matrix products are TF32.
+DeepSpeed uses NCCL on a GPU and gloo on a CPU. It compiles nothing: the optimizers are torch's (see `optimizer`).
+Both strategies use torch's autocast with float32 master weights and float32 gradient sums. (DeepSpeed's own bf16 switch
+does not work with timm's Swin, and on a GPU it disables an autocast outside the engine; so its section `torch_autocast`
+is used.) With fp32 on a GPU, matrix products are TF32.
 
-A checkpoint loads on any number of workers: what DDP and ZeRO stage 0 write is whole, and what the workers of the other
-stages wrote in parts is put together by DeepSpeed's universal checkpoint.
+A checkpoint loads on any number of workers: DDP and ZeRO stage 0 write whole checkpoints, and DeepSpeed's universal
+checkpoint joins the parts that the workers of the other stages write.
 
 Letters: M micro batches of a step.
 """
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.deepspeed_internals import TAG, import_deepspeed, load_checkpoint, read_module
-from ram_ray.training.micro_batches import share
+from ram_ray.training.micro_batches import split_step
 from ram_ray.training.optimizer import make_optimizer, set_learning_rate
-from ram_ray.training.workers import world_size
+from ram_ray.training.worker_sums import world_size
 
 DDP_FILE = "state.pt"
 
@@ -38,32 +37,43 @@ class Engine(Protocol):
     def step(
         self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
     ) -> dict[str, float]:
-        """One optimizer step over gradient-accumulated micro batches; returns the mean of each loss.
+        """Make an optimizer step with gradient accumulation over micro batches.
 
         Args:
-            micro_batches: of this worker, tensors by name, on its device.
+            micro_batches: M micro batches of this worker, tensors by name, on its device.
             lr: learning rate of this step.
-            shares: of each micro batch in the step's images, the same on every worker; None: equal ones.
+            shares: share of each micro batch in the images of the step, the same on every worker; None: equal shares.
 
         Returns:
-            Loss name -> mean over the micro batches, by their shares.
+            Loss name -> mean over the micro batches, weighted by their shares.
         """
 
     def save(self, folder: Path) -> None:
-        """Write this worker's part of a checkpoint."""
+        """Write this worker's part of a checkpoint.
+
+        Args:
+            folder: local folder of the checkpoint.
+        """
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Load a checkpoint of `save`.
+
+        Args:
+            folder: local folder of the checkpoint.
+        """
 
 
 def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> Engine:
-    """The configured engine. Needs an initialised process group.
+    """Make the configured engine. The process group must be initialised.
 
     Args:
         step: the model with its losses, on the device.
-        config: of this training.
-        training: the engine and its precision.
-        device: of this worker.
+        config: settings of this training.
+        training: the strategy and its precision.
+        device: device of this worker.
+
+    Returns:
+        The engine.
     """
     if device.type == "cuda" and training.precision == "fp32":
         torch.set_float32_matmul_precision("high")
@@ -90,12 +100,12 @@ class DDPEngine:
     ) -> dict[str, float]:
         """See `Engine.step`; gradients are averaged over workers once, at the last micro batch."""
         set_learning_rate(self._optimizer, lr)
-        shares, losses = shares or _equal(micro_batches), []
-        for number, (batch, part) in enumerate(zip(micro_batches, shares, strict=True)):
-            self._ddp.require_backward_grad_sync = number == len(micro_batches) - 1
+        shares, losses = shares or _equal_shares(micro_batches), []
+        for index, (batch, micro_share) in enumerate(zip(micro_batches, shares, strict=True)):
+            self._ddp.require_backward_grad_sync = index == len(micro_batches) - 1
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 loss = self._ddp(batch)
-            (loss["total"] * part).backward()
+            (loss["total"] * micro_share).backward()
             losses.append(loss)
         if self._config.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self._step.parameters(), self._config.clip_grad)
@@ -124,7 +134,7 @@ class DeepSpeedEngine:
     def __init__(self, step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
         deepspeed = import_deepspeed(device)
         self.device = device
-        micro_batch, micro_batches = share(config.batch_size, workers=world_size(), limit=config.micro_batch_size)
+        micro_batch, micro_batches = split_step(config.batch_size, workers=world_size(), limit=config.micro_batch_size)
         deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
         self._engine, *_ = deepspeed.initialize(
             model=step,
@@ -136,7 +146,7 @@ class DeepSpeedEngine:
                 "torch_autocast": {
                     "enabled": training.precision == "bf16",
                     "dtype": "bfloat16",
-                    "lower_precision_safe_modules": [],  # those whose gradients would be summed in bf16
+                    "lower_precision_safe_modules": [],  # modules whose gradients would be summed in bf16
                 },
                 "zero_optimization": {"stage": training.zero_stage},
                 "zero_allow_untested_optimizer": True,
@@ -150,10 +160,10 @@ class DeepSpeedEngine:
     ) -> dict[str, float]:
         """See `Engine.step`."""
         set_learning_rate(self._engine.optimizer, lr)
-        shares, losses = shares or _equal(micro_batches), []
-        for batch, part in zip(micro_batches, shares, strict=True):
+        shares, losses = shares or _equal_shares(micro_batches), []
+        for batch, micro_share in zip(micro_batches, shares, strict=True):
             loss = self._engine(batch)
-            self._engine.backward(loss["total"] * part * len(micro_batches))  # it divides by their number
+            self._engine.backward(loss["total"] * micro_share * len(micro_batches))  # DeepSpeed divides by M
             self._engine.step()
             losses.append(loss)
         return _means(losses, shares)
@@ -167,20 +177,20 @@ class DeepSpeedEngine:
         load_checkpoint(self._engine, folder)
 
 
-def _equal(micro_batches: list) -> list[float]:
+def _equal_shares(micro_batches: list) -> list[float]:
     return [1 / len(micro_batches)] * len(micro_batches)
 
 
 def _means(losses: list[dict[str, Tensor]], shares: list[float]) -> dict[str, float]:
     pairs = list(zip(losses, shares, strict=True))
-    return {name: sum(float(one[name].detach()) * part for one, part in pairs) for name in losses[0]}
+    return {name: sum(float(loss[name].detach()) * share for loss, share in pairs) for name in losses[0]}
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The model's weights out of a complete checkpoint, whichever engine and ZeRO stage wrote it.
+    """Read the model's weights from a complete checkpoint of any strategy and ZeRO stage.
 
     Args:
-        folder: of the checkpoint.
+        folder: local folder of the checkpoint.
 
     Returns:
         Name -> float32 tensor on the CPU.

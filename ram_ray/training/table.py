@@ -1,6 +1,6 @@
-"""The training table: the rows to train on, shuffled and in buckets, made once by tasks of Ray Data.
+"""The training table: the rows to train on, shuffled into buckets, written once by Ray Data tasks.
 
-What runs in those tasks is defined here and in `rows`, which load no torch: each of the workers would, for seconds.
+This file and `rows` define what runs in those tasks. They do not import torch, which takes each Ray worker seconds.
 """
 
 from __future__ import annotations
@@ -23,94 +23,115 @@ from ram_ray.runtime.artifacts import write_text
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Table
-from ram_ray.training.rows import tag_worth, tagged_rows, to_table
+from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
 
 RowMaker = Callable[[pa.Table], list[dict]]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Which rows are trained on: those of the shards that a glob names, but for a part that is left out."""
+class RowSelection:
+    """The rows to train on: the rows of the shards that a glob matches, without the part `left_out`."""
 
     shards: str = "*"
     left_out: Part | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """The rows of a block that are trained on."""
+        """Select the rows of a block.
+
+        Args:
+            block: rows with `shard` and `key`.
+
+        Returns:
+            The selected rows, in order.
+        """
         if self.shards != "*":
-            names = {one: shard_matches(one, self.shards) for one in block["shard"].unique().to_pylist()}
-            block = block.filter(pa.array([names[one] for one in block["shard"].to_pylist()], pa.bool_()))
+            matches = {shard: shard_matches(shard, self.shards) for shard in block["shard"].unique().to_pylist()}
+            block = block.filter(pa.array([matches[shard] for shard in block["shard"].to_pylist()], pa.bool_()))
         if self.left_out:
             block = block.filter(pc.invert(self.left_out.mask(block["key"].to_pylist())))
         return block
 
 
-def row_maker(annotations: str, *, config: TrainConfig, chosen: Chosen, run: RunConfig) -> RowMaker:
-    """Makes training rows of annotations, weighed by their tags where `tag_cap` asks for it.
+def row_maker(annotations: str, *, config: TrainConfig, selection: RowSelection, run: RunConfig) -> RowMaker:
+    """Make the function that turns annotations into training rows; with `tag_cap`, rows are weighted by their tags.
 
     Args:
         annotations: folder of ANNOTATION rows.
-        config: of the training.
-        chosen: which rows are trained on.
-        run: the run's configuration.
+        config: settings of the training.
+        selection: the rows to train on.
+        run: configuration of the run.
+
+    Returns:
+        A function from a block of ANNOTATION rows to rows for `to_table`.
     """
     if config.tag_cap is None:
         return tagged_rows
-    counts, num_pictures = count_tags(annotations, chosen=chosen, run=run)
-    return functools.partial(tagged_rows, worth=tag_worth(counts, num_pictures=num_pictures, cap=config.tag_cap))
+    counts, num_images = count_tags(annotations, selection=selection, run=run)
+    return functools.partial(tagged_rows, weights=tag_weights(counts, num_images=num_images, cap=config.tag_cap))
 
 
-def count_tags(annotations: str, *, chosen: Chosen, run: RunConfig) -> tuple[dict[int, int], int]:
-    """Pictures of each tag, and pictures with any, among those to be trained on.
+def count_tags(annotations: str, *, selection: RowSelection, run: RunConfig) -> tuple[dict[int, int], int]:
+    """Count the images of each tag, and the images with any tag, among the selected rows.
 
     Args:
         annotations: folder of ANNOTATION rows.
-        chosen: which rows are trained on.
-        run: the run's configuration.
+        selection: the rows to train on.
+        run: configuration of the run.
+
+    Returns:
+        Tag id -> number of images with the tag, and the number of images with at least one tag.
     """
     total: Counter[int] = Counter()
     rows = read_rows(annotations, run=run).map_batches(
-        functools.partial(count_block, chosen=chosen),
+        functools.partial(count_block, selection=selection),
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=run.resources.task_cpus,
     )
-    for row in rows.iter_rows():  # at most one a block and tag
+    for row in rows.iter_rows():  # at most one for each block and tag
         total[row["id"]] += row["count"]
-    num_pictures = total.pop(-1, 0)
-    return dict(total), num_pictures
+    num_images = total.pop(-1, 0)
+    return dict(total), num_images
 
 
-def count_block(block: pa.Table, *, chosen: Chosen) -> pa.Table:
-    """Pictures of each tag in a block of annotations; those with any tag under the id -1."""
-    tags = [row["tags"] for row in tagged_rows(chosen(block))]
-    counts = Counter(id for one in tags for id in one)
+def count_block(block: pa.Table, *, selection: RowSelection) -> pa.Table:
+    """Count the images of each tag in a block of annotations.
+
+    Args:
+        block: ANNOTATION rows.
+        selection: the rows to train on.
+
+    Returns:
+        Columns id (int32) and count (int64); the id -1 has the number of images with at least one tag.
+    """
+    tags = [row["tags"] for row in tagged_rows(selection(block))]
+    counts = Counter(id for ids in tags for id in ids)
     counts[-1] = len(tags)
     return pa.table({"id": pa.array(list(counts), pa.int32()), "count": pa.array(list(counts.values()), pa.int64())})
 
 
 def make_table(
-    path: str, sources: Mapping[str, RowMaker], *, chosen: Chosen | None = None, num_rows: int, run: RunConfig
+    path: str, sources: Mapping[str, RowMaker], *, selection: RowSelection | None = None, num_rows: int, run: RunConfig
 ) -> Table:
-    """Write the shuffled training table once and return it.
+    """Write the shuffled training table; a finished table is not written again.
 
     Args:
         path: folder or URI of the table.
-        sources: folders of rows, each with the function that makes training rows of a block.
-        chosen: which rows are trained on; None: all.
-        num_rows: rows of all sources, from which the number of buckets follows.
-        run: its configuration.
+        sources: folder of rows -> function that makes training rows of a block.
+        selection: the rows to train on; None: all rows.
+        num_rows: rows of all sources; sets the number of buckets.
+        run: configuration of the run.
 
     Returns:
-        The table; one that was written already is not written again.
+        The table.
 
     Raises:
-        ValueError: if no row is left to train on.
+        ValueError: if there is no row to train on.
     """
-    chosen = chosen or Chosen()
-    done = f"{path}.json"
+    selection = selection or RowSelection()
+    done_marker = f"{path}.json"
     try:
-        with fsspec.open(done, "r") as file:
+        with fsspec.open(done_marker, "r") as file:
             return Table(path, tuple(json.load(file)["buckets"]))
     except FileNotFoundError:
         pass
@@ -119,7 +140,7 @@ def make_table(
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
-            return to_table(make_rows(chosen(block)), seed=run.seed, num_buckets=num_buckets)
+            return to_training_table(make_rows(selection(block)), seed=run.seed, num_buckets=num_buckets)
 
         return rows
 
@@ -135,13 +156,13 @@ def make_table(
     )
     if not counts:
         raise ValueError(
-            f"no row of {', '.join(sources)} in shards {chosen.shards!r} has a tag: there is nothing to train on"
+            f"no row of {', '.join(sources)} in shards {selection.shards!r} has a tag: there is nothing to train on"
         )
     buckets = [0] * num_buckets
-    for one in counts:
-        buckets[one["bucket"]] = one["count()"]
+    for row in counts:
+        buckets[row["bucket"]] = row["count()"]
     fs, root = fsspec.url_to_fs(path)
-    remove_folder(fs, root)  # half written by a run that was killed
+    remove_folder(fs, root)  # a killed run may have written a part
     write_rows(dataset, path, run=run, partition_cols=["bucket"])
-    write_text(done, json.dumps({"buckets": buckets}))
+    write_text(done_marker, json.dumps({"buckets": buckets}))
     return Table(path, tuple(buckets))

@@ -1,10 +1,10 @@
-"""The one trainer: Ray Train over the cluster, fed by Ray Data, then a folder with the trained model.
+"""The trainer of all stages: Ray Train over the cluster, fed by Ray Data, writes a folder with the trained model.
 
     rows -> training table (shuffled, buckets) -> Ray Train workers -> checkpoints -> model
 
-pretrain, retrain and finetune are three configurations of it, and `represent` trains its dual encoder with it
-too. Killed anywhere, the same call goes on: the table is made once, Ray Train finds its newest checkpoint under
-the stage's work folder, and the model is written from the last checkpoint.
+pretrain, retrain and finetune are configurations of it, and `represent` trains its dual encoder with it. After a kill,
+the same call resumes: the table is made once, Ray Train finds its newest checkpoint under the stage's work folder, and
+the model is written from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ram_ray.training.build import TaggerJob
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
 from ram_ray.training.feed import Table, TaggerFeed
 from ram_ray.training.rejected import read as read_rejected
-from ram_ray.training.table import Chosen, make_table, row_maker
+from ram_ray.training.table import RowSelection, make_table, row_maker
 from ram_ray.training.worker import Job, train_worker
 
 
@@ -47,24 +47,27 @@ def train_tagger(
     start: str | None,
     left_out: Part | None = None,
 ) -> dict[str, Any]:
-    """Train the tagger and leave a bundle at `stage.path`; returns counts for the manifest.
+    """Train the tagger and write a bundle to `stage.path`.
 
     Args:
         stage: gets the bundle and the work folder.
         config: section of this training.
-        run: the run's configuration.
+        run: configuration of the run.
         annotations: folder of `records.ANNOTATION` rows.
-        num_rows: how many they are; sets the number of buckets.
+        num_rows: number of these rows; sets the number of buckets.
         label_system: URI of the label system.
-        teacher: folder, URI or Hugging Face id of the CLIP that is distilled from and embeds labels.
+        teacher: folder, URI or Hugging Face id of the CLIP that embeds labels and is distilled.
         teacher_revision: commit of a Hugging Face id.
         tokenizer: folder with tokenizer.json, readable by every node.
-        start: bundle to start from, None for `represent`'s backbone.
-        left_out: pictures that are not trained on; epochs count the others.
+        start: bundle to start from; None: as `config.start` says.
+        left_out: part of the images that is not trained on; epochs count the other images.
+
+    Returns:
+        Counts for the manifest.
     """
-    chosen = Chosen(config.shards, left_out)
-    sources = {annotations: row_maker(annotations, config=config, chosen=chosen, run=run)}
-    table = make_table(f"{stage.work}/table", sources, chosen=chosen, num_rows=num_rows, run=run)
+    selection = RowSelection(config.shards, left_out)
+    sources = {annotations: row_maker(annotations, config=config, selection=selection, run=run)}
+    table = make_table(f"{stage.work}/table", sources, selection=selection, num_rows=num_rows, run=run)
     total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config)
     feed = TaggerFeed(
         table=table,
@@ -93,10 +96,10 @@ def train_tagger(
 
 
 def train(job: Job, *, stage: Stage) -> dict[str, Any]:
-    """Run a job and leave its model at `stage.path`.
+    """Run a training job and write its model to `stage.path`.
 
     Args:
-        job: what every worker gets.
+        job: the job that every worker gets.
         stage: gets the model and the work folder.
 
     Returns:
@@ -108,38 +111,41 @@ def train(job: Job, *, stage: Stage) -> dict[str, Any]:
 
 
 def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, int]:
-    """Optimizer steps of the whole run, and of an epoch.
+    """Count the optimizer steps of the run and of an epoch.
 
     Args:
-        table: that is trained on.
-        stage: for the error: name of the training's section.
-        config: of the training.
+        table: the training table.
+        stage: section of the training, named in the error.
+        config: settings of the training.
+
+    Returns:
+        Steps of the run, and steps of an epoch (at least 1).
 
     Raises:
         ValueError: if there are too few rows for one step.
     """
-    total = int(config.epochs * table.num_rows / config.batch_size)
-    if total < 1:
+    total_steps = int(config.epochs * table.num_rows / config.batch_size)
+    if total_steps < 1:
         raise ValueError(
             f"{stage}: {config.epochs} epochs of {table.num_rows} images give no step of {config.batch_size} images; "
             f"lower {stage}.batch_size, or give more data"
         )
-    return total, max(1, table.num_rows // config.batch_size)
+    return total_steps, max(1, table.num_rows // config.batch_size)
 
 
 def fit(job: Job, *, storage: str) -> Any:
-    """Run the workers; a storage folder with checkpoints is gone on from.
+    """Run the workers; a run resumes from the newest checkpoint in the storage folder.
 
     Args:
-        job: what every worker gets.
-        storage: folder or URI of checkpoints.
+        job: the job that every worker gets.
+        storage: folder or URI of the checkpoints.
 
     Returns:
         Ray Train's result, with the last checkpoint.
 
     Raises:
-        ValueError: for a worker's error that another try would meet again.
-        RuntimeError: with the worker's own last line, if workers failed more often than `training.max_failures`.
+        ValueError: if a worker failed with an error that a retry would meet again.
+        RuntimeError: if workers failed more often than `training.max_failures`; with the last line of the error.
     """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -176,7 +182,7 @@ def fit(job: Job, *, storage: str) -> Any:
 
 @ray.remote(num_cpus=0.5, **TASK_RETRIES)
 def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[str, Any]:
-    """Turn the last checkpoint into the stage's folder, away from the driver."""
+    """Write the stage's folder from the last checkpoint, in a task, not on the driver."""
     import torch
 
     from ram_ray.training.strategy import read_weights

@@ -1,6 +1,6 @@
-"""The stage `vocabulary`: WordPiece trained on the run's own captions, or a published one copied into the run.
+"""The stage `vocabulary`: a WordPiece tokenizer, trained on the run's captions or copied from a published one.
 
-At most so many captions are read as a vocabulary needs; they stream from Parquet inside one task.
+At most `MAX_CAPTIONS` captions are read; a single task streams them from Parquet.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ MAX_CAPTIONS = 1_000_000
 
 
 def build_vocabulary(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
-    """Leave `tokenizer.json` at the stage's path.
+    """Write `tokenizer.json` to the stage's path.
 
     Args:
         run: gets the stage's folder.
-        config: of the run.
-        samples: stage that left SAMPLE rows, whose captions are learnt from where the tokenizer is "trained".
+        config: configuration of the run.
+        samples: manifest of SAMPLE rows; the tokenizer "trained" is trained on their captions.
+
+    Returns:
+        The manifest of the stage.
     """
     identity = {
         "tokenizer": config.tokenizer,
@@ -44,8 +47,8 @@ def build_vocabulary(run: Run, config: RunConfig, samples: Manifest) -> Manifest
 
 def _make(samples: str, path: str, config: RunConfig) -> int:
     if config.tokenizer == "trained":
-        prompt = [config.model.prompt] * 100
-        tokenizer = TextTokenizer.train(_captions(samples, prompt), vocab_size=config.model.vocab_size)
+        prompts = [config.model.prompt] * 100
+        tokenizer = TextTokenizer.train(_captions(samples, prompts), vocab_size=config.model.vocab_size)
     else:
         tokenizer = TextTokenizer.load(config.tokenizer, revision=config.tokenizer_revision)
     fs, root = fsspec.url_to_fs(path)
@@ -56,15 +59,15 @@ def _make(samples: str, path: str, config: RunConfig) -> int:
     return len(tokenizer)
 
 
-def _captions(samples: str, first: list[str]) -> Iterator[str]:
-    yield from first
+def _captions(samples: str, prompts: list[str]) -> Iterator[str]:
+    yield from prompts
     fs, root = fsspec.url_to_fs(samples)
-    left = MAX_CAPTIONS
+    num_remaining = MAX_CAPTIONS
     for file in sorted(fs.glob(f"{root}/**/*.parquet")):
         with fs.open(file, "rb") as handle:
             for batch in pq.ParquetFile(handle).iter_batches(columns=["captions"]):
                 for captions in batch.column(0).to_pylist():
                     yield from captions or []
-                    left -= len(captions or [])
-                if left <= 0:
+                    num_remaining -= len(captions or [])
+                if num_remaining <= 0:
                     return

@@ -1,11 +1,11 @@
 """The training loop that every Ray Train worker runs.
 
-A checkpoint holds the engine's state and the number of steps done (which is the data position, see `feed`); what was
-rejected lies beside it (see `rejected`). It is uploaded while training goes on. Dropout is seeded a step, so a run that
-was killed and resumed with as many workers ends with the same weights as one that was not (bit for bit on a CPU). With
-another number of workers it sees the same rows in the same steps.
+A checkpoint holds the engine's state and the number of finished steps, which is the data position (see `feed`).
+Rejected rows are stored separately (see `rejected`). A checkpoint is uploaded while training continues. Dropout is
+seeded in each step. So a run that was killed and resumed with the same number of workers ends with the same weights as
+an uninterrupted run (bit for bit on a CPU). With another number of workers it sees the same rows in the same steps.
 
-Letters: M micro batches of a step.
+Letters: M micro batches of a step, B rows of a micro batch.
 """
 
 from __future__ import annotations
@@ -31,44 +31,59 @@ from ram_ray.runtime import ray_internals
 from ram_ray.runtime.screen import print_line
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Feed
-from ram_ray.training.rejected import RejectedRows, drop_after
+from ram_ray.training.rejected import RejectedRows, remove_later_files
 from ram_ray.training.step import learning_rate, step_seed
 from ram_ray.training.strategy import Engine, make_engine
-from ram_ray.training.workers import total
+from ram_ray.training.worker_sums import sum_over_workers
 
 TEXT_COLUMNS = ("key", "shard", "reason", "detail")
 LOG_SECONDS = 15.0
-NOTICE_SECONDS = 5.0  # between two looks for a node that is about to go
-MOST_UNREADABLE = 1000  # images in a row, after which it is not the images
+NOTICE_SECONDS = 5.0  # interval of asking Ray whether a node will be preempted
+MAX_UNREADABLE = 1000  # consecutive images; more mean that the data cannot be reached
 
 
 @dataclass(frozen=True)
 class Job(ABC):
-    """One training run, as it travels to the workers; subclasses say what is trained."""
+    """A training run, sent to every worker; subclasses define the model."""
 
     stage: str
     config: TrainConfig
     run: RunConfig
-    feed: Feed  # of the whole run; each worker narrows it to its rank
+    feed: Feed  # feed of the whole run; each worker sets its rank
     total_steps: int
     steps_per_epoch: int
     rejected: str = ""  # URI of the folder of rejected rows
 
     @abstractmethod
     def build(self, device: torch.device) -> nn.Module:
-        """The module to train: a batch in, losses with a "total" out; its `model` is what is kept."""
+        """Build the module to train; its attribute `model` is the model that is saved.
+
+        Args:
+            device: device of the worker.
+
+        Returns:
+            A module from a batch to losses with a "total".
+        """
 
     @abstractmethod
     def save(self, step: nn.Module, folder: str) -> None:
-        """Write what was trained to a local folder."""
+        """Write the trained model to a local folder.
+
+        Args:
+            step: the module of `build`, trained.
+            folder: local folder.
+        """
 
 
 def train_worker(options: dict[str, Any]) -> None:
-    """Entry of a Ray Train worker; `options["job"]` is a `Job`.
+    """Run the training loop; Ray Train calls this on every worker.
+
+    Args:
+        options: `options["job"]` is the `Job`.
 
     Raises:
-        ValueError: if no image of very many in a row could be read.
-        FloatingPointError: if the loss is not a number.
+        ValueError: if many consecutive images could not be read, see `UnreadableImageCheck`.
+        FloatingPointError: if the loss is not finite.
     """
     job: Job = options["job"]
     ray_internals.silence_checkpoints()
@@ -82,54 +97,56 @@ def train_worker(options: dict[str, Any]) -> None:
     first = _resume(engine)
     rejected = RejectedRows(job.rejected, stage=job.stage, rank=rank)
     if rank == 0:
-        drop_after(job.rejected, first)
-        of, by = f"{job.total_steps} steps of {job.config.batch_size} images", f"{world} worker{'s' * (world > 1)}"
-        print_line(f"{job.stage}: {of} on {by} ({engine.kind}), from step {first}")
+        remove_later_files(job.rejected, first)
+        steps_text = f"{job.total_steps} steps of {job.config.batch_size} images"
+        workers_text = f"{world} worker{'s' * (world > 1)}"
+        print_line(f"{job.stage}: {steps_text} on {workers_text} ({engine.kind}), from step {first}")
 
     rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
     feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])
-    meter, notices, outage = Meter(job, first=first), Notices(rank), Outage(job)
+    meter, notices = ProgressMeter(job, first=first), PreemptionNotices(rank)
+    unreadable = UnreadableImageCheck(job)
     for step, micro_batches in enumerate(steps(feed, job, device=device, rejected=rejected), start=first):
         torch.manual_seed(step_seed(job.run.seed, step=step, rank=rank))
         lr = learning_rate(step, config=job.config, steps_per_epoch=job.steps_per_epoch, total_steps=job.total_steps)
-        images, asks = count_images(micro_batches, asks=notices.due())
-        outage.check(sum(images), rejected)
-        shares = [one / max(1.0, sum(images)) for one in images]
+        images, check_notices = count_images(micro_batches, vote=notices.is_due())
+        unreadable.check(sum(images), rejected)
+        shares = [count / max(1.0, sum(images)) for count in images]
         losses = engine.step(micro_batches, lr=lr, shares=shares)
         if not np.isfinite(losses["total"]):
             raise FloatingPointError(f"{job.stage}: loss {losses} at step {step}; lower {job.stage}.lr ({lr:.2g})")
         if rank == 0:
             meter.log(step + 1, losses, lr)
-        leaving = asks and notices.new()
-        if leaving or step + 1 == job.total_steps or (step + 1) % job.config.checkpoint_steps == 0:
+        preempted = check_notices and notices.has_new()
+        if preempted or step + 1 == job.total_steps or (step + 1) % job.config.checkpoint_steps == 0:
             rejected.write(step + 1)
             _checkpoint(engine, step=step + 1, rank=rank, losses=losses)
 
 
 def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows) -> Iterator[list[dict[str, Tensor]]]:
-    """The M micro batches of each optimizer step, on the device; rejected rows are noted, and weigh nothing.
+    """Stream the M micro batches of each optimizer step to the device, and record rejected rows.
 
-    A row that weighs nothing gets the pixels of one that does, so that what is normalised over a batch, in a stem of
-    convolutions, sees no black images.
+    A row of weight 0 gets the pixels of a usable row, so that a batch norm (in the convolution stem) sees no black
+    images.
 
     Args:
-        feed: gives micro batches.
-        job: says how they are read.
-        device: gets the tensors.
-        rejected: notes rows that cannot be used.
+        feed: feed of this worker.
+        job: the training run.
+        device: device of the tensors.
+        rejected: records the rows that cannot be used.
 
     Yields:
-        Tensors by name, of each of the M micro batches.
+        M micro batches: tensors by name.
     """
-    _, num_micro = feed.share
+    _, num_micro = feed.micro_batch_layout
     micro: list[dict[str, Tensor]] = []
     for batch in feed.stream(num_cpus=job.run.training.feed_cpus):
         rejected.add(batch)
-        good = np.flatnonzero(batch["weight"])
-        if 0 < len(good) < len(batch["weight"]):
-            idle = np.flatnonzero(batch["weight"] == 0)
+        usable = np.flatnonzero(batch["weight"])
+        if 0 < len(usable) < len(batch["weight"]):
+            unusable = np.flatnonzero(batch["weight"] == 0)
             pixels = np.array(batch["pixels"])
-            pixels[idle] = pixels[good[np.arange(len(idle)) % len(good)]]
+            pixels[unusable] = pixels[usable[np.arange(len(unusable)) % len(usable)]]
             batch = {**batch, "pixels": pixels}
         columns = {name: value for name, value in batch.items() if name not in TEXT_COLUMNS}
         micro.append({name: torch.from_numpy(np.array(value)).to(device) for name, value in columns.items()})
@@ -138,70 +155,82 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
             micro = []
 
 
-def count_images(micro_batches: list[dict[str, Tensor]], *, asks: bool = False) -> tuple[list[float], bool]:
-    """Images that count in each of the M micro batches, over all workers.
+def count_images(micro_batches: list[dict[str, Tensor]], *, vote: bool = False) -> tuple[list[float], bool]:
+    """Count the images of weight 1 in each of the M micro batches, over all workers.
 
     Args:
-        micro_batches: of this worker, with `weight` (B,).
-        asks: a question of this worker to all.
+        micro_batches: M micro batches of this worker, with `weight` (B,).
+        vote: a flag of this worker, combined with the other workers' flags in the same all-reduce.
 
     Returns:
-        M counts, and whether any worker asks.
+        M counts, and whether the flag of any worker is set.
     """
-    own = [one["weight"].sum() for one in micro_batches]
-    *images, asking = total(torch.stack([*own, torch.full_like(own[0], float(asks))])).tolist()
-    return images, asking > 0
+    own = [batch["weight"].sum() for batch in micro_batches]
+    *images, num_votes = sum_over_workers(torch.stack([*own, torch.full_like(own[0], float(vote))])).tolist()
+    return images, num_votes > 0
 
 
-class Outage:
-    """Ends a run that reads no image any more: nothing would be learnt, and a restart would not mend it."""
+class UnreadableImageCheck:
+    """Ends a run that can read no images: it would learn nothing, and a restart would not help.
+
+    Args:
+        job: the training run.
+    """
 
     def __init__(self, job: Job) -> None:
-        self._stage, self._batch_size, self._unread = job.stage, job.config.batch_size, 0
-        self._most = min(MOST_UNREADABLE, self._batch_size * min(job.config.checkpoint_steps, job.total_steps))
+        self._stage, self._batch_size, self._num_unread = job.stage, job.config.batch_size, 0
+        self._limit = min(MAX_UNREADABLE, self._batch_size * min(job.config.checkpoint_steps, job.total_steps))
 
-    def check(self, images: float, rejected: RejectedRows) -> None:
-        """Count a step in which so many images could be read.
+    def check(self, num_read: float, rejected: RejectedRows) -> None:
+        """Count a step, and end the run after too many consecutive unreadable images.
 
         Args:
-            images: that counted in the step, over all workers.
-            rejected: of this worker.
+            num_read: images of weight 1 in the step, over all workers.
+            rejected: rejected rows of this worker; the first is named in the error.
 
         Raises:
-            ValueError: if none could be read of as many as a checkpoint is apart, or of `MOST_UNREADABLE`.
+            ValueError: if no image was read of `MAX_UNREADABLE`, or of those of a checkpoint interval, in a row.
         """
-        self._unread = 0 if images else self._unread + self._batch_size
-        if self._unread >= self._most:
+        self._num_unread = 0 if num_read else self._num_unread + self._batch_size
+        if self._num_unread >= self._limit:
             raise ValueError(
-                f"{self._stage}: none of {self._unread} images in a row could be read; see whether the data can be "
-                f"reached, then run again. The first: {rejected.first}"
+                f"{self._stage}: none of {self._num_unread} images in a row could be read; see whether the data can be "
+                f"reached, then run again. The first: {rejected.first_message}"
             )
 
 
-class Notices:
-    """Whether a node of the run is about to be taken away, asked of Ray every few seconds by all workers together."""
+class PreemptionNotices:
+    """Asks Ray every few seconds whether a node of the run will be preempted; all workers ask in the same step.
+
+    Args:
+        rank: rank of the worker.
+    """
 
     def __init__(self, rank: int) -> None:
         self._rank, self._last, self._known = rank, time.monotonic(), set[str]()
 
-    def due(self) -> bool:
-        """Whether the first worker wants to ask."""
+    def is_due(self) -> bool:
+        """Whether it is time to ask; only rank 0 ever returns True."""
         now = time.monotonic()
         if self._rank or now - self._last < NOTICE_SECONDS:
             return False
         self._last = now
         return True
 
-    def new(self) -> bool:
-        """Whether a node was announced that was not before; every worker must ask as often as the others."""
+    def has_new(self) -> bool:
+        """Ask Ray for announced nodes. Every worker must call this in the same steps.
+
+        Returns:
+            Whether a node was announced since the last call.
+        """
         info = ray.train.get_preemption_info()
-        leaving = set(info.preempted_node_ids) if info else set()
-        found, self._known = bool(leaving - self._known), self._known | leaving
-        return found
+        nodes = set(info.preempted_node_ids) if info else set()
+        has_new, self._known = bool(nodes - self._known), self._known | nodes
+        return has_new
 
 
 def _resume(engine: Engine) -> int:
-    """Load Ray's newest checkpoint; returns the steps that were done."""
+    """Load Ray's newest checkpoint; return the number of finished steps."""
     checkpoint = ray.train.get_checkpoint()
     if not checkpoint:
         return 0
@@ -211,8 +240,8 @@ def _resume(engine: Engine) -> int:
 
 
 def _checkpoint(engine: Engine, *, step: int, rank: int, losses: dict[str, float]) -> None:
-    """Write a checkpoint and leave it to Ray, which uploads it beside the training and removes the local copy."""
-    folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=os.getcwd()))  # inside Ray's session, gone with it
+    """Write a checkpoint and report it to Ray, which uploads it during training and removes the local copy."""
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=os.getcwd()))  # Ray removes the session's folder
     (folder / "engine").mkdir()
     engine.save(folder / "engine")
     if rank == 0:
@@ -224,34 +253,34 @@ def _checkpoint(engine: Engine, *, step: int, rank: int, losses: dict[str, float
     )
 
 
-class Meter:
-    """Prints step, losses, images a second and time left, every few seconds.
+class ProgressMeter:
+    """Prints step, losses, images per second and remaining time, every few seconds.
 
     Args:
-        job: says how many steps there are.
-        first: the step that this worker begins with.
+        job: the training run.
+        first: first step of this worker.
     """
 
     def __init__(self, job: Job, *, first: int) -> None:
         self._job, self._first = job, first
         self._start = self._last = time.monotonic()
 
-    def log(self, done: int, losses: dict[str, float], lr: float) -> None:
-        """Print steps, losses, rate and time left, every `LOG_SECONDS` seconds and after the last step.
+    def log(self, num_steps: int, losses: dict[str, float], lr: float) -> None:
+        """Print a line every `LOG_SECONDS` seconds and after the last step.
 
         Args:
-            done: steps of the run.
-            losses: of the last step, by name.
-            lr: its learning rate.
+            num_steps: finished steps of the run.
+            losses: losses of the last step, by name.
+            lr: learning rate of the last step.
         """
         now = time.monotonic()
-        if now - self._last < LOG_SECONDS and done != self._job.total_steps:
+        if now - self._last < LOG_SECONDS and num_steps != self._job.total_steps:
             return
         self._last = now
-        rate = (done - self._first) / max(1e-6, now - self._start)
-        left = int((self._job.total_steps - done) / max(1e-6, rate))
+        rate = (num_steps - self._first) / max(1e-6, now - self._start)
+        seconds_left = int((self._job.total_steps - num_steps) / max(1e-6, rate))
         text = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name != "total")
         print_line(
-            f"{self._job.stage}: step {done}/{self._job.total_steps}, {text}, lr {lr:.2g}, "
-            f"{rate * self._job.config.batch_size:.0f} images/s, {left // 60}:{left % 60:02d} left",
+            f"{self._job.stage}: step {num_steps}/{self._job.total_steps}, {text}, lr {lr:.2g}, "
+            f"{rate * self._job.config.batch_size:.0f} images/s, {seconds_left // 60}:{seconds_left % 60:02d} left",
         )

@@ -102,9 +102,9 @@ def fits(points: np.ndarray, *, clusters: int, seed: int) -> dict[str, Callable[
 
 def measure(count: int, *, width: int, clusters: int | None, repeats: int) -> str:
     """One line of the table."""
-    from ram_ray.data_engine.clean import decide
+    from ram_ray.data_engine.clean import decide_removals
     from ram_ray.data_engine.clustering import num_clusters
-    from ram_ray.data_engine.company import TagCounts
+    from ram_ray.data_engine.co_occurrence import TagCounts
     from ram_ray.settings.data_engine import CleanConfig
 
     config = CleanConfig()
@@ -123,7 +123,7 @@ def measure(count: int, *, width: int, clusters: int | None, repeats: int) -> st
         for name, found in ratios.items():
             found.append(of["ours"] / of[name])
         seconds["decide"].append(
-            timed(lambda repeat=repeat: decide(rows, tag=1, config=config, counts=counts, seed=repeat))[0]
+            timed(lambda repeat=repeat: decide_removals(rows, tag=1, config=config, counts=counts, seed=repeat))[0]
         )
     took = {name: statistics.median(one) for name, one in seconds.items()}
     cells = [f"{count:>8,} {k:>4} {took['ours']:>9.3f}"]

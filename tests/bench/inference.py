@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ram_ray.inference.backends.backend import label_set
+from ram_ray.inference.backends.backend import make_label_set
 from ram_ray.inference.backends.make import make_backend
 from ram_ray.models.blocks import Attention, Block
 from ram_ray.models.ram import RAM
@@ -90,7 +90,7 @@ def plain(made: RAM) -> Callable[[Tensor], Tensor]:
 def through(name: str, size: str, *, precision: str, threads: int | None, device: str) -> Callable[[Tensor], Tensor]:
     """A backend's forward over a model of its own (backends take weights over)."""
     made = model(size).to(device)
-    labels = label_set(made, made.label_embed)
+    labels = make_label_set(made, made.label_embed)
     backend = make_backend(name, made, precision=precision, threads=threads)
     return lambda pixel_values: backend.logits(backend.encode(pixel_values), labels)
 
@@ -98,11 +98,13 @@ def through(name: str, size: str, *, precision: str, threads: int | None, device
 def compiled(size: str, *, device: str) -> Callable[[Tensor], Tensor]:
     """torch.compile in bf16 with CUDA graphs, label side kept."""
     made = model(size).to(device)
-    labels = label_set(made, made.label_embed)
+    labels = make_label_set(made, made.label_embed)
 
     def forward(pixel_values: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            return made.recognition(labels.queries, made.encode(pixel_values), first_side=labels.first_side).float()
+            return made.recognition(
+                labels.queries, made.encode(pixel_values), projected_queries=labels.projected_queries
+            ).float()
 
     fast = torch.compile(forward, mode="reduce-overhead")
     return torch.inference_mode()(lambda pixel_values: fast(pixel_values).clone())

@@ -29,7 +29,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.build import build
 from ram_ray.labels.compare import agreement
 from ram_ray.labels.counts import count_names
-from ram_ray.labels.coverage import Covering, say
+from ram_ray.labels.coverage import CoverageFinder, format_coverage
 from ram_ray.labels.lists import read_list
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import make_options
@@ -70,9 +70,11 @@ def main() -> None:
     for split, figures in enumerate(stability):
         print(f"split {split}: " + ", ".join(f"top {top} {one:.1%} ({two:.1%})" for top, (one, two) in figures.items()))
     print("two halves agree, by name and kind (by meaning)\n")
-    covering = Covering(whole, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=WordNet.find(config.wordnet))
+    covering = CoverageFinder(
+        whole, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=WordNet.find(config.wordnet)
+    )
     coverages = [covering(Path(one).name, read_list(one)) for one in options.lists]
-    print("\n\n".join(say(one) for one in coverages))
+    print("\n\n".join(format_coverage(one) for one in coverages))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\n{time.monotonic() - start:.0f} s, peak memory {memory:,.0f} MB")
     if options.out:

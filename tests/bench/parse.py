@@ -132,7 +132,7 @@ def _pipe(file: Path, core: int, cores: int, barrier: threading.Barrier, load: C
 
 def stage(file: Path, cores: int) -> tuple[float, float, float]:
     """Seconds of the stage `parse`, and the most memory in bytes while it ran: processes', and the object store's."""
-    from ram_ray.cli.labels import resources_of
+    from ram_ray.cli.labels import caption_stage_settings
     from ram_ray.config import load
     from ram_ray.data.caption_files import collect_captions
     from ram_ray.labels.stages import parse
@@ -141,7 +141,7 @@ def stage(file: Path, cores: int) -> tuple[float, float, float]:
 
     cluster.start(num_cpus=cores, object_store_gb=1.0)
     start_workers(cores)
-    config = load(sets=resources_of(cores))
+    config = load(sets=caption_stage_settings(cores))
     run = Run(f"{file.parent}/run")
     samples = collect_captions(run, config, [str(file)])
     peak = Peak()

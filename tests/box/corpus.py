@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ram_ray.drawn_scenes import captions, draw, mention, sample_scene
+from ram_ray.drawn_scenes import draw, draw_mentions, sample_scene, write_captions
 
 SOURCES = ("coco", "vg", "cc3m", "sbu")
 NUM_IMAGES = 32  # of a source
@@ -71,7 +71,7 @@ def write_held_out(folder: Path, rng: random.Random) -> None:
 def scene(rng: random.Random, **faults: float) -> tuple[bytes, list[str], list[str]]:
     """A drawn image as JPEG, its captions, and the tags that are present."""
     drawn = sample_scene(rng)
-    texts = captions(mention(drawn, rng, **faults), rng)
+    texts = write_captions(draw_mentions(drawn, rng, **faults), rng)
     buffer = io.BytesIO()
     draw(drawn, size=SIDE, level="plain", seed=rng.getrandbits(32)).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue(), texts, drawn.truth

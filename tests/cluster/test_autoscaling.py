@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ram_ray.runtime.cluster import SETTINGS
+from ram_ray.runtime.cluster import ENVIRONMENT
 
 REPO = Path(__file__).resolve().parents[2]
 SECONDS = 500
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow  # three nodes each, and the wait until they go
 
 def _run(stage: str, folder: Path, bundle: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.cluster.autoscaled", stage, str(folder), bundle]
-    environment = {**os.environ, **SETTINGS, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment.pop("RAY_ADDRESS", None)
     completed = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=REPO, env=environment)

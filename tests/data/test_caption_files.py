@@ -73,7 +73,7 @@ def _build(run_uri: str, files: list[str], config: RunConfig, *, label: bool = F
     captions = collect_captions(run, config, files)
     parsed = stages.parse(run, config, captions)
     labels = stages.build_labels(run, config, parsed)
-    manifests = [captions, parsed, labels, *([stages.label(run, config, parsed, labels)] if label else [])]
+    manifests = [captions, parsed, labels, *([stages.label_captions(run, config, parsed, labels)] if label else [])]
     return {
         manifest.stage: {**manifest.counts, "path": manifest.path, "reused": manifest in run.reused}
         for manifest in manifests

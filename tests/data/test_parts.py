@@ -4,14 +4,14 @@ from collections import Counter
 
 import pytest
 
-from ram_ray.data.parts import Part, part_of, place_of
+from ram_ray.data.parts import Part, hash_of_part, part_index
 
 KEYS = [f"shard-{index % 7}/{index}" for index in range(5000)]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
 def test_every_key_is_in_one_part_and_parts_are_even(parts):
-    numbers = [part_of(key, parts) for key in KEYS]
+    numbers = [part_index(key, parts) for key in KEYS]
     for number in range(parts):
         part = Part.number(number, parts)
         assert part.mask(KEYS).to_pylist() == [part_number == number for part_number in numbers]
@@ -35,4 +35,4 @@ def test_a_larger_share_contains_a_smaller_one():
 
 
 def test_the_hash_is_the_same_on_every_machine():
-    assert place_of("photos/1") == 2307252775490694650
+    assert hash_of_part("photos/1") == 2307252775490694650

@@ -7,8 +7,8 @@ import pytest
 
 from ram_ray.data_engine import clean, clustering
 from ram_ray.data_engine.categories import in_memory
-from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide
-from ram_ray.data_engine.company import TagCounts
+from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide_removals
+from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import REGIONS
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.settings.data_engine import CleanConfig
@@ -62,7 +62,7 @@ def category(
 
 
 def removed_of(table: pa.Table, **config) -> dict[str, str]:
-    removals = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(**config), seed=1).removals
+    removals = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(**config), seed=1).removals
     assert removals.schema.equals(REMOVALS)
     return {row["key"]: row["reason"] for row in removals.to_pylist()}
 
@@ -79,17 +79,21 @@ def test_planted_wrong_tags_are_removed_and_right_ones_stay():
 
 def test_the_score_is_the_probability_to_be_wrong():
     table, _ = category()
-    scores = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(wrong=0.4), seed=1).removals["score"].to_numpy()
+    scores = (
+        decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(wrong=0.4), seed=1)
+        .removals["score"]
+        .to_numpy()
+    )
     assert len(scores) and scores.min() >= 0.4 and scores.max() <= 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.1])
 def test_no_more_than_the_share_is_removed_and_the_worst_first(share):
     table, _ = category(outlier=30, unseen=30)
-    removed = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=share, wrong=0), seed=1).removals
+    removed = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=share, wrong=0), seed=1).removals
     assert len(removed) == int(share * 240)
     if share == 0.03:
-        more = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=0.1, wrong=0), seed=1).removals
+        more = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=0.1, wrong=0), seed=1).removals
         assert set(removed["key"].to_pylist()) <= set(more["key"].to_pylist())
 
 
@@ -102,7 +106,8 @@ def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
             yield shuffled.select(list(columns)).slice(start, 37)
 
     first, *others = (
-        decide(rows, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1) for rows in (table, shuffled, chunks)
+        decide_removals(rows, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
+        for rows in (table, shuffled, chunks)
     )
     for other in others:
         assert other.removals.equals(first.removals) and other.samples.equals(first.samples)
@@ -123,7 +128,7 @@ def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
 def test_every_category_of_enough_images_is_decided_and_no_smaller_one():
     for crops, decided in ((49, False), (50, True), (51, True)):
         table, _ = category(right=crops - 6, outlier=3, unseen=3)
-        decision = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_images=50))
+        decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_images=50))
         assert (decision.category["clusters"] > 0) == decided and decision.category["crops"] == crops
         assert (len(decision.removals) > 0) == decided and (len(decision.samples) > 0) == decided
 
@@ -132,13 +137,13 @@ def test_protected_tags_stay_and_are_counted():
     table, _ = category(labelled=True)
     assert removed_of(table) == {} and len(removed_of(table, protect_labels=False)) > 10
     table, _ = category()
-    decision = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
+    decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
     assert len(decision.removals) == 0 and decision.category["protected"] == len(removed_of(table))
 
 
 def test_the_row_of_a_category_and_its_samples():
     table, _ = category()
-    decision = decide(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
+    decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
     counts = pa.Table.from_pylist([decision.category], schema=CATEGORIES).to_pylist()[0]
     assert counts["crops"] == 200 and counts["absent"] == 60 and counts["clusters"] >= 2
     assert counts["outliers"] + counts["disagreements"] == len(decision.removals) and 0.02 < counts["wrong"] < 0.2
@@ -158,7 +163,7 @@ def test_an_embedding_that_is_not_finite_is_an_error_and_not_a_removal():
     column[5] = np.full(24, np.nan, "<f2").tobytes()
     table = table.set_column(table.schema.get_field_index("embedding"), "embedding", pa.array(column, pa.binary()))
     with pytest.raises(ValueError, match="1 of .* embeddings are not finite"):
-        decide(in_memory(table), tag=DOG, counts=COUNTS, config=CleanConfig())
+        decide_removals(in_memory(table), tag=DOG, counts=COUNTS, config=CleanConfig())
 
 
 def test_applied_removals_take_the_tag_and_record_the_reason():

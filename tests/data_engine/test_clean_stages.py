@@ -11,9 +11,9 @@ import pytest
 
 from ram_ray.config import RunConfig, load
 from ram_ray.data_engine import categories
-from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, decide
+from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, decide_removals
 from ram_ray.data_engine.clean_stages import _read_removals, find_removals, protected_ids, trusts_labels
-from ram_ray.data_engine.company import TagCounts
+from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.runtime.artifacts import Manifest, Run
@@ -78,7 +78,7 @@ def test_every_large_enough_category_is_decided_as_alone(ray_cluster, inputs, tm
     counts = TagCounts(len(set(rows["key"].to_pylist())), SIZES)
     for tag in SIZES:
         alone = rows.filter(pc.equal(rows["tag"], tag))
-        expected = decide(alone, tag=tag, config=settings.engine.clean, counts=counts, seed=settings.seed)
+        expected = decide_removals(alone, tag=tag, config=settings.engine.clean, counts=counts, seed=settings.seed)
         tag_removals = removals.filter(pc.equal(removals["tag"], tag)).sort_by("key")
         assert tag_removals.to_pylist() == expected.removals.sort_by("key").to_pylist()
     samples = read(stage.path, "samples")

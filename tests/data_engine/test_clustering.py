@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ram_ray.data_engine import clustering
-from ram_ray.data_engine.clustering import find_looks, fit_centres, normalised, num_clusters
+from ram_ray.data_engine.clustering import find_prototypes, fit_centres, normalised, num_clusters
 from tests.bench import clustering as bench
 
 
@@ -17,7 +17,7 @@ def clusters_of(rng: np.random.Generator, *, sizes: list[int], width: int = 32, 
 
 
 def distances(points: np.ndarray, *, clusters: int, seed: int = 0) -> np.ndarray:
-    return find_looks(points, clusters=clusters, seed=seed).measure(points)[1]
+    return find_prototypes(points, clusters=clusters, seed=seed).measure(points)[1]
 
 
 def inertia(points: np.ndarray, centres: np.ndarray) -> float:
@@ -46,7 +46,7 @@ def test_far_points_that_form_a_cluster_of_kmeans_are_still_far(num_outliers):
 def test_the_seed_decides_and_chunks_do_not():
     points = np.random.default_rng(4).normal(size=(700, 16)).astype(np.float32)
     points = normalised(points)
-    prototypes, again = (find_looks(points, clusters=7, seed=5) for _ in range(2))
+    prototypes, again = (find_prototypes(points, clusters=7, seed=5) for _ in range(2))
     assert (prototypes.centres == again.centres).all() and (prototypes.sizes == again.sizes).all()
     assert prototypes.sizes.sum() == 700
     assignment, distance = prototypes.measure(points)

@@ -5,9 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ram_ray.data.parts import part_of
+from ram_ray.data.parts import part_index
 from ram_ray.data_engine.calibrate import BINS, bin_of
-from ram_ray.data_engine.folds import ByPart
 from ram_ray.data_engine.generate import (
     SCORES,
     Calibrated,
@@ -20,6 +19,7 @@ from ram_ray.data_engine.generate import (
     to_rows,
     votes_of,
 )
+from ram_ray.data_engine.model_by_part import ByPart
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.settings.data_engine import GenerateConfig
@@ -196,6 +196,6 @@ def test_each_image_is_scored_by_the_model_of_its_part(tiny_bundle):
 
     alone = [make(bundle, config)(batch).to_pylist() for bundle in ("0", "2")]
     both = {row["key"]: row for row in ByPart(make, ["0", "2"], config)(batch).to_pylist()}
-    assert both.keys() == set(keys) and {part_of(key, 2) for key in keys} == {0, 1}
+    assert both.keys() == set(keys) and {part_index(key, 2) for key in keys} == {0, 1}
     for index, key in enumerate(keys):
-        assert both[key] == alone[part_of(key, 2)][index] != alone[1 - part_of(key, 2)][index]
+        assert both[key] == alone[part_index(key, 2)][index] != alone[1 - part_index(key, 2)][index]

@@ -13,14 +13,14 @@ import pytest
 
 from ram_ray.config import RunConfig, load
 from ram_ray.data_engine.calibrate import calibrate, thresholds
-from ram_ray.data_engine.evidence import count_cells, gather_cells
+from ram_ray.data_engine.combine_scores import Weigher
 from ram_ray.data_engine.generate import SCORES, Calibrated, merge
 from ram_ray.data_engine.generate_stages import add_likely
-from ram_ray.data_engine.implied import implied_rate
-from ram_ray.data_engine.pairs import CoOccurrence
-from ram_ray.data_engine.weigh import Weigher
+from ram_ray.data_engine.mention_counts import count_cells, gather_cells
+from ram_ray.data_engine.mention_rate_bound import implied_rate
+from ram_ray.data_engine.tag_pairs import CoOccurrence
 from ram_ray.runtime.artifacts import Manifest, Run
-from tests.data_engine.test_weigh import NUM_TAGS, SYSTEM, fitted, world
+from tests.data_engine.test_combine_scores import NUM_TAGS, SYSTEM, fitted, world
 
 SETS = ["engine.generate={threshold: null, precision: 0.3, captions: 0}", "engine.folds=2", "data.rows_per_block=200"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from ram_ray.data_engine.statistics import TALLY, count_block, figures
+from ram_ray.data_engine.statistics import TALLY, count_block, tally_shares
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
 
@@ -62,7 +62,7 @@ def test_a_tag_is_counted_by_its_source_and_its_fate(rows: list[dict]) -> None:
 
 
 def test_the_shares(rows: list[dict]) -> None:
-    assert figures(rows) == {
+    assert tally_shares(rows) == {
         "added_precision": 1 / 2,  # cow, and not ant
         "recovered": 1 / 2,  # cow in one image of two
         "false_removed": 2 / 3,  # cat and one ant, of cat and two ants
@@ -74,8 +74,8 @@ def test_the_shares(rows: list[dict]) -> None:
 
 def test_an_unknown_share_is_none(rows: list[dict]) -> None:
     table = to_table([_row("s/0", mentioned=[0], tags=[0, 1], labels=None)], ANNOTATION)
-    assert set(figures(count_block(table, system=SYSTEM).to_pylist()).values()) == {None}
-    assert set(figures([]).values()) == {None}
+    assert set(tally_shares(count_block(table, system=SYSTEM).to_pylist()).values()) == {None}
+    assert set(tally_shares([]).values()) == {None}
 
 
 def test_blocks_add_up(rows: list[dict]) -> None:
@@ -86,4 +86,4 @@ def test_blocks_add_up(rows: list[dict]) -> None:
     doubled = [
         {**row, **{name: row[f"{name}_sum"] for name in ("images", "judged", "right")}} for row in summed.to_pylist()
     ]
-    assert figures(doubled) == figures(rows)
+    assert tally_shares(doubled) == tally_shares(rows)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ram_ray.detectors.attention import AttentionDetector
-from ram_ray.detectors.make import make_detector
+from ram_ray.detectors.registry import make_detector
 from ram_ray.inference.predictor import Predictor
 from ram_ray.settings.data_engine import CleanConfig
 

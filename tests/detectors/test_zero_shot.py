@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ram_ray.detectors.make import make_detector
+from ram_ray.detectors.registry import make_detector
 from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector
 from ram_ray.settings.data_engine import CleanConfig
 

@@ -21,14 +21,14 @@ from ram_ray.drawn_scenes import (
     Mentions,
     Scene,
     Thing,
-    caption,
-    captions,
     draw,
-    mention,
+    draw_caption,
+    draw_mentions,
     plan_corpus,
     sample_scene,
     scene_of,
     write_caption,
+    write_captions,
     write_corpus,
     write_shard,
 )
@@ -119,7 +119,7 @@ def test_scenes_are_checked() -> None:
     with pytest.raises(ValueError, match="level"):
         draw(Scene("wall"), size=64, level="mean", seed=0)
     with pytest.raises(ValueError, match="false"):
-        mention(Scene("wall"), random.Random(0), false=0.9)
+        draw_mentions(Scene("wall"), random.Random(0), false=0.9)
 
 
 def test_sampled_scenes_use_the_whole_vocabulary_and_repeat_nothing_within_a_scene() -> None:
@@ -147,7 +147,7 @@ def test_captions_have_errors_at_the_rates_asked_for(unsaid: float, false: float
     num_true, num_mentioned, num_tags, num_wrong = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0), 0, 0
     for _ in range(4000):
         scene = sample_scene(rng)
-        mentioned = words_of(caption(scene, rng, unsaid=unsaid, false=false))
+        mentioned = words_of(draw_caption(scene, rng, unsaid=unsaid, false=false))
         assert mentioned & set(OBJECTS), "a caption must name an object"
         truth = set(scene.truth)
         num_tags, num_wrong = num_tags + len(mentioned), num_wrong + len(mentioned - truth)
@@ -165,7 +165,7 @@ def test_clean_captions_name_all_that_is_drawn_and_nothing_else() -> None:
     rng = random.Random(1)
     for _ in range(500):
         scene = sample_scene(rng)
-        assert sorted(words_of(caption(scene, rng))) == scene.truth
+        assert sorted(words_of(draw_caption(scene, rng))) == scene.truth
 
 
 def test_texts_have_exactly_the_tags_that_are_mentioned() -> None:
@@ -189,8 +189,8 @@ def test_texts_have_exactly_the_tags_that_are_mentioned() -> None:
     }
     allowed |= {"something", "nothing"}
     for _ in range(1000):
-        mentions = mention(sample_scene(rng), rng, unsaid=0.4, false=0.2)
-        for text in captions(mentions, rng):
+        mentions = draw_mentions(sample_scene(rng), rng, unsaid=0.4, false=0.2)
+        for text in write_captions(mentions, rng):
             assert sorted(words_of(text)) == mentions.tags
             plain = set(text.lower().replace(",", " ").replace(".", " ").split())
             rest = plain - allowed - {form for forms in ACTIONS.values() for form in forms}

@@ -106,12 +106,12 @@ def check_inference(machine: Machine) -> dict:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ram_ray.inference.backends.backend import label_set
+    from ram_ray.inference.backends.backend import make_label_set
     from ram_ray.inference.backends.make import make_backend
 
     side, window, images = (64, 2, 2) if machine.small else (384, 12, 64)
     model = tagger(machine, side=side, window=window, captions=False).eval().requires_grad_(False)
-    labels = label_set(model, model.label_embed)
+    labels = make_label_set(model, model.label_embed)
     backend = make_backend("torch", model, precision="bf16", threads=None)
     pixels = torch.randn(images, 3, side, side, device=machine.device)
     with FlopCounterMode(display=False) as counter:
@@ -168,7 +168,7 @@ def check_faiss(machine: Machine) -> dict:
     import faiss
     import numpy as np
 
-    from ram_ray.data_engine.clustering import GPU_POINTS, find_looks
+    from ram_ray.data_engine.clustering import GPU_POINTS, find_prototypes
 
     gpus = faiss.get_num_gpus()
     assert gpus or machine.device == "cpu", "this FAISS sees no GPU"
@@ -179,7 +179,7 @@ def check_faiss(machine: Machine) -> dict:
     points = (centres[kinds] + 0.1 * rng.standard_normal((number, 64))).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     start = time.perf_counter()
-    looks = find_looks(points, clusters=8)
+    looks = find_prototypes(points, clusters=8)
     seconds = time.perf_counter() - start
     nearest, _ = looks.measure(points)
     shares = [np.bincount(kinds[nearest == one]).max() / (nearest == one).sum() for one in set(nearest.tolist())]

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from ram_ray.inference.backends.backend import label_set
+from ram_ray.inference.backends.backend import make_label_set
 from ram_ray.inference.backends.make import make_backend
-from ram_ray.models.fast import bias_windows
+from ram_ray.models.cpu_inference import bias_windows
 from tests import released
 from tests.bench import inference as bench
 
@@ -31,8 +31,8 @@ def _plain(kind: str) -> torch.Tensor:
 
 def _check(name: str, kind: str, precision: str) -> None:
     model = released.model(kind)
-    labels = label_set(model, model.label_embed)
-    other_labels = None if kind == "tag2text" else label_set(model, model.label_embed.flip(0)[:4])
+    labels = make_label_set(model, model.label_embed)
+    other_labels = None if kind == "tag2text" else make_label_set(model, model.label_embed.flip(0)[:4])
     backend = make_backend(name, model, precision=precision, threads=1)
     expected, atol = _plain(kind), EXACT if precision == "fp32" else NEAR
     assert expected.std() > 5 * EXACT

@@ -12,7 +12,7 @@ import pytest
 
 from ram_ray.config import RunConfig
 from ram_ray.inference.batch import TAGGED, Query, find_work, tag_to_folder
-from tests.serving.pictures import bomb, image_file
+from tests.serving.image_files import bomb, image_file
 
 
 def make_tar(path: Path, members: dict[str, bytes]) -> None:

@@ -127,7 +127,7 @@ def test_the_cache_of_label_sets_is_bounded(tiny_bundle: str) -> None:
     predictor = Predictor.from_pretrained(tiny_bundle, device="cpu")
     for number in range(MAX_LABEL_SETS + 5):
         predictor.tag(IMAGES[:1], tags=[f"tag {number}", "dog"])
-    assert len(predictor._own) == MAX_LABEL_SETS
+    assert len(predictor._custom_tags) == MAX_LABEL_SETS
 
 
 def test_a_caption_is_guided_by_the_tags_at_their_threshold(thresholded: Predictor) -> None:

@@ -49,7 +49,7 @@ def test_an_imported_release_answers_as_the_reference(name: str, shared: Path, t
     scores = logits.sigmoid().numpy()
     np.testing.assert_array_equal(predictor.thresholds, reference.inputs["class_threshold"])
     np.testing.assert_array_equal(scores > predictor.thresholds, reference.expected["generate_tag_mask"])
-    tags = predictor._choose(scores, None, top_k=None, threshold=None)
+    tags = predictor._select_tags(scores, None, top_k=None, threshold=None)
     by_id = [sorted(row, key=lambda tag: tag.id) for row in tags]
     if name == "tiny-tag2text":
         assert predictor.config.muted == tuple(reference.config["delete_tag_index"])
@@ -62,10 +62,10 @@ def test_an_imported_release_answers_as_the_reference(name: str, shared: Path, t
     assert [[tag.chinese for tag in row] for row in by_id] == chinese
     embed = reference.input("openset_label_embed")
     names = [f"thing {i}" for i in range(len(reference.expected["openset_logits"][0]))]
-    labels = predictor._own(names, embeddings=embed)
+    labels = predictor._custom_tags(names, embeddings=embed)
     own = predictor._logits(predictor._encode(reference.input("images")), labels)
     np.testing.assert_allclose(own.numpy(), reference.expected["openset_logits"], atol=2e-5)
-    own_tags = predictor._choose(own.sigmoid().numpy(), names, top_k=None, threshold=None)
+    own_tags = predictor._select_tags(own.sigmoid().numpy(), names, top_k=None, threshold=None)
     assert own_tags[0][0].threshold == reference.inputs["openset_threshold"]
     sorted_names = [[name for name in names if name in {tag.tag for tag in row}] for row in own_tags]
     assert [" | ".join(row) for row in sorted_names] == reference.expected["openset_tags"].tolist()
@@ -158,7 +158,7 @@ def test_ram_plus_takes_own_tags_with_their_descriptions(tmp_path: Path, tiny_bu
     own = {"dog": ["a dog with fur", "dog on a beach"], "light": ["a traffic light", "red light"]}
     tags = predictor.tag([photo(1)], tags=own, top_k=2)[0]
     texts = [text for row in own.values() for text in row]
-    embed = torch.from_numpy(predictor._own._teacher.encode_texts(texts)).view(2, 2, 16)
+    embed = torch.from_numpy(predictor._custom_tags._teacher.encode_texts(texts)).view(2, 2, 16)
     with torch.no_grad():
         expected = model.logits(model.encode(predictor.preprocess([photo(1)])), embed).sigmoid()[0]
     assert {tag.tag: tag.score for tag in tags} == pytest.approx(

@@ -12,10 +12,10 @@ import pytest
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.build import BuildOptions
-from ram_ray.labels.compare import agreement, diff, say
-from ram_ray.labels.coverage import Covering, name_variants
+from ram_ray.labels.compare import agreement, diff, format_diff
+from ram_ray.labels.coverage import CoverageFinder, name_variants
+from ram_ray.labels.listed import fit_ready, make_kind_guesser
 from ram_ray.labels.lists import Entry, read_list, read_system, shipped_lists, to_csv, to_system
-from ram_ray.labels.ready import fit_ready, kind_guess
 from ram_ray.labels.synonyms import shipped_synonyms
 
 SYSTEM = LabelSystem(
@@ -101,7 +101,7 @@ def test_ids_are_the_indices_of_the_list_and_a_name_may_occur_twice() -> None:
 
 
 def test_kinds_come_from_the_captions_then_from_the_dictionary() -> None:
-    guess = kind_guess(load_lemmas(), {("run", "action"): {"a": 5}, ("run", "object"): {"a": 2}})
+    guess = make_kind_guesser(load_lemmas(), {("run", "action"): {"a": 5}, ("run", "object"): {"a": 2}})
     assert [guess(name) for name in ("run", "beach", "blue", "dog", "sheepish", "fire truck")] == [
         "action", "scene", "attribute", "object", "attribute", "object",
     ]  # fmt: skip
@@ -114,7 +114,7 @@ def test_a_listed_system_has_its_ids_and_synonyms_from_captions(tmp_path: Path) 
         ("ski", "object"): {"a": 5}, ("airplane", "object"): {"a": 6}, ("beach", "scene"): {"b": 7},
         ("settee", "object"): {"a": 1},
     }  # fmt: skip
-    listed = read_system(str(tmp_path / "tags.txt"), kind_of=kind_guess(load_lemmas(), counts))
+    listed = read_system(str(tmp_path / "tags.txt"), kind_of=make_kind_guesser(load_lemmas(), counts))
     lemma = {("skis", "object"): "ski"}
     system, report = fit_ready(listed, counts, BuildOptions(shipped=shipped_synonyms(), lemma=lemma))
     assert [(label.name, label.kind, label.count) for label in system.labels] == [
@@ -144,7 +144,7 @@ def test_coverage_has_the_rule_of_each_match() -> None:
         def sense(self, name: str, kind: str) -> str | None:
             return "seat" if name in ("couch", "davenport") and kind == "object" else None
 
-    covering = Covering(SYSTEM, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=Senses())
+    covering = CoverageFinder(SYSTEM, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=Senses())
     names = ["couch", "sofa", "skis", "wall-brick", "tennis racquet", "davenport", "zebra", "train (vehicle)"]
     coverage = covering("list", [*(Entry(name) for name in names), Entry("lounge", ("settee",))])
     assert [(match.label, match.matched_by) for match in coverage.categories] == [
@@ -176,9 +176,9 @@ def test_a_diff_has_the_change_of_each_label() -> None:
     assert change.merged == (("object:ski", "object:train"),)
     assert change.split == (("attribute:grey", "attribute:gray"), ("object:settee", "object:couch"))
     assert ("object:train", ("ski",), ()) in change.synonyms and not change.empty
-    assert "merged (1): object:ski into object:train" in say(change)
+    assert "merged (1): object:ski into object:train" in format_diff(change)
     same = LabelSystem(replace(label, count=label.count + 1) for label in SYSTEM.labels)
-    assert diff(SYSTEM, same).empty and say(diff(SYSTEM, same)).endswith("the same")
+    assert diff(SYSTEM, same).empty and format_diff(diff(SYSTEM, same)).endswith("the same")
 
 
 def test_agreement_of_two_builds() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ram_ray.labels.embeddings import merge_similar, read_vectors
 from ram_ray.labels.merge import Groups, merge_inflections, merge_senses, merge_spellings
-from ram_ray.labels.similar import merge_similar, read_vectors
 from ram_ray.labels.synonyms import read_synonyms, shipped_synonyms
 from ram_ray.labels.wordnet import INSTALLED, WordNet
 

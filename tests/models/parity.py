@@ -1,4 +1,4 @@
-"""The reference's outputs in ../shared/fixtures, and how far one may be from them: ten times float32's own noise."""
+"""The reference's outputs in shared/fixtures, and the tolerance: ten times the float32 noise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPT = "a picture of "
 
 @dataclass(frozen=True)
 class Reference:
-    """One model's folder: what went in, what came out, and our model with its weights."""
+    """The folder of a model: inputs, expected outputs, and our model with its weights."""
 
     folder: Path
 
@@ -58,16 +58,16 @@ class Reference:
         return torch.from_numpy(self.inputs[name])
 
     def check(self, name: str, value: torch.Tensor, *, noise: float | None = None) -> None:
-        """`value` is the array `name` within ten times its noise floor."""
-        wanted = self.expected[name]
+        """Assert that `value` equals the expected array `name` within ten times its noise floor."""
+        expected = self.expected[name]
         floor = self.config["float32_vs_float64_max_abs"].get(name, noise)
         assert floor is not None, f"{name} has no noise floor: give one"
-        assert tuple(value.shape) == wanted.shape
-        np.testing.assert_allclose(value.detach().numpy(), wanted, atol=10 * floor, rtol=0, err_msg=name)
+        assert tuple(value.shape) == expected.shape
+        np.testing.assert_allclose(value.detach().numpy(), expected, atol=10 * floor, rtol=0, err_msg=name)
 
     def tag_ids(self, tags: list[str] | None = None) -> torch.Tensor:
         texts = self.inputs["tag_input_strings"].tolist() if tags is None else tags
-        return torch.from_numpy(self.tokenizer.encode_tags([one.split(" | ") for one in texts], max_tokens=40))
+        return torch.from_numpy(self.tokenizer.encode_tags([text.split(" | ") for text in texts], max_tokens=40))
 
     def caption_ids(self) -> torch.Tensor:
         captions = self.inputs["captions"].tolist()
@@ -79,7 +79,7 @@ class Reference:
         return torch.from_numpy(ids[: self.tokenizer.prompt_length(PROMPT)])
 
     def captions(self, tags: list[str] | None, *, tokens: torch.Tensor | None = None, **decoding) -> torch.Tensor:
-        """Ids behind the prompt."""
+        """Token ids after the prompt."""
         return self.model.generate(
             self.tokens if tokens is None else tokens,
             self.tag_ids(tags),
@@ -89,19 +89,18 @@ class Reference:
         )
 
     def batch(self) -> dict:
-        """Inputs of one training step."""
-        known = self.inputs
+        """Inputs of a training step."""
         batch: dict = {"pixel_values": self.input("images")}
-        batch["targets"] = self.input("tag" if "tag" in known else "image_tag").float()
-        if "tag_input_strings" in known:
+        batch["targets"] = self.input("tag" if "tag" in self.inputs else "image_tag").float()
+        if "tag_input_strings" in self.inputs:
             batch |= {"caption_ids": self.caption_ids(), "tag_ids": self.tag_ids(), "caption_start": 4}
-        if "clip_feature" in known:
+        if "clip_feature" in self.inputs:
             batch["teacher"] = self.input("clip_feature")
-        if "batch_text_embed" in known:
+        if "batch_text_embed" in self.inputs:
             batch["text_embed"] = self.input("batch_text_embed")
         return batch
 
 
-def words(ids: np.ndarray | torch.Tensor, *, start: int, end: int) -> list[list[int]]:
-    """Rows of ids without the first `start`, the end token and padding."""
-    return [[one for one in row[start:] if one not in (0, end)] for row in np.asarray(ids).tolist()]
+def caption_tokens(ids: np.ndarray | torch.Tensor, *, start: int, end: int) -> list[list[int]]:
+    """Rows of token ids without the first `start`, the end token and padding."""
+    return [[token for token in row[start:] if token not in (0, end)] for row in np.asarray(ids).tolist()]

@@ -1,4 +1,4 @@
-"""Contract: a cache, a query that stands for every row, and padding change what is computed, never what comes out."""
+"""Contract: a cache, queries shared by all rows, and padding do not change the result."""
 
 from __future__ import annotations
 
@@ -41,44 +41,44 @@ def test_attention_is_softmax_of_scaled_products() -> None:
     torch.testing.assert_close(attention.weights(x, context, heads=HEADS), shares, atol=1e-5, rtol=1e-5)
 
 
-def test_heads_are_of_the_call_and_not_of_the_weights() -> None:
+def test_the_number_of_heads_is_an_argument_of_the_call() -> None:
     attention = Attention(WIDTH, 12, dropout=0.0).eval()
     x, context = torch.randn(2, 3, WIDTH), torch.randn(2, 5, 12)
-    two, four = (attention(x, context, heads=heads) for heads in (2, 4))
-    assert two.shape == four.shape and not torch.allclose(two, four, atol=1e-4)
+    two_heads, four_heads = (attention(x, context, heads=heads) for heads in (2, 4))
+    assert two_heads.shape == four_heads.shape and not torch.allclose(two_heads, four_heads, atol=1e-4)
 
 
 @pytest.mark.parametrize("first", [1, 3])
-def test_a_cache_gives_what_the_whole_causal_pass_gives(first: int) -> None:
+def test_decoding_with_a_cache_equals_the_whole_causal_pass(first: int) -> None:
     block = _block()
     x, context = torch.randn(2, 7, WIDTH), torch.randn(2, 5, 12)
     context_mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])[:, None, None, :]
     whole = block(x, context, context_mask=context_mask, causal=True)
     cache: dict = {}
     parts = [block(x[:, :first], context, context_mask=context_mask, causal=first > 1, cache=cache)]
-    for place in range(first, 7):  # the context is in the cache from the first call on
-        parts.append(block(x[:, place : place + 1], None, context_mask=context_mask, cache=cache))
+    for index in range(first, 7):  # after the first call the cache has the context
+        parts.append(block(x[:, index : index + 1], None, context_mask=context_mask, cache=cache))
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_causal_means_that_later_tokens_change_nothing_before_them() -> None:
+def test_with_causal_later_tokens_do_not_change_earlier_results() -> None:
     block = _block(context_width=None)
     x = torch.randn(1, 6, WIDTH)
     changed = x.clone()
     changed[:, 4:] += 1
-    before, after = block(x, causal=True), block(changed, causal=True)
-    torch.testing.assert_close(before[:, :4], after[:, :4])
-    assert not torch.allclose(before[:, 4:], after[:, 4:])
+    expected, result = block(x, causal=True), block(changed, causal=True)
+    torch.testing.assert_close(result[:, :4], expected[:, :4])
+    assert not torch.allclose(result[:, 4:], expected[:, 4:])
     assert not torch.allclose(block(x)[:, :4], block(changed)[:, :4]), "without `causal` they do"
 
 
-def test_a_batch_of_one_stands_for_the_same_queries_in_every_row() -> None:
+def test_queries_of_batch_size_1_are_used_for_every_row() -> None:
     block = _block(self_attention=False)
     queries, context = torch.randn(1, 4, WIDTH), torch.randn(3, 5, 12)
     torch.testing.assert_close(block(queries, context), block(queries.expand(3, -1, -1), context))
 
 
-def test_padding_is_not_looked_at() -> None:
+def test_padding_is_not_attended_to() -> None:
     block = _block(context_width=None)
     x = torch.randn(2, 6, WIDTH)
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
@@ -115,7 +115,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.allclose(block(x, context), block(x, context))
 
 
-def test_embeddings_go_on_at_their_position() -> None:
+def test_embeddings_start_at_the_given_position() -> None:
     embedding = TokenEmbedding(20, WIDTH, max_positions=8, dropout=0.0).eval()
     ids = torch.randint(1, 20, (2, 6))
     torch.testing.assert_close(embedding(ids[:, 4:], start=4), embedding(ids)[:, 4:])
@@ -130,7 +130,7 @@ def test_initialisation_is_berts() -> None:
     assert abs(embedding.weight[1:].std().item() - 0.02) < 1e-3 and not embedding.weight[0].any()
 
 
-def test_by_width_a_signal_keeps_its_size() -> None:
+def test_initialisation_by_width_keeps_the_scale_of_the_signal() -> None:
     torch.manual_seed(0)
     layers = torch.nn.Sequential(*(torch.nn.Linear(96, 96) for _ in range(4)))
     x = torch.randn(100, 96)

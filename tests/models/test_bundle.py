@@ -1,4 +1,4 @@
-"""Contract: a bundle is a folder that works by itself and runs no code; what does not fit is one clear error."""
+"""Contract: a bundle is self-contained and runs no code; parts that do not match are a clear error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ram_ray.models.bundle import load_bundle, save_bundle
 
 @pytest.fixture()
 def copy(tiny_bundle: str, tmp_path: Path) -> Path:
-    """A bundle to be broken."""
+    """A copy of the bundle that a test may damage."""
     shutil.copytree(tiny_bundle, tmp_path / "bundle")
     return tmp_path / "bundle"
 
@@ -30,7 +30,7 @@ def _logits(bundle) -> torch.Tensor:
         return bundle.model.logits(bundle.model.encode(torch.randn(2, 3, 32, 32)))
 
 
-def test_saved_again_it_gives_identical_logits(tiny_bundle: str, tmp_path: Path) -> None:
+def test_a_bundle_that_is_saved_again_gives_identical_logits(tiny_bundle: str, tmp_path: Path) -> None:
     first = load_bundle(tiny_bundle)
     parts = {"labels": first.labels, "tokenizer": first.tokenizer, "teacher": first.teacher()}
     save_bundle(tmp_path / "again", first.model, **parts, card={"stage": "pretrain"})
@@ -45,7 +45,7 @@ def test_saved_again_it_gives_identical_logits(tiny_bundle: str, tmp_path: Path)
     assert "| stage | pretrain |" in (tmp_path / "moved" / "README.md").read_text()
 
 
-def test_weights_are_its_own_however_they_began(copy: Path, tiny_bundle: str) -> None:
+def test_loaded_weights_do_not_depend_on_the_initialisation(copy: Path, tiny_bundle: str) -> None:
     config = copy / "config.json"
     text = config.read_text()
     assert '"init_std": 0.02' in text
@@ -53,10 +53,10 @@ def test_weights_are_its_own_however_they_began(copy: Path, tiny_bundle: str) ->
     assert torch.equal(_logits(load_bundle(str(copy))), _logits(load_bundle(tiny_bundle)))
 
 
-def test_loaded_parts_share_what_they_shared(tiny_bundle: str) -> None:
+def test_shared_weights_are_shared_after_loading(tiny_bundle: str) -> None:
     model = load_bundle(tiny_bundle).model
     assert model.tag_encoder.layers[0].cross is model.recognition.layers[0].cross
-    assert not model.training and not any(one.requires_grad for one in model.parameters())
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])
@@ -77,7 +77,7 @@ def test_nothing_in_a_bundle_is_a_pickle(tiny_bundle: str) -> None:
 
 
 class _Bomb:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -86,48 +86,48 @@ class _Bomb:
         return Path.touch, (self.trace,)
 
 
-@pytest.mark.parametrize("place", ["model.safetensors", "text_encoder/model.safetensors"])
-def test_a_pickle_in_place_of_weights_is_an_error_and_runs_nothing(place: str, copy: Path, tmp_path: Path) -> None:
-    (copy / place).write_bytes(pickle.dumps({"model": _Bomb(tmp_path / "trace")}))
+@pytest.mark.parametrize("path", ["model.safetensors", "text_encoder/model.safetensors"])
+def test_a_pickle_in_place_of_weights_is_an_error_and_runs_nothing(path: str, copy: Path, tmp_path: Path) -> None:
+    (copy / path).write_bytes(pickle.dumps({"model": _Bomb(tmp_path / "trace")}))
     with pytest.raises(ValueError, match="the weights do not fit"):
         load_bundle(str(copy)).teacher()
     assert not (tmp_path / "trace").exists()
-    pickle.loads((copy / place).read_bytes())
-    assert (tmp_path / "trace").exists(), "the bomb is a real one"
+    pickle.loads((copy / path).read_bytes())
+    assert (tmp_path / "trace").exists(), "unpickling runs the code"
 
 
-def test_cut_weights_are_one_clear_error(copy: Path) -> None:
-    for place in ("model.safetensors", "text_encoder/model.safetensors"):
-        weights = (copy / place).read_bytes()
+def test_truncated_weights_are_a_clear_error(copy: Path) -> None:
+    for path in ("model.safetensors", "text_encoder/model.safetensors"):
+        weights = (copy / path).read_bytes()
         for size in (len(weights) - 100, 20, 0):
-            (copy / place).write_bytes(weights[:size])
+            (copy / path).write_bytes(weights[:size])
             with pytest.raises(ValueError, match="weights") as caught:
                 load_bundle(str(copy)).teacher()
             assert "\n" not in str(caught.value) and str(copy) in str(caught.value)
-        (copy / place).write_bytes(weights)
+        (copy / path).write_bytes(weights)
 
 
-def test_missing_weights_are_one_clear_error(copy: Path) -> None:
+def test_missing_weights_are_a_clear_error(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="weights"):
         load_bundle(str(copy))
 
 
-def test_labels_that_do_not_fit_the_weights_are_one_clear_error(copy: Path) -> None:
+def test_labels_that_do_not_match_the_weights_are_a_clear_error(copy: Path) -> None:
     LabelSystem([Label(0, "dog", "object")]).save(str(copy / "label_system.json"))
     with pytest.raises(ValueError, match="the weights do not fit") as caught:
         load_bundle(str(copy))
     assert "\n" not in str(caught.value)
 
 
-def test_labels_that_do_not_fit_the_model_are_not_saved(tiny_bundle: str, tmp_path: Path) -> None:
+def test_labels_that_do_not_match_the_model_are_not_saved(tiny_bundle: str, tmp_path: Path) -> None:
     bundle = load_bundle(tiny_bundle)
     labels = LabelSystem([Label(0, "dog", "object")])
     with pytest.raises(ValueError, match="1 labels but 6 label embeddings"):
         save_bundle(tmp_path, bundle.model, labels=labels, tokenizer=bundle.tokenizer, teacher=bundle.teacher())
 
 
-def test_a_folder_of_another_kind_is_one_clear_error(copy: Path, tiny_bundle: str, tmp_path: Path) -> None:
+def test_a_folder_of_another_kind_is_a_clear_error(copy: Path, tiny_bundle: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases = {
         str(tmp_path / "nowhere"): "no such file or folder; give a path, a URI",
@@ -144,14 +144,14 @@ def test_a_folder_of_another_kind_is_one_clear_error(copy: Path, tiny_bundle: st
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", '{"kind": "ram_ray.bundle", "colour": 3}'])
-def test_a_config_that_cannot_be_read_is_one_clear_error(text: str, copy: Path) -> None:
+def test_a_config_that_cannot_be_read_is_a_clear_error(text: str, copy: Path) -> None:
     (copy / "config.json").write_text(text)
     with pytest.raises(ValueError, match="bundle") as caught:
         load_bundle(str(copy))
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_other_sizes_are_one_clear_error(copy: Path) -> None:
+def test_weights_of_other_sizes_are_a_clear_error(copy: Path) -> None:
     tree = json.loads((copy / "config.json").read_text())
     tree["recognition"]["layers"] = 1
     (copy / "config.json").write_text(json.dumps(tree))
@@ -160,7 +160,7 @@ def test_weights_of_other_sizes_are_one_clear_error(copy: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_label_embeddings_are_kept_bit_for_bit(tiny_bundle: str) -> None:
+def test_label_embeddings_equal_those_of_the_text_encoder(tiny_bundle: str) -> None:
     bundle = load_bundle(tiny_bundle)
-    made = bundle.teacher().label_embeddings(bundle.labels.names, list(bundle.model.config.templates))
-    np.testing.assert_allclose(bundle.model.label_embed.numpy(), made.numpy(), atol=1e-6)
+    expected = bundle.teacher().label_embeddings(bundle.labels.names, list(bundle.model.config.templates))
+    np.testing.assert_allclose(bundle.model.label_embed.numpy(), expected.numpy(), atol=1e-6)

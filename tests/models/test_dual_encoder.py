@@ -1,4 +1,4 @@
-"""Contract: one `Teacher` for a dual encoder of ours and for a Hugging Face CLIP; each gives its model's numbers."""
+"""Contract: `Teacher` wraps our dual encoder or a Hugging Face CLIP, and gives the results of that model."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("clip")
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    end = len(words) - 1
-    text = {"vocab_size": len(words), "max_position_embeddings": 24, "projection_dim": 12}
+    end = len(tokens) - 1
+    text = {"vocab_size": len(tokens), "max_position_embeddings": 24, "projection_dim": 12}
     text |= {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     config = CLIPConfig(
         text_config={**size, **text},
@@ -81,7 +81,7 @@ def test_image_features_are_the_projected_mean_token() -> None:
     torch.testing.assert_close(model.image_features(pixels), model.image_proj(tokens[:, 1:].mean(1)))
 
 
-def test_our_own_loads_as_it_was_saved(own: str) -> None:
+def test_our_dual_encoder_gives_the_same_results_after_loading(own: str) -> None:
     model, teacher = _encoder(), Teacher.from_pretrained(own)
     assert (teacher.embed_dim, teacher.image_size) == (12, 32)
     config = model.config
@@ -97,35 +97,37 @@ def test_our_own_loads_as_it_was_saved(own: str) -> None:
     )
 
 
-def test_a_clip_encodes_pictures_as_transformers_does(clip: str) -> None:
+def test_a_clip_encodes_images_as_transformers_does(clip: str) -> None:
     from transformers import CLIPImageProcessor, CLIPModel
 
     model, processor = CLIPModel.from_pretrained(clip), CLIPImageProcessor.from_pretrained(clip)
-    pictures = [photo(seed, size=(32, 32)) for seed in range(3)]
+    images = [photo(seed, size=(32, 32)) for seed in range(3)]
     with torch.no_grad():
-        answer = model.get_image_features(**processor(pictures, return_tensors="pt"))
-    expected = answer if isinstance(answer, torch.Tensor) else answer.pooler_output
+        output = model.get_image_features(**processor(images, return_tensors="pt"))
+    expected = output if isinstance(output, torch.Tensor) else output.pooler_output
     teacher = Teacher.from_pretrained(clip)
     assert (teacher.embed_dim, teacher.image_size) == (12, 32)
     torch.testing.assert_close(teacher.features(_pixels()), expected, atol=1e-5, rtol=1e-4)
     unit = torch.nn.functional.normalize(expected, dim=-1).numpy()
-    np.testing.assert_allclose(teacher.encode_images(pictures), unit, atol=1e-5)
+    np.testing.assert_allclose(teacher.encode_images(images), unit, atol=1e-5)
 
 
 def test_a_clip_encodes_texts_as_transformers_does(clip: str) -> None:
     from transformers import CLIPModel, CLIPTokenizer
 
-    model, words = CLIPModel.from_pretrained(clip), CLIPTokenizer.from_pretrained(clip)
+    model, clip_tokenizer = CLIPModel.from_pretrained(clip), CLIPTokenizer.from_pretrained(clip)
     texts = ["a dog", "x", "a very long text that does not fit into twenty four tokens"]
     teacher = Teacher.from_pretrained(clip)
-    for row, text in zip(teacher.encode_texts(texts), texts, strict=True):  # one by one: no padding in the reference
+    for row, text in zip(teacher.encode_texts(texts), texts, strict=True):  # single texts have no padding
         with torch.no_grad():
-            answer = model.get_text_features(**words([text], return_tensors="pt", truncation=True, max_length=24))
-        expected = answer if isinstance(answer, torch.Tensor) else answer.pooler_output
+            output = model.get_text_features(
+                **clip_tokenizer([text], return_tensors="pt", truncation=True, max_length=24)
+            )
+        expected = output if isinstance(output, torch.Tensor) else output.pooler_output
         np.testing.assert_allclose(row, torch.nn.functional.normalize(expected, dim=-1)[0].numpy(), atol=1e-5)
 
 
-def test_only_our_own_lends_a_backbone(own: str, clip: str) -> None:
+def test_only_our_dual_encoder_gives_a_backbone(own: str, clip: str) -> None:
     backbone = Teacher.from_pretrained(own).backbone()
     assert backbone is not None and set(backbone) == {
         name for name in _encoder().state_dict() if name.startswith("image_encoder.")
@@ -136,7 +138,7 @@ def test_only_our_own_lends_a_backbone(own: str, clip: str) -> None:
 @pytest.mark.parametrize("which", ["own", "clip"])
 def test_a_teacher_is_frozen_and_its_copy_gives_the_same(which: str, request, tmp_path: Path) -> None:
     teacher = Teacher.from_pretrained(request.getfixturevalue(which))
-    assert not any(one.requires_grad for one in teacher._tower.model.parameters())
+    assert not any(parameter.requires_grad for parameter in teacher._tower.model.parameters())
     assert not teacher.features(_pixels()).requires_grad
     teacher.save(tmp_path)
     copy = Teacher.from_pretrained(str(tmp_path))
@@ -146,7 +148,7 @@ def test_a_teacher_is_frozen_and_its_copy_gives_the_same(which: str, request, tm
 
 
 @pytest.mark.parametrize("which", ["own", "clip"])
-def test_crops_of_another_size_are_brought_to_the_teachers(which: str, request) -> None:
+def test_crops_are_resized_to_the_teachers_size(which: str, request) -> None:
     teacher = Teacher.from_pretrained(request.getfixturevalue(which))
     small, large = (
         torch.stack([torch.full((size, size, 3), 40 * n, dtype=torch.uint8) for n in (1, 3, 5)]) for size in (32, 56)
@@ -157,24 +159,24 @@ def test_crops_of_another_size_are_brought_to_the_teachers(which: str, request) 
 
 def test_label_embeddings_are_the_unit_mean_over_templates_whatever_the_batch(own: str) -> None:
     teacher, templates = Teacher.from_pretrained(own), ["a photo of a {}.", "{}"]
-    mean = sum(teacher.encode_texts([one.format(name) for name in NAMES]) for one in templates)
+    mean = sum(teacher.encode_texts([template.format(name) for name in NAMES]) for template in templates)
     expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     for batch in (256, 4, 1):
-        made = teacher.label_embeddings(list(NAMES), templates, batch=batch)
-        assert made.shape == (len(NAMES), 12) and made.dtype == torch.float32
-        np.testing.assert_allclose(made.numpy(), expected, atol=1e-6)
+        embeddings = teacher.label_embeddings(list(NAMES), templates, batch=batch)
+        assert embeddings.shape == (len(NAMES), 12) and embeddings.dtype == torch.float32
+        np.testing.assert_allclose(embeddings.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["own", "clip"])
 def test_a_teacher_on_s3_is_the_one_on_disk(kind: str, s3: S3Proxy, request: pytest.FixtureRequest) -> None:
     folder, uri = request.getfixturevalue(kind), f"{s3.bucket}/{kind}"
     fsspec.filesystem("s3").put(f"{folder}/", uri, recursive=True)
-    here, there = Teacher.from_pretrained(folder), Teacher.from_pretrained(uri)
-    np.testing.assert_array_equal(there.encode_texts(list(NAMES)), here.encode_texts(list(NAMES)))
-    np.testing.assert_array_equal(there.encode_images(_pixels().numpy()), here.encode_images(_pixels().numpy()))
+    local, remote = Teacher.from_pretrained(folder), Teacher.from_pretrained(uri)
+    np.testing.assert_array_equal(remote.encode_texts(list(NAMES)), local.encode_texts(list(NAMES)))
+    np.testing.assert_array_equal(remote.encode_images(_pixels().numpy()), local.encode_images(_pixels().numpy()))
 
 
-def test_nothing_there_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_model_is_a_clear_error(tmp_path: Path) -> None:
     for source in (str(tmp_path), str(tmp_path / "nowhere")):
         with pytest.raises(ValueError, match="represent.clip .* cannot be loaded as a CLIP") as caught:
             Teacher.from_pretrained(source)

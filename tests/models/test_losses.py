@@ -1,4 +1,4 @@
-"""Contract: the asymmetric loss is the released one, number for number; the total is RAM's sum, gradient included."""
+"""Contract: the asymmetric loss equals the released code's; the total is RAM's sum, gradient included."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_asymmetric_loss_and_gradient_are_the_reference(name: str, shared: Path)
     np.testing.assert_allclose(logits.grad.numpy(), reference[f"{name}.grad"], atol=1e-6, rtol=1e-5)
 
 
-def _by_hand(logit: float, target: int, *, gamma_neg: float, gamma_pos: float, clip: float) -> float:
+def _loss_term(logit: float, target: int, *, gamma_neg: float, gamma_pos: float, clip: float) -> float:
     p = 1 / (1 + math.exp(-logit))
     if target:
         return -math.log(max(p, 1e-8)) * (1 - p) ** gamma_pos
-    absent = min(1.0, 1 - p + clip)
-    return -math.log(max(absent, 1e-8)) * (1 - absent) ** gamma_neg
+    negative = min(1.0, 1 - p + clip)
+    return -math.log(max(negative, 1e-8)) * (1 - negative) ** gamma_neg
 
 
 def test_asymmetric_loss_is_the_sum_of_its_terms() -> None:
@@ -46,7 +46,7 @@ def test_asymmetric_loss_is_the_sum_of_its_terms() -> None:
         {"gamma_neg": 7.0, "gamma_pos": 0.0, "clip": 0.05},
         {"gamma_neg": 2.0, "gamma_pos": 1.0, "clip": 0},
     ):
-        terms = [_by_hand(float(logits[i, j]), int(targets[i, j]), **setting) for i in range(3) for j in range(5)]
+        terms = [_loss_term(float(logits[i, j]), int(targets[i, j]), **setting) for i in range(3) for j in range(5)]
         assert float(asymmetric_loss(logits, targets, **setting)) == pytest.approx(sum(terms), rel=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
     assert loss.dtype == torch.float32 and loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
 
 
-def test_nothing_is_learnt_of_unknown_tags() -> None:
+def test_unknown_targets_are_ignored() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5]], requires_grad=True)
     loss = asymmetric_loss(logits, torch.tensor([[1, UNKNOWN, 0]], dtype=torch.uint8))
     loss.backward()
@@ -66,7 +66,7 @@ def test_nothing_is_learnt_of_unknown_tags() -> None:
     assert logits.grad is not None and (logits.grad != 0).tolist() == [[True, False, True]]
 
 
-def test_easy_absent_tags_cost_nothing() -> None:
+def test_easy_negatives_have_no_loss() -> None:
     logits = torch.full((1, 3), -4.0, requires_grad=True)  # probability 0.018, under the clip of 0.05
     loss = asymmetric_loss(logits, torch.zeros(1, 3))
     loss.backward()
@@ -80,12 +80,12 @@ def test_caption_loss_predicts_the_next_token_with_smoothing() -> None:
     terms = []
     for b in range(2):
         for t in range(4):
-            if (word := int(targets[b, t + 1])) == -100:
+            if (token := int(targets[b, t + 1])) == -100:
                 continue
             log = logits[b, t] - logits[b, t].exp().sum().log()
-            wanted = torch.full((vocab,), 0.1 / vocab)
-            wanted[word] += 0.9
-            terms.append(-(wanted * log).sum())
+            target = torch.full((vocab,), 0.1 / vocab)
+            target[token] += 0.9
+            terms.append(-(target * log).sum())
     assert len(terms) == 5
     torch.testing.assert_close(caption_loss(logits, targets), torch.stack(terms).mean())
 
@@ -97,11 +97,11 @@ def test_the_total_is_rams_sum() -> None:
     total = combine(parts)
     assert float(total.detach()) == pytest.approx(2 + 8 * (2 / 8) + 0.5)
     total.backward()
-    gradients = {name: float(one.grad) for name, one in parts.items()}  # type: ignore[arg-type]
+    gradients = {name: float(loss.grad) for name, loss in parts.items()}  # type: ignore[arg-type]
     assert gradients == pytest.approx({"tag": 2 / 8, "text": 1.0, "distill": 1.0}), "the ratio is a constant"
 
 
-def test_absent_parts_are_left_out_of_the_total() -> None:
+def test_missing_losses_are_left_out_of_the_total() -> None:
     tag, text, distill = torch.tensor(8.0), torch.tensor(2.0), torch.tensor(0.5)
     assert combine({"tag": tag}) == 8
     assert combine({"tag": tag, "distill": distill}) == 8.5

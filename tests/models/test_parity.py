@@ -1,4 +1,4 @@
-"""Contract: with a released checkpoint's weights every array is the reference's own: inside the Swin, in the decoders,
+"""Contract: with a released checkpoint's weights every array equals the reference's: inside the Swin, in the decoders,
 logits, losses, gradients, three steps of AdamW, and captions token by token, alone and in a batch."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from ram_ray.interop.checkpoint import rename
 from ram_ray.models.losses import combine
-from tests.models.parity import MODELS, Reference, words
+from tests.models.parity import MODELS, Reference, caption_tokens
 
 LOSSES = {"text": "t2t", "tag": "tag", "distill": "dis", "alignment": "alignment"}
 
@@ -42,8 +42,8 @@ def captioner(request: pytest.FixtureRequest) -> Reference:
     return request.getfixturevalue(request.param)
 
 
-def _watch(module: torch.nn.Module, into: dict[str, torch.Tensor], name: str) -> None:
-    module.register_forward_hook(lambda _, __, out: into.__setitem__(name, out))
+def _record_output(module: torch.nn.Module, outputs: dict[str, torch.Tensor], name: str) -> None:
+    module.register_forward_hook(lambda _, __, output: outputs.__setitem__(name, output))
 
 
 def test_image_tokens_and_logits(reference: Reference) -> None:
@@ -55,60 +55,60 @@ def test_image_tokens_and_logits(reference: Reference) -> None:
 
 
 def test_inside_the_swin(ram: Reference) -> None:
-    model, seen = ram.load(), {}
+    model, outputs = ram.load(), {}
     swin = model.image_encoder.swin
-    _watch(swin.patch_embed, seen, "swin.patch_embed")
-    _watch(swin.layers[0].blocks[1], seen, "swin.layers.0.blocks.1")
+    _record_output(swin.patch_embed, outputs, "swin.patch_embed")
+    _record_output(swin.layers[0].blocks[1], outputs, "swin.layers.0.blocks.1")
     for stage in (1, 2, 3):
-        _watch(swin.layers[stage].downsample, seen, f"swin.layers.{stage - 1}.after_downsample")
+        _record_output(swin.layers[stage].downsample, outputs, f"swin.layers.{stage - 1}.after_downsample")
     with torch.no_grad():
         ram.check("swin_tokens", model.image_encoder(ram.input("images")))
-    for name, value in seen.items():
+    for name, value in outputs.items():
         ram.check(name, value.flatten(1, 2))
-    assert len(seen) == 5
+    assert len(outputs) == 5
 
 
 def test_inside_the_recognition_decoder(ram: Reference) -> None:
-    model, seen = ram.load(), {}
-    for place, layer in enumerate(model.recognition.layers):
-        _watch(layer.cross, seen, f"tagging_head.layer{place}.crossattention")
-        _watch(layer, seen, f"tagging_head.layer{place}.out")
+    model, outputs = ram.load(), {}
+    for index, layer in enumerate(model.recognition.layers):
+        _record_output(layer.cross, outputs, f"tagging_head.layer{index}.crossattention")
+        _record_output(layer, outputs, f"tagging_head.layer{index}.out")
     with torch.no_grad():
         queries = model.recognition.queries(model.label_embed)
         model.recognition(queries, ram.tokens)
     ram.check("label_embed_proj", queries[0])
-    assert len(seen) == 4
-    for name, value in seen.items():
+    assert len(outputs) == 4
+    for name, value in outputs.items():
         ram.check(name, value)
 
 
 def test_inside_tag2texts_recognition_decoder(tag2text: Reference) -> None:
-    model, seen = tag2text.load(), {}
-    _watch(model.recognition.layers[-1], seen, "last")
+    model, outputs = tag2text.load(), {}
+    _record_output(model.recognition.layers[-1], outputs, "last")
     with torch.no_grad():
         model.logits(tag2text.tokens)
-    tag2text.check("tagging_embed_first64", seen["last"][:, :64])
+    tag2text.check("tagging_embed_first64", outputs["last"][:, :64])
 
 
 def test_inside_ram_plus(plus: Reference) -> None:
-    model, seen = plus.load(), {}
-    for place, layer in enumerate(model.recognition.layers):
-        _watch(layer, seen, f"tagging_head.layer{place}.out")
+    model, outputs = plus.load(), {}
+    for index, layer in enumerate(model.recognition.layers):
+        _record_output(layer, outputs, f"tagging_head.layer{index}.out")
     with torch.no_grad():
         plus.check("swin_tokens", model.image_encoder(plus.input("images")))
         image = plus.tokens[:, 0]
-        weighed = model.reweigh(model.label_embed, image)
+        reweighted = model.reweigh(model.label_embed, image)
         scores = (
             model.reweight_scale.exp() * image / image.norm(dim=-1, keepdim=True) @ model.label_embed.flatten(0, 1).T
         )
         scores = scores.view(2, -1, model.config.descriptions)
         plus.check("reweight_logits", scores)
         plus.check("reweight_weights", scores.softmax(-1))
-        plus.check("label_embed_reweight", weighed)
-        plus.check("label_embed_proj", model.recognition.queries(weighed))
+        plus.check("label_embed_reweight", reweighted)
+        plus.check("label_embed_proj", model.recognition.queries(reweighted))
         model.logits(plus.tokens)
-        assert len(seen) == 2
-        for name, value in seen.items():
+        assert len(outputs) == 2
+        for name, value in outputs.items():
             plus.check(name, value)
         plus.check("alignment_logits", model.alignment_logits(plus.tokens, plus.input("batch_text_embed")))
 
@@ -122,7 +122,7 @@ def test_logits_of_other_tags(ram: Reference, plus: Reference) -> None:
     plus.check("openset_logits", plus.model.logits(plus.tokens, embed), noise=noise)
 
 
-def test_words_to_ids(captioner: Reference) -> None:
+def test_token_ids(captioner: Reference) -> None:
     expected, tags, ids = captioner.expected, captioner.tag_ids().numpy(), captioner.caption_ids().numpy()
     np.testing.assert_array_equal(tags, expected["tag_input_ids"])
     np.testing.assert_array_equal(tags != 0, expected["tag_attention_mask"])
@@ -164,8 +164,10 @@ DEFAULTS = {"num_beams": 3, "max_length": 30, "min_length": 10}
 
 @pytest.mark.parametrize("name", ["beam1", "beam3", "beam3_rp1.1"])
 def test_captions_of_ram_token_by_token(name: str, ram: Reference) -> None:
-    made = ram.captions(None, **{**DEFAULTS, **GENERATED[name]})
-    assert words(made, start=0, end=102) == words(ram.expected[f"generate_ids_{name}"], start=4, end=102)
+    generated = ram.captions(None, **{**DEFAULTS, **GENERATED[name]})
+    assert caption_tokens(generated, start=0, end=102) == caption_tokens(
+        ram.expected[f"generate_ids_{name}"], start=4, end=102
+    )
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -173,20 +175,20 @@ def test_captions_of_tag2text_token_by_token(name: str, tag2text: Reference) -> 
     tags = tag2text.expected[f"generate.{name}.tags"].tolist()
     if name == "beam3_usertags":
         assert tags == tag2text.inputs["user_tag_input"].tolist()
-    made = tag2text.captions(tags, **{**DEFAULTS, **GENERATED[name]})
-    wanted = words(tag2text.expected[f"generate.{name}.ids"], start=4, end=102)
-    assert words(made, start=0, end=102) == wanted
-    texts = [tag2text.tokenizer.decode_caption(row, prompt="a picture of ") for row in wanted]
+    generated = tag2text.captions(tags, **{**DEFAULTS, **GENERATED[name]})
+    expected = caption_tokens(tag2text.expected[f"generate.{name}.ids"], start=4, end=102)
+    assert caption_tokens(generated, start=0, end=102) == expected
+    texts = [tag2text.tokenizer.decode_caption(row, prompt="a picture of ") for row in expected]
     assert texts == tag2text.expected[f"generate.{name}.captions"].tolist()
 
 
 @pytest.mark.parametrize("row", [0, 1])
-def test_a_picture_alone_gets_the_same_caption(row: int, tag2text: Reference) -> None:
+def test_a_single_image_gets_the_same_caption(row: int, tag2text: Reference) -> None:
     tags = tag2text.expected["generate.beam3.tags"].tolist()[row : row + 1]
-    made = tag2text.captions(tags, tokens=tag2text.tokens[row : row + 1], **DEFAULTS)
-    wanted = words(tag2text.expected[f"generate.single{row}.ids"], start=4, end=102)
-    assert words(made, start=0, end=102) == wanted
-    assert wanted == words(tag2text.expected["generate.beam3.ids"][row : row + 1], start=4, end=102)
+    generated = tag2text.captions(tags, tokens=tag2text.tokens[row : row + 1], **DEFAULTS)
+    expected = caption_tokens(tag2text.expected[f"generate.single{row}.ids"], start=4, end=102)
+    assert caption_tokens(generated, start=0, end=102) == expected
+    assert expected == caption_tokens(tag2text.expected["generate.beam3.ids"][row : row + 1], start=4, end=102)
 
 
 def test_losses_and_gradients(reference: Reference) -> None:
@@ -205,11 +207,11 @@ def test_losses_and_gradients(reference: Reference) -> None:
     total.backward()
     ours = dict(model.named_parameters(remove_duplicate=False))
     for name, norm in json.loads((reference.folder / "grad_norms.json").read_text()).items():
-        here = rename(name)
-        assert here is not None, name
-        if here == "label_embed" and here not in ours:
+        own_name = rename(name)
+        assert own_name is not None, name
+        if own_name == "label_embed" and own_name not in ours:
             continue  # frozen
-        gradient = ours[here].grad
+        gradient = ours[own_name].grad
         assert (gradient is None) == (norm is None), name
         if gradient is not None:
             assert gradient.norm().item() == pytest.approx(norm, rel=2e-4, abs=1e-6), name
@@ -226,25 +228,27 @@ def test_three_steps_of_adamw(reference: Reference) -> None:
     model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
     columns = {theirs: ours for ours, theirs in LOSSES.items()}
-    for wanted in reference.expected["adamw_steps"]:
+    for expected in reference.expected["adamw_steps"]:
         losses = model(reference.batch())
         losses["total"] = combine(losses)
-        made = [losses[columns.get(one.removeprefix("loss_"), one)].item() for one in settings["columns"]]
-        np.testing.assert_allclose(made, wanted, rtol=2e-4)
+        names = [columns.get(column.removeprefix("loss_"), column) for column in settings["columns"]]
+        np.testing.assert_allclose([losses[name].item() for name in names], expected, rtol=2e-4)
         optimizer.zero_grad()
         losses["total"].backward()
         optimizer.step()
 
 
-def test_every_array_is_looked_at(shared: Path) -> None:
-    """What the tests above, and those of the Predictor, name; a new array in the fixtures must be given a test."""
+def test_every_array_has_a_test(shared: Path) -> None:
+    """Every array of the fixtures is named in a test; a new array needs a test."""
     text = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     known = {f"generate.{name}.{part}" for name in GENERATED for part in ("ids", "captions", "tags")}
     known |= {f"generate_ids_{name}" for name in GENERATED} | {"generate.single0.ids", "generate.single1.ids"}
-    known |= {f"loss_{one}_{mode}" for one in LOSSES.values() for mode in ("eval", "train_nodrop")}
+    known |= {f"loss_{loss}_{mode}" for loss in LOSSES.values() for mode in ("eval", "train_nodrop")}
     known |= {f"tagging_head.layer{i}.{part}" for i in (0, 1) for part in ("crossattention", "out")}
     known |= {f"swin.layers.{i}.after_downsample" for i in (0, 1, 2)}
     for model in MODELS:
         names = np.load(shared / "fixtures" / model / "expected.npz").files
-        left = [one for one in names if one not in known and not one.startswith("grad.") and f'"{one}"' not in text]
-        assert not left, model
+        untested = [
+            name for name in names if name not in known and not name.startswith("grad.") and f'"{name}"' not in text
+        ]
+        assert not untested, model

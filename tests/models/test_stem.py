@@ -1,4 +1,4 @@
-"""Contract: the stem of convolutions gives the Swin as many tokens as patches would, each of its place, at any size."""
+"""Contract: the convolution stem gives as many tokens as patches, each of its own region, at any image size."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_as_many_tokens_as_with_patches(encoder: ImageEncoder, size: int) -> Non
         assert encoder(pixels).shape == patches(pixels).shape == (2, 1 + (size // 16) ** 2, 32)
 
 
-def test_a_token_sees_its_own_place_and_a_little_around(encoder: ImageEncoder) -> None:
+def test_a_token_depends_on_its_own_region_and_its_surroundings(encoder: ImageEncoder) -> None:
     stem = encoder.swin.patch_embed
     pixels = torch.randn(1, 3, 32, 32)
     changed = pixels.clone()
@@ -46,6 +46,6 @@ def test_weights_load_into_another_resolution(encoder: ImageEncoder) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"patch_size": 6}, {"embed_dim": 18}])
-def test_sizes_that_cannot_be_halved_are_one_clear_error(wrong: dict) -> None:
+def test_sizes_that_are_no_power_of_two_are_a_clear_error(wrong: dict) -> None:
     with pytest.raises(ValidationError, match="must be a power of two"):
         SwinConfig(**{**CONFIG.model_dump(), **wrong})

@@ -1,4 +1,4 @@
-"""Contract: texts become rows of one length that begin with their sort and end with [SEP], and words come back."""
+"""Contract: texts become rows of equal length, from the first token to [SEP], and can be decoded again."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ def tokenizer() -> TextTokenizer:
     return TextTokenizer.train(TEXTS, vocab_size=150)
 
 
-def test_the_vocabulary_has_the_special_words_and_at_most_the_asked_size(tokenizer: TextTokenizer) -> None:
+def test_the_vocabulary_has_the_special_tokens_and_at_most_the_requested_size(tokenizer: TextTokenizer) -> None:
     assert tokenizer.pad == 0, "models take 0 for padding"
     assert len({tokenizer.dec, tokenizer.enc, tokenizer.sep, tokenizer.pad}) == 4
     assert max(tokenizer.dec, tokenizer.enc) < len(tokenizer) <= 150
     assert len(TextTokenizer.train(TEXTS * 5, vocab_size=50)) == 50
 
 
-def test_words_come_back_in_lower_case_without_accents(tokenizer: TextTokenizer) -> None:
+def test_decoded_words_are_in_lower_case_without_accents(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode(["A RED Café"], first=tokenizer.enc, max_tokens=24)[0].tolist()
     assert tokenizer.decode(ids) == "a red cafe"
     assert ids == tokenizer.encode(["a red cafe"], first=tokenizer.enc, max_tokens=24)[0].tolist()
 
 
-def test_a_row_is_first_words_separator_padding(tokenizer: TextTokenizer) -> None:
+def test_a_row_is_first_token_text_separator_padding(tokenizer: TextTokenizer) -> None:
     rows = tokenizer.encode(["red dog", ""], first=tokenizer.dec, max_tokens=8)
     assert rows.shape == (2, 8) and rows.dtype == "int64"
-    words = tokenizer._tokenizer.encode("red dog", add_special_tokens=False).ids
-    expected = [tokenizer.dec, *words, tokenizer.sep]
+    tokens = tokenizer._tokenizer.encode("red dog", add_special_tokens=False).ids
+    expected = [tokenizer.dec, *tokens, tokenizer.sep]
     assert rows[0].tolist() == expected + [0] * (8 - len(expected))
     assert rows[1].tolist() == [tokenizer.dec, tokenizer.sep] + [0] * 6
     assert tokenizer.encode([], first=tokenizer.dec, max_tokens=8).shape == (0, 8)
 
 
-def test_long_texts_are_cut_before_the_separator(tokenizer: TextTokenizer) -> None:
+def test_long_texts_are_truncated_before_the_separator(tokenizer: TextTokenizer) -> None:
     long, longer = (tokenizer.encode(["red dog " * n], first=tokenizer.enc, max_tokens=6)[0] for n in (20, 90))
     assert (long == longer).all() and long[0] == tokenizer.enc and long[-1] == tokenizer.sep
     assert (long != 0).all() and (long[1:-1] != tokenizer.sep).all()
 
 
-def test_a_caption_begins_with_the_prompt_and_its_own_words_where_prompt_length_says(tokenizer: TextTokenizer) -> None:
+def test_a_caption_begins_with_the_prompt_and_its_own_tokens_start_at_prompt_length(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode_captions(["two red dogs", "a cafe", ""], prompt=PROMPT, max_tokens=20)
     start = tokenizer.prompt_length(PROMPT)
     assert (ids[:, :start] == ids[0, :start]).all() and (ids[:, 0] == tokenizer.dec).all()
@@ -58,7 +58,7 @@ def test_a_caption_begins_with_the_prompt_and_its_own_words_where_prompt_length_
     assert ids[2, start] == tokenizer.sep
 
 
-def test_tags_are_one_text(tokenizer: TextTokenizer) -> None:
+def test_tags_are_joined_to_a_text(tokenizer: TextTokenizer) -> None:
     ids = tokenizer.encode_tags([["dog", "red"], []], max_tokens=10)
     assert tokenizer.decode(ids[0].tolist()) == "dog | red" and ids[0, 0] == tokenizer.enc
     assert ids[1].tolist() == [tokenizer.enc, tokenizer.sep] + [0] * 8
@@ -73,7 +73,9 @@ def test_a_saved_tokenizer_loads_as_itself(tokenizer: TextTokenizer, as_file: bo
         tokenizer.dec, tokenizer.enc, tokenizer.sep, tokenizer.pad,
     ]  # fmt: skip
     for text in TEXTS:
-        rows = [one.encode_captions([text], prompt=PROMPT, max_tokens=16).tolist() for one in (tokenizer, loaded)]
+        rows = [
+            encoder.encode_captions([text], prompt=PROMPT, max_tokens=16).tolist() for encoder in (tokenizer, loaded)
+        ]
         assert rows[0] == rows[1]
 
 
@@ -87,20 +89,20 @@ def test_a_tokenizer_on_s3_is_the_one_on_disk(tokenizer: TextTokenizer, s3: S3Pr
     fsspec.filesystem("s3").put(f"{tmp_path}/", f"{s3.bucket}/words", recursive=True)
     s3.log = []
     for name in ("", "/tokenizer.json", "/bert", "/bert/vocab.txt"):
-        here, there = (TextTokenizer.load(f"{root}{name}") for root in (tmp_path, f"{s3.bucket}/words"))
-        assert there._tokenizer.to_str() == here._tokenizer.to_str(), name
-    assert not [one for one in s3.log if "weights" in one]
+        local, remote = (TextTokenizer.load(f"{root}{name}") for root in (tmp_path, f"{s3.bucket}/words"))
+        assert remote._tokenizer.to_str() == local._tokenizer.to_str(), name
+    assert not [request for request in s3.log if "weights" in request]
     with pytest.raises(ValueError, match="^tokenizer s3://.*nothing is there"):
         TextTokenizer.load(f"{s3.bucket}/none")
 
 
-def test_training_does_not_depend_on_chance() -> None:
-    for size in (40, 60, 150):  # at 40 words of equal counts compete for the last places
-        made = {TextTokenizer.train(TEXTS, vocab_size=size)._tokenizer.to_str() for _ in range(5)}
-        assert len(made) == 1, size
+def test_training_is_deterministic() -> None:
+    for size in (40, 60, 150):  # at 40, tokens of equal counts compete for the last ids
+        vocabularies = {TextTokenizer.train(TEXTS, vocab_size=size)._tokenizer.to_str() for _ in range(5)}
+        assert len(vocabularies) == 1, size
 
 
-def test_padding_and_truncation_of_a_foreign_file_are_not_taken_over(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+def test_padding_and_truncation_of_a_file_are_ignored(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     copy = json.loads(tokenizer._tokenizer.to_str())
     copy["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     (tmp_path / "tokenizer.json").write_text(json.dumps(copy))
@@ -108,7 +110,7 @@ def test_padding_and_truncation_of_a_foreign_file_are_not_taken_over(tokenizer: 
     assert loaded.prompt_length(PROMPT) == tokenizer.prompt_length(PROMPT)
 
 
-def test_what_is_no_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_tokenizer_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no tokenizer.json or vocab.txt there"):
         TextTokenizer.load(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{}")

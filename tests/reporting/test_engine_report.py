@@ -13,7 +13,7 @@ import pytest
 
 from ram_ray.config import RunConfig, load
 from ram_ray.data_engine.clean import SAMPLE_ROWS
-from ram_ray.data_engine.statistics import tally
+from ram_ray.data_engine.statistics import count_tags_by_fate
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION, to_table
@@ -68,7 +68,7 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
     truth = {"labelled": NUM, "tp": NUM + 20, "fp": 30, "fn": NUM}
     generated = _write_stage(run, "generate_1", _rows(image, cleaned=False), config, **truth)
     cleaned = _write_stage(run, "clean_1", _rows(image, cleaned=True), config, **truth)
-    counts = tally(run, config, cleaned, labels).counts
+    counts = count_tags_by_fate(run, config, cleaned, labels).counts
     assert counts["added_precision"] == 20 / NUM and counts["recovered"] == 20 / (NUM + 20)
     assert (counts["said_false_removed"], counts["true_removed"]) == (1.0, 0.0)
 

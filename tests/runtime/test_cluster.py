@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ram_ray.config import load
-from ram_ray.runtime.cluster import fill_machine, machine_cpus
+from ram_ray.runtime.cluster import machine_cpus, resources_for_machine
 
 
 def test_one_machine_is_used_whole_where_nothing_else_is_asked_for() -> None:
     """Threads for all CPUs, and decoding beside the model; a field that the user sets is not changed."""
     for config in (load(), load(sets=["data.max_pixels=1000000", "resources.object_store_gb=1.0"])):
-        filled = fill_machine(config.resources, cpus=6)
+        filled = resources_for_machine(config.resources, cpus=6)
         assert (filled.threads, filled.actors, filled.task_cpus) == (6, 1, 0.5)
-    assert fill_machine(load(sets=["resources.actors=2"]).resources, cpus=6).threads == 3
-    assert fill_machine(load().resources, cpus=1).threads == 1
+    assert resources_for_machine(load(sets=["resources.actors=2"]).resources, cpus=6).threads == 3
+    assert resources_for_machine(load().resources, cpus=1).threads == 1
     own = load(sets=["resources.threads=1", "resources.task_cpus=1.0"]).resources
-    assert fill_machine(own, cpus=6) == own
+    assert resources_for_machine(own, cpus=6) == own
     assert machine_cpus() >= 1

@@ -15,7 +15,7 @@ from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.api import create_api
 from ram_ray.serving.tagger import LocalTagger
 from ram_ray.settings.serving import ServeConfig
-from tests.serving.pictures import base64_of, bomb, image_file
+from tests.serving.image_files import base64_of, bomb, image_file
 
 CONFIG = ServeConfig(max_images=4, max_request_bytes=400_000, max_image_bytes=200_000, max_pixels=1_000_000)
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from ram_ray.settings.serving import ServeConfig
-from tests.serving.pictures import base64_of, bomb, image_file
+from tests.serving.image_files import base64_of, bomb, image_file
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from ram_ray.detectors.attention import AttentionDetector
 from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.messages import Options
 from ram_ray.serving.tagger import model_info, model_name, tag_batch
-from tests.serving.pictures import image_file
+from tests.serving.image_files import image_file
 from tests.tiny import count_encodings
 
 

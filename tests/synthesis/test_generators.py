@@ -1,4 +1,4 @@
-"""Contract: a generator makes one picture a caption and seed; the same seed gives the same picture."""
+"""Contract: a generator makes an image for each caption and seed; the same seed gives the same image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 
 from ram_ray.drawn_scenes import OBJECTS
-from ram_ray.synthesis.generators import DiffusersGenerator, DrawnGenerator, Refused, make_generator, read_caption
+from ram_ray.synthesis.generators import (
+    DiffusersGenerator,
+    DrawnGenerator,
+    SafetyCheckError,
+    make_generator,
+    parse_scene,
+)
 
 
-def test_a_caption_is_read_into_a_scene() -> None:
-    scene = read_caption("A red umbrella is jumping next to two nice blue anchors, on the beach!", seed=0)
+def test_a_caption_is_parsed_into_a_scene() -> None:
+    scene = parse_scene("A red umbrella is jumping next to two nice blue anchors, on the beach!", seed=0)
     things = {thing.name: thing for thing in scene.things}
     assert scene.background == "beach" and things.keys() == {"umbrella", "anchor"}
     assert (things["umbrella"].colour, things["umbrella"].action) == ("red", "jump")
@@ -31,39 +37,39 @@ def test_a_caption_is_read_into_a_scene() -> None:
         ("an orange sun shines while a drum falls", {"orange", "sun", "shine", "drum", "fall"}),
     ],
 )
-def test_all_that_is_said_is_drawn(text: str, tags: set[str]) -> None:
+def test_all_words_of_the_vocabulary_are_drawn(text: str, tags: set[str]) -> None:
     for seed in range(5):
-        assert tags <= set(read_caption(text, seed=seed).truth)
+        assert tags <= set(parse_scene(text, seed=seed).truth)
 
 
-def test_the_corpus_own_captions_are_read_back() -> None:
+def test_captions_of_drawn_scenes_are_parsed_back() -> None:
     import random
 
-    from ram_ray.drawn_scenes import caption, sample_scene
+    from ram_ray.drawn_scenes import draw_caption, sample_scene
 
     rng = random.Random(0)
     for seed in range(300):
         scene = sample_scene(rng)
-        read = read_caption(caption(scene, rng), seed=seed)
-        said = {(thing.name, thing.colour, thing.action) for thing in scene.things}
-        assert {(thing.name, thing.colour, thing.action) for thing in read.things} == said
-        assert read.background == scene.background
+        parsed = parse_scene(draw_caption(scene, rng), seed=seed)
+        expected = {(thing.name, thing.colour, thing.action) for thing in scene.things}
+        assert {(thing.name, thing.colour, thing.action) for thing in parsed.things} == expected
+        assert parsed.background == scene.background
 
 
-def test_a_caption_with_nothing_known_is_a_background_only() -> None:
-    assert read_caption("two men discuss the budget", seed=1).things == ()
-    assert read_caption("", seed=1).things == ()
-    assert read_caption("something", seed=1).things == ()
-    assert len(read_caption(" ".join(OBJECTS), seed=1).things) == 4
+def test_a_caption_without_a_known_word_gives_a_background() -> None:
+    assert parse_scene("two men discuss the budget", seed=1).things == ()
+    assert parse_scene("", seed=1).things == ()
+    assert parse_scene("something", seed=1).things == ()
+    assert len(parse_scene(" ".join(OBJECTS), seed=1).things) == 4
 
 
-def test_drawn_pictures_follow_their_seeds() -> None:
+def test_drawn_images_depend_on_their_seeds() -> None:
     generator = make_generator("drawn")
     assert isinstance(generator, DrawnGenerator)
     texts = ["a red sun", "a red sun", "a red sun", "a blue cow"]
-    pictures = generator.generate(texts, seeds=[1, 1, 2, 1], size=48)
-    assert [(picture.size, picture.mode) for picture in pictures] == [((48, 48), "RGB")] * 4
-    pixels = [picture.tobytes() for picture in pictures]
+    images = generator.generate(texts, seeds=[1, 1, 2, 1], size=48)
+    assert [(image.size, image.mode) for image in images] == [((48, 48), "RGB")] * 4
+    pixels = [image.tobytes() for image in images]
     assert pixels[0] == pixels[1] and len(set(pixels)) == 3
     assert pixels[2] == generator.generate(texts[2:3], seeds=[2], size=48)[0].tobytes()
     assert generator.generate([], seeds=[], size=48) == []
@@ -83,7 +89,7 @@ def test_without_diffusers_the_error_names_the_extra() -> None:
     assert "[synthesis]" in out and "some/model" in out
 
 
-def test_importing_the_seam_loads_neither_torch_nor_diffusers() -> None:
+def test_importing_the_generators_loads_neither_torch_nor_diffusers() -> None:
     code = "import sys, ram_ray.synthesis.generators; print({'torch', 'diffusers', 'matplotlib'} & set(sys.modules))"
     root = Path(__file__).resolve().parents[2]
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout
@@ -107,7 +113,7 @@ def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("diffusion")
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     vocabulary = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(vocabulary)}))
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=24)
     text_config = CLIPTextConfig(
@@ -137,17 +143,17 @@ def test_a_real_diffusion_pipeline_generates_from_captions_and_seeds(tiny_diffus
     generator = make_generator(tiny_diffusion, steps=2, batch_size=2)
     assert isinstance(generator, DiffusersGenerator) and generator.native_size == 16
     texts = ["a red sun", "a blue cow", "a red sun", "a red sun"]
-    pictures = generator.generate(texts, seeds=[3, 3, 4, 3], size=20)
-    assert [(picture.size, picture.mode) for picture in pictures] == [((20, 20), "RGB")] * 4
-    pixels = [np.asarray(picture, int) for picture in pictures]
-    assert np.abs(pixels[0] - pixels[3]).max() <= 1, "a picture depends on its caption and seed, not on its batch"
-    assert np.abs(pixels[0] - pixels[2]).max() > 8, "another seed, another picture"
-    assert np.abs(pixels[0] - pixels[1]).max() > 0, "another caption, another picture"
+    images = generator.generate(texts, seeds=[3, 3, 4, 3], size=20)
+    assert [(image.size, image.mode) for image in images] == [((20, 20), "RGB")] * 4
+    pixels = [np.asarray(image, int) for image in images]
+    assert np.abs(pixels[0] - pixels[3]).max() <= 1, "an image depends on its caption and seed, not on its batch"
+    assert np.abs(pixels[0] - pixels[2]).max() > 8, "another seed gives another image"
+    assert np.abs(pixels[0] - pixels[1]).max() > 0, "another caption gives another image"
     other = DiffusersGenerator(tiny_diffusion, steps=2, native_size=24).generate(["a sun"], seeds=[0], size=24)
     assert other[0].size == (24, 24)
 
 
-def test_pictures_that_the_safety_check_blanks_are_refused_not_returned_black(tiny_diffusion: str) -> None:
+def test_images_that_the_safety_check_blanks_are_an_error_and_not_black_images(tiny_diffusion: str) -> None:
     import torch
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessor
@@ -164,9 +170,9 @@ def test_pictures_that_the_safety_check_blanks_are_refused_not_returned_black(ti
         weights.data = torch.full_like(weights, 2.0)  # no cosine is as large: all pass
     assert len(generator.generate(["a sun"], seeds=[0], size=16)) == 1
     checker.concept_embeds_weights.data -= 4.0  # every cosine is larger: none passes
-    with pytest.raises(Refused, match="a sun") as refused:
+    with pytest.raises(SafetyCheckError, match="a sun") as caught:
         generator.generate(["a sun", "a cow"], seeds=[0, 1], size=16)
-    assert refused.value.captions == ["a sun", "a cow"]
+    assert caught.value.captions == ["a sun", "a cow"]
 
 
 def test_weights_that_are_pickles_are_not_read(tiny_diffusion: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Contract: the losses equal slow references written from the papers' formulas, give right gradients, and never NaN."""
+"""Contract: losses equal slow references from the papers' formulas, have right gradients, and are never NaN."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from ram_ray.synthesis.head import CountedBatchNorm, ProjectionHead
-from ram_ray.synthesis.losses import Everywhere, gather, image_text_loss, multi_positive_loss
+from ram_ray.synthesis.head import ProjectionHead, WeightedBatchNorm
+from ram_ray.synthesis.losses import Candidates, gather, image_text_loss, multi_positive_loss
 
 
-def cosine(one: list[float], other: list[float]) -> float:
-    dot = sum(a * b for a, b in zip(one, other, strict=True))
-    return dot / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
+def cosine(left: list[float], right: list[float]) -> float:
+    dot = sum(a * b for a, b in zip(left, right, strict=True))
+    return dot / math.sqrt(sum(a * a for a in left)) / math.sqrt(sum(b * b for b in right))
 
 
 def slow_multi_positive(features: torch.Tensor, ids: list[int], temperature: float, anchors: range) -> float:
@@ -64,12 +64,12 @@ def test_candidates_of_other_workers_count() -> None:
     features, caption_ids = batch(ids)
     parts = []
     for offset in (0, 2, 4):
-        mine = slice(offset, offset + 2)
-        everywhere = Everywhere(features, caption_ids, offset)
-        parts.append(multi_positive_loss(features[mine], caption_ids[mine], temperature=0.5, everywhere=everywhere))
-        anchors = [one for one in range(offset, offset + 2) if ids.count(ids[one]) > 1]
-        expected = sum(slow_multi_positive(features, ids, 0.5, range(one, one + 1)) for one in anchors) / 4
-        assert parts[-1].item() == pytest.approx(expected, rel=1e-10), "a part of the four anchors with a positive"
+        own = slice(offset, offset + 2)
+        candidates = Candidates(features, caption_ids, offset)
+        parts.append(multi_positive_loss(features[own], caption_ids[own], temperature=0.5, candidates=candidates))
+        anchors = [anchor for anchor in range(offset, offset + 2) if ids.count(ids[anchor]) > 1]
+        expected = sum(slow_multi_positive(features, ids, 0.5, range(anchor, anchor + 1)) for anchor in anchors) / 4
+        assert parts[-1].item() == pytest.approx(expected, rel=1e-10), "four anchors have a positive"
     whole = multi_positive_loss(features, caption_ids, temperature=0.5)
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-10)
 
@@ -78,71 +78,71 @@ def test_pairs_of_other_workers_count() -> None:
     image, ids = batch([0, 1, 1, 2, 3, 0], seed=1)
     text, _ = batch([0] * 6, seed=2)
     parts = []
-    for mine in (slice(0, 2), slice(2, 6)):
-        everywhere = {"images": Everywhere(image, ids, mine.start), "texts": Everywhere(text, ids, mine.start)}
-        parts.append(image_text_loss(image[mine], text[mine], ids[mine], logit_scale=3.0, **everywhere))
+    for own in (slice(0, 2), slice(2, 6)):
+        candidates = {"images": Candidates(image, ids, own.start), "texts": Candidates(text, ids, own.start)}
+        parts.append(image_text_loss(image[own], text[own], ids[own], logit_scale=3.0, **candidates))
     assert sum(parts).item() == pytest.approx(slow_image_text(image, text, ids.tolist(), 3.0), rel=1e-10)
 
 
 def test_rows_of_weight_0_are_neither_anchors_nor_candidates() -> None:
-    """Whatever they hold, losses and gradients are those of the other rows alone."""
-    ids, idle = [0, 7, 0, 1, 1, 0], [1, 4]
-    good = [row for row in range(6) if row not in idle]
-    weight = torch.ones(6).index_fill(0, torch.tensor(idle), 0)
+    """For any features of these rows, losses and gradients are those of the other rows."""
+    ids, ignored = [0, 7, 0, 1, 1, 0], [1, 4]
+    used = [row for row in range(6) if row not in ignored]
+    weight = torch.ones(6).index_fill(0, torch.tensor(ignored), 0)
     for seed in (0, 1):
         image, caption_ids = batch(ids, seed=1)
         text, _ = batch(ids, seed=2)
         for side in (image, text):
-            side[idle] = batch(ids, seed=10 + seed)[0][idle]
+            side[ignored] = batch(ids, seed=10 + seed)[0][ignored]
             side.requires_grad_()
         losses = [
             multi_positive_loss(image, caption_ids, weight=weight),
             image_text_loss(image, text, caption_ids, logit_scale=2.0, weight=weight),
         ]
-        alone = [side.detach()[good].requires_grad_() for side in (image, text)]
+        alone = [side.detach()[used].requires_grad_() for side in (image, text)]
         expected = [
-            multi_positive_loss(alone[0], caption_ids[good]),
-            image_text_loss(*alone, caption_ids[good], logit_scale=2.0),
+            multi_positive_loss(alone[0], caption_ids[used]),
+            image_text_loss(*alone, caption_ids[used], logit_scale=2.0),
         ]
-        assert [one.item() for one in losses] == pytest.approx([one.item() for one in expected], rel=1e-10)
+        assert [loss.item() for loss in losses] == pytest.approx([loss.item() for loss in expected], rel=1e-10)
         sum(losses).backward()
         sum(expected).backward()
         for side, other in zip((image, text), alone, strict=True):
-            torch.testing.assert_close(side.grad[good], other.grad, rtol=1e-9, atol=1e-12)
-            assert not side.grad[idle].any()
+            torch.testing.assert_close(side.grad[used], other.grad, rtol=1e-9, atol=1e-12)
+            assert not side.grad[ignored].any()
 
 
-def test_without_a_good_row_losses_and_gradients_are_zero() -> None:
+def test_without_a_used_row_losses_and_gradients_are_zero() -> None:
     features, ids = batch([0, 0, 1])
     features.requires_grad_()
-    none = torch.zeros(3)
-    loss = multi_positive_loss(features, ids, weight=none)
-    loss = loss + image_text_loss(features, features.flip(1), ids, logit_scale=2.0, weight=none)
+    weight = torch.zeros(3)
+    loss = multi_positive_loss(features, ids, weight=weight)
+    loss = loss + image_text_loss(features, features.flip(1), ids, logit_scale=2.0, weight=weight)
     loss.backward()
     assert loss.item() == 0 and not features.grad.any()
 
 
-def test_batch_norm_is_torchs_over_the_rows_that_count() -> None:
+def test_batch_norm_equals_torchs_over_the_rows_of_weight_1() -> None:
     torch.manual_seed(0)
     for affine in (True, False):
-        ours, theirs = CountedBatchNorm(5, affine=affine), torch.nn.BatchNorm1d(5, affine=affine)
+        ours, theirs = WeightedBatchNorm(5, affine=affine), torch.nn.BatchNorm1d(5, affine=affine)
         rows = (3 + 2 * torch.randn(8, 5)).requires_grad_()
-        good = [0, 1, 2, 4, 7]
-        weight = torch.zeros(8).index_fill(0, torch.tensor(good), 1)
-        alone = rows.detach()[good].requires_grad_()
-        one, two = ours(rows, weight)[good], theirs(alone)
-        torch.testing.assert_close(one, two)
-        (one.square() * torch.arange(5.0)).sum().backward()
-        (two.square() * torch.arange(5.0)).sum().backward()
-        torch.testing.assert_close(rows.grad[good], alone.grad, atol=1e-5, rtol=1e-4)
+        used = [0, 1, 2, 4, 7]
+        weight = torch.zeros(8).index_fill(0, torch.tensor(used), 1)
+        alone = rows.detach()[used].requires_grad_()
+        normalised, expected = ours(rows, weight)[used], theirs(alone)
+        torch.testing.assert_close(normalised, expected)
+        (normalised.square() * torch.arange(5.0)).sum().backward()
+        (expected.square() * torch.arange(5.0)).sum().backward()
+        torch.testing.assert_close(rows.grad[used], alone.grad, atol=1e-5, rtol=1e-4)
         assert not rows.grad[[3, 5, 6]].any()
         for name, value in theirs.state_dict().items():
             torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
         torch.testing.assert_close(ours.eval()(rows), theirs.eval()(rows))
-    assert CountedBatchNorm(5)(torch.randn(3, 5), torch.zeros(3)).isfinite().all()
+    assert WeightedBatchNorm(5)(torch.randn(3, 5), torch.zeros(3)).isfinite().all()
 
 
-def test_the_mask_is_made_anew_for_every_batch() -> None:
+def test_the_mask_is_computed_for_every_batch() -> None:
     features, _ = batch([0] * 6)
     for ids in ([0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 2]):
         loss = multi_positive_loss(features, torch.tensor(ids), temperature=0.3)
@@ -170,14 +170,14 @@ def test_no_positives_means_zero_and_no_nan(ids: list[int]) -> None:
 
 def test_a_row_without_positives_adds_nothing_but_stays_a_candidate() -> None:
     features, _ = batch([0] * 5)
-    with_stranger = multi_positive_loss(features, torch.tensor([0, 0, 1, 1, 2]), temperature=0.5)
+    with_negative = multi_positive_loss(features, torch.tensor([0, 0, 1, 1, 2]), temperature=0.5)
     expected = slow_multi_positive(features, [0, 0, 1, 1, 2], 0.5, range(4))
-    assert with_stranger.item() == pytest.approx(expected, rel=1e-10)
+    assert with_negative.item() == pytest.approx(expected, rel=1e-10)
     without = multi_positive_loss(features[:4], torch.tensor([0, 0, 1, 1]), temperature=0.5)
-    assert with_stranger > without
+    assert with_negative > without
 
 
-def test_all_of_one_caption_and_all_alike_is_the_entropy_of_the_target() -> None:
+def test_equal_features_of_one_caption_give_the_entropy_of_the_target() -> None:
     loss = multi_positive_loss(torch.ones(6, 3), torch.zeros(6, dtype=torch.long))
     assert loss.item() == pytest.approx(math.log(5), rel=1e-6)
 
@@ -208,20 +208,20 @@ def test_image_text_equals_clip_where_captions_differ() -> None:
 def test_pairs_of_one_caption_are_not_negatives(ids: list[int]) -> None:
     image, caption_ids = batch(ids, seed=1)
     text = batch(ids, seed=2)[0]
-    first = [ids.index(one) for one in ids]
-    text = text[first]  # one caption, one embedding
+    first = [ids.index(caption) for caption in ids]
+    text = text[first]  # a caption has a single embedding
     loss = image_text_loss(image, text, caption_ids, logit_scale=4.0)
     assert loss.item() == pytest.approx(slow_image_text(image, text, ids, 4.0), rel=1e-10)
-    if len(set(ids)) == 1:  # nothing to tell apart: the least value there is, whatever the images are
+    if len(set(ids)) == 1:  # nothing to distinguish: the minimum is the entropy of the target, for any images
         assert loss.item() >= math.log(len(ids)) - 1e-9
 
 
-def test_mistakes_are_named() -> None:
+def test_mistakes_are_errors_that_name_the_argument() -> None:
     features, ids = batch([0, 0, 1])
     with pytest.raises(ValueError, match="caption_ids"):
         multi_positive_loss(features, ids[:2])
     with pytest.raises(ValueError, match="offset 1"):
-        multi_positive_loss(features, ids, everywhere=Everywhere(features, ids, 1))
+        multi_positive_loss(features, ids, candidates=Candidates(features, ids, 1))
     with pytest.raises(ValueError, match="temperature"):
         multi_positive_loss(features, ids, temperature=0.0)
     with pytest.raises(ValueError, match="one shape"):
@@ -231,8 +231,8 @@ def test_mistakes_are_named() -> None:
 def test_projection_head_trains_towards_the_captions() -> None:
     torch.manual_seed(0)
     head = ProjectionHead(12, hidden=32, out=8)
-    kinds = [type(part).__name__ for part in head.layers]
-    assert kinds == (["Linear", "CountedBatchNorm", "ReLU"] * 3)[:-1]
+    kinds = [type(layer).__name__ for layer in head.layers]
+    assert kinds == (["Linear", "WeightedBatchNorm", "ReLU"] * 3)[:-1]
     assert head.layers[-1].weight is None, "the last BatchNorm has no scale"
     ids = torch.arange(8).repeat_interleave(3)
     inputs = torch.randn(8, 12)[ids] + 1.5 * torch.randn(24, 12)
@@ -260,8 +260,8 @@ def _rows_of(rank: int, rows: torch.Tensor) -> torch.Tensor:
     return rows[sum(SIZES[:rank]) : sum(SIZES[: rank + 1])]
 
 
-def _everything() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows, captions and weights of both workers; one row weighs nothing."""
+def _all_workers_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features, captions and weights of both workers; a row has weight 0."""
     features, ids = batch([0, 1, 2, 1, 0, 2, 0], dim=6)
     weight = torch.ones(7)
     weight[3] = 0
@@ -269,13 +269,13 @@ def _everything() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def _loss(head: ProjectionHead, features: torch.Tensor, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The step's losses behind the head's batch norms, over all workers."""
+    """The losses of a step after the head's batch norms, over all workers."""
     out = head(features, weight)
     gathered, all_ids, offset = gather(torch.cat([out, weight[:, None]], 1), ids)
-    everywhere, given = Everywhere(gathered[:, :-1], all_ids, offset), {"weight": weight, "all_weight": gathered[:, -1]}
-    loss = multi_positive_loss(out, ids, temperature=0.5, everywhere=everywhere, **given)
-    pair = {"images": everywhere, "texts": everywhere, **given}
-    return loss + image_text_loss(out, out, ids, logit_scale=2.0, **pair)
+    candidates = Candidates(gathered[:, :-1], all_ids, offset)
+    weights = {"weight": weight, "all_weight": gathered[:, -1]}
+    loss = multi_positive_loss(out, ids, temperature=0.5, candidates=candidates, **weights)
+    return loss + image_text_loss(out, out, ids, logit_scale=2.0, images=candidates, texts=candidates, **weights)
 
 
 def _head() -> ProjectionHead:
@@ -287,11 +287,11 @@ def _worker(rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=120)
     )
-    features, ids, weight = (_rows_of(rank, one) for one in _everything())
+    features, ids, weight = (_rows_of(rank, column) for column in _all_workers_rows())
     features = features.clone().requires_grad_()
     head = _head()
     _loss(head, features, ids, weight).backward()
-    weights = torch.cat([one.grad.flatten() for one in head.parameters()])
+    weights = torch.cat([parameter.grad.flatten() for parameter in head.parameters()])
     torch.save((features.grad, weights), f"{folder}/grad{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -299,14 +299,16 @@ def _worker(rank: int, folder: str) -> None:
 def test_two_workers_with_unequal_rows_step_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     other = mp.get_context("spawn").Process(target=_worker, args=(1, str(tmp_path)), daemon=True)
     other.start()
-    _worker(0, str(tmp_path))  # this process is the first worker: one start less
+    _worker(0, str(tmp_path))  # this process is the first worker, which saves a start
     other.join(timeout=60)
     assert other.exitcode == 0
-    features, ids, weight = _everything()
+    features, ids, weight = _all_workers_rows()
     features.requires_grad_()
     head = _head()
     _loss(head, features, ids, weight).backward()
-    (one, first), (two, second) = (torch.load(tmp_path / f"grad{rank}.pt", weights_only=True) for rank in (0, 1))
-    torch.testing.assert_close(torch.cat([one, two]), features.grad, rtol=1e-4, atol=1e-6)
-    weights = torch.cat([one.grad.flatten() for one in head.parameters()])
-    torch.testing.assert_close(first + second, weights, rtol=1e-4, atol=1e-6)
+    (grad_0, weights_0), (grad_1, weights_1) = (
+        torch.load(tmp_path / f"grad{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    torch.testing.assert_close(torch.cat([grad_0, grad_1]), features.grad, rtol=1e-4, atol=1e-6)
+    weights = torch.cat([parameter.grad.flatten() for parameter in head.parameters()])
+    torch.testing.assert_close(weights_0 + weights_1, weights, rtol=1e-4, atol=1e-6)

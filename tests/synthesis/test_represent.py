@@ -1,4 +1,4 @@
-"""Contract: synthetic pictures lie where their rows say; several views of one caption teach one dual encoder."""
+"""Contract: rows have the locations of synthetic images; a dual encoder is trained on several views of each caption."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ram_ray.settings.models import DualEncoderConfig
 from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
-from ram_ray.synthesis.pictures import SYNTHETIC, Synthesizer
 from ram_ray.synthesis.represent import PairStep
+from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import ROWS
-from ram_ray.training.rows import to_table as to_training
+from ram_ray.training.rows import to_training_table as to_training
 from tests.tiny import STACK, SWIN, tokenizer
 
 LIMITS = Limits(1, 10_000, 100_000)
@@ -31,11 +31,11 @@ CONFIG = RepresentConfig(pictures_made=3, pictures_per_caption=2, head=(16, 8), 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """Rows and pictures of three captions, drawn by the real generator."""
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """Rows and images of three captions, made by `DrawnGenerator`."""
     folder = tmp_path_factory.mktemp("synthetic")
     rows = [{"key": f"s/{n}", "shard": "s", "captions": [text, "another caption"]} for n, text in enumerate(CAPTIONS)]
-    return Synthesizer(CONFIG, folder=str(folder / "pictures"), seed=3, device="cpu")(to_table(rows, SAMPLE))
+    return Synthesizer(CONFIG, folder=str(folder / "images"), seed=3, device="cpu")(to_table(rows, SAMPLE))
 
 
 def _feed(folder: Path, *, views: int = 2) -> PairFeed:
@@ -46,74 +46,74 @@ def _feed(folder: Path, *, views: int = 2) -> PairFeed:
     )  # fmt: skip
 
 
-def test_places_point_at_pictures_that_decode(made: pa.Table) -> None:
-    assert made.schema == SYNTHETIC and made["key"].to_pylist() == ["s/0", "s/1", "s/2"]
-    assert made["captions"].to_pylist() == [[text] for text in CAPTIONS], "pictures are made of the first caption"
-    places = [one for row in made["pictures"].to_pylist() for one in row]
-    assert len(places) == 9 and len({(one["uri"], one["offset"]) for one in places}) == 9
-    data = read_bytes(*([one[name] for one in places] for name in ("uri", "offset", "nbytes")))
+def test_locations_hold_images_that_decode(synthetic: pa.Table) -> None:
+    assert synthetic.schema == SYNTHETIC and synthetic["key"].to_pylist() == ["s/0", "s/1", "s/2"]
+    assert synthetic["captions"].to_pylist() == [[text] for text in CAPTIONS], "images are made of the first caption"
+    locations = [location for row in synthetic["pictures"].to_pylist() for location in row]
+    assert len(locations) == 9 and len({(location["uri"], location["offset"]) for location in locations}) == 9
+    contents = read_bytes(*([location[name] for location in locations] for name in ("uri", "offset", "nbytes")))
     pixels = []
-    for one in data:
-        assert isinstance(one, bytes) and one.startswith(b"\xff\xd8") and one.endswith(b"\xff\xd9")
-        image = decode(one, limits=LIMITS)
+    for content in contents:
+        assert isinstance(content, bytes) and content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9")
+        image = decode(content, limits=LIMITS)
         assert image.size == (32, 32)
         pixels.append(np.asarray(image).astype(int))
-    assert np.abs(pixels[0] - pixels[1]).mean() > 2, "another seed, another picture of the caption"
+    assert np.abs(pixels[0] - pixels[1]).mean() > 2, "another seed gives another image of the caption"
 
 
-def test_the_tar_is_an_ordinary_one(made: pa.Table) -> None:
+def test_the_tar_is_an_ordinary_one(synthetic: pa.Table) -> None:
     import tarfile
 
-    places = [one for row in made["pictures"].to_pylist() for one in row]
-    with tarfile.open(places[0]["uri"]) as tar:
-        members = tar.getmembers()
-        assert [(one.offset_data, one.size) for one in members] == [(one["offset"], one["nbytes"]) for one in places]
+    locations = [location for row in synthetic["pictures"].to_pylist() for location in row]
+    with tarfile.open(locations[0]["uri"]) as tar:
+        members = [(member.offset_data, member.size) for member in tar.getmembers()]
+    assert members == [(location["offset"], location["nbytes"]) for location in locations]
 
 
-def test_the_same_rows_and_seed_give_the_same_pictures(made: pa.Table, tmp_path: Path) -> None:
-    source = to_table([{"key": f"s/{n}", "shard": "s", "captions": [t]} for n, t in enumerate(CAPTIONS)], SAMPLE)
+def test_the_same_rows_and_seed_give_the_same_images(synthetic: pa.Table, tmp_path: Path) -> None:
+    source = to_table([{"key": f"s/{n}", "shard": "s", "captions": [text]} for n, text in enumerate(CAPTIONS)], SAMPLE)
     for seed, same in ((3, True), (4, False)):
         again = Synthesizer(CONFIG, folder=str(tmp_path / str(seed)), seed=seed, device="cpu")(source)
-        one, two = (Path(table["pictures"][0][0]["uri"].as_py()).read_bytes() for table in (made, again))
-        assert (one == two) == same
+        tar, again_tar = (Path(table["pictures"][0][0]["uri"].as_py()).read_bytes() for table in (synthetic, again))
+        assert (tar == again_tar) == same
 
 
-def test_another_batch_writes_another_tar(made: pa.Table, tmp_path: Path) -> None:
-    """A run that goes on may see the first row of a batch again with other rows behind it."""
+def test_another_batch_writes_another_tar(synthetic: pa.Table, tmp_path: Path) -> None:
+    """A resumed run may have a batch with the same first row and other rows after it."""
     rows = [{"key": f"s/{n}", "shard": "s", "captions": [text]} for n, text in enumerate(CAPTIONS)]
     make = Synthesizer(CONFIG, folder=str(tmp_path), seed=3, device="cpu")
     uris = [make(to_table(part, SAMPLE))["pictures"][0][0]["uri"].as_py() for part in (rows[:2], rows[::2], rows[:2])]
     assert uris[0] == uris[2] != uris[1]
 
 
-def test_rows_become_training_rows(made: pa.Table) -> None:
-    place = {"uri": "u", "offset": 1, "nbytes": 2}
-    sample = {"key": "s/0", "shard": "s", **place, "captions": ["a", "b"], "labels": None}
+def test_rows_become_training_rows(synthetic: pa.Table) -> None:
+    location = {"uri": "u", "offset": 1, "nbytes": 2}
+    sample = {"key": "s/0", "shard": "s", **location, "captions": ["a", "b"], "labels": None}
     rows = [sample, {**sample, "key": "s/1", "reason": "truncated"}, {**sample, "key": "s/2", "captions": []}]
     (real,) = real_rows(to_table(rows, SAMPLE))
-    assert real["pictures"] == [place] and [one["text"] for one in real["captions"]] == ["a", "b"]
-    synthetic = synthetic_rows(made)
-    assert [row["key"] for row in synthetic] == ["synthetic/s/0", "synthetic/s/1", "synthetic/s/2"]
-    assert to_training([real, *synthetic], seed=0, num_buckets=2).schema.equals(ROWS)
+    assert real["pictures"] == [location] and [caption["text"] for caption in real["captions"]] == ["a", "b"]
+    rows = synthetic_rows(synthetic)
+    assert [row["key"] for row in rows] == ["synthetic/s/0", "synthetic/s/1", "synthetic/s/2"]
+    assert to_training([real, *rows], seed=0, num_buckets=2).schema.equals(ROWS)
 
 
-def test_views_are_different_pictures_as_long_as_there_are_some(made: pa.Table, tmp_path: Path) -> None:
-    (row, *_) = synthetic_rows(made)
-    chosen = Counter()
+def test_views_are_different_images_until_all_are_used(synthetic: pa.Table, tmp_path: Path) -> None:
+    (row, *_) = synthetic_rows(synthetic)
+    counts = Counter()
     for epoch in range(40):
         views = _feed(tmp_path).views({**row, "epoch": epoch})
-        offsets = [one["offset"] for one in views]
+        offsets = [view["offset"] for view in views]
         assert len(set(offsets)) == 2
-        chosen.update(offsets)
-    assert len(chosen) == 3 and min(chosen.values()) > 10, "every picture has its turn"
+        counts.update(offsets)
+    assert len(counts) == 3 and min(counts.values()) > 10, "every image is used"
     many = _feed(tmp_path, views=7).views({**row, "epoch": 0})
-    assert sorted(Counter(one["offset"] for one in many).values()) == [2, 2, 3]
-    assert row["pictures"] == synthetic_rows(made)[0]["pictures"], "the row is left as it was"
+    assert sorted(Counter(view["offset"] for view in many).values()) == [2, 2, 3]
+    assert row["pictures"] == synthetic_rows(synthetic)[0]["pictures"], "the row is not changed"
 
 
-def test_a_batch_holds_views_texts_and_which_captions_are_equal(made: pa.Table, tmp_path: Path) -> None:
-    rows = [{**row, "epoch": 0} for row in synthetic_rows(made)]
-    real = {**rows[0], "key": "s/0", "pictures": rows[0]["pictures"][:1]}  # one picture: other crops of it
+def test_a_batch_holds_views_texts_and_caption_hashes(synthetic: pa.Table, tmp_path: Path) -> None:
+    rows = [{**row, "epoch": 0} for row in synthetic_rows(synthetic)]
+    real = {**rows[0], "key": "s/0", "pictures": rows[0]["pictures"][:1]}  # a single image: other crops of it
     batch = _feed(tmp_path).batch([*rows, real])
     assert batch["pixels"].shape == (4, 2, 32, 32, 3) and set(batch["reason"]) == {""}
     assert (batch["pixels"][:, 0] != batch["pixels"][:, 1]).any((1, 2, 3)).all()
@@ -124,10 +124,10 @@ def test_a_batch_holds_views_texts_and_which_captions_are_equal(made: pa.Table, 
     np.testing.assert_array_equal(again["pixels"], batch["pixels"][1:3])
 
 
-def test_the_losses_fall_and_pictures_find_their_caption(made: pa.Table, tmp_path: Path) -> None:
-    rows = [{**row, "epoch": 0} for row in synthetic_rows(made)]
-    made_batch = _feed(tmp_path).batch(rows)
-    batch = {name: torch.from_numpy(made_batch[name]) for name in ("pixels", "text_ids", "caption")}
+def test_training_lowers_the_losses_and_reaches_every_parameter(synthetic: pa.Table, tmp_path: Path) -> None:
+    rows = [{**row, "epoch": 0} for row in synthetic_rows(synthetic)]
+    arrays = _feed(tmp_path).batch(rows)
+    batch = {name: torch.from_numpy(arrays[name]) for name in ("pixels", "text_ids", "caption")}
     torch.manual_seed(0)
     sizes = DualEncoderConfig(
         image_size=32, swin=SWIN, text=STACK, embed_dim=12, vocab_size=len(tokenizer()), max_text_tokens=10
@@ -137,14 +137,14 @@ def test_the_losses_fall_and_pictures_find_their_caption(made: pa.Table, tmp_pat
     history = []
     for _ in range(40):
         losses = step(batch)
-        history.append({name: one.item() for name, one in losses.items()})
+        history.append({name: loss.item() for name, loss in losses.items()})
         assert history[-1]["total"] == pytest.approx(
             history[-1]["stablerep"] + 0.5 * history[-1]["image_text"], rel=1e-5
         )
         optimizer.zero_grad()
         losses["total"].backward()
         optimizer.step()
-    assert all(np.isfinite(list(one.values())).all() for one in history)
+    assert all(np.isfinite(list(losses.values())).all() for losses in history)
     assert history[-1]["stablerep"] < 0.5 * history[0]["stablerep"], (history[0], history[-1])
     assert history[-1]["image_text"] < 0.5 * history[0]["image_text"], (history[0], history[-1])
-    assert all(one.grad is not None for name, one in step.named_parameters()), "everything is learnt"
+    assert all(parameter.grad is not None for parameter in step.parameters()), "every parameter is trained"

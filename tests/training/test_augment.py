@@ -1,4 +1,4 @@
-"""Contract: a training crop has the asked size and type and follows from its seed alone."""
+"""Contract: a training crop has the requested size and type and depends only on its seed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = AugmentConfig(crop_scale=(1.0, 1.0), flip=False, randaugment=None)
 
 
 @pytest.mark.parametrize("size", [(48, 40), (500, 10), (10, 500), (1, 1), (3, 1000), (16, 16)])
-def test_a_crop_has_the_asked_size_whatever_the_picture(size: tuple[int, int]) -> None:
+def test_a_crop_has_the_requested_size_for_any_image_size(size: tuple[int, int]) -> None:
     image = photo(0, size=size)
     for seed in range(20):
         crop = train_crop(image, size=24, config=PAPER, seed=seed)
@@ -35,15 +35,15 @@ def test_the_same_seed_gives_the_same_crop_and_global_state_does_not_matter() ->
     assert len({crop.tobytes() for crop in crops[0]}) == 10, "other seeds, other crops"
 
 
-def test_the_picture_itself_is_left_as_it_was() -> None:
+def test_the_input_image_is_not_changed() -> None:
     image = photo(2)
-    before = image.tobytes()
+    original = image.tobytes()
     for seed in range(20):
         train_crop(image, size=24, config=PAPER, seed=seed)
-    assert image.tobytes() == before and image.size == (48, 40)
+    assert image.tobytes() == original and image.size == (48, 40)
 
 
-def test_crop_boxes_lie_inside_and_have_the_asked_share_and_shape() -> None:
+def test_crop_boxes_lie_inside_and_have_the_requested_share_and_ratio() -> None:
     rng = random.Random(0)
     shares, ratios = [], []
     for _ in range(500):
@@ -55,14 +55,14 @@ def test_crop_boxes_lie_inside_and_have_the_asked_share_and_shape() -> None:
     assert min(ratios) >= 0.75 - 1e-9 and max(ratios) <= 4 / 3 + 1e-9 and min(ratios) < 0.85 and max(ratios) > 1.2
 
 
-def test_a_picture_too_long_for_the_scale_is_cropped_in_its_middle() -> None:
+def test_an_image_too_long_for_the_scale_is_cropped_in_its_middle() -> None:
     assert _crop_box((500, 10), (1.0, 1.0), random.Random(0)) == (245, 0, 255, 10)
 
 
-def test_nothing_to_augment_is_a_resize_of_a_square_picture() -> None:
+def test_without_augmentation_a_square_image_is_resized() -> None:
     image = photo(3, size=(40, 40))
     crops = [train_crop(image, size=20, config=PLAIN, seed=seed) for seed in range(30)]
-    for crop in crops:  # the whole picture, or (its shape is drawn) nearly so
+    for crop in crops:  # the whole image, or almost (the ratio is drawn)
         assert np.abs(crop.astype(int) - np.asarray(image.resize((20, 20), Image.Resampling.BICUBIC))).mean() < 30
 
 
@@ -74,22 +74,22 @@ def test_half_of_the_crops_are_flipped() -> None:
     assert 70 < flipped < 130
     still = AugmentConfig(crop_scale=(0.5, 1.0), flip=False, randaugment=None)
     assert all(
-        one[:, 0].mean() < one[:, -1].mean()
-        for one in (train_crop(ramp, size=16, config=still, seed=seed).astype(int) for seed in range(50))
+        crop[:, 0].mean() < crop[:, -1].mean()
+        for crop in (train_crop(ramp, size=16, config=still, seed=seed).astype(int) for seed in range(50))
     )
 
 
-@pytest.mark.parametrize("place", range(len(_OPERATIONS)))
-def test_each_operation_keeps_size_and_mode_and_acts_more_when_stronger(place: int) -> None:
+@pytest.mark.parametrize("index", range(len(_OPERATIONS)))
+def test_each_operation_keeps_size_and_mode_and_acts_more_when_stronger(index: int) -> None:
     image = photo(4, size=(33, 21)).point(lambda value: 40 + value * 0.6)  # room for contrast
-    before = np.asarray(image).astype(int)
+    original = np.asarray(image).astype(int)
     changes = {}
     for level in (-1.0, -0.1, 0.1, 1.0):
-        made = _OPERATIONS[place](image, level)
+        made = _OPERATIONS[index](image, level)
         assert made.size == image.size and made.mode == "RGB"
-        changes[level] = np.abs(np.asarray(made).astype(int) - before).mean()
-    if place == 0:
-        assert not any(changes.values()), "one of them leaves the picture as it is"
+        changes[level] = np.abs(np.asarray(made).astype(int) - original).mean()
+    if index == 0:
+        assert not any(changes.values()), "the first operation is the identity"
     else:
         assert max(changes[1.0], changes[-1.0]) > 0.5
         assert changes[1.0] >= changes[0.1] and changes[-1.0] >= changes[-0.1]
@@ -97,7 +97,7 @@ def test_each_operation_keeps_size_and_mode_and_acts_more_when_stronger(place: i
 
 def test_strength_zero_of_randaugment_moves_nothing_geometric() -> None:
     image = photo(5)
-    for place in (3, 6, 7, 8, 9, 10, 11, 12):  # rotate, colour, brightness, sharpness, shears, shifts
-        assert np.abs(np.asarray(_OPERATIONS[place](image, 0.0)).astype(int) - np.asarray(image)).max() <= 1
+    for index in (3, 6, 7, 8, 9, 10, 11, 12):  # rotate, colour, brightness, sharpness, shears, shifts
+        assert np.abs(np.asarray(_OPERATIONS[index](image, 0.0)).astype(int) - np.asarray(image)).max() <= 1
     rng = random.Random(0)
     assert len({randaugment(image, 2, 5, rng=rng).tobytes() for _ in range(30)}) > 15

@@ -1,4 +1,4 @@
-"""Contract: a stage starts from another model's weights, at another window and with a label system that has grown."""
+"""Contract: a stage starts from another model's weights, at another window and with a larger label system."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from ram_ray.training.feed import Table, TaggerFeed
 from tests.tiny import NAMES, STACK, SWIN, batch, config, tagger, tokenizer
 
 
+def _backbone(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in model.state_dict().items() if name.startswith("image_encoder.")}
+
+
 def test_all_weights_but_the_label_embeddings_are_taken_over() -> None:
     first, second = tagger(seed=1), tagger(seed=2)
     own = second.label_embed.clone()
@@ -30,7 +34,7 @@ def test_all_weights_but_the_label_embeddings_are_taken_over() -> None:
     assert second.tag_encoder.layers[0].cross is second.recognition.layers[0].cross
 
 
-def test_a_grown_label_system_asks_the_same_model_more() -> None:
+def test_a_larger_label_system_gives_more_logits_of_the_same_model() -> None:
     first, second = tagger(seed=1), tagger(seed=2)
     second.label_embed = torch.cat([first.label_embed, torch.randn(3, 10)])
     load_weights(second, first.state_dict())
@@ -40,13 +44,14 @@ def test_a_grown_label_system_asks_the_same_model_more() -> None:
 
 
 @pytest.mark.parametrize("sizes", [{}, {"architecture": "tag2text", "label_width": 16}], ids=["ram", "tag2text"])
-def test_without_captions_what_is_left_to_train_gets_a_gradient(sizes: dict) -> None:
+def test_without_captions_every_trainable_weight_gets_a_gradient(sizes: dict) -> None:
     model = tagger(**sizes)
     freeze_captioner(model)
-    inputs = {name: one for name, one in batch().items() if name in ("pixel_values", "targets")}
+    inputs = {name: value for name, value in batch().items() if name in ("pixel_values", "targets")}
     sum(model.train()(inputs).values()).backward()
-    trained = {name: one.grad is not None for name, one in model.named_parameters() if one.requires_grad}
-    assert all(trained.values()), [name for name, has in trained.items() if not has]
+    parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    trained = {name: weight.grad is not None for name, weight in parameters.items()}
+    assert all(trained.values()), [name for name, has_gradient in trained.items() if not has_gradient]
     assert any(name.startswith("recognition.layers.0.cross") for name in trained), "shared weights are trained"
     assert not any(name.startswith("caption_decoder") for name in trained)
 
@@ -57,7 +62,7 @@ def test_learnt_queries_are_taken_over_as_weights_are() -> None:
     load_weights(second, first.state_dict())
     assert torch.equal(second.label_embed, first.label_embed)
     own = third.label_embed.clone()
-    load_weights(third, {n: one for n, one in first.state_dict().items() if n.startswith("image_encoder.")})
+    load_weights(third, _backbone(first))
     assert torch.equal(third.label_embed, own) and not torch.equal(own, first.label_embed)
 
 
@@ -65,44 +70,43 @@ def test_learnt_queries_are_taken_over_as_weights_are() -> None:
 def test_position_biases_are_resized_to_another_window(window: int, size: int) -> None:
     first = tagger(seed=1)
     with torch.no_grad():
-        for name, one in first.named_parameters():
+        for name, parameter in first.named_parameters():
             if "relative_position_bias_table" in name:
-                one.normal_()
+                parameter.normal_()
     second = tagger(seed=2, image_size=size, swin=SWIN.model_copy(update={"window_size": window}))
     load_weights(second, first.state_dict())
     old = first.image_encoder.swin.layers[0].blocks[0].attn
     new = second.image_encoder.swin.layers[0].blocks[0].attn
     assert torch.equal(new.qkv.weight, old.qkv.weight)
     assert new.relative_position_bias_table.shape == ((2 * window - 1) ** 2, 1)
-    middle_old, middle_new = (
-        one.relative_position_bias_table[len(one.relative_position_bias_table) // 2] for one in (old, new)
-    )
+    tables = (old.relative_position_bias_table, new.relative_position_bias_table)
+    middle_old, middle_new = (table[len(table) // 2] for table in tables)
     torch.testing.assert_close(middle_new, middle_old, atol=0.02, rtol=0.02)
     assert new.relative_position_bias_table.std() > 0.1
     assert second.encode(torch.randn(1, 3, size, size)).isfinite().all()
 
 
-def test_a_backbone_alone_leaves_the_rest_as_it_was() -> None:
+def test_a_backbone_alone_does_not_change_other_weights() -> None:
     first, second, untouched = tagger(seed=1), tagger(seed=2), tagger(seed=2)
-    load_weights(second, {n: one for n, one in first.state_dict().items() if n.startswith("image_encoder.")})
+    load_weights(second, _backbone(first))
     for name, value in second.state_dict().items():
         source = first if name.startswith("image_encoder.") else untouched
         assert torch.equal(value, source.state_dict()[name]), name
 
 
-def test_a_model_of_another_make_is_one_clear_error() -> None:
+def test_weights_of_another_model_are_a_clear_error() -> None:
     model, state = tagger(), tagger().state_dict()
     with pytest.raises(ValueError, match="the model to start from differs: missing .*image_proj"):
-        load_weights(model, {name: one for name, one in state.items() if not name.startswith("image_proj")})
+        load_weights(model, {name: value for name, value in state.items() if not name.startswith("image_proj")})
     with pytest.raises(ValueError, match="differs: .*unknown .*other"):
         load_weights(model, {**state, "other.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="the model to start from differs"):
         load_weights(model, {**state, "image_proj.weight": torch.zeros(3, 3)})
     with pytest.raises(ValueError, match="the model to start from differs"):
-        load_weights(model, {n: one for n, one in state.items() if "layers.1.blocks.0.mlp" not in n})
+        load_weights(model, {name: value for name, value in state.items() if "layers.1.blocks.0.mlp" not in name})
 
 
-def test_weights_are_at_first_those_of_represent_of_a_model_or_new_as_the_stage_says(tmp_path: Path) -> None:
+def test_first_weights_come_from_represent_or_a_bundle_or_are_new_as_the_stage_says(tmp_path: Path) -> None:
     words, labels = tokenizer(), LabelSystem([Label(id, name, "object") for id, name in enumerate(NAMES)])
     labels.save(f"{tmp_path}/labels.json")
     sizes = {"image_size": 32, "swin": SWIN, "text": STACK, "embed_dim": 12, "vocab_size": len(words)}
@@ -129,8 +133,8 @@ def test_weights_are_at_first_those_of_represent_of_a_model_or_new_as_the_stage_
         )
         return job.build(torch.device("cpu")).model.image_encoder.swin.layers[0].blocks[0].attn.qkv.weight
 
-    lent, taught = (one.image_encoder.swin.layers[0].blocks[0].attn.qkv.weight for one in (encoder, trained))
-    assert torch.equal(first_weights("represent"), lent)
-    assert torch.equal(first_weights("previous", f"{tmp_path}/bundle"), taught)
+    backbone, bundled = (source.image_encoder.swin.layers[0].blocks[0].attn.qkv.weight for source in (encoder, trained))
+    assert torch.equal(first_weights("represent"), backbone)
+    assert torch.equal(first_weights("previous", f"{tmp_path}/bundle"), bundled)
     new = first_weights("scratch")
-    assert not torch.equal(new, lent) and not torch.equal(new, taught)
+    assert not torch.equal(new, backbone) and not torch.equal(new, bundled)

@@ -1,8 +1,8 @@
-"""Contract: the number of workers may change in mid-run. A checkpoint of any strategy goes on with more or fewer, and
-makes the steps that one process with all rows would have made.
+"""Contract: the number of workers may change during a run. A checkpoint of any strategy loads on more or fewer workers,
+and the steps equal those of a single process with all rows.
 
-2 -> 1 -> 2 workers, each a process of a gloo group: DeepSpeed keeps the first group of a process for good, so none of
-them is the process of the test run.
+2 -> 1 -> 2 workers, each a process of a gloo group. DeepSpeed never releases the first group of a process, so no worker
+runs in the process of the tests.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ram_ray.settings.training import TrainConfig, TrainingConfig
-from ram_ray.training.micro_batches import share
+from ram_ray.training.micro_batches import split_step
 from ram_ray.training.strategy import Engine, make_engine, read_weights
-from ram_ray.training.workers import total, world_size
-from tests.training.exact_muon import NAME, orthogonal
+from ram_ray.training.worker_sums import sum_over_workers, world_size
+from tests.training.float32_muon import NAME, orthogonal
 
 STRATEGIES = [("ddp", 0, "adamw"), ("deepspeed", 0, "muon"), *(("deepspeed", stage, "adamw") for stage in (1, 2, 3))]
-STEP = 5  # rows of a step: not to be divided by 2
+STEP = 5  # rows of a step; not divisible by 2
 CPU = torch.device("cpu")
 
 
 class Tied(nn.Module):
-    """A layer that is used twice, one that is frozen, and a buffer, as the tagger has them."""
+    """A shared layer, a frozen layer and a buffer, as in the tagger."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,17 +52,17 @@ class Small(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         errors = (self.model(batch["x"]) - batch["y"]).square().mean(1)
         weight = batch["weight"]
-        return {"total": (errors * weight).sum() * world_size() / total(weight.sum())}
+        return {"total": (errors * weight).sum() * world_size() / sum_over_workers(weight.sum())}
 
 
 def _batches(step: int, *, rank: int, world: int) -> list[dict[str, Tensor]]:
-    """A worker's micro batches of a step, its share filled up with rows of weight 0."""
+    """Make a worker's micro batches of a step, filled up with padding rows of weight 0."""
     rng = torch.Generator().manual_seed(step)
     x, y = torch.randn(STEP, 7, generator=rng), torch.randn(STEP, 3, generator=rng)
     mine = list(range(rank, STEP, world))
-    micro_batch, num_micro = share(STEP, workers=world, limit=2)
-    idle = micro_batch * num_micro - len(mine)
-    rows, weight = torch.tensor(mine + [0] * idle), torch.tensor([1.0] * len(mine) + [0.0] * idle)
+    micro_batch, num_micro = split_step(STEP, workers=world, limit=2)
+    num_padding = micro_batch * num_micro - len(mine)
+    rows, weight = torch.tensor(mine + [0] * num_padding), torch.tensor([1.0] * len(mine) + [0.0] * num_padding)
     parts = [slice(start, start + micro_batch) for start in range(0, len(rows), micro_batch)]
     return [{"x": x[rows[part]], "y": y[rows[part]], "weight": weight[part]} for part in parts]
 
@@ -76,18 +76,18 @@ def _engine(kind: str, stage: int, optimizer: str) -> Engine:
 def _train(engine: Engine, *, rank: int, world: int, steps: range) -> None:
     for step in steps:
         micro = _batches(step, rank=rank, world=world)
-        images = total(torch.stack([one["weight"].sum() for one in micro])).tolist()
-        engine.step(micro, lr=1e-2, shares=[one / sum(images) for one in images])
+        images = sum_over_workers(torch.stack([batch["weight"].sum() for batch in micro])).tolist()
+        engine.step(micro, lr=1e-2, shares=[count / sum(images) for count in images])
 
 
 def _phase(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
-    """Every strategy from one folder of checkpoints to another."""
+    """Train with every strategy, from one folder of checkpoints to another."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NAME, orthogonal)
-        _phase_of_all(rank, world, folder, source, target, steps)
+        _train_strategies(rank, world, folder, source, target, steps)
 
 
-def _phase_of_all(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
+def _train_strategies(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
     for kind, stage, optimizer in STRATEGIES:
         engine = _engine(kind, stage, optimizer)
         name = f"{kind}-{stage}"
@@ -100,7 +100,7 @@ def _phase_of_all(rank: int, world: int, folder: str, source: str | None, target
 
 
 def _worker(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
-    """A phase as a worker of Ray Train runs it: who it is stands in the environment."""
+    """Run a phase as a worker of Ray Train does: with its rank in the environment."""
     torch.set_num_threads(1)
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ.update({name: str(value) for name, value in names.items()})
@@ -113,7 +113,7 @@ def _worker(rank: int, world: int, folder: str, source: str | None, target: str,
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints after 2 steps of two workers, 2 of one, and 2 of two again."""
+    """Checkpoints after 2 steps of two workers, 2 of a single worker, and 2 of two workers."""
     folder = tmp_path_factory.mktemp("elastic")
     mp.spawn(_worker, args=(2, str(folder), None, "two", range(0, 2)), nprocs=2)
     mp.spawn(_worker, args=(1, str(folder), "two", "one", range(2, 4)), nprocs=1)
@@ -122,7 +122,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "stage", "optimizer"), STRATEGIES)
-def test_two_workers_one_and_two_again_make_the_steps_of_one(
+def test_two_workers_then_one_then_two_make_the_steps_of_one(
     folder: Path, kind: str, stage: int, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NAME, orthogonal)
@@ -134,9 +134,9 @@ def test_two_workers_one_and_two_again_make_the_steps_of_one(
     finally:
         torch.distributed.destroy_process_group()
     expected, start = read_weights(tmp_path), Small().model.state_dict()
-    found = read_weights(folder / "end" / f"{kind}-{stage}")
-    assert found.keys() == expected.keys()
-    # In six steps weights move by up to 6e-2 under AdamW and 3e-1 under muon; the order of sums is worth 1e-6.
+    weights = read_weights(folder / "end" / f"{kind}-{stage}")
+    assert weights.keys() == expected.keys()
+    # In six steps weights move by up to 6e-2 under AdamW and 3e-1 under muon; the order of sums changes them by 1e-6.
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=2e-5, rtol=0, msg=name)
+        torch.testing.assert_close(weights[name], value, atol=2e-5, rtol=0, msg=name)
     assert (expected["layer.weight"] - start["layer.weight"]).abs().max() > 1e-2

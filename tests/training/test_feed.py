@@ -1,6 +1,5 @@
-"""Contract: every row of an epoch is seen exactly once, in an order that follows from the seed, whoever reads it and
-however often the run was interrupted; all workers bring equally many rows; a picture that cannot be read is a reason
-and not a black picture.
+"""Contract: every row of an epoch is read exactly once, in an order that depends only on the seed, for any number of
+workers and interruptions; all workers read equally many rows; an unreadable image gives a reason, not a black image.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from ram_ray.models.losses import UNKNOWN
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
 from ram_ray.settings.training import AugmentConfig, TrainConfig
-from ram_ray.training.feed import Table, TaggerFeed, draw, plan
-from ram_ray.training.micro_batches import share
-from ram_ray.training.rows import tag_worth, tagged_rows, to_table
-from ram_ray.training.table import Chosen, count_block
+from ram_ray.training.feed import Table, TaggerFeed, plan, systematic_sample
+from ram_ray.training.micro_batches import split_step
+from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
+from ram_ray.training.table import RowSelection, count_block
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
 NUM_ROWS, NUM_BUCKETS, SEED = 61, 8, 5
@@ -39,23 +38,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(folder: Path) -> Table:
-    """A training table over JPEGs that lie behind one another in one file, each bucket in several Parquet files."""
+    """A training table of JPEGs that are concatenated in a single file; each bucket has several Parquet files."""
     rows, offset = [], 0
-    with (folder / "pictures.bin").open("wb") as file:
+    with (folder / "images.bin").open("wb") as file:
         for number in range(NUM_ROWS):
             data = jpeg(number % 7)
             file.write(data)
-            place = {"uri": str(folder / "pictures.bin"), "offset": offset, "nbytes": len(data)}
+            location = {"uri": str(folder / "images.bin"), "offset": offset, "nbytes": len(data)}
             offset += len(data)
             captions = [{"text": "a red dog", "tags": [0, 2]}, {"text": "a beach", "tags": [1]}]
             tags = [number % 6]
-            rows.append({"key": f"s/{number}", "shard": "s", "pictures": [place], "tags": tags, "captions": captions})
-    made = to_table(rows, seed=SEED, num_buckets=NUM_BUCKETS)
-    buckets = made["bucket"].to_pylist()
+            row = {"key": f"s/{number}", "shard": "s", "pictures": [location], "tags": tags, "captions": captions}
+            rows.append(row)
+    whole = to_training_table(rows, seed=SEED, num_buckets=NUM_BUCKETS)
+    buckets = whole["bucket"].to_pylist()
     for bucket in set(buckets):
         target = folder / "table" / f"bucket={bucket}"
         target.mkdir(parents=True)
-        part = made.filter(np.array(buckets) == bucket).drop(["bucket"])
+        part = whole.filter(np.array(buckets) == bucket).drop(["bucket"])
         half = len(part) // 2
         pq.write_table(part.slice(half), target / "a.parquet")
         pq.write_table(part.slice(0, half), target / "b.parquet")
@@ -79,37 +79,26 @@ def feed(folder: Path, table: Table) -> TaggerFeed:
 
 
 def _read(feed: TaggerFeed, *, rank: int, world: int, first: int, end: int) -> list[tuple[int, str] | None]:
-    """(epoch, key) of one worker's rows between two steps of the run; None for a row that fills its share up."""
+    """Read (epoch, key) of a worker's rows first .. end of the run; None for a padding row."""
     mine = replace(feed, rank=rank, world_size=world, first_row=first, end_row=end)
     positions = plan(feed.table, seed=SEED, first_row=first, end_row=end)
     rows = [row for position in positions for row in mine.rows(position)]
-    return [None if row["fills"] else (row["epoch"], row["key"]) for row in rows]
+    return [None if row["is_padding"] else (row["epoch"], row["key"]) for row in rows]
 
 
 def _run(feed: TaggerFeed, *, world: int, first: int, end: int) -> list[tuple[int, str]]:
-    """The rows of all workers, in the order of the run; each step of a worker has equally many."""
-    micro_batch, num_micro = share(STEP, workers=world, limit=feed.config.micro_batch_size)
+    """Merge the rows of all workers in the order of the run; each step of a worker has equally many rows."""
+    micro_batch, num_micro = split_step(STEP, workers=world, limit=feed.config.micro_batch_size)
     size = micro_batch * num_micro
     workers = [_read(feed, rank=rank, world=world, first=first, end=end) for rank in range(world)]
     assert {len(rows) for rows in workers} == {size * (end - first) // STEP}
     merged = []
     for step in range((end - first) // STEP):
         shares = [rows[step * size : (step + 1) * size] for rows in workers]
-        by_place = [shares[place % world][place // world] for place in range(size * world)]
-        assert None not in by_place[:STEP] and set(by_place[STEP:]) <= {None}
-        merged += by_place[:STEP]
+        step_rows = [shares[index % world][index // world] for index in range(size * world)]
+        assert None not in step_rows[:STEP] and set(step_rows[STEP:]) <= {None}
+        merged += step_rows[:STEP]
     return merged
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 48, 416])
-def test_shares_hold_the_step_and_are_equal(batch_size: int) -> None:
-    for workers in range(1, 10):
-        for limit in (None, 1, 5, 52, 1000):
-            micro_batch, num_micro = share(batch_size, workers=workers, limit=limit)
-            assert micro_batch <= (limit or micro_batch) and micro_batch * num_micro * workers >= batch_size
-            assert micro_batch * num_micro - -(-batch_size // workers) < num_micro, "no more idle rows than must be"
-    assert share(416, workers=8, limit=52) == (52, 1) and share(416, workers=2, limit=52) == (52, 4)
-    assert share(48, workers=2, limit=None) == (24, 1)
 
 
 def test_the_table_is_shuffled_by_hash_into_all_buckets(table: Table) -> None:
@@ -117,19 +106,21 @@ def test_the_table_is_shuffled_by_hash_into_all_buckets(table: Table) -> None:
     keys = [key for bucket in range(NUM_BUCKETS) for key in table.read(bucket)["key"].to_pylist()]
     assert sorted(keys) == sorted(f"s/{n}" for n in range(NUM_ROWS)) and keys != sorted(keys)
     orders = [table.read(bucket)["order"].to_pylist() for bucket in range(NUM_BUCKETS)]
-    assert all(one == sorted(one) for one in orders)
-    assert all(one[-1] < two[0] for one, two in zip(orders, orders[1:], strict=False)), (
+    assert all(order == sorted(order) for order in orders)
+    assert all(order[-1] < following[0] for order, following in zip(orders, orders[1:], strict=False)), (
         "buckets are ranges of the order"
     )
 
 
-def test_the_hash_follows_from_seed_and_key_and_fills_buckets_evenly() -> None:
+def test_the_hash_depends_on_seed_and_key_and_fills_buckets_evenly() -> None:
     def rows(number: int) -> list[dict]:
         return [{"key": f"k/{n}", "shard": "s", "pictures": [], "tags": [], "captions": []} for n in range(number)]
 
-    one, again, other = (to_table(rows(2000), seed=seed, num_buckets=5)["bucket"].to_pylist() for seed in (1, 1, 2))
-    assert one == again != other
-    assert set(one) == set(range(5)) and max(Counter(one).values()) < 1.25 * 400
+    first, again, other = (
+        to_training_table(rows(2000), seed=seed, num_buckets=5)["bucket"].to_pylist() for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert set(first) == set(range(5)) and max(Counter(first).values()) < 1.25 * 400
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
@@ -139,16 +130,16 @@ def test_every_epoch_holds_every_row_once_for_any_number_of_workers(feed: Tagger
     assert run == _run(feed, world=1, first=0, end=end), "the order does not depend on the number of workers"
     for epoch in range(2):
         rows = run[epoch * NUM_ROWS : (epoch + 1) * NUM_ROWS]
-        assert {one for one, _ in rows} == {epoch}
+        assert {row_epoch for row_epoch, _ in rows} == {epoch}
         assert sorted(key for _, key in rows) == sorted(f"s/{n}" for n in range(NUM_ROWS))
     tail = [key for _, key in run[2 * NUM_ROWS :]]
     assert len(tail) == len(set(tail)) == 140 - 2 * NUM_ROWS
     assert [key for _, key in run[:NUM_ROWS]] != [key for _, key in run[NUM_ROWS : 2 * NUM_ROWS]], "epochs differ"
 
 
-def test_any_interruptions_and_changes_of_the_cluster_give_the_unbroken_run(feed: TaggerFeed) -> None:
+def test_interruptions_and_changes_of_the_cluster_do_not_change_the_run(feed: TaggerFeed) -> None:
     end = 180
-    unbroken = _run(feed, world=1, first=0, end=end)
+    uninterrupted = _run(feed, world=1, first=0, end=end)
     for trial in range(6):
         rng = random.Random(trial)
         config = feed.config.model_copy(update={"micro_batch_size": rng.choice([None, 1, 3])})
@@ -157,22 +148,25 @@ def test_any_interruptions_and_changes_of_the_cluster_give_the_unbroken_run(feed
             _run(replace(feed, config=config), world=rng.choice([1, 2, 3, 4, 8]), first=first, end=last)
             for first, last in zip(cuts, cuts[1:], strict=False)
         ]
-        assert [row for part in parts for row in part] == unbroken, cuts
+        assert [row for part in parts for row in part] == uninterrupted, cuts
 
 
-def test_a_resumed_run_does_not_read_what_is_behind_it(feed: TaggerFeed) -> None:
+def test_a_resumed_run_does_not_read_earlier_buckets(feed: TaggerFeed) -> None:
     positions = plan(feed.table, seed=SEED, first_row=NUM_ROWS, end_row=2 * NUM_ROWS)
-    assert {one.epoch for one in positions} == {1} and sum(one.count for one in positions) == NUM_ROWS
+    assert {position.epoch for position in positions} == {1} and sum(
+        position.count for position in positions
+    ) == NUM_ROWS
     assert plan(feed.table, seed=SEED, first_row=50, end_row=50) == []
-    (one,) = plan(feed.table, seed=SEED, first_row=0, end_row=1)
-    assert (one.epoch, one.start) == (0, 0)
+    (position,) = plan(feed.table, seed=SEED, first_row=0, end_row=1)
+    assert (position.epoch, position.start) == (0, 0)
 
 
-def test_empty_buckets_are_passed_over(tmp_path: Path) -> None:
+def test_empty_buckets_are_skipped(tmp_path: Path) -> None:
     table = Table(str(tmp_path), (0, 3, 0, 2))
     positions = plan(table, seed=0, first_row=0, end_row=10)
-    assert sorted(one.bucket for one in positions) == [1, 1, 3, 3]
-    assert [one.start for one in positions] == [0, *np.cumsum([one.count for one in positions])[:-1]]
+    assert sorted(position.bucket for position in positions) == [1, 1, 3, 3]
+    starts = [0, *np.cumsum([position.count for position in positions])[:-1]]
+    assert [position.start for position in positions] == starts
 
 
 def test_a_table_that_lost_rows_is_not_trained_on(table: Table) -> None:
@@ -183,15 +177,15 @@ def test_a_table_that_lost_rows_is_not_trained_on(table: Table) -> None:
 
 def _rows(feed: TaggerFeed, number: int = 6) -> list[dict]:
     positions = plan(feed.table, seed=SEED, first_row=0, end_row=60)
-    everything = replace(feed, end_row=60)
-    return [row for position in positions for row in everything.rows(position)][:number]
+    reader = replace(feed, end_row=60)
+    return [row for position in positions for row in reader.rows(position)][:number]
 
 
 def test_a_batch_has_the_declared_columns(feed: TaggerFeed) -> None:
     rows = _rows(feed)
     batch = feed.batch(rows)
-    texts = {"key", "shard", "reason", "detail"}
-    assert batch.keys() == {"pixels", "weight", *texts, "targets", "caption_ids", "tag_ids"}
+    text_columns = {"key", "shard", "reason", "detail"}
+    assert batch.keys() == {"pixels", "weight", *text_columns, "targets", "caption_ids", "tag_ids"}
     assert batch["weight"].tolist() == [1] * 6 and batch["weight"].dtype == np.float32
     assert batch["pixels"].shape == (6, 1, 32, 32, 3) and batch["pixels"].dtype == np.uint8
     assert batch["key"].tolist() == [row["key"] for row in rows] and set(batch["reason"]) == {""}
@@ -202,85 +196,87 @@ def test_a_batch_has_the_declared_columns(feed: TaggerFeed) -> None:
     assert batch["caption_ids"].dtype == batch["tag_ids"].dtype == np.int32
 
 
-def test_the_tag_list_is_that_of_the_caption_that_is_learnt(feed: TaggerFeed) -> None:
-    words, seen = tokenizer(), set()
+def test_the_tag_list_is_that_of_the_learned_caption(feed: TaggerFeed) -> None:
+    decoder, seen = tokenizer(), set()
     for epoch in range(6):
         batch = feed.batch([{**row, "epoch": epoch} for row in _rows(feed)])
         for caption, tags in zip(batch["caption_ids"], batch["tag_ids"], strict=True):
-            pair = (words.decode(caption.tolist()), words.decode(tags.tolist()))
+            pair = (decoder.decode(caption.tolist()), decoder.decode(tags.tolist()))
             assert pair in {("a picture of a red dog", "dog | red"), ("a picture of a beach", "beach")}
             seen.add(pair)
     assert len(seen) == 2, "another caption in another epoch"
 
 
-def test_crops_follow_from_seed_epoch_and_key_and_not_from_their_batch(feed: TaggerFeed) -> None:
+def test_crops_depend_on_seed_epoch_and_key_and_not_on_their_batch(feed: TaggerFeed) -> None:
     rows = _rows(feed)
     together = feed.batch(rows)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         alone = replace(feed, rank=1, world_size=3).batch([row])
         for name in ("pixels", "caption_ids", "tag_ids", "targets"):
-            np.testing.assert_array_equal(alone[name][0], together[name][place])
+            np.testing.assert_array_equal(alone[name][0], together[name][index])
     later = feed.batch([{**row, "epoch": 1} for row in rows])
     other = replace(feed, seed=SEED + 1).batch(rows)
     for changed in (later, other):
-        assert all((changed["pixels"][place] != together["pixels"][place]).any() for place in range(len(rows)))
+        assert all((changed["pixels"][index] != together["pixels"][index]).any() for index in range(len(rows)))
 
 
-def test_a_crop_shows_its_own_picture(feed: TaggerFeed) -> None:
+def test_a_crop_shows_its_own_image(feed: TaggerFeed) -> None:
     whole = AugmentConfig(crop_scale=(0.95, 1.0), flip=False, randaugment=None)
     plain = replace(feed, config=TrainConfig(image_size=32, augment=whole))
     rows = _rows(feed, 20)
     pixels = plain.batch(rows)["pixels"][:, 0].astype(int)
-    pictures = [np.asarray(photo(number).resize((32, 32))).astype(int) for number in range(7)]
+    images = [np.asarray(photo(number).resize((32, 32))).astype(int) for number in range(7)]
     for row, crop in zip(rows, pixels, strict=True):
-        distances = [np.abs(crop - picture).mean() for picture in pictures]
+        distances = [np.abs(crop - image).mean() for image in images]
         assert int(np.argmin(distances)) == int(row["key"][2:]) % 7
 
 
-def test_a_broken_picture_becomes_a_reason_and_zeros(feed: TaggerFeed, folder: Path) -> None:
+def test_a_broken_image_becomes_a_reason_and_zeros(feed: TaggerFeed, folder: Path) -> None:
     (folder / "broken.jpg").write_bytes(jpeg(0)[:300])
     rows = _rows(feed, 4)
-    where = {"uri": str(folder / "broken.jpg"), "offset": 0, "nbytes": 300}
-    rows[1] = {**rows[1], "pictures": [where]}
-    rows[2] = {**rows[2], "pictures": [{**where, "uri": str(folder / "gone.jpg")}]}
-    batch, good = feed.batch(rows), feed.batch(_rows(feed, 4))
+    location = {"uri": str(folder / "broken.jpg"), "offset": 0, "nbytes": 300}
+    rows[1] = {**rows[1], "pictures": [location]}
+    rows[2] = {**rows[2], "pictures": [{**location, "uri": str(folder / "gone.jpg")}]}
+    batch, intact = feed.batch(rows), feed.batch(_rows(feed, 4))
     assert batch["reason"].tolist() == ["", "truncated", "broken_archive", ""]
-    assert [bool(one) for one in batch["detail"]] == [False, True, True, False]
+    assert [bool(detail) for detail in batch["detail"]] == [False, True, True, False]
     assert not batch["pixels"][[1, 2]].any() and batch["weight"].tolist() == [1, 0, 0, 1]
-    for place in (0, 3):
-        np.testing.assert_array_equal(batch["pixels"][place], good["pixels"][place])
+    for index in (0, 3):
+        np.testing.assert_array_equal(batch["pixels"][index], intact["pixels"][index])
 
 
-def test_a_row_that_fills_a_share_up_weighs_nothing_and_has_no_key(feed: TaggerFeed) -> None:
+def test_a_padding_row_has_weight_0_and_no_key(feed: TaggerFeed) -> None:
     rows = _rows(feed, 3)
-    batch = feed.batch([*rows[:2], {**rows[2], "fills": True}])
+    batch = feed.batch([*rows[:2], {**rows[2], "is_padding": True}])
     assert batch["weight"].tolist() == [1, 1, 0] and batch["key"].tolist()[2] == "" and batch["reason"][2] == ""
     np.testing.assert_array_equal(batch["pixels"][2], feed.batch(rows)["pixels"][2])
 
 
 def test_without_the_caption_loss_there_are_no_ids(feed: TaggerFeed) -> None:
-    bare = replace(feed, config=TrainConfig(image_size=32, caption_loss=False))
-    assert bare.batch(_rows(feed, 2)).keys() == {"pixels", "weight", "key", "shard", "reason", "detail", "targets"}
+    tags_only = replace(feed, config=TrainConfig(image_size=32, caption_loss=False))
+    assert tags_only.batch(_rows(feed, 2)).keys() == {"pixels", "weight", "key", "shard", "reason", "detail", "targets"}
 
 
-def test_of_a_removed_tag_nothing_is_learnt_unless_asked_for(feed: TaggerFeed) -> None:
+def test_a_removed_tag_is_unknown_or_negative_as_configured(feed: TaggerFeed) -> None:
     (row,) = _rows(feed, 1)
     row = {**row, "tags": [1, 3], "removed": [0, 3]}
     unknown = replace(feed, config=TrainConfig(image_size=32, removed="unknown"))
     targets = unknown.batch([row])["targets"][0]
-    assert {id: int(value) for id, value in enumerate(targets) if value} == {0: UNKNOWN, 1: 1, 3: 1}, "3 came back"
-    assert np.flatnonzero(feed.batch([row])["targets"][0]).tolist() == [1, 3], "in the paper it is absent"
+    assert {id: int(value) for id, value in enumerate(targets) if value} == {0: UNKNOWN, 1: 1, 3: 1}, (
+        "3 was added again"
+    )
+    assert np.flatnonzero(feed.batch([row])["targets"][0]).tolist() == [1, 3], "as in the paper, it is negative"
 
 
-def test_rejected_and_untagged_rows_are_not_learnt() -> None:
-    place = {"shard": "s", "uri": "u", "offset": 1, "nbytes": 2}
+def test_rejected_and_untagged_rows_are_left_out() -> None:
+    source = {"shard": "s", "uri": "u", "offset": 1, "nbytes": 2}
     tags = [{"id": 4, "origin": "parsed", "score": 1.0}, {"id": 1, "origin": "tagger", "score": 0.9}]
     caption = {"text": "a dog", "origin": "original", "tags": [4]}
-    gone = [{"id": id, "reason": "outlier", "score": 0.7, "round": 1} for id in (7, 0)]
+    removed = [{"id": id, "reason": "outlier", "score": 0.7, "round": 1} for id in (7, 0)]
     rows = [
-        {"key": "s/1", **place, "captions": [caption], "tags": tags, "removed": gone},
-        {"key": "s/2", **place, "captions": [caption], "tags": [], "removed": []},
-        {"key": "s/3", **place, "captions": [caption], "tags": tags, "removed": [], "reason": "truncated"},
+        {"key": "s/1", **source, "captions": [caption], "tags": tags, "removed": removed},
+        {"key": "s/2", **source, "captions": [caption], "tags": [], "removed": []},
+        {"key": "s/3", **source, "captions": [caption], "tags": tags, "removed": [], "reason": "truncated"},
     ]
     (row,) = tagged_rows(to_records(rows, ANNOTATION))
     assert row == {
@@ -289,33 +285,34 @@ def test_rejected_and_untagged_rows_are_not_learnt() -> None:
     }  # fmt: skip
 
 
-def test_a_frequent_tag_adds_less_to_a_pictures_weight() -> None:
-    worth = tag_worth({0: 80, 1: 10, 2: 20}, num_pictures=100, cap=0.2)
-    assert worth == {0: 0.25, 1: 1.0, 2: 1.0}
-    place = {"shard": "s", "uri": "u", "offset": 1, "nbytes": 2, "captions": [], "removed": []}
+def test_a_frequent_tag_gives_an_image_less_weight() -> None:
+    weights = tag_weights({0: 80, 1: 10, 2: 20}, num_images=100, cap=0.2)
+    assert weights == {0: 0.25, 1: 1.0, 2: 1.0}
+    source = {"shard": "s", "uri": "u", "offset": 1, "nbytes": 2, "captions": [], "removed": []}
     tags = [[0], [0, 1], [2]]
     rows = [
-        {"key": f"s/{number}", **place, "tags": [{"id": id, "origin": "parsed", "score": 1.0} for id in ids]}
+        {"key": f"s/{number}", **source, "tags": [{"id": id, "origin": "parsed", "score": 1.0} for id in ids]}
         for number, ids in enumerate(tags)
     ]
-    weighted = tagged_rows(to_records(rows, ANNOTATION), worth=worth)
-    assert [one["weight"] for one in weighted] == [0.25, 1.0, 1.0], "a picture is worth its rarest tag"
+    weighted = tagged_rows(to_records(rows, ANNOTATION), weights=weights)
+    assert [row["weight"] for row in weighted] == [0.25, 1.0, 1.0], "an image has the weight of its rarest tag"
 
 
 def test_rows_are_drawn_in_proportion_to_their_weight() -> None:
     weights = [0.25] * 8 + [1.0] * 2
     seen = np.zeros(10)
     for epoch in range(200):
-        places = draw(weights, seed=f"0/{epoch}")
-        counts = np.bincount(places, minlength=10)
-        assert len(places) == 10 and counts[8:].min() >= 2 and counts[:8].max() <= 1
+        indices = systematic_sample(weights, seed=f"0/{epoch}")
+        counts = np.bincount(indices, minlength=10)
+        assert len(indices) == 10 and counts[8:].min() >= 2 and counts[:8].max() <= 1
         seen += counts / 200
     np.testing.assert_allclose(seen, np.array(weights) * 10 / 4, atol=0.12)
-    assert draw(weights, seed="a") == draw(weights, seed="a") and draw([1.0], seed="a") == [0]
-    assert draw([0.5] * 7, seed="b") == list(range(7)), "equal weights: each row once"
+    assert systematic_sample(weights, seed="a") == systematic_sample(weights, seed="a")
+    assert systematic_sample([1.0], seed="a") == [0]
+    assert systematic_sample([0.5] * 7, seed="b") == list(range(7)), "equal weights: each row once"
 
 
-def test_a_weighted_bucket_keeps_its_place_in_the_run(feed: TaggerFeed) -> None:
+def test_a_weighted_bucket_keeps_its_position_in_the_run(feed: TaggerFeed) -> None:
     class Weighted(Table):
         def read(self, bucket: int) -> pa.Table:
             table = super().read(bucket)
@@ -329,10 +326,10 @@ def test_a_weighted_bucket_keeps_its_place_in_the_run(feed: TaggerFeed) -> None:
     assert _run(weighted, world=2, first=0, end=60) == whole
 
 
-def test_pictures_of_each_tag_are_counted_among_the_shards_to_train_on() -> None:
-    place = {"uri": "u", "offset": 1, "nbytes": 2, "captions": [], "removed": []}
+def test_images_of_each_tag_are_counted_in_the_selected_shards() -> None:
+    location = {"uri": "u", "offset": 1, "nbytes": 2, "captions": [], "removed": []}
     rows = [
-        {"key": f"{shard}/{number}", "shard": shard, **place, "tags": [{"id": id, "origin": "parsed"} for id in ids]}
+        {"key": f"{shard}/{number}", "shard": shard, **location, "tags": [{"id": id, "origin": "parsed"} for id in ids]}
         for number, (shard, ids) in enumerate(
             [("d/web-0", [0, 1]), ("d/web-1", [0]), ("coco/0", [0, 2]), ("d/web-1", [])]
         )
@@ -346,9 +343,9 @@ def test_pictures_of_each_tag_are_counted_among_the_shards_to_train_on() -> None
         ("coco/*", coco),
         ("x", {-1: 0}),
     ):
-        found = count_block(block, chosen=Chosen(shards))
-        assert dict(zip(found["id"].to_pylist(), found["count"].to_pylist(), strict=True)) == counts
+        counted = count_block(block, selection=RowSelection(shards))
+        assert dict(zip(counted["id"].to_pylist(), counted["count"].to_pylist(), strict=True)) == counts
     part = Part.number(0, 2)
-    left = count_block(block, chosen=Chosen("*", part))
-    kept = [row["tags"] for row in rows if not part.holds(row["key"]) and row["tags"]]
-    assert 0 < len(kept) < 3 and sum(len(tags) for tags in kept) + len(kept) == sum(left["count"].to_pylist())
+    counted = count_block(block, selection=RowSelection("*", part))
+    tags = [row["tags"] for row in rows if not part.holds(row["key"]) and row["tags"]]
+    assert 0 < len(tags) < 3 and sum(map(len, tags)) + len(tags) == sum(counted["count"].to_pylist())

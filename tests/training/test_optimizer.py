@@ -1,6 +1,6 @@
-"""Contract: every parameter that learns is in one group; Muon's step of a matrix is orthogonal, the rest is AdamW's.
+"""Contract: every trainable parameter is in one group; Muon's step of a matrix is orthogonal, the others are AdamW's.
 
-Workers share the orthogonalisation, and each ends with the model and the state that one alone would have.
+The orthogonalisation is split over workers, and each worker ends with the model and the state of a single process.
 """
 
 import copy
@@ -16,7 +16,7 @@ CONFIG = TrainConfig(optimizer="muon", lr=1e-3, muon_lr=1e-2, weight_decay=0.0)
 
 
 class Small(nn.Module):
-    """A layer of each sort; the last embedding is also the output's weight."""
+    """A layer of each kind; the embedding is also the weight of the output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,9 +30,9 @@ class Small(nn.Module):
         self.frozen = nn.Linear(8, 8).requires_grad_(False)
 
 
-def _stepped(model: nn.Module, config: TrainConfig) -> dict[str, torch.Tensor]:
-    """How far each parameter moved in one step."""
-    before = copy.deepcopy(dict(model.named_parameters()))
+def _changes(model: nn.Module, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Make a step, and return the change of each parameter."""
+    original = copy.deepcopy(dict(model.named_parameters()))
     optimizer = make_optimizer(model, config)
     set_learning_rate(optimizer, config.lr)
     generator = torch.Generator().manual_seed(1)
@@ -40,28 +40,29 @@ def _stepped(model: nn.Module, config: TrainConfig) -> dict[str, torch.Tensor]:
         if parameter.requires_grad:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
     optimizer.step()
-    return {name: (parameter - before[name]).detach() for name, parameter in model.named_parameters()}
+    return {name: (parameter - original[name]).detach() for name, parameter in model.named_parameters()}
 
 
-def test_matrices_of_linear_maps_are_muons_and_each_parameter_is_in_one_group() -> None:
+def test_muon_gets_matrices_of_linear_layers_and_each_parameter_is_in_one_group() -> None:
     model = Small()
     optimizer = make_optimizer(model, CONFIG)
     assert isinstance(optimizer, MuonAdamW)
     first, *rest = [group["params"] for group in optimizer.param_groups]
-    assert [id(one) for one in first] == [id(model.hidden.weight)]
-    grouped = [id(one) for group in (first, *rest) for one in group]
-    assert sorted(grouped) == sorted(id(one) for one in model.parameters() if one.requires_grad)
+    assert [id(parameter) for parameter in first] == [id(model.hidden.weight)]
+    grouped = [id(parameter) for group in (first, *rest) for parameter in group]
+    trainable = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    assert sorted(grouped) == sorted(trainable)
 
 
-def test_a_matrix_moves_alike_in_all_directions_and_the_rest_as_under_adamw() -> None:
-    moved, plain = _stepped(Small(), CONFIG), _stepped(Small(), CONFIG.model_copy(update={"optimizer": "adamw"}))
-    strengths = torch.linalg.svdvals(moved["hidden.weight"]) / (CONFIG.muon_lr * 0.2 * 16**0.5)
+def test_a_matrix_changes_equally_in_all_directions_and_the_rest_as_under_adamw() -> None:
+    muon, adamw = _changes(Small(), CONFIG), _changes(Small(), CONFIG.model_copy(update={"optimizer": "adamw"}))
+    strengths = torch.linalg.svdvals(muon["hidden.weight"]) / (CONFIG.muon_lr * 0.2 * 16**0.5)
     assert ((strengths > 0.6) & (strengths < 1.3)).all(), strengths
-    assert torch.linalg.svdvals(plain["hidden.weight"])[-1] < 0.5 * torch.linalg.svdvals(plain["hidden.weight"])[0]
-    for name, step in moved.items():
+    assert torch.linalg.svdvals(adamw["hidden.weight"])[-1] < 0.5 * torch.linalg.svdvals(adamw["hidden.weight"])[0]
+    for name, step in muon.items():
         if name != "hidden.weight":
-            torch.testing.assert_close(step, plain[name], msg=name)
-    assert not moved["frozen.weight"].any()
+            torch.testing.assert_close(step, adamw[name], msg=name)
+    assert not muon["frozen.weight"].any()
 
 
 def test_both_rates_follow_the_schedule() -> None:
@@ -71,7 +72,7 @@ def test_both_rates_follow_the_schedule() -> None:
 
 
 def _steps(optimizer: torch.optim.Optimizer, model: nn.Module, seeds: range) -> None:
-    """A step a seed, with gradients of that seed."""
+    """Make a step for each seed, with gradients drawn from that seed."""
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
@@ -80,16 +81,16 @@ def _steps(optimizer: torch.optim.Optimizer, model: nn.Module, seeds: range) -> 
         optimizer.step()
 
 
-def test_a_state_that_was_loaded_goes_on_as_if_nothing_had_happened() -> None:
-    whole, parted = Small(), Small()
-    _steps(make_optimizer(whole, CONFIG), whole, range(4))
-    first = make_optimizer(parted, CONFIG)
-    _steps(first, parted, range(2))
-    second = make_optimizer(parted, CONFIG)
+def test_a_loaded_state_makes_the_same_steps() -> None:
+    uninterrupted, resumed = Small(), Small()
+    _steps(make_optimizer(uninterrupted, CONFIG), uninterrupted, range(4))
+    first = make_optimizer(resumed, CONFIG)
+    _steps(first, resumed, range(2))
+    second = make_optimizer(resumed, CONFIG)
     second.load_state_dict(first.state_dict())
-    _steps(second, parted, range(2, 4))
-    for name, value in parted.state_dict().items():
-        assert torch.equal(value, whole.state_dict()[name]), name
+    _steps(second, resumed, range(2, 4))
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, uninterrupted.state_dict()[name]), name
 
 
 class Deep(nn.Module):
@@ -102,12 +103,12 @@ class Deep(nn.Module):
 
 
 def _trained() -> dict[str, torch.Tensor]:
-    """Parameters, and momenta by the place of their parameter, after three steps."""
+    """Parameters, and momenta by the index of their parameter, after three steps."""
     model = Deep()
     optimizer = make_optimizer(model, CONFIG)
     _steps(optimizer, model, range(3))
     momenta = {
-        str(place): state["momentum_buffer"] for place, state in optimizer.state_dict()["state"].items() if place < 3
+        str(index): state["momentum_buffer"] for index, state in optimizer.state_dict()["state"].items() if index < 3
     }
     return {**model.state_dict(), **momenta}
 
@@ -118,16 +119,16 @@ def _worker(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_workers_that_share_the_matrices_end_with_what_one_would_have(tmp_path: Path) -> None:
+def test_two_workers_end_with_the_model_and_state_of_one(tmp_path: Path) -> None:
     other = multiprocessing.get_context("spawn").Process(target=_worker, args=(1, str(tmp_path)), daemon=True)
     other.start()
-    _worker(0, str(tmp_path))  # this process is the first worker: one start less
+    _worker(0, str(tmp_path))  # this process is the first worker, which saves a start
     other.join(timeout=60)
     assert other.exitcode == 0
     expected = _trained()
     assert len(expected) == 9
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found.keys() == expected.keys()
+        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert result.keys() == expected.keys()
         for name, value in expected.items():
-            assert torch.equal(found[name], value), (rank, name)
+            assert torch.equal(result[name], value), (rank, name)

@@ -1,5 +1,5 @@
-"""Contract: in = out + rejected: rows that a worker rejects survive any number of restarts, once each, and a run that
-reads no image at all ends instead of learning nothing.
+"""Contract: in = out + rejected: rejected rows survive any number of restarts, once each; and a run that can read no
+image ends.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ram_ray.data.images import Limits
 from ram_ray.records import REJECTED
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Table, TaggerFeed
-from ram_ray.training.rejected import RejectedRows, drop_after, read
-from ram_ray.training.worker import MOST_UNREADABLE, Job, Outage
+from ram_ray.training.rejected import RejectedRows, read, remove_later_files
+from ram_ray.training.worker import MAX_UNREADABLE, Job, UnreadableImageCheck
 
 
 def _batch(*rows: tuple[str, str]) -> dict[str, np.ndarray]:
-    """A feed's columns of (key, reason)."""
+    """Make the columns of a feed's batch from (key, reason)."""
     keys, reasons = (np.array(column) for column in zip(*rows, strict=True))
     return {"key": keys, "shard": np.full(len(rows), "s"), "reason": reasons, "detail": np.full(len(rows), "why")}
 
@@ -32,7 +32,7 @@ def test_rows_of_all_workers_are_read_once_each(tmp_path: Path) -> None:
     first, second = (RejectedRows(str(tmp_path), stage="pretrain", rank=rank) for rank in (0, 1))
     first.add(_batch(("s/1", "truncated"), ("s/2", ""), ("", "truncated")))
     second.add(_batch(("s/3", "undecodable")))
-    assert first.first == "s/1 of shard s: truncated (why)"
+    assert first.first_message == "s/1 of shard s: truncated (why)"
     for rows in (first, second):
         rows.write(8)
     second.add(_batch(("s/1", "truncated"), ("s/3", "undecodable")))  # in the next epoch
@@ -47,14 +47,14 @@ def test_rows_of_all_workers_are_read_once_each(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3, "a worker that rejected nothing writes nothing"
 
 
-def test_what_a_lost_attempt_wrote_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None:
+def test_rows_written_after_the_checkpoint_are_removed(tmp_path: Path) -> None:
     rows = RejectedRows(str(tmp_path), stage="pretrain", rank=1)
     for step, key in ((4, "s/1"), (8, "s/2"), (12, "s/3")):
         rows.add(_batch((key, "truncated")))
         rows.write(step)
-    drop_after(str(tmp_path), 8)
+    remove_later_files(str(tmp_path), 8)
     assert _keys(tmp_path) == ["s/1", "s/2"]
-    drop_after(str(tmp_path), 0)
+    remove_later_files(str(tmp_path), 0)
     assert _keys(tmp_path) == [] and _keys(tmp_path / "none") == []
 
 
@@ -66,29 +66,29 @@ class _Job(Job):
         raise NotImplementedError
 
 
-def _outage(*, batch_size: int, checkpoint_steps: int = 1000) -> Outage:
+def _check(*, batch_size: int, checkpoint_steps: int = 1000) -> UnreadableImageCheck:
     config = TrainConfig(batch_size=batch_size, checkpoint_steps=checkpoint_steps)
     feed = TaggerFeed(Table("", ()), config, 0, Limits(1, 1, 1), "")
-    return Outage(_Job("pretrain", config, RunConfig(), feed, total_steps=10**6, steps_per_epoch=1))
+    return UnreadableImageCheck(_Job("pretrain", config, RunConfig(), feed, total_steps=10**6, steps_per_epoch=1))
 
 
-def test_many_unreadable_images_in_a_row_end_the_run_and_name_the_first(tmp_path: Path) -> None:
+def test_many_consecutive_unreadable_images_end_the_run_and_the_error_names_the_first(tmp_path: Path) -> None:
     rejected = RejectedRows(str(tmp_path), stage="pretrain", rank=0)
     rejected.add(_batch(("s/1", "broken_archive"), ("s/2", "truncated")))
-    outage, steps = _outage(batch_size=416), -(-MOST_UNREADABLE // 416)
-    for _ in range(5):  # one that can be read is enough
+    unreadable, steps = _check(batch_size=416), -(-MAX_UNREADABLE // 416)
+    for _ in range(5):  # a single readable image resets the count
         for _ in range(steps - 1):
-            outage.check(0, rejected)
-        outage.check(1, rejected)
+            unreadable.check(0, rejected)
+        unreadable.check(1, rejected)
     for _ in range(steps - 1):
-        outage.check(0, rejected)
+        unreadable.check(0, rejected)
     with pytest.raises(ValueError, match=r"pretrain: none of 1248 images.*s/1 of shard s: broken_archive \(why\)$"):
-        outage.check(0, rejected)
+        unreadable.check(0, rejected)
 
 
-def test_a_checkpoint_is_never_of_unreadable_images_alone(tmp_path: Path) -> None:
+def test_no_checkpoint_is_made_of_unreadable_images_only(tmp_path: Path) -> None:
     rejected = RejectedRows(str(tmp_path), stage="pretrain", rank=0)
-    outage = _outage(batch_size=8, checkpoint_steps=2)
-    outage.check(0, rejected)
+    unreadable = _check(batch_size=8, checkpoint_steps=2)
+    unreadable.check(0, rejected)
     with pytest.raises(ValueError, match="none of 16 images"):
-        outage.check(0, rejected)
+        unreadable.check(0, rejected)

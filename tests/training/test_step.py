@@ -1,5 +1,5 @@
-"""Contract: learning rates of the paper's schedules, and a step that teaches the tagger and nothing frozen; a row of
-weight 0 teaches nothing, and the step does not depend on which worker has which row.
+"""Contract: learning rates of the paper's schedules; a step trains the tagger and nothing frozen; a row of weight 0 has
+no effect, and the step does not depend on which worker has which row.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _step(tiny_bundle: str) -> TrainStep:
 
 
 def _batch(tiny_bundle: str, *, captions: bool = True) -> dict[str, torch.Tensor]:
-    """A batch as the feed gives it: uint8 crops and targets, int32 ids."""
+    """Make a batch as the feed does: uint8 crops and targets, int32 ids."""
     rng = np.random.default_rng(0)
     batch = {
         "pixels": torch.from_numpy(rng.integers(0, 256, (3, 1, 32, 32, 3), dtype=np.uint8)),
@@ -41,11 +41,11 @@ def _batch(tiny_bundle: str, *, captions: bool = True) -> dict[str, torch.Tensor
         tokenizer = load_bundle(tiny_bundle).tokenizer
         ids = tokenizer.encode_captions(["a red dog", "a beach", "run"], prompt="a picture of ", max_tokens=16)
         tags = tokenizer.encode_tags([["red", "dog"], ["beach"], []], max_tokens=16)
-        batch["caption_ids"], batch["tag_ids"] = (torch.from_numpy(one.astype(np.int32)) for one in (ids, tags))
+        batch["caption_ids"], batch["tag_ids"] = (torch.from_numpy(column.astype(np.int32)) for column in (ids, tags))
     return batch
 
 
-def test_the_step_schedule_warms_up_and_falls_an_epoch() -> None:
+def test_the_step_schedule_warms_up_and_decays_in_each_epoch() -> None:
     config = TrainConfig(lr=1e-4, warmup_lr=5e-7, warmup_steps=10, schedule="step", decay=0.9, min_lr=5e-5)
 
     def rate(step: int) -> float:
@@ -80,7 +80,7 @@ def test_short_runs_have_rates_too() -> None:
 
 def test_losses_and_their_total(step: TrainStep, tiny_bundle: str) -> None:
     losses = step(_batch(tiny_bundle))
-    assert losses.keys() == {"tag", "text", "distill", "total"} and all(one.isfinite() for one in losses.values())
+    assert losses.keys() == {"tag", "text", "distill", "total"} and all(loss.isfinite() for loss in losses.values())
     torch.testing.assert_close(losses["total"], 2 * losses["text"] + losses["distill"])
     assert step(_batch(tiny_bundle, captions=False)).keys() == {"tag", "distill", "total"}
     plain = TrainStep(step.model, teacher=None, caption_start=1)
@@ -88,20 +88,20 @@ def test_losses_and_their_total(step: TrainStep, tiny_bundle: str) -> None:
 
 
 def _gradients(step: TrainStep) -> dict[str, torch.Tensor]:
-    """Taken off the step, so that the next pass begins anew."""
-    found = {name: one.grad for name, one in step.named_parameters() if one.grad is not None}
+    """Return the gradients and remove them from the step."""
+    gradients = {name: weight.grad for name, weight in step.named_parameters() if weight.grad is not None}
     step.zero_grad(set_to_none=True)
-    return found
+    return gradients
 
 
-def _same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def _assert_equal(values: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert values.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(values[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_row_of_weight_0_changes_nothing(step: TrainStep, tiny_bundle: str) -> None:
-    """Whatever it holds: losses and gradients are those of the other rows."""
+def test_a_row_of_weight_0_has_no_effect(step: TrainStep, tiny_bundle: str) -> None:
+    """For any pixels of this row, losses and gradients are those of the other rows."""
     whole = _batch(tiny_bundle)
     alone = {name: value[[0, 2]] for name, value in whole.items()}
     expected = step(alone)
@@ -112,21 +112,21 @@ def test_a_row_of_weight_0_changes_nothing(step: TrainStep, tiny_bundle: str) ->
         batch["pixels"][1] = pixels
         losses = step(batch)
         losses["total"].backward()
-        assert {name: one.item() for name, one in losses.items()} == pytest.approx(
-            {name: one.item() for name, one in expected.items()}, rel=1e-5
+        assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(
+            {name: loss.item() for name, loss in expected.items()}, rel=1e-5
         )
-        _same(_gradients(step), gradients)
+        _assert_equal(_gradients(step), gradients)
 
 
-def test_a_batch_without_a_good_row_gives_zero_losses_and_zero_gradients(step: TrainStep, tiny_bundle: str) -> None:
+def test_a_batch_without_a_usable_row_gives_zero_losses_and_zero_gradients(step: TrainStep, tiny_bundle: str) -> None:
     losses = step({**_batch(tiny_bundle), "weight": torch.zeros(3)})
     losses["total"].backward()
-    assert {one.item() for one in losses.values()} == {0.0}
-    assert all(not one.any() for one in _gradients(step).values())
+    assert {loss.item() for loss in losses.values()} == {0.0}
+    assert all(not gradient.any() for gradient in _gradients(step).values())
 
 
 def _worker(rank: int, folder: str, bundle: str) -> None:
-    """Two rows of three for the first worker; the second fills its share up with a row of weight 0."""
+    """The first worker has two of the three rows; the second has a row and a padding row of weight 0."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
         step, batch = _step(bundle), _batch(bundle)
@@ -134,8 +134,8 @@ def _worker(rank: int, folder: str, bundle: str) -> None:
         mine = {**{name: value[rows] for name, value in batch.items()}, "weight": torch.tensor(weight)}
         losses = step(mine)
         losses["total"].backward()
-        found = {name: one.detach() for name, one in losses.items()}
-        torch.save({**found, **_gradients(step)}, f"{folder}/{rank}.pt")
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        torch.save({**detached, **_gradients(step)}, f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
 
@@ -151,11 +151,11 @@ def test_two_workers_average_to_one_with_all_rows(step: TrainStep, tiny_bundle: 
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     losses = step(_batch(tiny_bundle))
     losses["total"].backward()
-    expected = {**{name: one.detach() for name, one in losses.items()}, **_gradients(step)}
-    _same({name: (value + second[name]) / 2 for name, value in first.items()}, expected)
+    expected = {**{name: loss.detach() for name, loss in losses.items()}, **_gradients(step)}
+    _assert_equal({name: (value + second[name]) / 2 for name, value in first.items()}, expected)
 
 
-def test_the_teacher_sees_the_very_crop_of_the_student(step: TrainStep, tiny_bundle: str) -> None:
+def test_the_teacher_encodes_the_crop_of_the_student(step: TrainStep, tiny_bundle: str) -> None:
     batch = _batch(tiny_bundle)
     config, teacher = step.model.config, load_bundle(tiny_bundle).teacher()
     pixels = batch["pixels"][:, 0]
@@ -163,12 +163,12 @@ def test_the_teacher_sees_the_very_crop_of_the_student(step: TrainStep, tiny_bun
     torch.testing.assert_close(step(batch)["distill"], (student - teacher.features(pixels)).abs().mean())
 
 
-def test_what_is_frozen_gets_no_gradient(step: TrainStep, tiny_bundle: str) -> None:
+def test_frozen_parameters_get_no_gradient(step: TrainStep, tiny_bundle: str) -> None:
     step(_batch(tiny_bundle))["total"].backward()
     assert not step.model.label_embed.requires_grad and step.model.label_embed.grad is None
     teacher = step._teacher[0]._tower.model  # type: ignore[union-attr]
-    assert all(one.grad is None and not one.requires_grad for one in teacher.parameters())
-    assert {name.split(".")[0] for name in step.state_dict()} == {"model"}, "the teacher is not a part of the module"
+    assert all(weight.grad is None and not weight.requires_grad for weight in teacher.parameters())
+    assert {name.split(".")[0] for name in step.state_dict()} == {"model"}, "the teacher is not a submodule"
     for name, parameter in step.model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
@@ -176,12 +176,13 @@ def test_what_is_frozen_gets_no_gradient(step: TrainStep, tiny_bundle: str) -> N
 def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(step: TrainStep) -> None:
     decayed, plain = parameter_groups(step, weight_decay=0.05)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
-    grouped = [id(one) for one in [*decayed["params"], *plain["params"]]]
-    assert sorted(grouped) == sorted({id(one) for one in step.parameters()})
-    assert all(one.ndim > 1 for one in decayed["params"]) and all(one.ndim <= 1 for one in plain["params"])
+    grouped = [id(parameter) for parameter in [*decayed["params"], *plain["params"]]]
+    assert sorted(grouped) == sorted({id(parameter) for parameter in step.parameters()})
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert all(parameter.ndim <= 1 for parameter in plain["params"])
     step.model.image_encoder.requires_grad_(False)
-    left = sum(len(one["params"]) for one in parameter_groups(step, weight_decay=0.05))
-    assert left == len(grouped) - len(list(step.model.image_encoder.parameters()))
+    num_trainable = sum(len(group["params"]) for group in parameter_groups(step, weight_decay=0.05))
+    assert num_trainable == len(grouped) - len(list(step.model.image_encoder.parameters()))
 
 
 def test_every_step_and_rank_has_its_own_seed() -> None:

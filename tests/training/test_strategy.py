@@ -1,6 +1,6 @@
-"""Contract: either engine makes the same steps, and a checkpoint goes on bit for bit as if nothing had happened.
+"""Contract: both strategies make the same steps, and a resumed run equals an uninterrupted run bit for bit.
 
-One process, a gloo group of one, and no compiler: a machine without one trains as well.
+The tests run in a single process, in a gloo group of size 1, and without a compiler.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.step import TrainStep, step_seed
 from ram_ray.training.strategy import DDPEngine, Engine, make_engine, read_weights
 from tests.tiny import SWIN, tagger
-from tests.training.exact_muon import NAME, orthogonal
+from tests.training.float32_muon import NAME, orthogonal
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=4, weight_decay=0.05, clip_grad=1.0)
@@ -35,7 +35,7 @@ def _group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture()
 def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No program on the path. DeepSpeed reads who it is from the environment, which Ray Train sets."""
+    """Remove all programs from the path, and set the rank in the environment as Ray Train does for DeepSpeed."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     for name in ("RANK", "LOCAL_RANK"):
@@ -77,9 +77,9 @@ def _train(engine: Engine, batches: list[dict], *, first: int = 0) -> list[dict[
     return losses
 
 
-def _same(one: nn.Module, two: nn.Module) -> bool:
-    first, second = one.state_dict(), two.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+def _same(module: nn.Module, other: nn.Module) -> bool:
+    state, expected = module.state_dict(), other.state_dict()
+    return state.keys() == expected.keys() and all(torch.equal(value, expected[name]) for name, value in state.items())
 
 
 def _ddp(step: nn.Module, config: TrainConfig = CONFIG, training: TrainingConfig = PLAIN) -> DDPEngine:
@@ -89,7 +89,7 @@ def _ddp(step: nn.Module, config: TrainConfig = CONFIG, training: TrainingConfig
 
 
 class _MeanStep(nn.Module):
-    """A loss that is a mean over rows, so that a big batch is the mean of its halves."""
+    """A loss that is a mean over rows, so that the loss of a batch is the mean over its micro batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,9 +108,10 @@ def test_accumulated_micro_batches_are_one_big_batch(clip: float) -> None:
     whole, parts = _MeanStep(), _MeanStep()
     big, small = _ddp(whole, config), _ddp(parts, config)
     for step in range(3):
-        one = big.step([{"x": x[step], "y": y[step]}], lr=0.01)
-        two = small.step([{"x": x[step, i : i + 2], "y": y[step, i : i + 2]} for i in (0, 2, 4, 6)], lr=0.01)
-        assert one["total"] == pytest.approx(two["total"], rel=1e-5)
+        whole_losses = big.step([{"x": x[step], "y": y[step]}], lr=0.01)
+        micro_batches = [{"x": x[step, i : i + 2], "y": y[step, i : i + 2]} for i in (0, 2, 4, 6)]
+        losses = small.step(micro_batches, lr=0.01)
+        assert whole_losses["total"] == pytest.approx(losses["total"], rel=1e-5)
     assert not _same(whole, _MeanStep())
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(parts.state_dict()[name], value, atol=1e-6, rtol=1e-5)
@@ -118,13 +119,13 @@ def test_accumulated_micro_batches_are_one_big_batch(clip: float) -> None:
 
 def test_the_learning_rate_of_the_call_is_used() -> None:
     step = _step()
-    before = copy.deepcopy(step)
+    original = copy.deepcopy(step)
     engine = _ddp(step)
     engine.step(_batches(1), lr=0.0)
-    assert _same(step, before)
+    assert _same(step, original)
     engine.step(_batches(1), lr=1e-3)
-    moved = [(a - b).abs().max() for a, b in zip(step.parameters(), before.parameters(), strict=True)]
-    assert 0.5e-3 < max(moved) < 2e-3
+    changes = [(a - b).abs().max() for a, b in zip(step.parameters(), original.parameters(), strict=True)]
+    assert 0.5e-3 < max(changes) < 2e-3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -133,31 +134,31 @@ def test_training_lowers_the_loss(precision: str) -> None:
     (batch,) = _batches(1)
     losses = [engine.step([batch], lr=3e-3) for _ in range(15)]
     assert losses[-1]["text"] < 0.9 * losses[0]["text"] and losses[0].keys() == {"tag", "text", "total"}
-    assert all(one.dtype == torch.float32 for one in engine._step.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in engine._step.parameters())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_resumed_run_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"optimizer": optimizer})
     batches = _batches(4)
-    unbroken = _step(dropout=0.2)
-    expected = _train(_ddp(unbroken, config=config), batches)
+    uninterrupted = _step(dropout=0.2)
+    expected = _train(_ddp(uninterrupted, config=config), batches)
     first, second = _step(dropout=0.2), _step(dropout=0.2)
     engine = _ddp(first, config=config)
     assert _train(engine, batches[:2]) == expected[:2]
     engine.save(tmp_path)
     with torch.no_grad():
-        for one in second.parameters():
-            one.add_(1.0)  # whatever a new worker starts from
+        for parameter in second.parameters():
+            parameter.add_(1.0)  # other weights than the checkpoint's
     resumed = _ddp(second, config=config)
     resumed.load(tmp_path)
     assert _same(second, first)
     assert _train(resumed, batches[2:], first=2) == expected[2:]
-    assert _same(second, unbroken)
+    assert _same(second, uninterrupted)
 
 
-def test_what_stands_beside_the_model_is_resumed_too(tmp_path: Path) -> None:
-    """`represent` trains a contrastive head that its model does not hold."""
+def test_modules_outside_the_model_are_resumed_too(tmp_path: Path) -> None:
+    """`represent` trains a contrastive head that is not a part of its model."""
 
     class Headed(_MeanStep):
         def __init__(self) -> None:
@@ -201,7 +202,7 @@ def exact_muon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("zero_stage", "optimizer"), [(0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")]
 )
-def test_deepspeed_makes_the_steps_of_ddp_and_its_checkpoint_goes_on(
+def test_deepspeed_makes_the_steps_of_ddp_and_resumes_from_its_checkpoint(
     zero_stage: int, optimizer: str, tmp_path: Path
 ) -> None:
     config = CONFIG.model_copy(update={"optimizer": optimizer})
@@ -219,17 +220,17 @@ def test_deepspeed_makes_the_steps_of_ddp_and_its_checkpoint_goes_on(
     losses = _train(engine, batches[:2])
     engine.save(tmp_path)
     losses += _train(engine, batches[2:], first=2)
-    for one, two in zip(losses, expected, strict=True):
-        assert one == pytest.approx(two, rel=1e-3)
+    for step_losses, expected_losses in zip(losses, expected, strict=True):
+        assert step_losses == pytest.approx(expected_losses, rel=1e-3)
     weights = read_weights(tmp_path)
     assert weights.keys() == plain.model.state_dict().keys()
 
     resumed = engine_of(_step())
     resumed.load(tmp_path)
-    assert _train(resumed, batches[2:], first=2) == losses[2:], "the optimizer's state came along"
+    assert _train(resumed, batches[2:], first=2) == losses[2:], "the state of the optimizer is loaded"
     (tmp_path / "end").mkdir()
     resumed.save(tmp_path / "end")
-    # Adam divides by the gradient's own size: where that is rounding alone, a weight may move a share of lr = 1e-3.
+    # Adam divides by the gradient's size: if that is only rounding, a weight may change by a part of lr = 1e-3.
     for name, value in read_weights(tmp_path / "end").items():
         torch.testing.assert_close(value, plain.model.state_dict()[name], atol=2e-4, rtol=1e-3, msg=name)
     tagger(tag_encoder=plain.model.config.tag_encoder).load_state_dict(weights)
@@ -248,24 +249,25 @@ def test_deepspeed_accumulates_as_ddp_does() -> None:
     batches = _batches(4, size=2)
     plain, engine = _ddp(_step(), config), _deepspeed(_step(), config)
     for pair in (batches[:2], batches[2:]):
-        one, two = (made.step(pair, lr=1e-3, shares=[0.75, 0.25]) for made in (engine, plain))
-        assert one == pytest.approx(two, rel=1e-3)
+        losses, expected = (strategy.step(pair, lr=1e-3, shares=[0.75, 0.25]) for strategy in (engine, plain))
+        assert losses == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("make", [_ddp, _deepspeed])
 @pytest.mark.usefixtures("no_compiler")
-def test_without_clip_grad_gradients_are_left_as_they_are(make: Callable[[nn.Module, TrainConfig], Engine]) -> None:
-    """SGD would show it; AdamW's first step hides a gradient's size, but for `eps`: here it is that of the gradient."""
-    moved = {}
+def test_without_clip_grad_gradients_are_not_clipped(make: Callable[[nn.Module, TrainConfig], Engine]) -> None:
+    """AdamW's first step depends on a gradient's size only through `eps`, so a gradient is clipped to that size."""
+    changes = {}
     for clip in (None, 1e6, 1e-8):
         step = _MeanStep()
-        before = [one.detach().clone() for one in step.parameters()]
+        original = [parameter.detach().clone() for parameter in step.parameters()]
         engine = make(step, TrainConfig(batch_size=8, clip_grad=clip, weight_decay=0.0))
         torch.manual_seed(1)
         engine.step([{"x": torch.randn(8, 5), "y": torch.randn(8, 1)}], lr=1e-2)
-        moved[clip] = torch.cat([(a - b).abs().flatten() for a, b in zip(step.parameters(), before, strict=True)])
-    torch.testing.assert_close(moved[None], moved[1e6])
-    assert moved[None].max() > 0.9e-2 and moved[1e-8].max() < 0.5e-2
+        pairs = zip(step.parameters(), original, strict=True)
+        changes[clip] = torch.cat([(a - b).abs().flatten() for a, b in pairs])
+    torch.testing.assert_close(changes[None], changes[1e6])
+    assert changes[None].max() > 0.9e-2 and changes[1e-8].max() < 0.5e-2
 
 
 def test_clip_grad_0_is_a_mistake() -> None:
@@ -275,7 +277,7 @@ def test_clip_grad_0_is_a_mistake() -> None:
 
 @pytest.fixture()
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DeepSpeed asks torch whether an autocast is on, and is told of those for GPUs alone. Here: of the CPU's."""
+    """DeepSpeed asks torch whether the GPU's autocast is on; answer for the CPU's autocast."""
     from deepspeed.runtime import torch_autocast
 
     class Torch:
@@ -296,7 +298,7 @@ def test_deepspeed_computes_in_the_configured_precision(
 ) -> None:
     from deepspeed.runtime import torch_autocast
 
-    monkeypatch.setattr(torch_autocast, "TORCH_AUTOCAST_INITIALIZED", False)  # of this process, by another test
+    monkeypatch.setattr(torch_autocast, "TORCH_AUTOCAST_INITIALIZED", False)  # an earlier test may have set it
     step, seen = _step(), collections.Counter()
     for module in step.modules():
         if isinstance(module, nn.Linear):
@@ -304,7 +306,7 @@ def test_deepspeed_computes_in_the_configured_precision(
     engine = _deepspeed(step, precision=precision, zero_stage=zero_stage)
     losses = engine.step(_batches(1), lr=1e-3)
     assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}, seen
-    assert all(one.dtype == torch.float32 for one in step.parameters()), "master weights"
+    assert all(parameter.dtype == torch.float32 for parameter in step.parameters()), "master weights"
     # Eight bits of a bf16 number round by 2e-3; sums of such errors over some ten layers stay under 3%.
     exact = _ddp(_step()).step(_batches(1), lr=1e-3)
     assert losses == pytest.approx(exact, rel=1e-4 if precision == "fp32" else 3e-2)
@@ -312,7 +314,7 @@ def test_deepspeed_computes_in_the_configured_precision(
 
 def test_fp32_on_a_gpu_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ram_ray.training.strategy.DDPEngine", lambda *args, **kwargs: None)
-    before = torch.get_float32_matmul_precision()
+    original = torch.get_float32_matmul_precision()
     try:
         for precision, device, expected in (
             ("bf16", "cuda", "highest"),
@@ -323,4 +325,4 @@ def test_fp32_on_a_gpu_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
             make_engine(nn.Linear(1, 1), config=CONFIG, training=training, device=torch.device(device))
             assert torch.get_float32_matmul_precision() == expected, (precision, device)
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(original)

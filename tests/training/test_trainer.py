@@ -1,5 +1,5 @@
-"""Contract: a training run on Ray goes on with another number of workers and sees every row of every step once, in the
-same order; what no worker could read is kept over all restarts; and an error that would come again ends it in one line.
+"""Contract: a training run on Ray resumes with another number of workers and reads every row of every step once, in the
+same order; unreadable rows are recorded over all restarts; an error that a retry would meet again ends the run.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ram_ray.data.images import Limits
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed, Table, plan
 from ram_ray.training.rejected import read
-from ram_ray.training.rows import to_table
+from ram_ray.training.rows import to_training_table
 from ram_ray.training.trainer import fit
 from ram_ray.training.worker import Job
-from ram_ray.training.workers import total, world_size
+from ram_ray.training.worker_sums import sum_over_workers, world_size
 from tests.tiny import jpeg
 
 NUM_ROWS, STEP, BROKEN = 23, 5, (3, 4, 11)
 
 
 class Step(nn.Module):
-    """The mean brightness of images, learnt by one weight."""
+    """A linear layer that learns from the mean brightness of images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,20 +38,21 @@ class Step(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         errors = self.model(batch["pixels"].float().mean((1, 2, 3)) / 255).square().sum(1)
-        return {"total": (errors * batch["weight"]).sum() * world_size() / total(batch["weight"].sum()).clamp(min=1)}
+        num_images = sum_over_workers(batch["weight"].sum()).clamp(min=1)
+        return {"total": (errors * batch["weight"]).sum() * world_size() / num_images}
 
 
 @dataclass(frozen=True)
 class RecordingFeed(Feed):
-    """Writes down which rows came in which step, on which worker."""
+    """Records the rows of each step and worker."""
 
     records: str = ""
 
-    def texts(self, rows: list[dict]) -> dict[str, np.ndarray]:
+    def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:
         return {}
 
     def stream(self, *, num_cpus: float) -> Iterator[dict[str, np.ndarray]]:
-        _, num_micro = self.share
+        _, num_micro = self.micro_batch_layout
         for number, batch in enumerate(Feed.stream(self, num_cpus=num_cpus)):
             step = self.first_row // STEP + number // num_micro
             record = {"step": step, "rank": self.rank, "world": self.world_size, "keys": batch["key"].tolist()}
@@ -69,7 +70,7 @@ class BrightnessJob(Job):
 
 
 def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BROKEN) -> BrightnessJob:
-    """A run of so many steps over images of which some are cut off."""
+    """Make a run over images, some of which are truncated."""
     folder.mkdir(exist_ok=True)
     rows = []
     for number in range(NUM_ROWS):
@@ -77,11 +78,11 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
         data = data[: len(data) // 2] if number in broken else data
         file = folder / f"{number}.jpg"
         file.write_bytes(data)
-        picture = {"uri": str(file), "offset": 0, "nbytes": len(data)}
-        rows.append({"key": f"s/{number:02d}", "shard": "s", "pictures": [picture], "tags": [0], "captions": []})
+        location = {"uri": str(file), "offset": 0, "nbytes": len(data)}
+        rows.append({"key": f"s/{number:02d}", "shard": "s", "pictures": [location], "tags": [0], "captions": []})
     import pyarrow.parquet as pq
 
-    table = to_table(rows, seed=0, num_buckets=1).drop(["bucket"])
+    table = to_training_table(rows, seed=0, num_buckets=1).drop(["bucket"])
     (folder / "table" / "bucket=0").mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / "table" / "bucket=0" / "rows.parquet")
     augment = AugmentConfig(flip=False, randaugment=None)
@@ -98,10 +99,10 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
 
 
 def _seen(folder: Path) -> dict[int, list[str]]:
-    """The keys of each step in the order of the step; a row stands at rank + place x workers."""
+    """The keys of each step, in order; the row at `index` of a worker is row rank + index x workers of the step."""
     shares: dict[int, dict[int, list[str]]] = {}
     worlds: dict[int, int] = {}
-    for file in sorted((folder / "records").iterdir(), key=lambda one: int(one.stem.rpartition("-")[2])):
+    for file in sorted((folder / "records").iterdir(), key=lambda path: int(path.stem.rpartition("-")[2])):
         record = json.loads(file.read_text())
         shares.setdefault(record["step"], {}).setdefault(record["rank"], []).extend(record["keys"])
         worlds[record["step"]] = record["world"]
@@ -109,28 +110,28 @@ def _seen(folder: Path) -> dict[int, list[str]]:
     for step, ranks in shares.items():
         world = worlds[step]
         assert len({len(keys) for keys in ranks.values()}) == 1 and len(ranks) == world, "equal shares"
-        seen[step] = [ranks[place % world][place // world] for place in range(world * len(ranks[0]))]
+        seen[step] = [ranks[index % world][index // world] for index in range(world * len(ranks[0]))]
         assert "" not in seen[step][:STEP] and set(seen[step][STEP:]) <= {""}
     return {step: keys[:STEP] for step, keys in seen.items()}
 
 
-def test_two_workers_one_and_two_again_see_the_rows_of_one_run(ray_cluster: None, tmp_path: Path) -> None:
+def test_two_workers_then_one_then_two_read_the_rows_of_one_run(ray_cluster: None, tmp_path: Path) -> None:
     for steps, workers in ((3, 2), (6, 1), (9, 2)):
         result = fit(_job(tmp_path, steps=steps, workers=workers), storage=f"{tmp_path}/train")
         assert result.metrics["step"] == steps
     job = _job(tmp_path, steps=9, workers=1)
     whole = replace(job.feed, end_row=9 * STEP)
     positions = plan(whole.table, seed=0, first_row=0, end_row=9 * STEP)
-    expected = [row["key"] for position in positions for row in whole.rows(position) if not row["fills"]]
+    expected = [row["key"] for position in positions for row in whole.rows(position) if not row["is_padding"]]
     assert [key for _, keys in sorted(_seen(tmp_path).items()) for key in keys] == expected
-    assert len(expected) == 9 * STEP and len(set(expected)) == NUM_ROWS, "every row, and some twice"
+    assert len(expected) == 9 * STEP and len(set(expected)) == NUM_ROWS, "every row, some of them twice"
     rejected = read(job.rejected).to_pylist()
     assert [row["key"] for row in rejected] == [f"s/{number:02d}" for number in BROKEN], "in = out + rejected"
     assert {row["reason"] for row in rejected} == {"truncated"} and {row["stage"] for row in rejected} == {"pretrain"}
 
 
-def test_data_that_cannot_be_read_ends_the_run_at_once_and_in_one_line(ray_cluster: None, tmp_path: Path) -> None:
-    """Three workers' tries are left, and none is taken: the next would read as little."""
+def test_unreadable_data_ends_the_run_at_once_with_a_one_line_error(ray_cluster: None, tmp_path: Path) -> None:
+    """Ray Train does not use its retries, which would read no image either."""
     job = _job(tmp_path, steps=9, workers=1, broken=tuple(range(NUM_ROWS)))
     with pytest.raises(ValueError, match=r"^pretrain: none of 10 images in a row.*The first: s/\d\d of shard s: trunc"):
         fit(job, storage=f"{tmp_path}/train")

@@ -24,7 +24,7 @@ class LabelSet:
     """Tags to score: queries (1, N, D) and their first projection, or for RAM++ descriptions (N, K, E)."""
 
     queries: Tensor | None = None
-    first_side: Tensor | None = None
+    projected_queries: Tensor | None = None
     descriptions: Tensor | None = None
 
 
@@ -56,7 +56,7 @@ class Backend(Protocol):
 
 
 @torch.inference_mode()
-def label_set(model: RAM, embed: Tensor) -> LabelSet:
+def make_label_set(model: RAM, embed: Tensor) -> LabelSet:
     """Compute the part of the forward pass that depends only on the labels.
 
     Args:
@@ -70,7 +70,7 @@ def label_set(model: RAM, embed: Tensor) -> LabelSet:
     if model.reweighs:
         return LabelSet(descriptions=embed)
     queries = model.recognition.queries(embed)
-    return LabelSet(queries, model.recognition.first_side(queries))
+    return LabelSet(queries, model.recognition.project_queries(queries))
 
 
 class MicroBatcher:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ram_ray.inference.backends.backend import LabelSet, MicroBatcher
-from ram_ray.models.fast import bias_windows
+from ram_ray.models.cpu_inference import bias_windows
 from ram_ray.models.ram import RAM
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -70,12 +70,12 @@ class OpenVinoBackend:
 
     @torch.inference_mode()
     def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
-        queries, first_side = labels.queries, labels.first_side
-        if queries is None or first_side is None:
+        queries, projected_queries = labels.queries, labels.projected_queries
+        if queries is None or projected_queries is None:
             assert labels.descriptions is not None
             queries = self._model.queries(labels.descriptions, tokens)
-            first_side = self._model.recognition.first_side(queries)
-        return self._head(queries, first_side, tokens)
+            projected_queries = self._model.recognition.project_queries(queries)
+        return self._head(queries, projected_queries, tokens)
 
     def _compile(self, openvino: Any, module: nn.Module, example: tuple, *, shapes: list[tuple]) -> _Graph:
         with torch.inference_mode(False), torch.no_grad():
@@ -127,5 +127,5 @@ class _Head(nn.Module):
         super().__init__()
         self.recognition = model.recognition
 
-    def forward(self, queries: Tensor, first_side: Tensor, tokens: Tensor) -> Tensor:
-        return self.recognition(queries, tokens, first_side=first_side)
+    def forward(self, queries: Tensor, projected_queries: Tensor, tokens: Tensor) -> Tensor:
+        return self.recognition(queries, tokens, projected_queries=projected_queries)

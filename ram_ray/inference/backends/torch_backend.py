@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ram_ray.inference.backends.backend import LabelSet, MicroBatcher
-from ram_ray.models.fast import bias_windows, can_pack, pack_linears
+from ram_ray.models.cpu_inference import bias_windows, can_pack, pack_linears
 from ram_ray.models.ram import RAM
 
 
@@ -46,4 +46,4 @@ class TorchBackend:
             if queries is None:
                 assert labels.descriptions is not None
                 queries = self._model.queries(labels.descriptions, tokens)
-            return self._model.recognition(queries, tokens, first_side=labels.first_side).float()
+            return self._model.recognition(queries, tokens, projected_queries=labels.projected_queries).float()

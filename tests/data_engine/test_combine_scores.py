@@ -7,16 +7,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ram_ray.data_engine.addition_curve import make_curve
 from ram_ray.data_engine.calibrate import calibrate
-from ram_ray.data_engine.curve import make_curve
-from ram_ray.data_engine.evidence import Cells, count_cells, gather_cells
+from ram_ray.data_engine.combine_scores import (
+    WEIGHED,
+    Weigher,
+    Weights,
+    count_weighed,
+    fit_weights,
+    read_weigher,
+    write_weigher,
+)
 from ram_ray.data_engine.generate import SCORES, Threshold, merge, own_logits
-from ram_ray.data_engine.pairs import CoOccurrence, Pairs
-from ram_ray.data_engine.weigh import WEIGHED, Weigher, Weights, count_weighed, fit_weights, read_weigher, write_weigher
+from ram_ray.data_engine.mention_counts import Cells, count_cells, gather_cells
+from ram_ray.data_engine.tag_pairs import CoOccurrence, Pairs
 from ram_ray.label_system import Label, LabelSystem
-from tests.data_engine.test_evidence import captions_of, tags
 from tests.data_engine.test_generate import annotation, scored
-from tests.data_engine.test_pairs import count
+from tests.data_engine.test_mention_counts import captions_of, tags
+from tests.data_engine.test_tag_pairs import count
 
 NUM_TAGS = 24
 SYSTEM = LabelSystem(Label(id, f"tag{id}", "object") for id in range(NUM_TAGS))

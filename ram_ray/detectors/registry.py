@@ -46,7 +46,7 @@ def detector_classes() -> dict[str, type[ZeroShotDetector]]:
 
 @functools.lru_cache(maxsize=1)
 def _zero_shot(path: str, revision: str | None, device: str | None, precision: str | None) -> RegionDetector:
-    """Load the detector once a process; the scoring models of all parts share it (`ram_ray.data_engine.folds`)."""
+    """Load the detector once a process: the scoring models of all parts share it (`data_engine.model_by_part`)."""
     from transformers import AutoConfig
 
     folder = str(local_copy(path, revision=revision))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ram_ray.data_engine.calibrate import edge_of
-from ram_ray.data_engine.evidence import Cells
+from ram_ray.data_engine.mention_counts import Cells
 
 MAX_POINTS = 200
 

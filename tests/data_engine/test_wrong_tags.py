@@ -4,7 +4,7 @@ weight, and no monotone change of a signal matters."""
 import numpy as np
 import pytest
 
-from ram_ray.data_engine.doubt import SIGNALS, Evidence, estimate_wrong
+from ram_ray.data_engine.wrong_tags import SIGNALS, Evidence, estimate_wrong
 
 
 def category(

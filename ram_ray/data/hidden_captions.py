@@ -28,12 +28,14 @@ def hide_captions(row: dict[str, Any], *, num_shown: int, seed: int) -> dict[str
         The row with both columns, each in the order of the captions.
     """
     captions = row["captions"] or []
-    shown = sorted(random_of(row["key"], seed, "captions").sample(range(len(captions)), min(num_shown, len(captions))))
+    shown = sorted(
+        seeded_random(row["key"], seed, "captions").sample(range(len(captions)), min(num_shown, len(captions)))
+    )
     hidden = [text for index, text in enumerate(captions) if index not in shown]
     return {**row, "captions": [captions[index] for index in shown], "unseen": hidden}
 
 
-def random_of(key: str, seed: int, what: str) -> random.Random:
+def seeded_random(key: str, seed: int, what: str) -> random.Random:
     """A random generator for one choice about one image.
 
     Args:

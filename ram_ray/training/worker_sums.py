@@ -1,6 +1,6 @@
 """Sums over all workers of a training run.
 
-Losses divide by what all workers have together, so that a step does not depend on how many there are.
+Losses are divided by sums over all workers, so a step does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all workers, without gradients.
+def sum_over_workers(values: Tensor) -> Tensor:
+    """Sum a tensor over all workers, without gradients.
 
     Args:
-        values: of any shape, the same on every worker.
+        values: tensor of any shape; the shape is the same on every worker.
 
     Returns:
-        The sum in the same shape; in one process the values themselves.
+        The sum in the same shape; without a process group, the values themselves.
     """
     values = values.detach()
     if world_size() > 1:
@@ -32,19 +32,19 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def differentiable_total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all workers; its gradient is the sum of all workers' gradients.
+def differentiable_sum_over_workers(values: Tensor) -> Tensor:
+    """Sum a tensor over all workers; the gradient is the sum of all workers' gradients.
 
     Args:
-        values: of any shape, the same on every worker.
+        values: tensor of any shape; the shape is the same on every worker.
 
     Returns:
-        The sum in the same shape; in one process the values themselves.
+        The sum in the same shape; without a process group, the values themselves.
     """
-    return _Total.apply(values) if world_size() > 1 else values
+    return _SumOverWorkers.apply(values) if world_size() > 1 else values
 
 
-class _Total(torch.autograd.Function):
+class _SumOverWorkers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:  # type: ignore[override]
         values = values.clone()

@@ -13,7 +13,7 @@ import pytest
 
 from ram_ray.config import load
 from ram_ray.data.ground_truth import truth_ids
-from ram_ray.data.measure import hide_captions
+from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.planted import Planter, truth_names
 from tests.tiny import jpeg
@@ -44,18 +44,18 @@ def test_several_captions_keep_their_order_and_few_are_all_kept() -> None:
 
 def test_planted_tags_are_the_share_that_was_asked_for() -> None:
     planter = Planter(SYSTEM, share=0.5, seed=0)
-    assert all(len(planter.draw(f"s/{index}", num_tags=4, true={2})) == 2 for index in range(50))
-    drawn = [planter.draw(f"s/{index}", num_tags=1, true={2}) for index in range(2000)]
+    assert all(len(planter.sample(f"s/{index}", num_tags=4, true_ids={2})) == 2 for index in range(50))
+    drawn = [planter.sample(f"s/{index}", num_tags=1, true_ids={2}) for index in range(2000)]
     assert 900 < sum(map(len, drawn)) < 1100, "half a tag an image is one tag in half of the images"
-    assert planter.draw("s/5", num_tags=1, true={2}) == drawn[5]
-    assert planter.draw("s/1", num_tags=0, true=set()) == []
+    assert planter.sample("s/5", num_tags=1, true_ids={2}) == drawn[5]
+    assert planter.sample("s/1", num_tags=0, true_ids=set()) == []
 
 
 def test_planted_tags_are_false_and_come_by_their_frequency() -> None:
     planter = Planter(SYSTEM, share=1.0, seed=0)
-    drawn = Counter(planter.draw(f"s/{index}", num_tags=1, true={2})[0] for index in range(3000))
+    drawn = Counter(planter.sample(f"s/{index}", num_tags=1, true_ids={2})[0] for index in range(3000))
     assert set(drawn) == {0, 1} and 1.7 < drawn[0] / drawn[1] < 2.4
-    assert planter.draw("s/1", num_tags=5, true={0, 2}) == [1], "no tag twice, none that no caption names"
+    assert planter.sample("s/1", num_tags=5, true_ids={0, 2}) == [1], "no tag twice, none that no caption names"
 
 
 def test_a_planted_tag_looks_like_the_others() -> None:
@@ -64,7 +64,7 @@ def test_a_planted_tag_looks_like_the_others() -> None:
         caption = {"text": "a dog", "origin": "original", "tags": [2, 4], "sources": ["both", "parsed"]}
         tags = [{"id": id, "origin": "parsed", "score": 1.0} for id in (2, 4)]
         row = {"key": f"s/{index}", "captions": [caption], "tags": tags}
-        Planter(SYSTEM, share=0.5, seed=0).plant(row, true={2, 4})
+        Planter(SYSTEM, share=0.5, seed=0).plant(row, true_ids={2, 4})
         ids = [tag["id"] for tag in row["tags"]]
         (planted,) = set(ids) - {2, 4}
         assert sorted(caption["tags"]) == sorted(ids) and len(caption["sources"]) == 3
@@ -93,7 +93,7 @@ def _write_shard(path: Path, captions: list[list[str]]) -> None:
 
 def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> None:
     from ram_ray.data.collect import collect
-    from ram_ray.labels.stages import build_labels, label, parse
+    from ram_ray.labels.stages import build_labels, label_captions, parse
     from ram_ray.runtime.annotate import read_rows
     from ram_ray.runtime.artifacts import Run
 
@@ -107,10 +107,10 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
     parsed = parse(run, config, samples)
     assert parsed.counts["captions"] == 30, "hidden captions are in no count"
     labels = build_labels(run, config, parsed)
-    counts = label(run, config, parsed, labels).counts
+    counts = label_captions(run, config, parsed, labels).counts
     assert (counts["labelled"], counts["tp"], counts["fp"], counts["fn"]) == (30, 30, 30, 60)
     held_out = collect(run, config, name="shards_eval", uris=uris, held_out=True)
-    whole = label(run, config, parse(run, config, held_out, name="p"), labels, name="l", held_out=True)
+    whole = label_captions(run, config, parse(run, config, held_out, name="p"), labels, name="l", held_out=True)
     assert (whole.counts["tags"], whole.counts["labelled"]) == (90, 0), "held-out images are not changed"
     rows = list(read_rows(samples.path, run=config).iter_rows())
     assert all(len(row["captions"]) == 1 and len(row["unseen"]) == 2 for row in rows)
@@ -119,6 +119,6 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
 
 
 def test_settings_are_checked() -> None:
-    assert not load().data.measure.on and load(sets=["data.measure.planted=0.1"]).data.measure.on
+    assert not load().data.measure.is_enabled and load(sets=["data.measure.planted=0.1"]).data.measure.is_enabled
     with pytest.raises(ValueError, match="captions_per_image"):
         load(sets=["data.measure.captions_per_image=0"])

@@ -1,6 +1,6 @@
-"""The stage `synthesize`: pictures made of captions beforehand (StableRep makes ten a caption).
+"""The stage `synthesize`: generate images of captions before training (StableRep: ten for each caption).
 
-They lie in tars of the run, and a row says where, so training reads them like any others.
+The images are written to tars of the run, and a row has their locations, so training reads them like real images.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.synthesis.generators import make_generator
-from ram_ray.training.rows import PICTURE
+from ram_ray.training.rows import IMAGE_LOCATION
 
 SYNTHETIC = pa.schema(
     [
         ("key", pa.string()),
         ("shard", pa.string()),
         ("captions", pa.list_(pa.string())),
-        ("pictures", pa.list_(PICTURE)),
+        ("pictures", pa.list_(IMAGE_LOCATION)),
     ]
 )
 
 
 def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
-    """Pictures made of about `represent.num_captions` captions, chosen by hash.
+    """Generate images of about `represent.num_captions` captions, which are selected by hash.
 
     Args:
         run: gets the stage's folder.
-        config: of the run.
-        samples: stage that left SAMPLE rows.
+        config: configuration of the run.
+        samples: manifest of SAMPLE rows.
 
     Returns:
         The manifest of the SYNTHETIC rows.
@@ -57,14 +57,14 @@ def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
         return stage.manifest
     share = min(1.0, settings.num_captions / samples.counts["rows_out"])
 
-    def choose(block: pa.Table) -> pa.Table:
+    def select(block: pa.Table) -> pa.Table:
         rows = zip(block["key"].to_pylist(), block["captions"].to_pylist(), strict=True)
-        chosen = [bool(captions) and hash_key(f"{config.seed}/{key}") < share * 2**64 for key, captions in rows]
-        return block.filter(pa.array(chosen, pa.bool_()))
+        selected = [bool(captions) and hash_key(f"{config.seed}/{key}") < share * 2**64 for key, captions in rows]
+        return block.filter(pa.array(selected, pa.bool_()))
 
     def transform(dataset: Dataset) -> Dataset:
-        chosen = dataset.map_batches(choose, batch_format="pyarrow", batch_size=None, num_cpus=resources.task_cpus)
-        return chosen.map_batches(
+        selected = dataset.map_batches(select, batch_format="pyarrow", batch_size=None, num_cpus=resources.task_cpus)
+        return selected.map_batches(
             Synthesizer,
             fn_constructor_args=(settings,),
             fn_constructor_kwargs={
@@ -87,13 +87,13 @@ def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
 
 
 class Synthesizer:
-    """Ray Data actor: captions to pictures in a tar, one tar a batch.
+    """Ray Data actor that generates the images of captions and writes a tar for each batch.
 
     Args:
         config: section `represent`.
-        folder: URI for the tars.
-        seed: of all pictures, with the row's key.
-        device: of a diffusers pipeline.
+        folder: URI of the tars.
+        seed: seed of all images, combined with the row's key.
+        device: device of a diffusers pipeline.
     """
 
     def __init__(self, config: RepresentConfig, *, folder: str, seed: int, device: str) -> None:
@@ -104,28 +104,35 @@ class Synthesizer:
         self._generator = make_generator(config.generator, **options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """SYNTHETIC rows of a block of rows with captions: pictures of the first caption, written into one tar."""
+        """Generate the images of each row's first caption and write them to a tar.
+
+        Args:
+            block: rows with key, shard and captions.
+
+        Returns:
+            SYNTHETIC rows.
+        """
         rows = [
             {"key": row["key"], "shard": row["shard"], "captions": row["captions"][:1]} for row in block.to_pylist()
         ]
-        made = self._config.pictures_made
-        captions = [row["captions"][0] for row in rows for _ in range(made)]
-        seeds = [hash_key(f"{self._seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(made)]
+        num_images = self._config.pictures_made
+        captions = [row["captions"][0] for row in rows for _ in range(num_images)]
+        seeds = [hash_key(f"{self._seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(num_images)]
         images = self._generator.generate(captions, seeds=seeds, size=self._config.train.image_size)
-        keys = "\n".join(row["key"] for row in rows)  # all of them: a run gone on with makes other batches
+        keys = "\n".join(row["key"] for row in rows)  # all keys, because a resumed run may have other batches
         name = hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
-        pictures = _write_tar(f"{self._folder}/{name}.tar", images)
-        for place, row in enumerate(rows):
-            row["pictures"] = pictures[place * made : (place + 1) * made]
+        locations = _write_tar(f"{self._folder}/{name}.tar", images)
+        for index, row in enumerate(rows):
+            row["pictures"] = locations[index * num_images : (index + 1) * num_images]
         return pa.Table.from_pylist(rows, schema=SYNTHETIC)
 
 
 def _write_tar(uri: str, images: list[Any]) -> list[dict]:
-    """Write pictures to a tar, published whole; returns where each lies."""
+    """Write images to a tar in a transaction; return the location of each image."""
     fs, path = fsspec.url_to_fs(uri)
     make_folder(fs, fs._parent(path))
     buffer = io.BytesIO()
-    places = []
+    locations = []
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for index, image in enumerate(images):
             data = io.BytesIO()
@@ -133,8 +140,8 @@ def _write_tar(uri: str, images: list[Any]) -> list[dict]:
             info = tarfile.TarInfo(f"{index:06d}.jpg")
             info.size = data.tell()
             data.seek(0)
-            places.append({"uri": uri, "offset": buffer.tell() + tarfile.BLOCKSIZE, "nbytes": info.size})
+            locations.append({"uri": uri, "offset": buffer.tell() + tarfile.BLOCKSIZE, "nbytes": info.size})
             tar.addfile(info, data)
     with fs.transaction, fs.open(path, "wb") as file:
         file.write(buffer.getvalue())
-    return places
+    return locations

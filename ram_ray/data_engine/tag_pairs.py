@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.data.parts import part_of
-from ram_ray.data_engine.company import SMOOTHING
-from ram_ray.data_engine.evidence import mentions
+from ram_ray.data.parts import part_index
+from ram_ray.data_engine.co_occurrence import SMOOTHING
+from ram_ray.data_engine.mention_counts import mentions
 from ram_ray.label_system import LabelSystem
 
 PARTS = 5  # P: a fifth of the images is left out of the counts of each part
@@ -51,7 +51,7 @@ def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
     for row in rows:
         ids = mentioned_ids(row)
         indices = (ids[:, None] * num_tags + ids[None, :]).ravel()
-        pairs[part_of(row["key"], PARTS)].append(np.append(indices, -1))
+        pairs[part_index(row["key"], PARTS)].append(np.append(indices, -1))
     parts = [np.unique(np.concatenate(part_pairs), return_counts=True) for part_pairs in pairs]
     all_pairs = np.unique(np.concatenate([pair for pair, _ in parts]))
     columns = {"pair": all_pairs}

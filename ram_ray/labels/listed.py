@@ -72,7 +72,7 @@ def _count(system: LabelSystem, counts: Counts, report: BuildReport) -> Mapping[
     return label_sources
 
 
-def kind_guess(lemmas: Lemmatizer, counts: Counts | None = None) -> Callable[[str], str]:
+def make_kind_guesser(lemmas: Lemmatizer, counts: Counts | None = None) -> Callable[[str], str]:
     """Make a function that chooses the kind of a name.
 
     Args:

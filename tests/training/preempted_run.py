@@ -1,8 +1,8 @@
-"""A training run of one to two workers on two nodes, of which one is announced to go away and goes; for test_drained.
+"""A training run of one or two workers on two nodes; a node is preempted after a notice. For test_drained.
 
-    python -m tests.training.drained FOLDER
+    python -m tests.training.preempted_run FOLDER
 
-A step takes a fifth of a second, and no checkpoint is due in the middle: what there is comes of the notice.
+A step takes 0.2 s, and no checkpoint is due before the end, so any checkpoint is caused by the notice.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ STEPS, NOTICE_S = 120, 40
 
 
 class SlowFeed(RecordingFeed):
-    """Batches that come slowly."""
+    """A feed that waits before each batch."""
 
     def stream(self, *, num_cpus: float) -> Iterator[dict[str, np.ndarray]]:
         for batch in super().stream(num_cpus=num_cpus):
-            time.sleep(0.2 / self.share[1])
+            time.sleep(0.2 / self.micro_batch_layout[1])
             yield batch
 
 
 def drain(cluster, node, folder: Path) -> None:
-    """Announce, when some steps are done, that the node will be preempted; take it away when the time is up."""
+    """After some steps announce that the node will be preempted, and remove it at the deadline."""
     import ray
     from ray.core.generated import autoscaler_pb2
 
@@ -47,7 +47,7 @@ def drain(cluster, node, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Run it; prints the steps of the last checkpoint."""
+    """Train through the preemption, and check that all steps were made."""
     os.environ.update({"RAY_AUTH_MODE": "disabled", "RAY_TRAIN_V2_ENABLED": "1", "RAY_USAGE_STATS_ENABLED": "0"})
     import ray
     from ray.cluster_utils import Cluster

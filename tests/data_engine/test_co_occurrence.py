@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.data_engine.company import SMOOTHING, TagCounts, co_occurrence
+from ram_ray.data_engine.co_occurrence import SMOOTHING, TagCounts, co_occurrence
 
 SURFBOARD, WAVE, OVEN = 0, 1, 2
 

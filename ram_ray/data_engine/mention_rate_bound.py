@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ram_ray.data_engine.pairs import Pairs
+from ram_ray.data_engine.tag_pairs import Pairs
 
 MIN_IMAGES = 30  # least n(u)
 SMOOTHING = 10.0  # A, in images

@@ -43,7 +43,7 @@ def sum_rows(
 
 
 def count_annotations(
-    stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, also: Count | None = None
+    stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, extra_counts: Count | None = None
 ) -> dict[str, Any]:
     """Count the annotations that a stage wrote, for its manifest, and copy the rows that it rejected.
 
@@ -52,13 +52,13 @@ def count_annotations(
         config: of the run.
         labels: stage that built the label system.
         rows_in: rows that the stage read.
-        also: further counts of each block, see `annotate.sum_blocks`.
+        extra_counts: further counts of each block, see `annotate.sum_blocks`.
 
     Returns:
         Counts by name; `rows_in` is `rows_out` + `rejected`.
     """
     system = LabelSystem.load(label_system_uri(labels.path))
-    counts = annotation_counts(stage.path, config=config, system=system, also=also)
+    counts = annotation_counts(stage.path, config=config, system=system, extra_counts=extra_counts)
     rejected = counts.pop("rejected_rows")
     assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
     write_rejected(stage, run=config, num_rejected=rejected)

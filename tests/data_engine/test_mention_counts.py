@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ram_ray.data_engine.addition_curve import make_curve, uncalibrated_scores
 from ram_ray.data_engine.calibrate import BINS, bin_of
-from ram_ray.data_engine.curve import make_curve, uncalibrated_scores
-from ram_ray.data_engine.evidence import CELLS, Cells, count_cells, gather_cells
 from ram_ray.data_engine.generate import SCORES
+from ram_ray.data_engine.mention_counts import CELLS, Cells, count_cells, gather_cells
 from ram_ray.label_system import Label, LabelSystem
 from tests.data_engine.test_generate import annotation, scored
 

@@ -1,11 +1,11 @@
-"""The same model, quicker on a CPU: nothing here changes what is computed, beyond the last digits.
+"""Faster inference of the same model on a CPU; the results differ only by rounding.
 
-- Linear maps go through oneDNN with weights laid out for it beforehand, GELU in the same pass. PyTorch's own float32
-  linear uses Intel's MKL, which reaches half of what an AMD core can do.
-- A window's position bias and its shift mask are added up once, not for every image.
+- oneDNN computes linear layers, with weights packed in advance and GELU in the same pass. PyTorch's float32 layer
+  uses Intel's MKL, which reaches half the speed on an AMD core.
+- The position bias and the shift mask of windows are summed once, not for every image.
 
-What is replaced is replaced in place and freed at once, so that memory never holds two copies of more than one layer.
-The result is for inference alone: it cannot be trained, saved or moved to another device.
+Layers are replaced in place and freed at once, so memory never holds two copies of more than a single layer. The result
+is only for inference: it cannot be trained, saved or moved to another device.
 
 Letters: B images, W windows an image, H heads, N tokens a window, C width.
 """
@@ -22,14 +22,14 @@ from ram_ray.models.ram import RAM
 
 
 class PackedLinear(nn.Module):
-    """A linear map through oneDNN, with GELU (exact) behind it if asked for; float32 in and out.
+    """A linear layer of oneDNN, optionally followed by exact GELU; float32 in and out.
 
-    With `dtype` bfloat16 inputs and weights are rounded to it and products are summed in float32.
+    With bfloat16, inputs and weights are rounded to bfloat16, and products are summed in float32.
 
     Args:
-        linear: whose weights are packed.
-        gelu: apply GELU to the result.
-        dtype: of weights and products: float32 or bfloat16.
+        linear: layer whose weights are packed.
+        gelu: whether GELU is applied to the result.
+        dtype: type of weights and products: float32 or bfloat16.
     """
 
     def __init__(self, linear: nn.Linear, *, gelu: bool = False, dtype: torch.dtype = torch.float32) -> None:
@@ -38,20 +38,27 @@ class PackedLinear(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)  # opaque: no parameter and no buffer
         self._bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         self._dtype = dtype
-        self._after: tuple[str, list, str] = ("gelu", [], "none") if gelu else ("none", [], "")
+        self._post_op: tuple[str, list, str] = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., C')."""
-        y = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._weight, self._bias, *self._after)
+        """Apply the layer.
+
+        Args:
+            x: (..., C) float32.
+
+        Returns:
+            (..., C') float32.
+        """
+        y = torch.ops.mkldnn._linear_pointwise(x.to(self._dtype), self._weight, self._bias, *self._post_op)
         return y.float()
 
 
 class BiasedWindowAttention(nn.Module):
-    """timm's window attention with the bias of its places, and of its shift, made once.
+    """timm's window attention with its position bias and shift mask summed in advance.
 
     Args:
-        attention: timm's module, whose weights are taken over.
-        mask: (W, N, N) float, of shifted windows; None: windows are not shifted.
+        attention: timm's module; its weights are used.
+        mask: (W, N, N) float, mask of shifted windows; None: windows are not shifted.
     """
 
     bias: Tensor
@@ -65,11 +72,11 @@ class BiasedWindowAttention(nn.Module):
         self.num_windows = len(self.bias)  # 1: the same bias in every window
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attention inside windows.
+        """Compute attention inside windows.
 
         Args:
             x: (B W, N, C) float32, W windows of N tokens.
-            mask: not used, it is already in the bias.
+            mask: not used, because the bias includes it.
 
         Returns:
             (B W, N, C).
@@ -84,7 +91,14 @@ class BiasedWindowAttention(nn.Module):
 
 
 def can_pack(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether this PyTorch has oneDNN's linear map, and the processor the type."""
+    """Whether PyTorch has oneDNN's linear layer and the processor supports the type.
+
+    Args:
+        dtype: type of weights and products: float32 or bfloat16.
+
+    Returns:
+        Whether `pack_linears` works.
+    """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -92,7 +106,11 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
 
 @torch.inference_mode()
 def bias_windows(model: RAM) -> None:
-    """Make the Swin's biases and masks once. Its input is then of the configured size alone."""
+    """Sum the position biases and shift masks of the Swin in advance. It then takes only images of the configured size.
+
+    Args:
+        model: changed in place.
+    """
     from timm.models.swin_transformer import SwinTransformerBlock
 
     for block in model.image_encoder.modules():
@@ -106,17 +124,17 @@ def bias_windows(model: RAM) -> None:
 
 @torch.inference_mode()
 def pack_linears(model: RAM, *, dtype: torch.dtype = torch.float32) -> None:
-    """Replace the linear maps of the image encoder and the recognition decoder's layers.
+    """Pack the linear layers of the image encoder and of the recognition decoder's layers.
 
     Args:
-        model: in eval mode; changed.
-        dtype: of weights and products: float32 or bfloat16.
+        model: model in eval mode; changed in place.
+        dtype: type of weights and products: float32 or bfloat16.
     """
     from timm.layers import Mlp
 
     for part in (model.image_encoder, model.recognition.layers):
-        # Linear maps themselves are left out of the list: it would keep their weights from being freed.
-        for module in [one for one in part.modules() if not isinstance(one, nn.Linear)]:
+        # The list has no linear layers: a reference in it would keep their weights in memory.
+        for module in [module for module in part.modules() if not isinstance(module, nn.Linear)]:
             fused: nn.Module | None = None
             if isinstance(module, FeedForward) and isinstance(module.activation, nn.GELU):
                 fused, module.activation = module.up, nn.Identity()  # type: ignore[assignment]

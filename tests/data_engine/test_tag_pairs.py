@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.data.parts import part_of
-from ram_ray.data_engine.company import SMOOTHING
+from ram_ray.data.parts import part_index
+from ram_ray.data_engine.co_occurrence import SMOOTHING
 from ram_ray.data_engine.generate import SCORES
-from ram_ray.data_engine.implied import implied_rate
-from ram_ray.data_engine.pairs import PAIRS, PARTS, CoOccurrence, Pairs, count_pairs, gather_pairs, mentioned_ids
+from ram_ray.data_engine.mention_rate_bound import implied_rate
+from ram_ray.data_engine.tag_pairs import PAIRS, PARTS, CoOccurrence, Pairs, count_pairs, gather_pairs, mentioned_ids
 from ram_ray.label_system import Label, LabelSystem
-from tests.data_engine.test_evidence import captions_of, tags
 from tests.data_engine.test_generate import annotation, scored
+from tests.data_engine.test_mention_counts import captions_of, tags
 
 NAMES = ("dog", "sea", "hat", "tree", "tree cup")
 SYSTEM = LabelSystem(Label(id, name, "object") for id, name in enumerate(NAMES))
@@ -61,8 +61,8 @@ def test_frequent_pairs_score_above_0_and_rare_ones_below() -> None:
 def test_images_are_scored_with_the_counts_of_the_other_parts() -> None:
     ids = [[SEA, HAT], *[[SEA]] * 50, *[[HAT]] * 50, *[[]] * 99]
     rows = rows_of(ids)
-    co_occurrence, own = CoOccurrence(count(rows)), part_of(rows[0]["key"], PARTS)
-    others = [image for image, row in zip(ids, rows, strict=True) if part_of(row["key"], PARTS) != own]
+    co_occurrence, own = CoOccurrence(count(rows)), part_index(rows[0]["key"], PARTS)
+    others = [image for image, row in zip(ids, rows, strict=True) if part_index(row["key"], PARTS) != own]
     sea, hat = (sum(tag in image for image in others) for tag in (SEA, HAT))
     expected = sea * hat / len(others)
     assert score(co_occurrence, SEA, tag=HAT, part=own) == pytest.approx(np.log(SMOOTHING / (expected + SMOOTHING)))
@@ -83,7 +83,7 @@ def test_independent_tags_score_alike_mentioned_or_not() -> None:
     rows = rows_of([np.flatnonzero(image).tolist() for image in truth])
     co_occurrence = CoOccurrence(count(rows))
     scores = np.array(
-        [co_occurrence(mentioned_ids(row), tags=np.arange(3), part=part_of(row["key"], PARTS)) for row in rows]
+        [co_occurrence(mentioned_ids(row), tags=np.arange(3), part=part_index(row["key"], PARTS)) for row in rows]
     )
     for tag in range(3):
         positive, negative = scores[truth[:, tag], tag][:, None], scores[~truth[:, tag], tag][None]

@@ -26,10 +26,10 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.data.parts import part_of
+from ram_ray.data.parts import part_index
 from ram_ray.data_engine.calibrate import BINS, LOGITS, bin_of, edge_of
 from ram_ray.data_engine.generate import own_logits
-from ram_ray.data_engine.pairs import LIMIT, PARTS, CoOccurrence, Pairs, mentioned_ids
+from ram_ray.data_engine.tag_pairs import LIMIT, PARTS, CoOccurrence, Pairs, mentioned_ids
 from ram_ray.runtime.artifacts import write_bytes
 
 # `cell` is bin of score x BINS + bin of co-occurrence; `said` counts mentioned tags.
@@ -69,7 +69,7 @@ class Weigher:
             (K,) float64, in the order of the row's `tagger_ids`.
         """
         ids = np.array(row["tagger_ids"] or [], np.int64)
-        return self.co_occurrence(mentioned_ids(row), tags=ids, part=part_of(row["key"], PARTS))
+        return self.co_occurrence(mentioned_ids(row), tags=ids, part=part_index(row["key"], PARTS))
 
     def __call__(self, row: Mapping[str, Any]) -> np.ndarray:
         """The combined logits of a row.

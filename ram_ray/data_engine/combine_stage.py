@@ -13,9 +13,17 @@ import ray
 
 from ram_ray.config import RunConfig
 from ram_ray.data.parts import Part
-from ram_ray.data_engine.on_ray import sum_rows
-from ram_ray.data_engine.pairs import PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs
-from ram_ray.data_engine.weigh import WEIGHED, Weigher, Weights, count_weighed, fit_weights, read_weigher, write_weigher
+from ram_ray.data_engine.combine_scores import (
+    WEIGHED,
+    Weigher,
+    Weights,
+    count_weighed,
+    fit_weights,
+    read_weigher,
+    write_weigher,
+)
+from ram_ray.data_engine.ray_counts import sum_rows
+from ram_ray.data_engine.tag_pairs import PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import label_system_uri
 from ram_ray.runtime.annotate import read_rows

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.data.parts import part_of
+from ram_ray.data.parts import part_index
 
 Batch = Mapping[str, np.ndarray]
 
@@ -44,7 +44,7 @@ class ByPart:
         """
         if len(self.actors) == 1:
             return self.actors[0](batch)
-        parts = np.array([part_of(str(key), len(self.actors)) for key in batch["key"]], dtype=int)
+        parts = np.array([part_index(str(key), len(self.actors)) for key in batch["key"]], dtype=int)
         tables = [
             actor({name: column[parts == number] for name, column in batch.items()})
             for number, actor in enumerate(self.actors)
