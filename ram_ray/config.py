@@ -20,7 +20,7 @@ from ram_ray.settings.data_engine import EngineConfig
 from ram_ray.settings.evaluation import EvaluateConfig
 from ram_ray.settings.labels import LabelsConfig
 from ram_ray.settings.models import ModelConfig
-from ram_ray.settings.runtime import ResourcesConfig
+from ram_ray.settings.runtime import Execution, ResourcesConfig
 from ram_ray.settings.section import Section
 from ram_ray.settings.serving import ServeConfig
 from ram_ray.settings.synthesis import RepresentConfig
@@ -66,6 +66,11 @@ class RunConfig(Section):
     resources: ResourcesConfig = Field(
         ResourcesConfig(), description="Resources that the steps of a stage ask Ray for."
     )
+
+    @property
+    def execution(self) -> Execution:
+        """How stages run; no part of any digest."""
+        return Execution(self.resources, self.data.rows_per_block, self.data.limits(), self.training.precision)
 
     @field_validator("name")
     @classmethod

@@ -24,10 +24,10 @@ import pyarrow as pa
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.data.parts import hash_of_part
 from ram_ray.data_engine.calibrate import bin_of
+from ram_ray.data_engine.stage_settings import ScoreSettings
 from ram_ray.label_system import LabelSystem, is_present
 from ram_ray.labels.match import Matcher, TagFinder
 from ram_ray.records import ANNOTATION, CAPTION, to_table
-from ram_ray.settings.data_engine import GenerateConfig
 from ram_ray.settings.models import Decoding
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ class Generator:
 
     Args:
         bundle_uri: path, URI or id of the model.
-        config: section `engine.generate`.
-        seed: of sampling, with `decoding` "nucleus".
+        settings: of the stage.
         device: torch device, as in `Predictor.from_pretrained`.
         precision: "fp32" or "bf16".
         threads: number of torch threads.
@@ -68,9 +67,8 @@ class Generator:
     def __init__(
         self,
         bundle_uri: str,
-        config: GenerateConfig,
+        settings: ScoreSettings,
         *,
-        seed: int = 0,
         device: str | None = None,
         precision: str = "fp32",
         threads: int | None = None,
@@ -80,11 +78,11 @@ class Generator:
             from ram_ray.inference.predictor import Predictor as Loader
 
             predictor = Loader.from_pretrained(bundle_uri, device=device, precision=precision, threads=threads)
-        self.predictor, self.config, self.seed = predictor, config, seed
+        self.predictor, self.settings = predictor, settings
         self.decoding = Decoding(
-            num_beams=config.num_beams if config.decoding == "beam" else 1,
-            sample=config.decoding == "nucleus",
-            top_p=config.top_p,
+            num_beams=settings.num_beams if settings.decoding == "beam" else 1,
+            sample=settings.decoding == "nucleus",
+            top_p=settings.top_p,
         )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
@@ -111,11 +109,11 @@ class Generator:
         for row, row_scores in zip(rows, scores, strict=True):
             ids = np.argsort(-row_scores, kind="stable")[:MAX_SCORES]
             row.update(tagger_ids=ids.tolist(), tagger_logits=to_logits(row_scores[ids]).tobytes())
-        guides = self.predictor.present_names(scores, threshold=self.config.threshold)
-        for number in range(self.config.captions):
-            seeds = [hash_of_part(f"{self.seed}/{number}/{row['key']}") >> 1 for row in rows]
+        guides = self.predictor.present_names(scores, threshold=self.settings.threshold)
+        for number in range(self.settings.captions):
+            seeds = [hash_of_part(f"{self.settings.seed or 0}/{number}/{row['key']}") >> 1 for row in rows]
             captions = self.predictor.caption_tokens(
-                tokens, guides, max_tokens=self.config.max_caption_tokens, decoding=self.decoding, seed=seeds
+                tokens, guides, max_tokens=self.settings.max_caption_tokens, decoding=self.decoding, seed=seeds
             )
             for row, caption in zip(rows, captions, strict=True):
                 row["generated"].append({"text": caption, "origin": "generated", "tags": [], "sources": []})

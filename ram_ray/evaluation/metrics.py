@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.data.ground_truth import Counts
 from ram_ray.label_system import is_present
+from ram_ray.results import Counts
 
 # Rows of one batch cut by tags; `scores` and `targets` are (rows, b), flattened in row order.
 TAG_BLOCK = pa.schema(

@@ -19,13 +19,13 @@ import pyarrow as pa
 import ray
 from PIL import Image
 
-from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import Reject, to_table
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.key_hash import hash_key
+from ram_ray.settings.runtime import Execution
 
 OUTCOMES = ("kept", "removed", "added")
 
@@ -201,7 +201,7 @@ def read_sample_images(
     crops: Iterable[str] = (),
     tags: Iterable[int],
     system: LabelSystem,
-    run: RunConfig,
+    execution: Execution,
     bounds: Bounds,
 ) -> list[dict[str, Any]]:
     """Select the images of the page and read them from the shards.
@@ -211,7 +211,7 @@ def read_sample_images(
         crops: folders of `data_engine.clean.SAMPLE_ROWS`, one a round; kept tags come from the last one.
         tags: ids of the labels that are shown.
         system: the label system of the ids.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
         bounds: how much the page may hold.
 
     Returns:
@@ -220,15 +220,15 @@ def read_sample_images(
     wanted, each, crops = frozenset(tags), bounds.each_in_all, list(crops)
     picks: list[dict[str, Any]] = []
     for number, path in enumerate(crops, start=1):
-        samples = read_rows(path, run=run, partitioned=False)
-        rows = _pick(samples, lambda block: pick_crops(block, tags=wanted, each=each), run=run, each=each)
+        samples = read_rows(path, execution=execution, partitioned=False)
+        rows = _pick(samples, lambda block: pick_crops(block, tags=wanted, each=each), execution=execution, each=each)
         picks += [pick for pick in rows if pick["what"] == "removed" or number == len(crops)]
     sampled = frozenset(pick["tag"] for pick in picks)
     columns = ["key", "captions", "tags", "removed", "reason"]
     picks += _pick(
-        read_rows(annotations, run=run, columns=columns),
+        read_rows(annotations, execution=execution, columns=columns),
         lambda block: pick_block(block, tags=wanted, each=each, sampled=sampled),
-        run=run,
+        execution=execution,
         each=each,
     )
     by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -238,29 +238,28 @@ def read_sample_images(
         if sizes[pick["tag"], pick["what"]] <= each:
             by_key[pick["key"]].append(pick)
     reference = ray.put((dict(by_key), system))
-    limits = run.data.limits()
 
     def show(block: pa.Table) -> pa.Table:
         block_picks, labels = ray.get(reference)
-        return show_block(block, picks=block_picks, system=labels, limits=limits, bounds=bounds)
+        return show_block(block, picks=block_picks, system=labels, limits=execution.limits, bounds=bounds)
 
     images = list(
-        read_rows(annotations, run=run)
-        .map_batches(show, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus)
+        read_rows(annotations, execution=execution)
+        .map_batches(show, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
         .iter_rows()
     )
     images.sort(key=lambda image: (image["tag"], OUTCOMES.index(image["what"]), image["order"]))
     return _limit_bytes(images, bounds.bytes)
 
 
-def _pick(dataset: Any, pick: Any, *, run: RunConfig, each: int) -> list[dict[str, Any]]:
-    cpus = run.resources.task_cpus
+def _pick(dataset: Any, pick: Any, *, execution: Execution, each: int) -> list[dict[str, Any]]:
+    cpus = execution.task_cpus
 
     def smallest(group: pa.Table) -> pa.Table:
         return group.sort_by("order").slice(0, each)
 
     picked = dataset.map_batches(pick, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
-    groups = picked.groupby(["tag", "what"], num_partitions=run.resources.shuffle_partitions)
+    groups = picked.groupby(["tag", "what"], num_partitions=execution.resources.shuffle_partitions)
     return list(groups.map_groups(smallest, batch_format="pyarrow", num_cpus=cpus).iter_rows())
 
 

@@ -32,11 +32,11 @@ def parsed() -> pa.Table:
         _sample("s/1", ["a dog and a ball"], ["grass"], labels=["beach"]),
         *[_sample(f"s/{index}", ["a dog and a man"], ["a tree"]) for index in range(2, 42)],
     ]
-    return CaptionReader(LabelsConfig())(to_table(rows, SAMPLE))
+    return CaptionReader(PARSE)(to_table(rows, SAMPLE))
 
 
 def _label(parsed: pa.Table, **measure) -> pa.Table:
-    return Labeller(SYSTEM, LabelsConfig(), measure=MeasureConfig(**measure), seed=1)(parsed)
+    return Labeller(SYSTEM, _settings(**measure))(parsed)
 
 
 def test_unseen_captions_become_the_ground_truth_only(parsed: pa.Table) -> None:
@@ -72,5 +72,5 @@ def test_planting_depends_on_the_key_only(parsed: pa.Table) -> None:
 
 def test_a_run_without_measuring_has_no_ground_truth(parsed: pa.Table) -> None:
     assert _label(parsed).column("labels").null_count == 41
-    plain = CaptionReader(LabelsConfig())(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
+    plain = CaptionReader(PARSE)(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
     assert plain.schema == PARSED and plain.to_pylist()[0]["parsed_unseen"] is None

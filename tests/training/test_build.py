@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.models.bundle import save_bundle
@@ -123,7 +122,8 @@ def test_first_weights_come_from_represent_or_a_bundle_or_are_new_as_the_stage_s
         job = TaggerJob(
             stage="pretrain",
             config=train,
-            run=RunConfig(model=config()),
+            training=TrainingConfig(),
+            model=config(),
             feed=feed,
             total_steps=1,
             steps_per_epoch=1,
