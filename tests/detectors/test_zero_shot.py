@@ -149,9 +149,7 @@ def test_half_precision_finds_nearly_the_same(which, kind, request, images):
 
 def test_a_detector_on_s3_is_the_one_on_disk(dino, images, s3):
     fsspec.filesystem("s3").put(f"{dino}/", f"{s3.bucket}/dino", recursive=True)
-    local, remote = (
-        make_detector(path, predictor=None, device="cpu") for path in (dino, f"{s3.bucket}/dino")
-    )
+    local, remote = (make_detector(path, predictor=None, device="cpu") for path in (dino, f"{s3.bucket}/dino"))
     local.threshold = remote.threshold = 0.0
     detected = remote.detect(images, tags=TAGS, tag_ids=IDS)
     assert detected == local.detect(images, tags=TAGS, tag_ids=IDS) and detected[0]

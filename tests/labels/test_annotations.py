@@ -6,18 +6,23 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.annotations import Labeller
+from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.counts import count_names
-from ram_ray.labels.stages import CaptionReader
+from ram_ray.labels.parse_stage import CaptionReader, ParseSettings
 from ram_ray.records import PARSED, SAMPLE, to_table
-from ram_ray.settings.data import MeasureConfig
-from ram_ray.settings.labels import LabelsConfig
 from ram_ray.training.rows import tagged_rows
 
 NAMES = ("dog", "beach", "ball", "man", "tree", "grass")
 SYSTEM = LabelSystem(Label(id, name, "object", 10) for id, name in enumerate(NAMES))
+PARSE = ParseSettings.from_config(RunConfig())
+
+
+def _settings(**measure) -> LabelSettings:
+    config = RunConfig.model_validate({"seed": 1, "data": {"measure": measure}})
+    return LabelSettings.from_config(config, held_out=False)
 
 
 def _sample(key: str, captions: list[str], unseen: list[str] | None, **more) -> dict:

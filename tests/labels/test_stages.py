@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.captions.parser import SHIPPED
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import RunConfig
 from ram_ray.label_system import Label, LabelSystem
@@ -43,7 +42,7 @@ SYSTEM = LabelSystem(
 LOCATION = {"shard": "s", "uri": "a/s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
 BY_PARSE = make_finder(SYSTEM, LabelSettings(match=False, max_caption_chars=1000))
 BY_BOTH = LabelSettings(match=True, max_caption_chars=1000)
-PARSE = ParseSettings(parser=SHIPPED, max_caption_chars=1000)
+PARSE = ParseSettings.from_config(RunConfig())
 
 
 def _row(key: str, captions: list[str], parsed: list[tuple[int, str, str]], **more) -> dict:

@@ -12,7 +12,7 @@ from ram_ray.label_system import Label, LabelSystem
 from ram_ray.models.bundle import save_bundle
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.settings.models import DualEncoderConfig
-from ram_ray.settings.training import AugmentConfig, TrainConfig
+from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob, freeze_captioner, load_weights
 from ram_ray.training.feed import Table, TaggerFeed
 from tests.tiny import NAMES, STACK, SWIN, batch, config, tagger, tokenizer

@@ -11,7 +11,7 @@ import pytest
 
 from ram_ray.data.images import Limits
 from ram_ray.records import REJECTED
-from ram_ray.settings.training import TrainConfig
+from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Table, TaggerFeed
 from ram_ray.training.rejected import RejectedRows, read, remove_later_files
 from ram_ray.training.worker import MAX_UNREADABLE, Job, UnreadableImageCheck
