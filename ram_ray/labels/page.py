@@ -2,21 +2,104 @@
 
 The page is a single file without external resources. Its script renders the labels from JSON in the page, a part at a
 time, because thousands of rows make a browser slow. Without a script the page still has the tables of merges and
-dropped names.
+dropped names. The markup is in `templates/page.html.j2`, with autoescape on.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from html import escape
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
+from typing import TypedDict
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.report import DROP_REASONS, MERGE_REASONS, BuildReport
 from ram_ray.records import KINDS
 
 MAX_MERGES = 200  # rows of the table of merges
+MAX_NAMES = 140  # characters of the names of a kind
+
+
+@dataclass(frozen=True)
+class Card:
+    """A number at the top of the page."""
+
+    name: str
+    value: int
+    note: str
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """A kind, its number of labels and the names of the most frequent ones."""
+
+    kind: str
+    num_labels: int
+    names: str
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A name that became a synonym of a label, by its similarity to `other`, a name of the same label."""
+
+    name: str
+    count: int
+    other: str
+    label: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DroppedName:
+    """A name that became neither label nor synonym."""
+
+    name: str
+    kind: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Drops:
+    """The names that were dropped for a reason."""
+
+    reason: str
+    num_names: int
+    listed: Sequence[DroppedName]
+
+
+class LabelRow(TypedDict):
+    """A label in the JSON that the page's script reads."""
+
+    name: str
+    kind: str
+    count: int
+    synonyms: Sequence[str]
+    sources: Mapping[str, int]
+    examples: Sequence[str]
+    words: Mapping[str, Sequence[int]]
+    ambiguous: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template page.html.j2 shows."""
+
+    title: str
+    cards: Sequence[Card]
+    kinds: Sequence[KindRow]
+    max_labels: int  # of a kind
+    has_merges: bool
+    merge_totals: str
+    merges: Sequence[Merge]  # most frequent first
+    drops: Sequence[Drops]  # most names first
+    notes: Sequence[str]
+    labels: Sequence[LabelRow]
+    max_merges: int = MAX_MERGES
 
 
 def to_html(system: LabelSystem, report: BuildReport | None, *, title: str) -> str:
@@ -31,52 +114,57 @@ def to_html(system: LabelSystem, report: BuildReport | None, *, title: str) -> s
         HTML without external resources.
     """
     report = report or BuildReport(labels=[{} for _ in system.labels])
-    folder = resources.files("ram_ray.labels")
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    parts = [
-        _header(system, report, title),
-        _kinds(system),
-        _browser(),
-        _merges(report),
-        _drops(report),
-        _notes(report),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}: label system</title><style>{style}</style></head>\n<body><main>\n"
-        + "\n".join(part for part in parts if part)
-        + f'\n</main><script type="application/json" id="labels">{_data(system, report)}</script>'
-        + f"<script>{script}</script></body></html>\n"
+    kinds = _kinds(system)
+    page = Page(
+        title=title,
+        cards=_cards(system, report),
+        kinds=kinds,
+        max_labels=max((row.num_labels for row in kinds), default=0) or 1,
+        has_merges=bool(report.merges),
+        merge_totals=", ".join(
+            f"{count:,} by {MERGE_REASONS[reason]}" for reason, count in report.merges.most_common()
+        ),
+        merges=_merges(report),
+        drops=_drops(report),
+        notes=report.notes,
+        labels=_labels(system, report),
     )
+    return _environment().get_template("page.html.j2").render(page=page)
 
 
-def _header(system: LabelSystem, report: BuildReport, title: str) -> str:
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ram_ray.labels"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.globals["file"] = _file
+    # `tojson` writes "<" as \u003c, so that no text ends the script element; here keys stay in their order
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return environment
+
+
+def _file(name: str) -> Markup:
+    """A style sheet or script of `templates/`, which the page holds as it is."""
+    return Markup((resources.files("ram_ray.labels") / "templates" / name).read_text(encoding="utf-8"))
+
+
+def _cards(system: LabelSystem, report: BuildReport) -> list[Card]:
     captions = sum(report.captions.values())
     cards = [
-        ("labels", f"{len(system):,}", "version " + system.version),
-        ("names counted", f"{report.num_names:,}", "different names and kinds"),
-        ("merged", f"{sum(report.merges.values()):,}", "names that became synonyms"),
-        ("dropped", f"{sum(report.num_dropped.values()):,}", "names that are neither label nor synonym"),
-        ("captions", f"{captions:,}", _sources(report)),
+        Card("labels", len(system), "version " + system.version),
+        Card("names counted", report.num_names, "different names and kinds"),
+        Card("merged", sum(report.merges.values()), "names that became synonyms"),
+        Card("dropped", sum(report.num_dropped.values()), "names that are neither label nor synonym"),
+        Card("captions", captions, _sources(report)),
     ]
     if not report.num_names:
-        cards = cards[:1]
-    elif not captions:
-        cards = cards[:-1]
-    blocks = "".join(
-        f'<div class="card"><div class="name">{name}</div><div class="value">{value}</div>'
-        f'<div class="note">{escape(note)}</div></div>'
-        for name, value, note in cards
-    )
-    links = [("all", "Labels")]
-    links += [("merged", "Merged")] if report.merges else []
-    links += [("dropped", "Dropped")] if report.num_dropped else []
-    nav = "".join(f"<a href='#{anchor}'>{name}</a>" for anchor, name in links)
-    return (
-        f"<h1>{escape(title)}</h1><p class='sub'>Label system</p><nav aria-label='Parts of the page'>{nav}</nav>"
-        f"<div class='cards'>{blocks}</div>"
-    )
+        return cards[:1]
+    return cards if captions else cards[:-1]
 
 
 def _sources(report: BuildReport) -> str:
@@ -84,112 +172,45 @@ def _sources(report: BuildReport) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more sources" if len(names) > 4 else "")
 
 
-def _kinds(system: LabelSystem) -> str:
-    """A table with a bar for each kind: number of labels, and the most frequent labels."""
+def _kinds(system: LabelSystem) -> list[KindRow]:
     counts = Counter(label.kind for label in system.labels)
-    max_count = max(counts.values(), default=1)
     rows = []
     for kind in KINDS:
         names = ", ".join(label.name for label in system.labels if label.kind == kind)
-        names = names[:140].rpartition(", ")[0] + ", …" if len(names) > 140 else names
-        rows.append(
-            f"<tr><th scope='row'><span class='dot {kind}'></span>{kind}</th><td class='n'>{counts[kind]:,}</td>"
-            f"<td class='bar'><div class='{kind}' style='width:{100 * counts[kind] / max_count:.1f}%'></div></td>"
-            f"<td class='words'>{escape(names)}</td></tr>"
-        )
-    return (
-        "<h2>Kinds</h2><div class='wide'><table><thead><tr><th scope='col' class='left'>kind</th>"
-        f"<th scope='col'>labels</th><th></th><th scope='col' class='left'>most frequent</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        names = names[:MAX_NAMES].rpartition(", ")[0] + ", …" if len(names) > MAX_NAMES else names
+        rows.append(KindRow(kind, counts[kind], names))
+    return rows
 
 
-def _browser() -> str:
-    """The empty table that the script fills, with its search field and buttons."""
-    buttons = "".join(f"<button data-kind='{kind}'>{kind}</button>" for kind in ("all", *KINDS))
-    return (
-        "<h2 id='all'>Labels</h2><p class='sub'>By rank: captions that mention the label, weighted by its spread "
-        "over the sources. Click a label for its synonyms, examples and sources.</p>"
-        f"<div class='tools'><input id='search' type='search' placeholder='Search names and synonyms' "
-        f"aria-label='Search names and synonyms'><span id='kinds'>{buttons}</span><span id='shown' class='note'></span>"
-        "</div><div class='wide'><table id='table'><thead><tr><th scope='col'>id</th><th scope='col' class='left'>label"
-        "</th><th scope='col' class='left'>kind</th><th scope='col'>captions</th><th class='bar'></th>"
-        "<th scope='col' class='left'>synonyms</th></tr></thead><tbody></tbody></table></div>"
-        "<p><button id='more'>Show more</button></p><noscript>The list of labels needs JavaScript; "
-        "`ram-ray labels show` prints it too.</noscript>"
-    )
-
-
-def _merges(report: BuildReport) -> str:
+def _merges(report: BuildReport) -> list[Merge]:
     merges = [
-        (merge["count"], merge["name"], merge["with"], merge["how"], label)
+        Merge(merge["name"], merge["count"], merge["with"], label["name"], label["kind"], MERGE_REASONS[merge["how"]])
         for label in report.labels
         for merge in label.get("merged", ())
         if merge["count"]  # the others are synonyms that no caption contains
     ]
-    if not merges:
-        return ""
-    merges.sort(key=lambda merge: (-merge[0], merge[1], merge[4]["kind"]))
-    totals = ", ".join(f"{count:,} by {MERGE_REASONS[reason]}" for reason, count in report.merges.most_common())
-    rows = "".join(
-        f"<tr><td class='left'>{escape(name)}</td><td class='n'>{count:,}</td>"
-        f"<td class='left'><b>{escape(label['name'])}</b>"
-        f"{'' if other == label['name'] else f' (as {escape(other)})'}</td>"
-        f"<td class='left'>{escape(label['kind'])}</td><td class='left soft'>{escape(MERGE_REASONS[reason])}</td></tr>"
-        for count, name, other, reason, label in merges[:MAX_MERGES]
-    )
-    note = f" The {MAX_MERGES} most frequent are listed." if len(merges) > MAX_MERGES else ""
-    return (
-        f"<h2 id='merged'>Merged</h2><p class='sub'>{escape(totals)}.{note} To undo a merge, write "
-        "<code>apart: [[name, name]]</code> into label_edits.yaml and build again.</p>"
-        "<details class='wide' open><summary>Names that became synonyms</summary>"
-        "<table class='dense'><thead><tr><th scope='col' class='left'>name</th><th scope='col'>captions</th>"
-        "<th scope='col' class='left'>is now</th><th scope='col' class='left'>kind</th><th scope='col' class='left'>why"
-        f"</th></tr></thead><tbody>{rows}</tbody></table></details>"
-    )
+    return sorted(merges, key=lambda merge: (-merge.count, merge.name, merge.kind))
 
 
-def _drops(report: BuildReport) -> str:
-    if not report.num_dropped:
-        return ""
-    parts = []
-    for reason, count in sorted(report.num_dropped.items(), key=lambda item: -item[1]):
-        listed = [name for name in report.dropped if name["reason"] == reason]
-        names = " ".join(
-            f"<span class='chip {name['kind']}' title='{name['kind']}'>{escape(name['name'])} "
-            f"<i>{name['count']:,}</i></span>"
-            for name in listed
-        )
-        rest = f"<p class='note'>and {count - len(listed):,} less frequent names</p>" if count > len(listed) else ""
-        parts.append(
-            f"<details class='wide'><summary><b>{count:,}</b> {escape(DROP_REASONS[reason])}</summary>"
-            f"<div class='chips'>{names}{rest}</div></details>"
-        )
-    return (
-        "<h2 id='dropped'>Dropped</h2><p class='sub'>Names that captions mention and that became neither label nor "
-        f"synonym, with their number of captions; the most frequent names of each reason.</p>{''.join(parts)}"
-    )
+def _drops(report: BuildReport) -> list[Drops]:
+    listed: dict[str, list[DroppedName]] = defaultdict(list)
+    for row in report.dropped:
+        listed[row["reason"]].append(DroppedName(row["name"], row["kind"], row["count"]))
+    drops = [Drops(DROP_REASONS[reason], count, listed[reason]) for reason, count in report.num_dropped.items()]
+    return sorted(drops, key=lambda drop: -drop.num_names)
 
 
-def _notes(report: BuildReport) -> str:
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-    return f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""
-
-
-def _data(system: LabelSystem, report: BuildReport) -> str:
-    """Labels as JSON, escaped for a script element."""
-    rows = []
-    for label, label_report in zip(system.labels, report.labels, strict=True):
-        rows.append(
-            {
-                "name": label.name,
-                "kind": label.kind,
-                "count": label.count,
-                "synonyms": list(label.synonyms),
-                "sources": label_report.get("sources", {}),
-                "examples": label_report.get("examples", []),
-                "words": label_report.get("words", {}),
-                "ambiguous": list(label.ambiguous),
-            }
-        )
-    return json.dumps(rows, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+def _labels(system: LabelSystem, report: BuildReport) -> list[LabelRow]:
+    return [
+        {
+            "name": label.name,
+            "kind": label.kind,
+            "count": label.count,
+            "synonyms": label.synonyms,
+            "sources": row.get("sources", {}),
+            "examples": row.get("examples", []),
+            "words": row.get("words", {}),
+            "ambiguous": label.ambiguous,
+        }
+        for label, row in zip(system.labels, report.labels, strict=True)
+    ]

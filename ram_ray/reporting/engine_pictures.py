@@ -11,39 +11,34 @@ from __future__ import annotations
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 import ray
 from PIL import Image
+from ray.data import Dataset
 
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import Reject, to_table
+from ram_ray.reporting.engine_rows import (
+    OUTCOMES,
+    PICK,
+    SAMPLE_IMAGE,
+    Annotation,
+    Caption,
+    Outcome,
+    Pick,
+    RemovedTag,
+    SampleImage,
+    Tag,
+)
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.settings.runtime import Execution
-
-OUTCOMES = ("kept", "removed", "added")
-
-# A tag of an image that is selected for the page.
-PICK = pa.schema(
-    [
-        ("tag", pa.int32()),
-        ("what", pa.string()),  # one of OUTCOMES
-        ("order", pa.int64()),  # the smallest are shown
-        ("key", pa.string()),
-        ("box", pa.list_(pa.float32())),  # null: the whole image
-        ("cluster", pa.int32()),
-        ("reason", pa.string()),  # of removal; of an added tag, its origin
-        ("score", pa.float32()),
-    ]
-)
-# A selected tag with its image. `true` is null where the truth is not known, `jpeg` where the image cannot be read.
-SAMPLE_IMAGE = pa.schema([*PICK, ("true", pa.bool_()), ("caption", pa.string()), ("jpeg", pa.binary())])
 
 
 @dataclass(frozen=True)
@@ -75,17 +70,24 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
     Returns:
         PICK rows.
     """
-    best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    best: dict[tuple[int, Outcome], list[Pick]] = defaultdict(list)
     for row in block.to_pylist():
         if row["reason"] is not None:
             continue
-        mentioned = _mentioned(_original(row))
-        outcomes = [(tag, "kept" if tag["id"] in mentioned else "added", tag["origin"]) for tag in row["tags"] or ()]
-        outcomes += [(tag, "removed", tag["reason"]) for tag in row["removed"] or ()]
-        for tag, outcome, reason in outcomes:
+        for tag, outcome, reason in _outcomes(row):
             if tag["id"] in tags and (outcome == "added" or tag["id"] not in sampled):
-                pick = {"tag": tag["id"], "what": outcome, "key": row["key"], "reason": reason, "score": tag["score"]}
-                best[tag["id"], outcome].append({**pick, "order": order_of(row["key"], tag["id"])})
+                best[tag["id"], outcome].append(
+                    {
+                        "tag": tag["id"],
+                        "what": outcome,
+                        "order": order_of(row["key"], tag["id"]),
+                        "key": row["key"],
+                        "box": None,
+                        "cluster": None,
+                        "reason": reason,
+                        "score": tag["score"],
+                    }
+                )
     return _smallest(best, each)
 
 
@@ -100,25 +102,45 @@ def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
     Returns:
         PICK rows.
     """
-    best: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    best: dict[tuple[int, Outcome], list[Pick]] = defaultdict(list)
     for row in block.select(["key", "tag", "box", "cluster", "removed", "reason", "score"]).to_pylist():
         if row["tag"] in tags:
-            outcome = "removed" if row.pop("removed") else "kept"
-            best[row["tag"], outcome].append({**row, "what": outcome, "order": order_of(row["key"], row["tag"])})
+            outcome: Outcome = "removed" if row["removed"] else "kept"
+            best[row["tag"], outcome].append(
+                {
+                    "tag": row["tag"],
+                    "what": outcome,
+                    "order": order_of(row["key"], row["tag"]),
+                    "key": row["key"],
+                    "box": row["box"],
+                    "cluster": row["cluster"],
+                    "reason": row["reason"],
+                    "score": row["score"],
+                }
+            )
     return _smallest(best, each)
 
 
-def _smallest(best: Mapping[tuple[int, str], list[dict[str, Any]]], each: int) -> pa.Table:
-    rows = [pick for picks in best.values() for pick in sorted(picks, key=lambda pick: pick["order"])[:each]]
+def _smallest(best: Mapping[tuple[int, Outcome], list[Pick]], each: int) -> pa.Table:
+    rows = [dict(pick) for picks in best.values() for pick in sorted(picks, key=lambda pick: pick["order"])[:each]]
     return to_table(rows, PICK)
 
 
-def _original(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The captions of an ANNOTATION row that came with the image."""
+def _outcomes(row: Annotation) -> list[tuple[Tag | RemovedTag, Outcome, str]]:
+    """Each tag of an image, what happened to it, and its origin or the reason of its removal."""
+    mentioned = _mentioned(_original(row))
+    outcomes: list[tuple[Tag | RemovedTag, Outcome, str]] = [
+        (tag, "kept" if tag["id"] in mentioned else "added", tag["origin"]) for tag in row["tags"] or ()
+    ]
+    return outcomes + [(tag, "removed", tag["reason"]) for tag in row["removed"] or ()]
+
+
+def _original(row: Annotation) -> list[Caption]:
+    """The captions that came with the image."""
     return [caption for caption in row["captions"] or () if caption["origin"] == "original"]
 
 
-def _mentioned(captions: Iterable[Mapping[str, Any]]) -> set[int]:
+def _mentioned(captions: Iterable[Caption]) -> set[int]:
     return {id for caption in captions for id in caption["tags"]}
 
 
@@ -136,7 +158,7 @@ def order_of(key: str, tag: int) -> int:
 
 
 def show_block(
-    block: pa.Table, *, picks: Mapping[str, list[dict[str, Any]]], system: LabelSystem, limits: Limits, bounds: Bounds
+    block: pa.Table, *, picks: Mapping[str, list[Pick]], system: LabelSystem, limits: Limits, bounds: Bounds
 ) -> pa.Table:
     """Read the images of a block of annotations and make their thumbnails.
 
@@ -152,7 +174,7 @@ def show_block(
     """
     rows = [row for row in block.to_pylist() if row["key"] in picks]
     data = read_bytes(*([row[name] for row in rows] for name in ("uri", "offset", "nbytes")))
-    samples = []
+    samples: list[SampleImage] = []
     for row, content in zip(rows, data, strict=True):
         truth, _ = truth_ids(row["labels"], None, system)
         original = _original(row)
@@ -169,7 +191,7 @@ def show_block(
             jpeg = thumbnail(image, pick["box"], bounds=bounds) if image else None
             true = None if truth is None else pick["tag"] in truth
             samples.append({**pick, "true": true, "caption": text, "jpeg": jpeg})
-    return to_table(samples, SAMPLE_IMAGE)
+    return to_table([dict(sample) for sample in samples], SAMPLE_IMAGE)
 
 
 def thumbnail(image: Image.Image, box: list[float] | None, *, bounds: Bounds) -> bytes:
@@ -203,7 +225,7 @@ def read_sample_images(
     system: LabelSystem,
     execution: Execution,
     bounds: Bounds,
-) -> list[dict[str, Any]]:
+) -> list[SampleImage]:
     """Select the images of the page and read them from the shards.
 
     Args:
@@ -217,42 +239,50 @@ def read_sample_images(
     Returns:
         SAMPLE_IMAGE rows in the order of label, outcome and hash, within `bounds`.
     """
-    wanted, each, crops = frozenset(tags), bounds.each_in_all, list(crops)
-    picks: list[dict[str, Any]] = []
-    for number, path in enumerate(crops, start=1):
-        samples = read_rows(path, execution=execution, partitioned=False)
-        rows = _pick(samples, lambda block: pick_crops(block, tags=wanted, each=each), execution=execution, each=each)
-        picks += [pick for pick in rows if pick["what"] == "removed" or number == len(crops)]
-    sampled = frozenset(pick["tag"] for pick in picks)
-    columns = ["key", "captions", "tags", "removed", "reason"]
-    picks += _pick(
-        read_rows(annotations, execution=execution, columns=columns),
-        lambda block: pick_block(block, tags=wanted, each=each, sampled=sampled),
-        execution=execution,
-        each=each,
-    )
-    by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    sizes: Counter[tuple[int, str]] = Counter()  # several rounds remove tags of one label
-    for pick in sorted(picks, key=lambda pick: pick["order"]):
-        sizes[pick["tag"], pick["what"]] += 1
-        if sizes[pick["tag"], pick["what"]] <= each:
-            by_key[pick["key"]].append(pick)
-    reference = ray.put((dict(by_key), system))
+    picks = _select(annotations, crops=list(crops), tags=frozenset(tags), execution=execution, each=bounds.each_in_all)
+    reference = ray.put((picks, system))
 
     def show(block: pa.Table) -> pa.Table:
         block_picks, labels = ray.get(reference)
         return show_block(block, picks=block_picks, system=labels, limits=execution.limits, bounds=bounds)
 
-    images = list(
-        read_rows(annotations, execution=execution)
-        .map_batches(show, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
-        .iter_rows()
+    rows = read_rows(annotations, execution=execution).map_batches(
+        show, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
+    images = [cast(SampleImage, row) for row in rows.iter_rows()]
     images.sort(key=lambda image: (image["tag"], OUTCOMES.index(image["what"]), image["order"]))
     return _limit_bytes(images, bounds.bytes)
 
 
-def _pick(dataset: Any, pick: Any, *, execution: Execution, each: int) -> list[dict[str, Any]]:
+def _select(
+    annotations: str, *, crops: list[str], tags: frozenset[int], execution: Execution, each: int
+) -> dict[str, list[Pick]]:
+    """The picks of the page by key, at most `each` of one label and outcome."""
+    picks: list[Pick] = []
+    for number, path in enumerate(crops, start=1):
+        samples = read_rows(path, execution=execution, partitioned=False)
+        crop_picks = _pick(
+            samples, lambda block: pick_crops(block, tags=tags, each=each), execution=execution, each=each
+        )
+        picks += [pick for pick in crop_picks if pick["what"] == "removed" or number == len(crops)]
+    sampled = frozenset(pick["tag"] for pick in picks)
+    columns = ["key", "captions", "tags", "removed", "reason"]
+    picks += _pick(
+        read_rows(annotations, execution=execution, columns=columns),
+        lambda block: pick_block(block, tags=tags, each=each, sampled=sampled),
+        execution=execution,
+        each=each,
+    )
+    by_key: dict[str, list[Pick]] = defaultdict(list)
+    sizes: Counter[tuple[int, Outcome]] = Counter()  # several rounds remove tags of one label
+    for pick in sorted(picks, key=lambda pick: pick["order"]):
+        sizes[pick["tag"], pick["what"]] += 1
+        if sizes[pick["tag"], pick["what"]] <= each:
+            by_key[pick["key"]].append(pick)
+    return dict(by_key)
+
+
+def _pick(dataset: Dataset, pick: Callable[[pa.Table], pa.Table], *, execution: Execution, each: int) -> list[Pick]:
     cpus = execution.task_cpus
 
     def smallest(group: pa.Table) -> pa.Table:
@@ -260,12 +290,13 @@ def _pick(dataset: Any, pick: Any, *, execution: Execution, each: int) -> list[d
 
     picked = dataset.map_batches(pick, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
     groups = picked.groupby(["tag", "what"], num_partitions=execution.resources.shuffle_partitions)
-    return list(groups.map_groups(smallest, batch_format="pyarrow", num_cpus=cpus).iter_rows())
+    rows = groups.map_groups(smallest, batch_format="pyarrow", num_cpus=cpus).iter_rows()
+    return [cast(Pick, row) for row in rows]
 
 
-def _limit_bytes(images: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+def _limit_bytes(images: list[SampleImage], limit: int) -> list[SampleImage]:
     """As many of the images as fit: first the first of each label and outcome, so that no label is left out."""
-    sizes: dict[tuple[int, str], int] = defaultdict(int)
+    sizes: dict[tuple[int, Outcome], int] = defaultdict(int)
     ranked = []
     for index, image in enumerate(images):
         ranked.append((sizes[image["tag"], image["what"]], index))

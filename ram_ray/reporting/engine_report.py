@@ -7,9 +7,9 @@ the last round's generation. The sample images are a stage, so a page that is wr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import cast
 
 import fsspec
 import pyarrow as pa
@@ -19,8 +19,9 @@ from ram_ray.config import RunConfig
 from ram_ray.data_engine.statistics import count_tags_by_fate, read_tag_counts, tally_shares
 from ram_ray.label_system import LabelSystem
 from ram_ray.reporting.engine_curve import read_curve
-from ram_ray.reporting.engine_page import LabelChanges, Step, View, to_html
-from ram_ray.reporting.engine_pictures import OUTCOMES, SAMPLE_IMAGE, Bounds, read_sample_images
+from ram_ray.reporting.engine_page import LabelChanges, Reason, Step, View, to_html
+from ram_ray.reporting.engine_pictures import Bounds, read_sample_images
+from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage, TallyRow
 from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult, SampleImages
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.storage import make_folder
@@ -56,7 +57,7 @@ def report_engine(
     """
     bounds = bounds or Bounds()
     system = LabelSystem.load(labels.uri)
-    rows = read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))
+    rows = [cast(TallyRow, row) for row in read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))]
     changes = label_changes(rows, system)
     shown = [label.id for label in changes if label.removed or label.added][: bounds.categories]
     crops = [step.samples for step in steps if isinstance(step, CleanedAnnotations)]
@@ -92,7 +93,7 @@ def sample_images(
     crops: Sequence[str],
     tags: Sequence[int],
     bounds: Bounds,
-) -> list[dict[str, Any]]:
+) -> list[SampleImage]:
     """Read the page's images from the shards, as a stage: a second call reads the stage's file.
 
     Args:
@@ -119,10 +120,10 @@ def sample_images(
         fs, path = fsspec.url_to_fs(file)
         make_folder(fs, fs._parent(path))
         with fs.open(path, "wb") as handle:
-            pq.write_table(pa.Table.from_pylist(images, schema=SAMPLE_IMAGE), handle)
+            pq.write_table(pa.Table.from_pylist([dict(image) for image in images], schema=SAMPLE_IMAGE), handle)
         stage.finish(images=len({image["key"] for image in images}), pictures=len(images))
     with fsspec.open(file, "rb") as handle:
-        return pq.read_table(handle).to_pylist()
+        return [cast(SampleImage, row) for row in pq.read_table(handle).to_pylist()]
 
 
 def to_step(annotations: Annotations) -> Step:
@@ -144,7 +145,7 @@ def to_step(annotations: Annotations) -> Step:
     )
 
 
-def label_changes(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> list[LabelChanges]:
+def label_changes(rows: Sequence[TallyRow], system: LabelSystem) -> list[LabelChanges]:
     """Sum the counts of each label.
 
     Args:
@@ -154,9 +155,9 @@ def label_changes(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> lis
     Returns:
         The labels that occur in `rows`, those with the most added and removed tags first.
     """
-    images: Counter[tuple[int, str]] = Counter()
-    judged: Counter[tuple[int, str]] = Counter()
-    right: Counter[tuple[int, str]] = Counter()
+    images: Counter[tuple[int, Outcome]] = Counter()
+    judged: Counter[tuple[int, Outcome]] = Counter()
+    right: Counter[tuple[int, Outcome]] = Counter()
     unmentioned: Counter[int] = Counter()
     known = False
     for row in rows:
@@ -164,9 +165,10 @@ def label_changes(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> lis
             known = True
             unmentioned[row["tag"]] += row["images"] if row["fate"] == "unsaid" else 0
             continue
-        outcome = "removed" if row["fate"] != "kept" else "kept" if row["source"] == "said" else "added"
-        for total, name in ((images, "images"), (judged, "judged"), (right, "right")):
-            total[row["tag"], outcome] += row[name]
+        outcome: Outcome = "removed" if row["fate"] != "kept" else "kept" if row["source"] == "said" else "added"
+        images[row["tag"], outcome] += row["images"]
+        judged[row["tag"], outcome] += row["judged"]
+        right[row["tag"], outcome] += row["right"]
     changes = [
         LabelChanges(
             id=id,
@@ -186,20 +188,23 @@ def label_changes(rows: Sequence[Mapping[str, Any]], system: LabelSystem) -> lis
     return sorted(changes, key=lambda label: (-(label.removed + label.added), -label.kept, label.id))
 
 
-def reasons(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def reasons(rows: Sequence[TallyRow]) -> list[Reason]:
     """Sum the removed tags by reason.
 
     Args:
         rows: of `data_engine.statistics.TALLY`.
 
     Returns:
-        A dict of reason, images, judged and right for each reason, the most frequent first.
+        The sums of each reason, the most frequent first.
     """
-    totals: dict[str, Counter[str]] = {}
+    totals: dict[str, Reason] = {}
     for row in rows:
         if row["source"] != "true" and row["fate"] != "kept":
-            total = totals.setdefault(row["fate"], Counter())
-            for name in ("images", "judged", "right"):
-                total[name] += row[name]
-    summary = [{"reason": reason, **total} for reason, total in totals.items()]
-    return sorted(summary, key=lambda row: (-row["images"], row["reason"]))
+            total = totals.get(row["fate"], Reason(row["fate"]))
+            totals[row["fate"]] = Reason(
+                total.reason,
+                images=total.images + row["images"],
+                judged=total.judged + row["judged"],
+                right=total.right + row["right"],
+            )
+    return sorted(totals.values(), key=lambda total: (-total.images, total.reason))

@@ -10,19 +10,19 @@ from dataclasses import replace
 import pytest
 
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.reporting.engine_curve import Curve, read_curve, to_svg
-from ram_ray.reporting.engine_page import LabelChanges, Step, View, to_html
+from ram_ray.reporting.engine_curve import Curve, read_curve, to_chart
+from ram_ray.reporting.engine_page import LabelChanges, Reason, Step, View, to_html
 from ram_ray.reporting.engine_report import label_changes, reasons
-from tests.reporting.test_run_report import Page
+from ram_ray.reporting.engine_rows import SampleImage
+from tests.reporting.test_run_report import EVIL, Page
 from tests.tiny import jpeg
 
-EVIL = "<script>alert('x')</script> \"quoted\" & <b>"
 
-
-def _image(outcome: str, *, true: bool | None = None, **more) -> dict:
+def _image(outcome: str, *, true: bool | None = None, **more) -> SampleImage:
     image = {
         "tag": 0,
         "what": outcome,
+        "order": 0,
         "key": "s/<i>1",
         "box": None,
         "cluster": None,
@@ -46,7 +46,7 @@ def view() -> View:
         run=EVIL,
         steps=[Step("labels", 100, 50, 0.9, 0.6), Step("generate_1", 140, 50, 0.8, 0.8), Step("clean_1", 120, 50)],
         figures={"added_precision": 0.5, "recovered": None, "false_removed": 0.25, "true_removed": 0.04},
-        reasons=[{"reason": EVIL, "images": 9, "judged": 8, "right": 2}],
+        reasons=[Reason(EVIL, images=9, judged=8, right=2)],
         labels=[evil, LabelChanges(1, "dog", "object", 5)],
         curve=Curve({"model": [(0.0, 0.8), (0.4, 0.5)], EVIL: [(0.0, 0.3), (0.4, 0.1)]}, selected=(0.2, 0.7)),
     )
@@ -55,11 +55,33 @@ def view() -> View:
 def test_the_page_is_self_contained_and_escapes_its_texts(view: View) -> None:
     text = to_html(view)
     page = Page(re.sub(r"<(img|circle|polyline)[^>]*>", "", text))
-    assert page.open == []
+    assert page.open == [] and "script" not in page.tags
     assert "<script" not in text and '<b>"' not in text and "<i>1" not in text
     assert EVIL in page.text
     assert set(re.findall(r'src="([^"]{0,23})', text)) == {"data:image/jpeg;base64,"}
     assert not re.search(r"""href=|url\(|@import|https?:""", text)
+
+
+def test_every_text_of_data_is_read_as_text(view: View) -> None:
+    image = _image("removed", key=f"key {EVIL}", reason=f"removed for {EVIL}", caption=f"caption {EVIL}")
+    label = LabelChanges(0, f"label {EVIL}", f"kind {EVIL}", removed=1, sample_images=[image, image | {"caption": ""}])
+    text = to_html(
+        replace(
+            view,
+            run=f"run {EVIL}",
+            steps=[Step(f"step {EVIL}", 9, 3)],
+            reasons=[Reason(f"reason {EVIL}", images=1)],
+            labels=[label],
+            curve=Curve({f"line {EVIL}": [(0.0, 1.0)]}, axis=f"axis {EVIL}"),
+        )
+    )
+    page = Page(re.sub(r'(<img [^>]*alt="[^"]*")>', r"\1/>", text))
+    assert page.open == [] and page.tags.isdisjoint({"script"}) and "onclick" not in page.attributes
+    for name in ("run", "step", "reason", "label", "kind", "line", "axis"):
+        assert f"{name} {EVIL}" in page.text, name
+    assert f"removed for {EVIL} 0.50" in page.text
+    assert {f"caption {EVIL}", f"key {EVIL}"} <= page.attributes["title"]
+    assert f"label {EVIL}: key {EVIL}" in page.attributes["alt"]
 
 
 def test_images_show_what_is_known_of_them(view: View) -> None:
@@ -85,12 +107,15 @@ def test_without_a_truth_nothing_is_said_to_be_right(view: View) -> None:
     "line", [[(0.0, 1.0), (0.03, 0.5)], [(0.61, 0.9), (0.87, 0.2)], [(120.0, 0.9), (90_000.0, 0.4)], [(0.5, 0.5)]]
 )
 def test_the_curve_stays_in_its_box(line) -> None:
-    svg = to_svg(Curve({"model": line, "frequency": []}, selected=line[-1]))
-    width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', svg).groups())
-    points = [point.split(",") for path in re.findall(r'points="([^"]*)"', svg) for point in path.split()]
-    assert len(points) == len(line) and all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in points)
-    across = [float(x) for x, _ in points]
-    assert across == sorted(across) and (len(line) == 1 or across[-1] - across[0] > width / 3), "it fills its axis"
+    chart = to_chart(Curve({"model": line, "frequency": []}, selected=line[-1]))
+    model, frequency = chart.lines
+    right, bottom = chart.left + chart.width, chart.top + chart.height
+    assert len(model.points) == len(line) and not frequency.points and chart.mark.position == model.points[-1]
+    assert all(chart.left - 1e-6 <= x <= right + 1e-6 and chart.top - 1e-6 <= y <= bottom for x, y in model.points)
+    across = [x for x, _ in model.points]
+    assert across == sorted(across) and (len(line) == 1 or across[-1] - across[0] > chart.width / 3), (
+        "it fills its axis"
+    )
 
 
 def test_a_curve_is_read_or_refused(tmp_path) -> None:
@@ -125,7 +150,4 @@ def test_label_changes_and_reasons_of_a_tally() -> None:
     assert (dog.kept, dog.removed, dog.added, dog.unmentioned) == (10, 3, 0, 4)
     assert dog.right == {"kept": 0.9, "removed": 1 / 3, "added": None}
     assert (cat.name, cat.kept) == ("cat", 0)
-    assert reasons(rows) == [
-        {"reason": "outlier", "images": 2, "judged": 2, "right": 1},
-        {"reason": "disagreement", "images": 1, "judged": 1, "right": 0},
-    ]
+    assert reasons(rows) == [Reason("outlier", 2, 2, 1), Reason("disagreement", 1, 1, 0)]

@@ -3,12 +3,16 @@
 import json
 import re
 from html.parser import HTMLParser
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 
 from ram_ray.evaluation.metrics import per_tag, summarise
-from ram_ray.reporting.run_report import StageLine, build_report, closing_table, to_html, write_report
+from ram_ray.reporting.loss_curves import LossCurves
+from ram_ray.reporting.run_report import Report, StageLine, TagRow, build_report, closing_table, to_html, write_report
+
+EVIL = "</script><script>alert('x')</script> \"quoted\" 'quoted' & &lt; <b> \" onclick=\"x"
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def stages() -> list[StageLine]:
 
 
 @pytest.fixture
-def report(stages) -> dict:
+def report(stages) -> Report:
     rng = np.random.default_rng(0)
     targets = rng.random((50, 4)) < [0.5, 0.2, 0.0, 0.9]
     rows = per_tag(rng.random((50, 4)) * 0.5 + 0.4 * targets, targets, thresholds=np.full(4, 0.5))
@@ -30,15 +34,20 @@ def report(stages) -> dict:
 
 
 class Page(HTMLParser):
-    """Tags that were opened and are not closed, and the text."""
+    """What a browser reads: tags that are opened and not closed, all tags, attributes and texts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.text: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: dict[str, set[str]] = {}  # name -> its values
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        for name, value in attrs:
+            self.attributes.setdefault(name, set()).add(value)
         if tag not in ("meta", "line", "rect"):
             self.open.append(tag)
 
@@ -68,6 +77,34 @@ def test_the_page_is_self_contained_and_escapes_its_texts(report):
     assert not re.search(r"""(src|href)=|url\(|@import|<script""", text)
     assert "<b>&co" not in text and "<b>&co" in page.text
     assert "ghost" not in page.text and "no image has them: 1." in text
+
+
+def test_the_json_has_exactly_these_keys_and_no_points_of_curves(report, stages, tmp_path):
+    write_report(str(tmp_path), report, curves=[LossCurves("pretrain", {"total": [(0, 1.5)]})])
+    tree = json.loads((tmp_path / "report.json").read_text())
+    own = ["run", "evaluated", "images", "stages"]
+    averages = ["mAP", "mean_prevalence", "num_tags", "precision", "recall", "micro_precision", "micro_recall"]
+    assert list(tree) == [*averages, "per_tag", *own] == [*get_type_hints(Report)]
+    measured = ["images", "tags", "seconds", "precision", "recall", "mAP", "rejected"]
+    assert list(tree["stages"][0]) == ["stage", *measured, "reused", "tags_per_image", "images_per_second"]
+    assert set(tree["per_tag"][0]) == set(get_type_hints(TagRow))
+    assert list(build_report({}, stages)) == own, "nothing was evaluated"
+
+
+def test_every_text_of_data_is_read_as_text():
+    rows = per_tag(np.array([[0.9], [0.1]]), np.array([[True], [False]]), thresholds=np.full(1, 0.5))
+    report = build_report(
+        summarise(rows, names=[f"tag {EVIL}"], kinds=[f"kind {EVIL}"]),
+        [StageLine(f"stage {EVIL}", precision=0.5, recall=0.5, mAP=0.5)],
+        run=f"run {EVIL}",
+        evaluated=f"evaluated {EVIL}",
+    )
+    text = to_html(report, curves=[LossCurves(f"curve {EVIL}", {f"loss {EVIL}": [(0, 1.0), (1, 0.5)]})])
+    page = Page(text)
+    assert page.open == [] and page.tags.isdisjoint({"script", "b"})
+    for name in ("tag", "kind", "stage", "run", "evaluated", "curve", "loss"):
+        assert f"{name} {EVIL}" in page.text, name
+    assert f"curve {EVIL}" in page.attributes["aria-label"] and "onclick" not in page.attributes
 
 
 def test_a_page_of_a_run_that_measured_nothing():
