@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from ram_ray.settings.data import DataConfig
 from ram_ray.settings.data_engine import EngineConfig
@@ -174,7 +175,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _line(problem: Any) -> str:
+def _line(problem: ErrorDetails) -> str:
     field = ".".join(str(part) for part in problem["loc"]) or "the configuration"
     if problem["type"] == "extra_forbidden":
         return f"{field}: no such field"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 FIGURES = {  # column -> its title, and digits
     "tags": ("tags", 0),
@@ -24,10 +24,20 @@ FIGURES = {  # column -> its title, and digits
     "mAP": ("mAP", 4),
 }
 
+
+class Spread(TypedDict):
+    """Mean and sample standard deviation over seeds."""
+
+    mean: float
+    sd: float | None  # None: a single seed
+    values: dict[str, float]  # by seed
+
+
+Row = dict[str, Any]  # of ablation.json: "row" is its name, "gain" and each figure a `Spread` or None
 Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 
-def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[dict[str, Any]]:
+def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[Row]:
     """Summarise each row that any seed measured.
 
     Args:
@@ -37,14 +47,14 @@ def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[dict
     Returns:
         A dict a row: "row", each figure with mean, sd and values, and the gain in mAP.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     previous: str | None = None
     for name in names:
         measured = {seed: by_row[name] for seed, by_row in seeds.items() if name in by_row}
         if not measured:
             continue
         others = sorted({figure for figures in measured.values() for figure in figures} - FIGURES.keys())
-        row: dict[str, Any] = {"row": name}
+        row: Row = {"row": name}
         for figure in [*FIGURES, *others]:  # the others are not in the tables
             if summary := spread({seed: figures.get(figure) for seed, figures in measured.items()}):
                 row[figure] = summary
@@ -60,7 +70,7 @@ def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[dict
     return rows
 
 
-def spread(values: Mapping[int, float | None]) -> dict[str, Any] | None:
+def spread(values: Mapping[int, float | None]) -> Spread | None:
     """Mean and sample standard deviation over seeds.
 
     Args:
@@ -80,7 +90,7 @@ def spread(values: Mapping[int, float | None]) -> dict[str, Any] | None:
     }
 
 
-def total_gain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def total_gain(rows: Sequence[Row]) -> Spread | None:
     """The gain in mAP from the first row to the last, seed by seed.
 
     Args:
@@ -95,7 +105,7 @@ def total_gain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return spread({int(seed): value - scored[0][seed] for seed, value in scored[-1].items() if seed in scored[0]})
 
 
-def to_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def to_text(rows: Sequence[Row]) -> str:
     """Format the table for a terminal.
 
     Args:
@@ -113,7 +123,7 @@ def to_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def to_markdown(rows: Sequence[Row]) -> str:
     """Format the table for a README.
 
     Args:
@@ -127,7 +137,7 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
 
 
-def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
     used = [figure for figure in FIGURES if any(row.get(figure) for row in rows)]
     header = ["", *(FIGURES[figure][0] for figure in used), "gain"]
     table = [header]
@@ -137,7 +147,7 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return table
 
 
-def _cell(summary: Mapping[str, Any] | None, digits: int, *, sign: str = "") -> str:
+def _cell(summary: Spread | None, digits: int, *, sign: str = "") -> str:
     if not summary:
         return ""
     mean = f"{summary['mean']:{sign},.{digits}f}"

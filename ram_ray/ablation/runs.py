@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,11 @@ TABLE_4 = ("Tag2Text without captioning", "+ captioning", "+ text queries", "+ d
 SMALL_SYSTEM = 3429 / 6449  # of the label system: Tag2Text's to RAM's before synonyms were merged
 
 Figures = dict[str, float | None]
+Result = dict[str, Any]  # ablation.json
+Changes = dict[str, dict[str, Any]]  # section of the configuration -> field -> value
 
 
-def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int]) -> dict[str, Any]:
+def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int]) -> Result:
     """Run a table's rows for each seed, and write ablation.json and ablation.md at `out_uri`.
 
     Those of table 4 are ablation_4.json and ablation_4.md, so that both tables can share the runs of one folder.
@@ -82,7 +84,7 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
     measure: Callable[[RunConfig, str], Measured] = measure_engine if table == 5 else measure_model
     measured: dict[int, Measured] = {}
     failed: dict[str, str] = {}
-    result: dict[str, Any] = {}
+    result: Result = {}
     for seed in seeds:
         print_line(f"\nseed {seed}")
         try:
@@ -284,12 +286,12 @@ def model_variants(config: RunConfig) -> dict[str, RunConfig]:
     small = max(1, round(SMALL_SYSTEM * config.labels.max_labels))
     trained_queries = {"architecture": "tag2text", "label_width": width}
     without = {"distill_loss": False}
-    first: dict[str, dict[str, Any]] = {
+    first: Changes = {
         "model": trained_queries,
         "labels": {"max_labels": small},
         "pretrain": {"caption_loss": False, **without},
     }
-    changes: list[dict[str, dict[str, Any]]] = [
+    changes: list[Changes] = [
         {**first, "retrain": without, "finetune": without},  # these two are not run, but must not contradict the model
         {"pretrain": {"caption_loss": True}},
         {"model": {name: getattr(config.model, name) for name in trained_queries}},
@@ -304,7 +306,7 @@ def model_variants(config: RunConfig) -> dict[str, RunConfig]:
     return variants
 
 
-def format_result(result: Mapping[str, Any]) -> str:
+def format_result(result: Result) -> str:
     """Format the table, and the seeds that failed, for the terminal.
 
     Args:

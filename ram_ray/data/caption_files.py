@@ -19,7 +19,7 @@ import fsspec
 import ray
 
 from ram_ray.config import RunConfig
-from ram_ray.records import SAMPLE, to_table
+from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import Samples
 from ram_ray.runtime.annotate import count_and_reject
 from ram_ray.runtime.artifacts import Run, write_table
@@ -130,7 +130,7 @@ def list_files(uris: list[str]) -> dict[str, str]:
     return dict(sorted(uri_of_shard.items()))
 
 
-def read_lines(shard: str, uri: str) -> Iterator[dict[str, Any]]:
+def read_lines(shard: str, uri: str) -> Iterator[Row]:
     """Read every line of a text file as a row, in bounded memory.
 
     Args:
@@ -144,7 +144,7 @@ def read_lines(shard: str, uri: str) -> Iterator[dict[str, Any]]:
         number = 0
         while line := file.readline(MAX_LINE):
             number += 1
-            row: dict[str, Any] = {"key": f"{shard}/{number}", "shard": shard, "uri": uri, "offset": number}
+            row: Row = {"key": f"{shard}/{number}", "shard": shard, "uri": uri, "offset": number}
             cut = len(line) == MAX_LINE and not line.endswith(b"\n")
             while cut and (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
                 pass

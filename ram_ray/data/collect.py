@@ -5,7 +5,7 @@ If a run names no shards, the drawn scenes are written first, as ordinary shards
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from ram_ray.config import RunConfig
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.data.shards import Format, Shard, list_shards, scan_shard
 from ram_ray.drawn_scenes import plan_corpus, write_shard
-from ram_ray.records import SAMPLE, to_table
+from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import DrawnShards, Samples
 from ram_ray.runtime.annotate import annotate, count_and_reject
 from ram_ray.runtime.artifacts import Run, Stage
@@ -30,7 +30,6 @@ from ram_ray.settings.runtime import Execution
 from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
 
 ROWS_AT_ONCE = 1000
-Row = dict[str, Any]  # columns of `records.SAMPLE` by name
 
 
 class ListedShard(Section):
@@ -94,7 +93,7 @@ class SampleSettings(StageSettings):
         """Limits of a usable image."""
         return Limits(self.min_side, self.max_pixels, self.max_bytes)
 
-    def read(self, source: Mapping[str, Any]) -> Iterator[Row]:
+    def read(self, source: Row) -> Iterator[Row]:
         """Read the rows of a shard.
 
         Args:

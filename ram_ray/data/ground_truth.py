@@ -8,13 +8,12 @@ use most. Names that the label system does not contain cannot be scored; they ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
 from ram_ray.label_system import LabelSystem
-from ram_ray.records import KINDS
+from ram_ray.records import KINDS, Row
 from ram_ray.results import Counts
 
 # One row a batch; sums over rows are the figures of a stage.
@@ -49,7 +48,7 @@ def label_id(label: str, system: LabelSystem) -> int | None:
 
 
 def truth_ids(
-    labels: Sequence[str] | None, captions: Iterable[Mapping[str, Any]] | None, system: LabelSystem
+    labels: Sequence[str] | None, captions: Iterable[Row] | None, system: LabelSystem
 ) -> tuple[set[int] | None, Counter]:
     """The ground truth of an image.
 
@@ -129,5 +128,5 @@ def tag_counts(batch: pa.Table, *, system: LabelSystem, labels_only: bool = True
     return pa.Table.from_pylist([line], schema=TAG_COUNTS)
 
 
-def _list(value: Any) -> list:
+def _list(value: Iterable | None) -> list:
     return [] if value is None else list(value)

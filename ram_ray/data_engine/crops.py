@@ -29,7 +29,7 @@ from ram_ray.data_engine.stage_settings import RegionSettings
 from ram_ray.detectors.regions import WHOLE_IMAGE, Box
 from ram_ray.detectors.registry import make_detector
 from ram_ray.labels.match import MATCHED, PARSED
-from ram_ray.records import to_table
+from ram_ray.records import Row, to_table
 from ram_ray.runtime.key_hash import hash_key
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class RegionEmbedder:
                 images[index]["regions"] = regions
         return to_table(images, IMAGE_REGIONS)
 
-    def _measure(self, rows: list[dict[str, Any]], pixels: np.ndarray) -> list[list[dict[str, Any]]]:
+    def _measure(self, rows: list[Row], pixels: np.ndarray) -> list[list[Row]]:
         """The regions of tagged images (B, S, S, 3)."""
         import torch
 
@@ -146,11 +146,11 @@ class RegionEmbedder:
         tag_ids = [[*ids, *negative_ids] for ids, negative_ids in zip(positives, negatives, strict=True)]
         boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else pixels, tag_ids)
         crops = _Crops(pixels)
-        regions: list[list[dict[str, Any]]] = [[] for _ in rows]
+        regions: list[list[Row]] = [[] for _ in rows]
         crop_indices: list[list[int]] = [[] for _ in rows]
         for image, image_boxes in enumerate(boxes):
             for id, (box, score) in image_boxes.items():
-                region: dict[str, Any] = {"tag": id, "carried": id in positives[image], "said": id in mentioned[image]}
+                region: Row = {"tag": id, "carried": id in positives[image], "said": id in mentioned[image]}
                 region |= {"labelled": id in labelled[image], "box": list(box), "score": score}
                 region |= {"whole": float(whole[image, id]), "others": [tag for tag in mentioned[image] if tag != id]}
                 regions[image].append(region)
@@ -171,7 +171,7 @@ class RegionEmbedder:
         ]
 
     def _score_crops(
-        self, crops: _Crops, whole: np.ndarray, regions: list[list[dict[str, Any]]], crop_indices: list[list[int]]
+        self, crops: _Crops, whole: np.ndarray, regions: list[list[Row]], crop_indices: list[list[int]]
     ) -> None:
         """Add `agreement` and `embedding` to the regions."""
         embeddings = np.concatenate([self.teacher.encode_images(np.stack(part)) for part in self._parts(crops.pixels)])

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TypedDict
 
 import fsspec
 import pyarrow as pa
@@ -41,6 +41,17 @@ TALLY = pa.schema(
     ]
 )
 KEYS = ["tag", "source", "fate"]
+
+
+class TallyRow(TypedDict):
+    """A TALLY row."""
+
+    tag: int
+    source: str
+    fate: str
+    images: int
+    judged: int
+    right: int
 
 
 def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
@@ -106,20 +117,24 @@ def count_tags_by_fate(run: Run, config: RunConfig, annotations: Annotations, la
         .groupby(KEYS, num_partitions=execution.resources.shuffle_partitions)
         .sum(["images", "judged", "right"])
     )
-    rows = [
+    rows: list[TallyRow] = [
         {
-            **{key: row[key] for key in KEYS},
-            **{name: int(row[f"sum({name})"]) for name in ("images", "judged", "right")},
+            "tag": row["tag"],
+            "source": row["source"],
+            "fate": row["fate"],
+            "images": int(row["sum(images)"]),
+            "judged": int(row["sum(judged)"]),
+            "right": int(row["sum(right)"]),
         }
         for row in summed.iter_rows()  # a few for each tag
     ]
-    rows.sort(key=lambda row: [row[key] for key in KEYS])
+    rows.sort(key=lambda row: (row["tag"], row["source"], row["fate"]))
     write_text(f"{stage.path}/tally.json", json.dumps(rows))
     objects = [row for row in rows if system[row["tag"]].kind == "object"]
     return stage.finish(images=annotations.rows_out, shares=tally_shares(rows), objects=tally_shares(objects))
 
 
-def read_tag_counts(tally: Tally) -> list[dict[str, Any]]:
+def read_tag_counts(tally: Tally) -> list[TallyRow]:
     """Read the rows of a finished `tally`.
 
     Args:
@@ -132,7 +147,7 @@ def read_tag_counts(tally: Tally) -> list[dict[str, Any]]:
         return json.load(file)
 
 
-def tally_shares(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+def tally_shares(rows: Iterable[TallyRow]) -> dict[str, float | None]:
     """The shares of the module's table.
 
     Args:

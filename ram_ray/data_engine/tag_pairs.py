@@ -17,9 +17,8 @@ tags, K scored tags.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +28,7 @@ from ram_ray.data.parts import part_index
 from ram_ray.data_engine.co_occurrence import SMOOTHING
 from ram_ray.data_engine.mention_counts import mentions
 from ram_ray.label_system import LabelSystem
+from ram_ray.records import Row
 
 PARTS = 5  # P: a fifth of the images is left out of the counts of each part
 _OF_PART = tuple(f"part_{number}" for number in range(PARTS))
@@ -61,7 +61,7 @@ def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
     return pa.table(columns).cast(PAIRS)
 
 
-def mentioned_ids(row: Mapping[str, Any]) -> np.ndarray:
+def mentioned_ids(row: Row) -> np.ndarray:
     """Tags that the original captions of a row mention, without those that cleaning removed.
 
     Args:

@@ -29,6 +29,8 @@ from ram_ray.results import Counts
 TAG_BLOCK = pa.schema(
     [("block", pa.int32()), ("rows", pa.int32()), ("scores", pa.list_(pa.float32())), ("targets", pa.list_(pa.bool_()))]
 )
+Summary = dict[str, Any]  # of `summarise`, and summary.json
+
 PER_TAG = pa.schema(
     [
         ("tag", pa.int32()),
@@ -179,7 +181,7 @@ def per_tag(
     return rows
 
 
-def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_positives: int = 1) -> dict[str, Any]:
+def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_positives: int = 1) -> Summary:
     """Average the figures of the tags.
 
     Tags with fewer than `min_positives` positives (at least 1) have a line but are in no average. Mean prevalence is

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -11,7 +10,7 @@ from pydantic import Field
 
 from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
-from ram_ray.evaluation.metrics import reduce_tag_block, summarise
+from ram_ray.evaluation.metrics import Summary, reduce_tag_block, summarise
 from ram_ray.evaluation.scorer import Scorer
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import read_config
@@ -87,7 +86,7 @@ def evaluate(
     return stage.finish(images=labelled.rows_out, model=model.digest, **averages)
 
 
-def read_summary(score: Evaluation) -> dict[str, Any]:
+def read_summary(score: Evaluation) -> Summary:
     """Read the summary of an `evaluate` stage.
 
     Args:

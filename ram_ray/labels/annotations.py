@@ -6,8 +6,6 @@ here, and false tags are planted. Unseen captions are processed like training ca
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
@@ -17,7 +15,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
 from ram_ray.labels.parsed_rows import parsed_captions
 from ram_ray.labels.planted import Planter, truth_names
-from ram_ray.records import ANNOTATION, PARSED, to_table
+from ram_ray.records import ANNOTATION, PARSED, Row, to_table
 from ram_ray.settings.data import MeasureConfig
 from ram_ray.settings.section import Section, StageSettings
 
@@ -138,7 +136,7 @@ def to_annotations(block: pa.Table, find_tags: TagFinder) -> pa.Table:
     """
     rows = []
     for row in block.to_pylist():
-        captions: list[dict[str, Any]] = []
+        captions: list[Row] = []
         origins: dict[int, str] = {}  # of the image's tags, by label id
         for caption in parsed_captions(row):
             ids, sources = find_tags("" if caption.unread else caption.text, caption.names)

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
-from ram_ray.data_engine.statistics import count_tags_by_fate, read_tag_counts, tally_shares
+from ram_ray.data_engine.statistics import TallyRow, count_tags_by_fate, read_tag_counts, tally_shares
 from ram_ray.label_system import LabelSystem
 from ram_ray.reporting.engine_curve import read_curve
 from ram_ray.reporting.engine_page import LabelChanges, Reason, Step, View, to_html
 from ram_ray.reporting.engine_pictures import Bounds, read_sample_images
-from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage, TallyRow
+from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage
 from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult, SampleImages
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.storage import make_folder
@@ -57,7 +57,7 @@ def report_engine(
     """
     bounds = bounds or Bounds()
     system = LabelSystem.load(labels.uri)
-    rows = [cast(TallyRow, row) for row in read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))]
+    rows = read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))
     changes = label_changes(rows, system)
     shown = [label.id for label in changes if label.removed or label.added][: bounds.categories]
     crops = [step.samples for step in steps if isinstance(step, CleanedAnnotations)]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from ram_ray.config import RunConfig
+from ram_ray.evaluation.metrics import Summary
 from ram_ray.evaluation.stages import read_summary
 from ram_ray.reporting.engine_report import report_engine
 from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
@@ -101,7 +101,7 @@ class RunLog:
             config: of the run.
             score: of the final model; None: without evaluation data the report has the stages alone.
         """
-        summary: dict[str, Any] = read_summary(score) if score else {}
+        summary: Summary = read_summary(score) if score else {}
         images = score.images if score else 0
         evaluated = "the finetuned model on held-out images" if score else "nothing: no evaluation data was given"
         report = build_report(summary, self.lines, run=config.name, evaluated=evaluated, images=images)
