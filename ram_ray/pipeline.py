@@ -25,29 +25,23 @@ from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import (
     Annotations,
     CleanedAnnotations,
-    DualEncoderResult,
     Evaluation,
     GeneratedAnnotations,
-    LabelSystemResult,
     TrainedModel,
-    Vocabulary,
 )
 from ram_ray.runtime.artifacts import Run, StopRun
 from ram_ray.settings.training import TrainConfig
 from ram_ray.synthesis.represent import represent
-from ram_ray.training.tagger_stage import train_tagger
+from ram_ray.training.tagger_stage import TrainingInputs, train_tagger
 from ram_ray.training.vocabulary import build_vocabulary
 
 STAGES = ("shards", "represent", "parse", "labels", "pretrain", "generate", "clean", "retrain", "finetune", "evaluate")
 
 
 @dataclass(frozen=True)
-class TrainingInputs:
+class Inputs(TrainingInputs):
     """What every training of a run takes beside annotations, and what its models are scored on."""
 
-    labels: LabelSystemResult
-    dual_encoder: DualEncoderResult
-    vocabulary: Vocabulary
     held_out: Annotations | None
 
 
@@ -100,7 +94,7 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
     rounds = config.engine.rounds
     left_out = find_holdout(config) if rounds else None
     model = train_and_score(run, config, config.pretrain, annotations, inputs, name="pretrain", left_out=left_out)
-    scoring_models = train_folds(run, config, config.pretrain, annotations, inputs, model) if rounds else []
+    scoring_models = train_scoring_models(run, config, config.pretrain, annotations, inputs, model) if rounds else []
     run.reached("pretrain")
 
     for round in range(1, rounds + 1):
@@ -114,7 +108,7 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
             run, config, config.retrain, annotations, inputs, name=name, newest=model, left_out=left_out
         )
         if round < rounds:
-            scoring_models = train_folds(
+            scoring_models = train_scoring_models(
                 run, config, config.retrain, annotations, inputs, model, earlier=scoring_models
             )
     for name in ("generate", "clean", "retrain"):  # without a round the data engine has nothing to do
@@ -144,9 +138,7 @@ def find_data(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
     return drawn_train, data.eval or drawn_eval
 
 
-def prepare(
-    run: Run, config: RunConfig, train_uris: list[str], held_out_uris: list[str]
-) -> tuple[Annotations, TrainingInputs]:
+def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: list[str]) -> tuple[Annotations, Inputs]:
     """The stages before the first training: shards, represent, parse, labels.
 
     Args:
@@ -180,7 +172,7 @@ def prepare(
     if held_out_samples:
         held_out_parsed = parse(run, config, held_out_samples, name="parse_eval")
         held_out = label_captions(run, config, held_out_parsed, labels, name="labels_eval")
-    return annotations, TrainingInputs(labels, dual_encoder, vocabulary, held_out)
+    return annotations, Inputs(labels, dual_encoder, vocabulary, held_out)
 
 
 def train_and_score(
@@ -188,7 +180,7 @@ def train_and_score(
     config: RunConfig,
     train_config: TrainConfig,
     annotations: Annotations,
-    inputs: TrainingInputs,
+    inputs: Inputs,
     *,
     name: str,
     newest: TrainedModel | None = None,
@@ -214,10 +206,8 @@ def train_and_score(
         config,
         train_config,
         annotations,
+        inputs,
         name=name,
-        labels=inputs.labels,
-        dual_encoder=inputs.dual_encoder,
-        vocabulary=inputs.vocabulary,
         newest=newest,
         left_out=left_out,
     )
@@ -226,12 +216,12 @@ def train_and_score(
     return model
 
 
-def train_folds(
+def train_scoring_models(
     run: Run,
     config: RunConfig,
     train_config: TrainConfig,
     annotations: Annotations,
-    inputs: TrainingInputs,
+    inputs: Inputs,
     model: TrainedModel,
     *,
     earlier: Sequence[TrainedModel] = (),
@@ -262,10 +252,8 @@ def train_folds(
             config,
             train_config,
             annotations,
+            inputs,
             name=f"{model.stage}_fold_{fold}",
-            labels=inputs.labels,
-            dual_encoder=inputs.dual_encoder,
-            vocabulary=inputs.vocabulary,
             newest=newest,
             left_out=Part.number(fold, folds),
             fold=fold,
@@ -293,7 +281,7 @@ def run_round(
     config: RunConfig,
     annotations: Annotations,
     scoring_models: Sequence[TrainedModel],
-    inputs: TrainingInputs,
+    inputs: Inputs,
     *,
     round: int,
 ) -> tuple[GeneratedAnnotations, CleanedAnnotations]:

@@ -38,13 +38,13 @@ from ram_ray.config import RunConfig, dump
 from ram_ray.data_engine.statistics import count_tags_by_fate
 from ram_ray.evaluation.stages import evaluate, read_summary
 from ram_ray.pipeline import (
-    TrainingInputs,
+    Inputs,
     find_data,
     find_holdout,
     prepare,
     run_round,
     train_and_score,
-    train_folds,
+    train_scoring_models,
 )
 from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import Annotations, TrainedModel
@@ -186,10 +186,10 @@ def measure_engine(config: RunConfig, run_uri: str) -> Measured:
     def finetune(annotations: Annotations, model: TrainedModel, name: str) -> TrainedModel:
         return train_and_score(run, config, config.finetune, annotations, inputs, name=name, newest=model)
 
-    scoring_models = train_folds(run, config, config.pretrain, parsed, inputs, preliminary)
+    scoring_models = train_scoring_models(run, config, config.pretrain, parsed, inputs, preliminary)
     generated, cleaned = run_round(run, config, parsed, scoring_models, inputs, round=1)
     first = retrain(cleaned, "retrain_1")
-    scoring_models = train_folds(run, config, config.retrain, cleaned, inputs, first, earlier=scoring_models)
+    scoring_models = train_scoring_models(run, config, config.retrain, cleaned, inputs, first, earlier=scoring_models)
     _, cleaned_again = run_round(run, config, cleaned, scoring_models, inputs, round=2)
     second = retrain(cleaned_again, "retrain_2")
     final = finetune(cleaned_again, second, "finetune")
@@ -211,7 +211,7 @@ def measure_engine(config: RunConfig, run_uri: str) -> Measured:
 
 
 def measure_row(
-    run: Run, config: RunConfig, annotations: Annotations, models: Sequence[TrainedModel], inputs: TrainingInputs
+    run: Run, config: RunConfig, annotations: Annotations, models: Sequence[TrainedModel], inputs: Inputs
 ) -> Figures:
     """The figures of one row of table 5: its annotations, and the last of the models that led to it.
 

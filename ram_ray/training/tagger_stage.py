@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from ram_ray.config import RunConfig
 from ram_ray.data.parts import Part
@@ -48,16 +48,23 @@ class TaggerSettings(StageSettings):
         )
 
 
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What every training of a run takes beside annotations."""
+
+    labels: LabelSystemResult
+    dual_encoder: DualEncoderResult  # embeds the labels, and is distilled
+    vocabulary: Vocabulary  # a folder that every node can read
+
+
 def train_tagger(
     run: Run,
     config: RunConfig,
     train_config: TrainConfig,
     annotations: Annotations,
+    inputs: TrainingInputs,
     *,
     name: str,
-    labels: LabelSystemResult,
-    dual_encoder: DualEncoderResult,
-    vocabulary: Vocabulary,
     newest: TrainedModel | None = None,
     left_out: Part | None = None,
     fold: int | None = None,
@@ -69,10 +76,8 @@ def train_tagger(
         config: of the run.
         train_config: section of this training.
         annotations: rows to train on.
+        inputs: the other inputs of training.
         name: of the stage.
-        labels: the label system.
-        dual_encoder: embeds the labels, and is distilled.
-        vocabulary: folder with tokenizer.json, readable by every node.
         newest: model to start from where `train_config.start` is "previous"; None: the backbone of the dual encoder.
         left_out: part of the images that is not trained on; epochs count the other images.
         fold: number of the part that only this model scores.
@@ -82,8 +87,9 @@ def train_tagger(
     """
     settings, execution = TaggerSettings.from_config(config, train=train_config, left_out=left_out), config.execution
     start = newest if settings.train.start == "previous" else None
-    inputs = [annotations, labels, dual_encoder, vocabulary, *([start] if start else [])]
-    stage = run.stage(name, TrainedModel, settings=settings, inputs=inputs)
+    labels, dual_encoder, vocabulary = inputs.labels, inputs.dual_encoder, inputs.vocabulary
+    results = [annotations, labels, dual_encoder, vocabulary, *([start] if start else [])]
+    stage = run.stage(name, TrainedModel, settings=settings, inputs=results)
     if stage.result:
         return stage.result
     selection = RowSelection(settings.train.shards, left_out)
