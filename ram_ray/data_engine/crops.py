@@ -206,7 +206,7 @@ class RegionEmbedder:
 
 @functools.lru_cache(maxsize=1)
 def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher:
-    """Load the teacher once a process; the scoring models of all parts share it (`data_engine.folds`)."""
+    """Load the teacher once a process; the scoring models of all parts share it (`data_engine.model_by_part`)."""
     from ram_ray.models.dual_encoder import Teacher as Loader
 
     return Loader.from_pretrained(uri, revision=revision, device=device)
