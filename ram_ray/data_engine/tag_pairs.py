@@ -1,11 +1,11 @@
-"""Counts of tags that captions mention together, for mention rates (`data_engine.implied`) and co-occurrence.
+"""Counts of tags that captions mention together, for mention rates (`mention_rate_bound`) and co-occurrence.
 
 Co-occurrence is smoothed pointwise mutual information, summed over the other tags j that the image's captions mention:
 
     score(image, t) = sum over j of log((n(t, j) + A) / (n(t) n(j) / n + A))
 
-as in `data_engine.co_occurrence`, but for all tags of an image at once. Tags that the engine added and tags of generated
-captions do not count, since the model is no independent evidence. A tag does not co-occur with itself, so mentioned and
+as in `data_engine.co_occurrence`, but for all tags of an image at once. Tags that the engine added and tags of
+generated captions do not count, since the model is no independent evidence. A tag does not co-occur with itself, so mentioned and
 unmentioned tags are measured alike. n(.) leave out the part of the images (`data.parts`) that the image belongs to:
 otherwise a pair that occurs once would support itself. Names that share a word ("player", "football player") do not
 co-occur: one phrase mentions both. Memory is a row for each pair that occurs, whatever the number of images.

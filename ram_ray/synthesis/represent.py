@@ -1,7 +1,7 @@
 """The stage `represent`: use a published CLIP, or train a dual encoder on the run's own images and captions.
 
-`synthetic_images` generates synthetic images of captions. Then the image encoder and the text encoder are trained together on
-the rows of `pairs`:
+`synthetic_images` generates images of captions. Then the image encoder and the text encoder are trained together on the
+rows of `pairs`:
 
     loss = multi-positive contrastive over all images of a caption + w x image-text contrastive
 
