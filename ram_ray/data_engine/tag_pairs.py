@@ -5,10 +5,11 @@ Co-occurrence is smoothed pointwise mutual information, summed over the other ta
     score(image, t) = sum over j of log((n(t, j) + A) / (n(t) n(j) / n + A))
 
 as in `data_engine.co_occurrence`, but for all tags of an image at once. Tags that the engine added and tags of
-generated captions do not count, since the model is no independent evidence. A tag does not co-occur with itself, so mentioned and
-unmentioned tags are measured alike. n(.) leave out the part of the images (`data.parts`) that the image belongs to:
-otherwise a pair that occurs once would support itself. Names that share a word ("player", "football player") do not
-co-occur: one phrase mentions both. Memory is a row for each pair that occurs, whatever the number of images.
+generated captions do not count, since the model is no independent evidence. A tag does not co-occur with itself, so
+mentioned and unmentioned tags are measured alike. n(.) leave out the part of the images (`data.parts`) that the image
+belongs to: otherwise a pair that occurs once would support itself. Names that share a word ("player", "football
+player") do not co-occur: one phrase mentions both. Memory is a row for each pair that occurs, whatever the number of
+images.
 
 Letters: T tags, E pairs that occur (in both orders, and each tag with itself), P parts, J mentioned
 tags, K scored tags.
