@@ -13,9 +13,8 @@ Letters: V votes, T tags, B bins (`data_engine.calibrate`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.calibrate import BINS, MentionCounts, bin_of
 from ram_ray.data_engine.generate import Logits, own_logits, votes_of
 from ram_ray.label_system import LabelSystem
+from ram_ray.records import Row
 
 OF_CELL = ("images", "said", "open", "judged", "known", "right")
 OF_TAG = ("once", "twice", "often")  # of images with several captions: by how many of them mention the tag
@@ -114,7 +114,7 @@ def gather_cells(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Ce
     return Cells(**cells, tags={name: flat[name].reshape(shape).sum((0, 2)) for name in OF_TAG}, totals=totals)
 
 
-def mentions(row: Mapping[str, Any]) -> list[set[int]]:
+def mentions(row: Row) -> list[set[int]]:
     """The tags that each original caption of a row mentions, without those that cleaning removed.
 
     Args:
@@ -136,7 +136,7 @@ class _Counter:
         self.counts: dict[str, list[np.ndarray]] = {name: [] for name in (*OF_CELL, *OF_TAG)}
         self.totals: Counter[str] = Counter()
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         """Count an image, a SCORES row."""
         removed = {removal["id"] for removal in row["removed"] or []}
         tags = {tag["id"] for tag in row["tags"] or []}

@@ -16,7 +16,7 @@ import fsspec
 from ram_ray.config import RunConfig
 from ram_ray.data.shards import Shard, list_shards, shard_matches, shard_name
 from ram_ray.drawn_scenes import plan_corpus
-from ram_ray.labels.options import find_edits, identity
+from ram_ray.labels.options import LabelSystemSettings
 from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
 from ram_ray.runtime.capacity import Capacity
@@ -123,8 +123,7 @@ def _find_glob_problems(needs: Needs, shards: list[Shard] | None) -> list[str]:
 
 def _find_label_problems(config: RunConfig, run_uri: str) -> list[str]:
     try:
-        edits = find_edits(config.labels, run_uri)
-        identity(config.labels, edits=edits, encoder="represent")
+        LabelSystemSettings.from_config(config, run_uri=run_uri)
     except (ValueError, OSError) as error:
         return [f"labels: {_one_line(error)}"]
     return []

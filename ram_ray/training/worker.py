@@ -26,10 +26,9 @@ import torch
 from ray.train.torch import get_device
 from torch import Tensor, nn
 
-from ram_ray.config import RunConfig
 from ram_ray.runtime import ray_internals
 from ram_ray.runtime.screen import print_line
-from ram_ray.settings.training import TrainConfig
+from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
 from ram_ray.training.rejected import RejectedRows, remove_later_files
 from ram_ray.training.step import learning_rate, step_seed
@@ -48,8 +47,8 @@ class Job(ABC):
 
     stage: str
     config: TrainConfig
-    run: RunConfig
-    feed: Feed  # feed of the whole run; each worker sets its rank
+    training: TrainingConfig
+    feed: Feed  # feed of the whole run; each worker sets its rank; its seed is that of the training
     total_steps: int
     steps_per_epoch: int
     rejected: str = ""  # URI of the folder of rejected rows
@@ -91,9 +90,9 @@ def train_worker(options: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
     if device.type == "cpu":
-        torch.set_num_threads(job.run.training.threads)
-    torch.manual_seed(job.run.seed)
-    engine = make_engine(job.build(device), config=job.config, training=job.run.training, device=device)
+        torch.set_num_threads(job.training.threads)
+    torch.manual_seed(job.feed.seed)
+    engine = make_engine(job.build(device), config=job.config, training=job.training, device=device)
     first = _resume(engine)
     rejected = RejectedRows(job.rejected, stage=job.stage, rank=rank)
     if rank == 0:
@@ -107,7 +106,7 @@ def train_worker(options: dict[str, Any]) -> None:
     meter, notices = ProgressMeter(job, first=first), PreemptionNotices(rank)
     unreadable = UnreadableImageCheck(job)
     for step, micro_batches in enumerate(steps(feed, job, device=device, rejected=rejected), start=first):
-        torch.manual_seed(step_seed(job.run.seed, step=step, rank=rank))
+        torch.manual_seed(step_seed(job.feed.seed, step=step, rank=rank))
         lr = learning_rate(step, config=job.config, steps_per_epoch=job.steps_per_epoch, total_steps=job.total_steps)
         images, check_notices = count_images(micro_batches, vote=notices.is_due())
         unreadable.check(sum(images), rejected)
@@ -140,7 +139,7 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
     """
     _, num_micro = feed.micro_batch_layout
     micro: list[dict[str, Tensor]] = []
-    for batch in feed.stream(num_cpus=job.run.training.feed_cpus):
+    for batch in feed.stream(num_cpus=job.training.feed_cpus):
         rejected.add(batch)
         usable = np.flatnonzero(batch["weight"])
         if 0 < len(usable) < len(batch["weight"]):

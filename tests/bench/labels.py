@@ -32,7 +32,7 @@ from ram_ray.labels.counts import count_names
 from ram_ray.labels.coverage import CoverageFinder, format_coverage
 from ram_ray.labels.lists import read_list
 from ram_ray.labels.names import Key
-from ram_ray.labels.options import make_options
+from ram_ray.labels.options import LabelSystemSettings, make_options
 from ram_ray.labels.report import BuildReport
 from ram_ray.labels.synonyms import shipped_synonyms
 from ram_ray.labels.wordnet import WordNet
@@ -50,16 +50,17 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=3, help="random splits into halves")
     parser.add_argument("--out", type=Path, help="figures as JSON")
     options = parser.parse_args()
-    config = load(sets=options.set).labels
+    settings = LabelSystemSettings.from_config(load(sets=options.set), run_uri=None)
+    wordnet = WordNet.find(settings.wordnet.uri) if settings.wordnet else None
     start = time.monotonic()
     folder = newest(options.run / "annotations" / "parse")
-    manifest = json.loads(folder.with_suffix(".json").read_text())["counts"]
+    manifest = json.loads(folder.with_suffix(".json").read_text())
     halves, rows = read_halves(folder, splits=options.splits)
     assert rows == manifest["rows_out"], f"{rows} rows are there, {manifest['rows_out']} were written"
     print(f"{rows:,} parsed rows, all there; read in {time.monotonic() - start:.0f} s")
 
     def make(counts: Counts) -> tuple[LabelSystem, BuildReport]:
-        return build(counts, make_options(config, counts, lemmas=load_lemmas()))
+        return build(counts, make_options(settings, counts, lemmas=load_lemmas()))
 
     whole, report = make(add(*halves[0]))
     again, _ = make(add(*reversed(halves[0])))
@@ -70,9 +71,7 @@ def main() -> None:
     for split, figures in enumerate(stability):
         print(f"split {split}: " + ", ".join(f"top {top} {one:.1%} ({two:.1%})" for top, (one, two) in figures.items()))
     print("two halves agree, by name and kind (by meaning)\n")
-    covering = CoverageFinder(
-        whole, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=WordNet.find(config.wordnet)
-    )
+    covering = CoverageFinder(whole, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=wordnet)
     coverages = [covering(Path(one).name, read_list(one)) for one in options.lists]
     print("\n\n".join(format_coverage(one) for one in coverages))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -135,7 +135,7 @@ def stage(file: Path, cores: int) -> tuple[float, float, float]:
     from ram_ray.cli.labels import caption_stage_settings
     from ram_ray.config import load
     from ram_ray.data.caption_files import collect_captions
-    from ram_ray.labels.stages import parse
+    from ram_ray.labels.parse_stage import parse
     from ram_ray.runtime import cluster
     from ram_ray.runtime.artifacts import Run
 
@@ -148,7 +148,7 @@ def stage(file: Path, cores: int) -> tuple[float, float, float]:
     start = time.monotonic()
     parsed = parse(run, config, samples)
     seconds = time.monotonic() - start
-    assert parsed.counts["rows_out"] == samples.counts["rows_out"]
+    assert parsed.rows_out == samples.rows_out
     return seconds, *peak.stop()
 
 

@@ -133,7 +133,7 @@ def measure(rows: int, *, data: str, run: str, models: Path, proxy: S3Proxy | No
     manifests = [json.loads(fs.cat_file(one)) for one in files if one.endswith(".json") and one.count("/") == depth]
     stages = {one["stage"]: one["seconds"] for one in manifests}
     (parsed,) = [one for one in manifests if one["stage"] == "parse"]
-    assert parsed["counts"]["rows_out"] == rows, parsed["counts"]
+    assert parsed["rows_out"] == rows, parsed
     return Measured(rows, seconds, stages, peak, len(files), requests)
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed, Table, plan
@@ -94,8 +93,7 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
     training = TrainingConfig(
         workers=workers, use_gpu=False, engine="ddp", precision="fp32", worker_cpus=0.5, feed_cpus=0.5, max_failures=2
     )
-    run = RunConfig(training=training)
-    return BrightnessJob("pretrain", config, run, feed, steps, 5, rejected=f"{folder}/rejected")
+    return BrightnessJob("pretrain", config, training, feed, steps, 5, rejected=f"{folder}/rejected")
 
 
 def _seen(folder: Path) -> dict[int, list[str]]:
