@@ -30,8 +30,9 @@ from ram_ray.runtime import ray_internals
 from ram_ray.runtime.screen import print_line
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
-from ram_ray.training.rejected import RejectedRows, remove_later_files
+from ram_ray.training.rejected import RejectedRows
 from ram_ray.training.step import learning_rate, step_seed
+from ram_ray.training.step_files import remove_later_files
 from ram_ray.training.strategy import Engine, make_engine
 from ram_ray.training.worker_sums import sum_over_workers
 
