@@ -105,7 +105,15 @@ def test_report_names_every_stage_and_scores_three_models(run_folder: str) -> No
     assert all(by_stage[name]["mAP"] is not None for name in ("pretrain", "retrain_1", "finetune"))
     assert all(0 < by_stage[name]["recall"] <= 1 for name in ("labels", "generate_1", "clean_1"))
     assert report["mAP"] == by_stage["finetune"]["mAP"] and 0 < report["mean_prevalence"] < 1
-    assert Path(run_folder, "evaluation", "report.html").stat().st_size > 1000
+    page = Path(run_folder, "evaluation", "report.html").read_text()
+    assert len(page) > 1000 and "Losses" in page
+
+
+def test_every_trained_model_has_its_metrics(run_folder: str) -> None:
+    stages = manifests(run_folder)
+    for name in ("represent", "pretrain", "retrain_1", "finetune"):
+        lines = Path(stages[name]["path"], "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, stages[name]["steps"] + 1)), name
 
 
 def test_the_page_of_the_data_engine_shows_what_it_did(run_folder: str) -> None:

@@ -8,6 +8,7 @@ for its weights, the run's folder can be written. A problem is one line that beg
 
 from __future__ import annotations
 
+import importlib.util
 import uuid
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capac
     problems += _find_label_problems(config, run_uri) if needs.has("labels") else []
     problems += find_model_problems(config, stages=needs.stages)
     problems += _find_resource_problems(needs, capacity)
+    problems += _find_package_problems(needs)
     problems += _find_folder_problems(run_uri)
     return problems
 
@@ -170,6 +172,12 @@ def _find_worker_problems(needs: Needs, capacity: Capacity) -> list[str]:
             f"training.feed_cpus: {workers} workers leave {spare:g} CPUs of {capacity.where}, and a task that decodes "
             f"asks for {training.feed_cpus:g}; set training.worker_cpus or training.feed_cpus lower"
         ]
+    return []
+
+
+def _find_package_problems(needs: Needs) -> list[str]:
+    if needs.training and needs.config.training.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        return ["training.tensorboard: tensorboardX is not installed; pip install 'ram_ray[train]', or set it to false"]
     return []
 
 

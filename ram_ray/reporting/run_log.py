@@ -1,7 +1,8 @@
 """The log of a run: it listens to the results of the stages, prints a line for each, and writes the reports.
 
 It is the only object that keeps something during a run: the lines of the closing table and of report.json, the notes
-below the table, and the annotations that the page of the data engine compares. It knows results by their class.
+below the table, the folders of the trained models, whose loss curves the report shows, and the annotations that the
+page of the data engine compares. It knows results by their class.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ram_ray.config import RunConfig
 from ram_ray.evaluation.metrics import Summary
 from ram_ray.evaluation.stages import read_summary
 from ram_ray.reporting.engine_report import report_engine
+from ram_ray.reporting.loss_curves import read_loss_curves
 from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
 from ram_ray.results import (
     Annotations,
@@ -38,6 +40,7 @@ class RunLog:
         self._scores_models = False  # there are held-out images
         self._unscored: tuple[TrainedModel, StageLine] | None = None  # its line waits for the evaluation
         self._digests: set[tuple[str, str]] = set()
+        self._trained: dict[str, str] = {}  # stage -> URI of the model's folder, for models that the run trained
 
     def open(self, uri: str, *, last: str | None = None) -> Run:
         """Open the folder of a run, and listen to it.
@@ -64,6 +67,8 @@ class RunLog:
         if (result.stage, result.digest) in self._digests:
             return
         self._digests.add((result.stage, result.digest))
+        if isinstance(result, (TrainedModel, DualEncoderResult)) and result.steps is not None:
+            self._trained[result.stage] = result.path
         if isinstance(result, LabelSystemResult):
             self._labels = result
         elif isinstance(result, (Samples, Parsed, Annotations)) and result.held_out:
@@ -94,7 +99,7 @@ class RunLog:
         return "\n".join([closing_table(self.lines), *self.notes])
 
     def write_report(self, run: Run, config: RunConfig, score: Evaluation | None) -> None:
-        """Write evaluation/report.json and report.html.
+        """Write evaluation/report.json, and report.html with the loss curves of the models that the run trained.
 
         Args:
             run: gets the files.
@@ -105,7 +110,7 @@ class RunLog:
         images = score.images if score else 0
         evaluated = "the finetuned model on held-out images" if score else "nothing: no evaluation data was given"
         report = build_report(summary, self.lines, run=config.name, evaluated=evaluated, images=images)
-        write_report(run.path("evaluation"), report)
+        write_report(run.path("evaluation"), report, curves=read_loss_curves(self._trained))
 
     def write_engine_report(self, run: Run, config: RunConfig) -> None:
         """Write evaluation/engine.html, where the data engine has done something.

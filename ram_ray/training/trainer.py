@@ -3,9 +3,8 @@
     rows -> training table (shuffled, buckets) -> Ray Train workers -> checkpoints -> model
 
 pretrain, retrain and finetune are configurations of it (`tagger_stage`), and `represent` trains its dual encoder with
-it. After a kill,
-the same call resumes: the table is made once, Ray Train finds its newest checkpoint under the stage's work folder, and
-the model is written from the last checkpoint.
+it. After a kill, the same call resumes: the table is made once, Ray Train finds its newest checkpoint under the stage's
+work folder, and the model is written from the last checkpoint, with the metrics of the training (`metrics`).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
 from ram_ray.training.feed import Table
+from ram_ray.training.metrics import read_lines, write_metrics
 from ram_ray.training.rejected import read as read_rejected
 from ram_ray.training.worker import Job, train_worker
 
@@ -53,7 +53,7 @@ def train(job: Job, *, stage: Stage[R]) -> TrainingCounts:
     Returns:
         Counts for the result of the stage.
     """
-    job = replace(job, rejected=f"{stage.work}/rejected")
+    job = replace(job, rejected=f"{stage.work}/rejected", metrics=f"{stage.work}/metrics")
     checkpoint = fit(job, storage=f"{stage.work}/train").checkpoint
     assert checkpoint is not None  # of the last step
     return ray.get(_publish.remote(job, checkpoint, stage.path, stage.run.path("rejected", stage.name)))
@@ -131,7 +131,7 @@ def fit(job: Job, *, storage: str) -> Result:
 
 @ray.remote(num_cpus=0.5, **TASK_RETRIES)
 def _publish(job: Job, checkpoint: Checkpoint, path: str, rejected_path: str) -> TrainingCounts:
-    """Write the stage's folder from the last checkpoint, in a task, not on the driver."""
+    """Write the stage's folder (model and metrics) from the last checkpoint, in a task, not on the driver."""
     import torch
 
     from ram_ray.training.strategy import read_weights
@@ -145,6 +145,7 @@ def _publish(job: Job, checkpoint: Checkpoint, path: str, rejected_path: str) ->
         write_table(rows, f"{rejected_path}/{Path(path).name}.parquet")
     with tempfile.TemporaryDirectory() as scratch:
         job.save(step, scratch)
+        write_metrics(read_lines(job.metrics), Path(scratch), tensorboard=job.training.tensorboard)
         fs, root = fsspec.url_to_fs(path)
         fs.makedirs(root, exist_ok=True)
         fs.put(scratch + "/", root + "/", recursive=True)

@@ -1,12 +1,15 @@
 """Contract: a run's log has a line for each stage of the recipe, once, in order; a model's line has its mAP; held-out
-rows, steps of a stage and repeated results have none."""
+rows, steps of a stage and repeated results have none. The report has the loss curves of each model of the run.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ram_ray.config import RunConfig
 from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import (
     Annotations,
@@ -19,6 +22,8 @@ from ram_ray.results import (
     Vocabulary,
 )
 from ram_ray.runtime.artifacts import StageResult
+from ram_ray.training.metrics import METRICS, Metrics
+from tests.reporting.test_run_report import Page
 
 ROWS = {"rows_in": 9, "rows_out": 8, "rejected": 1, "images": 8}
 TAGS = {"tags": 4, "matched": 1, "labelled": 8, "tp": 3, "fp": 1, "fn": 3, "unknown": 0}
@@ -92,3 +97,33 @@ def test_notes_are_below_the_table() -> None:
     log = listen(SAMPLES)
     log.on_note("stopped in round 2")
     assert log.table().splitlines()[-1] == "stopped in round 2" and "shards" in log.table()
+
+
+def test_the_report_has_the_losses_of_each_model_that_the_run_trained(tmp_path: Path) -> None:
+    """Those of a dual encoder that it trained, not of a published CLIP; a model without metrics has no curve."""
+
+    def folder(stage: str, *totals: float) -> str:
+        lines = [Metrics(step=step, losses={"total": total}).model_dump_json() for step, total in enumerate(totals, 1)]
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / METRICS).write_text("\n".join(lines))
+        return str(tmp_path / stage)
+
+    counts = {name: MODEL[name] for name in ("rows_in", "rejected", "steps", "images_seen", "strategy")}
+    encoder = {"source": "here", "revision": None, "path": folder("represent", 4.0, 3.0)}
+    clip = make(DualEncoderResult, "represent", **encoder)
+    trained = make(DualEncoderResult, "represent", **encoder, **counts)
+    models = [
+        make(TrainedModel, "pretrain", **MODEL, path=folder("pretrain", 2.0, 1.0)),
+        make(TrainedModel, "pretrain_fold_0", fold=0, **MODEL, path=folder("pretrain_fold_0", 2.0, 1.5)),
+        make(TrainedModel, "finetune", **MODEL, path=str(tmp_path / "none")),
+    ]
+    titles = {}
+    for result in (clip, trained):
+        for reused in (False, True):
+            log = listen(result, *models, reused=reused)
+            log.write_report(log.open(str(tmp_path / "run")), RunConfig(name="run"), None)
+            page = Page((tmp_path / "run" / "evaluation" / "report.html").read_text())
+            titles[result, reused] = page.attributes["aria-label"]
+    taggers = {"pretrain", "pretrain_fold_0"}
+    assert titles[clip, False] == titles[clip, True] == taggers
+    assert titles[trained, False] == titles[trained, True] == {"represent", *taggers}
