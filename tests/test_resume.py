@@ -46,8 +46,8 @@ def rows(folder: Path, stage: str, columns: list[str]) -> list[str]:
     found = []
     for file in folder.glob(f"annotations/{stage}/**/*.parquet"):
         for row in pq.read_table(file, columns=columns, partitioning=None).to_pylist():
-            for one in row.get("removed") or []:
-                one["score"] = round(one["score"], 3)
+            for tag in row.get("removed") or []:
+                tag["score"] = round(tag["score"], 3)
             found.append(json.dumps(row))
     return sorted(found)
 

@@ -1,7 +1,7 @@
 """Cleaning: remove tags that do not look like their category, or that the model does not see (paper, section 3.3).
 
 The paper applies two tests in turn, the 10% farthest from their cluster's centre, then the model's prediction on the
-region. Here both are signals of a single decision (`data_engine.doubt`):
+region. Here both are signals of a single decision (`data_engine.wrong_tags`):
 
     removed  tags that are wrong with a probability of at least `wrong`, at most the share `most` of a category, the
              most probable first

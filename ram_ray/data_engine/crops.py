@@ -4,7 +4,7 @@
                            is then measured on the whole image, which is scored anyway.
     negatives              A probability alone means little: the asymmetric loss leaves negatives near 0.6, another
                            value for each tag. So a few tags that the image does not have are drawn (by key and seed)
-                           and measured alike, for the comparison in `data_engine.doubt`.
+                           and measured alike, for the comparison in `data_engine.wrong_tags`.
     shared passes          Scores of the whole image and attention boxes share an encoding. Crops of a batch go through
                            the models together, and a box that several tags share is cropped once.
 

@@ -265,7 +265,7 @@ def merge(row: Row, *, rule: Threshold | Calibrated, logits: Logits = own_logits
     Args:
         row: of SCORES.
         rule: selects the tags to add.
-        logits: logits that the rule gets: the tagger's, or combined with co-occurrence (`data_engine.weigh`).
+        logits: logits that the rule gets: the tagger's, or combined with co-occurrence (`data_engine.combine_scores`).
 
     Returns:
         An ANNOTATION row.

@@ -50,7 +50,7 @@ class Cells:
         """The input of `calibrate`.
 
         Args:
-            implied: (T,) float, lower bounds of the mention rates (`data_engine.implied`).
+            implied: (T,) float, lower bounds of the mention rates (`data_engine.mention_rate_bound`).
 
         Returns:
             The counts, with the mean number of captions of an image.
@@ -75,7 +75,7 @@ def count_cells(
         system: the label system of the tag ids.
         votes: V - 1, the highest number of votes that is distinguished.
         selected: whether an image is counted, by its key.
-        logits: scores of a row's tags: the tagger's, or combined with co-occurrence (`data_engine.weigh`).
+        logits: scores of a row's tags: the tagger's, or combined with co-occurrence (`data_engine.combine_scores`).
 
     Returns:
         CELLS rows, one for each cell that is not empty, and one of totals.

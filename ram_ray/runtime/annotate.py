@@ -66,7 +66,14 @@ def read_rows(
 
 
 def drop_rejected(block: pa.Table) -> pa.Table:
-    """The rows of a block that no stage has rejected."""
+    """Drop the rows that an earlier stage rejected.
+
+    Args:
+        block: rows with or without the column `reason`.
+
+    Returns:
+        The rows without a reason.
+    """
     if "reason" not in block.column_names:
         return block
     return block.filter(pc.is_null(block["reason"]))

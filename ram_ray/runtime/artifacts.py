@@ -143,7 +143,12 @@ class Run:
             raise StopRun
 
     def write_text(self, relative: str, text: str) -> None:
-        """Write a file of the run in one step."""
+        """Write a file of the run in one step, see the function `write_text`.
+
+        Args:
+            relative: path inside the run.
+            text: the whole content.
+        """
         write_text(self.path(relative), text)
 
 
@@ -214,7 +219,15 @@ class Stage(Generic[R]):
 
 
 def write_text(uri: str, text: str) -> None:
-    """Write `text` to `uri` in one step: a reader sees the old file or the new file, never a part."""
+    """Write `text` to `uri` in one step: a reader sees the old file or the new file, never a part.
+
+    Args:
+        uri: a path or URI; its folder is made.
+        text: the whole content; written as UTF-8.
+
+    Raises:
+        OSError: if it cannot be written; for a full disk the error names the path.
+    """
     write_bytes(uri, text.encode())
 
 
@@ -246,7 +259,15 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def write_table(table: pa.Table, uri: str) -> None:
-    """Write `table` to `uri` as Parquet in one step, as `write_text` does."""
+    """Write `table` to `uri` as Parquet in one step, as `write_text` does.
+
+    Args:
+        table: the whole content; it is held in memory.
+        uri: a path or URI; its folder is made.
+
+    Raises:
+        OSError: if it cannot be written; for a full disk the error names the path.
+    """
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_bytes(uri, buffer.getvalue().to_pybytes())

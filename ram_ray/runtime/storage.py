@@ -71,23 +71,47 @@ def local_copy(source: str, *, revision: str | None = None, files: Sequence[str]
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
-    """Whether a filesystem is this machine's own."""
+    """Whether a filesystem is a local one.
+
+    Args:
+        fs: a filesystem of fsspec.
+
+    Returns:
+        True for this machine's files, false for an object store and other storage.
+    """
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
 def has_folders(fs: fsspec.AbstractFileSystem) -> bool:
-    """Whether a folder must be made before its files; in an object store it would be an object of its own."""
+    """Whether a filesystem has folders.
+
+    Args:
+        fs: a filesystem of fsspec.
+
+    Returns:
+        False for an object store: there a folder would be an object of its own, and must not be made.
+    """
     return OBJECT_STORES.isdisjoint(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
 def make_folder(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    """Make a folder, if the filesystem has folders."""
+    """Make a folder with its parents, if the filesystem has folders.
+
+    Args:
+        fs: a filesystem of fsspec.
+        path: of the folder, in the form of `fs`; it may exist.
+    """
     if has_folders(fs):
         fs.makedirs(path, exist_ok=True)
 
 
 def remove_folder(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    """Remove a folder with all its files, if it exists."""
+    """Remove a folder with all its files.
+
+    Args:
+        fs: a filesystem of fsspec.
+        path: of the folder, in the form of `fs`; it may be missing.
+    """
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
