@@ -14,13 +14,14 @@ from typing import Any
 import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from ram_ray.settings.data import DataConfig
 from ram_ray.settings.data_engine import EngineConfig
 from ram_ray.settings.evaluation import EvaluateConfig
 from ram_ray.settings.labels import LabelsConfig
 from ram_ray.settings.models import ModelConfig
-from ram_ray.settings.runtime import ResourcesConfig
+from ram_ray.settings.runtime import Execution, ResourcesConfig
 from ram_ray.settings.section import Section
 from ram_ray.settings.serving import ServeConfig
 from ram_ray.settings.synthesis import RepresentConfig
@@ -66,6 +67,11 @@ class RunConfig(Section):
     resources: ResourcesConfig = Field(
         ResourcesConfig(), description="Resources that the steps of a stage ask Ray for."
     )
+
+    @property
+    def execution(self) -> Execution:
+        """How stages run; no part of any digest."""
+        return Execution(self.resources, self.data.rows_per_block, self.data.limits(), self.training.precision)
 
     @field_validator("name")
     @classmethod
@@ -169,7 +175,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _line(problem: Any) -> str:
+def _line(problem: ErrorDetails) -> str:
     field = ".".join(str(part) for part in problem["loc"]) or "the configuration"
     if problem["type"] == "extra_forbidden":
         return f"{field}: no such field"

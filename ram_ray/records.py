@@ -13,9 +13,12 @@ Location of an image (`uri`, `offset`, `nbytes`):
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
+
+Json = dict[str, Any]  # an object of a JSON file
+Row = dict[str, Any]  # a row of one of the schemas below: values by column
 
 Reason = Literal[
     "undecodable",  # bytes that no image decoder accepts

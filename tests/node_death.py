@@ -23,9 +23,11 @@ from ray.cluster_utils import Cluster
 from ram_ray.config import RunConfig, load
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, SAMPLE, to_table
-from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult
+from ram_ray.runtime.artifacts import Run, StageResult
 from ram_ray.runtime.cluster import configure_data
 from tests import tiny
+from tests.stage_results import annotations_result, label_system_result, samples_result, trained_model
 
 SETS = ["data.rows_per_block=25", "data.min_side=16", "resources.actors=2", "resources.shuffle_partitions=8"]
 ROWS = {"parse": 3000, "generate": 600, "clean": 600}
@@ -43,10 +45,10 @@ def main(stage: str, folder: Path, bundle: str) -> None:
     ray.init(address=cluster.address, logging_level="WARNING")
     configure_data()
     config, run = load(sets=SETS), Run(str(folder / "run"))
-    work: Callable[[], Manifest] = {"parse": parse, "generate": generate, "clean": clean}[stage](
+    work: Callable[[], StageResult] = {"parse": parse, "generate": generate, "clean": clean}[stage](
         run, config, folder, bundle, rows
     )
-    result: list[Manifest] = []
+    result: list[StageResult] = []
     thread = threading.Thread(target=lambda: result.append(work()), daemon=True)
     thread.start()
     wait_for(lambda: len(list(folder.glob("run/annotations/*/*/shard=*/*.parquet"))) >= FILES_BEFORE[stage], thread)
@@ -79,42 +81,44 @@ def is_busy(node: str) -> bool:
     return resources is not None and resources.get("CPU", 0) < 2
 
 
-def summary(manifest: Manifest) -> dict[str, Any]:
+def summary(stage_result: StageResult) -> dict[str, Any]:
     """Rows of a stage, and whether their keys differ."""
-    files = sorted(Path(manifest.path).rglob("*.parquet"))
+    files = sorted(Path(stage_result.path).rglob("*.parquet"))
     keys = [key for file in files for key in pq.read_table(file, columns=["key"], partitioning=None)["key"].to_pylist()]
-    return {"rows": len(keys), "once": len(set(keys)) == len(keys), "rows_out": manifest.counts.get("rows_out")}
+    return {"rows": len(keys), "once": len(set(keys)) == len(keys), "rows_out": getattr(stage_result, "rows_out", None)}
 
 
-def parse(run: Run, config: RunConfig, folder: Path, _: str, rows: int) -> Callable[[], Manifest]:
+def parse(run: Run, config: RunConfig, folder: Path, _: str, rows: int) -> Callable[[], StageResult]:
     """Captions to parse."""
-    from ram_ray.labels import stages
+    from ram_ray.labels import parse_stage
 
     text = "a brown dog and two small children are running on the wet beach behind an old red boat"
-    samples = write(folder, [{**place(number), "captions": [f"{text} {number}"]} for number in range(rows)], SAMPLE)
-    return lambda: stages.parse(run, config, samples)
+    path = write(folder, [{**place(number), "captions": [f"{text} {number}"]} for number in range(rows)], SAMPLE)
+    samples = samples_result(path, num_rows=rows)
+    return lambda: parse_stage.parse(run, config, samples)
 
 
-def generate(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> Callable[[], Manifest]:
-    """Pictures to write captions for."""
-    from ram_ray.data_engine.generate_stages import score
+def generate(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> Callable[[], StageResult]:
+    """Images to write captions for."""
+    from ram_ray.data_engine.score_stage import score
 
-    annotations, labels = pictures(folder, rows)
-    judges = [Manifest("pretrain", "1", bundle, 0.0, {"image_size": 32})]
-    return lambda: score(run, config, annotations, judges, labels, round=1)
+    annotations, labels = write_images(folder, rows)
+    scoring_models = [trained_model(bundle, image_size=32)]
+    return lambda: score(run, config, annotations, scoring_models, labels, round=1)
 
 
-def clean(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> Callable[[], Manifest]:
-    """Pictures whose tags are looked at; then the decision in plain tasks."""
+def clean(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> Callable[[], StageResult]:
+    """Images whose tags are measured; then the decision in plain tasks."""
     from ram_ray.data_engine.clean_stages import clean as stage
 
-    annotations, labels = pictures(folder, rows)
-    judges = [Manifest("pretrain", "1", bundle, 0.0, {"image_size": 32})]
-    teacher = Manifest("represent", "2", "", 0.0, {"source": f"{Path(bundle).parent}/teacher", "revision": None})
-    return lambda: stage(run, config, annotations, judges, labels, teacher, round=1)
+    annotations, labels = write_images(folder, rows)
+    scoring_models = [trained_model(bundle, image_size=32)]
+    source = f"{Path(bundle).parent}/teacher"
+    teacher = DualEncoderResult(stage="represent", digest="2", path="", seconds=0.0, source=source, revision=None)
+    return lambda: stage(run, config, annotations, scoring_models, labels, teacher, round=1)
 
 
-def pictures(folder: Path, rows: int) -> tuple[Manifest, Manifest]:
+def write_images(folder: Path, rows: int) -> tuple[Annotations, LabelSystemResult]:
     """Annotations of JPEGs in one file, and a label system."""
     data = [tiny.jpeg(seed) for seed in range(20)]
     (folder / "pictures.bin").write_bytes(b"".join(data))
@@ -125,11 +129,11 @@ def pictures(folder: Path, rows: int) -> tuple[Manifest, Manifest]:
         tags = [{"id": number % 6, "origin": "parsed", "score": 1.0}]
         caption = {"text": "a dog", "origin": "original", "tags": [number % 6], "sources": ["parsed"]}
         made.append({**place(number), **where, "captions": [caption], "tags": tags, "removed": []})
-    annotations = write(folder, made, ANNOTATION)
+    annotations = annotations_result(write(folder, made, ANNOTATION), num_rows=rows)
     system = folder / "labels"
     labels = LabelSystem(Label(number, name, "object") for number, name in enumerate(tiny.NAMES))
     labels.save(str(system / "label_system.json"))
-    return annotations, Manifest("label_system", "3", str(system), 0.0)
+    return annotations, label_system_result(str(system), num_labels=len(tiny.NAMES))
 
 
 def place(number: int) -> dict[str, Any]:
@@ -138,14 +142,14 @@ def place(number: int) -> dict[str, Any]:
     return {"key": f"{shard}/{number}", "shard": shard, "uri": "", "offset": 0, "nbytes": 1}
 
 
-def write(folder: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Manifest:
-    """Rows as a stage leaves them."""
+def write(folder: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> str:
+    """Write rows as a stage leaves them; the path of their folder."""
     path = folder / "input"
     for shard in sorted({row["shard"] for row in rows}):
         part = to_table([row for row in rows if row["shard"] == shard], schema).drop_columns(["shard"])
         (path / f"shard={shard}").mkdir(parents=True)
         pq.write_table(part, path / f"shard={shard}" / "rows.parquet")
-    return Manifest("input", "0", str(path), 0.0, {"rows_out": len(rows)})
+    return str(path)
 
 
 if __name__ == "__main__":

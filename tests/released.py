@@ -120,7 +120,7 @@ def write(folder: Path, made: RAM, **beside) -> Path:
         (folder / "data" / "ram_tag_list_threshold.txt").write_text("".join(f"0.{40 + i}\n" for i in range(num_tags)))
         (folder / "data" / "ram_tag_list_chinese.txt").write_text("".join(f"标签{i} \n" for i in range(num_tags)))
     (folder / "tokenizer" / "vocab.txt").write_text(
-        "\n".join([*WORDS, *LETTERS, *(f"##{one}" for one in LETTERS)]) + "\n"
+        "\n".join([*WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]) + "\n"
     )
     return folder
 

@@ -53,8 +53,8 @@ def test_settings_of_one_stage_do_not_leak_through_yaml_anchors(tmp_path: Path) 
     text = "pretrain: &train {epochs: 1, augment: {flip: false}}\nretrain: {<<: *train, lr: 0.5}\nfinetune: *train\n"
     preset = _write(tmp_path / "preset.yaml", text)
     config = load(preset, sets=["finetune.augment.flip=true", "finetune.epochs=9"])
-    assert [one.augment.flip for one in (config.pretrain, config.retrain, config.finetune)] == [False, False, True]
-    assert [one.epochs for one in (config.pretrain, config.retrain, config.finetune)] == [1, 1, 9]
+    assert [stage.augment.flip for stage in (config.pretrain, config.retrain, config.finetune)] == [False, False, True]
+    assert [stage.epochs for stage in (config.pretrain, config.retrain, config.finetune)] == [1, 1, 9]
 
 
 @pytest.mark.parametrize("preset", PRESET_FILES, ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
-"""Contract: what README.md and the site say can be followed: README is short, every command, option and setting that
-they name exists, every relative link leads to a file and a heading, and every page is in the site's menu.
+"""Contract: what README.md, CONTRIBUTING.md and the site say can be followed: README is short, every command, option,
+setting and path that they name exists, every relative link leads to a file and a heading, and every page is in the
+site's menu.
 
 Commands are read from code blocks and from code in a line, and looked up in the typer app; nothing is run.
 """
@@ -26,7 +27,7 @@ from ram_ray.settings.section import Section
 
 ROOT = Path(ram_ray.__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), ROOT / "cluster" / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")), ROOT / "cluster" / "README.md"]
 MAX_README_LINES = 150
 # The command of `ram-ray` that has the options of a job.
 JOBS = {"full_pipeline": "run", "tag_images": "tag", "serve": "serve", **{stage: "evaluate" for stage in STAGES}}
@@ -34,6 +35,8 @@ FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A program stands where the shell expects one: at the start, after `|`, `&&`, `;`, `$(`, the prompt `$` or `--`.
 PROGRAM = re.compile(r"(?:^|\||&&|;|\$\(|\$ |-- )\s*(ram-ray|(?:\S*python\S* )?jobs/\w+\.py)(?= |$)")
 OPTION = re.compile(r"--[a-z][\w-]*")
+# A file of Python, or a path below a folder of the repository.
+PATH = re.compile(r"[\w./-]+\.py\b|(?<![\w./-])(?:ram_ray|tests|jobs|cluster|docs)/[\w./-]*\w")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -97,6 +100,28 @@ def find_mistakes(command: str) -> list[str]:
     return [f"`{program}` has no option {option}" for option in sorted(unknown)]
 
 
+@cache
+def file_names() -> frozenset[str]:
+    """Names of all files of Python, such as `zero_shot.py`."""
+    return frozenset(path.name for folder in ("ram_ray", "tests", "jobs") for path in (ROOT / folder).rglob("*.py"))
+
+
+def find_missing_paths(text: str) -> list[str]:
+    """Paths that a page names and that do not exist.
+
+    Args:
+        text: Markdown. Its paths start at the repository or at `ram_ray`; a name without a folder may be anywhere.
+
+    Returns:
+        The paths, sorted.
+    """
+    return [
+        path
+        for path in sorted(set(PATH.findall(text)))
+        if path not in file_names() and not any((folder / path).exists() for folder in (ROOT, ROOT / "ram_ray"))
+    ]
+
+
 def find_fields(section: Section, prefix: str = "") -> Iterator[str]:
     """Names of all settings, such as `engine.rounds`, and of their sections."""
     for name in type(section).model_fields:
@@ -125,6 +150,11 @@ def test_commands_and_options_exist(page: Path) -> None:
         for mistake in find_mistakes(command)
     ]
     assert not mistakes, "\n".join(mistakes)
+
+
+@pages
+def test_paths_exist(page: Path) -> None:
+    assert not find_missing_paths(page.read_text(encoding="utf-8"))
 
 
 @pages
@@ -182,6 +212,13 @@ def test_the_check_reads_commands_and_finds_mistakes() -> None:
         "`ram-ray` has no command fly",
         "jobs/none.py is not there",
     ]
+
+
+def test_the_check_finds_missing_paths() -> None:
+    text = (
+        "`ram_ray/labels/`, `labels/merge.py`, `merge.py`, `tests/none`, `labels/none.py`, `none.py`, runs/docs/none."
+    )
+    assert find_missing_paths(text) == ["labels/none.py", "none.py", "tests/none"]
 
 
 def test_the_check_finds_the_commands_that_the_pages_are_about() -> None:

@@ -33,11 +33,11 @@ def finish(folder: Path) -> None:
 
 
 def counts(folder: Path) -> dict[str, dict]:
-    wanted = ("rows_in", "rows_out", "rejected", "tags", "tp", "fp", "fn", "steps", "labels", "version")
+    wanted = ("rows_in", "rows_out", "rejected", "tags", "tp", "fp", "fn", "steps", "labels", "system_version")
     stages = {}
     for file in [*folder.glob("annotations/*/*.json"), *folder.glob("models/*/*.json")]:
-        one = json.loads(file.read_text())
-        stages[one["stage"]] = {name: one["counts"][name] for name in wanted if name in one["counts"]}
+        manifest = json.loads(file.read_text())
+        stages[manifest["stage"]] = {name: manifest[name] for name in wanted if name in manifest}
     return stages
 
 
@@ -46,8 +46,8 @@ def rows(folder: Path, stage: str, columns: list[str]) -> list[str]:
     found = []
     for file in folder.glob(f"annotations/{stage}/**/*.parquet"):
         for row in pq.read_table(file, columns=columns, partitioning=None).to_pylist():
-            for one in row.get("removed") or []:
-                one["score"] = round(one["score"], 3)
+            for tag in row.get("removed") or []:
+                tag["score"] = round(tag["score"], 3)
             found.append(json.dumps(row))
     return sorted(found)
 

@@ -84,7 +84,7 @@ def photo(seed: int = 0, *, size: tuple[int, int] = (48, 40)) -> Image.Image:
     for _ in range(4):
         x, y, w, h = rng.integers(0, [size[0], size[1], size[0], size[1]])
         draw.ellipse(
-            (x - w / 3, y - h / 3, x + w / 3, y + h / 3), fill=tuple(int(one) for one in rng.integers(0, 256, 3))
+            (x - w / 3, y - h / 3, x + w / 3, y + h / 3), fill=tuple(int(value) for value in rng.integers(0, 256, 3))
         )
     return image
 

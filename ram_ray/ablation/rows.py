@@ -1,15 +1,15 @@
-"""The rows of an ablation over seeds: mean, spread and gain of each figure, as JSON, text and Markdown.
+"""The rows of an ablation over seeds: mean, standard deviation and gain of each figure, as JSON, text and Markdown.
 
-What a seed measured is a mapping of row -> figure -> number. Spread is the sample's standard deviation, and the gain of
-a row is over the row before it, seed by seed: seeds differ in their data and their start, and a difference within a
-seed is free of that. A figure that a seed did not measure is left out of its mean; one seed has no spread.
+What a seed measured is a mapping of row -> figure -> number. The gain of a row is its difference to the row before it
+within a seed, because seeds differ in their data and first weights. A figure that a seed did not measure is not in its
+mean. A single seed has no standard deviation.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 FIGURES = {  # column -> its title, and digits
     "tags": ("tags", 0),
@@ -24,38 +24,61 @@ FIGURES = {  # column -> its title, and digits
     "mAP": ("mAP", 4),
 }
 
+
+class Spread(TypedDict):
+    """Mean and sample standard deviation over seeds."""
+
+    mean: float
+    sd: float | None  # None: a single seed
+    values: dict[str, float]  # by seed
+
+
+Row = dict[str, Any]  # of ablation.json: "row" is its name, "gain" and each figure a `Spread` or None
 Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 
-def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[dict[str, Any]]:
-    """One entry a row that any seed measured: its figures, each with mean, sd and values, and the gain in mAP.
+def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[Row]:
+    """Summarise each row that any seed measured.
 
     Args:
         names: of the rows, in their order.
         seeds: what was measured, by seed, then by row.
+
+    Returns:
+        A dict a row: "row", each figure with mean, sd and values, and the gain in mAP.
     """
-    rows: list[dict[str, Any]] = []
-    before: str | None = None
+    rows: list[Row] = []
+    previous: str | None = None
     for name in names:
-        measured = {seed: found[name] for seed, found in seeds.items() if name in found}
+        measured = {seed: by_row[name] for seed, by_row in seeds.items() if name in by_row}
         if not measured:
             continue
-        others = sorted({one for found in measured.values() for one in found} - FIGURES.keys())  # not in the tables
-        figures = {
-            one: spread({seed: found.get(one) for seed, found in measured.items()}) for one in [*FIGURES, *others]
-        }
-        row: dict[str, Any] = {"row": name, **{one: found for one, found in figures.items() if found}}
-        if before is not None:
-            gains = {seed: _difference(found.get("mAP"), seeds[seed].get(before, {}).get("mAP"))
-                     for seed, found in measured.items()}  # fmt: skip
-            row["gain"] = spread(gains)
+        others = sorted({figure for figures in measured.values() for figure in figures} - FIGURES.keys())
+        row: Row = {"row": name}
+        for figure in [*FIGURES, *others]:  # the others are not in the tables
+            if summary := spread({seed: figures.get(figure) for seed, figures in measured.items()}):
+                row[figure] = summary
+        if previous is not None:
+            row["gain"] = spread(
+                {
+                    seed: _difference(figures.get("mAP"), seeds[seed].get(previous, {}).get("mAP"))
+                    for seed, figures in measured.items()
+                }
+            )
         rows.append(row)
-        before = name
+        previous = name
     return rows
 
 
-def spread(values: Mapping[int, float | None]) -> dict[str, Any] | None:
-    """Mean and sample standard deviation over seeds, with the values; None where no seed measured anything."""
+def spread(values: Mapping[int, float | None]) -> Spread | None:
+    """Mean and sample standard deviation over seeds.
+
+    Args:
+        values: by seed; None: not measured.
+
+    Returns:
+        A dict of mean, sd (None for a single seed) and values; None if no seed measured anything.
+    """
     known = {seed: value for seed, value in values.items() if value is not None}
     if not known:
         return None
@@ -67,18 +90,32 @@ def spread(values: Mapping[int, float | None]) -> dict[str, Any] | None:
     }
 
 
-def total_gain(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The gain in mAP from the first row to the last, seed by seed; None with fewer than two rows that have one."""
+def total_gain(rows: Sequence[Row]) -> Spread | None:
+    """The gain in mAP from the first row to the last, seed by seed.
+
+    Args:
+        rows: as `build_rows` returns them.
+
+    Returns:
+        As `spread`; None with fewer than two rows that have an mAP.
+    """
     scored = [row["mAP"]["values"] for row in rows if row.get("mAP")]
     if len(scored) < 2:
         return None
     return spread({int(seed): value - scored[0][seed] for seed, value in scored[-1].items() if seed in scored[0]})
 
 
-def to_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table for a terminal."""
+def to_text(rows: Sequence[Row]) -> str:
+    """Format the table for a terminal.
+
+    Args:
+        rows: as `build_rows` returns them.
+
+    Returns:
+        Lines of equal width.
+    """
     cells = _cells(rows)
-    widths = [max(len(line[place]) for line in cells) for place in range(len(cells[0]))]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
         for line in cells
@@ -86,28 +123,35 @@ def to_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table for a README."""
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Format the table for a README.
+
+    Args:
+        rows: as `build_rows` returns them.
+
+    Returns:
+        A table in Markdown.
+    """
     cells = _cells(rows)
     lines = [f"| {' | '.join(line)} |" for line in cells]
     return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
 
 
-def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    used = [one for one in FIGURES if any(row.get(one) for row in rows)]
-    header = ["", *(FIGURES[one][0] for one in used), "gain"]
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
+    used = [figure for figure in FIGURES if any(row.get(figure) for row in rows)]
+    header = ["", *(FIGURES[figure][0] for figure in used), "gain"]
     table = [header]
     for row in rows:
-        cells = [_cell(row.get(one), FIGURES[one][1]) for one in used]
+        cells = [_cell(row.get(figure), FIGURES[figure][1]) for figure in used]
         table.append([row["row"], *cells, _cell(row.get("gain"), FIGURES["mAP"][1], sign="+")])
     return table
 
 
-def _cell(found: Mapping[str, Any] | None, digits: int, *, sign: str = "") -> str:
-    if not found:
+def _cell(summary: Spread | None, digits: int, *, sign: str = "") -> str:
+    if not summary:
         return ""
-    mean = f"{found['mean']:{sign},.{digits}f}"
-    return mean if found["sd"] is None else f"{mean} ± {found['sd']:,.{digits}f}"
+    mean = f"{summary['mean']:{sign},.{digits}f}"
+    return mean if summary["sd"] is None else f"{mean} ± {summary['sd']:,.{digits}f}"
 
 
 def _difference(value: float | None, other: float | None) -> float | None:

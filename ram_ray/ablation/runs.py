@@ -1,35 +1,32 @@
-"""The paper's ablations (tables 4 and 5), composed of the pipeline's own stages, over seeds.
+"""The paper's ablations (tables 4 and 5), composed of the stages of the pipeline, over seeds.
 
-Table 5, what the data engine is worth: parsed, + generation, + cleaning, + finetune, + second round. The question is
-what makes its rows comparable. A model that was trained longer is better for that alone, so each row is the same
-training on other annotations:
+Table 5 measures the data engine: parsed, + generation, + cleaning, + finetune, + second round. A model that was trained
+longer is better for that alone, so each row is the same training on other annotations:
 
-    parsed          the preliminary model, retrained on the tags that captions give
-    + generation    the preliminary model, retrained on the first round's generated annotations, nothing removed
+    parsed          the preliminary model, retrained on the tags of captions
+    + generation    the preliminary model, retrained on the first round's generated annotations
     + cleaning      the preliminary model, retrained on the first round's cleaned annotations
-    + finetune      the row above, finetuned: more steps than the rows above it, which is what finetuning is
+    + finetune      the model of the row above, finetuned: more steps than the rows above
     + second round  the preliminary model, retrained on the second round's annotations, then finetuned: as many steps
                     as the row above
 
-All retrain with `config.retrain` on the same pictures from the same preliminary model (or, with `retrain.start:
-represent`, from the same backbone), where a plain run's second round goes on from the first round's model, and its last
-round needs to hold nothing out. The number of steps is a column: a picture without a tag is not trained on, so it can
-differ a little.
-Number, precision and recall of the tags are those of the annotations that a row is trained on.
+All rows retrain with `config.retrain` on the same images from the same preliminary model (or, with `retrain.start:
+represent`, from the same backbone). In a plain run the second round starts from the first round's model, and the last
+round holds nothing out. Number, precision and recall of tags are those of the annotations that a row is trained on.
 
-Table 4, what the model's parts are worth, is the preliminary model on parsed tags: Tag2Text without and with
+Table 4 measures the parts of the model, with the preliminary model on parsed tags: Tag2Text without and with
 captioning, then text queries, distillation, and a larger label system. mAP is over the tags of the small system in all
-of its rows, as the paper's benchmark is the same for all.
+rows.
 
-Every seed is a run folder of its own, and a row is a stage in it: rows share what they have in common, with each
-other and with a plain run in the same folder, and what was killed goes on. Seeds come one after the other.
+Every seed is a run folder, and a row is a stage in it, so rows share stages with each other and with a plain run in the
+same folder, and a killed ablation resumes.
 """
 
 from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,27 +35,36 @@ from pydantic import ValidationError
 import ram_ray
 from ram_ray.ablation.rows import Measured, build_rows, to_markdown, to_text, total_gain
 from ram_ray.config import RunConfig, dump
-from ram_ray.data.parts import Part
 from ram_ray.data_engine.statistics import count_tags_by_fate
 from ram_ray.evaluation.stages import evaluate, read_summary
-from ram_ray.pipeline import Pipeline
-from ram_ray.runtime.artifacts import Manifest, write_text
+from ram_ray.pipeline import (
+    Inputs,
+    find_data,
+    find_holdout,
+    prepare,
+    run_round,
+    train_and_score,
+    train_scoring_models,
+)
+from ram_ray.reporting.run_log import RunLog
+from ram_ray.results import Annotations, TrainedModel
+from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.outcome import describe, find_cause
 from ram_ray.runtime.screen import print_line
-from ram_ray.settings.training import TrainConfig
 
 TABLE_5 = ("parsed", "+ generation", "+ cleaning", "+ finetune", "+ second round")
 TABLE_4 = ("Tag2Text without captioning", "+ captioning", "+ text queries", "+ distillation", "+ larger label system")
 SMALL_SYSTEM = 3429 / 6449  # of the label system: Tag2Text's to RAM's before synonyms were merged
 
 Figures = dict[str, float | None]
+Result = dict[str, Any]  # ablation.json
+Changes = dict[str, dict[str, Any]]  # section of the configuration -> field -> value
 
 
-def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int]) -> dict[str, Any]:
-    """Run a table's rows for each seed, leave ablation.json and ablation.md at `out_uri`, and return the former.
+def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int]) -> Result:
+    """Run a table's rows for each seed, and write ablation.json and ablation.md at `out_uri`.
 
     Those of table 4 are ablation_4.json and ablation_4.md, so that both tables can share the runs of one folder.
-
     A seed that fails is reported in "failed" and the others go on; run again, it goes on where it was.
 
     Args:
@@ -67,15 +73,18 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
         table: number of the paper's table, 4 or 5.
         seeds: a run for each.
 
+    Returns:
+        The content of the JSON file.
+
     Raises:
         ValueError: if no seed came to its end, or the configuration cannot give the table.
     """
-    config = prepare(config, table=table)
+    config = check_config(config, table=table)
     name = f"{out_uri}/ablation" if table == 5 else f"{out_uri}/ablation_{table}"
     measure: Callable[[RunConfig, str], Measured] = measure_engine if table == 5 else measure_model
     measured: dict[int, Measured] = {}
     failed: dict[str, str] = {}
-    result: dict[str, Any] = {}
+    result: Result = {}
     for seed in seeds:
         print_line(f"\nseed {seed}")
         try:
@@ -102,12 +111,15 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
     return result
 
 
-def prepare(config: RunConfig, *, table: int) -> RunConfig:
+def check_config(config: RunConfig, *, table: int) -> RunConfig:
     """The configuration that the table's rows have in common.
 
     Args:
         config: as the user gave it.
         table: number of the paper's table, 4 or 5.
+
+    Returns:
+        The configuration, checked.
 
     Raises:
         ValueError: without held-out data, for a table that there is not, or where a row would not be a valid run.
@@ -115,22 +127,25 @@ def prepare(config: RunConfig, *, table: int) -> RunConfig:
     if table not in (4, 5):
         raise ValueError(f"there is no table {table}; use 4 (the model) or 5 (the data engine)")
     if config.data.train and not config.data.eval:
-        raise ValueError("an ablation is scored on held-out pictures: give them with --eval")
-    # Both rounds, however little the second changes; table 4 ends before the engine, and needs no judges for it.
+        raise ValueError("an ablation is scored on held-out images: give them with --eval")
+    # Table 4 ends before the data engine, so it needs no scoring models and holds nothing out for them.
     changes = {"rounds": 2, "min_change": 0.0} if table == 5 else {"rounds": 0}
     engine = config.engine.model_copy(update=changes)
-    config = check(config.model_copy(update={"engine": engine}), what=f"table {table}")
+    config = validate(config.model_copy(update={"engine": engine}), what=f"table {table}")
     if table == 4:
         model_variants(config)
     return config
 
 
-def check(config: RunConfig, *, what: str) -> RunConfig:
+def validate(config: RunConfig, *, what: str) -> RunConfig:
     """The configuration, checked as a whole: a copy with changes has not been.
 
     Args:
         config: with changes.
         what: for the error: what asked for them.
+
+    Returns:
+        The same configuration.
 
     Raises:
         ValueError: with `what` and the fields that are wrong, in one line.
@@ -138,63 +153,12 @@ def check(config: RunConfig, *, what: str) -> RunConfig:
     try:
         return RunConfig.model_validate(config.model_dump())
     except ValidationError as error:
-        found = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
-        problems = "; ".join(f"{field}: {problem}" if field else problem for field, problem in found)
-        raise ValueError(f"{what}: {problems}") from None
-
-
-class Ladder(Pipeline):
-    """The recipe with two rounds, each retrained from the preliminary model; and the rows that it passes by."""
-
-    def train(
-        self, name: str, settings: TrainConfig, annotations: Manifest, newest: Manifest | None, left_out: Part | None
-    ) -> Manifest:
-        """As in any run, except where a retraining starts, and that all of them see the same pictures."""
-        if name.startswith("retrain_") and "_fold_" not in name:
-            newest, left_out = self.made["pretrain"], self.holdout
-        return super().train(name, settings, annotations, newest, left_out)
-
-    def rows(self) -> Measured:
-        """The figures of table 5, after the recipe is done."""
-        made, retrain = self.made, self.config.retrain
-        parsed, generated, cleaned = (made[name] for name in ("labels", "generate_1", "clean_1"))
-        first = [self.fit("retrain_parsed", retrain, parsed), self.fit("retrain_generated", retrain, generated)]
-        self.model = made["retrain_1"]
-        finetuned = self.fit("finetune_1", self.config.finetune, cleaned)
-        again = made["clean_2"]
-        chains = [
-            [first[0]],
-            [first[1]],
-            [made["retrain_1"]],
-            [made["retrain_1"], finetuned],
-            [made["retrain_2"], made["finetune"]],
+        problems = [
+            (".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))
+            for problem in error.errors()
         ]
-        annotations = [parsed, generated, cleaned, cleaned, again]
-        return {
-            name: self.row(of_row, models) for name, of_row, models in zip(TABLE_5, annotations, chains, strict=True)
-        }
-
-    def row(self, annotations: Manifest, models: list[Manifest]) -> Figures:
-        """The figures of one row: its annotations, and the last model of those that were trained on them.
-
-        Args:
-            annotations: of the row.
-            models: that were trained on them, in order; the last is scored.
-        """
-        given, counts = self.given, annotations.counts
-        assert given.truth is not None
-        score = evaluate(self.run, self.config, given.truth, models[-1], given.labels)
-        told = count_tags_by_fate(self.run, self.config, annotations, given.labels).counts
-        judged, true = counts["tp"] + counts["fp"], counts["tp"] + counts["fn"]
-        return {
-            "tags": counts["tags"],
-            "precision": counts["tp"] / judged if judged else None,
-            "recall": counts["tp"] / true if true else None,
-            **{name: told[name] for name in told["objects"]},
-            **{f"{name} of objects": value for name, value in told["objects"].items()},
-            "steps": sum(model.counts["steps"] for model in [self.made["pretrain"], *models]),
-            "mAP": score.counts["mAP"],
-        }
+        lines = "; ".join(f"{field}: {message}" if field else message for field, message in problems)
+        raise ValueError(f"{what}: {lines}") from None
 
 
 def measure_engine(config: RunConfig, run_uri: str) -> Measured:
@@ -203,10 +167,77 @@ def measure_engine(config: RunConfig, run_uri: str) -> Measured:
     Args:
         config: of the run, with its seed.
         run_uri: its folder.
+
+    Returns:
+        Row -> figure -> number.
     """
-    ladder = Ladder(config, run_uri)
-    ladder()
-    return ladder.rows()
+    log = RunLog()
+    run = log.open(run_uri)
+    run.write_text("config.yaml", dump(config))
+    parsed, inputs = prepare(run, config, *find_data(run, config))
+    holdout = find_holdout(config)
+    preliminary = train_and_score(run, config, config.pretrain, parsed, inputs, name="pretrain", left_out=holdout)
+
+    def retrain(annotations: Annotations, name: str) -> TrainedModel:
+        return train_and_score(
+            run, config, config.retrain, annotations, inputs, name=name, newest=preliminary, left_out=holdout
+        )
+
+    def finetune(annotations: Annotations, model: TrainedModel, name: str) -> TrainedModel:
+        return train_and_score(run, config, config.finetune, annotations, inputs, name=name, newest=model)
+
+    scoring_models = train_scoring_models(run, config, config.pretrain, parsed, inputs, preliminary)
+    generated, cleaned = run_round(run, config, parsed, scoring_models, inputs, round=1)
+    first = retrain(cleaned, "retrain_1")
+    scoring_models = train_scoring_models(run, config, config.retrain, cleaned, inputs, first, earlier=scoring_models)
+    _, cleaned_again = run_round(run, config, cleaned, scoring_models, inputs, round=2)
+    second = retrain(cleaned_again, "retrain_2")
+    final = finetune(cleaned_again, second, "finetune")
+    assert inputs.held_out is not None  # see `check_config`
+    log.write_report(run, config, evaluate(run, config, inputs.held_out, final, inputs.labels))
+    log.write_engine_report(run, config)
+
+    chains: list[tuple[Annotations, list[TrainedModel]]] = [
+        (parsed, [retrain(parsed, "retrain_parsed")]),
+        (generated, [retrain(generated, "retrain_generated")]),
+        (cleaned, [first]),
+        (cleaned, [first, finetune(cleaned, first, "finetune_1")]),
+        (cleaned_again, [second, final]),
+    ]
+    return {
+        name: measure_row(run, config, annotations, [preliminary, *models], inputs)
+        for name, (annotations, models) in zip(TABLE_5, chains, strict=True)
+    }
+
+
+def measure_row(
+    run: Run, config: RunConfig, annotations: Annotations, models: Sequence[TrainedModel], inputs: Inputs
+) -> Figures:
+    """The figures of one row of table 5: its annotations, and the last of the models that led to it.
+
+    Args:
+        run: the folder of the run.
+        config: of the run.
+        annotations: of the row.
+        models: in the order of their training; the last is scored.
+        inputs: the label system and the held-out images.
+
+    Returns:
+        Figure -> number.
+    """
+    assert inputs.held_out is not None  # see `check_config`
+    score = evaluate(run, config, inputs.held_out, models[-1], inputs.labels)
+    tally = count_tags_by_fate(run, config, annotations, inputs.labels)
+    predicted, true = annotations.tp + annotations.fp, annotations.tp + annotations.fn
+    return {
+        "tags": annotations.tags,
+        "precision": annotations.tp / predicted if predicted else None,
+        "recall": annotations.tp / true if true else None,
+        **tally.shares.model_dump(),
+        **{f"{name} of objects": share for name, share in tally.objects.model_dump().items()},
+        "steps": sum(model.steps for model in models),
+        "mAP": score.mAP,
+    }
 
 
 def measure_model(config: RunConfig, run_uri: str) -> Measured:
@@ -215,21 +246,25 @@ def measure_model(config: RunConfig, run_uri: str) -> Measured:
     Args:
         config: of the run, with its seed.
         run_uri: its folder.
+
+    Returns:
+        Row -> figure -> number.
     """
-    rows: dict[str, Mapping[str, float | None]] = {}
+    rows: dict[str, Figures] = {}
     common: set[tuple[str, str]] = set()
     for name, variant in model_variants(config).items():
-        pipeline = Pipeline(variant, run_uri, last="pretrain")
-        pipeline()
-        model, given = pipeline.made["pretrain"], pipeline.given
-        assert given.truth is not None
-        lines = read_summary(evaluate(pipeline.run, variant, given.truth, model, given.labels))["per_tag"]
+        run = RunLog().open(run_uri)
+        run.write_text("config.yaml", dump(variant))
+        annotations, inputs = prepare(run, variant, *find_data(run, variant))
+        model = train_and_score(run, variant, variant.pretrain, annotations, inputs, name="pretrain")
+        assert inputs.held_out is not None  # see `check_config`
+        lines = read_summary(evaluate(run, variant, inputs.held_out, model, inputs.labels))["per_tag"]
         common = common or {(line["kind"], line["tag"]) for line in lines}  # the small system's, in the first row
         scored = [line["ap"] for line in lines if line["counted"] and (line["kind"], line["tag"]) in common]
         rows[name] = {
-            "tags": pipeline.made["labels"].counts["tags"],
-            "labels": given.labels.counts["labels"],
-            "steps": model.counts["steps"],
+            "tags": annotations.tags,
+            "labels": inputs.labels.labels,
+            "steps": model.steps,
             "mAP": float(np.mean(scored)) if scored else None,
         }
     return rows
@@ -238,38 +273,51 @@ def measure_model(config: RunConfig, run_uri: str) -> Measured:
 def model_variants(config: RunConfig) -> dict[str, RunConfig]:
     """Table 4's rows as configurations: each adds a part to the one before it.
 
+    Args:
+        config: with all parts.
+
+    Returns:
+        Configuration of each row, in their order.
+
     Raises:
         ValueError: naming the row that would not be a valid run.
     """
     width = config.model.recognition.width
     small = max(1, round(SMALL_SYSTEM * config.labels.max_labels))
-    learnt = {"architecture": "tag2text", "label_width": width}
+    trained_queries = {"architecture": "tag2text", "label_width": width}
     without = {"distill_loss": False}
-    first: dict[str, dict[str, Any]] = {
-        "model": learnt,
+    first: Changes = {
+        "model": trained_queries,
         "labels": {"max_labels": small},
         "pretrain": {"caption_loss": False, **without},
     }
-    changes: list[dict[str, dict[str, Any]]] = [
+    changes: list[Changes] = [
         {**first, "retrain": without, "finetune": without},  # these two are not run, but must not contradict the model
         {"pretrain": {"caption_loss": True}},
-        {"model": {name: getattr(config.model, name) for name in learnt}},
+        {"model": {name: getattr(config.model, name) for name in trained_queries}},
         {"pretrain": {"distill_loss": True}},
         {"labels": {"max_labels": config.labels.max_labels}},
     ]
     variants: dict[str, RunConfig] = {}
     for name, change in zip(TABLE_4, changes, strict=True):
         sections = {part: getattr(config, part).model_copy(update=values) for part, values in change.items()}
-        config = check(config.model_copy(update=sections), what=f"row {name!r}")
+        config = validate(config.model_copy(update=sections), what=f"row {name!r}")
         variants[name] = config
     return variants
 
 
-def closing_words(result: Mapping[str, Any]) -> str:
-    """The table, and the seeds that failed, for the terminal."""
-    failed = [f"seed {seed} failed: {why}" for seed, why in result["failed"].items()]
+def format_result(result: Result) -> str:
+    """Format the table, and the seeds that failed, for the terminal.
+
+    Args:
+        result: as `run_ablation` returns it.
+
+    Returns:
+        Lines of text.
+    """
+    failed = [f"seed {seed} failed: {cause}" for seed, cause in result["failed"].items()]
     gain = result["gain"]
     spread = "" if not gain or gain["sd"] is None else f" ± {gain['sd']:.4f}"
-    whole = [f"mAP from the first row to the last: {gain['mean']:+.4f}{spread}"] if gain else []
+    total = [f"mAP from the first row to the last: {gain['mean']:+.4f}{spread}"] if gain else []
     seeds = f"seeds: {', '.join(map(str, result['seeds']))}; ± is one standard deviation over them"
-    return "\n".join([to_text(result["rows"]), *whole, seeds, *failed])
+    return "\n".join([to_text(result["rows"]), *total, seeds, *failed])

@@ -28,6 +28,7 @@ from ram_ray.runtime.storage import local_copy
 
 if TYPE_CHECKING:
     from spacy.language import Language
+    from spacy.tokens import Doc
 
 T = TypeVar("T")
 SHIPPED = "en_ud_ewt"
@@ -87,13 +88,13 @@ class CaptionParser:
             A `Caption` for each caption, in the order of `captions`.
         """
 
-        def to_caption(doc: Any, lemmas: Lemmatizer) -> Caption:
+        def to_caption(doc: Doc, lemmas: Lemmatizer) -> Caption:
             return Caption(*read_caption(doc, lemmas), reason=None)
 
         return self._read_each(captions, to_caption, lambda reason: Caption([], [], [], reason))
 
     def _read_each(
-        self, captions: list[str], read: Callable[[Any, Lemmatizer], T], reject: Callable[[str], T]
+        self, captions: list[str], read: Callable[[Doc, Lemmatizer], T], reject: Callable[[str], T]
     ) -> list[T]:
         """`read` of each caption's parse, `reject` of a rejected caption's reason; equal captions are parsed once."""
         texts = [clean(caption, max_chars=self.max_chars, known=self._lemmas.known_word) for caption in captions]

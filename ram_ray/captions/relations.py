@@ -7,7 +7,11 @@ modules do not depend on the scheme.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spacy.strings import StringStore
+    from spacy.tokens import Doc
 
 # The relation of each label of either scheme; a missing label is "other".
 RELATIONS = {
@@ -25,7 +29,7 @@ RELATIONS = {
 }  # fmt: skip
 # Relations under which a noun can be part of a compound.
 MODIFIERS = frozenset(("compound", "flat", "nmod", "amod", "other", "num"))
-_ATTRIBUTES = ["LOWER", "POS", "TAG", "DEP", "HEAD"]
+_ATTRIBUTES: list[int | str] = ["LOWER", "POS", "TAG", "DEP", "HEAD"]
 _SIGN_BIT = 1 << 63  # spaCy's array is unsigned; the offset of a head on the left is negative
 _UNDER_PREPOSITIONS = frozenset(("pobj", "pcomp"))  # CLEAR labels
 _PREPOSITIONS = frozenset(("prep", "agent", "dative"))
@@ -49,13 +53,13 @@ _strings: dict[
 ] = {}  # strings by spaCy's hashes, which are the same in every pipeline; decoding them again is slow
 
 
-def _string(key: int, strings: Any) -> str:
+def _string(key: int, strings: StringStore) -> str:
     if len(_strings) > 100_000:  # hostile text must not use unbounded memory
         _strings.clear()
     return _strings.setdefault(key, strings[key])
 
 
-def read_words(doc: Any) -> list[Word]:
+def read_words(doc: Doc) -> list[Word]:
     """Convert a spaCy Doc to tokens with the common relations.
 
     In CLEAR the head of a noun is its preposition ("on" -> "beach"). Here, as in UD, the head of the noun is the word

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ram_ray.captions.lemmas import Lemmatizer
 from ram_ray.captions.negation import find_negated
@@ -32,6 +32,9 @@ from ram_ray.captions.words import (
     STATES,
 )
 
+if TYPE_CHECKING:
+    from spacy.tokens import Doc
+
 
 class Tag(NamedTuple):
     """A tag read in a caption: lower-case lemmas joined by one space, and its kind (`records.KINDS`)."""
@@ -48,7 +51,7 @@ class Reading(NamedTuple):
     described: list[tuple[str, str]]
 
 
-def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
+def find_tags(doc: Doc, lemmas: Lemmatizer) -> list[Tag]:
     """Find the tags of a parsed caption.
 
     Args:
@@ -62,7 +65,7 @@ def find_tags(doc: Any, lemmas: Lemmatizer) -> list[Tag]:
     return list(dict.fromkeys(tag for _, tag in _locate_tags(words, lemmas)))
 
 
-def read_caption(doc: Any, lemmas: Lemmatizer) -> Reading:
+def read_caption(doc: Doc, lemmas: Lemmatizer) -> Reading:
     """Find the tags and relations of a parsed caption.
 
     Args:

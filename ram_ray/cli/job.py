@@ -12,7 +12,8 @@ from ram_ray.runtime import outcome
 from ram_ray.runtime.screen import log_path, print_error, print_line
 
 if TYPE_CHECKING:
-    from ram_ray.pipeline import Pipeline
+    from ram_ray.pipeline import FinalModel
+    from ram_ray.runtime.artifacts import Run
 
 
 def configure(
@@ -80,26 +81,28 @@ def execute(
     if check:
         print_line(f"nothing is wrong: run {config.name} at {run_uri} can start")
         return 0
-    pipelines: list[Pipeline] = []  # none until Ray has started
+    runs: list[Run] = []  # none until Ray has started
 
     def work() -> None:
-        from ram_ray.pipeline import Pipeline
+        from ram_ray.pipeline import run_recipe
+        from ram_ray.reporting.run_log import RunLog
         from ram_ray.runtime import cluster
         from ram_ray.runtime.progress import worker_lines
 
         start = time.monotonic()
         cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
-        pipeline = Pipeline(config, run_uri, last=last)
-        pipelines.append(pipeline)
+        log = RunLog()
+        opened = log.open(run_uri, last=last)
+        runs.append(opened)
         print_line(f"run {config.name} at {run_uri}, log {log_path()}")
         with worker_lines():
-            pipeline()
-            print_line(f"\n{pipeline.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}")
-            if keep_serving or num_try_images:
-                serve(pipeline, num_images=num_try_images or 3, keep_serving=keep_serving)
+            final = run_recipe(opened, config, log)
+            print_line(f"\n{log.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}")
+            if final and (keep_serving or num_try_images):
+                serve(opened, config, final, num_images=num_try_images or 3, keep_serving=keep_serving)
 
     def current_stage() -> str | None:
-        return pipelines[0].run.current if pipelines else None
+        return runs[0].current if runs else None
 
     return outcome.run(work, name=config.name, folder=run_uri, stage=current_stage)
 
@@ -119,11 +122,11 @@ def ablate(config: RunConfig, out: str, *, table: int, num_seeds: int) -> int:
     Raises:
         ValueError: if the configuration or the number of seeds does not fit the table.
     """
-    from ram_ray.ablation.runs import closing_words, prepare, run_ablation
+    from ram_ray.ablation.runs import check_config, format_result, run_ablation
 
     if num_seeds < 1:
         raise ValueError(f"--seeds {num_seeds}: at least one is needed")
-    prepare(config, table=table)  # reports a mistake before Ray starts
+    check_config(config, table=table)  # reports a mistake before Ray starts
     out_uri = absolute(out).rstrip("/")
 
     def work() -> int:
@@ -134,36 +137,35 @@ def ablate(config: RunConfig, out: str, *, table: int, num_seeds: int) -> int:
         seeds = list(range(config.seed, config.seed + num_seeds))
         with worker_lines():
             result = run_ablation(config, out_uri, table=table, seeds=seeds)
-        print_line(f"\n{closing_words(result)}\nin {out_uri}")
+        print_line(f"\n{format_result(result)}\nin {out_uri}")
         return 1 if result["failed"] else 0
 
     return outcome.run(work, name="ablation", folder=out_uri)
 
 
-def serve(pipeline: Pipeline, *, num_images: int, keep_serving: bool) -> None:
-    """Deploy the newest model, tag held-out images over HTTP, and shut Serve down.
+def serve(run: Run, config: RunConfig, final: FinalModel, *, num_images: int, keep_serving: bool) -> None:
+    """Deploy the final model, tag held-out images over HTTP, and shut Serve down.
 
     Args:
-        pipeline: after its run, with a model.
+        run: gets the tagged images.
+        config: of the run.
+        final: model of the run, and its held-out shards.
         num_images: number of held-out images to tag.
         keep_serving: serve until Ctrl-C before the shutdown.
 
     Raises:
         ValueError: if the port is taken, or Serve already runs on another port.
     """
+    import ray.serve
+
     from ram_ray.serving.app import deploy
     from ram_ray.serving.client import tag_examples
 
-    assert pipeline.model is not None
-    import ray.serve
-
-    url = deploy(pipeline.model.path, pipeline.config.serve)
+    url = deploy(final.model.path, config.serve)
     try:
         print_line(f"the tagger answers at {url} (page: {url}/, API: {url}/docs)")
-        if pipeline.scenes:
-            tag_examples(
-                url, pipeline.scenes[0], folder=pipeline.run.path("evaluation", "tried"), num_images=num_images
-            )
+        if final.held_out:
+            tag_examples(url, final.held_out[0], folder=run.path("evaluation", "tried"), num_images=num_images)
         while keep_serving:
             time.sleep(3600)
     except KeyboardInterrupt:

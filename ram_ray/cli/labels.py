@@ -66,7 +66,8 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
 
     from ram_ray.config import load
     from ram_ray.data.caption_files import collect_captions
-    from ram_ray.labels.stages import build_labels, label_captions, parse
+    from ram_ray.labels.parse_stage import parse
+    from ram_ray.labels.stages import build_labels, label_captions
     from ram_ray.runtime import cluster
     from ram_ray.runtime.artifacts import Run
     from ram_ray.runtime.screen import print_line
@@ -79,14 +80,12 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
     parsed = parse(run, config, collected)
     labels = build_labels(run, config, parsed)
     annotated = label_captions(run, config, parsed, labels)
-    counts = collected.counts
-    print_line(f"captions: {counts['rows_in']:,} lines, {counts['rows_out']:,} parsed, {counts['rejected']:,} rejected")
-    unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.counts["unread"].items())
+    lines, usable, rejected = collected.rows_in, collected.rows_out, collected.rejected
+    print_line(f"captions: {lines:,} lines, {usable:,} parsed, {rejected:,} rejected")
+    unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.unread.items())
     print_line(f"of these refused by the parser: {unread or 'none'}")
-    print_line(f"tags: {annotated.counts['tags']:,}, of which {annotated.counts['matched']:,} by words alone")
-    print_line(
-        f"labels: {labels.counts['labels']:,} of {labels.counts['names']:,} names, version {labels.counts['version']}"
-    )
+    print_line(f"tags: {annotated.tags:,}, of which {annotated.matched:,} by words alone")
+    print_line(f"labels: {labels.labels:,} of {labels.names:,} names, version {labels.system_version}")
     print_line(f"page: {run.path('label_system.html')}")
 
 

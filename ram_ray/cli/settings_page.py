@@ -141,7 +141,7 @@ def _format_annotation(annotation: Any) -> str:
     return TYPE_NAMES[annotation]
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: object) -> str:
     return f"`{_escape(json.dumps(value, ensure_ascii=False))}`"
 
 

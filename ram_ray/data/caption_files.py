@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count, islice
 from typing import Any
 
@@ -19,18 +19,46 @@ import fsspec
 import ray
 
 from ram_ray.config import RunConfig
-from ram_ray.records import SAMPLE, to_table
+from ram_ray.records import SAMPLE, Row, to_table
+from ram_ray.results import Samples
 from ram_ray.runtime.annotate import count_and_reject
-from ram_ray.runtime.artifacts import Manifest, Run, write_table
+from ram_ray.runtime.artifacts import Run, write_table
 from ram_ray.runtime.progress import progress
 from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.settings.section import Section, StageSettings
 
 MAX_LINE = 1_000_000  # bytes
 ROWS_A_FILE = 16_384
 _ENDINGS = re.compile(r"(\.txt|\.captions)?(\.gz|\.bz2|\.xz|\.zst)?$")
 
 
-def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str = "captions") -> Manifest:
+class CaptionFile(Section):
+    """A text file, and what identifies its content."""
+
+    name: str  # of its shard
+    uri: str
+    size: int | None  # bytes
+
+
+class CaptionFileSettings(StageSettings):
+    """All that the rows of text files depend on."""
+
+    files: tuple[CaptionFile, ...]
+
+    @classmethod
+    def of_files(cls, uris: Mapping[str, str]) -> CaptionFileSettings:
+        """Look up the sizes of text files.
+
+        Args:
+            uris: name of each shard -> URI of its file, as `list_files` returns it.
+
+        Returns:
+            The settings.
+        """
+        return cls(files=tuple(CaptionFile(name=name, uri=uri, size=_size(uri)) for name, uri in uris.items()))
+
+
+def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str = "captions") -> Samples:
     """Write a `records.SAMPLE` row for every line of the text files at `uris` (paths, URIs, globs; also .gz).
 
     Args:
@@ -40,26 +68,27 @@ def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str 
         name: name of the stage.
 
     Returns:
-        The stage's manifest, with counts of rows.
+        The result of the stage.
 
     Raises:
         ValueError: if a name matches nothing, two files have the same name, or no line is a caption.
     """
-    files = list_files(uris)
-    described = [{"name": shard, "uri": uri, "size": _size(uri)} for shard, uri in files.items()]
-    stage = run.stage(name, kind="annotations", config={"files": described}, inputs=[])
-    if stage.manifest:
-        return stage.manifest
+    settings, execution = CaptionFileSettings.of_files(list_files(uris)), config.execution
+    stage = run.stage(name, Samples, settings=settings, inputs=[])
+    if stage.result:
+        return stage.result
     with progress(stage.name, total=0) as add:
         # A task that runs again after a kill writes the same files.
-        task: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(_write_rows)  # type: ignore[arg-type]
-        references = [task.remote(shard, uri, f"{stage.path}/shard={shard}", add) for shard, uri in files.items()]
+        task: Any = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_write_rows)  # type: ignore[arg-type]
+        references = [
+            task.remote(file.name, file.uri, f"{stage.path}/shard={file.name}", add) for file in settings.files
+        ]
         for reference in references:
             ray.get(reference)
-    rows, rejected = count_and_reject(stage, run=config)
+    rows, rejected = count_and_reject(stage, execution=execution)
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} lines of {', '.join(uris)} is a caption")
-    return stage.finish(rows_in=rows, rows_out=rows - rejected, rejected=rejected)
+    return stage.finish(shards=len(settings.files), rows_in=rows, rows_out=rows - rejected, rejected=rejected)
 
 
 def _write_rows(shard: str, uri: str, folder: str, add: Callable[[int], None]) -> None:
@@ -101,7 +130,7 @@ def list_files(uris: list[str]) -> dict[str, str]:
     return dict(sorted(uri_of_shard.items()))
 
 
-def read_lines(shard: str, uri: str) -> Iterator[dict[str, Any]]:
+def read_lines(shard: str, uri: str) -> Iterator[Row]:
     """Read every line of a text file as a row, in bounded memory.
 
     Args:
@@ -115,7 +144,7 @@ def read_lines(shard: str, uri: str) -> Iterator[dict[str, Any]]:
         number = 0
         while line := file.readline(MAX_LINE):
             number += 1
-            row: dict[str, Any] = {"key": f"{shard}/{number}", "shard": shard, "uri": uri, "offset": number}
+            row: Row = {"key": f"{shard}/{number}", "shard": shard, "uri": uri, "offset": number}
             cut = len(line) == MAX_LINE and not line.endswith(b"\n")
             while cut and (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
                 pass

@@ -5,29 +5,124 @@ If a run names no shards, the drawn scenes are written first, as ordinary shards
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
+from pydantic import Field
 
 from ram_ray.config import RunConfig
 from ram_ray.data.hidden_captions import hide_captions
-from ram_ray.data.shards import Shard, list_shards, scan_shard
+from ram_ray.data.shards import Format, Shard, list_shards, scan_shard
 from ram_ray.drawn_scenes import plan_corpus, write_shard
-from ram_ray.records import SAMPLE, to_table
+from ram_ray.records import SAMPLE, Row, to_table
+from ram_ray.results import DrawnShards, Samples
 from ram_ray.runtime.annotate import annotate, count_and_reject
-from ram_ray.runtime.artifacts import Manifest, Run, Stage
+from ram_ray.runtime.artifacts import Run, Stage
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.settings.data import DrawnConfig, Limits
+from ram_ray.settings.runtime import Execution
+from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
 
 ROWS_AT_ONCE = 1000
 
 
-def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out: bool = False) -> Manifest:
+class ListedShard(Section):
+    """A shard, and what identifies its content."""
+
+    name: str
+    uri: str
+    size: int | None
+    changed: str  # version of the storage
+    format: Format = Field(json_schema_extra=RUNTIME_ONLY)  # follows from the URI
+
+
+class HiddenCaptions(Section):
+    """The captions that stay in `captions` where the run measures its data engine; the others are hidden."""
+
+    captions_per_image: int
+    seed: int
+
+
+class SampleSettings(StageSettings):
+    """All that the rows of the stage `shards` depend on."""
+
+    shards: tuple[ListedShard, ...]
+    check: Literal["decode", "header"]
+    min_side: int
+    max_pixels: int
+    max_bytes: int
+    hidden: HiddenCaptions | None = None
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, uris: list[str], held_out: bool) -> SampleSettings:
+        """List the shards, and take the settings of their rows.
+
+        Args:
+            config: configuration of the run.
+            uris: paths, URIs or globs of shards, see `list_shards`.
+            held_out: whether the shards are not trained on: then no caption is hidden.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ValueError: if a name is no shard.
+        """
+        data, num_shown = config.data, config.data.measure.captions_per_image
+        hides = num_shown is not None and not held_out
+        return cls(
+            shards=tuple(
+                ListedShard(name=shard.name, uri=shard.uri, size=shard.size, changed=shard.version, format=shard.format)
+                for shard in list_shards(uris, folders=data.shard_folders)
+            ),
+            check=data.check,
+            min_side=data.min_side,
+            max_pixels=data.max_pixels,
+            max_bytes=data.max_bytes,
+            hidden=HiddenCaptions(captions_per_image=num_shown, seed=config.seed) if hides else None,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """Limits of a usable image."""
+        return Limits(self.min_side, self.max_pixels, self.max_bytes)
+
+    def read(self, source: Row) -> Iterator[Row]:
+        """Read the rows of a shard.
+
+        Args:
+            source: name, URI and format of the shard.
+
+        Returns:
+            An iterator of rows.
+        """
+        shard = Shard(source["shard"], source["uri"], source["format"])
+        rows = scan_shard(shard, limits=self.limits, check=self.check)
+        hidden = self.hidden
+        if hidden is None:
+            return rows
+        return (hide_captions(row, num_shown=hidden.captions_per_image, seed=hidden.seed) for row in rows)
+
+
+class DrawnSettings(StageSettings):
+    """All that the drawn scenes depend on."""
+
+    drawn: DrawnConfig
+    seed: int
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> DrawnSettings:
+        """Take the settings out of the configuration of the run."""
+        return cls(drawn=config.data.drawn, seed=config.seed)
+
+
+def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out: bool = False) -> Samples:
     """Check the shards at `uris` and write `records.SAMPLE` rows.
 
     Args:
@@ -38,61 +133,45 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
         held_out: whether the shards are not trained on: then no caption of an image is hidden.
 
     Returns:
-        The stage's manifest, with counts of shards and rows.
+        The result of the stage.
 
     Raises:
         ValueError: if a name is no shard, or no row is usable.
     """
-    shards = list_shards(uris, folders=config.data.shard_folders)
-    excluded = {"train", "eval", "shard_folders", "drawn", "rows_per_block", "measure"}  # the names are in `shards`
-    data = config.data.model_dump(mode="json", exclude=excluded)
-    num_shown = None if held_out else config.data.measure.captions_per_image
-    if num_shown:
-        data |= {"captions_per_image": num_shown, "seed": config.seed}
-    stage = run.stage(name, kind="annotations", config={"data": data, "shards": _identity(shards)}, inputs=[])
-    if stage.manifest:
-        return stage.manifest
-    limits = config.data.limits()
-    check = config.data.check
-
-    def read(source: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        rows = scan_shard(Shard(source["shard"], source["uri"], source["format"]), limits=limits, check=check)
-        return (hide_captions(row, num_shown=num_shown, seed=config.seed) for row in rows) if num_shown else rows
-
-    _scan(
-        stage,
-        config,
-        sources=[{"shard": shard.name, "uri": shard.uri, "format": shard.format} for shard in shards],
-        read=read,
-    )
-    rows, rejected = count_and_reject(stage, run=config)
+    settings = SampleSettings.from_config(config, uris=uris, held_out=held_out)
+    stage = run.stage(name, Samples, settings=settings, inputs=[])
+    if stage.result:
+        return stage.result
+    _scan(stage, settings, execution=config.execution)
+    rows, rejected = count_and_reject(stage, execution=config.execution)
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} rows of {', '.join(uris)} is usable; see {run.path('rejected')}")
+    usable = rows - rejected
     return stage.finish(
-        shards=len(shards), rows_in=rows, rows_out=rows - rejected, rejected=rejected, images=rows - rejected
+        shards=len(settings.shards),
+        rows_in=rows,
+        rows_out=usable,
+        rejected=rejected,
+        images=usable,
+        held_out=held_out,
     )
 
 
-def _scan(
-    stage: Stage,
-    config: RunConfig,
-    *,
-    sources: list[dict[str, Any]],
-    read: Callable[[dict[str, Any]], Iterator[dict[str, Any]]],
-) -> None:
-    """Write the `records.SAMPLE` rows of every source to the stage's folder.
+def _scan(stage: Stage[Samples], settings: SampleSettings, *, execution: Execution) -> None:
+    """Write the `records.SAMPLE` rows of every shard to the stage's folder.
 
     Args:
         stage: the stage that gets the rows.
-        config: configuration of the run.
-        sources: sources, each with the name of its `shard`; after a kill an unfinished source is read again whole.
-        read: function from a source to its rows.
+        settings: of the stage; after a kill an unfinished shard is read again whole.
+        execution: how the stages of the run are executed.
     """
     listing = f"{stage.work}/listing"
     fs, root = fsspec.url_to_fs(listing)
     make_folder(fs, root)
+    sources = [{"shard": shard.name, "uri": shard.uri, "format": shard.format} for shard in settings.shards]
     with fs.open(f"{root}/shards.parquet", "wb") as file:
         pq.write_table(pa.Table.from_pylist(sources), file)
+    read = settings.model_copy(update={"shards": ()}).read  # a task has its shard in its row
 
     def scan(block: pa.Table) -> Iterator[pa.Table]:
         for source in block.to_pylist():
@@ -102,12 +181,10 @@ def _scan(
 
     annotate(
         stage,
-        lambda dataset: dataset.map_batches(
-            scan, batch_format="pyarrow", batch_size=1, num_cpus=config.resources.task_cpus
-        ),
+        lambda dataset: dataset.map_batches(scan, batch_format="pyarrow", batch_size=1, num_cpus=execution.task_cpus),
         source=listing,
         schema=SAMPLE,
-        run=config,
+        execution=execution,
         rows_in=0,
         id_column="shard",
         rows_per_block=1,
@@ -125,15 +202,16 @@ def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
     Returns:
         URIs of the training shards, and of the evaluation shards.
     """
-    drawn = config.data.drawn
-    stage = run.stage("scenes", kind="annotations", config={"drawn": drawn, "seed": config.seed}, inputs=[])
+    settings, execution = DrawnSettings.from_config(config), config.execution
+    stage = run.stage("scenes", DrawnShards, settings=settings, inputs=[])
+    drawn = settings.drawn
     plan = plan_corpus(f"{stage.path}/drawn", config=drawn)  # the folder is a part of the shards' names
-    if stage.manifest is None:
-        write: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(write_shard)  # type: ignore[arg-type]
+    if stage.result is None:
+        write: Any = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(write_shard)  # type: ignore[arg-type]
         existing = {path.rpartition("/")[2] for path in _names(f"{stage.path}/drawn")}
         missing = [shard for shard in plan if shard.uri.rpartition("/")[2] not in existing]
         references = [
-            write.remote(shard.uri, kind=shard.kind, index=shard.index, config=drawn, seed=config.seed)
+            write.remote(shard.uri, kind=shard.kind, index=shard.index, config=drawn, seed=settings.seed)
             for shard in missing
         ]
         for reference in references:
@@ -149,8 +227,3 @@ def _names(folder: str) -> list[str]:
         return fs.ls(root, detail=False)
     except FileNotFoundError:
         return []
-
-
-def _identity(shards: list[Shard]) -> list[dict[str, Any]]:
-    """What identifies the content of a shard: its name, URI, size and version."""
-    return [{"name": shard.name, "uri": shard.uri, "size": shard.size, "changed": shard.version} for shard in shards]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import fsspec
 
@@ -57,7 +56,7 @@ def _read_ranges(
     rows: dict[str, list[int]], offsets: Sequence[int], nbytes: Sequence[int]
 ) -> Iterator[tuple[int, bytes | Reject]]:
     """(index, bytes) for the rows of each URI; near ranges share a request, and requests run concurrently."""
-    requests: dict[int, tuple[Any, list[tuple[str, int, int, list[int]]]]] = {}
+    requests: dict[int, tuple[fsspec.AbstractFileSystem, list[tuple[str, int, int, list[int]]]]] = {}
     for uri, indices in rows.items():
         fs, path = fsspec.url_to_fs(uri)
         for start, end, covered in _coalesce(indices, offsets, nbytes):
@@ -93,7 +92,7 @@ def _coalesce(
         yield start, end, covered
 
 
-def _fetch(fs: Any, requests: list[tuple[str, int, int, list[int]]]) -> Iterator[bytes | Reject]:
+def _fetch(fs: fsspec.AbstractFileSystem, requests: list[tuple[str, int, int, list[int]]]) -> Iterator[bytes | Reject]:
     if not getattr(fs, "async_impl", False):
         yield from _fetch_in_turn(fs, requests)
         return
@@ -109,7 +108,9 @@ def _fetch(fs: Any, requests: list[tuple[str, int, int, list[int]]]) -> Iterator
             yield answer
 
 
-def _fetch_in_turn(fs: Any, requests: list[tuple[str, int, int, list[int]]]) -> Iterator[bytes | Reject]:
+def _fetch_in_turn(
+    fs: fsspec.AbstractFileSystem, requests: list[tuple[str, int, int, list[int]]]
+) -> Iterator[bytes | Reject]:
     """For storage without concurrent requests; requests of the same path are adjacent, so they share a file handle."""
     name, file = None, None
     try:

@@ -8,14 +8,13 @@ use most. Names that the label system does not contain cannot be scored; they ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
 from ram_ray.label_system import LabelSystem
-from ram_ray.records import KINDS
+from ram_ray.records import KINDS, Row
+from ram_ray.results import Counts
 
 # One row a batch; sums over rows are the figures of a stage.
 TAG_COUNTS = pa.schema(
@@ -29,28 +28,6 @@ TAG_COUNTS = pa.schema(
         ("unknown", pa.int64()),  # label mentions that the label system does not know
     ]
 )
-
-
-@dataclass(frozen=True)
-class Counts:
-    """True positives, false positives and false negatives; they add up over batches, shards and machines."""
-
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
-
-    @property
-    def precision(self) -> float:
-        """Share of the predictions that are true; 0 if nothing was predicted."""
-        return self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0
-
-    @property
-    def recall(self) -> float:
-        """Share of the truth that was predicted; 0 if nothing is true."""
-        return self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0
 
 
 def label_id(label: str, system: LabelSystem) -> int | None:
@@ -71,7 +48,7 @@ def label_id(label: str, system: LabelSystem) -> int | None:
 
 
 def truth_ids(
-    labels: Sequence[str] | None, captions: Iterable[Mapping[str, Any]] | None, system: LabelSystem
+    labels: Sequence[str] | None, captions: Iterable[Row] | None, system: LabelSystem
 ) -> tuple[set[int] | None, Counter]:
     """The ground truth of an image.
 
@@ -151,5 +128,5 @@ def tag_counts(batch: pa.Table, *, system: LabelSystem, labels_only: bool = True
     return pa.Table.from_pylist([line], schema=TAG_COUNTS)
 
 
-def _list(value: Any) -> list:
+def _list(value: Iterable | None) -> list:
     return [] if value is None else list(value)

@@ -13,10 +13,11 @@ them. Both choices follow from the run's seed and the image's key, so they do no
 from __future__ import annotations
 
 import random
-from typing import Any
+
+from ram_ray.records import Row
 
 
-def hide_captions(row: dict[str, Any], *, num_shown: int, seed: int) -> dict[str, Any]:
+def hide_captions(row: Row, *, num_shown: int, seed: int) -> Row:
     """Move all but `num_shown` captions of a row, drawn at random, from `captions` to `unseen`.
 
     Args:

@@ -101,7 +101,15 @@ def image_column(uri: str, schema: pa.Schema) -> str:
 
 
 def image_values(batch: pa.RecordBatch, column: str) -> pa.Array:
-    """The array of image bytes at `column`, as `image_column` names it."""
+    """The image bytes of a batch.
+
+    Args:
+        batch: rows of the file.
+        column: as `image_column` names it: a column, or "column.field" of a struct.
+
+    Returns:
+        A binary array, one value a row.
+    """
     name, _, inner = column.partition(".")
     array = batch.column(name)
     return pc.struct_field(array, inner) if inner else array

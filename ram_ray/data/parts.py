@@ -27,7 +27,7 @@ class Part:
 
     @classmethod
     def number(cls, number: int, parts: int) -> Part:
-        """The part with this number, of `parts` equal parts: the images of which `part_of(key, parts)` is `number`.
+        """The part with this number, of `parts` equal parts: the images whose `part_index` is `number`.
 
         Args:
             number: number of the part, 0 to `parts` - 1.
@@ -41,20 +41,48 @@ class Part:
 
     @classmethod
     def share(cls, share: float) -> Part:
-        """A part with about this share of all images, 0 to 1; a larger share contains a smaller one."""
+        """A part with a share of all images.
+
+        Args:
+            share: 0 to 1; the part has about this share of the images.
+
+        Returns:
+            The part; that of a larger share contains that of a smaller share.
+        """
         return cls(0, int(share * _END))
 
     def holds(self, key: str) -> bool:
-        """Whether the image with this key belongs to the part."""
+        """Whether an image belongs to the part.
+
+        Args:
+            key: key of the image.
+
+        Returns:
+            True if it does, the same on every machine.
+        """
         return self.start <= hash_of_part(key) < self.end
 
     def mask(self, keys: Sequence[str]) -> pa.Array:
-        """Which keys belong to the part: (N,) bools."""
+        """Which images belong to the part.
+
+        Args:
+            keys: keys of N images.
+
+        Returns:
+            (N,) bools.
+        """
         return pa.array([self.holds(key) for key in keys], pa.bool_())
 
 
 def hash_of_part(key: str) -> int:
-    """The hash of a key that decides its part: 0 to 2^64 - 1, evenly spread."""
+    """The hash that decides to which part an image belongs.
+
+    Args:
+        key: key of the image.
+
+    Returns:
+        0 to 2^64 - 1, evenly spread.
+    """
     return hash_key(key, purpose="part")
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits, read_bytes
 from ram_ray.data.preprocess import to_square
 from ram_ray.records import Reject
+from ram_ray.settings.runtime import Execution
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -48,23 +48,20 @@ def add_pixels(block: pa.Table, *, size: int, limits: Limits) -> pa.Table:
     return block.append_column("pixels", ArrowTensorArray.from_numpy(pixels))
 
 
-def with_pixels(dataset: Dataset, *, size: int, batch_size: int, config: RunConfig) -> Dataset:
+def with_pixels(dataset: Dataset, *, size: int, batch_size: int, execution: Execution) -> Dataset:
     """Add decoded images to a dataset, in tasks, as `add_pixels` does.
 
     Args:
         dataset: rows with uri, offset, nbytes, reason and detail.
         size: S, pixels a side.
         batch_size: rows of a task.
-        config: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         The dataset with a column `pixels`: uint8 (S, S, 3), RGB.
     """
-    limits = config.data.limits()
 
     def pixels(block: pa.Table) -> pa.Table:
-        return add_pixels(block, size=size, limits=limits)
+        return add_pixels(block, size=size, limits=execution.limits)
 
-    return dataset.map_batches(
-        pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=config.resources.task_cpus
-    )
+    return dataset.map_batches(pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=execution.task_cpus)

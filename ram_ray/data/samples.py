@@ -13,11 +13,11 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import IO, Protocol
 
 import fsspec
 
-from ram_ray.records import Reject
+from ram_ray.records import Json, Reject
 
 MAX_TEXT = 4 << 20  # bytes of one caption file, JSON file or line
 CAPTIONS_FILE = "captions.jsonl"
@@ -88,7 +88,7 @@ def decode_text(raw: bytes) -> str:
         raise Reject("bad_metadata", f"not UTF-8 text: {error}") from None
 
 
-def parse_texts(value: Any, name: str) -> list[str]:
+def parse_texts(value: object, name: str) -> list[str]:
     """The non-empty texts of a string, a list of strings or None, with white space collapsed.
 
     Equal texts of a list are all kept: two people may write the same caption.
@@ -121,7 +121,7 @@ def parse_texts(value: Any, name: str) -> list[str]:
     return cleaned
 
 
-def parse_labels(value: Any) -> list[str] | None:
+def parse_labels(value: object) -> list[str] | None:
     """The human labels of an image.
 
     Args:
@@ -138,7 +138,7 @@ def parse_labels(value: Any) -> list[str] | None:
     return None if value is None else parse_texts(value, "labels")
 
 
-def read_json(raw: bytes) -> dict[str, Any]:
+def read_json(raw: bytes) -> Json:
     """Parse a JSON object.
 
     Args:
@@ -159,7 +159,7 @@ def read_json(raw: bytes) -> dict[str, Any]:
     return tree
 
 
-def parse_captions(tree: dict[str, Any], names: Iterable[str] = ("caption", "captions")) -> list[str]:
+def parse_captions(tree: Json, names: Iterable[str] = ("caption", "captions")) -> list[str]:
     """The captions of all fields `names`, in order; a caption of an earlier field is not taken again.
 
     Args:
@@ -204,7 +204,9 @@ def read_folder(uri: str, *, check_image: ImageCheck) -> Iterator[Sample]:
                 yield _folder_sample(uri.rstrip("/"), number, line, fs=fs, check_image=check_image)
 
 
-def _folder_sample(uri: str, number: int, line: bytes | None, *, fs: Any, check_image: ImageCheck) -> Sample:
+def _folder_sample(
+    uri: str, number: int, line: bytes | None, *, fs: fsspec.AbstractFileSystem, check_image: ImageCheck
+) -> Sample:
     sample = Sample(f"line-{number}", f"{uri}/{CAPTIONS_FILE}")
     try:
         if line is None:
@@ -232,7 +234,7 @@ def _folder_sample(uri: str, number: int, line: bytes | None, *, fs: Any, check_
     return sample
 
 
-def _relative_name(name: Any) -> str:
+def _relative_name(name: object) -> str:
     """Check and normalise an image's path relative to its folder: it must stay inside."""
     if not isinstance(name, str) or not name.strip():
         raise Reject("bad_metadata", 'no image is named: write "file_name" or "image"')
@@ -244,7 +246,7 @@ def _relative_name(name: Any) -> str:
     return posixpath.normpath(name)
 
 
-def _lines(file: Any) -> Iterator[bytes | None]:
+def _lines(file: IO[bytes]) -> Iterator[bytes | None]:
     """Lines of a binary file; None in place of a line over `MAX_TEXT` bytes, which is never held whole."""
     rest, overlong = b"", False
     while chunk := file.read(1 << 20):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import fsspec
 
@@ -21,11 +21,10 @@ from ram_ray.data.images import Limits, decode, header
 from ram_ray.data.parquet import read_parquet
 from ram_ray.data.samples import CAPTIONS_FILE, Read, Sample, read_folder
 from ram_ray.data.tar import read_tar
-from ram_ray.records import Reject
-from ram_ray.runtime.storage import version_of
+from ram_ray.records import Reject, Row
+from ram_ray.runtime.storage import Info, version_of
 
 Format = Literal["tar", "parquet", "folder"]
-Info = dict[str, Any]  # what fsspec tells of a file
 HEADER_BYTES = 32 << 10  # read first; for a longer header the whole image is read
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _READERS = {"tar": read_tar, "parquet": read_parquet, "folder": read_folder}
@@ -149,7 +148,7 @@ def shard_matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(part, pattern) for part in parts)
 
 
-def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header"]) -> Iterator[dict[str, Any]]:
+def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header"]) -> Iterator[Row]:
     """Read a shard, in bounded memory: a row for every image and every defect.
 
     An image with human labels needs no captions.
@@ -191,7 +190,7 @@ def _check_image(read: Read, nbytes: int, *, limits: Limits, check: str) -> tupl
     return size
 
 
-def _row(shard: Shard, sample: Sample, used: Counter[str]) -> dict[str, Any]:
+def _row(shard: Shard, sample: Sample, used: Counter[str]) -> Row:
     key, problem = sample.key, sample.problem
     if key in used:
         problem = Reject("duplicate_key", f"{key[:200]!r} was used before in this shard")
@@ -217,7 +216,7 @@ def _row(shard: Shard, sample: Sample, used: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _entries(fs: Any, path: str) -> tuple[list[Info], bool]:
+def _entries(fs: fsspec.AbstractFileSystem, path: str) -> tuple[list[Info], bool]:
     """What a path or glob matches, and whether it was named in full."""
     try:  # not `exists`, which is also false if the storage refuses access
         return [{**fs.info(path), "name": path}], True
@@ -227,7 +226,9 @@ def _entries(fs: Any, path: str) -> tuple[list[Info], bool]:
     return [{**info, "name": name} for name, info in sorted(fs.glob(path, detail=True).items())], False
 
 
-def find_shards(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> Iterator[tuple[str, Format, Info]]:
+def find_shards(
+    fs: fsspec.AbstractFileSystem, entries: list[Info], *, named: bool, nested: bool
+) -> Iterator[tuple[str, Format, Info]]:
     """Find the shards among the files and folders of a listing.
 
     Args:
@@ -266,14 +267,14 @@ def find_shards(fs: Any, entries: list[Info], *, named: bool, nested: bool) -> I
             raise ValueError(f"{path}: unknown kind of shard; use .tar, .parquet or a folder with {CAPTIONS_FILE}")
 
 
-def _captions(fs: Any, folder: str) -> Info | None:
+def _captions(fs: fsspec.AbstractFileSystem, folder: str) -> Info | None:
     try:
         return fs.info(f"{folder}/{CAPTIONS_FILE}")
     except FileNotFoundError:
         return None
 
 
-def _uri(fs: Any, path: str) -> str:
+def _uri(fs: fsspec.AbstractFileSystem, path: str) -> str:
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
     return path if "file" in protocols else fs.unstrip_protocol(path)
 

@@ -14,7 +14,7 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, TypedDict
 
 import fsspec
 
@@ -59,7 +59,15 @@ class CorruptSpan:
     detail: str
 
 
-def walk(file: Any, size: int) -> Iterator[Member | CorruptSpan]:
+class Extension(TypedDict, total=False):
+    """Fields of the next member, from extension headers."""
+
+    path: str
+    size: int
+    sparse: bool
+
+
+def walk(file: IO[bytes], size: int) -> Iterator[Member | CorruptSpan]:
     """Walk a tar from header to header.
 
     Args:
@@ -70,7 +78,7 @@ def walk(file: Any, size: int) -> Iterator[Member | CorruptSpan]:
         The members and the corrupt spans between them, in order.
     """
     position, ended = 0, False
-    extended: dict[str, Any] = {}  # fields of the next member, from extension headers
+    extended: Extension = {}  # fields of the next member, from extension headers
     while position < size:
         file.seek(position)
         block = file.read(BLOCK)
@@ -193,7 +201,7 @@ class _Groups:
         self.waiting: OrderedDict[str, _Group] = OrderedDict()
         self.after_corrupt = False
 
-    def add(self, member: Member, *, file: Any, check_image: ImageCheck) -> Iterator[Sample]:
+    def add(self, member: Member, *, file: IO[bytes], check_image: ImageCheck) -> Iterator[Sample]:
         """Add a member, and yield the samples that are finished with it."""
         folder, slash, base = member.name.removeprefix("./").lstrip("/").rpartition("/")
         stem, dot, extension = base.partition(".")
@@ -240,7 +248,7 @@ class _Groups:
             yield from self.waiting.popitem(last=False)[1].samples(self.uri)
 
 
-def _image_sample(uri: str, key: str, member: Member, *, file: Any, check_image: ImageCheck) -> Sample:
+def _image_sample(uri: str, key: str, member: Member, *, file: IO[bytes], check_image: ImageCheck) -> Sample:
     def read(num_bytes: int) -> bytes:
         file.seek(member.offset)
         return file.read(min(num_bytes, member.nbytes))
@@ -260,7 +268,7 @@ def _header(block: bytes) -> tarfile.TarInfo | None:
     return info if info.size >= 0 else None
 
 
-def _next_header(file: Any, position: int, size: int) -> int:
+def _next_header(file: IO[bytes], position: int, size: int) -> int:
     """The first header at or after `position`, or `size`."""
     while position < size:
         file.seek(position)
@@ -272,7 +280,7 @@ def _next_header(file: Any, position: int, size: int) -> int:
     return size
 
 
-def _skip_zeros(file: Any, position: int, size: int) -> int:
+def _skip_zeros(file: IO[bytes], position: int, size: int) -> int:
     """The first block at or after `position` that is not all zeros, or `size`."""
     while position < size:
         file.seek(position)
@@ -283,11 +291,11 @@ def _skip_zeros(file: Any, position: int, size: int) -> int:
     return size
 
 
-def _extension(kind: bytes, raw: bytes) -> dict[str, Any]:
+def _extension(kind: bytes, raw: bytes) -> Extension:
     """The fields of the next member in a long-name or pax header: path, size, sparse."""
     if kind == tarfile.GNUTYPE_LONGNAME:
         return {"path": raw.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    fields: dict[str, Any] = {}
+    fields: Extension = {}
     while kind in (tarfile.XHDTYPE, b"X") and (match := re.match(rb"(\d{1,7}) ([^=]+)=", raw)):
         length = int(match[1])
         value = raw[match.end() : length - 1]

@@ -10,14 +10,14 @@ Letters: V votes, T tags, B bins (`data_engine.calibrate`).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ram_ray.data_engine.calibrate import edge_of
 from ram_ray.data_engine.mention_counts import Cells
 
 MAX_POINTS = 200
+
+Point = dict[str, float | None]  # of `curve.json`: fields by name
 
 
 def uncalibrated_scores(cells: Cells) -> np.ndarray:
@@ -35,7 +35,7 @@ def uncalibrated_scores(cells: Cells) -> np.ndarray:
     return scores
 
 
-def make_curve(cells: Cells, scores: np.ndarray, *, right: np.ndarray | None = None) -> list[dict[str, Any]]:
+def make_curve(cells: Cells, scores: np.ndarray, *, right: np.ndarray | None = None) -> list[Point]:
     """Points of the curve, in descending order of the score.
 
     Args:
@@ -57,7 +57,7 @@ def make_curve(cells: Cells, scores: np.ndarray, *, right: np.ndarray | None = N
         ends = ends[np.unique(np.clip(np.searchsorted(added[ends], targets), 0, len(ends) - 1))]
     points = []
     for end in ends.tolist():
-        point: dict[str, Any] = {"threshold": float(ranked[end]), "added": int(added[end])}
+        point: Point = {"threshold": float(ranked[end]), "added": int(added[end])}
         point["estimated"] = None if expected is None else float(expected[end] / added[end])
         if cells.totals["labelled"]:
             point |= _true_figures(cells, known=int(known[end]), right=int(hits[end]))
@@ -65,7 +65,7 @@ def make_curve(cells: Cells, scores: np.ndarray, *, right: np.ndarray | None = N
     return points
 
 
-def _true_figures(cells: Cells, *, known: int, right: int) -> dict[str, Any]:
+def _true_figures(cells: Cells, *, known: int, right: int) -> Point:
     """Precision and recall of a point against human labels, and those of the baseline."""
     truths, had = max(1, cells.totals["truths"]), cells.totals["had"]
     baseline = _baseline_right(cells, known)

@@ -38,7 +38,7 @@ class MentionCounts:
     twice: np.ndarray  # (T,) ... exactly two
     often: np.ndarray  # (T,) ... three or more
     captions: float = 1.0  # mean number of captions of the images with several
-    implied: np.ndarray | float = 0.0  # (T,) lower bound of c from the captions alone (`data_engine.implied`)
+    implied: np.ndarray | float = 0.0  # (T,) lower bound of c from captions (`data_engine.mention_rate_bound`)
 
 
 @dataclass(frozen=True)

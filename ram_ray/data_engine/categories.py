@@ -17,7 +17,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import unquote
 
 import fsspec
@@ -221,7 +220,7 @@ def in_memory(rows: pa.Table) -> Chunks:
     return chunks
 
 
-def _read(fs: Any, files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+def _read(fs: fsspec.AbstractFileSystem, files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
     for name in files:
         with fs.open(name, "rb") as handle:
             for batch in pq.ParquetFile(handle).iter_batches(CHUNK_ROWS, columns=list(columns), use_threads=False):
@@ -241,5 +240,5 @@ def exists(uri: str) -> bool:
     return fs.exists(path)
 
 
-def _digest(names: Sequence[Any]) -> str:
+def _digest(names: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Cleaning: remove tags that do not look like their category, or that the model does not see (paper, section 3.3).
 
 The paper applies two tests in turn, the 10% farthest from their cluster's centre, then the model's prediction on the
-region. Here both are signals of a single decision (`data_engine.doubt`):
+region. Here both are signals of a single decision (`data_engine.wrong_tags`):
 
     removed  tags that are wrong with a probability of at least `wrong`, at most the share `most` of a category, the
              most probable first
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from ram_ray.data_engine.clustering import FIT_POINTS, Prototypes, find_prototyp
 from ram_ray.data_engine.co_occurrence import TagCounts, co_occurrence
 from ram_ray.data_engine.crops import embeddings_of, seeded_hash
 from ram_ray.data_engine.wrong_tags import SIGNALS, Evidence, estimate_wrong
-from ram_ray.records import ANNOTATION, to_table
+from ram_ray.records import ANNOTATION, Row, to_table
 from ram_ray.settings.data_engine import CleanConfig
 
 REMOVALS = pa.schema(
@@ -83,7 +82,7 @@ class Decision:
 
     removals: pa.Table  # REMOVALS
     samples: pa.Table  # SAMPLE_ROWS
-    category: dict[str, Any]  # a row of CATEGORIES
+    category: Row  # a row of CATEGORIES
 
 
 def decide_removals(
@@ -113,7 +112,7 @@ def decide_removals(
     """
     chunks = in_memory(rows) if isinstance(rows, pa.Table) else rows
     crops, num_negatives = _count(chunks)
-    category: dict[str, Any] = {"tag": tag, "crops": crops, "absent": num_negatives, "clusters": 0}
+    category: Row = {"tag": tag, "crops": crops, "absent": num_negatives, "clusters": 0}
     category |= {"outliers": 0, "disagreements": 0, "protected": 0}
     if crops < config.min_images:
         return Decision(REMOVALS.empty_table(), SAMPLE_ROWS.empty_table(), category)
@@ -278,7 +277,7 @@ def apply_removals(annotations: pa.Table, removals: pa.Table, *, round: int) -> 
     Returns:
         ANNOTATION rows, in the same order.
     """
-    by_key: dict[str, dict[int, dict[str, Any]]] = {}
+    by_key: dict[str, dict[int, Row]] = {}
     for removal in removals.select(REMOVALS.names).to_pylist():
         by_key.setdefault(removal["key"], {})[removal["tag"]] = removal
     rows = annotations.select(ANNOTATION.names).to_pylist()

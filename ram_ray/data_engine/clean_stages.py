@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import fsspec
@@ -43,51 +42,61 @@ from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
 from ram_ray.data_engine.model_by_part import ByPart
 from ram_ray.data_engine.ray_counts import count_annotations
+from ram_ray.data_engine.stage_settings import CleanSettings, RegionSettings
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION
+from ram_ray.results import (
+    Annotations,
+    CleanedAnnotations,
+    DualEncoderResult,
+    LabelSystemResult,
+    Regions,
+    Removals,
+    TrainedModel,
+)
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import annotate
-from ram_ray.runtime.artifacts import Manifest, Run, Stage, write_table, write_text
+from ram_ray.runtime.artifacts import Run, Stage, write_table, write_text
 from ram_ray.runtime.screen import print_line
 from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.data_engine import CleanConfig
+from ram_ray.settings.runtime import Execution
 
-MAX_NEGATIVES = 4  # negatives an image, at most
 PROGRESS_SECONDS = 10.0  # between two lines
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 def clean(
     run: Run,
     config: RunConfig,
-    annotations: Manifest,
-    scoring_models: Sequence[Manifest],
-    labels: Manifest,
-    teacher: Manifest,
+    annotations: Annotations,
+    scoring_models: Sequence[TrainedModel],
+    labels: LabelSystemResult,
+    dual_encoder: DualEncoderResult,
     *,
     round: int,
-) -> Manifest:
+) -> CleanedAnnotations:
     """Remove tags that do not look like their category, or that the model does not see (arXiv 2306.03514, section 3.3).
 
     Args:
         run: the run that gets the stages.
         config: of the run.
-        annotations: stage that wrote the ANNOTATION rows to clean.
-        scoring_models: the model, or one for each part of the images (`data_engine.folds`).
-        labels: stage that built the label system.
-        teacher: `represent`'s manifest, whose image encoder embeds regions.
+        annotations: ANNOTATION rows to clean.
+        scoring_models: the model, or one for each part of the images (`data_engine.model_by_part`).
+        labels: the label system.
+        dual_encoder: its image encoder embeds regions.
         round: number of the round of the data engine, part of the stages' names.
 
     Returns:
-        The manifest of the cleaned annotations.
+        The cleaned annotations.
     """
-    settings = config.engine.clean
-    identity = {"clean": settings, "seed": config.seed, "trusted": trusts_labels(config)}
-    inputs = [annotations, *scoring_models, labels, teacher]
-    stage = run.stage(f"clean_{round}", kind="annotations", config=identity, inputs=inputs)
-    if stage.manifest:
-        return stage.manifest
-    regions = find_regions(run, config, annotations, scoring_models, labels, teacher, round=round)
+    settings, execution = CleanSettings.from_config(config), config.execution
+    inputs = [annotations, *scoring_models, labels, dual_encoder]
+    stage = run.stage(f"clean_{round}", CleanedAnnotations, settings=settings, inputs=inputs)
+    if stage.result:
+        return stage.result
+    regions = find_regions(run, config, annotations, scoring_models, labels, dual_encoder, round=round)
     removals = find_removals(run, config, regions, labels, round=round)
 
     def remove(block: pa.Table) -> pa.Table:
@@ -98,93 +107,68 @@ def clean(
     annotate(
         stage,
         lambda dataset: dataset.map_batches(
-            remove, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus
+            remove, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
         ),
         source=annotations.path,
         schema=ANNOTATION,
-        run=config,
-        rows_in=annotations.counts["rows_out"],
+        execution=execution,
+        rows_in=annotations.rows_out,
     )
-    counts = count_annotations(stage, config, labels, rows_in=annotations.counts["rows_out"])
-    return stage.finish(**counts, removals=removals.digest)
-
-
-def samples_uri(run: Run, cleaned: Manifest) -> str:
-    """Folder of the samples of a finished `clean`.
-
-    Args:
-        run: the run that has the stage.
-        cleaned: manifest of `clean`.
-
-    Returns:
-        URI of the folder, with rows of `data_engine.clean.SAMPLE_ROWS`.
-    """
-    return run.path("annotations", cleaned.stage.replace("clean", "removals"), cleaned.counts["removals"], "samples")
+    counts = count_annotations(stage, labels, rows_in=annotations.rows_out, execution=execution)
+    return stage.finish(removals=removals.digest, samples=removals.samples, **counts)
 
 
 def find_regions(
     run: Run,
     config: RunConfig,
-    annotations: Manifest,
-    scoring_models: Sequence[Manifest],
-    labels: Manifest,
-    teacher: Manifest,
+    annotations: Annotations,
+    scoring_models: Sequence[TrainedModel],
+    labels: LabelSystemResult,
+    dual_encoder: DualEncoderResult,
     *,
     round: int,
-) -> Manifest:
+) -> Regions:
     """Compute boxes, embeddings and agreement of all tags of each image, and of some negatives.
 
     Args:
         run: the run that gets the stage.
         config: of the run.
-        annotations: stage that wrote the ANNOTATION rows of the images.
-        scoring_models: the model, or one for each part of the images (`data_engine.folds`).
-        labels: stage that built the label system.
-        teacher: `represent`'s manifest.
+        annotations: ANNOTATION rows of the images.
+        scoring_models: the model, or one for each part of the images (`data_engine.model_by_part`).
+        labels: the label system.
+        dual_encoder: its image encoder embeds regions.
         round: number of the round of the data engine, part of the stage's name.
 
     Returns:
-        The manifest of the IMAGE_REGIONS rows.
+        The IMAGE_REGIONS rows.
     """
-    settings, images = config.engine.clean, annotations.counts["rows_out"]
-    tags = len(LabelSystem.load(label_system_uri(labels.path)))
-    num_negatives = min(MAX_NEGATIVES, math.ceil(settings.absent * tags / max(1, images)))
-    identity = {
-        **settings.model_dump(include={"detector", "revision", "detector_precision"}),
-        "absent": num_negatives,
-        "seed": config.seed,
-    }
-    stage = run.stage(
-        f"regions_{round}", kind="annotations", config=identity, inputs=[annotations, *scoring_models, teacher]
-    )
-    if stage.manifest:
-        return stage.manifest
-    size = scoring_models[0].counts["image_size"]
-    options = {"num_negatives": num_negatives, "seed": config.seed, "teacher_revision": teacher.counts["revision"]}
+    images, execution = annotations.rows_out, config.execution
+    settings = RegionSettings.from_config(config, num_tags=labels.labels, num_images=images)
+    inputs = [annotations, *scoring_models, dual_encoder]
+    stage = run.stage(f"regions_{round}", Regions, settings=settings, inputs=inputs)
+    if stage.result:
+        return stage.result
+    size, batch_size = scoring_models[0].image_size, settings.batch_size
+    bundles = [model.path for model in scoring_models]
     annotate(
         stage,
-        lambda dataset: with_pixels(dataset, size=size, batch_size=settings.batch_size, config=config).map_batches(
+        lambda dataset: with_pixels(dataset, size=size, batch_size=batch_size, execution=execution).map_batches(
             ByPart,
-            fn_constructor_args=(
-                RegionEmbedder,
-                [model.path for model in scoring_models],
-                teacher.counts["source"],
-                settings,
-            ),
-            fn_constructor_kwargs={**options, **predictor_options(config)},
+            fn_constructor_args=(RegionEmbedder, bundles, dual_encoder.source, settings),
+            fn_constructor_kwargs={"teacher_revision": dual_encoder.revision, **predictor_options(execution)},
             batch_format="numpy",
-            batch_size=settings.batch_size,
-            **model_actors(config.resources),
+            batch_size=batch_size,
+            **model_actors(execution.resources),
         ),
         source=annotations.path,
         schema=IMAGE_REGIONS,
-        run=config,
+        execution=execution,
         rows_in=images,
     )
     return stage.finish(images=images)
 
 
-def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manifest, *, round: int) -> Manifest:
+def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSystemResult, *, round: int) -> Removals:
     """Decide for each category which images lose the tag.
 
     Writes `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS) and
@@ -193,51 +177,44 @@ def find_removals(run: Run, config: RunConfig, regions: Manifest, labels: Manife
     Args:
         run: the run that gets the stage.
         config: of the run.
-        regions: stage that wrote IMAGE_REGIONS rows.
-        labels: stage that built the label system.
+        regions: IMAGE_REGIONS rows.
+        labels: the label system.
         round: number of the round of the data engine, part of the stage's name.
 
     Returns:
-        The stage's manifest.
+        What was removed, in numbers.
 
     Raises:
         ValueError: if a protected tag is not in the label system.
     """
-    settings, seed = config.engine.clean, config.seed
-    identity = {"clean": settings, "seed": seed, "trusted": trusts_labels(config)}
-    stage = run.stage(f"removals_{round}", kind="annotations", config=identity, inputs=[regions, labels])
-    if stage.manifest:
-        return stage.manifest
-    protected = protected_ids(settings, LabelSystem.load(label_system_uri(labels.path)))
-    settings = settings.model_copy(update={"protect_labels": trusts_labels(config)})
+    settings, execution = CleanSettings.from_config(config), config.execution
+    stage = run.stage(f"removals_{round}", Removals, settings=settings, inputs=[regions, labels])
+    if stage.result:
+        return stage.result
+    protected = protected_ids(settings.clean, LabelSystem.load(labels.uri))
     parts, folder = list_parts(regions.path), f"{stage.work}/layout"
-    groups, counts = _plan(stage, config, parts)
-    decide_one = functools.partial(decide_removals, config=settings, counts=counts, seed=seed, protected=protected)
-    _run_tasks(stage, config, parts, lambda part: write_groups(part, groups=groups, folder=folder), "parts moved")
+    groups, counts = _plan(stage, parts, execution=execution)
+    decide = functools.partial(
+        decide_removals,
+        config=settings.clean.model_copy(update={"protect_labels": settings.trusts_labels}),
+        counts=counts,
+        seed=settings.seed,
+        protected=protected,
+    )
     _run_tasks(
-        stage,
-        config,
+        parts,
+        lambda part: write_groups(part, groups=groups, folder=folder),
+        f"{stage.name}: parts moved",
+        execution=execution,
+    )
+    _run_tasks(
         groups,
-        functools.partial(_decide_group, path=stage.path, folder=folder, decide_one=decide_one),
-        "groups of categories decided",
-        num_gpus=config.resources.actor_gpus or None,
+        functools.partial(_decide_group, path=stage.path, folder=folder, decide=decide),
+        f"{stage.name}: groups of categories decided",
+        execution=execution,
+        num_gpus=execution.resources.actor_gpus or None,
     )
     return stage.finish(**_count_removals(stage.path, groups))
-
-
-def trusts_labels(config: RunConfig) -> bool:
-    """Whether human labels protect their tags: not if they are the truth that the engine is evaluated on.
-
-    Args:
-        config: of the run.
-
-    Returns:
-        Whether tags that a human label confirms stay.
-    """
-    scored = (
-        not config.data.train or config.data.measure.is_enabled
-    )  # drawn scenes, or hidden captions and planted tags
-    return config.engine.clean.protect_labels and not scored
 
 
 def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
@@ -259,14 +236,14 @@ def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
     return frozenset(id for id in ids.values() if id is not None)
 
 
-def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> tuple[list[Group], TagCounts]:
+def _plan(stage: Stage[Removals], parts: Sequence[Part], *, execution: Execution) -> tuple[list[Group], TagCounts]:
     """The groups of categories, largest first, and the counts of tags; those of an unfinished call are read again."""
     uri = f"{stage.work}/plan.json"
     if not exists(uri):
         total = RowCounts()
-        for part_counts in _map_tasks(parts, count_tags, config):
+        for part_counts in _map_tasks(parts, count_tags, execution=execution):
             total.add(part_counts)
-        groups = plan_groups(total.rows, groups=config.resources.shuffle_partitions)
+        groups = plan_groups(total.rows, groups=execution.resources.shuffle_partitions)
         counts = {"images": total.images, "said": sorted(total.mentioned.items())}
         write_text(uri, json.dumps({"groups": [asdict(group) for group in groups], **counts}))
     with fsspec.open(uri, "r") as file:
@@ -275,12 +252,12 @@ def _plan(stage: Stage, config: RunConfig, parts: Sequence[Part]) -> tuple[list[
     return groups, TagCounts(plan["images"], dict(plan["said"]))
 
 
-def _decide_group(group: Group, *, path: str, folder: str, decide_one: Callable[..., Decision]) -> None:
+def _decide_group(group: Group, *, path: str, folder: str, decide: Callable[..., Decision]) -> None:
     """Decide the categories of a group; its file in `categories/` is written last and marks it as finished."""
     marker = f"{path}/categories/{group.name}.parquet"
     if exists(marker):
         return
-    decisions = [decide_one(chunks, tag=tag) for tag, chunks in categories(group, folder=folder)]
+    decisions = [decide(chunks, tag=tag) for tag, chunks in categories(group, folder=folder)]
     removals = pa.concat_tables([decision.removals for decision in decisions])
     removals = removals.sort_by([("shard", "ascending"), ("key", "ascending")])
     for shard in pc.unique(removals["shard"]).to_pylist():
@@ -290,14 +267,16 @@ def _decide_group(group: Group, *, path: str, folder: str, decide_one: Callable[
     write_table(pa.Table.from_pylist([decision.category for decision in decisions], schema=CATEGORIES), marker)
 
 
-def _map_tasks(items: Sequence[Any], work: Callable[[Any], Any], config: RunConfig, **options: Any) -> Iterator[Any]:
+def _map_tasks(
+    items: Sequence[Item], work: Callable[[Item], Value], *, execution: Execution, num_gpus: float | None = None
+) -> Iterator[Value]:
     """Run `work(item)` as a task for each item, started in order; results come in the order of completion."""
     import ray
 
-    def run(item: Any) -> Any:  # Ray takes functions, and `work` may be a partial
+    def run(item: Item) -> Value:  # Ray takes functions, and `work` may be a partial
         return work(item)
 
-    task: Any = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES, **options)(run)
+    task: Any = ray.remote(num_cpus=execution.task_cpus, num_gpus=num_gpus, **TASK_RETRIES)(run)  # type: ignore[arg-type]
     waiting = [task.remote(item) for item in items]
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
@@ -305,14 +284,20 @@ def _map_tasks(items: Sequence[Any], work: Callable[[Any], Any], config: RunConf
 
 
 def _run_tasks(
-    stage: Stage, config: RunConfig, items: Sequence[Any], work: Callable[[Any], None], what: str, **options: Any
+    items: Sequence[Item],
+    work: Callable[[Item], None],
+    what: str,
+    *,
+    execution: Execution,
+    num_gpus: float | None = None,
 ) -> None:
-    """`_map_tasks` without results, with a line of progress every `PROGRESS_SECONDS`."""
+    """`_map_tasks` without results, with a line of progress every `PROGRESS_SECONDS`; `what` is "STAGE: items done"."""
+    stage, _, done = what.partition(": ")
     printed = time.monotonic()
-    for finished, _ in enumerate(_map_tasks(items, work, config, **options), start=1):
+    for finished, _ in enumerate(_map_tasks(items, work, execution=execution, num_gpus=num_gpus), start=1):
         if time.monotonic() - printed > PROGRESS_SECONDS:
             printed = time.monotonic()
-            print_line(f"{stage.name}: {finished:,}/{len(items):,} {what}")
+            print_line(f"{stage}: {finished:,}/{len(items):,} {done}")
 
 
 def _count_removals(path: str, groups: Iterable[Group]) -> dict[str, int]:

@@ -18,9 +18,8 @@ Letters: K tags of a row that have scores.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -30,6 +29,7 @@ from ram_ray.data.parts import part_index
 from ram_ray.data_engine.calibrate import BINS, LOGITS, bin_of, edge_of
 from ram_ray.data_engine.generate import own_logits
 from ram_ray.data_engine.tag_pairs import LIMIT, PARTS, CoOccurrence, Pairs, mentioned_ids
+from ram_ray.records import Row
 from ram_ray.runtime.artifacts import write_bytes
 
 # `cell` is bin of score x BINS + bin of co-occurrence; `said` counts mentioned tags.
@@ -59,7 +59,7 @@ class Weigher:
     def __init__(self, co_occurrence: CoOccurrence, weights: Weights) -> None:
         self.co_occurrence, self.weights = co_occurrence, weights
 
-    def measure(self, row: Mapping[str, Any]) -> np.ndarray:
+    def measure(self, row: Row) -> np.ndarray:
         """Co-occurrence of the tags of a row that have scores.
 
         Args:
@@ -71,7 +71,7 @@ class Weigher:
         ids = np.array(row["tagger_ids"] or [], np.int64)
         return self.co_occurrence(mentioned_ids(row), tags=ids, part=part_index(row["key"], PARTS))
 
-    def __call__(self, row: Mapping[str, Any]) -> np.ndarray:
+    def __call__(self, row: Row) -> np.ndarray:
         """The combined logits of a row.
 
         Args:

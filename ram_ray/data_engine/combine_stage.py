@@ -23,45 +23,47 @@ from ram_ray.data_engine.combine_scores import (
     write_weigher,
 )
 from ram_ray.data_engine.ray_counts import sum_rows
+from ram_ray.data_engine.stage_settings import WeighSettings
 from ram_ray.data_engine.tag_pairs import PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.stages import label_system_uri
+from ram_ray.results import LabelSystemResult, Scores, ScoreWeights
 from ram_ray.runtime.annotate import read_rows
-from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.artifacts import Run
+from ram_ray.settings.runtime import Execution
 
 
 def weigh(
-    run: Run, config: RunConfig, scores: Manifest, labels: Manifest, *, unseen: Part | None, round: int
-) -> Manifest:
+    run: Run, config: RunConfig, scores: Scores, labels: LabelSystemResult, *, num_models: int, round: int
+) -> ScoreWeights:
     """Fit the weights of the tagger's score and of co-occurrence.
 
     Args:
         run: the run that gets the stage.
         config: of the run.
-        scores: stage that wrote SCORES rows.
-        labels: stage that built the label system.
-        unseen: the images that the model did not learn from, on which weights are fitted; None: all. Pairs come from
-            captions, so they are counted on all images.
+        scores: SCORES rows.
+        labels: the label system.
+        num_models: number of scoring models. Weights are fitted on images that the model did not learn from; pairs
+            come from captions, so they are counted on all images.
         round: number of the round of the data engine, part of the stage's name.
 
     Returns:
-        The stage's manifest; `weigher.npz` in its folder is for `load_weigher`.
+        The weights; `weigher.npz` in the stage's folder is for `load_weigher`.
     """
-    identity = {"holdout": [unseen.start, unseen.end] if unseen else None}
-    stage = run.stage(f"weighed_{round}", kind="annotations", config=identity, inputs=[scores, labels])
-    if stage.manifest:
-        return stage.manifest
-    pairs = _read_pairs(scores.path, config=config, system=LabelSystem.load(label_system_uri(labels.path)))
-    weights = _fit(scores.path, pairs, config=config, unseen=unseen)
+    settings, execution = WeighSettings.from_config(config, num_models=num_models), config.execution
+    stage = run.stage(f"weighed_{round}", ScoreWeights, settings=settings, inputs=[scores, labels])
+    if stage.result:
+        return stage.result
+    pairs = _read_pairs(scores.path, execution=execution, system=LabelSystem.load(labels.uri))
+    weights = _fit(scores.path, pairs, execution=execution, unseen=settings.part)
     write_weigher(f"{stage.path}/weigher.npz", pairs, weights)
     return stage.finish(images=int(pairs.pictures.sum()), pairs=len(pairs.other), **asdict(weights))
 
 
-def load_weigher(weighed: Manifest) -> Weigher:
+def load_weigher(weighed: ScoreWeights) -> Weigher:
     """Read `weigher.npz`; put the result into Ray's object store, so that not every task reads the file.
 
     Args:
-        weighed: manifest of the stage.
+        weighed: result of the stage.
 
     Returns:
         The weigher that the stage fitted.
@@ -70,15 +72,15 @@ def load_weigher(weighed: Manifest) -> Weigher:
     return Weigher(CoOccurrence(pairs), weights)
 
 
-def _read_pairs(path: str, *, config: RunConfig, system: LabelSystem) -> Pairs:
+def _read_pairs(path: str, *, execution: Execution, system: LabelSystem) -> Pairs:
     num_tags = len(system)
-    rows = read_rows(path, run=config, columns=["key", "captions", "removed", "reason"])
+    rows = read_rows(path, execution=execution, columns=["key", "captions", "removed", "reason"])
     return gather_pairs(
-        sum_rows(rows, lambda block: count_pairs(block, num_tags=num_tags), PAIRS, config=config), system
+        sum_rows(rows, lambda block: count_pairs(block, num_tags=num_tags), PAIRS, execution=execution), system
     )
 
 
-def _fit(path: str, pairs: Pairs, *, config: RunConfig, unseen: Part | None) -> Weights:
+def _fit(path: str, pairs: Pairs, *, execution: Execution, unseen: Part | None) -> Weights:
     reference = ray.put(CoOccurrence(pairs))
 
     def count(block: pa.Table) -> pa.Table:
@@ -86,4 +88,6 @@ def _fit(path: str, pairs: Pairs, *, config: RunConfig, unseen: Part | None) -> 
         return count_weighed(block, co_occurrence=ray.get(reference), selected=selected)
 
     columns = ["key", "captions", "removed", "reason", "tagger_ids", "tagger_logits"]
-    return fit_weights(sum_rows(read_rows(path, run=config, columns=columns), count, WEIGHED, config=config))
+    return fit_weights(
+        sum_rows(read_rows(path, execution=execution, columns=columns), count, WEIGHED, execution=execution)
+    )

@@ -4,7 +4,7 @@
                            is then measured on the whole image, which is scored anyway.
     negatives              A probability alone means little: the asymmetric loss leaves negatives near 0.6, another
                            value for each tag. So a few tags that the image does not have are drawn (by key and seed)
-                           and measured alike, for the comparison in `data_engine.doubt`.
+                           and measured alike, for the comparison in `data_engine.wrong_tags`.
     shared passes          Scores of the whole image and attention boxes share an encoding. Crops of a batch go through
                            the models together, and a box that several tags share is cropped once.
 
@@ -25,12 +25,12 @@ import pyarrow.compute as pc
 
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.generate import to_rows
+from ram_ray.data_engine.stage_settings import RegionSettings
 from ram_ray.detectors.regions import WHOLE_IMAGE, Box
 from ram_ray.detectors.registry import make_detector
 from ram_ray.labels.match import MATCHED, PARSED
-from ram_ray.records import to_table
+from ram_ray.records import Row, to_table
 from ram_ray.runtime.key_hash import hash_key
-from ram_ray.settings.data_engine import CleanConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,9 +77,7 @@ class RegionEmbedder:
     Args:
         bundle_uri: path, URI or id of the tagger.
         teacher_uri: path, URI or id of the CLIP that embeds crops.
-        config: section `engine.clean`.
-        num_negatives: number of negatives of an image.
-        seed: of the choice of negatives.
+        settings: of the stage.
         teacher_revision: commit of a Hugging Face id.
         device: torch device, as in `Predictor.from_pretrained`.
         precision: "fp32" or "bf16".
@@ -92,10 +90,8 @@ class RegionEmbedder:
         self,
         bundle_uri: str,
         teacher_uri: str,
-        config: CleanConfig,
+        settings: RegionSettings,
         *,
-        num_negatives: int = 1,
-        seed: int = 0,
         teacher_revision: str | None = None,
         device: str | None = None,
         precision: str = "fp32",
@@ -109,9 +105,14 @@ class RegionEmbedder:
             predictor = PredictorLoader.from_pretrained(bundle_uri, device=device, precision=precision, threads=threads)
         if teacher is None:
             teacher = _load_teacher(teacher_uri, teacher_revision, device)
-        self.predictor, self.teacher, self.config = predictor, teacher, config
-        self.num_negatives, self.seed = num_negatives, seed
-        self.detector = make_detector(config, predictor=predictor, device=device)
+        self.predictor, self.teacher, self.settings = predictor, teacher, settings
+        self.detector = make_detector(
+            settings.detector,
+            predictor=predictor,
+            revision=settings.revision,
+            precision=settings.detector_precision,
+            device=device,
+        )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         """Measure the tags of a batch.
@@ -131,7 +132,7 @@ class RegionEmbedder:
                 images[index]["regions"] = regions
         return to_table(images, IMAGE_REGIONS)
 
-    def _measure(self, rows: list[dict[str, Any]], pixels: np.ndarray) -> list[list[dict[str, Any]]]:
+    def _measure(self, rows: list[Row], pixels: np.ndarray) -> list[list[Row]]:
         """The regions of tagged images (B, S, S, 3)."""
         import torch
 
@@ -145,11 +146,11 @@ class RegionEmbedder:
         tag_ids = [[*ids, *negative_ids] for ids, negative_ids in zip(positives, negatives, strict=True)]
         boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else pixels, tag_ids)
         crops = _Crops(pixels)
-        regions: list[list[dict[str, Any]]] = [[] for _ in rows]
+        regions: list[list[Row]] = [[] for _ in rows]
         crop_indices: list[list[int]] = [[] for _ in rows]
         for image, image_boxes in enumerate(boxes):
             for id, (box, score) in image_boxes.items():
-                region: dict[str, Any] = {"tag": id, "carried": id in positives[image], "said": id in mentioned[image]}
+                region: Row = {"tag": id, "carried": id in positives[image], "said": id in mentioned[image]}
                 region |= {"labelled": id in labelled[image], "box": list(box), "score": score}
                 region |= {"whole": float(whole[image, id]), "others": [tag for tag in mentioned[image] if tag != id]}
                 regions[image].append(region)
@@ -170,7 +171,7 @@ class RegionEmbedder:
         ]
 
     def _score_crops(
-        self, crops: _Crops, whole: np.ndarray, regions: list[list[dict[str, Any]]], crop_indices: list[list[int]]
+        self, crops: _Crops, whole: np.ndarray, regions: list[list[Row]], crop_indices: list[list[int]]
     ) -> None:
         """Add `agreement` and `embedding` to the regions."""
         embeddings = np.concatenate([self.teacher.encode_images(np.stack(part)) for part in self._parts(crops.pixels)])
@@ -190,20 +191,22 @@ class RegionEmbedder:
     def _draw_negatives(self, key: str, positives: list[int]) -> list[int]:
         """Tags that the image does not have, always the same for a key."""
         others = np.setdiff1d(np.arange(len(self.predictor.labels)), positives)
-        rng = np.random.default_rng(seeded_hash(key, self.seed))
-        return sorted(int(id) for id in rng.choice(others, min(self.num_negatives, len(others)), replace=False))
+        rng = np.random.default_rng(seeded_hash(key, self.settings.seed))
+        return sorted(
+            int(id) for id in rng.choice(others, min(self.settings.num_negatives, len(others)), replace=False)
+        )
 
     def _label_ids(self, names: list[str] | None) -> set[int]:
         return truth_ids(names, None, self.predictor.labels)[0] or set() if names else set()
 
     def _parts(self, values: Any) -> Iterator[Any]:
-        size = self.config.batch_size
+        size = self.settings.batch_size
         return (values[start : start + size] for start in range(0, len(values), size))
 
 
 @functools.lru_cache(maxsize=1)
 def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher:
-    """Load the teacher once a process; the scoring models of all parts share it (`data_engine.folds`)."""
+    """Load the teacher once a process; the scoring models of all parts share it (`data_engine.model_by_part`)."""
     from ram_ray.models.dual_encoder import Teacher as Loader
 
     return Loader.from_pretrained(uri, revision=revision, device=device)

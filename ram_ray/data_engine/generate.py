@@ -16,7 +16,7 @@ so its score is no new evidence.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,10 @@ import pyarrow as pa
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.data.parts import hash_of_part
 from ram_ray.data_engine.calibrate import bin_of
+from ram_ray.data_engine.stage_settings import ScoreSettings
 from ram_ray.label_system import LabelSystem, is_present
 from ram_ray.labels.match import Matcher, TagFinder
-from ram_ray.records import ANNOTATION, CAPTION, to_table
-from ram_ray.settings.data_engine import GenerateConfig
+from ram_ray.records import ANNOTATION, CAPTION, Row, to_table
 from ram_ray.settings.models import Decoding
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ram_ray.inference.predictor import Predictor
 
 Addition = tuple[int, str, float]  # tag, origin, score
-Logits = Callable[[Mapping[str, Any]], np.ndarray]  # SCORES row -> (K,) logits of its `tagger_ids`, in their order
+Logits = Callable[[Row], np.ndarray]  # SCORES row -> (K,) logits of its `tagger_ids`, in their order
 MAX_SCORES = 256
 
 # Annotations with the captions and scores of the model, not yet merged.
@@ -57,8 +57,7 @@ class Generator:
 
     Args:
         bundle_uri: path, URI or id of the model.
-        config: section `engine.generate`.
-        seed: of sampling, with `decoding` "nucleus".
+        settings: of the stage.
         device: torch device, as in `Predictor.from_pretrained`.
         precision: "fp32" or "bf16".
         threads: number of torch threads.
@@ -68,9 +67,8 @@ class Generator:
     def __init__(
         self,
         bundle_uri: str,
-        config: GenerateConfig,
+        settings: ScoreSettings,
         *,
-        seed: int = 0,
         device: str | None = None,
         precision: str = "fp32",
         threads: int | None = None,
@@ -80,11 +78,11 @@ class Generator:
             from ram_ray.inference.predictor import Predictor as Loader
 
             predictor = Loader.from_pretrained(bundle_uri, device=device, precision=precision, threads=threads)
-        self.predictor, self.config, self.seed = predictor, config, seed
+        self.predictor, self.settings = predictor, settings
         self.decoding = Decoding(
-            num_beams=config.num_beams if config.decoding == "beam" else 1,
-            sample=config.decoding == "nucleus",
-            top_p=config.top_p,
+            num_beams=settings.num_beams if settings.decoding == "beam" else 1,
+            sample=settings.decoding == "nucleus",
+            top_p=settings.top_p,
         )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
@@ -104,18 +102,18 @@ class Generator:
             self._predict(np.stack([batch["pixels"][index] for index in usable]), [rows[index] for index in usable])
         return to_table(rows, SCORES)
 
-    def _predict(self, pixels: np.ndarray, rows: list[dict[str, Any]]) -> None:
+    def _predict(self, pixels: np.ndarray, rows: list[Row]) -> None:
         """Add captions and scores to the rows of images (B, S, S, 3); each image is encoded once."""
         tokens = self.predictor.encode(pixels)
         scores = self.predictor.token_probabilities(tokens)  # (B, N)
         for row, row_scores in zip(rows, scores, strict=True):
             ids = np.argsort(-row_scores, kind="stable")[:MAX_SCORES]
             row.update(tagger_ids=ids.tolist(), tagger_logits=to_logits(row_scores[ids]).tobytes())
-        guides = self.predictor.present_names(scores, threshold=self.config.threshold)
-        for number in range(self.config.captions):
-            seeds = [hash_of_part(f"{self.seed}/{number}/{row['key']}") >> 1 for row in rows]
+        guides = self.predictor.present_names(scores, threshold=self.settings.threshold)
+        for number in range(self.settings.captions):
+            seeds = [hash_of_part(f"{self.settings.seed or 0}/{number}/{row['key']}") >> 1 for row in rows]
             captions = self.predictor.caption_tokens(
-                tokens, guides, max_tokens=self.config.max_caption_tokens, decoding=self.decoding, seed=seeds
+                tokens, guides, max_tokens=self.settings.max_caption_tokens, decoding=self.decoding, seed=seeds
             )
             for row, caption in zip(rows, captions, strict=True):
                 row["generated"].append({"text": caption, "origin": "generated", "tags": [], "sources": []})
@@ -234,7 +232,7 @@ class Calibrated:
         return sorted(additions, key=lambda addition: (addition[1] == "tagger", -addition[2], addition[0]))
 
 
-def own_logits(row: Mapping[str, Any]) -> np.ndarray:
+def own_logits(row: Row) -> np.ndarray:
     """The tagger's logits of a row, without co-occurrence.
 
     Args:
@@ -258,7 +256,7 @@ def from_logits(data: bytes | None) -> np.ndarray:
     return np.frombuffer(data or b"", "<f2").astype(np.float32)
 
 
-def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated, logits: Logits = own_logits) -> dict[str, Any]:
+def merge(row: Row, *, rule: Threshold | Calibrated, logits: Logits = own_logits) -> Row:
     """Add to an annotation the tags that the rule selects; `row` is not changed.
 
     Order: the tags of the annotation, then those of generated captions, then those of the tagger. New generated
@@ -267,7 +265,7 @@ def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated, logits: Logit
     Args:
         row: of SCORES.
         rule: selects the tags to add.
-        logits: logits that the rule gets: the tagger's, or combined with co-occurrence (`data_engine.weigh`).
+        logits: logits that the rule gets: the tagger's, or combined with co-occurrence (`data_engine.combine_scores`).
 
     Returns:
         An ANNOTATION row.
@@ -289,7 +287,7 @@ def merge(row: Mapping[str, Any], *, rule: Threshold | Calibrated, logits: Logit
     return {**annotation, "captions": captions, "tags": tags}
 
 
-def votes_of(row: Mapping[str, Any]) -> dict[int, int]:
+def votes_of(row: Row) -> dict[int, int]:
     """Number of generated captions that mention each tag.
 
     Args:
@@ -318,7 +316,7 @@ def to_logits(probabilities: np.ndarray) -> np.ndarray:
     return (np.log(values) - np.log1p(-values)).astype("<f2")
 
 
-def to_rows(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def to_rows(batch: Mapping[str, np.ndarray]) -> list[Row]:
     """ANNOTATION rows of a numpy batch of Ray Data; other columns are dropped, nulls become None.
 
     Args:
@@ -331,7 +329,7 @@ def to_rows(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def to_python(value: Any) -> Any:
+def to_python(value: object) -> object:
     """Convert a nested value of a numpy batch to Python types.
 
     Args:

@@ -13,9 +13,8 @@ Letters: V votes, T tags, B bins (`data_engine.calibrate`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.calibrate import BINS, MentionCounts, bin_of
 from ram_ray.data_engine.generate import Logits, own_logits, votes_of
 from ram_ray.label_system import LabelSystem
+from ram_ray.records import Row
 
 OF_CELL = ("images", "said", "open", "judged", "known", "right")
 OF_TAG = ("once", "twice", "often")  # of images with several captions: by how many of them mention the tag
@@ -50,7 +50,7 @@ class Cells:
         """The input of `calibrate`.
 
         Args:
-            implied: (T,) float, lower bounds of the mention rates (`data_engine.implied`).
+            implied: (T,) float, lower bounds of the mention rates (`data_engine.mention_rate_bound`).
 
         Returns:
             The counts, with the mean number of captions of an image.
@@ -75,7 +75,7 @@ def count_cells(
         system: the label system of the tag ids.
         votes: V - 1, the highest number of votes that is distinguished.
         selected: whether an image is counted, by its key.
-        logits: scores of a row's tags: the tagger's, or combined with co-occurrence (`data_engine.weigh`).
+        logits: scores of a row's tags: the tagger's, or combined with co-occurrence (`data_engine.combine_scores`).
 
     Returns:
         CELLS rows, one for each cell that is not empty, and one of totals.
@@ -114,7 +114,7 @@ def gather_cells(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Ce
     return Cells(**cells, tags={name: flat[name].reshape(shape).sum((0, 2)) for name in OF_TAG}, totals=totals)
 
 
-def mentions(row: Mapping[str, Any]) -> list[set[int]]:
+def mentions(row: Row) -> list[set[int]]:
     """The tags that each original caption of a row mentions, without those that cleaning removed.
 
     Args:
@@ -136,7 +136,7 @@ class _Counter:
         self.counts: dict[str, list[np.ndarray]] = {name: [] for name in (*OF_CELL, *OF_TAG)}
         self.totals: Counter[str] = Counter()
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         """Count an image, a SCORES row."""
         removed = {removal["id"] for removal in row["removed"] or []}
         tags = {tag["id"] for tag in row["tags"] or []}

@@ -23,7 +23,7 @@ class ByPart:
     Args:
         actor: makes an actor, a function of a batch, from a bundle's URI and the other arguments.
         bundles: URIs of the scoring models; number k was trained without the keys of which
-            `part_of(key, len(bundles))` is k. A single model scores every image.
+            `part_index(key, len(bundles))` is k. A single model scores every image.
         *args: further arguments of `actor`.
         **kwargs: further arguments of `actor`.
     """

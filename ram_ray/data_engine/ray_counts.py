@@ -8,17 +8,18 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Dataset
 
-from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.stages import annotation_counts, label_system_uri
+from ram_ray.labels.stages import annotation_counts
+from ram_ray.results import LabelSystemResult
 from ram_ray.runtime.annotate import write_rejected
-from ram_ray.runtime.artifacts import Manifest, Stage
+from ram_ray.runtime.artifacts import R, Stage
+from ram_ray.settings.runtime import Execution
 
 Count = Callable[[pa.Table], dict[str, float]]
 
 
 def sum_rows(
-    rows: Dataset, count: Callable[[pa.Table], pa.Table], schema: pa.Schema, *, config: RunConfig
+    rows: Dataset, count: Callable[[pa.Table], pa.Table], schema: pa.Schema, *, execution: Execution
 ) -> Iterator[pa.Table]:
     """Sum the rows that `count` makes of blocks by their first column.
 
@@ -26,15 +27,15 @@ def sum_rows(
         rows: the dataset to count.
         count: turns a block of rows into rows of `schema`.
         schema: a key, then integer columns that are summed.
-        config: of the run.
+        execution: how the stages of the run are executed.
 
     Yields:
         Rows of `schema`; each key is in one row of all tables.
     """
     key, *names = schema.names
     sums = (
-        rows.map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.task_cpus)
-        .groupby(key, num_partitions=config.resources.shuffle_partitions)
+        rows.map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
+        .groupby(key, num_partitions=execution.resources.shuffle_partitions)
         .sum(names)
     )
     for batch in sums.iter_batches(batch_format="pyarrow", batch_size=None):
@@ -43,23 +44,23 @@ def sum_rows(
 
 
 def count_annotations(
-    stage: Stage, config: RunConfig, labels: Manifest, *, rows_in: int, extra_counts: Count | None = None
-) -> dict[str, Any]:
+    stage: Stage[R], labels: LabelSystemResult, *, rows_in: int, execution: Execution, extra_counts: Count | None = None
+) -> dict[str, int]:
     """Count the annotations that a stage wrote, for its manifest, and copy the rows that it rejected.
 
     Args:
         stage: the stage, whose rows are written.
-        config: of the run.
-        labels: stage that built the label system.
+        labels: the label system of the tag ids.
         rows_in: rows that the stage read.
+        execution: how the stages of the run are executed.
         extra_counts: further counts of each block, see `annotate.sum_blocks`.
 
     Returns:
         Counts by name; `rows_in` is `rows_out` + `rejected`.
     """
-    system = LabelSystem.load(label_system_uri(labels.path))
-    counts = annotation_counts(stage.path, config=config, system=system, extra_counts=extra_counts)
+    system = LabelSystem.load(labels.uri)
+    counts = annotation_counts(stage.path, execution=execution, system=system, extra_counts=extra_counts)
     rejected = counts.pop("rejected_rows")
     assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
-    write_rejected(stage, run=config, num_rejected=rejected)
+    write_rejected(stage, execution=execution, num_rejected=rejected)
     return {"rows_in": rows_in, "rows_out": counts["images"], "rejected": rejected, **counts}

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import TypedDict
 
 import fsspec
 import pyarrow as pa
@@ -25,9 +25,10 @@ import pyarrow as pa
 from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.stages import label_system_uri
+from ram_ray.results import Annotations, LabelSystemResult, Tally
 from ram_ray.runtime.annotate import read_rows
-from ram_ray.runtime.artifacts import Manifest, Run, write_text
+from ram_ray.runtime.artifacts import Run, write_text
+from ram_ray.settings.section import StageSettings
 
 TALLY = pa.schema(
     [
@@ -40,6 +41,17 @@ TALLY = pa.schema(
     ]
 )
 KEYS = ["tag", "source", "fate"]
+
+
+class TallyRow(TypedDict):
+    """A TALLY row."""
+
+    tag: int
+    source: str
+    fate: str
+    images: int
+    judged: int
+    right: int
 
 
 def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
@@ -76,58 +88,66 @@ def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TALLY)
 
 
-def count_tags_by_fate(run: Run, config: RunConfig, annotations: Manifest, labels: Manifest) -> Manifest:
+def count_tags_by_fate(run: Run, config: RunConfig, annotations: Annotations, labels: LabelSystemResult) -> Tally:
     """Count the tags of an annotation stage.
 
     Args:
         run: the run that gets the stage.
         config: of the run.
-        annotations: stage that wrote ANNOTATION rows.
-        labels: stage that built the label system.
+        annotations: ANNOTATION rows.
+        labels: the label system.
 
     Returns:
-        The stage's manifest with `figures`; `read_tally` reads its rows.
+        The shares of the tags; `read_tag_counts` reads the rows.
     """
-    stage = run.stage(f"tally_{annotations.stage}", kind="evaluation", config={}, inputs=[annotations, labels])
-    if stage.manifest:
-        return stage.manifest
-    system, cpus = LabelSystem.load(label_system_uri(labels.path)), config.resources.task_cpus
+    inputs = [annotations, labels]
+    stage = run.stage(f"tally_{annotations.stage}", Tally, settings=StageSettings(), inputs=inputs)
+    if stage.result:
+        return stage.result
+    system, execution = LabelSystem.load(labels.uri), config.execution
     columns = ["captions", "tags", "removed", "labels", "reason"]
     summed = (
-        read_rows(annotations.path, run=config, columns=columns)
+        read_rows(annotations.path, execution=execution, columns=columns)
         .map_batches(
-            lambda block: count_block(block, system=system), batch_format="pyarrow", batch_size=None, num_cpus=cpus
+            lambda block: count_block(block, system=system),
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=execution.task_cpus,
         )
-        .groupby(KEYS, num_partitions=config.resources.shuffle_partitions)
+        .groupby(KEYS, num_partitions=execution.resources.shuffle_partitions)
         .sum(["images", "judged", "right"])
     )
-    rows = [
+    rows: list[TallyRow] = [
         {
-            **{key: row[key] for key in KEYS},
-            **{name: int(row[f"sum({name})"]) for name in ("images", "judged", "right")},
+            "tag": row["tag"],
+            "source": row["source"],
+            "fate": row["fate"],
+            "images": int(row["sum(images)"]),
+            "judged": int(row["sum(judged)"]),
+            "right": int(row["sum(right)"]),
         }
         for row in summed.iter_rows()  # a few for each tag
     ]
-    rows.sort(key=lambda row: [row[key] for key in KEYS])
+    rows.sort(key=lambda row: (row["tag"], row["source"], row["fate"]))
     write_text(f"{stage.path}/tally.json", json.dumps(rows))
     objects = [row for row in rows if system[row["tag"]].kind == "object"]
-    return stage.finish(images=annotations.counts["rows_out"], **tally_shares(rows), objects=tally_shares(objects))
+    return stage.finish(images=annotations.rows_out, shares=tally_shares(rows), objects=tally_shares(objects))
 
 
-def read_tag_counts(manifest: Manifest) -> list[dict[str, Any]]:
+def read_tag_counts(tally: Tally) -> list[TallyRow]:
     """Read the rows of a finished `tally`.
 
     Args:
-        manifest: of the stage.
+        tally: result of the stage.
 
     Returns:
         TALLY rows as dicts, ordered by tag.
     """
-    with fsspec.open(f"{manifest.path}/tally.json", "r") as file:
+    with fsspec.open(f"{tally.path}/tally.json", "r") as file:
         return json.load(file)
 
 
-def tally_shares(rows: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
+def tally_shares(rows: Iterable[TallyRow]) -> dict[str, float | None]:
     """The shares of the module's table.
 
     Args:

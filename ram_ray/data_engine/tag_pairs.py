@@ -1,14 +1,15 @@
-"""Counts of tags that captions mention together, for mention rates (`data_engine.implied`) and co-occurrence.
+"""Counts of tags that captions mention together, for mention rates (`mention_rate_bound`) and co-occurrence.
 
 Co-occurrence is smoothed pointwise mutual information, summed over the other tags j that the image's captions mention:
 
     score(image, t) = sum over j of log((n(t, j) + A) / (n(t) n(j) / n + A))
 
-as in `data_engine.company`, but for all tags of an image at once. Tags that the engine added and tags of generated
-captions do not count, since the model is no independent evidence. A tag does not co-occur with itself, so mentioned and
-unmentioned tags are measured alike. n(.) leave out the part of the images (`data.parts`) that the image belongs to:
-otherwise a pair that occurs once would support itself. Names that share a word ("player", "football player") do not
-co-occur: one phrase mentions both. Memory is a row for each pair that occurs, whatever the number of images.
+as in `data_engine.co_occurrence`, but for all tags of an image at once. Tags that the engine added and tags of
+generated captions do not count, since the model is no independent evidence. A tag does not co-occur with itself, so
+mentioned and unmentioned tags are measured alike. n(.) leave out the part of the images (`data.parts`) that the image
+belongs to: otherwise a pair that occurs once would support itself. Names that share a word ("player", "football
+player") do not co-occur: one phrase mentions both. Memory is a row for each pair that occurs, whatever the number of
+images.
 
 Letters: T tags, E pairs that occur (in both orders, and each tag with itself), P parts, J mentioned
 tags, K scored tags.
@@ -17,9 +18,8 @@ tags, K scored tags.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from ram_ray.data.parts import part_index
 from ram_ray.data_engine.co_occurrence import SMOOTHING
 from ram_ray.data_engine.mention_counts import mentions
 from ram_ray.label_system import LabelSystem
+from ram_ray.records import Row
 
 PARTS = 5  # P: a fifth of the images is left out of the counts of each part
 _OF_PART = tuple(f"part_{number}" for number in range(PARTS))
@@ -61,7 +62,7 @@ def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
     return pa.table(columns).cast(PAIRS)
 
 
-def mentioned_ids(row: Mapping[str, Any]) -> np.ndarray:
+def mentioned_ids(row: Row) -> np.ndarray:
     """Tags that the original captions of a row mention, without those that cleaning removed.
 
     Args:

@@ -6,7 +6,7 @@
     agreement  the tagger's probability on the tag's region
     near       nearness of the region's embedding to a prototype of the category (`data_engine.clustering`)
     found      the detector's score of the region
-    company    co-occurrence with the image's other tags (`data_engine.company`)
+    company    co-occurrence with the image's other tags (`data_engine.co_occurrence`)
 
 A wrong tag has the signals of a negative. So signals become normal scores within the category (`normal_scores`),
 Fisher's discriminant of positives against negatives weights them (`discriminant`), and along it the positives are a

@@ -9,18 +9,26 @@ from ram_ray.detectors.attention import AttentionDetector
 from ram_ray.detectors.regions import RegionDetector
 from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector, ZeroShotDetector
 from ram_ray.runtime.storage import local_copy
-from ram_ray.settings.data_engine import CleanConfig
 
 if TYPE_CHECKING:
     from ram_ray.inference.predictor import Predictor
 
 
-def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | None = None) -> RegionDetector:
-    """The detector that `config.detector` names: "attention", or a model by path, URI or Hugging Face id.
+def make_detector(
+    name: str,
+    *,
+    predictor: Predictor,
+    revision: str | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+) -> RegionDetector:
+    """The detector of a name: "attention", or a model by path, URI or Hugging Face id.
 
     Args:
-        config: section `engine.clean`.
+        name: as in `engine.clean.detector`.
         predictor: the tagger, for "attention".
+        revision: commit of a Hugging Face id.
+        precision: number format of another model; None: fp16 on a GPU, else fp32.
         device: torch device of another model; None: the GPU if there is one.
 
     Returns:
@@ -29,9 +37,9 @@ def make_detector(config: CleanConfig, *, predictor: Predictor, device: str | No
     Raises:
         ValueError: if the type of the model is not supported.
     """
-    if config.detector == "attention":
+    if name == "attention":
         return AttentionDetector(predictor)
-    return _zero_shot(config.detector, config.revision, device, config.detector_precision)
+    return _zero_shot(name, revision, device, precision)
 
 
 def detector_classes() -> dict[str, type[ZeroShotDetector]]:

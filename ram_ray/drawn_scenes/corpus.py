@@ -17,7 +17,7 @@ import random
 import tarfile
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import fsspec
 
@@ -123,11 +123,11 @@ def _num_scenes(kind: Kind, config: DrawnConfig) -> int:
     return {"web": config.num_web, "clean": config.num_clean, "eval": config.num_eval}[kind]
 
 
-def _make_scene(rng: random.Random, kind: Kind, config: DrawnConfig) -> tuple[bytes, dict[str, Any]]:
+def _make_scene(rng: random.Random, kind: Kind, config: DrawnConfig) -> tuple[bytes, dict[str, list[str]]]:
     """A JPEG and its JSON."""
     scene = sample_scene(rng)
     faults = {"unsaid": config.unsaid, "false": config.false} if kind == "web" else {}
-    annotations: dict[str, Any] = {
+    annotations = {
         "captions": write_captions(draw_mentions(scene, rng, **faults), rng),
         "labels": scene.truth,
     }

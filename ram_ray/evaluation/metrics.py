@@ -22,13 +22,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.data.ground_truth import Counts
 from ram_ray.label_system import is_present
+from ram_ray.results import Counts
 
 # Rows of one batch cut by tags; `scores` and `targets` are (rows, b), flattened in row order.
 TAG_BLOCK = pa.schema(
     [("block", pa.int32()), ("rows", pa.int32()), ("scores", pa.list_(pa.float32())), ("targets", pa.list_(pa.bool_()))]
 )
+Summary = dict[str, Any]  # of `summarise`, and summary.json
+
 PER_TAG = pa.schema(
     [
         ("tag", pa.int32()),
@@ -179,7 +181,7 @@ def per_tag(
     return rows
 
 
-def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_positives: int = 1) -> dict[str, Any]:
+def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_positives: int = 1) -> Summary:
     """Average the figures of the tags.
 
     Tags with fewer than `min_positives` positives (at least 1) have a line but are in no average. Mean prevalence is

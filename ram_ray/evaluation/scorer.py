@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -85,6 +85,6 @@ class Scorer:
         return to_tag_blocks(scores, targets_matrix(known, len(system)), tags_per_block=self.tags_per_block)
 
 
-def _to_list(labels: Any) -> list[str] | None:
+def _to_list(labels: Sequence[str] | float | None) -> list[str] | None:
     """A value of a list column as Ray passes it in a numpy batch: an array, None, or NaN for a null."""
     return None if labels is None or isinstance(labels, float) else [str(label) for label in labels]

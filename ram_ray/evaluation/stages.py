@@ -3,61 +3,76 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import fsspec
 import pyarrow as pa
+from pydantic import Field
 
 from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
-from ram_ray.evaluation.metrics import reduce_tag_block, summarise
+from ram_ray.evaluation.metrics import Summary, reduce_tag_block, summarise
 from ram_ray.evaluation.scorer import Scorer
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.stages import label_system_uri
 from ram_ray.models.bundle_config import read_config
+from ram_ray.results import Annotations, Evaluation, LabelSystemResult, TrainedModel
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import drop_rejected, read_rows
-from ram_ray.runtime.artifacts import Manifest, Run, write_text
+from ram_ray.runtime.artifacts import Run, write_text
+from ram_ray.settings.section import RUNTIME_ONLY, StageSettings
 
 
-def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, labels: Manifest) -> Manifest:
+class EvaluationSettings(StageSettings):
+    """All that the scores of a model depend on, beside the images and the model."""
+
+    min_positives: int
+    batch_size: int = Field(json_schema_extra=RUNTIME_ONLY)
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> EvaluationSettings:
+        """Take the settings out of the configuration of the run."""
+        return cls(min_positives=config.evaluate.min_positives, batch_size=config.evaluate.batch_size)
+
+
+def evaluate(
+    run: Run, config: RunConfig, labelled: Annotations, model: TrainedModel, labels: LabelSystemResult
+) -> Evaluation:
     """Score a model on annotated images and write summary.json.
 
     Args:
         run: the run that gets the stage's folder.
         config: of the run.
-        labelled: stage that wrote the ANNOTATION rows to score on.
-        model: stage that wrote a bundle.
-        labels: stage that built the label system.
+        labelled: annotations of the images to score on.
+        model: the model.
+        labels: the label system.
 
     Returns:
-        The stage's manifest; its counts are the averages of `metrics.summarise`.
+        The averages of `metrics.summarise`.
     """
-    settings, cpus = config.evaluate, config.resources.task_cpus
-    stage = run.stage(f"evaluate_{model.stage}", kind="evaluation", config=settings, inputs=[labelled, model])
-    if stage.manifest:
-        return stage.manifest
-    system = LabelSystem.load(label_system_uri(labels.path))
+    settings, execution = EvaluationSettings.from_config(config), config.execution
+    stage = run.stage(f"evaluate_{model.stage}", Evaluation, settings=settings, inputs=[labelled, model])
+    if stage.result:
+        return stage.result
+    cpus, system = execution.task_cpus, LabelSystem.load(labels.uri)
     served = read_config(model.path)  # thresholds and muted tags: counted are the tags that the served model returns
     thresholds, muted = system.thresholds(served.threshold), served.muted
-    dataset = read_rows(labelled.path, run=config).map_batches(
+    dataset = read_rows(labelled.path, execution=execution).map_batches(
         drop_rejected, batch_format="pyarrow", batch_size=None, num_cpus=cpus
     )
     blocks = with_pixels(
-        dataset, size=model.counts["image_size"], batch_size=settings.batch_size, config=config
+        dataset, size=model.image_size, batch_size=settings.batch_size, execution=execution
     ).map_batches(
         Scorer,
         fn_constructor_args=(model.path,),
-        fn_constructor_kwargs=predictor_options(config),
+        fn_constructor_kwargs=predictor_options(execution),
         batch_format="numpy",
         batch_size=settings.batch_size,
-        **model_actors(config.resources),
+        **model_actors(execution.resources),
     )
 
     def reduce(group: pa.Table) -> pa.Table:
         return reduce_tag_block(group, thresholds=thresholds, muted=muted)
 
-    partitions = min(config.resources.shuffle_partitions, -(-len(system) // 64))
+    partitions = min(execution.resources.shuffle_partitions, -(-len(system) // 64))
     groups = blocks.groupby("block", num_partitions=partitions)
     rows = groups.map_groups(reduce, batch_format="pyarrow", num_cpus=cpus).iter_rows()
     summary = summarise(
@@ -67,18 +82,18 @@ def evaluate(run: Run, config: RunConfig, labelled: Manifest, model: Manifest, l
         min_positives=settings.min_positives,
     )
     write_text(f"{stage.path}/summary.json", json.dumps(summary))
-    figures: dict[str, Any] = {name: value for name, value in summary.items() if name != "per_tag"}
-    return stage.finish(images=labelled.counts["rows_out"], model=model.digest, **figures)
+    averages = {name: value for name, value in summary.items() if name != "per_tag"}
+    return stage.finish(images=labelled.rows_out, model=model.digest, **averages)
 
 
-def read_summary(score: Manifest) -> dict[str, Any]:
+def read_summary(score: Evaluation) -> Summary:
     """Read the summary of an `evaluate` stage.
 
     Args:
-        score: the stage's manifest.
+        score: the stage's result.
 
     Returns:
         The dict of `metrics.summarise`.
     """
-    with fsspec.open(f"{score.path}/summary.json", "r") as file:
+    with fsspec.open(score.summary, "r") as file:
         return json.load(file)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -22,9 +21,9 @@ from pydantic import BaseModel, Field
 
 from ram_ray.config import RunConfig
 from ram_ray.models.bundle_config import read_config
-from ram_ray.records import Reject
+from ram_ray.records import Reject, Row
 from ram_ray.runtime.actors import model_actors
-from ram_ray.runtime.storage import make_folder
+from ram_ray.runtime.storage import Info, make_folder
 from ram_ray.settings.data import DataConfig
 from ram_ray.settings.runtime import ResourcesConfig
 
@@ -113,7 +112,7 @@ def tag_to_folder(
     return {"images": num_tagged, "errors": num_errors}
 
 
-def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]]:
+def find_work(data: list[str], *, shard_folders: int = 1) -> list[Row]:
     """List the items of work for `Lister`: shards, and image files in groups.
 
     Args:
@@ -126,10 +125,10 @@ def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]
     Raises:
         ValueError: if a path or glob matches nothing, or holds neither images nor shards; if two shards share a name.
     """
-    from ram_ray.data.shards import find_shards, make_shards
+    from ram_ray.data.shards import Format, find_shards, make_shards
 
     files: dict[str, tuple[str, int]] = {}  # uri: (key, bytes)
-    shards: dict[str, Any] = {}
+    shards: dict[str, tuple[Format, Info]] = {}
     for pattern in data:
         fs, path = fsspec.url_to_fs(pattern)
         num_matches = 0
@@ -156,7 +155,7 @@ def find_work(data: list[str], *, shard_folders: int = 1) -> list[dict[str, Any]
     return work + [{"shard": (shard.name, shard.uri, shard.format), "rows": None} for shard in named_shards]
 
 
-def _matches(fs: Any, path: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _matches(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, list[Info]]]:
     """For each match of a path or glob: its parent folder, and fsspec's infos of the match or of all files in it."""
     try:
         matches = {path: fs.info(path)}
@@ -167,7 +166,7 @@ def _matches(fs: Any, path: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         yield match.rstrip("/").rpartition("/")[0], [{**file, "name": name} for name, file in sorted(files.items())]
 
 
-def _uri(fs: Any, pattern: str, path: str) -> str:
+def _uri(fs: fsspec.AbstractFileSystem, pattern: str, path: str) -> str:
     return fs.unstrip_protocol(path) if "://" in pattern else path
 
 
@@ -181,7 +180,7 @@ class Lister:
     def __init__(self, config: DataConfig) -> None:
         self._config = config
 
-    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def __call__(self, row: Row) -> list[Row]:
         """List the images of an item of work.
 
         Args:

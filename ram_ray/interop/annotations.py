@@ -13,13 +13,12 @@ import posixpath
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
 
 from ram_ray.label_system import LabelSystem
-from ram_ray.records import ANNOTATION, REJECTED, Reject, to_table
+from ram_ray.records import ANNOTATION, REJECTED, Reject, Row, to_table
 from ram_ray.runtime.artifacts import write_text
 from ram_ray.runtime.key_hash import hash_key
 
@@ -53,7 +52,7 @@ def import_annotations(uri: str, system: LabelSystem, out: str, *, images: str =
     keys: set[int] = set()  # hashes: 8 bytes a row
     entries = read_entries(uri)
     for number in range(10**9):
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for row_number, entry in enumerate(islice(entries, ROWS_PER_FILE), counts["rows_in"] + 1):
             rows.append(_row(entry, row_number, shard=shard, system=system, images=images, keys=keys))
         if not rows:
@@ -86,7 +85,7 @@ def import_annotations(uri: str, system: LabelSystem, out: str, *, images: str =
     return counts
 
 
-def _begin(fs: Any, root: str, out: str) -> None:
+def _begin(fs: fsspec.AbstractFileSystem, root: str, out: str) -> None:
     """Make the folder; the files of an interrupted import in it are removed."""
     marker = f"{root}/{_UNFINISHED}"
     if fs.exists(marker):
@@ -99,7 +98,7 @@ def _begin(fs: Any, root: str, out: str) -> None:
     write_text(marker, "this import has not ended; the next import into this folder starts again")
 
 
-def read_entries(uri: str) -> Iterator[Any]:
+def read_entries(uri: str) -> Iterator[object]:
     """Read the entries of a JSON list one by one, in bounded memory.
 
     Args:
@@ -143,9 +142,9 @@ def read_entries(uri: str) -> Iterator[Any]:
                 text, position = text[position:] + more, 0
 
 
-def _row(entry: Any, number: int, *, shard: str, system: LabelSystem, images: str, keys: set[int]) -> dict[str, Any]:
+def _row(entry: object, number: int, *, shard: str, system: LabelSystem, images: str, keys: set[int]) -> Row:
     """An ANNOTATION row, or the fields of a rejected row."""
-    row: dict[str, Any] = {"key": f"{shard}/{number}", "shard": shard}
+    row: Row = {"key": f"{shard}/{number}", "shard": shard}
     try:
         path, captions, union, parsed = _fields(entry)
         _check_ids([*union, *(id for ids in parsed for id in ids)], system)
@@ -167,7 +166,7 @@ def _row(entry: Any, number: int, *, shard: str, system: LabelSystem, images: st
     return {**row, "key": key, **location, "captions": texts, "tags": tags, "removed": []}
 
 
-def _locate(path: str, images: str) -> dict[str, Any]:
+def _locate(path: str, images: str) -> Row:
     """The columns of ANNOTATION that say where an image is (see `records`)."""
     if not images:
         return {"uri": path, "offset": 0}
@@ -181,7 +180,7 @@ def _locate(path: str, images: str) -> dict[str, Any]:
         raise Reject("undecodable", f"no image at {uri[:300]}") from None
 
 
-def _fields(entry: Any) -> tuple[str, list[str], list[int], list[list[int]]]:
+def _fields(entry: object) -> tuple[str, list[str], list[int], list[list[int]]]:
     if not isinstance(entry, dict) or not isinstance(entry.get("image_path"), str) or not entry["image_path"]:
         raise Reject("bad_metadata", f"no image_path in {str(entry)[:100]}")
     captions = entry.get("caption") or []
@@ -199,7 +198,7 @@ def _fields(entry: Any) -> tuple[str, list[str], list[int], list[list[int]]]:
     return entry["image_path"], captions, union, parsed
 
 
-def _check_ids(ids: list[Any], system: LabelSystem) -> None:
+def _check_ids(ids: list[object], system: LabelSystem) -> None:
     for id in ids:
         if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < len(system):
             raise Reject("bad_metadata", f"label id {str(id)[:40]} is not in the label system of {len(system)} labels")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -227,12 +226,12 @@ def _config_folder(folder: Path) -> Path:
     return folder if (folder / "q2l_config.json").is_file() or not (folder / "configs").is_dir() else folder / "configs"
 
 
-def _plain(name: Any) -> str:
+def _plain(name: object) -> str:
     """A tensor's name without the prefix of a wrapper and with the current name of the tagging head."""
     return str(name).removeprefix("module.").replace("vision_multi", "tagging_head")
 
 
-def _checked(name: Any, value: Any, file: Path, file_size: int) -> Tensor:
+def _checked(name: object, value: object, file: Path, file_size: int) -> Tensor:
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
         raise ValueError(f"{file}: {name!r} is not a plain tensor")
     if value.numel() * value.element_size() > file_size:

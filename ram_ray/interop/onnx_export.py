@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -180,7 +180,7 @@ def _write_metadata(bundle: Bundle, file: Path) -> None:
     config = bundle.model.config
     if _takes_labels(bundle.model):
         np.save(file.with_suffix(".label_embed.npy"), bundle.model.label_embed.numpy())
-    metadata: dict[str, Any] = {
+    metadata = {
         "image_size": config.image_size,
         "mean": config.mean,
         "std": config.std,

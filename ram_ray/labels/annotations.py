@@ -6,19 +6,51 @@ here, and false tags are planted. Unseen captions are processed like training ca
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
+from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
 from ram_ray.labels.parsed_rows import parsed_captions
 from ram_ray.labels.planted import Planter, truth_names
-from ram_ray.records import ANNOTATION, PARSED, to_table
+from ram_ray.records import ANNOTATION, PARSED, Row, to_table
 from ram_ray.settings.data import MeasureConfig
-from ram_ray.settings.labels import LabelsConfig
+from ram_ray.settings.section import Section, StageSettings
+
+
+class Measurement(Section):
+    """To measure the data engine: the tags of all captions become the truth, and false tags are planted."""
+
+    measure: MeasureConfig
+    seed: int
+
+
+class LabelSettings(StageSettings):
+    """All that the annotations depend on, beside the parsed rows and the label system."""
+
+    match: bool
+    max_caption_chars: int
+    measurement: Measurement | None = None
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, held_out: bool) -> LabelSettings:
+        """Take the settings out of the configuration of the run.
+
+        Args:
+            config: of the run.
+            held_out: whether the images are not trained on: then nothing is measured.
+
+        Returns:
+            The settings.
+        """
+        measured = config.data.measure.is_enabled and not held_out
+        return cls(
+            match=config.labels.match,
+            max_caption_chars=config.labels.max_caption_chars,
+            measurement=Measurement(measure=config.data.measure, seed=config.seed) if measured else None,
+        )
 
 
 class Labeller:
@@ -26,32 +58,29 @@ class Labeller:
 
     Args:
         labels: the label system of the ids.
-        config: section `labels`.
-        measure: settings of the data engine's measurement; None: no measurement.
-        seed: of the planted tags.
+        settings: of the stage.
     """
 
-    def __init__(
-        self, labels: LabelSystem, config: LabelsConfig, *, measure: MeasureConfig | None = None, seed: int = 0
-    ) -> None:
-        self._find_tags, self._labels = make_finder(labels, config), labels
-        self._is_measured = measure is not None and measure.is_enabled
-        self._planter = Planter(labels, share=measure.planted, seed=seed) if measure and measure.planted else None
+    def __init__(self, labels: LabelSystem, settings: LabelSettings) -> None:
+        self._find_tags, self._labels = make_finder(labels, settings), labels
+        measurement = settings.measurement
+        self._is_measured = measurement is not None
+        self._planter: Planter | None = None
+        if measurement and measurement.measure.planted:
+            self._planter = Planter(labels, share=measurement.measure.planted, seed=measurement.seed)
 
     @classmethod
-    def load(cls, uri: str, config: LabelsConfig, *, measure: MeasureConfig, seed: int) -> Labeller:
+    def load(cls, uri: str, settings: LabelSettings) -> Labeller:
         """Make a labeller with the label system at `uri`.
 
         Args:
             uri: of the label system.
-            config: section `labels`.
-            measure: settings of the data engine's measurement.
-            seed: of the planted tags.
+            settings: of the stage.
 
         Returns:
             The labeller.
         """
-        return cls(LabelSystem.load(uri), config, measure=measure, seed=seed)
+        return cls(LabelSystem.load(uri), settings)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Annotate a block.
@@ -79,17 +108,17 @@ class Labeller:
         return to_table(rows, ANNOTATION)
 
 
-def make_finder(labels: LabelSystem, config: LabelsConfig) -> TagFinder:
+def make_finder(labels: LabelSystem, settings: LabelSettings) -> TagFinder:
     """Make the function that finds a caption's tags: in the parse, and in the text if `labels.match` is set.
 
     Args:
         labels: the label system of the ids.
-        config: section `labels`.
+        settings: of the stage.
 
     Returns:
         A callable from a caption's text and parsed names to ids and their sources.
     """
-    matcher = Matcher(labels, load_lemmas(), max_chars=config.max_caption_chars) if config.match else None
+    matcher = Matcher(labels, load_lemmas(), max_chars=settings.max_caption_chars) if settings.match else None
     return TagFinder(labels, matcher)
 
 
@@ -107,7 +136,7 @@ def to_annotations(block: pa.Table, find_tags: TagFinder) -> pa.Table:
     """
     rows = []
     for row in block.to_pylist():
-        captions: list[dict[str, Any]] = []
+        captions: list[Row] = []
         origins: dict[int, str] = {}  # of the image's tags, by label id
         for caption in parsed_captions(row):
             ids, sources = find_tags("" if caption.unread else caption.text, caption.names)

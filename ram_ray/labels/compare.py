@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ram_ray.label_system import Label, LabelSystem
+from ram_ray.records import Json
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Diff:
         """True if the two versions are equal."""
         return self.old == self.new
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Convert to a tree for JSON.
 
         Returns:

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ram_ray.captions.tables import load_lemmas
-from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
@@ -27,6 +26,7 @@ from ram_ray.labels.parsed_rows import label_ids, parsed_captions
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.per_process import PerProcess
+from ram_ray.settings.runtime import Execution
 
 NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])
 EVIDENCE = pa.schema(
@@ -90,21 +90,21 @@ def count_names(block: pa.Table) -> pa.Table:
     return counts.rename_columns({"count_all": "count"}).select(NAME_COUNTS.names).cast(NAME_COUNTS)
 
 
-def read_name_counts(path: str, *, run: RunConfig) -> dict[Key, dict[str, int]]:
+def read_name_counts(path: str, *, execution: Execution) -> dict[Key, dict[str, int]]:
     """Count the captions that mention each name, on Ray Data.
 
     Args:
         path: folder of PARSED rows.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         (name, kind) -> source -> captions.
     """
     columns = ["parsed", "reason", "shard"]
     rows = (
-        read_rows(path, run=run, columns=columns)
-        .map_batches(count_names, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus)
-        .groupby(["name", "kind", "source"], num_partitions=run.resources.shuffle_partitions)
+        read_rows(path, execution=execution, columns=columns)
+        .map_batches(count_names, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
+        .groupby(["name", "kind", "source"], num_partitions=execution.resources.shuffle_partitions)
         .sum("count")
     )
     counts: dict[Key, dict[str, int]] = defaultdict(dict)  # size of the vocabulary
@@ -113,19 +113,19 @@ def read_name_counts(path: str, *, run: RunConfig) -> dict[Key, dict[str, int]]:
     return dict(counts)
 
 
-def read_caption_counts(path: str, *, run: RunConfig) -> dict[str, int]:
+def read_caption_counts(path: str, *, execution: Execution) -> dict[str, int]:
     """Count the captions of each source, on Ray Data.
 
     Args:
         path: folder of PARSED rows.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         Source -> captions.
     """
     columns = ["captions", "shard", "reason"]
-    rows = read_rows(path, run=run, columns=columns).map_batches(
-        count_captions, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
+    rows = read_rows(path, execution=execution, columns=columns).map_batches(
+        count_captions, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
     counts: Counter[str] = Counter()
     for row in rows.iter_rows():  # a row for each block and source
@@ -133,12 +133,12 @@ def read_caption_counts(path: str, *, run: RunConfig) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def read_unread_counts(path: str, *, run: RunConfig) -> dict[str, int]:
+def read_unread_counts(path: str, *, execution: Execution) -> dict[str, int]:
     """Count the captions that the parser rejected, on Ray Data.
 
     Args:
         path: folder of PARSED rows.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         Reason -> captions.
@@ -148,8 +148,8 @@ def read_unread_counts(path: str, *, run: RunConfig) -> dict[str, int]:
         reasons = Counter(unread["reason"] for row in block["unread"].to_pylist() for unread in row or ())
         return pa.table({"reason": pa.array(list(reasons), pa.string()), "count": list(reasons.values())})
 
-    rows = read_rows(path, run=run, columns=["unread"]).map_batches(
-        count, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
+    rows = read_rows(path, execution=execution, columns=["unread"]).map_batches(
+        count, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
     counts: Counter[str] = Counter()
     for row in rows.iter_rows():  # a row for each block and reason
@@ -259,24 +259,26 @@ class EvidenceFinder:
         return find_evidence(block, self._system, self._matcher)
 
 
-def read_evidence(path: str, *, run: RunConfig, system: LabelSystem) -> dict[int, Evidence]:
+def read_evidence(
+    path: str, *, execution: Execution, system: LabelSystem, max_caption_chars: int
+) -> dict[int, Evidence]:
     """Compare the words of captions with their parse, on Ray Data.
 
     Args:
         path: folder of PARSED rows.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
         system: the label system of the ids.
+        max_caption_chars: most characters of a caption that are read.
 
     Returns:
         Label id -> evidence; ids without evidence are omitted.
     """
-    resources = run.resources
-    finder = PerProcess(EvidenceFinder, system, max_chars=run.labels.max_caption_chars)
+    finder = PerProcess(EvidenceFinder, system, max_chars=max_caption_chars)
     rows = (
-        read_rows(path, run=run, columns=["captions", "parsed", "unread", "reason"])
-        .map_batches(finder, batch_format="pyarrow", batch_size=run.data.rows_per_block, num_cpus=resources.task_cpus)
-        .groupby("id", num_partitions=resources.shuffle_partitions)
-        .map_groups(add_evidence, batch_format="pyarrow", num_cpus=resources.task_cpus)
+        read_rows(path, execution=execution, columns=["captions", "parsed", "unread", "reason"])
+        .map_batches(finder, batch_format="pyarrow", batch_size=execution.rows_per_block, num_cpus=execution.task_cpus)
+        .groupby("id", num_partitions=execution.resources.shuffle_partitions)
+        .map_groups(add_evidence, batch_format="pyarrow", num_cpus=execution.task_cpus)
     )
     evidence: dict[int, Evidence] = {}
     for row in rows.iter_rows():

@@ -12,13 +12,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from ram_ray.captions.lemmas import Lemmatizer
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.lists import Entry
 from ram_ray.labels.merge import Senses, merge_key
 from ram_ray.labels.synonyms import Synonyms
+from ram_ray.records import Json
 
 MatchRule = Literal["name", "synonym", "spelling", "wordnet"]
 MATCH_RULES: tuple[MatchRule, ...] = ("name", "synonym", "spelling", "wordnet")  # from strict to lenient
@@ -61,7 +62,7 @@ class Coverage:
         counts = Counter(match.matched_by for match in self.categories)
         return {rule: counts[rule] for rule in MATCH_RULES}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Convert to a tree for JSON.
 
         Returns:
@@ -181,7 +182,7 @@ def format_coverage(coverage: Coverage, *, missing: bool = True) -> str:
     return "\n".join(lines)
 
 
-def coverages_to_dict(coverages: Sequence[Coverage]) -> dict[str, Any]:
+def coverages_to_dict(coverages: Sequence[Coverage]) -> Json:
     """Convert coverages to a tree for JSON.
 
     Args:

@@ -13,8 +13,6 @@ captions may contain its name; the report lists such edits.
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 from pydantic import ValidationError, field_validator
 
@@ -87,7 +85,7 @@ def read_edits(uri: str) -> Edits:
     """
     text = read_text(uri, setting="labels.edits", max_bytes=_MAX_BYTES)
     try:
-        tree: Any = yaml.safe_load(text)
+        tree = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{uri}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from None
     try:

@@ -22,11 +22,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import PurePosixPath
-from typing import Any
 
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.names import MAX_NAME, normalize_name, read_text, split_kind
-from ram_ray.records import KINDS
+from ram_ray.records import KINDS, Json
 
 MAX_ENTRIES = 1_000_000
 _NAME_COLUMNS = ("name", "displayname", "display_name", "class")
@@ -146,7 +145,7 @@ def to_csv(system: LabelSystem) -> str:
 
 def _from_json(source: str, text: str) -> list[Entry]:
     try:
-        tree: Any = json.loads(text)
+        tree = json.loads(text)
         if isinstance(tree, dict):
             tree = tree["labels"] if "labels" in tree else tree["categories"]
         return [_entry(source, item) if isinstance(item, str) else _json_entry(source, item) for item in tree]
@@ -156,7 +155,7 @@ def _from_json(source: str, text: str) -> list[Entry]:
         ) from None
 
 
-def _json_entry(source: str, tree: dict[str, Any]) -> Entry:
+def _json_entry(source: str, tree: Json) -> Entry:
     entry = _entry(source, tree["name"])
     synonyms = tuple(normalize_name(str(synonym)) for synonym in tree.get("synonyms", ()))
     return Entry(entry.name, (*entry.synonyms, *synonyms), tree.get("kind") or entry.kind)

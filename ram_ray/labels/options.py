@@ -1,4 +1,4 @@
-"""Turns the section `labels` of a configuration into `BuildOptions`: reads its files, WordNet and vectors.
+"""The settings of the stage `label_system`, and `BuildOptions` made of them: reads files, WordNet and vectors.
 
 Every input that changes the result is read here, on the driver, and the digest of its bytes is part of the stage's
 identity. So a changed file gives a new label system, and so does a machine without WordNet.
@@ -7,12 +7,13 @@ identity. So a changed file gives a new label system, and so does a machine with
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import fsspec
 import numpy as np
+from pydantic import Field
 
 from ram_ray.captions.lemmas import PART_OF_SPEECH, Lemmatizer
+from ram_ray.config import RunConfig
 from ram_ray.labels.build import BuildOptions
 from ram_ray.labels.edits import Edits, read_edits
 from ram_ray.labels.embeddings import read_vectors
@@ -20,35 +21,90 @@ from ram_ray.labels.names import Key, digest, read_names
 from ram_ray.labels.synonyms import Synonyms, read_synonyms, shipped_synonyms
 from ram_ray.labels.wordnet import WordNet
 from ram_ray.settings.labels import LabelsConfig
+from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
 
-_BUILD_FIELDS = ("max_labels", "min_count", "min_sources", "spread", "min_share", "kinds")
+
+class InputFile(Section):
+    """A file that a label system is built with; only its content is part of the identity."""
+
+    uri: str = Field(json_schema_extra=RUNTIME_ONLY)
+    digest: str
+
+    @classmethod
+    def find(cls, uri: str | None) -> InputFile | None:
+        """Read the digest of a file.
+
+        Args:
+            uri: of the file; None: no file.
+
+        Returns:
+            The file, or None.
+
+        Raises:
+            ValueError: if the file cannot be read.
+        """
+        content = digest(uri)
+        return cls(uri=uri, digest=content) if uri and content else None
 
 
-def identity(config: LabelsConfig, *, edits: str | None = None, encoder: str | None = None) -> dict[str, Any]:
-    """Collect the inputs of a build apart from the counts: settings, and digests of all files that are read.
+class LabelSystemSettings(StageSettings):
+    """All that a label system depends on, beside the counts of names and the vectors of the run's text encoder."""
 
-    Args:
-        config: section `labels`.
-        edits: URI of the edits file, as `find_edits` returns it.
-        encoder: digest of the run's text encoder, where its vectors are used.
+    max_labels: int
+    min_count: int
+    min_sources: int
+    spread: float
+    min_share: float
+    kinds: tuple[str, ...]
+    system: InputFile | None
+    stop: InputFile | None
+    synonyms: InputFile | None
+    edits: InputFile | None
+    shipped: str  # digest of the shipped synonyms
+    wordnet: InputFile | None  # its `uri` is the setting
+    vectors: InputFile | None
+    templates: tuple[str, ...] | None  # prompts for the run's text encoder; None: it is not asked
+    similarity: float
+    match: bool
+    match_agreement: float
+    max_caption_chars: int
 
-    Returns:
-        A tree for JSON; two builds from equal counts and equal trees give equal label systems.
+    @classmethod
+    def from_config(cls, config: RunConfig, *, run_uri: str | None) -> LabelSystemSettings:
+        """Take the settings out of the configuration of the run, and read the digests of all files.
 
-    Raises:
-        ValueError: if a file that the configuration names cannot be read.
-    """
-    wordnet = WordNet.find(config.wordnet)
-    return {
-        **config.model_dump(mode="json", include=set(_BUILD_FIELDS)),
-        **{name: digest(getattr(config, name)) for name in ("system", "stop", "synonyms")},
-        "edits": digest(edits),
-        "shipped": shipped_synonyms().digest,
-        "wordnet": wordnet.digest if wordnet else None,
-        "embeddings": encoder if config.embeddings == "represent" else digest(config.embeddings),
-        "similarity": config.similarity,
-        "match": _match_settings(config),
-    }
+        Args:
+            config: of the run.
+            run_uri: the run's folder, which may hold edits; None: no run.
+
+        Returns:
+            The settings; two builds from equal counts and equal settings give equal label systems.
+
+        Raises:
+            ValueError: if a file that the configuration names cannot be read.
+        """
+        labels = config.labels
+        wordnet, by_run = WordNet.find(labels.wordnet), labels.embeddings == "represent"
+        return cls(
+            max_labels=labels.max_labels,
+            min_count=labels.min_count,
+            min_sources=labels.min_sources,
+            spread=labels.spread,
+            min_share=labels.min_share,
+            kinds=tuple(labels.kinds),
+            system=InputFile.find(labels.system),
+            stop=InputFile.find(labels.stop),
+            synonyms=InputFile.find(labels.synonyms),
+            edits=InputFile.find(find_edits(labels, run_uri)),
+            shipped=shipped_synonyms().digest,
+            wordnet=InputFile(uri=labels.wordnet, digest=wordnet.digest) if wordnet else None,
+            vectors=None if by_run else InputFile.find(labels.embeddings),
+            templates=config.model.templates if by_run else None,
+            similarity=labels.similarity,
+            match=labels.match,
+            match_agreement=labels.match_agreement,
+            max_caption_chars=labels.max_caption_chars,
+        )
 
 
 def find_edits(config: LabelsConfig, run_uri: str | None) -> str | None:
@@ -69,19 +125,17 @@ def find_edits(config: LabelsConfig, run_uri: str | None) -> str | None:
 
 
 def make_options(
-    config: LabelsConfig,
+    settings: LabelSystemSettings,
     names: Iterable[Key],
     *,
-    edits: str | None = None,
     lemmas: Lemmatizer | None = None,
     vectors: dict[str, np.ndarray] | None = None,
 ) -> BuildOptions:
-    """Read all files that the configuration names.
+    """Read all files that the settings name.
 
     Args:
-        config: section `labels`.
+        settings: of the stage.
         names: counted names; dictionary forms and vectors are looked up for these only.
-        edits: URI of the edits file, as `find_edits` returns it.
         lemmas: tables of dictionary forms; None: inflections are not merged.
         vectors: name -> (D,), where the vectors come from the run's own encoder.
 
@@ -92,18 +146,23 @@ def make_options(
         ValueError: if a file cannot be read or has the wrong format.
     """
     names = list(names)
-    if vectors is None and config.embeddings and config.embeddings != "represent":
-        vectors = read_vectors(config.embeddings, (name for name, _ in names))
+    if vectors is None and settings.vectors:
+        vectors = read_vectors(settings.vectors.uri, (name for name, _ in names))
     return BuildOptions(
-        **config.model_dump(include=set(_BUILD_FIELDS)),
-        stop=frozenset(read_names(config.stop, setting="labels.stop") if config.stop else ()),
-        edits=read_edits(edits) if edits else Edits(),
+        max_labels=settings.max_labels,
+        min_count=settings.min_count,
+        min_sources=settings.min_sources,
+        spread=settings.spread,
+        min_share=settings.min_share,
+        kinds=settings.kinds,
+        stop=frozenset(read_names(settings.stop.uri, setting="labels.stop") if settings.stop else ()),
+        edits=read_edits(settings.edits.uri) if settings.edits else Edits(),
         shipped=shipped_synonyms(),
-        synonyms=read_synonyms(config.synonyms) if config.synonyms else Synonyms(),
+        synonyms=read_synonyms(settings.synonyms.uri) if settings.synonyms else Synonyms(),
         lemma=dictionary_forms(names, lemmas) if lemmas else {},
-        senses=WordNet.find(config.wordnet),
+        senses=WordNet.find(settings.wordnet.uri) if settings.wordnet else None,
         vectors=vectors or {},
-        similarity=config.similarity,
+        similarity=settings.similarity,
     )
 
 
@@ -123,7 +182,3 @@ def dictionary_forms(names: Iterable[Key], lemmas: Lemmatizer) -> dict[Key, str]
         if kind != "attribute" and (base := lemmas(last, PART_OF_SPEECH[kind])) != last:
             forms[name, kind] = f"{first}{space}{base}"
     return forms
-
-
-def _match_settings(config: LabelsConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", include={"match", "match_agreement"})

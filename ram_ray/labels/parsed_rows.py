@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.names import Key
+from ram_ray.records import Row
 
 
 class ParsedCaption(NamedTuple):
@@ -17,7 +18,7 @@ class ParsedCaption(NamedTuple):
     unread: bool  # True if the parser rejected it: it is not English, so its words have other meanings
 
 
-def parsed_captions(row: Mapping[str, Any]) -> list[ParsedCaption]:
+def parsed_captions(row: Row) -> list[ParsedCaption]:
     """Collect the captions of a row with their names.
 
     Args:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ram_ray.data.hidden_captions import seeded_random
 from ram_ray.label_system import LabelSystem
+from ram_ray.records import Row
 
 
 class Planter:
@@ -44,7 +44,7 @@ class Planter:
             sampled.append(id)
         return sampled
 
-    def plant(self, row: dict[str, Any], *, true_ids: set[int]) -> None:
+    def plant(self, row: Row, *, true_ids: set[int]) -> None:
         """Add false tags to a row's captions and tags, each at a random index.
 
         Args:

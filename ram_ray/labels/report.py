@@ -9,9 +9,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from ram_ray.labels.counts import Evidence
 from ram_ray.labels.names import Key
+from ram_ray.records import Json
 
 DropReason = Literal["stop list", "edit", "kind", "rare", "misread", "few sources", "over max_labels", "not listed"]
 DROP_REASONS: dict[str, str] = {  # texts of the page
@@ -43,9 +45,9 @@ class BuildReport:
 
     version: str = ""
     num_names: int = 0  # number of different (name, kind) that were counted
-    labels: list[dict[str, Any]] = field(default_factory=list)
+    labels: list[Json] = field(default_factory=list)
     num_dropped: dict[str, int] = field(default_factory=dict)  # reason -> names
-    dropped: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[Json] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     captions: dict[str, int] = field(default_factory=dict)  # source -> captions
     _all_dropped: dict[str, list[tuple[int, Key]]] = field(default_factory=dict, repr=False)
@@ -73,7 +75,7 @@ class BuildReport:
         merged.sort(key=lambda merge: (-int(str(merge["count"])), str(merge["name"])))
         self.labels.append({"name": name[0], "kind": name[1], "sources": dict(sources), "merged": merged})
 
-    def add_evidence(self, evidence: Mapping[int, Any]) -> None:
+    def add_evidence(self, evidence: Mapping[int, Evidence]) -> None:
         """Add the examples of each label, and its counts of matched words and of those where the parse agrees.
 
         Args:

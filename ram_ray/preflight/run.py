@@ -8,6 +8,7 @@ for its weights, the run's folder can be written. A problem is one line that beg
 
 from __future__ import annotations
 
+import importlib.util
 import uuid
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import fsspec
 from ram_ray.config import RunConfig
 from ram_ray.data.shards import Shard, list_shards, shard_matches, shard_name
 from ram_ray.drawn_scenes import plan_corpus
-from ram_ray.labels.options import find_edits, identity
+from ram_ray.labels.options import LabelSystemSettings
 from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
 from ram_ray.runtime.capacity import Capacity
@@ -41,6 +42,7 @@ def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capac
     problems += _find_label_problems(config, run_uri) if needs.has("labels") else []
     problems += find_model_problems(config, stages=needs.stages)
     problems += _find_resource_problems(needs, capacity)
+    problems += _find_package_problems(needs)
     problems += _find_folder_problems(run_uri)
     return problems
 
@@ -123,8 +125,7 @@ def _find_glob_problems(needs: Needs, shards: list[Shard] | None) -> list[str]:
 
 def _find_label_problems(config: RunConfig, run_uri: str) -> list[str]:
     try:
-        edits = find_edits(config.labels, run_uri)
-        identity(config.labels, edits=edits, encoder="represent")
+        LabelSystemSettings.from_config(config, run_uri=run_uri)
     except (ValueError, OSError) as error:
         return [f"labels: {_one_line(error)}"]
     return []
@@ -171,6 +172,12 @@ def _find_worker_problems(needs: Needs, capacity: Capacity) -> list[str]:
             f"training.feed_cpus: {workers} workers leave {spare:g} CPUs of {capacity.where}, and a task that decodes "
             f"asks for {training.feed_cpus:g}; set training.worker_cpus or training.feed_cpus lower"
         ]
+    return []
+
+
+def _find_package_problems(needs: Needs) -> list[str]:
+    if needs.training and needs.config.training.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        return ["training.tensorboard: tensorboardX is not installed; pip install 'ram_ray[train]', or set it to false"]
     return []
 
 

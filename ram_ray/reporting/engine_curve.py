@@ -1,8 +1,8 @@
 """The precision-recall curve of what generation could add, and beside it that of adding the most frequent tags.
 
-Generation writes it as `curve.json` (`data_engine.curve`). Precision alone says little: in a data set of people,
-"man" added to every image is often right. So the baseline adds the same number of the most frequent tags, the best
-choice without looking at the image. Where the truth is not known, the page shows only the calibrated estimate,
+Generation writes it as `curve.json` (`data_engine.addition_curve`). Precision alone says little: in a data set of
+people, "man" added to every image is often right. So the baseline adds the same number of the most frequent tags, the
+best choice without looking at the image. Where the truth is not known, the page shows only the calibrated estimate,
 against the number of tags.
 """
 

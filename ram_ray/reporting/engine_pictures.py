@@ -20,7 +20,6 @@ import ray
 from PIL import Image
 from ray.data import Dataset
 
-from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.label_system import LabelSystem
@@ -39,6 +38,7 @@ from ram_ray.reporting.engine_rows import (
 )
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.key_hash import hash_key
+from ram_ray.settings.runtime import Execution
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def read_sample_images(
     crops: Iterable[str] = (),
     tags: Iterable[int],
     system: LabelSystem,
-    run: RunConfig,
+    execution: Execution,
     bounds: Bounds,
 ) -> list[SampleImage]:
     """Select the images of the page and read them from the shards.
@@ -233,22 +233,21 @@ def read_sample_images(
         crops: folders of `data_engine.clean.SAMPLE_ROWS`, one a round; kept tags come from the last one.
         tags: ids of the labels that are shown.
         system: the label system of the ids.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
         bounds: how much the page may hold.
 
     Returns:
         SAMPLE_IMAGE rows in the order of label, outcome and hash, within `bounds`.
     """
-    picks = _select(annotations, crops=list(crops), tags=frozenset(tags), run=run, each=bounds.each_in_all)
+    picks = _select(annotations, crops=list(crops), tags=frozenset(tags), execution=execution, each=bounds.each_in_all)
     reference = ray.put((picks, system))
-    limits = run.data.limits()
 
     def show(block: pa.Table) -> pa.Table:
         block_picks, labels = ray.get(reference)
-        return show_block(block, picks=block_picks, system=labels, limits=limits, bounds=bounds)
+        return show_block(block, picks=block_picks, system=labels, limits=execution.limits, bounds=bounds)
 
-    rows = read_rows(annotations, run=run).map_batches(
-        show, batch_format="pyarrow", batch_size=None, num_cpus=run.resources.task_cpus
+    rows = read_rows(annotations, execution=execution).map_batches(
+        show, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
     images = [cast(SampleImage, row) for row in rows.iter_rows()]
     images.sort(key=lambda image: (image["tag"], OUTCOMES.index(image["what"]), image["order"]))
@@ -256,20 +255,22 @@ def read_sample_images(
 
 
 def _select(
-    annotations: str, *, crops: list[str], tags: frozenset[int], run: RunConfig, each: int
+    annotations: str, *, crops: list[str], tags: frozenset[int], execution: Execution, each: int
 ) -> dict[str, list[Pick]]:
     """The picks of the page by key, at most `each` of one label and outcome."""
     picks: list[Pick] = []
     for number, path in enumerate(crops, start=1):
-        samples = read_rows(path, run=run, partitioned=False)
-        crop_picks = _pick(samples, lambda block: pick_crops(block, tags=tags, each=each), run=run, each=each)
+        samples = read_rows(path, execution=execution, partitioned=False)
+        crop_picks = _pick(
+            samples, lambda block: pick_crops(block, tags=tags, each=each), execution=execution, each=each
+        )
         picks += [pick for pick in crop_picks if pick["what"] == "removed" or number == len(crops)]
     sampled = frozenset(pick["tag"] for pick in picks)
     columns = ["key", "captions", "tags", "removed", "reason"]
     picks += _pick(
-        read_rows(annotations, run=run, columns=columns),
+        read_rows(annotations, execution=execution, columns=columns),
         lambda block: pick_block(block, tags=tags, each=each, sampled=sampled),
-        run=run,
+        execution=execution,
         each=each,
     )
     by_key: dict[str, list[Pick]] = defaultdict(list)
@@ -281,14 +282,14 @@ def _select(
     return dict(by_key)
 
 
-def _pick(dataset: Dataset, pick: Callable[[pa.Table], pa.Table], *, run: RunConfig, each: int) -> list[Pick]:
-    cpus = run.resources.task_cpus
+def _pick(dataset: Dataset, pick: Callable[[pa.Table], pa.Table], *, execution: Execution, each: int) -> list[Pick]:
+    cpus = execution.task_cpus
 
     def smallest(group: pa.Table) -> pa.Table:
         return group.sort_by("order").slice(0, each)
 
     picked = dataset.map_batches(pick, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
-    groups = picked.groupby(["tag", "what"], num_partitions=run.resources.shuffle_partitions)
+    groups = picked.groupby(["tag", "what"], num_partitions=execution.resources.shuffle_partitions)
     rows = groups.map_groups(smallest, batch_format="pyarrow", num_cpus=cpus).iter_rows()
     return [cast(Pick, row) for row in rows]
 

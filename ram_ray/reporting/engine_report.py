@@ -16,28 +16,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
-from ram_ray.data.ground_truth import Counts
-from ram_ray.data_engine.statistics import count_tags_by_fate, read_tag_counts, tally_shares
+from ram_ray.data_engine.statistics import TallyRow, count_tags_by_fate, read_tag_counts, tally_shares
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.stages import label_system_uri
 from ram_ray.reporting.engine_curve import read_curve
 from ram_ray.reporting.engine_page import LabelChanges, Reason, Step, View, to_html
 from ram_ray.reporting.engine_pictures import Bounds, read_sample_images
-from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage, TallyRow
-from ram_ray.runtime.artifacts import Manifest, Run, write_text
+from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage
+from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult, SampleImages
+from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.storage import make_folder
+from ram_ray.settings.section import StageSettings
 
-CURVE = "curve.json"  # beside the rows of `generate`
+
+class SampleImageSettings(StageSettings):
+    """All that the images of the page depend on, beside the annotations."""
+
+    tags: tuple[int, ...]  # ids of the labels that are shown
+    bounds: dict[str, int]  # fields of `Bounds`
 
 
 def report_engine(
     run: Run,
     config: RunConfig,
-    steps: Sequence[Manifest],
-    labels: Manifest,
+    steps: Sequence[Annotations],
+    labels: LabelSystemResult,
     *,
-    crops: Sequence[str] = (),
-    curve: str | None = None,
     bounds: Bounds | None = None,
 ) -> str:
     """Write the page.
@@ -45,29 +48,28 @@ def report_engine(
     Args:
         run: the run that gets the page.
         config: of the run.
-        steps: annotation stages in their order: the first annotations, then generated and cleaned ones of each round.
-        labels: stage that built the label system.
-        crops: folders of cleaning's samples (`data_engine.clean.SAMPLE_ROWS`), one a round.
-        curve: URI of a curve, as `engine_curve.read_curve` reads it.
+        steps: the first annotations, then generated and cleaned ones of each round.
+        labels: the label system.
         bounds: how much the page may hold; None: the defaults of `Bounds`.
 
     Returns:
         URI of the page.
     """
     bounds = bounds or Bounds()
-    system = LabelSystem.load(label_system_uri(labels.path))
-    rows = [cast(TallyRow, row) for row in read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))]
+    system = LabelSystem.load(labels.uri)
+    rows = read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))
     changes = label_changes(rows, system)
     shown = [label.id for label in changes if label.removed or label.added][: bounds.categories]
+    crops = [step.samples for step in steps if isinstance(step, CleanedAnnotations)]
     images = sample_images(run, config, steps[-1], labels, crops=crops, tags=shown, bounds=bounds)
     changes = [
         replace(label, sample_images=[image for image in images if image["tag"] == label.id]) for label in changes
     ]
-    points = read_curve(curve) if curve else None
-    generated = [step for step in steps if step.stage.startswith("generate_")]
-    if points and generated:
+    generated = [step for step in steps if isinstance(step, GeneratedAnnotations)]
+    points = read_curve(generated[-1].curve) if generated else None
+    if points:
         last = to_step(generated[-1])
-        precision = count_tags_by_fate(run, config, generated[-1], labels).counts["added_precision"]
+        precision = count_tags_by_fate(run, config, generated[-1], labels).shares.added_precision
         points = replace(points, selected=(last.recall, precision)) if last.recall and precision else points
     view = View(
         run=config.name,
@@ -85,8 +87,8 @@ def report_engine(
 def sample_images(
     run: Run,
     config: RunConfig,
-    annotations: Manifest,
-    labels: Manifest,
+    annotations: Annotations,
+    labels: LabelSystemResult,
     *,
     crops: Sequence[str],
     tags: Sequence[int],
@@ -97,8 +99,8 @@ def sample_images(
     Args:
         run: the run that gets the stage's folder.
         config: of the run.
-        annotations: stage that wrote the last ANNOTATION rows.
-        labels: stage that built the label system.
+        annotations: the last ANNOTATION rows.
+        labels: the label system.
         crops: folders of cleaning's samples, one a round.
         tags: ids of the labels that are shown.
         bounds: how much the page may hold.
@@ -106,12 +108,15 @@ def sample_images(
     Returns:
         `engine_pictures.SAMPLE_IMAGE` rows.
     """
-    identity = {"tags": list(tags), **asdict(bounds)}
-    stage = run.stage(f"look_{annotations.stage}", kind="evaluation", config=identity, inputs=[annotations, labels])
+    settings, execution = SampleImageSettings(tags=tuple(tags), bounds=asdict(bounds)), config.execution
+    inputs = [annotations, labels]
+    stage = run.stage(f"look_{annotations.stage}", SampleImages, settings=settings, inputs=inputs)
     file = f"{stage.path}/pictures.parquet"
-    if not stage.manifest:
-        system = LabelSystem.load(label_system_uri(labels.path))
-        images = read_sample_images(annotations.path, crops=crops, tags=tags, system=system, run=config, bounds=bounds)
+    if not stage.result:
+        system = LabelSystem.load(labels.uri)
+        images = read_sample_images(
+            annotations.path, crops=crops, tags=settings.tags, system=system, execution=execution, bounds=bounds
+        )
         fs, path = fsspec.url_to_fs(file)
         make_folder(fs, fs._parent(path))
         with fs.open(path, "wb") as handle:
@@ -121,21 +126,20 @@ def sample_images(
         return [cast(SampleImage, row) for row in pq.read_table(handle).to_pylist()]
 
 
-def to_step(annotations: Manifest) -> Step:
+def to_step(annotations: Annotations) -> Step:
     """A line of the page's table of steps.
 
     Args:
-        annotations: manifest of a stage of annotations.
+        annotations: of a stage.
 
     Returns:
         Its counts, with precision and recall where its images have labels.
     """
-    counts = annotations.counts
-    truth = Counts(counts["tp"], counts["fp"], counts["fn"]) if counts.get("labelled") else None
+    truth = annotations.truth
     return Step(
         annotations.stage,
-        tags=counts["tags"],
-        images=counts["images"],
+        tags=annotations.tags,
+        images=annotations.images,
         precision=truth.precision if truth else None,
         recall=truth.recall if truth else None,
     )

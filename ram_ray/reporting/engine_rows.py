@@ -77,14 +77,3 @@ class Annotation(TypedDict):
     captions: list[Caption] | None
     tags: list[Tag] | None
     removed: list[RemovedTag] | None
-
-
-class TallyRow(TypedDict):
-    """A row of `data_engine.statistics.TALLY`."""
-
-    tag: int
-    source: str
-    fate: str
-    images: int
-    judged: int
-    right: int

@@ -14,28 +14,16 @@ from dataclasses import dataclass
 from itertools import islice
 
 import fsspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from ram_ray.reporting.line_chart import LineChart, Point, draw_lines, round_axis
+from ram_ray.training.metrics import METRICS, Metrics
 
-METRICS = "metrics.jsonl"  # in the folder of a model
 MAX_POINTS = 200  # of a line of a chart
 MAX_LOSSES = 8  # lines of a chart
 _MAX_LINES = 100_000  # of a file that are read
 _MAX_VALUE = 1e30  # of a loss
 _COLOURS = ("var(--a)", "var(--b)", "var(--c)", "var(--d)", "var(--e)", "var(--f)", "var(--soft)", "var(--ink)")
-
-
-class Metrics(BaseModel):
-    """A line of `metrics.jsonl`: one training step."""
-
-    model_config = ConfigDict(frozen=True)
-
-    step: int = Field(ge=0, le=10**15)
-    epoch: float | None = None
-    lr: float | None = None
-    images_per_s: float | None = None
-    losses: dict[str, float]  # by name, such as total, tag, text; NaN is possible
 
 
 @dataclass(frozen=True)

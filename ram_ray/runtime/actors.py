@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ram_ray.config import RunConfig
-from ram_ray.settings.runtime import ResourcesConfig
+from ram_ray.settings.runtime import Execution, ResourcesConfig
 
 
 def model_actors(resources: ResourcesConfig) -> dict[str, Any]:
@@ -23,18 +22,18 @@ def model_actors(resources: ResourcesConfig) -> dict[str, Any]:
     return {"num_cpus": resources.actor_cpus, "num_gpus": resources.actor_gpus or None, "compute": pool}
 
 
-def predictor_options(config: RunConfig) -> dict:
+def predictor_options(execution: Execution) -> dict[str, str | int | None]:
     """How an actor loads a model: on the GPU in the run's precision, or on the CPU with the configured threads.
 
     Args:
-        config: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         Keyword arguments of the class that loads the model.
     """
-    on_gpu = config.resources.actor_gpus > 0
+    on_gpu = execution.resources.actor_gpus > 0
     return {
         "device": "cuda" if on_gpu else "cpu",
-        "precision": config.training.precision,
-        "threads": None if on_gpu else config.resources.threads,
+        "precision": execution.precision,
+        "threads": None if on_gpu else execution.resources.threads,
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -19,11 +18,11 @@ import ray
 import ray.data
 from ray.data import Dataset, SaveMode
 
-from ram_ray.config import RunConfig
 from ram_ray.records import REJECTED, conform
-from ram_ray.runtime.artifacts import Stage
+from ram_ray.runtime.artifacts import R, Stage
 from ram_ray.runtime.progress import progress
 from ram_ray.runtime.storage import has_folders, make_folder, remove_folder
+from ram_ray.settings.runtime import Execution
 
 Transform = Callable[[Dataset], Dataset]
 
@@ -31,7 +30,7 @@ Transform = Callable[[Dataset], Dataset]
 def read_rows(
     path: str,
     *,
-    run: RunConfig,
+    execution: Execution,
     columns: list[str] | None = None,
     rows_per_block: int | None = None,
     partitioned: bool = True,
@@ -40,9 +39,9 @@ def read_rows(
 
     Args:
         path: folder or URI.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
         columns: names of the columns that are read; None: all.
-        rows_per_block: rows of a block; None: `data.rows_per_block`.
+        rows_per_block: rows of a block; None: as `execution` has it.
         partitioned: whether the folder is partitioned by shard; shard names stay text ("00000").
 
     Returns:
@@ -55,31 +54,38 @@ def read_rows(
         columns=columns,
         partitioning=Partitioning(PartitionStyle.HIVE, field_types={"shard": str}) if partitioned else None,
         file_extensions=["parquet"],
-        num_cpus=run.resources.task_cpus,
+        num_cpus=execution.task_cpus,
     )
-    buffer = run.resources.buffer_mb * 10**6 if run.resources.buffer_mb else None
+    buffer = execution.resources.buffer_mb * 10**6 if execution.resources.buffer_mb else None
     dataset.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-        cpu=run.resources.max_cpus, object_store_memory=buffer
+        cpu=execution.resources.max_cpus, object_store_memory=buffer
     )
     if buffer:
         dataset.context.target_max_block_size = buffer // 32  # Ray reserves this much for a task before it has run one
-    return dataset.repartition(target_num_rows_per_block=rows_per_block or run.data.rows_per_block)
+    return dataset.repartition(target_num_rows_per_block=rows_per_block or execution.rows_per_block)
 
 
 def drop_rejected(block: pa.Table) -> pa.Table:
-    """The rows of a block that no stage has rejected."""
+    """Drop the rows that an earlier stage rejected.
+
+    Args:
+        block: rows with or without the column `reason`.
+
+    Returns:
+        The rows without a reason.
+    """
     if "reason" not in block.column_names:
         return block
     return block.filter(pc.is_null(block["reason"]))
 
 
-def write_rows(dataset: Dataset, uri: str, *, run: RunConfig, partition_cols: list[str] | None = None) -> None:
+def write_rows(dataset: Dataset, uri: str, *, execution: Execution, partition_cols: list[str] | None = None) -> None:
     """Write a dataset as Parquet files and keep the files that the folder has.
 
     Args:
         dataset: dataset to write.
         uri: URI of the folder; in an object store no object is made for it.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
         partition_cols: columns that become folders, as "shard=00000".
     """
     dataset.write_parquet(
@@ -87,7 +93,23 @@ def write_rows(dataset: Dataset, uri: str, *, run: RunConfig, partition_cols: li
         partition_cols=partition_cols,
         mode=SaveMode.APPEND,
         try_create_dir=has_folders(fsspec.url_to_fs(uri)[0]),
-        ray_remote_args={"num_cpus": run.resources.task_cpus},
+        ray_remote_args={"num_cpus": execution.task_cpus},
+    )
+
+
+def map_captions(dataset: Dataset, transform: Callable[[pa.Table], pa.Table], *, execution: Execution) -> Dataset:
+    """Map blocks of captions in tasks, so that Ray Data uses all CPUs, also those added later.
+
+    Args:
+        dataset: rows with captions.
+        transform: function of a block.
+        execution: how the stages of the run are executed.
+
+    Returns:
+        A lazy dataset.
+    """
+    return dataset.map_batches(
+        transform, batch_format="pyarrow", batch_size=execution.rows_per_block, num_cpus=execution.task_cpus
     )
 
 
@@ -114,12 +136,12 @@ def checkpointed(path: str, *, id_column: str) -> Iterator[None]:
 
 
 def annotate(
-    stage: Stage,
+    stage: Stage[R],
     transform: Transform,
     *,
     source: str,
     schema: pa.Schema,
-    run: RunConfig,
+    execution: Execution,
     rows_in: int,
     id_column: str = "key",
     rows_per_block: int | None = None,
@@ -132,32 +154,34 @@ def annotate(
         transform: function from a lazy dataset to a lazy dataset; must keep `id_column`.
         source: folder or URI of rows, in Parquet.
         schema: schema of the rows that are written; each block is checked against it.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
         rows_in: number of rows in all, for the progress line; 0: not known.
         id_column: column that identifies a row that was written, when the stage is run again.
-        rows_per_block: rows of a block; None: `data.rows_per_block`.
+        rows_per_block: rows of a block; None: as `execution` has it.
         partitioned: whether `source` is partitioned by shard; the listing of shards is not.
     """
-    cpus = run.resources.task_cpus
+    cpus = execution.task_cpus
     with checkpointed(f"{stage.work}/checkpoint", id_column=id_column), progress(stage.name, total=rows_in) as add:
 
         def check(block: pa.Table) -> pa.Table:
             add(len(block))
             return conform(block, schema)
 
-        dataset = read_rows(source, run=run, rows_per_block=rows_per_block, partitioned=partitioned)
+        dataset = read_rows(source, execution=execution, rows_per_block=rows_per_block, partitioned=partitioned)
         dataset = dataset.map_batches(drop_rejected, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
-        write_rows(dataset, stage.path, run=run, partition_cols=["shard"])
+        write_rows(dataset, stage.path, execution=execution, partition_cols=["shard"])
 
 
-def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, run: RunConfig) -> dict[str, float]:
+def sum_blocks(
+    dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, execution: Execution
+) -> dict[str, float]:
     """Add up `count(block)` over all blocks; only the sums come to the driver.
 
     Args:
         dataset: rows to count.
         count: function from a block to numbers by name.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         The sums by name; empty without blocks.
@@ -166,7 +190,7 @@ def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], 
         lambda block: pa.Table.from_pylist([count(block)]),
         batch_format="pyarrow",
         batch_size=None,
-        num_cpus=run.resources.task_cpus,
+        num_cpus=execution.task_cpus,
     )
     total: dict[str, float] = {}
     for row in partial.iter_rows():  # a row a block
@@ -175,12 +199,12 @@ def sum_blocks(dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], 
     return total
 
 
-def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
+def write_rejected(stage: Stage[R], *, execution: Execution, num_rejected: int) -> None:
     """Copy the rows that a stage rejected to `rejected/<stage>/`.
 
     Args:
         stage: stage whose rows are written.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
         num_rejected: number of rejected rows; with 0 nothing is read.
     """
     folder = stage.run.path("rejected", stage.name)
@@ -195,27 +219,29 @@ def write_rejected(stage: Stage, *, run: RunConfig, num_rejected: int) -> None:
         return conform(block, REJECTED)
 
     columns = ["key", "shard", "reason", "detail"]
-    rows = read_rows(stage.path, run=run, columns=columns).map_batches(
-        rejected, batch_format="pyarrow", num_cpus=run.resources.task_cpus
+    rows = read_rows(stage.path, execution=execution, columns=columns).map_batches(
+        rejected, batch_format="pyarrow", num_cpus=execution.task_cpus
     )
-    write_rows(rows, folder, run=run)
+    write_rows(rows, folder, execution=execution)
 
 
-def count_and_reject(stage: Stage, *, run: RunConfig) -> tuple[int, int]:
+def count_and_reject(stage: Stage[R], *, execution: Execution) -> tuple[int, int]:
     """Count the rows of a first stage, and copy the rejected rows to `rejected/<stage>/`.
 
     Args:
         stage: stage whose rows are written.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         Number of rows, and how many of them are rejected.
     """
-    counts = sum_blocks(read_rows(stage.path, run=run, columns=["key", "reason"]), _count_rows, run=run)
+    counts = sum_blocks(
+        read_rows(stage.path, execution=execution, columns=["key", "reason"]), _count_rows, execution=execution
+    )
     rows, rejected = int(counts["rows"]), int(counts["rejected"])
-    write_rejected(stage, run=run, num_rejected=rejected)
+    write_rejected(stage, execution=execution, num_rejected=rejected)
     return rows, rejected
 
 
-def _count_rows(block: pa.Table) -> dict[str, Any]:
+def _count_rows(block: pa.Table) -> dict[str, float]:
     return {"rows": len(block), "rejected": len(block) - block["reason"].null_count}

@@ -7,130 +7,227 @@
     RUN/config.yaml                     the whole configuration
     RUN/work/                           checkpoints of unfinished stages; empty when all are done
 
-A stage's folder is named by a digest of its configuration and of its inputs' digests, so a change anywhere upstream
-gives a new name, and nothing stale is read. Fields that do not change the output (`settings.section.RUNTIME_ONLY`) are
-not in the digest. The manifest is written last, by one rename: without it the stage is not done, and Ray resumes it
-(Ray Data's checkpoint of keys, Ray Train's checkpoints).
+A stage's folder is named by a digest of its settings (`settings.section.StageSettings`) and of its inputs' digests, so
+a change anywhere upstream gives a new name, and nothing stale is read. A stage returns a `StageResult`, and the
+manifest is the same result as a file: flat JSON with the fields of its class. It is written last, by one rename:
+without it the stage is not done, and Ray resumes it (Ray Data's checkpoint of keys, Ray Train's checkpoints).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import ram_ray
 from ram_ray.runtime.storage import is_local, make_folder, remove_folder
-from ram_ray.settings.section import RUNTIME_ONLY
+from ram_ray.settings.section import StageSettings
 
-Kind = Literal["annotations", "models", "evaluation"]
+Folder = Literal["annotations", "models", "evaluation"]  # of a run, with the folders of its stages
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The record of a finished stage."""
+class StopRun(Exception):
+    """The last stage that was asked for is done; who started the run catches it."""
 
-    stage: str
-    digest: str
+
+class StageResult(BaseModel):
+    """What a finished stage left; subclasses (`ram_ray.results`) add its counts and paths as fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: ClassVar[Folder] = "annotations"
+
+    stage: str  # name
+    digest: str  # of settings and inputs
     path: str  # URI of the stage's folder
     seconds: float
-    counts: dict[str, Any] = field(default_factory=dict)  # rows_in, rows_out, rejected, tags, ...
     version: str = ram_ray.__version__
 
 
-class Run:
-    """The folder of one run, at any fsspec URI."""
+R = TypeVar("R", bound=StageResult)
 
-    def __init__(self, uri: str) -> None:
+
+class Run:
+    """The folder of one run, at any fsspec URI.
+
+    Args:
+        uri: folder or URI of the run.
+        on_result: called with each result, and whether an earlier call left it (True) or this one made it (False).
+        on_note: called with each note, see `note`.
+        last: name of the last stage that `reached` lets pass; None: all.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        on_result: Callable[[StageResult, bool], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
+        last: str | None = None,
+    ) -> None:
         self.fs, self.root = fsspec.url_to_fs(uri)
         self.uri = self.fs.unstrip_protocol(self.root) if "://" in uri else self.root
-        self.reused: list[Manifest] = []  # stages that were done already
         self.current: str | None = None  # the stage that was started last: an error is reported with it
+        self._on_result, self._on_note, self._last = on_result, on_note, last
 
     def path(self, *parts: str) -> str:
         """A URI inside the run, usable by fsspec, pyarrow and Ray."""
         return "/".join([self.uri.rstrip("/"), *parts])
 
-    def stage(self, name: str, *, kind: Kind, config: Any, inputs: list[Manifest]) -> Stage:
-        """The stage `name` with this configuration over these inputs.
+    def stage(
+        self, name: str, result_type: type[R], *, settings: StageSettings, inputs: Sequence[StageResult]
+    ) -> Stage[R]:
+        """The stage `name` with these settings over these inputs.
 
         Args:
             name: name of the stage.
-            kind: folder of the run that holds it.
-            config: all that the result depends on; JSON values or settings.
-            inputs: manifests of the stages that it reads.
+            result_type: class of its result.
+            settings: all settings that the result depends on.
+            inputs: results of the stages that it reads.
 
         Returns:
-            The stage; its `manifest` is set if it is done. The same digest means the same result.
+            The stage; its `result` is set if it is done. The same digest means the same result.
+
+        Raises:
+            ValueError: if the manifest cannot be read.
         """
-        identity = {"stage": name, "config": _plain(config), "inputs": [manifest.digest for manifest in inputs]}
+        identity = {"stage": name, "settings": settings.identity(), "inputs": [result.digest for result in inputs]}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         self.current = name
-        return Stage(self, name, kind=kind, digest=digest)
+        stage = Stage(self, name, result_type, digest=digest)
+        if stage.result:
+            self.tell(stage.result, is_reused=True)
+        return stage
+
+    def tell(self, result: StageResult, *, is_reused: bool) -> None:
+        """Pass a result to the listener of the run.
+
+        Args:
+            result: of a finished stage.
+            is_reused: whether an earlier call left it.
+        """
+        if self._on_result:
+            self._on_result(result, is_reused)
+
+    def note(self, text: str) -> None:
+        """Pass a line of text to the listener of the run.
+
+        Args:
+            text: the line.
+        """
+        if self._on_note:
+            self._on_note(text)
+
+    def reached(self, name: str) -> None:
+        """End the run here if this was the last stage that was asked for.
+
+        Args:
+            name: of the stage that has just ended.
+
+        Raises:
+            StopRun: if it was the last.
+        """
+        if name == self._last:
+            raise StopRun
 
     def write_text(self, relative: str, text: str) -> None:
-        """Write a file of the run in one step."""
+        """Write a file of the run in one step, see the function `write_text`.
+
+        Args:
+            relative: path inside the run.
+            text: the whole content.
+        """
         write_text(self.path(relative), text)
 
 
-class Stage:
-    """One stage of a run: its folder, and its manifest once it is done.
+class Stage(Generic[R]):
+    """One stage of a run: its folder, and its result once it is done.
 
     Args:
         run: run that the stage belongs to.
         name: name of the stage.
-        kind: folder of the run that holds it.
-        digest: digest of its configuration and inputs, see `Run.stage`.
+        result_type: class of the result.
+        digest: digest of its settings and inputs, see `Run.stage`.
     """
 
-    def __init__(self, run: Run, name: str, *, kind: Kind, digest: str) -> None:
+    def __init__(self, run: Run, name: str, result_type: type[R], *, digest: str) -> None:
         self.run, self.name, self.digest = run, name, digest
-        self.path = run.path(kind, name, digest)
+        self._result_type, self._place = result_type, f"{result_type.folder}/{name}/{digest}"
+        self.path = run.path(self._place)
         self.manifest_path = f"{self.path}.json"
         self.work = run.path("work", name, digest)  # checkpoints, until the stage is done
         self.started = time.monotonic()
-        self.manifest = self._read()
-        if self.manifest:
-            run.reused.append(self.manifest)
+        self.result = self._read()
 
-    def finish(self, *substages: Manifest, **counts: Any) -> Manifest:
+    def finish(self, *steps: StageResult, **fields: object) -> R:
         """Write the manifest: from now on the stage is done.
 
         Args:
-            *substages: manifests of stages that are steps of this stage; their seconds are added to its own.
-            **counts: counts of the stage, for the manifest; JSON values.
+            *steps: results of stages that are steps of this stage; their seconds are added to its own.
+            **fields: fields of the result's class.
 
         Returns:
-            The manifest.
+            The result.
         """
-        seconds = time.monotonic() - self.started + sum(substage.seconds for substage in substages)
-        manifest = Manifest(self.name, self.digest, self.path, round(seconds, 1), counts)
-        write_text(self.manifest_path, json.dumps(asdict(manifest), indent=1))
-        self.manifest = manifest
+        seconds = round(time.monotonic() - self.started + sum(step.seconds for step in steps), 1)
+        values = {"stage": self.name, "digest": self.digest, "path": self.path, "seconds": seconds, **fields}
+        result = self._result_type.model_validate(values)
+        write_text(self.manifest_path, result.model_dump_json(indent=1))
+        self.result = result
         remove_folder(*fsspec.url_to_fs(self.work))
-        return manifest
+        # Ray Data's plans refer to themselves, and to blocks; a node that holds a block that is still referred to does
+        # not count as idle, and no autoscaler takes it back.
+        gc.collect()
+        self.run.tell(result, is_reused=False)
+        return result
 
-    def _read(self) -> Manifest | None:
+    def _read(self) -> R | None:
         try:
             with fsspec.open(self.manifest_path, "r") as file:
-                return Manifest(**{**json.load(file), "path": self.path})
+                text = file.read()
         except FileNotFoundError:
             return None
+        try:
+            values = json.loads(text)
+            old_run = values["path"].removesuffix(self._place)
+            values = {name: self._move(value, old_run) for name, value in values.items()}
+            return self._result_type.model_validate({**values, "path": self.path})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # Not "not done": a stage that is run again appends rows to the folder that it has.
+            raise ValueError(
+                f"{self.manifest_path} cannot be read ({_first_problem(error)}); delete it and the folder "
+                f"{self.path}, and the stage runs again"
+            ) from None
+
+    def _move(self, value: object, old_run: str) -> object:
+        """A URI inside the run, where the run is now; other values as they are."""
+        if isinstance(value, str) and value.startswith(old_run):
+            return self.run.path(value.removeprefix(old_run))
+        return value
 
 
 def write_text(uri: str, text: str) -> None:
-    """Write `text` to `uri` in one step: a reader sees the old file or the new file, never a part."""
+    """Write `text` to `uri` in one step: a reader sees the old file or the new file, never a part.
+
+    Args:
+        uri: a path or URI; its folder is made.
+        text: the whole content; written as UTF-8.
+
+    Raises:
+        OSError: if it cannot be written; for a full disk the error names the path.
+    """
     write_bytes(uri, text.encode())
 
 
@@ -162,18 +259,22 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def write_table(table: pa.Table, uri: str) -> None:
-    """Write `table` to `uri` as Parquet in one step, as `write_text` does."""
+    """Write `table` to `uri` as Parquet in one step, as `write_text` does.
+
+    Args:
+        table: the whole content; it is held in memory.
+        uri: a path or URI; its folder is made.
+
+    Raises:
+        OSError: if it cannot be written; for a full disk the error names the path.
+    """
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     write_bytes(uri, buffer.getvalue().to_pybytes())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields.items()
-        return {name: _plain(getattr(value, name)) for name, field in fields if field.json_schema_extra != RUNTIME_ONLY}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+def _first_problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -48,7 +48,14 @@ class Capacity:
         return sum(group.count * _fit(group.resources, request) for group in self.groups)
 
     def total(self, name: str) -> float:
-        """The amount of a resource on all nodes together."""
+        """The amount of a resource on all nodes together.
+
+        Args:
+            name: of the resource, such as "CPU".
+
+        Returns:
+            The amount; 0 if no node has it.
+        """
         return sum(group.count * group.resources.get(name, 0) for group in self.groups)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from typing import Any
 
 from ram_ray.runtime import own_cluster, ray_internals, storage
 from ram_ray.settings.runtime import ResourcesConfig
@@ -96,7 +95,7 @@ def resources_for_machine(resources: ResourcesConfig, *, cpus: int) -> Resources
     Returns:
         The resources with `task_cpus` and `threads`.
     """
-    wanted: dict[str, Any] = {"task_cpus": 0.5, "threads": max(1, cpus // resources.most_actors)}
+    wanted = {"task_cpus": 0.5, "threads": max(1, cpus // resources.most_actors)}
     return resources.model_copy(
         update={name: value for name, value in wanted.items() if name not in resources.model_fields_set}
     )

@@ -104,7 +104,14 @@ def find_cause(error: BaseException) -> BaseException:
 
 
 def describe(error: BaseException) -> str:
-    """An exception as one line of at most `MAX_CAUSE_CHARS` characters; without the type for a `ValueError`."""
+    """Describe an exception in one line.
+
+    Args:
+        error: the exception, see `find_cause`.
+
+    Returns:
+        Its type and message, at most `MAX_CAUSE_CHARS` characters; the message alone for a `ValueError`.
+    """
     text = " ".join(_COLOUR.sub("", str(error)).split())
     kind = "" if isinstance(error, (ValueError, RemoteError)) and text else type(error).__name__
     line = ": ".join(part for part in (kind, text) if part)

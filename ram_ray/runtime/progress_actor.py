@@ -43,7 +43,14 @@ class ProgressActor:
         self._rows[stage] += rows
 
     def rows(self, stage: str) -> int:
-        """Rows of a stage that were finished since this process started."""
+        """Count the finished rows of a stage.
+
+        Args:
+            stage: name of the stage.
+
+        Returns:
+            Rows that were finished since this process started.
+        """
         return self._rows[stage]
 
     def put_line(self, text: str) -> bool:

@@ -84,7 +84,14 @@ def logged(path: Path) -> Iterator[None]:
 
 
 def log_name(name: str) -> str:
-    """A file name for a log: the time, the name of the job, and the process id."""
+    """Name the file of a log.
+
+    Args:
+        name: of the job.
+
+    Returns:
+        A file name of the time, the name of the job and the process id, which no other call has.
+    """
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}.log"
 
 

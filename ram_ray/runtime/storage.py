@@ -28,6 +28,7 @@ from ram_ray.runtime.shared_copy import acquire_copy
 OTHER_FRAMEWORKS = ("*.msgpack", "*.h5", "*.ot", "*.onnx", "*.tflite", "*.mlmodel", "onnx/*", "openvino/*", "coreml/*")
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"})
 FULL_DISK_BYTES = 16 << 20  # a disk with fewer free bytes counts as full
+Info = dict[str, Any]  # what fsspec tells of a file
 # For our own tasks that read or write storage: a task is run again after its client gave up.
 TASK_RETRIES: dict[str, Any] = {"max_retries": 3, "retry_exceptions": [OSError]}
 # The same for Ray Data's tasks, as patterns of "CLASS: message". A full disk and a missing file are not tried again.
@@ -69,24 +70,48 @@ def local_copy(source: str, *, revision: str | None = None, files: Sequence[str]
     raise ValueError(f"{source}: no such file or folder; give a path, a URI or a Hugging Face id")
 
 
-def is_local(fs: Any) -> bool:
-    """Whether a filesystem is this machine's own."""
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether a filesystem is a local one.
+
+    Args:
+        fs: a filesystem of fsspec.
+
+    Returns:
+        True for this machine's files, false for an object store and other storage.
+    """
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
-def has_folders(fs: Any) -> bool:
-    """Whether a folder must be made before its files; in an object store it would be an object of its own."""
+def has_folders(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether a filesystem has folders.
+
+    Args:
+        fs: a filesystem of fsspec.
+
+    Returns:
+        False for an object store: there a folder would be an object of its own, and must not be made.
+    """
     return OBJECT_STORES.isdisjoint(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
-def make_folder(fs: Any, path: str) -> None:
-    """Make a folder, if the filesystem has folders."""
+def make_folder(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """Make a folder with its parents, if the filesystem has folders.
+
+    Args:
+        fs: a filesystem of fsspec.
+        path: of the folder, in the form of `fs`; it may exist.
+    """
     if has_folders(fs):
         fs.makedirs(path, exist_ok=True)
 
 
-def remove_folder(fs: Any, path: str) -> None:
-    """Remove a folder with all its files, if it exists."""
+def remove_folder(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """Remove a folder with all its files.
+
+    Args:
+        fs: a filesystem of fsspec.
+        path: of the folder, in the form of `fs`; it may be missing.
+    """
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
@@ -120,7 +145,7 @@ def explain_full(error: BaseException, *, folder: str | None) -> str | None:
     return f"no space left at {' or '.join(full or [*folders[::-1], 'the same folders of another node'])}; {advice}"
 
 
-def version_of(info: dict[str, Any]) -> str:
+def version_of(info: Info) -> str:
     """A value that changes when the content of a file does.
 
     Args:
@@ -155,7 +180,7 @@ def _from_hub(name: str, revision: str | None, files: Sequence[str] | None) -> P
         raise ValueError(f"{name}{at}: no such file or folder, and not to be had from the hub: {reason}") from None
 
 
-def _copy(uri: str, fs: Any, path: str, files: Sequence[str] | None) -> Path:
+def _copy(uri: str, fs: fsspec.AbstractFileSystem, path: str, files: Sequence[str] | None) -> Path:
     listing = _listing(uri, fs, path, files)
     single = list(listing) == [""]
     identity = [
@@ -168,7 +193,7 @@ def _copy(uri: str, fs: Any, path: str, files: Sequence[str] | None) -> Path:
     return target / path.rstrip("/").rpartition("/")[2] if single else target
 
 
-def _listing(uri: str, fs: Any, path: str, files: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+def _listing(uri: str, fs: fsspec.AbstractFileSystem, path: str, files: Sequence[str] | None) -> dict[str, Info]:
     """Names below `path` with their details; a single empty name if `path` is a file."""
     fs.invalidate_cache(path)  # a cached listing would not show a change
     try:
@@ -189,7 +214,7 @@ def _listing(uri: str, fs: Any, path: str, files: Sequence[str] | None) -> dict[
     return listing
 
 
-def _fetch(fs: Any, path: str, listing: dict[str, dict[str, Any]], part: Path) -> None:
+def _fetch(fs: fsspec.AbstractFileSystem, path: str, listing: dict[str, Info], part: Path) -> None:
     """Copy the listed files into `part`."""
     root = path.rstrip("/")
     remote = [f"{root}/{name}" if name else root for name in listing]

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import binascii
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,7 @@ def create_api(tagger: Tagger, config: ServeConfig) -> FastAPI:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def error_response(status: int, code: str, message: str, headers: Any = None) -> JSONResponse:
+    def error_response(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
         return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
     @app.exception_handler(ApiError)

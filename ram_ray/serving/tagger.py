@@ -18,6 +18,7 @@ from ram_ray.serving.messages import ImageResult, LabelInfo, ModelInfo, Options,
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ram_ray.detectors.regions import Box
     from ram_ray.inference.predictor import Predictor
     from ram_ray.inference.tag_score import TagScore
 
@@ -147,7 +148,7 @@ def _tag_tokens(predictor: Predictor, tokens: Tensor, options: Options) -> list[
     own_tags = list(options.tags) if options.tags else None
     scores = predictor.tag(tokens, top_k=options.top_k, threshold=options.threshold, tags=own_tags)
     captions: list[str | None] = [*predictor.caption(tokens)] if options.caption else [None] * len(tokens)
-    boxes: list[list[Any]] = [[None] * len(image_scores) for image_scores in scores]
+    boxes: list[list[Box | None]] = [[None] * len(image_scores) for image_scores in scores]
     if options.regions:
         boxes = _detect_boxes(predictor, tokens, scores)
     return [
@@ -156,7 +157,7 @@ def _tag_tokens(predictor: Predictor, tokens: Tensor, options: Options) -> list[
     ]
 
 
-def _detect_boxes(predictor: Predictor, tokens: Tensor, scores: list[list[TagScore]]) -> list[list[Any]]:
+def _detect_boxes(predictor: Predictor, tokens: Tensor, scores: list[list[TagScore]]) -> list[list[Box | None]]:
     """Box of each tag of each image, None where the detector gives none."""
     from ram_ray.detectors.attention import AttentionDetector
 
@@ -167,7 +168,7 @@ def _detect_boxes(predictor: Predictor, tokens: Tensor, scores: list[list[TagSco
     return [[box_of.get(id) for id in image_ids] for box_of, image_ids in zip(boxes, ids, strict=True)]
 
 
-def _tag_result(score: TagScore, box: Any) -> TagResult:
+def _tag_result(score: TagScore, box: Box | None) -> TagResult:
     return TagResult(
         tag=score.tag,
         id=score.id,

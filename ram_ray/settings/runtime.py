@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from pydantic import Field, field_validator
 
+from ram_ray.settings.data import Limits
 from ram_ray.settings.section import Section
 
 
@@ -54,3 +58,22 @@ class ResourcesConfig(Section):
     def most_actors(self) -> int:
         """Most actors of a step; it has them if there is work and room."""
         return self.actors[1] if isinstance(self.actors, tuple) else self.actors
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the stages of a run are executed; it is not part of any digest.
+
+    `limits` belong to the digest of the stage `shards`, from which all images come, and `precision` to that of the
+    training of each model.
+    """
+
+    resources: ResourcesConfig
+    rows_per_block: int  # images that one task reads and decodes
+    limits: Limits  # of a usable image
+    precision: Literal["fp32", "bf16"]  # of models on a GPU
+
+    @property
+    def task_cpus(self) -> float:
+        """CPUs of a task that reads, decodes or parses."""
+        return self.resources.task_cpus

@@ -119,6 +119,11 @@ class TrainingConfig(Section):
     feed_cpus: float = Field(
         1.0, gt=0, json_schema_extra=RUNTIME_ONLY, description="CPUs of a task that decodes training images."
     )
+    tensorboard: bool = Field(
+        False,
+        json_schema_extra=RUNTIME_ONLY,
+        description="Whether a trained model's folder also has its metrics as TensorBoard events, in `tensorboard/`.",
+    )
 
     @field_validator("workers")
     @classmethod

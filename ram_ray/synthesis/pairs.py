@@ -79,7 +79,7 @@ def synthetic_rows(block: pa.Table) -> list[dict]:
     """Make training rows of synthetic images: captions with several images.
 
     Args:
-        block: rows of `pictures.SYNTHETIC`.
+        block: rows of `synthetic_images.SYNTHETIC`.
 
     Returns:
         Rows for `to_table`.

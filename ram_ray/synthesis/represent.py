@@ -1,7 +1,7 @@
 """The stage `represent`: use a published CLIP, or train a dual encoder on the run's own images and captions.
 
-`pictures` generates synthetic images of captions. Then the image encoder and the text encoder are trained together on
-the rows of `pairs`:
+`synthetic_images` generates images of captions. Then the image encoder and the text encoder are trained together on the
+rows of `pairs`:
 
     loss = multi-positive contrastive over all images of a caption + w x image-text contrastive
 
@@ -14,9 +14,8 @@ Letters: B captions in a batch, V views of each, S pixels, E embedding width, T 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
@@ -26,49 +25,92 @@ from ram_ray.config import RunConfig
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.models.image_encoder import normalise
 from ram_ray.models.tokenizer import TextTokenizer
-from ram_ray.runtime.artifacts import Manifest, Run, Stage
+from ram_ray.results import DualEncoderResult, Samples, Synthetic, Vocabulary
+from ram_ray.runtime.artifacts import Run, Stage
 from ram_ray.runtime.storage import TASK_RETRIES
-from ram_ray.settings.models import DualEncoderConfig
+from ram_ray.settings.models import DualEncoderConfig, SwinConfig
+from ram_ray.settings.runtime import Execution
+from ram_ray.settings.section import Section, StageSettings
 from ram_ray.settings.synthesis import RepresentConfig
+from ram_ray.settings.training import TrainingConfig
 from ram_ray.synthesis.head import ProjectionHead
 from ram_ray.synthesis.losses import Candidates, gather, image_text_loss, multi_positive_loss
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
 from ram_ray.synthesis.synthetic_images import synthesize
 from ram_ray.training.table import make_table
-from ram_ray.training.trainer import count_steps, train
+from ram_ray.training.trainer import TrainingCounts, count_steps, train
 from ram_ray.training.worker import Job
 from ram_ray.training.worker_sums import world_size
 
 
-def represent(run: Run, config: RunConfig, samples: Manifest, vocabulary: Manifest) -> Manifest:
+class DualEncoderTraining(Section):
+    """All that a dual encoder depends on that is trained here."""
+
+    represent: RepresentConfig
+    training: TrainingConfig
+    swin: SwinConfig
+    init_std: float | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    seed: int
+
+
+class RepresentSettings(StageSettings):
+    """All that the dual encoder of a run depends on: the published CLIP, or how it is trained."""
+
+    clip: str | None
+    revision: str | None
+    training: DualEncoderTraining | None  # None: a published CLIP
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> RepresentSettings:
+        """Take the settings out of the configuration of the run."""
+        represent, model = config.represent, config.model
+        if represent.clip:
+            return cls(clip=represent.clip, revision=represent.revision, training=None)
+        training = DualEncoderTraining(
+            represent=represent,
+            training=config.training,
+            swin=model.swin,
+            init_std=model.init_std,
+            mean=model.mean,
+            std=model.std,
+            seed=config.seed,
+        )
+        return cls(clip=None, revision=represent.revision, training=training)
+
+
+def represent(run: Run, config: RunConfig, samples: Samples, vocabulary: Vocabulary) -> DualEncoderResult:
     """Provide the dual encoder of the run: a published CLIP, or one that is trained here.
 
     Args:
         run: gets the stage's folder.
         config: configuration of the run.
-        samples: manifest of SAMPLE rows.
-        vocabulary: manifest of the stage with `tokenizer.json`.
+        samples: SAMPLE rows.
+        vocabulary: folder with `tokenizer.json`.
 
     Returns:
-        The manifest of the stage; `counts["source"]` is the path or id of the dual encoder.
+        The dual encoder.
     """
-    settings = config.represent
-    published = bool(settings.clip)
-    identity: dict[str, Any] = {"clip": settings.clip, "revision": settings.revision}
-    if not published:
-        model = {"swin": config.model.swin, "init_std": config.model.init_std}
-        identity = {"represent": settings, "training": config.training, "model": model, "seed": config.seed}
-    stage = run.stage("represent", kind="models", config=identity, inputs=[] if published else [samples, vocabulary])
-    if stage.manifest:
-        return stage.manifest
-    if settings.clip:
-        check = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(_check_clip)
+    settings, execution = RepresentSettings.from_config(config), config.execution
+    training = settings.training
+    stage = run.stage(
+        "represent", DualEncoderResult, settings=settings, inputs=[samples, vocabulary] if training else []
+    )
+    if stage.result:
+        return stage.result
+    if training is None:
+        assert settings.clip is not None
+        check = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_check_clip)
         ray.get(check.remote(settings.clip, settings.revision))
         return stage.finish(source=settings.clip, revision=settings.revision)
-    synthetic = synthesize(run, config, samples) if settings.images != "real" else None
-    real = samples if settings.images != "synthetic" else None
-    counts = train_dual_encoder(stage, run=config, real=real, synthetic=synthetic, tokenizer=vocabulary.path)
-    return stage.finish(source=stage.path, revision=None, images=counts["images_seen"], **counts)
+    images = training.represent.images
+    synthetic = synthesize(run, config, samples) if images != "real" else None
+    real = samples if images != "synthetic" else None
+    counts = train_dual_encoder(
+        stage, training, real=real, synthetic=synthetic, tokenizer=vocabulary.path, execution=execution
+    )
+    return stage.finish(source=stage.path, revision=None, **asdict(counts))
 
 
 def _check_clip(source: str, revision: str | None) -> None:
@@ -122,6 +164,8 @@ class PairStep(nn.Module):
 class PairJob(Job):
     """Training of the dual encoder."""
 
+    settings: DualEncoderTraining = field(kw_only=True)
+
     def build(self, device: torch.device) -> PairStep:
         """Build the dual encoder; its Swin has the sizes of the tagger's.
 
@@ -131,16 +175,17 @@ class PairJob(Job):
         Returns:
             The training step, on the CPU.
         """
-        represent, model = self.run.represent, self.run.model
+        settings = self.settings
+        represent = settings.represent
         config = DualEncoderConfig(
             image_size=self.config.image_size,
-            mean=model.mean,
-            std=model.std,
-            swin=model.swin.model_copy(update={"window_size": self.config.window_size}),
+            mean=settings.mean,
+            std=settings.std,
+            swin=settings.swin.model_copy(update={"window_size": self.config.window_size}),
             text=represent.text,
             embed_dim=represent.embed_dim,
             vocab_size=len(TextTokenizer.load(self.feed.tokenizer)),
-            init_std=model.init_std,
+            init_std=settings.init_std,
         )
         return PairStep(DualEncoder(config), represent)
 
@@ -155,36 +200,43 @@ class PairJob(Job):
 
 
 def train_dual_encoder(
-    stage: Stage, *, run: RunConfig, real: Manifest | None, synthetic: Manifest | None, tokenizer: str
-) -> dict[str, Any]:
+    stage: Stage[DualEncoderResult],
+    settings: DualEncoderTraining,
+    *,
+    real: Samples | None,
+    synthetic: Synthetic | None,
+    tokenizer: str,
+    execution: Execution,
+) -> TrainingCounts:
     """Train on real images (`records.SAMPLE`), synthetic images (`SYNTHETIC`), or both.
 
     Args:
         stage: gets the model and the work folder.
-        run: configuration of the run.
-        real: manifest of SAMPLE rows; None: no real images.
-        synthetic: manifest of SYNTHETIC rows; None: no synthetic images.
+        settings: of the training.
+        real: SAMPLE rows; None: no real images.
+        synthetic: SYNTHETIC rows; None: no synthetic images.
         tokenizer: folder with tokenizer.json.
+        execution: how the stages of the run are executed.
 
     Returns:
-        Counts for the manifest.
+        Counts for the result of the stage.
     """
-    config = run.represent.train
+    config = settings.represent.train
     sources = {}
     if real:
         sources[real.path] = real_rows
     if synthetic:
         sources[synthetic.path] = synthetic_rows
-    num_rows = sum(manifest.counts["rows_out"] for manifest in (real, synthetic) if manifest)
-    table = make_table(f"{stage.work}/table", sources, num_rows=num_rows, run=run)
+    num_rows = sum(result.rows_out for result in (real, synthetic) if result)
+    table = make_table(f"{stage.work}/table", sources, num_rows=num_rows, seed=settings.seed, execution=execution)
     total_steps, steps_per_epoch = count_steps(table, stage="represent.train", config=config)
     feed = PairFeed(
         table=table,
         config=config,
-        seed=run.seed,
-        limits=run.data.limits(min_side=1),
+        seed=settings.seed,
+        limits=replace(execution.limits, min_side=1),
         tokenizer=tokenizer,
-        num_views=run.represent.pictures_per_caption,
+        num_views=settings.represent.pictures_per_caption,
     )
-    job = PairJob(stage.name, config, run, feed, total_steps, steps_per_epoch)
+    job = PairJob(stage.name, config, settings.training, feed, total_steps, steps_per_epoch, settings=settings)
     return train(job, stage=stage)

@@ -12,15 +12,17 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+from PIL import Image
 from ray.data import Dataset
 
 from ram_ray.config import RunConfig
+from ram_ray.results import Samples, Synthetic
 from ram_ray.runtime.actors import model_actors
 from ram_ray.runtime.annotate import annotate, read_rows, sum_blocks
-from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.storage import make_folder
-from ram_ray.settings.synthesis import RepresentConfig
+from ram_ray.settings.section import StageSettings
 from ram_ray.synthesis.generators import make_generator
 from ram_ray.training.rows import IMAGE_LOCATION
 
@@ -34,42 +36,59 @@ SYNTHETIC = pa.schema(
 )
 
 
-def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
+class SyntheticSettings(StageSettings):
+    """All that synthetic images depend on, beside the captions."""
+
+    generator: str
+    generator_revision: str | None
+    num_captions: int
+    pictures_made: int
+    size: int  # pixels a side
+    seed: int
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> SyntheticSettings:
+        """Take the settings out of the configuration of the run."""
+        represent = config.represent
+        return cls(
+            generator=represent.generator,
+            generator_revision=represent.generator_revision,
+            num_captions=represent.num_captions,
+            pictures_made=represent.pictures_made,
+            size=represent.train.image_size,
+            seed=config.seed,
+        )
+
+
+def synthesize(run: Run, config: RunConfig, samples: Samples) -> Synthetic:
     """Generate images of about `represent.num_captions` captions, which are selected by hash.
 
     Args:
         run: gets the stage's folder.
         config: configuration of the run.
-        samples: manifest of SAMPLE rows.
+        samples: SAMPLE rows.
 
     Returns:
-        The manifest of the SYNTHETIC rows.
+        The SYNTHETIC rows.
     """
-    settings, resources = config.represent, config.resources
-    fields = {"generator", "generator_revision", "num_captions", "pictures_made"}
-    identity = {
-        "synthesis": settings.model_dump(include=fields),
-        "size": settings.train.image_size,
-        "seed": config.seed,
-    }
-    stage = run.stage("synthesize", kind="annotations", config=identity, inputs=[samples])
-    if stage.manifest:
-        return stage.manifest
-    share = min(1.0, settings.num_captions / samples.counts["rows_out"])
+    settings, execution = SyntheticSettings.from_config(config), config.execution
+    stage = run.stage("synthesize", Synthetic, settings=settings, inputs=[samples])
+    if stage.result:
+        return stage.result
+    share, resources = min(1.0, settings.num_captions / samples.rows_out), execution.resources
 
     def select(block: pa.Table) -> pa.Table:
         rows = zip(block["key"].to_pylist(), block["captions"].to_pylist(), strict=True)
-        selected = [bool(captions) and hash_key(f"{config.seed}/{key}") < share * 2**64 for key, captions in rows]
+        selected = [bool(captions) and hash_key(f"{settings.seed}/{key}") < share * 2**64 for key, captions in rows]
         return block.filter(pa.array(selected, pa.bool_()))
 
     def transform(dataset: Dataset) -> Dataset:
-        selected = dataset.map_batches(select, batch_format="pyarrow", batch_size=None, num_cpus=resources.task_cpus)
+        selected = dataset.map_batches(select, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
         return selected.map_batches(
             Synthesizer,
             fn_constructor_args=(settings,),
             fn_constructor_kwargs={
                 "folder": f"{stage.path}-pictures",
-                "seed": config.seed,
                 "device": "cuda" if resources.actor_gpus else "cpu",
             },
             batch_format="pyarrow",
@@ -77,10 +96,12 @@ def synthesize(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
             **model_actors(resources),
         )
 
-    rows_in = int(share * samples.counts["rows_out"])
-    annotate(stage, transform, source=samples.path, schema=SYNTHETIC, run=config, rows_in=rows_in)
+    rows_in = int(share * samples.rows_out)
+    annotate(stage, transform, source=samples.path, schema=SYNTHETIC, execution=execution, rows_in=rows_in)
     counts = sum_blocks(
-        read_rows(stage.path, run=config, columns=["key"]), lambda block: {"rows": len(block)}, run=config
+        read_rows(stage.path, execution=execution, columns=["key"]),
+        lambda block: {"rows": len(block)},
+        execution=execution,
     )
     rows = int(counts["rows"])
     return stage.finish(rows_out=rows, images=rows * settings.pictures_made)
@@ -90,18 +111,17 @@ class Synthesizer:
     """Ray Data actor that generates the images of captions and writes a tar for each batch.
 
     Args:
-        config: section `represent`.
+        settings: of the stage; its seed is combined with the row's key.
         folder: URI of the tars.
-        seed: seed of all images, combined with the row's key.
         device: device of a diffusers pipeline.
     """
 
-    def __init__(self, config: RepresentConfig, *, folder: str, seed: int, device: str) -> None:
-        self._config, self._folder, self._seed = config, folder, seed
+    def __init__(self, settings: SyntheticSettings, *, folder: str, device: str) -> None:
+        self._settings, self._folder = settings, folder
         options: dict[str, Any] = {}
-        if config.generator != "drawn":
-            options = {"revision": config.generator_revision, "device": device}
-        self._generator = make_generator(config.generator, **options)
+        if settings.generator != "drawn":
+            options = {"revision": settings.generator_revision, "device": device}
+        self._generator = make_generator(settings.generator, **options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Generate the images of each row's first caption and write them to a tar.
@@ -115,10 +135,10 @@ class Synthesizer:
         rows = [
             {"key": row["key"], "shard": row["shard"], "captions": row["captions"][:1]} for row in block.to_pylist()
         ]
-        num_images = self._config.pictures_made
+        num_images = self._settings.pictures_made
         captions = [row["captions"][0] for row in rows for _ in range(num_images)]
-        seeds = [hash_key(f"{self._seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(num_images)]
-        images = self._generator.generate(captions, seeds=seeds, size=self._config.train.image_size)
+        seeds = [hash_key(f"{self._settings.seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(num_images)]
+        images = self._generator.generate(captions, seeds=seeds, size=self._settings.size)
         keys = "\n".join(row["key"] for row in rows)  # all keys, because a resumed run may have other batches
         name = hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
         locations = _write_tar(f"{self._folder}/{name}.tar", images)
@@ -127,7 +147,7 @@ class Synthesizer:
         return pa.Table.from_pylist(rows, schema=SYNTHETIC)
 
 
-def _write_tar(uri: str, images: list[Any]) -> list[dict]:
+def _write_tar(uri: str, images: list[Image.Image]) -> list[dict]:
     """Write images to a tar in a transaction; return the location of each image."""
     fs, path = fsspec.url_to_fs(uri)
     make_folder(fs, fs._parent(path))

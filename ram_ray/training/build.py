@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,6 +12,7 @@ from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.position_bias import resize_position_bias
 from ram_ray.models.ram import RAM
 from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.settings.models import ModelConfig
 from ram_ray.training.step import TrainStep
 from ram_ray.training.worker import Job
 
@@ -20,6 +21,7 @@ from ram_ray.training.worker import Job
 class TaggerJob(Job):
     """Training of the tagger: pretrain, retrain or finetune."""
 
+    model: ModelConfig = field(kw_only=True)
     label_system: str = ""  # URI
     teacher: str = ""  # URI or Hugging Face id
     teacher_revision: str | None = None
@@ -39,12 +41,12 @@ class TaggerJob(Job):
         """
         teacher = Teacher.from_pretrained(self.teacher, revision=self.teacher_revision, device=device)
         tokenizer = TextTokenizer.load(self.feed.tokenizer)
-        learned_queries = self.run.model.architecture == "tag2text"
+        learned_queries = self.model.architecture == "tag2text"
         sizes = {} if learned_queries else {"image_proj": teacher.embed_dim, "label_width": teacher.embed_dim}
-        config = self.run.model.model_copy(
+        config = self.model.model_copy(
             update={  # known at run time: the teacher's width and the size of the vocabulary
                 "image_size": self.config.image_size,
-                "swin": self.run.model.swin.model_copy(update={"window_size": self.config.window_size}),
+                "swin": self.model.swin.model_copy(update={"window_size": self.config.window_size}),
                 "vocab_size": len(tokenizer),
                 **sizes,
             }

@@ -7,8 +7,6 @@ which are split over the workers. Muon needs whole matrices, so it runs with ZeR
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import distributed, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -48,7 +46,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict]:
     return _groups(trainable, weight_decay=weight_decay)
 
 
-def set_learning_rate(optimizer: Any, lr: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every group.
 
     Args:
@@ -90,7 +88,7 @@ class MuonAdamW(torch.optim.Optimizer):
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Step both optimizers. Loading a state replaces groups and state, so each step passes them on.
 
         Args:

@@ -2,13 +2,11 @@
 
     FOLDER/<step>-<rank>.parquet    rows that worker `rank` rejected between the previous checkpoint and that of `step`
 
-A run that resumes from a checkpoint reads later rows again, so it removes later files first. Several epochs and several
-workers may reject the same row; `read` returns it once.
+A run that resumes from a checkpoint reads later rows again, so it removes later files first (`step_files`). Several
+epochs and several workers may reject the same row; `read` returns it once.
 """
 
 from __future__ import annotations
-
-import re
 
 import fsspec
 import numpy as np
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ram_ray.records import REJECTED
 from ram_ray.runtime.artifacts import write_table
+from ram_ray.training.step_files import list_step_files
 
 
 class RejectedRows:
@@ -60,19 +59,6 @@ class RejectedRows:
             self._rows.clear()
 
 
-def remove_later_files(folder: str, step: int) -> None:
-    """Remove the files of later steps; a run that resumes from this step writes them again.
-
-    Args:
-        folder: URI of the rejected rows.
-        step: step of the checkpoint.
-    """
-    fs, _ = fsspec.url_to_fs(folder)
-    for file, file_step in _files(folder):
-        if file_step > step:
-            fs.rm(file)
-
-
 def read(folder: str) -> pa.Table:
     """Read the rejected rows of all workers.
 
@@ -84,16 +70,8 @@ def read(folder: str) -> pa.Table:
     """
     fs, _ = fsspec.url_to_fs(folder)
     rows: dict[str, dict] = {}
-    for file, _ in _files(folder):
+    for file, _ in list_step_files(folder):
         with fs.open(file, "rb") as handle:
             for row in pq.read_table(handle, schema=REJECTED, partitioning=None).to_pylist():
                 rows.setdefault(row["key"], row)
     return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=REJECTED)
-
-
-def _files(folder: str) -> list[tuple[str, int]]:
-    """List the files with their steps, sorted by step."""
-    fs, root = fsspec.url_to_fs(folder)
-    files = fs.ls(root, detail=False) if fs.exists(root) else []
-    names = [(file, re.fullmatch(r"(\d+)-\d+\.parquet", file.rpartition("/")[2])) for file in sorted(files)]
-    return [(file, int(match[1])) for file, match in names if match]

@@ -15,12 +15,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.config import RunConfig
 from ram_ray.data.parts import Part
 from ram_ray.data.shards import shard_matches
 from ram_ray.runtime.annotate import read_rows, write_rows
 from ram_ray.runtime.artifacts import write_text
 from ram_ray.runtime.storage import remove_folder
+from ram_ray.settings.runtime import Execution
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
@@ -52,41 +52,41 @@ class RowSelection:
         return block
 
 
-def row_maker(annotations: str, *, config: TrainConfig, selection: RowSelection, run: RunConfig) -> RowMaker:
+def row_maker(annotations: str, *, config: TrainConfig, selection: RowSelection, execution: Execution) -> RowMaker:
     """Make the function that turns annotations into training rows; with `tag_cap`, rows are weighted by their tags.
 
     Args:
         annotations: folder of ANNOTATION rows.
         config: settings of the training.
         selection: the rows to train on.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         A function from a block of ANNOTATION rows to rows for `to_table`.
     """
     if config.tag_cap is None:
         return tagged_rows
-    counts, num_images = count_tags(annotations, selection=selection, run=run)
+    counts, num_images = count_tags(annotations, selection=selection, execution=execution)
     return functools.partial(tagged_rows, weights=tag_weights(counts, num_images=num_images, cap=config.tag_cap))
 
 
-def count_tags(annotations: str, *, selection: RowSelection, run: RunConfig) -> tuple[dict[int, int], int]:
+def count_tags(annotations: str, *, selection: RowSelection, execution: Execution) -> tuple[dict[int, int], int]:
     """Count the images of each tag, and the images with any tag, among the selected rows.
 
     Args:
         annotations: folder of ANNOTATION rows.
         selection: the rows to train on.
-        run: configuration of the run.
+        execution: how the stages of the run are executed.
 
     Returns:
         Tag id -> number of images with the tag, and the number of images with at least one tag.
     """
     total: Counter[int] = Counter()
-    rows = read_rows(annotations, run=run).map_batches(
+    rows = read_rows(annotations, execution=execution).map_batches(
         functools.partial(count_block, selection=selection),
         batch_format="pyarrow",
         batch_size=None,
-        num_cpus=run.resources.task_cpus,
+        num_cpus=execution.task_cpus,
     )
     for row in rows.iter_rows():  # at most one for each block and tag
         total[row["id"]] += row["count"]
@@ -111,7 +111,13 @@ def count_block(block: pa.Table, *, selection: RowSelection) -> pa.Table:
 
 
 def make_table(
-    path: str, sources: Mapping[str, RowMaker], *, selection: RowSelection | None = None, num_rows: int, run: RunConfig
+    path: str,
+    sources: Mapping[str, RowMaker],
+    *,
+    selection: RowSelection | None = None,
+    num_rows: int,
+    seed: int,
+    execution: Execution,
 ) -> Table:
     """Write the shuffled training table; a finished table is not written again.
 
@@ -120,7 +126,8 @@ def make_table(
         sources: folder of rows -> function that makes training rows of a block.
         selection: the rows to train on; None: all rows.
         num_rows: rows of all sources; sets the number of buckets.
-        run: configuration of the run.
+        seed: seed of the order of the rows.
+        execution: how the stages of the run are executed.
 
     Returns:
         The table.
@@ -135,22 +142,22 @@ def make_table(
             return Table(path, tuple(json.load(file)["buckets"]))
     except FileNotFoundError:
         pass
-    num_buckets = max(1, -(-num_rows // run.data.rows_per_block))
-    cpus = run.resources.task_cpus
+    num_buckets = max(1, -(-num_rows // execution.rows_per_block))
+    cpus = execution.task_cpus
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
-            return to_training_table(make_rows(selection(block)), seed=run.seed, num_buckets=num_buckets)
+            return to_training_table(make_rows(selection(block)), seed=seed, num_buckets=num_buckets)
 
         return rows
 
     parts = [
-        read_rows(source, run=run).map_batches(rows_of(make), batch_format="pyarrow", num_cpus=cpus)
+        read_rows(source, execution=execution).map_batches(rows_of(make), batch_format="pyarrow", num_cpus=cpus)
         for source, make in sources.items()
     ]
     dataset = (parts[0].union(*parts[1:]) if parts[1:] else parts[0]).sort("order").materialize()
     counts = (
-        dataset.groupby("bucket", num_partitions=min(num_buckets, run.resources.shuffle_partitions))
+        dataset.groupby("bucket", num_partitions=min(num_buckets, execution.resources.shuffle_partitions))
         .count()
         .take(num_buckets)
     )
@@ -163,6 +170,6 @@ def make_table(
         buckets[row["bucket"]] = row["count()"]
     fs, root = fsspec.url_to_fs(path)
     remove_folder(fs, root)  # a killed run may have written a part
-    write_rows(dataset, path, run=run, partition_cols=["bucket"])
+    write_rows(dataset, path, execution=execution, partition_cols=["bucket"])
     write_text(done_marker, json.dumps({"buckets": buckets}))
     return Table(path, tuple(buckets))

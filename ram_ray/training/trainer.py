@@ -2,100 +2,48 @@
 
     rows -> training table (shuffled, buckets) -> Ray Train workers -> checkpoints -> model
 
-pretrain, retrain and finetune are configurations of it, and `represent` trains its dual encoder with it. After a kill,
-the same call resumes: the table is made once, Ray Train finds its newest checkpoint under the stage's work folder, and
-the model is written from the last checkpoint.
+pretrain, retrain and finetune are configurations of it (`tagger_stage`), and `represent` trains its dual encoder with
+it. After a kill, the same call resumes: the table is made once, Ray Train finds its newest checkpoint under the stage's
+work folder, and the model is written from the last checkpoint, with the metrics of the training (`metrics`).
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import ray
 import ray.data
 
-from ram_ray.config import RunConfig
-from ram_ray.data.parts import Part
-from ram_ray.label_system import LabelSystem
-from ram_ray.runtime.artifacts import Stage, write_table
+from ram_ray.runtime.artifacts import R, Stage, write_table
 from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.build import TaggerJob
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
-from ram_ray.training.feed import Table, TaggerFeed
+from ram_ray.training.feed import Table
+from ram_ray.training.metrics import read_lines, write_metrics
 from ram_ray.training.rejected import read as read_rejected
-from ram_ray.training.table import RowSelection, make_table, row_maker
 from ram_ray.training.worker import Job, train_worker
 
-
-def train_tagger(
-    stage: Stage,
-    *,
-    config: TrainConfig,
-    run: RunConfig,
-    annotations: str,
-    num_rows: int,
-    label_system: str,
-    teacher: str,
-    teacher_revision: str | None,
-    tokenizer: str,
-    start: str | None,
-    left_out: Part | None = None,
-) -> dict[str, Any]:
-    """Train the tagger and write a bundle to `stage.path`.
-
-    Args:
-        stage: gets the bundle and the work folder.
-        config: section of this training.
-        run: configuration of the run.
-        annotations: folder of `records.ANNOTATION` rows.
-        num_rows: number of these rows; sets the number of buckets.
-        label_system: URI of the label system.
-        teacher: folder, URI or Hugging Face id of the CLIP that embeds labels and is distilled.
-        teacher_revision: commit of a Hugging Face id.
-        tokenizer: folder with tokenizer.json, readable by every node.
-        start: bundle to start from; None: as `config.start` says.
-        left_out: part of the images that is not trained on; epochs count the other images.
-
-    Returns:
-        Counts for the manifest.
-    """
-    selection = RowSelection(config.shards, left_out)
-    sources = {annotations: row_maker(annotations, config=config, selection=selection, run=run)}
-    table = make_table(f"{stage.work}/table", sources, selection=selection, num_rows=num_rows, run=run)
-    total_steps, steps_per_epoch = count_steps(table, stage=stage.name, config=config)
-    feed = TaggerFeed(
-        table=table,
-        config=config,
-        seed=run.seed,
-        limits=run.data.limits(),
-        tokenizer=tokenizer,
-        tag_names=tuple(LabelSystem.load(label_system).names),
-        prompt=run.model.prompt,
-        max_caption_tokens=run.model.max_caption_tokens,
-        max_tag_tokens=run.model.max_tag_tokens,
-    )
-    job = TaggerJob(
-        stage=stage.name,
-        config=config,
-        run=run,
-        feed=feed,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        label_system=label_system,
-        teacher=teacher,
-        teacher_revision=teacher_revision,
-        start=start,
-    )
-    return train(job, stage=stage)
+if TYPE_CHECKING:
+    from ray.train import Checkpoint, Result
 
 
-def train(job: Job, *, stage: Stage) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainingCounts:
+    """What a training run counted, for the result of its stage."""
+
+    rows_in: int  # rows of the training table
+    rejected: int  # images that could not be read
+    steps: int
+    images_seen: int
+    strategy: str  # deepspeed | ddp
+
+
+def train(job: Job, *, stage: Stage[R]) -> TrainingCounts:
     """Run a training job and write its model to `stage.path`.
 
     Args:
@@ -103,11 +51,12 @@ def train(job: Job, *, stage: Stage) -> dict[str, Any]:
         stage: gets the model and the work folder.
 
     Returns:
-        Counts for the manifest.
+        Counts for the result of the stage.
     """
-    job = replace(job, rejected=f"{stage.work}/rejected")
-    result = fit(job, storage=f"{stage.work}/train")
-    return ray.get(_publish.remote(job, result.checkpoint, stage.path, stage.run.path("rejected", stage.name)))
+    job = replace(job, rejected=f"{stage.work}/rejected", metrics=f"{stage.work}/metrics")
+    checkpoint = fit(job, storage=f"{stage.work}/train").checkpoint
+    assert checkpoint is not None  # of the last step
+    return ray.get(_publish.remote(job, checkpoint, stage.path, stage.run.path("rejected", stage.name)))
 
 
 def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, int]:
@@ -133,7 +82,7 @@ def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, 
     return total_steps, max(1, table.num_rows // config.batch_size)
 
 
-def fit(job: Job, *, storage: str) -> Any:
+def fit(job: Job, *, storage: str) -> Result:
     """Run the workers; a run resumes from the newest checkpoint in the storage folder.
 
     Args:
@@ -150,7 +99,7 @@ def fit(job: Job, *, storage: str) -> Any:
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    training = job.run.training
+    training = job.training
     resources = {"CPU": training.worker_cpus, **({"GPU": 1} if training.use_gpu else {})}
     trainer = TorchTrainer(
         train_worker,
@@ -181,8 +130,8 @@ def fit(job: Job, *, storage: str) -> Any:
 
 
 @ray.remote(num_cpus=0.5, **TASK_RETRIES)
-def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[str, Any]:
-    """Write the stage's folder from the last checkpoint, in a task, not on the driver."""
+def _publish(job: Job, checkpoint: Checkpoint, path: str, rejected_path: str) -> TrainingCounts:
+    """Write the stage's folder (model and metrics) from the last checkpoint, in a task, not on the driver."""
     import torch
 
     from ram_ray.training.strategy import read_weights
@@ -196,13 +145,14 @@ def _publish(job: Job, checkpoint: Any, path: str, rejected_path: str) -> dict[s
         write_table(rows, f"{rejected_path}/{Path(path).name}.parquet")
     with tempfile.TemporaryDirectory() as scratch:
         job.save(step, scratch)
+        write_metrics(read_lines(job.metrics), Path(scratch), tensorboard=job.training.tensorboard)
         fs, root = fsspec.url_to_fs(path)
         fs.makedirs(root, exist_ok=True)
         fs.put(scratch + "/", root + "/", recursive=True)
-    return {
-        "rows_in": job.feed.table.num_rows,
-        "rejected": len(rows),
-        "steps": job.total_steps,
-        "images_seen": job.total_steps * job.config.batch_size,
-        "engine": state["engine"],
-    }
+    return TrainingCounts(
+        rows_in=job.feed.table.num_rows,
+        rejected=len(rows),
+        steps=job.total_steps,
+        images_seen=job.total_steps * job.config.batch_size,
+        strategy=state["engine"],
+    )

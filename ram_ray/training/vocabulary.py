@@ -14,43 +14,59 @@ import ray
 
 from ram_ray.config import RunConfig
 from ram_ray.models.tokenizer import TextTokenizer
-from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.results import Samples, Vocabulary
+from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.settings.section import StageSettings
 
 MAX_CAPTIONS = 1_000_000
 
 
-def build_vocabulary(run: Run, config: RunConfig, samples: Manifest) -> Manifest:
+class VocabularySettings(StageSettings):
+    """All that the tokenizer depends on, beside the captions."""
+
+    tokenizer: str
+    revision: str | None
+    size: int
+    prompt: str
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> VocabularySettings:
+        """Take the settings out of the configuration of the run."""
+        return cls(
+            tokenizer=config.tokenizer,
+            revision=config.tokenizer_revision,
+            size=config.model.vocab_size,
+            prompt=config.model.prompt,
+        )
+
+
+def build_vocabulary(run: Run, config: RunConfig, samples: Samples) -> Vocabulary:
     """Write `tokenizer.json` to the stage's path.
 
     Args:
         run: gets the stage's folder.
         config: configuration of the run.
-        samples: manifest of SAMPLE rows; the tokenizer "trained" is trained on their captions.
+        samples: SAMPLE rows; the tokenizer "trained" is trained on their captions.
 
     Returns:
-        The manifest of the stage.
+        The tokenizer.
     """
-    identity = {
-        "tokenizer": config.tokenizer,
-        "revision": config.tokenizer_revision,
-        "size": config.model.vocab_size,
-        "prompt": config.model.prompt,
-    }
-    stage = run.stage("vocabulary", kind="models", config=identity, inputs=[samples])
-    if stage.manifest:
-        return stage.manifest
-    make = ray.remote(num_cpus=config.resources.task_cpus, **TASK_RETRIES)(_make)
-    size = ray.get(make.remote(samples.path, stage.path, config))
+    settings = VocabularySettings.from_config(config)
+    stage = run.stage("vocabulary", Vocabulary, settings=settings, inputs=[samples])
+    if stage.result:
+        return stage.result
+    make = ray.remote(num_cpus=config.execution.task_cpus, **TASK_RETRIES)(_make)
+    size = ray.get(make.remote(samples.path, stage.path, settings))
     return stage.finish(words=size)
 
 
-def _make(samples: str, path: str, config: RunConfig) -> int:
-    if config.tokenizer == "trained":
-        prompts = [config.model.prompt] * 100
-        tokenizer = TextTokenizer.train(_captions(samples, prompts), vocab_size=config.model.vocab_size)
+def _make(samples: str, path: str, settings: VocabularySettings) -> int:
+    if settings.tokenizer == "trained":
+        prompts = [settings.prompt] * 100
+        tokenizer = TextTokenizer.train(_captions(samples, prompts), vocab_size=settings.size)
     else:
-        tokenizer = TextTokenizer.load(config.tokenizer, revision=config.tokenizer_revision)
+        tokenizer = TextTokenizer.load(settings.tokenizer, revision=settings.revision)
     fs, root = fsspec.url_to_fs(path)
     make_folder(fs, root)
     with tempfile.TemporaryDirectory() as folder:

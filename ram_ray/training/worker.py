@@ -1,9 +1,10 @@
 """The training loop that every Ray Train worker runs.
 
 A checkpoint holds the engine's state and the number of finished steps, which is the data position (see `feed`).
-Rejected rows are stored separately (see `rejected`). A checkpoint is uploaded while training continues. Dropout is
-seeded in each step. So a run that was killed and resumed with the same number of workers ends with the same weights as
-an uninterrupted run (bit for bit on a CPU). With another number of workers it sees the same rows in the same steps.
+Rejected rows and metrics are stored separately (see `rejected` and `metrics`). A checkpoint is uploaded while training
+continues. Dropout is seeded in each step. So a run that was killed and resumed with the same number of workers ends
+with the same weights as an uninterrupted run (bit for bit on a CPU). With another number of workers it sees the same
+rows in the same steps.
 
 Letters: M micro batches of a step, B rows of a micro batch.
 """
@@ -26,13 +27,14 @@ import torch
 from ray.train.torch import get_device
 from torch import Tensor, nn
 
-from ram_ray.config import RunConfig
 from ram_ray.runtime import ray_internals
 from ram_ray.runtime.screen import print_line
-from ram_ray.settings.training import TrainConfig
+from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
-from ram_ray.training.rejected import RejectedRows, remove_later_files
+from ram_ray.training.metrics import MetricsRecorder
+from ram_ray.training.rejected import RejectedRows
 from ram_ray.training.step import learning_rate, step_seed
+from ram_ray.training.step_files import remove_later_files
 from ram_ray.training.strategy import Engine, make_engine
 from ram_ray.training.worker_sums import sum_over_workers
 
@@ -48,11 +50,12 @@ class Job(ABC):
 
     stage: str
     config: TrainConfig
-    run: RunConfig
-    feed: Feed  # feed of the whole run; each worker sets its rank
+    training: TrainingConfig
+    feed: Feed  # feed of the whole run; each worker sets its rank; its seed is that of the training
     total_steps: int
     steps_per_epoch: int
     rejected: str = ""  # URI of the folder of rejected rows
+    metrics: str = ""  # URI of the folder of recorded metrics; empty: they are not recorded
 
     @abstractmethod
     def build(self, device: torch.device) -> nn.Module:
@@ -91,13 +94,14 @@ def train_worker(options: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
     if device.type == "cpu":
-        torch.set_num_threads(job.run.training.threads)
-    torch.manual_seed(job.run.seed)
-    engine = make_engine(job.build(device), config=job.config, training=job.run.training, device=device)
+        torch.set_num_threads(job.training.threads)
+    torch.manual_seed(job.feed.seed)
+    engine = make_engine(job.build(device), config=job.config, training=job.training, device=device)
     first = _resume(engine)
     rejected = RejectedRows(job.rejected, stage=job.stage, rank=rank)
     if rank == 0:
-        remove_later_files(job.rejected, first)
+        for folder in filter(None, (job.rejected, job.metrics)):
+            remove_later_files(folder, first)
         steps_text = f"{job.total_steps} steps of {job.config.batch_size} images"
         workers_text = f"{world} worker{'s' * (world > 1)}"
         print_line(f"{job.stage}: {steps_text} on {workers_text} ({engine.kind}), from step {first}")
@@ -105,9 +109,9 @@ def train_worker(options: dict[str, Any]) -> None:
     rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
     feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])
     meter, notices = ProgressMeter(job, first=first), PreemptionNotices(rank)
-    unreadable = UnreadableImageCheck(job)
+    unreadable, metrics = UnreadableImageCheck(job), _metrics_recorder(job, first)
     for step, micro_batches in enumerate(steps(feed, job, device=device, rejected=rejected), start=first):
-        torch.manual_seed(step_seed(job.run.seed, step=step, rank=rank))
+        torch.manual_seed(step_seed(job.feed.seed, step=step, rank=rank))
         lr = learning_rate(step, config=job.config, steps_per_epoch=job.steps_per_epoch, total_steps=job.total_steps)
         images, check_notices = count_images(micro_batches, vote=notices.is_due())
         unreadable.check(sum(images), rejected)
@@ -117,9 +121,11 @@ def train_worker(options: dict[str, Any]) -> None:
             raise FloatingPointError(f"{job.stage}: loss {losses} at step {step}; lower {job.stage}.lr ({lr:.2g})")
         if rank == 0:
             meter.log(step + 1, losses, lr)
+            metrics.add(step + 1, losses, lr)
         preempted = check_notices and notices.has_new()
         if preempted or step + 1 == job.total_steps or (step + 1) % job.config.checkpoint_steps == 0:
             rejected.write(step + 1)
+            metrics.write(step + 1)
             _checkpoint(engine, step=step + 1, rank=rank, losses=losses)
 
 
@@ -140,7 +146,7 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
     """
     _, num_micro = feed.micro_batch_layout
     micro: list[dict[str, Tensor]] = []
-    for batch in feed.stream(num_cpus=job.run.training.feed_cpus):
+    for batch in feed.stream(num_cpus=job.training.feed_cpus):
         rejected.add(batch)
         usable = np.flatnonzero(batch["weight"])
         if 0 < len(usable) < len(batch["weight"]):
@@ -227,6 +233,16 @@ class PreemptionNotices:
         nodes = set(info.preempted_node_ids) if info else set()
         has_new, self._known = bool(nodes - self._known), self._known | nodes
         return has_new
+
+
+def _metrics_recorder(job: Job, first: int) -> MetricsRecorder:
+    return MetricsRecorder(
+        job.metrics,
+        total_steps=job.total_steps,
+        steps_per_epoch=job.steps_per_epoch,
+        batch_size=job.config.batch_size,
+        first=first,
+    )
 
 
 def _resume(engine: Engine) -> int:

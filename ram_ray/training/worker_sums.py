@@ -5,10 +5,9 @@ Losses are divided by sums over all workers, so a step does not depend on the nu
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, distributed
+from torch.autograd.function import FunctionCtx
 
 
 def world_size() -> int:
@@ -46,13 +45,13 @@ def differentiable_sum_over_workers(values: Tensor) -> Tensor:
 
 class _SumOverWorkers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:  # type: ignore[override]
         values = values.clone()
         distributed.all_reduce(values)
         return values
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]
         gradient = gradient.contiguous().clone()
         distributed.all_reduce(gradient)
         return gradient

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ram_ray.ablation.runs import TABLE_4, TABLE_5, closing_words, measure_model, model_variants, prepare, run_ablation
+from ram_ray.ablation.runs import (
+    TABLE_4,
+    TABLE_5,
+    check_config,
+    format_result,
+    measure_model,
+    model_variants,
+    run_ablation,
+)
 from ram_ray.cli.options import PRESETS
 from ram_ray.config import load
 
@@ -22,11 +30,11 @@ def test_table_4_adds_one_part_a_row() -> None:
     config = load(TINY, sets=["pretrain.distill_loss=false"])
     variants = model_variants(config)
     assert tuple(variants) == TABLE_4
-    told = [
-        (one.model.architecture, one.labels.max_labels, one.pretrain.caption_loss, one.pretrain.distill_loss)
-        for one in variants.values()
+    parts = [
+        (row.model.architecture, row.labels.max_labels, row.pretrain.caption_loss, row.pretrain.distill_loss)
+        for row in variants.values()
     ]
-    assert told == [
+    assert parts == [
         ("tag2text", 21, False, False),
         ("tag2text", 21, True, False),
         ("ram", 21, True, False),
@@ -38,20 +46,22 @@ def test_table_4_adds_one_part_a_row() -> None:
 
 def test_a_mistake_is_said_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="--eval"):
-        prepare(load(TINY, sets=["data.train=[a.tar]"]), table=5)
+        check_config(load(TINY, sets=["data.train=[a.tar]"]), table=5)
     with pytest.raises(ValueError, match="no table 6"):
-        prepare(load(TINY), table=6)
-    assert prepare(load(TINY), table=5).engine.rounds == 2
+        check_config(load(TINY), table=6)
+    assert check_config(load(TINY), table=5).engine.rounds == 2
     with pytest.raises(ValueError, match="distill_loss: tag2text does not distill"):
         load(TINY, sets=["model.architecture=tag2text", "model.label_width=16"])
 
 
-@pytest.mark.parametrize("preset", sorted(one.stem for one in PRESETS.glob("*.yaml")))
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
 def test_every_row_is_a_valid_run_of_every_preset(preset: str) -> None:
     config = load(PRESETS / f"{preset}.yaml", sets=["data.train=[a.tar]", "data.eval=[b.tar]"])
-    assert prepare(config, table=5).engine.rounds == 2
-    prepared = prepare(config, table=4)
-    assert prepared.engine.rounds == 0, "no judge is trained and no picture held out for an engine that is not run"
+    assert check_config(config, table=5).engine.rounds == 2
+    prepared = check_config(config, table=4)
+    assert prepared.engine.rounds == 0, (
+        "no scoring model is trained and no image held out for a data engine that does not run"
+    )
     *_, last = model_variants(prepared).values()
     whole = config.pretrain.model_copy(update={"caption_loss": True, "distill_loss": True})  # whatever the preset does
     assert (last.model, last.labels, last.pretrain) == (config.model, config.labels, whole)
@@ -60,11 +70,11 @@ def test_every_row_is_a_valid_run_of_every_preset(preset: str) -> None:
 def test_a_row_that_is_no_valid_run_is_named_before_anything_runs() -> None:
     sets = ["engine.rounds=0", "engine.holdout=0", "engine.generate={threshold: null, precision: 0.8}"]
     with pytest.raises(ValueError, match="^table 5: engine: generate.precision is calibrated .* set engine.holdout"):
-        prepare(load(TINY, sets=sets), table=5)
+        check_config(load(TINY, sets=sets), table=5)
     undistilled = [f"{name}.distill_loss=false" for name in ("pretrain", "retrain", "finetune")]
     learnt = load(TINY, sets=["model.architecture=tag2text", "model.label_width=16", *undistilled])
     with pytest.raises(ValueError, match="^row '. distillation': pretrain.distill_loss: tag2text does not distill"):
-        prepare(learnt, table=4)
+        check_config(learnt, table=4)
 
 
 @pytest.mark.parametrize("preset", ["demo", "photos"])
@@ -75,7 +85,7 @@ def test_every_row_of_table_4_trains_with_the_options_of_the_small_presets(prese
     from ram_ray.training.build import freeze_captioner
 
     config = load(PRESETS / f"{preset}.yaml", sets=["data.train=[a.tar]", "data.eval=[b.tar]"])
-    for row, variant in model_variants(prepare(config, table=4)).items():
+    for row, variant in model_variants(check_config(config, table=4)).items():
         torch.manual_seed(0)
         size, losses = variant.model.image_size, variant.pretrain
         model = RAM(variant.model, torch.randn(7, variant.model.label_width))
@@ -87,31 +97,32 @@ def test_every_row_of_table_4_trains_with_the_options_of_the_small_presets(prese
         if losses.distill_loss:
             batch["teacher"] = torch.randn(2, variant.model.image_proj)
         sum(model(batch).values()).backward()
-        trained = {name: one.grad is not None for name, one in model.named_parameters() if one.requires_grad}
+        trained = {name: weight.grad is not None for name, weight in model.named_parameters() if weight.requires_grad}
         assert all(trained.values()), f"{row}: {[name for name, has in trained.items() if not has]}"
         assert trained["recognition.similarity.weight"], row
 
 
 @pytest.mark.slow  # two seeds of two rounds: minutes
 def test_table_5_on_drawn_scenes(ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from ram_ray.pipeline import Pipeline
+    from ram_ray.pipeline import run_recipe
+    from ram_ray.reporting.run_log import RunLog
 
     config = load(TINY, sets=SMALL)
     (tmp_path / "seed_1").write_text("a file where the run's folder should be")  # so that this seed fails
     result = run_ablation(config, str(tmp_path), table=5, seeds=[0, 1])
     assert result == json.loads((tmp_path / "ablation.json").read_text())
-    assert result["seeds"] == [0] and list(result["failed"]) == ["1"] and "seed 1 failed" in closing_words(result)
+    assert result["seeds"] == [0] and list(result["failed"]) == ["1"] and "seed 1 failed" in format_result(result)
     assert tuple(row["row"] for row in result["rows"]) == TABLE_5
     parsed, generated, cleaned, finetuned, again = result["rows"]
     steps = [row["steps"]["mean"] for row in result["rows"]]
-    assert max(steps[:3]) - min(steps[:3]) <= 1, "the same training, but for pictures that cleaning left without a tag"
+    assert max(steps[:3]) - min(steps[:3]) <= 1, "the same training, but for images that cleaning left without a tag"
     assert abs(steps[3] - steps[4]) <= 2 and steps[3] > steps[2]
     assert generated["recall"]["mean"] >= parsed["recall"]["mean"] and "added_precision" not in parsed
     assert cleaned["tags"] == finetuned["tags"] and "true_removed" in cleaned and again["tags"]["mean"] > 0
     assert all(0 <= row["mAP"]["mean"] <= 1 for row in result["rows"])
 
-    plain = Pipeline(config, str(tmp_path / "seed_0"), last="clean")
-    plain()
+    plain = RunLog()
+    run_recipe(plain.open(str(tmp_path / "seed_0"), last="clean"), config, plain)
     assert all(line.reused for line in plain.lines), "a plain run shares the rows"
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.parquet")}
     assert run_ablation(config, str(tmp_path), table=5, seeds=[0])["rows"] == result["rows"]
@@ -120,7 +131,7 @@ def test_table_5_on_drawn_scenes(ray_cluster: None, tmp_path: Path, capsys: pyte
 
 @pytest.mark.slow
 def test_table_4_on_drawn_scenes(ray_cluster: None, tmp_path: Path) -> None:
-    rows = measure_model(prepare(load(TINY, sets=SMALL), table=4), str(tmp_path))
+    rows = measure_model(check_config(load(TINY, sets=SMALL), table=4), str(tmp_path))
     assert tuple(rows) == TABLE_4
     labels = [row["labels"] for row in rows.values()]
     assert labels[0] == labels[3] < labels[4]

@@ -59,7 +59,7 @@ def as_regions(points: np.ndarray) -> Any:
         "whole": probabilities[0],
         "agreement": probabilities[1],
         "others": [[place % 7, place % 11] for place in range(count)],
-        "embedding": [one.tobytes() for one in np.concatenate([points, absent]).astype("<f2")],
+        "embedding": [vector.tobytes() for vector in np.concatenate([points, absent]).astype("<f2")],
     }
     return pa.table({name: columns[name] for name in REGIONS.names}).cast(REGIONS)
 
@@ -125,7 +125,7 @@ def measure(count: int, *, width: int, clusters: int | None, repeats: int) -> st
         seconds["decide"].append(
             timed(lambda repeat=repeat: decide_removals(rows, tag=1, config=config, counts=counts, seed=repeat))[0]
         )
-    took = {name: statistics.median(one) for name, one in seconds.items()}
+    took = {name: statistics.median(times) for name, times in seconds.items()}
     cells = [f"{count:>8,} {k:>4} {took['ours']:>9.3f}"]
     for name, found in ratios.items():
         cells.append(f"{took[name]:>9.3f} {took[name] / took['ours']:>6.2f} {statistics.median(found):>8.4f}")

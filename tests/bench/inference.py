@@ -64,16 +64,16 @@ def model(size: str) -> RAM:
 
 
 def plain(made: RAM) -> Callable[[Tensor], Tensor]:
-    """The reference's structure: nothing kept, nothing shared among pictures, nothing fused."""
+    """The reference's structure: nothing kept, nothing shared among images, nothing fused."""
 
-    def cross(one: Attention, x: Tensor, context: Tensor, heads: int) -> Tensor:
+    def cross(layer: Attention, x: Tensor, context: Tensor, heads: int) -> Tensor:
         q, k, v = (
             part.unflatten(-1, (heads, -1)).transpose(1, 2)
-            for part in (one.query(x), one.key(context), one.value(context))
+            for part in (layer.query(x), layer.key(context), layer.value(context))
         )
         scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
         y = scores.softmax(-1) @ v
-        return one.norm(one.out(y.transpose(1, 2).flatten(2)) + x)
+        return layer.norm(layer.out(y.transpose(1, 2).flatten(2)) + x)
 
     @torch.inference_mode()
     def run(pixel_values: Tensor) -> Tensor:
@@ -132,16 +132,16 @@ def variants(size: str, *, threads: int | None, device: str, only: list[str] | N
     return made
 
 
-def measure(one: Variant, pixels: Tensor) -> None:
+def measure(variant: Variant, pixels: Tensor) -> None:
     """One round: a forward of every batch; the best round counts."""
     sync = torch.cuda.synchronize if pixels.is_cuda else lambda: None
     sync()
     wall, cpu = time.perf_counter(), time.process_time()
-    out = one.run(pixels)
+    out = variant.run(pixels)
     sync()
-    one.wall = min(one.wall, (time.perf_counter() - wall) / len(pixels))
-    one.cpu = min(one.cpu, (time.process_time() - cpu) / len(pixels))
-    one.logits = out.float().cpu()
+    variant.wall = min(variant.wall, (time.perf_counter() - wall) / len(pixels))
+    variant.cpu = min(variant.cpu, (time.process_time() - cpu) / len(pixels))
+    variant.logits = out.float().cpu()
 
 
 def ceiling(dtype: torch.dtype, device: str) -> float:
@@ -159,7 +159,7 @@ def ceiling(dtype: torch.dtype, device: str) -> float:
 
 
 def flops(size: str) -> float:
-    """GFLOP of one picture's products, counted in the plain path."""
+    """GFLOP of the products of an image, counted in the plain path."""
     from torch.utils.flop_counter import FlopCounterMode
 
     made = model(size)
@@ -175,22 +175,22 @@ def report(made: list[Variant], *, size: str, device: str) -> list[dict]:
     limits = {"flips_percent": math.log(0.68 / 0.32), "flips_percent_at_median": float(base.logits.median())}
     work, best = flops(size), {"fp32": ceiling(torch.float32, device), "bf16": ceiling(torch.bfloat16, device)}
     rows = []
-    for one in made:
-        assert one.logits is not None
-        seconds = one.cpu if device == "cpu" else one.wall
-        kind = "bf16" if "bf16" in one.name else "fp32"
+    for variant in made:
+        assert variant.logits is not None
+        seconds = variant.cpu if device == "cpu" else variant.wall
+        kind = "bf16" if "bf16" in variant.name else "fp32"
         flips = {
-            name: round(100 * float(((one.logits > limit) != (base.logits > limit)).float().mean()), 3)
+            name: round(100 * float(((variant.logits > limit) != (base.logits > limit)).float().mean()), 3)
             for name, limit in limits.items()
         }
         rows.append(
             {
-                "variant": one.name,
-                "images_per_second": round(1 / one.wall, 3),
-                "cpu_seconds": round(one.cpu, 4),
-                "ratio": round((base.cpu / one.cpu) if device == "cpu" else base.wall / one.wall, 2),
+                "variant": variant.name,
+                "images_per_second": round(1 / variant.wall, 3),
+                "cpu_seconds": round(variant.cpu, 4),
+                "ratio": round((base.cpu / variant.cpu) if device == "cpu" else base.wall / variant.wall, 2),
                 "of_torch_ceiling": round(work / seconds / best[kind], 2),
-                "largest_logit_difference": float((one.logits - base.logits).abs().max()),
+                "largest_logit_difference": float((variant.logits - base.logits).abs().max()),
                 **flips,
             }
         )
@@ -213,11 +213,11 @@ def main() -> None:
     side = SIZES[options.size][0]
     pixels = torch.randn(options.batch, 3, side, side, generator=torch.Generator().manual_seed(1)).to(options.device)
     made = variants(options.size, threads=options.threads, device=options.device, only=options.only)
-    for one in made:  # what is made at the first call is no part of it
-        one.run(pixels)
+    for variant in made:  # what is made at the first call is not measured
+        variant.run(pixels)
     for _ in range(options.rounds):
-        for one in made:
-            measure(one, pixels)
+        for variant in made:
+            measure(variant, pixels)
     rows = report(made, size=options.size, device=options.device)
     if options.json:
         print(json.dumps(rows, indent=1))
@@ -226,10 +226,10 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{options.size}, batch {options.batch}, {options.device}, {threads} threads, peak {peak:.1f} GB")
     heads = ("images/s", "CPU s", "ratio", "ceiling", "max diff", "flips %", "at median")
-    print("variant".ljust(22) + "".join(f"{one:>11}" for one in heads))
+    print("variant".ljust(22) + "".join(f"{title:>11}" for title in heads))
     for row in rows:
         name, *numbers = row.values()
-        print(name.ljust(22) + "".join(f"{one:>11.4g}" for one in numbers), flush=True)
+        print(name.ljust(22) + "".join(f"{number:>11.4g}" for number in numbers), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from ram_ray.labels.counts import count_names
 from ram_ray.labels.coverage import CoverageFinder, format_coverage
 from ram_ray.labels.lists import read_list
 from ram_ray.labels.names import Key
-from ram_ray.labels.options import make_options
+from ram_ray.labels.options import LabelSystemSettings, make_options
 from ram_ray.labels.report import BuildReport
 from ram_ray.labels.synonyms import shipped_synonyms
 from ram_ray.labels.wordnet import WordNet
@@ -50,16 +50,17 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=3, help="random splits into halves")
     parser.add_argument("--out", type=Path, help="figures as JSON")
     options = parser.parse_args()
-    config = load(sets=options.set).labels
+    settings = LabelSystemSettings.from_config(load(sets=options.set), run_uri=None)
+    wordnet = WordNet.find(settings.wordnet.uri) if settings.wordnet else None
     start = time.monotonic()
     folder = newest(options.run / "annotations" / "parse")
-    manifest = json.loads(folder.with_suffix(".json").read_text())["counts"]
+    manifest = json.loads(folder.with_suffix(".json").read_text())
     halves, rows = read_halves(folder, splits=options.splits)
     assert rows == manifest["rows_out"], f"{rows} rows are there, {manifest['rows_out']} were written"
     print(f"{rows:,} parsed rows, all there; read in {time.monotonic() - start:.0f} s")
 
     def make(counts: Counts) -> tuple[LabelSystem, BuildReport]:
-        return build(counts, make_options(config, counts, lemmas=load_lemmas()))
+        return build(counts, make_options(settings, counts, lemmas=load_lemmas()))
 
     whole, report = make(add(*halves[0]))
     again, _ = make(add(*reversed(halves[0])))
@@ -68,26 +69,27 @@ def main() -> None:
           f"{sum(report.merges.values()):,} merged {dict(report.merges)}, dropped {report.num_dropped}")  # fmt: skip
     stability = [compare(*(make(half)[0] for half in pair)) for pair in halves]
     for split, figures in enumerate(stability):
-        print(f"split {split}: " + ", ".join(f"top {top} {one:.1%} ({two:.1%})" for top, (one, two) in figures.items()))
+        print(
+            f"split {split}: "
+            + ", ".join(f"top {top} {by_name:.1%} ({by_meaning:.1%})" for top, (by_name, by_meaning) in figures.items())
+        )
     print("two halves agree, by name and kind (by meaning)\n")
-    covering = CoverageFinder(
-        whole, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=WordNet.find(config.wordnet)
-    )
-    coverages = [covering(Path(one).name, read_list(one)) for one in options.lists]
-    print("\n\n".join(format_coverage(one) for one in coverages))
+    covering = CoverageFinder(whole, lemmas=load_lemmas(), tables=shipped_synonyms(), senses=wordnet)
+    coverages = [covering(Path(name).name, read_list(name)) for name in options.lists]
+    print("\n\n".join(format_coverage(coverage) for coverage in coverages))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\n{time.monotonic() - start:.0f} s, peak memory {memory:,.0f} MB")
     if options.out:
         figures = {
             "rows": rows, "labels": len(whole), "version": whole.version, "names": report.num_names,
-            "stability": stability, "coverage": [one.to_dict() for one in coverages],
+            "stability": stability, "coverage": [coverage.to_dict() for coverage in coverages],
         }  # fmt: skip
         options.out.write_text(json.dumps(figures, indent=1))
 
 
 def newest(folder: Path) -> Path:
     """The newest finished output of a stage."""
-    done = sorted(folder.glob("*.json"), key=lambda one: one.stat().st_mtime)
+    done = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not done:
         raise SystemExit(f"{folder}: no finished stage; run `ram-ray labels build` first")
     return done[-1].with_suffix("")
@@ -105,7 +107,7 @@ def read_halves(folder: Path, *, splits: int) -> tuple[list[tuple[Counts, Counts
             rows += len(block)
             hashes = [hashlib.blake2b(key.encode(), digest_size=2).digest() for key in block["key"].to_pylist()]
             for split, pair in enumerate(halves):
-                side = pa.array([one[split // 8] >> split % 8 & 1 for one in hashes], pa.int8())
+                side = pa.array([hash_bytes[split // 8] >> split % 8 & 1 for hash_bytes in hashes], pa.int8())
                 for half, counts in enumerate(pair):
                     for row in count_names(block.filter(pc.equal(side, half))).to_pylist():
                         of_source = counts[row["name"], row["kind"]]
@@ -113,9 +115,9 @@ def read_halves(folder: Path, *, splits: int) -> tuple[list[tuple[Counts, Counts
     return halves, rows
 
 
-def add(one: Counts, other: Counts) -> Counts:
+def add(first: Counts, other: Counts) -> Counts:
     """The sum of two counts."""
-    total: Counts = {key: dict(sources) for key, sources in one.items()}
+    total: Counts = {key: dict(sources) for key, sources in first.items()}
     for key, sources in other.items():
         mine = total.setdefault(key, {})
         for source, count in sources.items():
@@ -123,12 +125,12 @@ def add(one: Counts, other: Counts) -> Counts:
     return total
 
 
-def compare(one: LabelSystem, other: LabelSystem) -> dict[int, tuple[float, float]]:
+def compare(first: LabelSystem, other: LabelSystem) -> dict[int, tuple[float, float]]:
     """Agreement of two systems at several lengths, the worse of both directions."""
     return {
-        top: min(agreement(one, other, top=top), agreement(other, one, top=top))
+        top: min(agreement(first, other, top=top), agreement(other, first, top=top))
         for top in TOPS
-        if top <= min(len(one), len(other))
+        if top <= min(len(first), len(other))
     }
 
 

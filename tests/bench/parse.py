@@ -76,7 +76,7 @@ def measure(options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "captions.txt"
         with file.open("w", encoding="utf-8") as lines:  # not a list: the driver's memory counts as the stage's
-            lines.writelines(f"{one}\n" for one in itertools.islice(repeat(options.captions), rows))
+            lines.writelines(f"{caption}\n" for caption in itertools.islice(repeat(options.captions), rows))
         pipe, fast = (
             None if options.no_baseline else rows / pipe_alone(file, cores, load=load) for load in (_plain, _fast)
         )
@@ -135,7 +135,7 @@ def stage(file: Path, cores: int) -> tuple[float, float, float]:
     from ram_ray.cli.labels import caption_stage_settings
     from ram_ray.config import load
     from ram_ray.data.caption_files import collect_captions
-    from ram_ray.labels.stages import parse
+    from ram_ray.labels.parse_stage import parse
     from ram_ray.runtime import cluster
     from ram_ray.runtime.artifacts import Run
 
@@ -148,7 +148,7 @@ def stage(file: Path, cores: int) -> tuple[float, float, float]:
     start = time.monotonic()
     parsed = parse(run, config, samples)
     seconds = time.monotonic() - start
-    assert parsed.counts["rows_out"] == samples.counts["rows_out"]
+    assert parsed.rows_out == samples.rows_out
     return seconds, *peak.stop()
 
 
@@ -222,7 +222,7 @@ def _pss(pid: int) -> tuple[int, int]:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0, 0
-    share = {name: 1024 * int(rest.split()[0]) for name, _, rest in (one.partition(":") for one in lines[1:])}
+    share = {name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines[1:])}
     return share.get("Pss", 0) - share.get("Pss_Shmem", 0), share.get("Pss_Shmem", 0)
 
 

@@ -2,7 +2,7 @@
 
     python tests/bench/scale.py [--rows 100000 1000000] [--rows-per-tar 10000] [--s3] [--folder DIR] [-- JOB OPTIONS]
 
-Writes one tar of tiny pictures with captions and gives it many names (links, or objects in moto's S3 server), checks
+Writes one tar of tiny images with captions and gives it many names (links, or objects in moto's S3 server), checks
 headers and parses: the stages `shards` to `parse`, on a Ray of the job's own. `represent` is a dual encoder that is
 there already, so that nothing is trained. The driver is the job's own process; its peak is the kernel's (VmHWM), which
 is read several times a second. The target is a driver whose memory does not grow by more than 5% from 100,000 to
@@ -75,16 +75,16 @@ def write_tar(path: Path, *, rows: int) -> None:
     from PIL import Image
 
     rng = random.Random(0)
-    pictures = []
+    images = []
     for colour in range(16):
         data = io.BytesIO()
         Image.new("RGB", (32, 32), (colour * 15, 255 - colour * 15, colour * 7)).save(data, "JPEG", quality=30)
-        pictures.append(data.getvalue())
+        images.append(data.getvalue())
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in range(rows):
-            words = [rng.choice(one) for one in (COLOURS, THINGS, DOINGS, PLACES)]
+            words = [rng.choice(choices) for choices in (COLOURS, THINGS, DOINGS, PLACES)]
             text = f"a {words[0]} {words[1]} {words[2]} in the {words[3]}".encode()
-            for suffix, member in (("jpg", pictures[row % 16]), ("txt", text)):
+            for suffix, member in (("jpg", images[row % 16]), ("txt", text)):
                 info = tarfile.TarInfo(f"{row:09d}.{suffix}")
                 info.size = len(member)
                 tar.addfile(info, io.BytesIO(member))
@@ -118,7 +118,7 @@ def measure(rows: int, *, data: str, run: str, models: Path, proxy: S3Proxy | No
 
     settings = [f"represent.clip={models}", f"tokenizer={models}", "labels.wordnet=none"]
     command = [sys.executable, str(ROOT / "jobs/parse.py"), "--data", data, "--run", run]
-    command += [word for one in settings for word in ("--set", one)] + job
+    command += [word for setting in settings for word in ("--set", setting)] + job
     before, start, peak = proxy.num_requests if proxy else 0, time.monotonic(), 0.0
     process = subprocess.Popen(command, cwd=ROOT)
     while process.poll() is None:
@@ -128,12 +128,12 @@ def measure(rows: int, *, data: str, run: str, models: Path, proxy: S3Proxy | No
     assert process.returncode == 0, f"the job ended with {process.returncode}"
     requests = proxy.num_requests - before if proxy else 0
     fs, root = fsspec.url_to_fs(run)
-    files = [one for kind in ("annotations", "models") for one in fs.find(f"{root}/{kind}", detail=False)]
+    files = [file for kind in ("annotations", "models") for file in fs.find(f"{root}/{kind}", detail=False)]
     depth = root.count("/") + 3  # KIND/STAGE/DIGEST.json
-    manifests = [json.loads(fs.cat_file(one)) for one in files if one.endswith(".json") and one.count("/") == depth]
-    stages = {one["stage"]: one["seconds"] for one in manifests}
-    (parsed,) = [one for one in manifests if one["stage"] == "parse"]
-    assert parsed["counts"]["rows_out"] == rows, parsed["counts"]
+    manifests = [json.loads(fs.cat_file(file)) for file in files if file.endswith(".json") and file.count("/") == depth]
+    stages = {manifest["stage"]: manifest["seconds"] for manifest in manifests}
+    (parsed,) = [manifest for manifest in manifests if manifest["stage"] == "parse"]
+    assert parsed["rows_out"] == rows, parsed
     return Measured(rows, seconds, stages, peak, len(files), requests)
 
 

@@ -54,9 +54,9 @@ def write(folder: Path, *, size: str) -> None:
 
 
 def predict(command: list[str]) -> list[float]:
-    """Seconds a picture of each round."""
+    """Seconds an image of each round."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    return [float(one) for one in done.stdout.splitlines()[-1].split()]
+    return [float(word) for word in done.stdout.splitlines()[-1].split()]
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ ORDER = (
     *("shards", "shards_eval", "vocabulary", "represent", "parse", "label_system", "labels", "parse_eval"),
     *("labels_eval", "pretrain", "evaluate_pretrain", "scores_1", "generate_1", "regions_1", "removals_1", "clean_1"),
 )
-COUNTS = ("rows_in", "rows_out", "rejected", "tags", "tp", "fp", "fn", "added", "removed", "steps", "labels", "version")
+COUNTS = ("rows_in", "rows_out", "rejected", "tags", "tp", "fp", "fn", "added", "steps", "labels", "system_version")
 
 
 def command(job: str, run: str, *options: str, held_out: bool = True) -> list[str]:
@@ -59,8 +59,7 @@ class RunFolder:
     def counts(self) -> dict[str, dict[str, Any]]:
         """What each stage counted, less what differs from run to run (seconds)."""
         return {
-            name: {count: tree["counts"][count] for count in COUNTS if count in tree["counts"]}
-            for name, tree in self.manifests().items()
+            name: {count: tree[count] for count in COUNTS if count in tree} for name, tree in self.manifests().items()
         }
 
     def rows(self, folder: str, columns: list[str]) -> list[dict[str, Any]]:

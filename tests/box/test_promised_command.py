@@ -30,14 +30,14 @@ def test_it_ends_with_a_report(unbroken: RunFolder) -> None:
     engine = [f"{name}_{number}" for number in range(1, ROUNDS + 1) for name in ("generate", "clean", "retrain")]
     assert stages == ["shards", "represent", "parse", "labels", "pretrain", *engine, "finetune"]
     assert 0 <= report["mAP"] <= 1 and report["num_tags"] > 10
-    assert unbroken.manifests()["evaluate_finetune"]["counts"]["images"] == HELD_OUT
+    assert unbroken.manifests()["evaluate_finetune"]["images"] == HELD_OUT
     assert not [path for path in unbroken.objects() if "/work/" in path], "what unfinished stages need is gone"
 
 
 def test_rows_reconcile_and_the_broken_image_is_rejected_once(unbroken: RunFolder) -> None:
     stages = unbroken.manifests()
     for name in ("shards", "parse", "labels", "generate_1", "clean_1", "generate_2", "clean_2"):
-        counts = stages[name]["counts"]
+        counts = stages[name]
         whole = name in ("shards", "parse", "labels", "generate_1")
         assert counts["rows_in"] == counts["rows_out"] + counts["rejected"] == (ROWS if whole else ROWS - 1), name
     rejected = unbroken.rejected()
@@ -49,9 +49,9 @@ def test_rows_reconcile_and_the_broken_image_is_rejected_once(unbroken: RunFolde
 def test_training_was_that_of_the_preset(unbroken: RunFolder) -> None:
     stages = unbroken.manifests()
     for name in ("pretrain", "retrain_1", "retrain_2", "finetune"):
-        assert stages[name]["counts"]["engine"] == "deepspeed"
-    assert 0 < stages["finetune"]["counts"]["rows_in"] <= NUM_IMAGES, "coco alone"
-    assert stages["represent"]["counts"]["source"] == f"s3://{BUCKET}/models/clip"
+        assert stages[name]["strategy"] == "deepspeed"
+    assert 0 < stages["finetune"]["rows_in"] <= NUM_IMAGES, "coco alone"
+    assert stages["represent"]["source"] == f"s3://{BUCKET}/models/clip"
 
 
 def test_again_everything_is_reused(box: Box, unbroken: RunFolder) -> None:

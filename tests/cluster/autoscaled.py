@@ -24,7 +24,7 @@ import ray
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from ram_ray.config import load
-from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.runtime.artifacts import Run, StageResult
 from ram_ray.runtime.cluster import configure_data
 from tests.box.cluster import answers, die_too, kill_family
 from tests.node_death import SETS, generate, parse
@@ -61,7 +61,7 @@ def run_stage(stage: str, folder: Path, bundle: str) -> None:
     """Run the stage and watch the nodes; prints what the module says."""
     resources = ["resources.max_cpus=4"] if stage == "parse" else ["resources.actor_gpus=1", "resources.actors=2"]
     config, run = load(sets=[*SETS, *resources]), Run(str(folder / "run"))
-    made: Callable[..., Callable[[], Manifest]] = {"parse": parse, "generate": generate}[stage]
+    made: Callable[..., Callable[[], StageResult]] = {"parse": parse, "generate": generate}[stage]
     work = made(run, config, folder, bundle, ROWS[stage])
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

@@ -67,17 +67,20 @@ def _config(*sets: str, rows: int = 20) -> RunConfig:
 def _build(run_uri: str, files: list[str], config: RunConfig, *, label: bool = False) -> dict[str, dict]:
     from ram_ray.data.caption_files import collect_captions
     from ram_ray.labels import stages
+    from ram_ray.labels.parse_stage import parse
     from ram_ray.runtime.artifacts import Run
 
-    run = Run(run_uri)
+    results: dict[str, dict] = {}
+    run = Run(
+        run_uri,
+        on_result=lambda result, reused: results.update({result.stage: {**result.model_dump(), "reused": reused}}),
+    )
     captions = collect_captions(run, config, files)
-    parsed = stages.parse(run, config, captions)
+    parsed = parse(run, config, captions)
     labels = stages.build_labels(run, config, parsed)
-    manifests = [captions, parsed, labels, *([stages.label_captions(run, config, parsed, labels)] if label else [])]
-    return {
-        manifest.stage: {**manifest.counts, "path": manifest.path, "reused": manifest in run.reused}
-        for manifest in manifests
-    }
+    if label:
+        stages.label_captions(run, config, parsed, labels)
+    return results
 
 
 def test_captions_become_a_label_system_and_annotations(ray_cluster: None, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ does not know is counted."""
 import numpy as np
 import pytest
 
-from ram_ray.data.ground_truth import Counts, label_id, score_tags, tag_counts, truth_ids
+from ram_ray.data.ground_truth import label_id, score_tags, tag_counts, truth_ids
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
+from ram_ray.results import Counts
 from tests.data_engine.test_generate import annotation
 
 

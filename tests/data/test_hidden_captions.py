@@ -16,6 +16,7 @@ from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.planted import Planter, truth_names
+from ram_ray.results import Counts
 from tests.tiny import jpeg
 
 FIVE = [f"caption {index}" for index in range(5)]
@@ -93,7 +94,8 @@ def _write_shard(path: Path, captions: list[list[str]]) -> None:
 
 def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> None:
     from ram_ray.data.collect import collect
-    from ram_ray.labels.stages import build_labels, label_captions, parse
+    from ram_ray.labels.parse_stage import parse
+    from ram_ray.labels.stages import build_labels, label_captions
     from ram_ray.runtime.annotate import read_rows
     from ram_ray.runtime.artifacts import Run
 
@@ -105,14 +107,14 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
     run, uris = Run(str(tmp_path / "run")), [str(tmp_path / "photos.tar")]
     samples = collect(run, config, name="shards", uris=uris)
     parsed = parse(run, config, samples)
-    assert parsed.counts["captions"] == 30, "hidden captions are in no count"
+    assert parsed.captions == 30, "hidden captions are in no count"
     labels = build_labels(run, config, parsed)
-    counts = label_captions(run, config, parsed, labels).counts
-    assert (counts["labelled"], counts["tp"], counts["fp"], counts["fn"]) == (30, 30, 30, 60)
+    annotations = label_captions(run, config, parsed, labels)
+    assert (annotations.labelled, annotations.truth) == (30, Counts(30, 30, 60))
     held_out = collect(run, config, name="shards_eval", uris=uris, held_out=True)
-    whole = label_captions(run, config, parse(run, config, held_out, name="p"), labels, name="l", held_out=True)
-    assert (whole.counts["tags"], whole.counts["labelled"]) == (90, 0), "held-out images are not changed"
-    rows = list(read_rows(samples.path, run=config).iter_rows())
+    whole = label_captions(run, config, parse(run, config, held_out, name="p"), labels, name="l")
+    assert (whole.tags, whole.labelled, whole.truth) == (90, 0, None), "held-out images are not changed"
+    rows = list(read_rows(samples.path, execution=config.execution).iter_rows())
     assert all(len(row["captions"]) == 1 and len(row["unseen"]) == 2 for row in rows)
     again = collect(run, config.model_copy(update={"seed": 1}), name="shards", uris=uris)
     assert again.digest != samples.digest, "another seed shows other captions"

@@ -12,12 +12,15 @@ import pytest
 from ram_ray.config import RunConfig, load
 from ram_ray.data_engine import categories
 from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, decide_removals
-from ram_ray.data_engine.clean_stages import _read_removals, find_removals, protected_ids, trusts_labels
+from ram_ray.data_engine.clean_stages import _read_removals, find_removals, protected_ids
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS
+from ram_ray.data_engine.stage_settings import trusts_labels
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.results import LabelSystemResult, Regions
+from ram_ray.runtime.artifacts import Run
 from tests.data_engine.test_clean import category
+from tests.stage_results import label_system_result
 
 NAMES = ["dog", "cat", "tree", "red", "rare"]
 SIZES = {0: 260, 1: 90, 2: 60, 3: 50, 4: 49}  # crops of each tag
@@ -29,7 +32,7 @@ def config(**clean) -> RunConfig:
     return load(sets=[*sets, *[f"engine.clean.{name}={value}" for name, value in clean.items()]])
 
 
-def regions_of(folder: Path) -> tuple[Manifest, pa.Table]:
+def regions_of(folder: Path) -> tuple[Regions, pa.Table]:
     """The stage `regions` with a category for each tag, written as Ray writes it, and its rows by tag."""
     rows = []
     for tag, size in SIZES.items():
@@ -46,15 +49,16 @@ def regions_of(folder: Path) -> tuple[Manifest, pa.Table]:
             (folder / f"shard={shard}").mkdir(parents=True, exist_ok=True)
             table = pa.Table.from_pylist(part, schema=IMAGE_REGIONS).drop_columns("shard")
             pq.write_table(table, folder / f"shard={shard}" / f"{half}.parquet")
-    return Manifest("regions_1", "abc", str(folder), 1.0), pa.Table.from_pylist(rows)
+    regions = Regions(stage="regions_1", digest="abc", path=str(folder), seconds=1.0, images=len(images))
+    return regions, pa.Table.from_pylist(rows)
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> tuple[Manifest, Manifest, pa.Table]:
+def inputs(tmp_path_factory) -> tuple[Regions, LabelSystemResult, pa.Table]:
     folder = tmp_path_factory.mktemp("inputs")
     LABELS.save(str(folder / "label_system.json"))
     regions, rows = regions_of(folder / "regions")
-    return regions, Manifest("labels", "def", str(folder), 1.0), rows
+    return regions, label_system_result(str(folder), num_labels=len(LABELS)), rows
 
 
 def read(folder: str, kind: str) -> pa.Table:
@@ -71,10 +75,8 @@ def test_every_large_enough_category_is_decided_as_alone(ray_cluster, inputs, tm
     decided = {row["tag"]: row["clusters"] > 0 for row in category_rows.to_pylist()}
     assert decided == {tag: size >= settings.engine.clean.min_images for tag, size in SIZES.items()}
     removals = read(stage.path, "removals")
-    assert (
-        stage.counts["categories"] == 5 and stage.counts["judged"] == 4 and stage.counts["crops"] == sum(SIZES.values())
-    )
-    assert stage.counts["outliers"] + stage.counts["disagreements"] == len(removals) > 20
+    assert (stage.categories, stage.judged, stage.crops) == (5, 4, sum(SIZES.values()))
+    assert stage.outliers + stage.disagreements == len(removals) > 20
     counts = TagCounts(len(set(rows["key"].to_pylist())), SIZES)
     for tag in SIZES:
         alone = rows.filter(pc.equal(rows["tag"], tag))
@@ -112,13 +114,14 @@ def test_a_call_resumes_an_interrupted_call(ray_cluster, inputs, tmp_path, monke
     assert {file: file.stat().st_mtime_ns for file in files[1:]} == times and files[0].exists()
     assert [file.name for file in Path(stage.path, "samples").iterdir()] == [files[0].name]
     order = [("tag", "ascending"), ("key", "ascending")]
-    assert read(again.path, "removals").sort_by(order).equals(removals.sort_by(order)) and again.counts == stage.counts
+    assert read(again.path, "removals").sort_by(order).equals(removals.sort_by(order))
+    assert again == stage.model_copy(update={"seconds": again.seconds})
 
 
 def test_protected_tags_lose_nothing(ray_cluster, inputs, tmp_path):
     regions, labels, _ = inputs
     stage = find_removals(Run(str(tmp_path)), config(protected="[dog]"), regions, labels, round=1)
-    assert 0 not in read(stage.path, "removals")["tag"].to_pylist() and stage.counts["protected"] > 5
+    assert 0 not in read(stage.path, "removals")["tag"].to_pylist() and stage.protected > 5
     with pytest.raises(ValueError, match="no tag of the label system is called unicorn"):
         protected_ids(config(protected="[dog, unicorn]").engine.clean, LABELS)
 

@@ -13,7 +13,7 @@ from ram_ray.data_engine.crops import (
     explode_regions,
     to_pixels,
 )
-from ram_ray.settings.data_engine import CleanConfig
+from ram_ray.data_engine.stage_settings import RegionSettings
 from tests.data_engine.test_generate import annotation, numpy_batch
 from tests.tiny import count_encodings
 
@@ -24,11 +24,20 @@ def tag(id: int, origin: str = "parsed", score: float = 1.0) -> dict:
     return {"id": id, "origin": origin, "score": score}
 
 
+def settings(*, num_negatives: int, seed: int) -> RegionSettings:
+    return RegionSettings(
+        detector="attention",
+        revision=None,
+        detector_precision=None,
+        num_negatives=num_negatives,
+        seed=seed,
+        batch_size=4,
+    )
+
+
 @pytest.fixture(scope="module")
 def embedder(tiny_bundle) -> RegionEmbedder:
-    return RegionEmbedder(
-        tiny_bundle, f"{tiny_bundle}/../teacher", CleanConfig(batch_size=4), num_negatives=2, device="cpu"
-    )
+    return RegionEmbedder(tiny_bundle, f"{tiny_bundle}/../teacher", settings(num_negatives=2, seed=0), device="cpu")
 
 
 def rows_of(embedder: RegionEmbedder, rows: list[dict]) -> tuple[list[dict], dict[str, np.ndarray]]:
@@ -106,7 +115,8 @@ def test_negatives_follow_from_the_key_and_the_seed(embedder, tiny_bundle):
     assert len(drawn) == 4 and not drawn & {("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)}
     assert negatives(embedder, ROWS[::-1]) == drawn
     many = [annotation(f"s/{number}", tags=[tag(0)]) for number in range(40)]
-    other = RegionEmbedder("", "", CleanConfig(), seed=1, predictor=embedder.predictor, teacher=embedder.teacher)
+    one_negative = settings(num_negatives=1, seed=1)
+    other = RegionEmbedder("", "", one_negative, predictor=embedder.predictor, teacher=embedder.teacher)
     assert {id for _, id in negatives(other, many)} == {1, 2, 3, 4, 5}
 
 

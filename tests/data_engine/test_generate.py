@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from ram_ray.config import RunConfig
 from ram_ray.data.parts import part_index
 from ram_ray.data_engine.calibrate import BINS, bin_of
 from ram_ray.data_engine.generate import (
@@ -20,9 +21,9 @@ from ram_ray.data_engine.generate import (
     votes_of,
 )
 from ram_ray.data_engine.model_by_part import ByPart
+from ram_ray.data_engine.stage_settings import ScoreSettings
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
-from ram_ray.settings.data_engine import GenerateConfig
 
 
 def annotation(key: str = "s/1", **changes) -> dict:
@@ -40,6 +41,11 @@ def annotation(key: str = "s/1", **changes) -> dict:
         "detail": None,
     }
     return {**row, **changes}
+
+
+def settings(*, seed: int = 0, **generate) -> ScoreSettings:
+    config = RunConfig.model_validate({"seed": seed, "engine": {"generate": generate}})
+    return ScoreSettings.from_config(config, round=0)
 
 
 def numpy_batch(rows: list[dict], size: int = 32) -> dict[str, np.ndarray]:
@@ -127,7 +133,7 @@ def test_rows_survive_the_way_through_numpy():
 
 
 def test_a_real_model_scores_every_tag_and_nothing_of_rejected_rows(tiny_bundle):
-    generator = Generator(tiny_bundle, GenerateConfig(threshold=0.5), device="cpu")
+    generator = Generator(tiny_bundle, settings(threshold=0.5), device="cpu")
     batch = numpy_batch([annotation("s/1"), annotation("s/2", reason="truncated", tags=None), annotation("s/3")])
     table = generator(batch)
     assert table.schema.equals(SCORES)
@@ -145,13 +151,13 @@ def test_a_real_model_scores_every_tag_and_nothing_of_rejected_rows(tiny_bundle)
 
 
 def test_captions_can_be_switched_off(tiny_bundle):
-    row = Generator(tiny_bundle, GenerateConfig(captions=0), device="cpu")(numpy_batch([annotation()])).to_pylist()[0]
+    row = Generator(tiny_bundle, settings(captions=0), device="cpu")(numpy_batch([annotation()])).to_pylist()[0]
     assert row["generated"] == [] and len(row["tagger_ids"]) == 6
 
 
 def test_several_captions_differ_and_do_not_depend_on_the_batch(tiny_bundle):
-    config = GenerateConfig(captions=3, decoding="nucleus", top_p=1.0, max_caption_tokens=6)
-    generator = Generator(tiny_bundle, config, seed=4, device="cpu")
+    drawn = {"captions": 3, "decoding": "nucleus", "top_p": 1.0, "max_caption_tokens": 6}
+    generator = Generator(tiny_bundle, settings(**drawn, seed=4), device="cpu")
     batch = numpy_batch([annotation("s/1"), annotation("s/2"), annotation("s/3")])
 
     def texts(indices: list[int]) -> list[list[str]]:
@@ -162,7 +168,7 @@ def test_several_captions_differ_and_do_not_depend_on_the_batch(tiny_bundle):
     assert all(len(captions) == 3 for captions in together)
     assert len({text for captions in together for text in captions}) > 6
     assert [texts([index])[0] for index in range(3)] == together
-    again = Generator(tiny_bundle, config, seed=5, device="cpu")(batch).to_pylist()
+    again = Generator(tiny_bundle, settings(**drawn, seed=5), device="cpu")(batch).to_pylist()
     assert [[caption["text"] for caption in row["generated"]] for row in again] != together
 
 
@@ -185,17 +191,17 @@ def test_the_words_of_a_generated_caption_become_tags(tmp_path):
 def test_each_image_is_scored_by_the_model_of_its_part(tiny_bundle):
     keys = [f"s/{number}" for number in range(9)]
     batch = numpy_batch([annotation(key) for key in keys])
-    config = GenerateConfig(captions=0)
+    no_captions = settings(captions=0)
 
-    def make(bundle: str, settings: GenerateConfig) -> Generator:
-        generator = Generator(tiny_bundle, settings, device="cpu")
+    def make(bundle: str, score_settings: ScoreSettings) -> Generator:
+        generator = Generator(tiny_bundle, score_settings, device="cpu")
         shift = float(bundle)
         with torch.no_grad():
             generator.predictor.model.recognition.fc.bias += shift
         return generator
 
-    alone = [make(bundle, config)(batch).to_pylist() for bundle in ("0", "2")]
-    both = {row["key"]: row for row in ByPart(make, ["0", "2"], config)(batch).to_pylist()}
+    alone = [make(bundle, no_captions)(batch).to_pylist() for bundle in ("0", "2")]
+    both = {row["key"]: row for row in ByPart(make, ["0", "2"], no_captions)(batch).to_pylist()}
     assert both.keys() == set(keys) and {part_index(key, 2) for key in keys} == {0, 1}
     for index, key in enumerate(keys):
         assert both[key] == alone[part_index(key, 2)][index] != alone[1 - part_index(key, 2)][index]

@@ -19,27 +19,32 @@ from ram_ray.data_engine.generate_stages import add_likely
 from ram_ray.data_engine.mention_counts import count_cells, gather_cells
 from ram_ray.data_engine.mention_rate_bound import implied_rate
 from ram_ray.data_engine.tag_pairs import CoOccurrence
-from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.results import LabelSystemResult, Scores
+from ram_ray.runtime.artifacts import Run
+from ram_ray.settings.section import StageSettings
 from tests.data_engine.test_combine_scores import NUM_TAGS, SYSTEM, fitted, world
+from tests.stage_results import label_system_counts
 
 SETS = ["engine.generate={threshold: null, precision: 0.3, captions: 0}", "engine.folds=2", "data.rows_per_block=200"]
 
 
-def prepare(folder: Path, rows: list[dict]) -> tuple[RunConfig, Run, Manifest, Manifest]:
+def prepare(folder: Path, rows: list[dict]) -> tuple[RunConfig, Run, Scores, LabelSystemResult]:
     """A run with finished scores and no later stage."""
     config = load(str(Path(__file__).parents[1] / "tiny_run.yaml"), sets=SETS)
     run = Run(str(folder))
-    labels = run.stage("label_system", kind="annotations", config={}, inputs=[])
+    labels = run.stage("label_system", LabelSystemResult, settings=StageSettings(), inputs=[])
     SYSTEM.save(f"{labels.path}/label_system.json")
-    scores = run.stage("scores_1", kind="annotations", config={}, inputs=[])
+    scores = run.stage("scores_1", Scores, settings=StageSettings(), inputs=[])
     for number in range(2):
         shard = Path(scores.path, f"shard=part{number}")
         shard.mkdir(parents=True)
         table = pa.Table.from_pylist(rows[number::2], schema=SCORES).drop_columns("shard")
         pq.write_table(table, shard / "rows.parquet")
     num_tags = sum(len(row["tags"]) for row in rows)
-    counts = {"rows_in": len(rows), "rows_out": len(rows), "rejected": 0, "tags": num_tags, "tp": num_tags, "fp": 0}
-    return config, run, scores.finish(**counts, generated_caption=0, tagger=0), labels.finish()
+    counts = {"rows_in": len(rows), "rows_out": len(rows), "images": len(rows), "labelled": len(rows)}
+    counts |= {"tags": num_tags, "tp": num_tags}
+    zero = dict.fromkeys(("rejected", "matched", "fp", "fn", "unknown", "generated_caption", "tagger"), 0)
+    return config, run, scores.finish(**counts, **zero), labels.finish(**label_system_counts(NUM_TAGS))
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +75,17 @@ def test_the_stages_add_what_the_functions_add_and_resume(tmp_path, rows, ray_cl
     assert {key: [tag["id"] for tag in tags] for key, tags in tags_by_key.items()} == {
         key: [tag["id"] for tag in tags] for key, tags in expected.items()
     }
-    assert generated.counts["added"] == sum(map(len, tags_by_key.values())) - scores.counts["tags"] > 100
-    assert generated.counts["added_right"] > generated.counts["added"] * 0.3
+    assert generated.added == sum(map(len, tags_by_key.values())) - scores.tags > 100
+    assert generated.added_right > generated.added * 0.3
     folder = tmp_path / "run" / "annotations"
     (weighed,) = [json.loads(file.read_text()) for file in folder.glob("weighed_1/*.json")]
     (table,) = [json.loads(file.read_text()) for file in folder.glob("thresholds_1/*/thresholds.json")]
-    assert weighed["counts"]["images"] == 600 and weighed["counts"]["company"] == table["weights"]["company"] > 0.3
+    assert weighed["images"] == 600 and weighed["company"] == table["weights"]["company"] > 0.3
 
     times = {file: file.stat().st_mtime_ns for file in folder.glob("weighed_1/**/*")}
     for file in folder.glob("thresholds_1/*.json"):
         file.unlink()  # as if killed before the manifest was written, and before the next stage
     shutil.rmtree(folder / "generate_1")
     again = add_likely(Run(str(tmp_path / "run")), config, scores, labels, num_models=2, round=1)
-    assert again.digest == generated.digest and again.counts == generated.counts and read(again.path) == tags_by_key
+    assert again == generated.model_copy(update={"seconds": again.seconds}) and read(again.path) == tags_by_key
     assert {file: file.stat().st_mtime_ns for file in folder.glob("weighed_1/**/*")} == times

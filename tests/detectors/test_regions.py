@@ -6,7 +6,6 @@ import pytest
 from ram_ray.detectors.attention import AttentionDetector
 from ram_ray.detectors.registry import make_detector
 from ram_ray.inference.predictor import Predictor
-from ram_ray.settings.data_engine import CleanConfig
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def test_a_map_that_is_not_square(predictor):
 def test_every_tag_of_every_image_gets_a_region_from_a_real_model(predictor):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     ids = [[0, 4], [], [5, 1, 2]]
-    detector = make_detector(CleanConfig(), predictor=predictor)
+    detector = make_detector("attention", predictor=predictor)
     detected = detector.detect(images, tags=[["x"] * len(image_ids) for image_ids in ids], tag_ids=ids)
     assert [[region.tag_id for region in regions] for regions in detected] == ids
     assert all(0 < region.score <= 1 for regions in detected for region in regions)

@@ -11,7 +11,6 @@ from PIL import Image
 
 from ram_ray.detectors.registry import make_detector
 from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector
-from ram_ray.settings.data_engine import CleanConfig
 
 TAGS = [["dog", "traffic light"], ["red", "dog", "beach"], []]
 IDS = [[0, 4], [2, 0, 1], []]
@@ -111,7 +110,7 @@ def owl(tmp_path_factory) -> str:
 @pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
 def test_every_tag_gets_its_own_region_by_id(which, kind, request, images):
     path = request.getfixturevalue(which)
-    assert type(make_detector(CleanConfig(detector=path), predictor=None, device="cpu")) is kind
+    assert type(make_detector(path, predictor=None, device="cpu")) is kind
     detector = kind(path, device="cpu", threshold=0.0, batch_size=2)
     detected = detector.detect(images, tags=TAGS, tag_ids=IDS)
     assert [sorted(region.tag_id for region in regions) for regions in detected] == [sorted(ids) for ids in IDS]
@@ -150,9 +149,7 @@ def test_half_precision_finds_nearly_the_same(which, kind, request, images):
 
 def test_a_detector_on_s3_is_the_one_on_disk(dino, images, s3):
     fsspec.filesystem("s3").put(f"{dino}/", f"{s3.bucket}/dino", recursive=True)
-    local, remote = (
-        make_detector(CleanConfig(detector=path), predictor=None, device="cpu") for path in (dino, f"{s3.bucket}/dino")
-    )
+    local, remote = (make_detector(path, predictor=None, device="cpu") for path in (dino, f"{s3.bucket}/dino"))
     local.threshold = remote.threshold = 0.0
     detected = remote.detect(images, tags=TAGS, tag_ids=IDS)
     assert detected == local.detect(images, tags=TAGS, tag_ids=IDS) and detected[0]
@@ -206,4 +203,4 @@ def test_owl_agrees_with_transformers_own_post_processing(owl, images):
 def test_a_model_of_another_kind_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="'bert' model; use 'attention' or a model of grounding-dino"):
-        make_detector(CleanConfig(detector=str(tmp_path)), predictor=None)
+        make_detector(str(tmp_path), predictor=None)

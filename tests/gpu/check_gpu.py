@@ -136,11 +136,11 @@ def check_clip(machine: Machine) -> dict:
         save_clip(Path(folder))
         teachers = [Teacher.from_pretrained(folder, device=device) for device in ("cpu", machine.device)]
     pixels = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
-    one, two = (teacher.features(pixels.to(teacher.device)).float().cpu() for teacher in teachers)
+    cpu, device = (teacher.features(pixels.to(teacher.device)).float().cpu() for teacher in teachers)
     texts = [teacher.label_embeddings(["a red dog", "a beach"], ["a {}"]).cpu() for teacher in teachers]
-    torch.testing.assert_close(one, two, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(cpu, device, atol=2e-2, rtol=2e-2)
     torch.testing.assert_close(*texts, atol=2e-2, rtol=2e-2)
-    return {"largest_difference": float((one - two).abs().max()), "device": str(teachers[1].device)}
+    return {"largest_difference": float((cpu - device).abs().max()), "device": str(teachers[1].device)}
 
 
 def check_dino(machine: Machine) -> dict:
@@ -152,11 +152,15 @@ def check_dino(machine: Machine) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         save_dino(Path(folder))
-        detectors = [GroundingDinoDetector(folder, device=one, threshold=0.0) for one in ("cpu", machine.device)]
+        detectors = [GroundingDinoDetector(folder, device=device, threshold=0.0) for device in ("cpu", machine.device)]
     images = [Image.effect_noise((96, 80), 60 + 10 * number).convert("RGB") for number in range(3)]
     tags, ids = [["dog", "beach"]] * 3, [[0, 1]] * 3
-    cpu, device = (one.detect(images, tags=tags, tag_ids=ids) for one in detectors)
-    pairs = [(a.score, b.score) for one, two in zip(cpu, device, strict=True) for a, b in zip(one, two, strict=True)]
+    cpu, device = (detector.detect(images, tags=tags, tag_ids=ids) for detector in detectors)
+    pairs = [
+        (a.score, b.score)
+        for on_cpu, on_device in zip(cpu, device, strict=True)
+        for a, b in zip(on_cpu, on_device, strict=True)
+    ]
     assert len(pairs) == 6
     worst = max(abs(a - b) for a, b in pairs)
     assert worst < 2e-2, pairs
@@ -182,7 +186,9 @@ def check_faiss(machine: Machine) -> dict:
     looks = find_prototypes(points, clusters=8)
     seconds = time.perf_counter() - start
     nearest, _ = looks.measure(points)
-    shares = [np.bincount(kinds[nearest == one]).max() / (nearest == one).sum() for one in set(nearest.tolist())]
+    shares = [
+        np.bincount(kinds[nearest == centre]).max() / (nearest == centre).sum() for centre in set(nearest.tolist())
+    ]
     assert min(shares) > 0.95, shares
     return {"gpus": gpus, "points": number, "seconds": round(seconds, 2)}
 

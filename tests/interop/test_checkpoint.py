@@ -65,8 +65,9 @@ def test_it_is_the_same_model(name: str, tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, model.config.image_size, model.config.image_size)
     with torch.no_grad():
         tokens = model.encode(pixels)
-        assert torch.equal(loaded.encode(pixels), tokens)
-        assert torch.equal(loaded.logits(tokens), model.logits(tokens))
+        # Not bit for bit: with several threads a product depends on where its matrices lie in memory.
+        torch.testing.assert_close(loaded.encode(pixels), tokens, rtol=0, atol=1e-5)
+        torch.testing.assert_close(loaded.logits(tokens), model.logits(tokens), rtol=0, atol=1e-5)
         if model.config.captions:
             tags, prompt = torch.randint(1, 20, (2, 9)), torch.tensor([5, 6])
             expected = model.generate(tokens, tags, prompt, end=7, max_tokens=8)

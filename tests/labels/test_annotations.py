@@ -6,18 +6,23 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.annotations import Labeller
+from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.counts import count_names
-from ram_ray.labels.stages import CaptionReader
+from ram_ray.labels.parse_stage import CaptionReader, ParseSettings
 from ram_ray.records import PARSED, SAMPLE, to_table
-from ram_ray.settings.data import MeasureConfig
-from ram_ray.settings.labels import LabelsConfig
 from ram_ray.training.rows import tagged_rows
 
 NAMES = ("dog", "beach", "ball", "man", "tree", "grass")
 SYSTEM = LabelSystem(Label(id, name, "object", 10) for id, name in enumerate(NAMES))
+PARSE = ParseSettings.from_config(RunConfig())
+
+
+def _settings(**measure) -> LabelSettings:
+    config = RunConfig.model_validate({"seed": 1, "data": {"measure": measure}})
+    return LabelSettings.from_config(config, held_out=False)
 
 
 def _sample(key: str, captions: list[str], unseen: list[str] | None, **more) -> dict:
@@ -32,11 +37,11 @@ def parsed() -> pa.Table:
         _sample("s/1", ["a dog and a ball"], ["grass"], labels=["beach"]),
         *[_sample(f"s/{index}", ["a dog and a man"], ["a tree"]) for index in range(2, 42)],
     ]
-    return CaptionReader(LabelsConfig())(to_table(rows, SAMPLE))
+    return CaptionReader(PARSE)(to_table(rows, SAMPLE))
 
 
 def _label(parsed: pa.Table, **measure) -> pa.Table:
-    return Labeller(SYSTEM, LabelsConfig(), measure=MeasureConfig(**measure), seed=1)(parsed)
+    return Labeller(SYSTEM, _settings(**measure))(parsed)
 
 
 def test_unseen_captions_become_the_ground_truth_only(parsed: pa.Table) -> None:
@@ -72,5 +77,5 @@ def test_planting_depends_on_the_key_only(parsed: pa.Table) -> None:
 
 def test_a_run_without_measuring_has_no_ground_truth(parsed: pa.Table) -> None:
     assert _label(parsed).column("labels").null_count == 41
-    plain = CaptionReader(LabelsConfig())(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
+    plain = CaptionReader(PARSE)(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
     assert plain.schema == PARSED and plain.to_pylist()[0]["parsed_unseen"] is None

@@ -10,7 +10,7 @@ import pytest
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import RunConfig
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.annotations import Labeller, make_finder, to_annotations
+from ram_ray.labels.annotations import Labeller, LabelSettings, make_finder, to_annotations
 from ram_ray.labels.counts import (
     EVIDENCE,
     NAME_COUNTS,
@@ -23,9 +23,11 @@ from ram_ray.labels.counts import (
     source_of,
 )
 from ram_ray.labels.match import Matcher
-from ram_ray.labels.stages import CaptionReader, _count_parsed, _encode_names, mark_ambiguous
+from ram_ray.labels.options import LabelSystemSettings
+from ram_ray.labels.parse_stage import CaptionReader, ParseSettings, _count_parsed
+from ram_ray.labels.stages import _encode_names, mark_ambiguous
 from ram_ray.records import ANNOTATION, PARSED, SAMPLE, to_table
-from ram_ray.runtime.artifacts import Manifest
+from ram_ray.results import DualEncoderResult
 from ram_ray.settings.labels import LabelsConfig
 from ram_ray.settings.runtime import ResourcesConfig
 
@@ -38,7 +40,9 @@ SYSTEM = LabelSystem(
     ]
 )
 LOCATION = {"shard": "s", "uri": "a/s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
-BY_PARSE = make_finder(SYSTEM, LabelsConfig(match=False))
+BY_PARSE = make_finder(SYSTEM, LabelSettings(match=False, max_caption_chars=1000))
+BY_BOTH = LabelSettings(match=True, max_caption_chars=1000)
+PARSE = ParseSettings.from_config(RunConfig())
 
 
 def _row(key: str, captions: list[str], parsed: list[tuple[int, str, str]], **more) -> dict:
@@ -80,7 +84,7 @@ def test_names_become_ids_of_their_caption() -> None:
 
 def test_both_sources_are_recorded() -> None:
     rows = [_row("s/1", ["a dog", "a hound trains, all red"], [(0, "dog", "object"), (1, "train", "action")])]
-    (row,) = Labeller(SYSTEM, LabelsConfig())(to_table(rows, PARSED)).to_pylist()
+    (row,) = Labeller(SYSTEM, BY_BOTH)(to_table(rows, PARSED)).to_pylist()
     assert [caption["tags"] for caption in row["captions"]] == [[0], [2, 0, 3]]
     assert [caption["sources"] for caption in row["captions"]] == [["both"], ["parsed", "matched", "matched"]]
     assert [(tag["id"], tag["origin"]) for tag in row["tags"]] == [(0, "parsed"), (2, "parsed"), (3, "matched")]
@@ -89,7 +93,7 @@ def test_both_sources_are_recorded() -> None:
 def test_a_rejected_caption_is_not_matched() -> None:
     row = _row("s/1", ["una red", "a dog"], [(1, "dog", "object")], unread=[{"caption": 0, "reason": "not_english"}])
     table = to_table([row], PARSED)
-    (annotation,) = Labeller(SYSTEM, LabelsConfig())(table).to_pylist()
+    (annotation,) = Labeller(SYSTEM, BY_BOTH)(table).to_pylist()
     assert [caption["tags"] for caption in annotation["captions"]] == [[], [0]]
     assert annotation["captions"][0]["text"] == "una red"
     evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), include_ambiguous=True)).to_pylist()
@@ -184,7 +188,7 @@ def test_the_reader_parses_every_caption_of_every_row() -> None:
         {"key": "s/2", **LOCATION, "captions": []},
         {"key": "s/3", **LOCATION, "captions": ["a dog and a dog"], "labels": []},
     ]
-    table = CaptionReader(LabelsConfig())(to_table(rows, SAMPLE))
+    table = CaptionReader(PARSE)(to_table(rows, SAMPLE))
     assert table.schema == PARSED
     first, second, third = table["parsed"].to_pylist()
     assert {"caption": 0, "name": "dog", "kind": "object"} in first
@@ -196,8 +200,11 @@ def test_the_reader_parses_every_caption_of_every_row() -> None:
 
 
 def test_names_are_encoded_by_the_encoder_of_the_run(ray_cluster: None, tiny_bundle: str) -> None:
-    teacher = Manifest("represent", "0", "", 0.0, {"source": f"{tiny_bundle}/../teacher", "revision": None})
+    source = f"{tiny_bundle}/../teacher"
+    encoder = DualEncoderResult(stage="represent", digest="0", path="", seconds=0, source=source, revision=None)
+    config = RunConfig(labels=LabelsConfig(embeddings="represent"), resources=ResourcesConfig(task_cpus=0.5))
+    settings = LabelSystemSettings.from_config(config, run_uri=None)
     counts = {("dog", "object"): {"s": 9}, ("beach", "scene"): {"s": 9}, ("rare", "object"): {"s": 1}}
-    vectors = _encode_names(counts, RunConfig(resources=ResourcesConfig(task_cpus=0.5)), teacher)
+    vectors = _encode_names(counts, settings, encoder, execution=config.execution)
     assert vectors.keys() == {"dog", "beach"} and vectors["dog"].shape == (16,)
     assert np.linalg.norm(vectors["dog"]) == pytest.approx(1, abs=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,6 +75,17 @@ def test_every_problem_is_one_line_that_begins_with_its_field(data: Path, models
     assert fields == ["data.train", "data.train", "engine.clean.detector", "training.use_gpu, resources.actor_gpus"]
     assert "none-*.tar" in lines[0] and "nothing/*" in lines[1]
     assert not any("\n" in line for line in lines)
+
+
+def test_tensorboard_needs_its_package(data: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = [*local(models), "training.tensorboard=true"]
+    assert problems(data, sets) == []
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboardX" else find_spec(name, *rest)
+    )
+    (line,) = problems(data, sets)
+    assert line.startswith("training.tensorboard: tensorboardX is not installed; pip install 'ram_ray[train]'")
 
 
 def test_globs_of_every_section_that_runs_must_match(data: Path, models: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +16,16 @@ from ram_ray.config import RunConfig, load
 from ram_ray.data_engine.clean import SAMPLE_ROWS
 from ram_ray.data_engine.statistics import count_tags_by_fate
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.stages import label_system_uri
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.reporting.engine_pictures import Bounds
 from ram_ray.reporting.engine_report import report_engine
-from ram_ray.runtime.artifacts import Manifest, Run
+from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult
+from ram_ray.runtime.artifacts import Run
+from ram_ray.settings.section import StageSettings
+from tests.stage_results import label_system_counts
 from tests.tiny import jpeg
+
+AnyAnnotations = TypeVar("AnyAnnotations", bound=Annotations)
 
 NUM = 50
 SYSTEM = LabelSystem(Label(id, name, "object") for id, name in enumerate(["dog", "cat", "cow", "<ant>"]))
@@ -31,15 +36,31 @@ def config() -> RunConfig:
     return load(Path(__file__).parents[1] / "tiny_run.yaml", sets=["data.min_side=8"])
 
 
-def _write_stage(run: Run, name: str, rows: list[dict], config: RunConfig, **counts) -> Manifest:
+GENERATED = dict.fromkeys(
+    (
+        "generated_caption",
+        "tagger",
+        "added",
+        "added_generated_caption",
+        "added_tagger",
+        "added_right",
+        "added_wrong",
+    ),
+    0,
+)
+
+
+def _write_stage(run: Run, name: str, result_type: type[AnyAnnotations], rows: list[dict], **counts) -> AnyAnnotations:
     """A finished stage of annotations, in files of two shards."""
-    stage = run.stage(name, kind="annotations", config=counts, inputs=[])
+    stage = run.stage(name, result_type, settings=StageSettings(), inputs=[])
     for shard in ("a", "b"):
         folder = Path(stage.path, f"shard={shard}")
         folder.mkdir(parents=True)
         table = to_table([row for row in rows if row["shard"] == shard], ANNOTATION)
         pq.write_table(table.drop_columns(["shard"]), folder / "0.parquet")
-    return stage.finish(rows_out=len(rows), images=len(rows), tags=sum(len(row["tags"]) for row in rows), **counts)
+    zero = dict.fromkeys(("rejected", "matched", "labelled", "tp", "fp", "fn", "unknown"), 0)
+    zero |= dict.fromkeys(("rows_in", "rows_out", "images"), len(rows))
+    return stage.finish(**{**zero, "tags": sum(len(row["tags"]) for row in rows), **counts})
 
 
 def _rows(image: Path, *, cleaned: bool) -> list[dict]:
@@ -61,32 +82,33 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
     image = tmp_path / "image.jpg"
     image.write_bytes(jpeg(size=(120, 90)))
     run = Run(str(tmp_path / "run"))
-    stage = run.stage("label_system", kind="annotations", config={}, inputs=[])
+    stage = run.stage("label_system", LabelSystemResult, settings=StageSettings(), inputs=[])
     Path(stage.path).mkdir(parents=True)
-    SYSTEM.save(label_system_uri(stage.path))
-    labels = stage.finish(labels=len(SYSTEM))
+    SYSTEM.save(f"{stage.path}/label_system.json")
+    labels = stage.finish(**label_system_counts(len(SYSTEM)))
     truth = {"labelled": NUM, "tp": NUM + 20, "fp": 30, "fn": NUM}
-    generated = _write_stage(run, "generate_1", _rows(image, cleaned=False), config, **truth)
-    cleaned = _write_stage(run, "clean_1", _rows(image, cleaned=True), config, **truth)
-    counts = count_tags_by_fate(run, config, cleaned, labels).counts
-    assert counts["added_precision"] == 20 / NUM and counts["recovered"] == 20 / (NUM + 20)
-    assert (counts["said_false_removed"], counts["true_removed"]) == (1.0, 0.0)
-
     samples = tmp_path / "samples"
     samples.mkdir()
+    before = {**truth, **GENERATED}
+    generated = _write_stage(run, "generate_1", GeneratedAnnotations, _rows(image, cleaned=False), **before)
+    after = {**truth, "removals": "0", "samples": str(samples)}
+    cleaned = _write_stage(run, "clean_1", CleanedAnnotations, _rows(image, cleaned=True), **after)
+    shares = count_tags_by_fate(run, config, cleaned, labels).shares
+    assert shares.added_precision == 20 / NUM and shares.recovered == 20 / (NUM + 20)
+    assert (shares.said_false_removed, shares.true_removed) == (1.0, 0.0)
+
     crops = [{"key": f"{'ab'[index % 2]}/{index}", "shard": "ab"[index % 2], "tag": tag, "removed": tag == 1,
               "reason": "outlier" if tag else None, "score": 0.9, "cluster": index % 2, "box": [0, 0, 0.5, 0.5]}
              for index in range(12) for tag in (0, 1)]  # fmt: skip
     pq.write_table(to_table(crops, SAMPLE_ROWS), samples / "0.parquet")
     points = [{"added": 9, "estimated": 0.5, "recall": 0.5, "precision": 0.6, "baseline_recall": 0.5,
                "baseline_precision": 0.1}]  # fmt: skip
-    (tmp_path / "curve.json").write_text(json.dumps({"points": points}))
+    Path(generated.curve).write_text(json.dumps({"points": points}))
 
     def report() -> str:
         return Path(
-            report_engine(run, config, [generated, cleaned], labels, crops=[str(samples)],
-                          curve=str(tmp_path / "curve.json"), bounds=Bounds(categories=4, each=6, pictures=60))
-        ).read_text()  # fmt: skip
+            report_engine(run, config, [generated, cleaned], labels, bounds=Bounds(categories=4, each=6, pictures=60))
+        ).read_text()
 
     page = report()
     assert page.count("data:image/jpeg") == 5 + 5, "of cat, removed, and of ant, added; nothing happened to the dog"
@@ -105,10 +127,15 @@ def test_a_label_without_samples_is_shown_from_the_annotations(
 
     image = tmp_path / "image.jpg"
     image.write_bytes(jpeg())
-    annotations = _write_stage(Run(str(tmp_path)), "clean_1", _rows(image, cleaned=True), config)
+    annotations = _write_stage(Run(str(tmp_path)), "labels", Annotations, _rows(image, cleaned=True))
     (tmp_path / "samples").mkdir()
     pq.write_table(SAMPLE_ROWS.empty_table(), tmp_path / "samples" / "0.parquet")
-    options = {"crops": [str(tmp_path / "samples")], "system": SYSTEM, "run": config, "bounds": Bounds(each=2)}
+    options = {
+        "crops": [str(tmp_path / "samples")],
+        "system": SYSTEM,
+        "execution": config.execution,
+        "bounds": Bounds(each=2),
+    }
     images = read_sample_images(annotations.path, tags=[0, 1, 3], **options)
     strips = [(0, "kept")] * 2 + [(1, "removed")] * 2 + [(3, "added")] * 2
     assert [(image["tag"], image["what"]) for image in images] == strips

@@ -12,13 +12,13 @@ from ram_ray.reporting.loss_curves import (
     MAX_LOSSES,
     MAX_POINTS,
     LossCurves,
-    Metrics,
     read_loss_curves,
     read_metrics,
     to_chart,
     to_curves,
 )
 from ram_ray.reporting.run_report import StageLine, build_report, to_html
+from ram_ray.training.metrics import Metrics
 from tests.reporting.test_run_report import Page
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ray
+import ray.experimental
+
 from ram_ray.config import load
 from ram_ray.runtime.cluster import machine_cpus, resources_for_machine
 
@@ -16,3 +19,11 @@ def test_one_machine_is_used_whole_where_nothing_else_is_asked_for() -> None:
     own = load(sets=["resources.threads=1", "resources.task_cpus=1.0"]).resources
     assert resources_for_machine(own, cpus=6) == own
     assert machine_cpus() >= 1
+
+
+def test_a_block_of_rows_lies_in_the_object_store_and_not_in_the_driver(ray_cluster: None) -> None:
+    """Otherwise blocks that wait between the steps of a stage make the driver grow with the data."""
+    block = ray.remote(lambda: bytes(50_000)).remote()
+    ray.wait([block])
+    (place,) = ray.experimental.get_object_locations([block]).values()
+    assert place["node_ids"]

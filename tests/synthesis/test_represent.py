@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.models.dual_encoder import DualEncoder
 from ram_ray.records import SAMPLE, to_table
@@ -18,7 +19,7 @@ from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
 from ram_ray.synthesis.represent import PairStep
-from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer
+from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer, SyntheticSettings
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import ROWS
 from ram_ray.training.rows import to_training_table as to_training
@@ -30,12 +31,16 @@ TRAIN = TrainConfig(image_size=32, augment=AugmentConfig(crop_scale=(0.8, 1.0), 
 CONFIG = RepresentConfig(pictures_made=3, pictures_per_caption=2, head=(16, 8), train=TRAIN)
 
 
+def _settings(*, seed: int) -> SyntheticSettings:
+    return SyntheticSettings.from_config(RunConfig(represent=CONFIG, seed=seed))
+
+
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """Rows and images of three captions, made by `DrawnGenerator`."""
     folder = tmp_path_factory.mktemp("synthetic")
     rows = [{"key": f"s/{n}", "shard": "s", "captions": [text, "another caption"]} for n, text in enumerate(CAPTIONS)]
-    return Synthesizer(CONFIG, folder=str(folder / "images"), seed=3, device="cpu")(to_table(rows, SAMPLE))
+    return Synthesizer(_settings(seed=3), folder=str(folder / "images"), device="cpu")(to_table(rows, SAMPLE))
 
 
 def _feed(folder: Path, *, views: int = 2) -> PairFeed:
@@ -73,7 +78,7 @@ def test_the_tar_is_an_ordinary_one(synthetic: pa.Table) -> None:
 def test_the_same_rows_and_seed_give_the_same_images(synthetic: pa.Table, tmp_path: Path) -> None:
     source = to_table([{"key": f"s/{n}", "shard": "s", "captions": [text]} for n, text in enumerate(CAPTIONS)], SAMPLE)
     for seed, same in ((3, True), (4, False)):
-        again = Synthesizer(CONFIG, folder=str(tmp_path / str(seed)), seed=seed, device="cpu")(source)
+        again = Synthesizer(_settings(seed=seed), folder=str(tmp_path / str(seed)), device="cpu")(source)
         tar, again_tar = (Path(table["pictures"][0][0]["uri"].as_py()).read_bytes() for table in (synthetic, again))
         assert (tar == again_tar) == same
 
@@ -81,7 +86,7 @@ def test_the_same_rows_and_seed_give_the_same_images(synthetic: pa.Table, tmp_pa
 def test_another_batch_writes_another_tar(synthetic: pa.Table, tmp_path: Path) -> None:
     """A resumed run may have a batch with the same first row and other rows after it."""
     rows = [{"key": f"s/{n}", "shard": "s", "captions": [text]} for n, text in enumerate(CAPTIONS)]
-    make = Synthesizer(CONFIG, folder=str(tmp_path), seed=3, device="cpu")
+    make = Synthesizer(_settings(seed=3), folder=str(tmp_path), device="cpu")
     uris = [make(to_table(part, SAMPLE))["pictures"][0][0]["uri"].as_py() for part in (rows[:2], rows[::2], rows[:2])]
     assert uris[0] == uris[2] != uris[1]
 

@@ -60,10 +60,10 @@ def main(folder: Path) -> None:
     ray.init(address=cluster.address)
     configure_data()
     job = _job(folder, steps=STEPS, workers=1)
-    training = job.run.training.model_copy(update={"workers": (1, 2), "worker_cpus": 2.0, "max_failures": 0})
+    training = job.training.model_copy(update={"workers": (1, 2), "worker_cpus": 2.0, "max_failures": 0})
     job = replace(
         job,
-        run=job.run.model_copy(update={"training": training}),
+        training=training,
         config=job.config.model_copy(update={"checkpoint_steps": 1000}),
         feed=SlowFeed(**vars(job.feed)),
     )

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.models.bundle import save_bundle
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.settings.models import DualEncoderConfig
-from ram_ray.settings.training import AugmentConfig, TrainConfig
+from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob, freeze_captioner, load_weights
 from ram_ray.training.feed import Table, TaggerFeed
 from tests.tiny import NAMES, STACK, SWIN, batch, config, tagger, tokenizer
@@ -123,7 +122,8 @@ def test_first_weights_come_from_represent_or_a_bundle_or_are_new_as_the_stage_s
         job = TaggerJob(
             stage="pretrain",
             config=train,
-            run=RunConfig(model=config()),
+            training=TrainingConfig(),
+            model=config(),
             feed=feed,
             total_steps=1,
             steps_per_epoch=1,

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
 from ram_ray.records import REJECTED
-from ram_ray.settings.training import TrainConfig
+from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Table, TaggerFeed
-from ram_ray.training.rejected import RejectedRows, read, remove_later_files
+from ram_ray.training.rejected import RejectedRows, read
+from ram_ray.training.step_files import remove_later_files
 from ram_ray.training.worker import MAX_UNREADABLE, Job, UnreadableImageCheck
 
 
@@ -69,7 +69,7 @@ class _Job(Job):
 def _check(*, batch_size: int, checkpoint_steps: int = 1000) -> UnreadableImageCheck:
     config = TrainConfig(batch_size=batch_size, checkpoint_steps=checkpoint_steps)
     feed = TaggerFeed(Table("", ()), config, 0, Limits(1, 1, 1), "")
-    return UnreadableImageCheck(_Job("pretrain", config, RunConfig(), feed, total_steps=10**6, steps_per_epoch=1))
+    return UnreadableImageCheck(_Job("pretrain", config, TrainingConfig(), feed, total_steps=10**6, steps_per_epoch=1))
 
 
 def test_many_consecutive_unreadable_images_end_the_run_and_the_error_names_the_first(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Contract: a training run on Ray resumes with another number of workers and reads every row of every step once, in the
-same order; unreadable rows are recorded over all restarts; an error that a retry would meet again ends the run.
+same order; unreadable rows and metrics are recorded over all restarts; the model's folder has the metrics; an error
+that a retry would meet again ends the run.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits
+from ram_ray.results import TrainedModel
+from ram_ray.runtime.artifacts import Run
+from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed, Table, plan
+from ram_ray.training.metrics import EVENTS, METRICS, Metrics
 from ram_ray.training.rejected import read
 from ram_ray.training.rows import to_training_table
-from ram_ray.training.trainer import fit
+from ram_ray.training.trainer import fit, train
 from ram_ray.training.worker import Job
 from ram_ray.training.worker_sums import sum_over_workers, world_size
 from tests.tiny import jpeg
@@ -66,7 +70,7 @@ class BrightnessJob(Job):
         return Step()
 
     def save(self, step: nn.Module, folder: str) -> None:
-        raise NotImplementedError
+        torch.save(step.model.state_dict(), Path(folder, "weights.pt"))
 
 
 def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BROKEN) -> BrightnessJob:
@@ -94,8 +98,7 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
     training = TrainingConfig(
         workers=workers, use_gpu=False, engine="ddp", precision="fp32", worker_cpus=0.5, feed_cpus=0.5, max_failures=2
     )
-    run = RunConfig(training=training)
-    return BrightnessJob("pretrain", config, run, feed, steps, 5, rejected=f"{folder}/rejected")
+    return BrightnessJob("pretrain", config, training, feed, steps, 5, rejected=f"{folder}/rejected")
 
 
 def _seen(folder: Path) -> dict[int, list[str]]:
@@ -115,17 +118,30 @@ def _seen(folder: Path) -> dict[int, list[str]]:
     return {step: keys[:STEP] for step, keys in seen.items()}
 
 
+def _check_metrics(model: Path, *, steps: int) -> None:
+    """Check that a model's folder has the metrics of each step once, over all restarts."""
+    rows = [Metrics.model_validate_json(line) for line in (model / METRICS).read_text().splitlines()]
+    assert [(row.step, row.epoch) for row in rows] == [(step, step / 5) for step in range(1, steps + 1)]
+    assert all(row.lr and row.images_per_s and row.losses["total"] > 0 for row in rows)
+    assert (model / "weights.pt").exists() and (model / EVENTS).stat().st_size > 0
+
+
 def test_two_workers_then_one_then_two_read_the_rows_of_one_run(ray_cluster: None, tmp_path: Path) -> None:
+    stage = Run(f"{tmp_path}/run").stage("pretrain", TrainedModel, settings=StageSettings(), inputs=[])
     for steps, workers in ((3, 2), (6, 1), (9, 2)):
-        result = fit(_job(tmp_path, steps=steps, workers=workers), storage=f"{tmp_path}/train")
-        assert result.metrics["step"] == steps
+        job = _job(tmp_path, steps=steps, workers=workers)
+        training = job.training.model_copy(update={"tensorboard": workers == 2})
+        counts = train(replace(job, training=training), stage=stage)
+        assert (counts.steps, counts.rows_in) == (steps, NUM_ROWS)
+        _check_metrics(Path(stage.path), steps=steps)
+    assert counts.rejected == len(BROKEN)
     job = _job(tmp_path, steps=9, workers=1)
     whole = replace(job.feed, end_row=9 * STEP)
     positions = plan(whole.table, seed=0, first_row=0, end_row=9 * STEP)
     expected = [row["key"] for position in positions for row in whole.rows(position) if not row["is_padding"]]
     assert [key for _, keys in sorted(_seen(tmp_path).items()) for key in keys] == expected
     assert len(expected) == 9 * STEP and len(set(expected)) == NUM_ROWS, "every row, some of them twice"
-    rejected = read(job.rejected).to_pylist()
+    rejected = read(f"{stage.work}/rejected").to_pylist()
     assert [row["key"] for row in rejected] == [f"s/{number:02d}" for number in BROKEN], "in = out + rejected"
     assert {row["reason"] for row in rejected} == {"truncated"} and {row["stage"] for row in rejected} == {"pretrain"}
 

@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ram_ray.captions.parser import SHIPPED, CaptionParser
 from ram_ray.captions.rules import Tag
+from ram_ray.records import Row
 
 KINDS = {"objects": ("object", "scene"), "attributes": ("attribute",), "actions": ("action",)}
 
@@ -51,7 +51,7 @@ class Score:
         return 2 * self.precision * self.recall / total if total else 0.0
 
 
-def read_gold(path: Path, *, split: str | None = None) -> list[dict[str, Any]]:
+def read_gold(path: Path, *, split: str | None = None) -> list[Row]:
     """Read the rows of a gold file.
 
     Args:
@@ -94,7 +94,7 @@ def compare(predicted: Iterable[str], expected: list[str], optional: list[str]) 
     return hits, [name for name in names if name not in allowed | heads], missed
 
 
-def score(rows: list[dict[str, Any]], tags: list[list[Tag]]) -> tuple[dict[str, Score], list[tuple[int, str]]]:
+def score(rows: list[Row], tags: list[list[Tag]]) -> tuple[dict[str, Score], list[tuple[int, str]]]:
     """Score the tags of captions.
 
     Args:

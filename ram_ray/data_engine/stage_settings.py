@@ -1,0 +1,212 @@
+"""What each stage of the data engine reads out of the configuration: all that its rows depend on, and its digest.
+
+scores -> weighed, thresholds -> generate       ScoreSettings, WeighSettings, ThresholdSettings, GenerateSettings
+regions -> removals -> clean                    RegionSettings, CleanSettings
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from ram_ray.config import RunConfig
+from ram_ray.data.parts import Part
+from ram_ray.settings.data_engine import CleanConfig
+from ram_ray.settings.section import RUNTIME_ONLY, StageSettings
+
+MAX_NEGATIVES = 4  # negatives an image, at most
+Bounds = tuple[int, int]  # start and end of a `Part`
+
+
+def unseen_part(config: RunConfig, num_models: int) -> Part | None:
+    """The images that scores are calibrated on: those that the model did not learn from.
+
+    Args:
+        config: of the run.
+        num_models: number of scoring models; with several, each scores images that it did not learn from.
+
+    Returns:
+        The part of the images; None: all.
+    """
+    calibrated = config.engine.generate.precision is not None
+    return Part.share(config.engine.holdout) if num_models == 1 and calibrated else None
+
+
+def trusts_labels(config: RunConfig) -> bool:
+    """Whether human labels protect their tags: not if they are the truth that the engine is evaluated on.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        Whether tags that a human label confirms stay.
+    """
+    drawn, measured = not config.data.train, config.data.measure.is_enabled
+    return config.engine.clean.protect_labels and not (drawn or measured)
+
+
+class ScoreSettings(StageSettings):
+    """Captions and scores of a round."""
+
+    captions: int
+    decoding: Literal["greedy", "beam", "nucleus"]
+    num_beams: int
+    top_p: float
+    max_caption_tokens: int
+    threshold: float | None  # of the tags that guide a caption
+    seed: int | None  # of drawn captions; None: nothing is drawn
+    parser: str
+    max_caption_chars: int
+    match: bool
+    batch_size: int = Field(json_schema_extra=RUNTIME_ONLY)
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, round: int) -> ScoreSettings:
+        """Take the settings out of the configuration of the run.
+
+        Args:
+            config: of the run.
+            round: number of the round, added to the seed.
+
+        Returns:
+            The settings.
+        """
+        generate, labels = config.engine.generate, config.labels
+        return cls(
+            captions=generate.captions,
+            decoding=generate.decoding,
+            num_beams=generate.num_beams,
+            top_p=generate.top_p,
+            max_caption_tokens=generate.max_caption_tokens,
+            threshold=generate.threshold,
+            seed=config.seed + round if generate.decoding == "nucleus" else None,
+            parser=labels.parser,
+            max_caption_chars=labels.max_caption_chars,
+            match=labels.match,
+            batch_size=generate.batch_size,
+        )
+
+
+class UnseenSettings(StageSettings):
+    """The part of the images that the model did not learn from."""
+
+    unseen: Bounds | None  # None: all
+
+    @property
+    def part(self) -> Part | None:
+        """The part; None: all images."""
+        return Part(*self.unseen) if self.unseen else None
+
+
+class WeighSettings(UnseenSettings):
+    """The weights of the tagger's score and of co-occurrence."""
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, num_models: int) -> WeighSettings:
+        """Take the settings out of the configuration of the run.
+
+        Args:
+            config: of the run.
+            num_models: number of scoring models.
+
+        Returns:
+            The settings.
+        """
+        return cls(unseen=_bounds(unseen_part(config, num_models)))
+
+
+class ThresholdSettings(UnseenSettings):
+    """The threshold of each tag."""
+
+    precision: float | None
+    captions: int  # generated for an image, each a vote for its tags
+    num_models: int
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, num_models: int) -> ThresholdSettings:
+        """Take the settings out of the configuration of the run.
+
+        Args:
+            config: of the run.
+            num_models: number of scoring models.
+
+        Returns:
+            The settings.
+        """
+        generate = config.engine.generate
+        return cls(
+            unseen=_bounds(unseen_part(config, num_models)),
+            precision=generate.precision,
+            captions=generate.captions,
+            num_models=num_models,
+        )
+
+
+class GenerateSettings(StageSettings):
+    """Which tags are added."""
+
+    precision: float | None
+    threshold: float | None
+    caption_threshold: float
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> GenerateSettings:
+        """Take the settings out of the configuration of the run."""
+        generate = config.engine.generate
+        return cls(
+            precision=generate.precision,
+            threshold=generate.threshold,
+            caption_threshold=generate.caption_threshold,
+        )
+
+
+class RegionSettings(StageSettings):
+    """The regions of tags, and of some tags that the image does not have."""
+
+    detector: str
+    revision: str | None
+    detector_precision: Literal["fp32", "fp16", "bf16"] | None
+    num_negatives: int  # tags of an image that it does not have
+    seed: int
+    batch_size: int = Field(json_schema_extra=RUNTIME_ONLY)
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, num_tags: int, num_images: int) -> RegionSettings:
+        """Take the settings out of the configuration of the run.
+
+        Args:
+            config: of the run.
+            num_tags: number of labels of the label system.
+            num_images: number of images that are annotated.
+
+        Returns:
+            The settings.
+        """
+        clean = config.engine.clean
+        return cls(
+            detector=clean.detector,
+            revision=clean.revision,
+            detector_precision=clean.detector_precision,
+            num_negatives=min(MAX_NEGATIVES, math.ceil(clean.absent * num_tags / max(1, num_images))),
+            seed=config.seed,
+            batch_size=clean.batch_size,
+        )
+
+
+class CleanSettings(StageSettings):
+    """Which tags are removed; of the stages `removals` and `clean`."""
+
+    clean: CleanConfig
+    trusts_labels: bool  # see `trusts_labels`
+    seed: int
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> CleanSettings:
+        """Take the settings out of the configuration of the run."""
+        return cls(clean=config.engine.clean, trusts_labels=trusts_labels(config), seed=config.seed)
+
+
+def _bounds(part: Part | None) -> Bounds | None:
+    return (part.start, part.end) if part else None

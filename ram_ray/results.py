@@ -1,0 +1,287 @@
+"""What each stage leaves: its result, which is also its manifest (`RUN/<folder>/<stage>/<digest>.json`).
+
+A stage takes results of earlier stages and returns one of these. Paths are URIs. Counts are numbers. A field that a
+stage may not have measured is None then. The classes are here and not in `records`, which describes tables, since a
+result is made by a stage of a run (`runtime.artifacts`), and imports point one way.
+
+    shards      Samples (DrawnShards: the drawn scenes)     pretrain    TrainedModel
+    represent   DualEncoderResult (Vocabulary, Synthetic)   generate    GeneratedAnnotations (Scores, ScoreWeights,
+    parse       Parsed                                                  Thresholds)
+    labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Regions, Removals)
+    evaluate    Evaluation                                  report      Tally, SampleImages
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ram_ray.runtime.artifacts import Folder, StageResult
+
+
+@dataclass(frozen=True)
+class Counts:
+    """True positives, false positives and false negatives; they add up over batches, shards and machines."""
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def precision(self) -> float:
+        """Share of the predictions that are true; 0 if nothing was predicted."""
+        return self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Share of the truth that was predicted; 0 if nothing is true."""
+        return self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0
+
+
+class RowsResult(StageResult):
+    """A stage that read rows and wrote rows: rows_in = rows_out + rejected."""
+
+    rows_in: int
+    rows_out: int  # that can be used
+    rejected: int
+
+
+class Samples(RowsResult):
+    """`records.SAMPLE` rows: of shards, or of text files with captions."""
+
+    shards: int
+    images: int | None = None  # None: captions without images
+    held_out: bool = False  # not trained on
+
+
+class DrawnShards(StageResult):
+    """The drawn scenes as shards of the run."""
+
+    shards: int
+    images: int
+
+
+class Parsed(RowsResult):
+    """`records.PARSED` rows."""
+
+    images: int
+    tags: int  # names, each once an image
+    captions: int
+    unread: dict[str, int]  # reason -> captions that the parser rejected
+    held_out: bool = False
+
+
+class LabelSystemResult(StageResult):
+    """A frozen label system."""
+
+    labels: int
+    system_version: str
+    names: int  # that captions mention
+    merged: int
+    dropped: int
+
+    @property
+    def uri(self) -> str:
+        """URI of the label system, for `LabelSystem.load`."""
+        return f"{self.path}/label_system.json"
+
+
+class TaggedRows(RowsResult):
+    """Rows with tags, and the tags against the truth where images have human labels."""
+
+    images: int
+    tags: int
+    matched: int  # tags that only their words in a caption gave, not the parse
+    labelled: int  # images with a truth; tp, fp and fn are over these
+    tp: int
+    fp: int
+    fn: int
+    unknown: int  # human labels that the label system does not contain
+
+    @property
+    def truth(self) -> Counts | None:
+        """The tags against the truth; None if no image has one."""
+        return Counts(self.tp, self.fp, self.fn) if self.labelled else None
+
+
+class Annotations(TaggedRows):
+    """`records.ANNOTATION` rows."""
+
+    held_out: bool = False
+
+
+class Scores(TaggedRows):
+    """SCORES rows of a round: generated captions, and the likeliest tags. Tags are those before the round."""
+
+    generated_caption: int  # tags of earlier rounds, by origin
+    tagger: int
+
+
+class ScoreWeights(StageResult):
+    """`weigher.npz`: the weights of a tagger's score and of co-occurrence, and the pairs of tags."""
+
+    images: int
+    pairs: int
+    constant: float
+    score: float
+    company: float
+
+
+class Thresholds(StageResult):
+    """`thresholds.json` and `curve.json` of a round."""
+
+    images: int  # that scores were calibrated on
+    calibrated: int | None = None  # tags; None: one threshold for all
+    reached: int | None = None  # tags that some score adds
+
+    @property
+    def curve(self) -> str:
+        """URI of the precision-recall curve."""
+        return f"{self.path}/curve.json"
+
+
+class GeneratedAnnotations(Annotations):
+    """Annotations with the tags and captions that a round added; its rejected rows are those of `Scores`."""
+
+    generated_caption: int  # tags by origin, of all rounds
+    tagger: int
+    added: int  # tags of this round
+    added_generated_caption: int
+    added_tagger: int
+    added_right: int  # on images with a truth
+    added_wrong: int
+
+    @property
+    def curve(self) -> str:
+        """URI of the precision-recall curve of the round."""
+        return f"{self.path}/curve.json"
+
+
+class Regions(StageResult):
+    """IMAGE_REGIONS rows: boxes, embeddings and scores of the tags of each image."""
+
+    images: int
+
+
+class Removals(StageResult):
+    """Which image loses which tag, and why."""
+
+    categories: int
+    judged: int  # categories with enough images
+    crops: int
+    outliers: int  # removed tags, by reason
+    disagreements: int
+    protected: int  # tags that would be removed but for a human label or `protected`
+
+    @property
+    def samples(self) -> str:
+        """URI of the folder of sample crops (`data_engine.clean.SAMPLE_ROWS`)."""
+        return f"{self.path}/samples"
+
+
+class CleanedAnnotations(Annotations):
+    """Annotations without the tags that a round removed."""
+
+    removals: str  # digest of the stage `removals`
+    samples: str  # URI of its sample crops
+
+
+class DualEncoderResult(StageResult):
+    """The text encoder of the label queries and the image teacher; counts are None if it was not trained here."""
+
+    folder: ClassVar[Folder] = "models"
+
+    source: str  # folder, URI or Hugging Face id, for `Teacher.from_pretrained`
+    revision: str | None  # commit of a Hugging Face id
+    rows_in: int | None = None
+    rejected: int | None = None
+    steps: int | None = None
+    images_seen: int | None = None
+    strategy: str | None = None  # deepspeed | ddp
+
+
+class Synthetic(StageResult):
+    """SYNTHETIC rows: captions with generated images."""
+
+    rows_out: int
+    images: int
+
+
+class Vocabulary(StageResult):
+    """A folder with `tokenizer.json`."""
+
+    folder: ClassVar[Folder] = "models"
+
+    words: int
+
+
+class TrainedModel(StageResult):
+    """A model bundle."""
+
+    folder: ClassVar[Folder] = "models"
+
+    image_size: int  # pixels a side
+    rows_in: int  # rows of the training table
+    rejected: int  # images that could not be read
+    steps: int
+    images_seen: int
+    strategy: str  # deepspeed | ddp
+    fold: int | None = None  # part of the images that only this model scores; None: a model of the recipe itself
+
+
+class Evaluation(StageResult):
+    """The scores of a model on labelled images; averages over tags, 0 to 1, None without tags."""
+
+    folder: ClassVar[Folder] = "evaluation"
+
+    model: str  # digest
+    images: int
+    num_tags: int
+    mAP: float | None  # noqa: N815 (the usual name)
+    mean_prevalence: float | None
+    precision: float | None
+    recall: float | None
+    micro_precision: float
+    micro_recall: float
+
+    @property
+    def summary(self) -> str:
+        """URI of summary.json, the dict of `metrics.summarise`."""
+        return f"{self.path}/summary.json"
+
+
+class TagShares(BaseModel):
+    """What the data engine did, as shares, 0 to 1 (`data_engine.statistics`); None where nothing can be divided."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    added_precision: float | None
+    recovered: float | None
+    false_removed: float | None
+    true_removed: float | None
+    said_false_removed: float | None
+    said_true_removed: float | None
+
+
+class Tally(StageResult):
+    """The tags of annotations, counted by tag, source and fate."""
+
+    folder: ClassVar[Folder] = "evaluation"
+
+    images: int
+    shares: TagShares
+    objects: TagShares  # the same for tags of the kind object
+
+
+class SampleImages(StageResult):
+    """The images of the data engine's page."""
+
+    folder: ClassVar[Folder] = "evaluation"
+
+    images: int  # that are shown
+    pictures: int  # crops and whole images

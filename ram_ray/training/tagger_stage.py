@@ -1,0 +1,132 @@
+"""The stages `pretrain`, `retrain` and `finetune`: a tagger, trained on annotations by the one trainer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from ram_ray.config import RunConfig
+from ram_ray.data.parts import Part
+from ram_ray.label_system import LabelSystem
+from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, TrainedModel, Vocabulary
+from ram_ray.runtime.artifacts import Run
+from ram_ray.settings.models import ModelConfig
+from ram_ray.settings.section import StageSettings
+from ram_ray.settings.training import TrainConfig, TrainingConfig
+from ram_ray.training.build import TaggerJob
+from ram_ray.training.feed import TaggerFeed
+from ram_ray.training.table import RowSelection, make_table, row_maker
+from ram_ray.training.trainer import count_steps, train
+
+
+class TaggerSettings(StageSettings):
+    """All that a trained tagger depends on, beside its annotations and the model it starts from."""
+
+    train: TrainConfig
+    training: TrainingConfig
+    model: ModelConfig
+    seed: int
+    left_out: tuple[int, int] | None  # start and end of the `Part` that is not trained on
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, train: TrainConfig, left_out: Part | None) -> TaggerSettings:
+        """Take the settings out of the configuration of the run.
+
+        Args:
+            config: of the run.
+            train: section of this training.
+            left_out: part of the images that is not trained on.
+
+        Returns:
+            The settings.
+        """
+        return cls(
+            train=train,
+            training=config.training,
+            model=config.model,
+            seed=config.seed,
+            left_out=(left_out.start, left_out.end) if left_out else None,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What every training of a run takes beside annotations."""
+
+    labels: LabelSystemResult
+    dual_encoder: DualEncoderResult  # embeds the labels, and is distilled
+    vocabulary: Vocabulary  # a folder that every node can read
+
+
+def train_tagger(
+    run: Run,
+    config: RunConfig,
+    train_config: TrainConfig,
+    annotations: Annotations,
+    inputs: TrainingInputs,
+    *,
+    name: str,
+    newest: TrainedModel | None = None,
+    left_out: Part | None = None,
+    fold: int | None = None,
+) -> TrainedModel:
+    """Train a tagger on all images but those left out, and write its bundle.
+
+    Args:
+        run: gets the stage's folder.
+        config: of the run.
+        train_config: section of this training.
+        annotations: rows to train on.
+        inputs: the other inputs of training.
+        name: of the stage.
+        newest: model to start from where `train_config.start` is "previous"; None: the backbone of the dual encoder.
+        left_out: part of the images that is not trained on; epochs count the other images.
+        fold: number of the part that only this model scores.
+
+    Returns:
+        The trained model.
+    """
+    settings, execution = TaggerSettings.from_config(config, train=train_config, left_out=left_out), config.execution
+    start = newest if settings.train.start == "previous" else None
+    labels, dual_encoder, vocabulary = inputs.labels, inputs.dual_encoder, inputs.vocabulary
+    results = [annotations, labels, dual_encoder, vocabulary, *([start] if start else [])]
+    stage = run.stage(name, TrainedModel, settings=settings, inputs=results)
+    if stage.result:
+        return stage.result
+    selection = RowSelection(settings.train.shards, left_out)
+    path = annotations.path
+    make_rows = row_maker(path, config=settings.train, selection=selection, execution=execution)
+    table = make_table(
+        f"{stage.work}/table",
+        {path: make_rows},
+        selection=selection,
+        num_rows=annotations.rows_out,
+        seed=settings.seed,
+        execution=execution,
+    )
+    total_steps, steps_per_epoch = count_steps(table, stage=name, config=settings.train)
+    feed = TaggerFeed(
+        table=table,
+        config=settings.train,
+        seed=settings.seed,
+        limits=execution.limits,
+        tokenizer=vocabulary.path,
+        tag_names=tuple(LabelSystem.load(labels.uri).names),
+        prompt=settings.model.prompt,
+        max_caption_tokens=settings.model.max_caption_tokens,
+        max_tag_tokens=settings.model.max_tag_tokens,
+    )
+    job = TaggerJob(
+        stage=name,
+        config=settings.train,
+        training=settings.training,
+        feed=feed,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        model=settings.model,
+        label_system=labels.uri,
+        teacher=dual_encoder.source,
+        teacher_revision=dual_encoder.revision,
+        start=start.path if start else None,
+    )
+    counts = train(job, stage=stage)
+    return stage.finish(image_size=settings.train.image_size, fold=fold, **asdict(counts))
