@@ -5,6 +5,7 @@ there with newer versions, each image of a batch attends only to its own tags.
 
 - Lengths count tokens with the prompt; the end token is not allowed before `min_length`.
 - The repetition penalty applies to logits, in beam search to log-probabilities, and includes the tokens of the prompt.
+- Without `repeat_tags` the tokens of an image's tags come once each; the prompt's tokens are free.
 - The score of a beam is its summed log-probability divided by its length without the end token. The search of an image
   ends when K captions are finished and no open beam can exceed the worst of them.
 
@@ -84,6 +85,7 @@ def generate(
     decoding: Decoding,
     max_length: int,
     end: int,
+    tag_ids: Tensor | None = None,
     generator: Generators = None,
 ) -> Tensor:
     """Generate captions.
@@ -96,6 +98,7 @@ def generate(
         decoding: beams, lengths, repetition penalty or sampling.
         max_length: maximum tokens, with the prompt.
         end: id of the end token.
+        tag_ids: (B, T') ids of the tags that guide the captions, for `decoding.repeat_tags` false.
         generator: generator of the draws, with `decoding.sample`. A list has a generator for each image, whose draws
             then do not depend on the other images.
 
@@ -104,19 +107,37 @@ def generate(
     """
     cached = CachedDecoder(decoder, context, context_mask)
     search = _beam_search if decoding.num_beams > 1 and not decoding.sample else _greedy_or_sample
+    once = None
+    if tag_ids is not None and not decoding.repeat_tags:
+        vocab_size = decoder.embedding.word.num_embeddings
+        once = torch.zeros(len(context), vocab_size, dtype=torch.bool, device=tag_ids.device)
+        once = once.scatter(1, tag_ids, True).index_fill(1, prompt, False)
     return search(
-        cached, prompt.expand(len(context), -1), decoding=decoding, max_length=max_length, end=end, generator=generator
+        cached,
+        prompt.expand(len(context), -1),
+        once=once,
+        decoding=decoding,
+        max_length=max_length,
+        end=end,
+        generator=generator,
     )
 
 
 def _greedy_or_sample(
-    decoder: CachedDecoder, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: Generators
+    decoder: CachedDecoder,
+    ids: Tensor,
+    *,
+    once: Tensor | None,
+    decoding: Decoding,
+    max_length: int,
+    end: int,
+    generator: Generators,
 ) -> Tensor:
-    """Generate greedily or by sampling: ids (B, P) to (B, T)."""
+    """Generate greedily or by sampling: ids (B, P) to (B, T); `once` (B, V) marks tokens that come once."""
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     new = ids
     while ids.shape[1] < max_length and not bool(ended.all()):
-        scores = _adjust(decoder(new), ids, decoding=decoding, end=end)
+        scores = _adjust(decoder(new), ids, once=once, decoding=decoding, end=end)
         tokens = _sample(scores, decoding, generator) if decoding.sample else scores.argmax(-1)
         tokens = tokens.masked_fill(ended, 0)
         ended = ended | (tokens == end)
@@ -170,9 +191,16 @@ class _FinishedCaptions:
 
 
 def _beam_search(
-    decoder: CachedDecoder, ids: Tensor, *, decoding: Decoding, max_length: int, end: int, generator: Generators
+    decoder: CachedDecoder,
+    ids: Tensor,
+    *,
+    once: Tensor | None,
+    decoding: Decoding,
+    max_length: int,
+    end: int,
+    generator: Generators,
 ) -> Tensor:
-    """Generate by beam search: ids (B, P) to (B, T)."""
+    """Generate by beam search: ids (B, P) to (B, T); `once` (B, V) marks tokens that come once."""
     num_images, beams = len(ids), decoding.num_beams
     finished = [_FinishedCaptions(beams) for _ in range(num_images)]
     totals = torch.full((num_images, beams), -1e9, device=ids.device)
@@ -180,8 +208,9 @@ def _beam_search(
     logits = decoder(ids)
     decoder.repeat(beams)
     ids, logits = ids.repeat_interleave(beams, dim=0), logits.repeat_interleave(beams, dim=0)
+    once = None if once is None else once.repeat_interleave(beams, dim=0)
     while ids.shape[1] < max_length:
-        scores = _adjust(logits.log_softmax(-1), ids, decoding=decoding, end=end) + totals.view(-1, 1)
+        scores = _adjust(logits.log_softmax(-1), ids, once=once, decoding=decoding, end=end) + totals.view(-1, 1)
         size = scores.shape[-1]
         best, indices = scores.view(num_images, -1).topk(2 * beams, dim=1)
         open_beams: list[tuple[float, int, int]] = []
@@ -245,12 +274,14 @@ def _pad(rows: list[Tensor], end: int, max_length: int) -> Tensor:
     return padded
 
 
-def _adjust(scores: Tensor, ids: Tensor, *, decoding: Decoding, end: int) -> Tensor:
-    """Apply the repetition penalty and the minimum length to scores (R, V) of the token after ids (R, T)."""
+def _adjust(scores: Tensor, ids: Tensor, *, once: Tensor | None, decoding: Decoding, end: int) -> Tensor:
+    """Apply the rules of the decoding to scores (R, V) of the token after ids (R, T)."""
     if decoding.repetition_penalty != 1:
         repeated = scores.gather(1, ids)
         penalty = decoding.repetition_penalty
         scores = scores.scatter(1, ids, torch.where(repeated < 0, repeated * penalty, repeated / penalty))
+    if once is not None:
+        scores = scores.masked_fill(torch.zeros_like(once).scatter(1, ids, True) & once, -torch.inf)
     if ids.shape[1] < decoding.min_length and end >= 0:
         scores = scores.index_fill(1, torch.tensor([end], device=scores.device), -torch.inf)
     return scores

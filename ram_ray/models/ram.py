@@ -234,6 +234,7 @@ class RAM(nn.Module):
             decoding=decoding,
             max_length=length if max_tokens is None else len(prompt_ids) + max_tokens,
             end=end,
+            tag_ids=tag_ids,
             generator=generator,
         )[:, len(prompt_ids) :]
         return ids.masked_fill(ids == end, 0)

@@ -67,6 +67,9 @@ class Decoding(Section):
     repetition_penalty: float = Field(
         1.0, gt=0, description="Above 1: words that are already there are less likely (arXiv 1909.05858)."
     )
+    repeat_tags: bool = Field(
+        True, description="Whether the words of a tag that guides the caption may come more than once in it."
+    )
     sample: bool = Field(False, description="Whether words are sampled, not searched; needs `num_beams` 1.")
     top_k: int = Field(50, ge=1, description="Most probable words that are sampled from.")
     top_p: float = Field(0.9, gt=0, le=1, description="Share of the probability that is sampled from.")

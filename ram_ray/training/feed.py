@@ -314,7 +314,8 @@ class TaggerFeed(Feed):
             captions = row["captions"] or [{"text": "", "tags": []}]
             caption = self.row_rng(row, "caption").choice(captions)
             texts.append(caption["text"])
-            tags.append([self.tag_names[id] for id in caption["tags"]])
+            # In the order of their ids, as inference gives them: in the order of the caption they would tell its words.
+            tags.append([self.tag_names[id] for id in sorted(caption["tags"])])
         if not self.config.caption_loss:
             return {"targets": targets}
         tokenizer = load_tokenizer(self.tokenizer)

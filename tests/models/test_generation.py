@@ -92,3 +92,21 @@ def test_samples_depend_on_their_seed_and_top_k_1_is_greedy(model, inputs) -> No
     assert torch.equal(first, again) and not torch.equal(first, other)
     with pytest.raises(ValueError, match="leave num_beams at 1"):
         Decoding(sample=True, num_beams=2)
+
+
+@pytest.mark.parametrize("decoding", [{"num_beams": 1}, {"num_beams": 3}, {"sample": True}])
+def test_without_repeated_tags_the_tokens_of_a_tag_come_once(decoding: dict, model, inputs) -> None:
+    """The others, and those of the prompt, come as often as they like."""
+    image_tokens, prompt = inputs[0], torch.tensor([7])
+    tags = torch.tensor([[5, 6, 0], [5, 6, 1], [6, 7, 5]])
+
+    def generate(repeat_tags: bool) -> list[list[int]]:
+        options = Decoding(max_length=20, repeat_tags=repeat_tags, **decoding)
+        generator = torch.Generator().manual_seed(0)
+        return model.generate(image_tokens, tags, prompt, end=-1, decoding=options, generator=generator).tolist()
+
+    free, once = generate(True), generate(False)
+    for row, limited in zip(once, tags.tolist(), strict=True):
+        assert all(row.count(token) <= 1 for token in set(limited) - {0, 7})
+        assert max(map(row.count, row)) > 1
+    assert max(row.count(token) for row in free for token in (5, 6)) > 1
