@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import hashlib
 import json
 import os
@@ -187,9 +186,6 @@ class Stage(Generic[R]):
         write_text(self.manifest_path, result.model_dump_json(indent=1))
         self.result = result
         remove_folder(*fsspec.url_to_fs(self.work))
-        # Ray Data's plans refer to themselves, and to blocks; a node that holds a block that is still referred to does
-        # not count as idle, and no autoscaler takes it back.
-        gc.collect()
         self.run.tell(result, is_reused=False)
         return result
 

@@ -39,6 +39,9 @@ SWITCHES = {
     # Ray keeps results up to this size (by default 100 kB: a block of captions) in the memory of the driver, and not in
     # the object store: blocks that wait between the steps of a stage then make the driver grow with the data.
     "RAY_max_direct_call_object_size": "10240",
+    # Ray Data's plans refer to themselves, and to blocks: only Python's garbage collector lets go of them, and Ray asks
+    # for it every 90 minutes by default. Until then a finished stage's nodes are not idle: no autoscaler removes them.
+    "RAY_local_gc_interval_s": "60",
 }
 
 

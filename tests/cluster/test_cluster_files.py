@@ -160,8 +160,8 @@ def test_dockerfile_copies_what_exists_and_pins_the_versions_of_constraints() ->
     allowed = {line[1:] for line in (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"}
     copied = {path for line in re.findall(r"^COPY (?:--\S+ )*(.+)$", text, re.MULTILINE) for path in line.split()[:-1]}
     assert copied == allowed
-    switch = "RAY_max_direct_call_object_size"  # of every process of a cluster: what the driver keeps in its own memory
-    assert f"{switch}={SWITCHES[switch]}" in text
+    for switch in ("RAY_max_direct_call_object_size", "RAY_local_gc_interval_s"):  # of every process of a cluster
+        assert f"{switch}={SWITCHES[switch]}" in text
 
 
 def test_dockerfile_passes_hadolint() -> None:
