@@ -14,7 +14,7 @@ from ram_ray.captions.rules import Tag
 
 @pytest.fixture(scope="module")
 def parser() -> CaptionParser:
-    return CaptionParser()
+    return CaptionParser(max_chars=1000)
 
 
 def hostile_strings(count: int) -> list[str]:
