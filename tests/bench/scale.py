@@ -4,9 +4,10 @@
 
 Writes one tar of tiny images with captions and gives it many names (links, or objects in moto's S3 server), checks
 headers and parses: the stages `shards` to `parse`, on a Ray of the job's own. `represent` is a dual encoder that is
-there already, so that nothing is trained. The driver is the job's own process; its peak is the kernel's (VmHWM), which
-is read several times a second. The target is a driver whose memory does not grow by more than 5% from 100,000 to
-1,000,000 rows, and time, files and requests that grow as the rows do, or less.
+there already, so that nothing is trained. The driver is the job's own process. Its memory is what is its own (RssAnon,
+read several times a second): the pages of the object store that it has read are shared, and resources.object_store_gb
+bounds them. The target is a driver whose memory does not grow by more than 5% from 100,000 to 1,000,000 rows, and time,
+files and requests that grow as the rows do, or less.
 """
 
 from __future__ import annotations
@@ -103,11 +104,11 @@ def write_models(folder: Path) -> None:
     DualEncoder(DualEncoderConfig(swin=swin, text=text, **sizes)).save(folder, tokenizer)
 
 
-def peak_mb(pid: int) -> float:
-    """The most memory that a process has had resident, in MB; 0 if it is gone."""
+def own_mb(pid: int) -> float:
+    """Memory of a process that it shares with no other, in MB; 0 if it is gone."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith("RssAnon:"):
                 return int(line.split()[1]) / 1000
     return 0.0
 
@@ -122,7 +123,7 @@ def measure(rows: int, *, data: str, run: str, models: Path, proxy: S3Proxy | No
     before, start, peak = proxy.num_requests if proxy else 0, time.monotonic(), 0.0
     process = subprocess.Popen(command, cwd=ROOT)
     while process.poll() is None:
-        peak = max(peak, peak_mb(process.pid))
+        peak = max(peak, own_mb(process.pid))
         time.sleep(0.2)
     seconds = time.monotonic() - start
     assert process.returncode == 0, f"the job ended with {process.returncode}"
