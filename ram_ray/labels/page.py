@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TypedDict
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.report import DROP_REASONS, MERGE_REASONS, BuildReport
 from ram_ray.records import KINDS
+from ram_ray.runtime.templates import make_environment
 
 MAX_MERGES = 200  # rows of the table of merges
 MAX_NAMES = 140  # characters of the names of a kind
@@ -133,14 +134,7 @@ def to_html(system: LabelSystem, report: BuildReport | None, *, title: str) -> s
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("ram_ray.labels"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = make_environment("ram_ray.labels")
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.globals["file"] = _file
     # `tojson` writes "<" as \u003c, so that no text ends the script element; here keys stay in their order

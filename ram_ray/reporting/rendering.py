@@ -1,8 +1,4 @@
-"""Fill the jinja2 templates of `templates/`, which hold the markup of the report and of the data engine's page.
-
-Autoescape is on: a text from data is shown as text and is never read as HTML. A name that a template misspells is an
-error.
-"""
+"""Fill the jinja2 templates of `templates/`, which hold the markup of the report and of the data engine's page."""
 
 from __future__ import annotations
 
@@ -10,8 +6,10 @@ import math
 from functools import cache
 from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
+
+from ram_ray.runtime.templates import make_environment
 
 MISSING = "–"  # a value that was not measured
 
@@ -69,14 +67,7 @@ def signed(value: int) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("ram_ray.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = make_environment("ram_ray.reporting")
     environment.filters |= {"number": number, "percent": percent, "signed": signed}
     environment.globals["style"] = _style
     return environment

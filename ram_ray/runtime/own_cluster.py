@@ -78,11 +78,6 @@ def stop() -> None:
     ray_internals.forget_token()
 
 
-def is_running() -> bool:
-    """Whether a cluster that this process has started still runs."""
-    return _folder is not None
-
-
 def logs_folder() -> Path | None:
     """The folder with the logs of the running cluster's processes, or None."""
     return ray_internals.session_logs(_folder) if _folder else None
