@@ -23,7 +23,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
 from ram_ray.labels.parsed_rows import label_ids, parsed_captions
-from ram_ray.runtime.annotate import read_rows
+from ram_ray.runtime.annotate import COUNTED_ROWS, read_rows
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.settings.runtime import Execution
@@ -102,7 +102,7 @@ def read_name_counts(path: str, *, execution: Execution) -> dict[Key, dict[str, 
     """
     columns = ["parsed", "reason", "shard"]
     rows = (
-        read_rows(path, execution=execution, columns=columns)
+        read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
         .map_batches(count_names, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
         .groupby(["name", "kind", "source"], num_partitions=execution.resources.shuffle_partitions)
         .sum("count")
@@ -124,7 +124,7 @@ def read_caption_counts(path: str, *, execution: Execution) -> dict[str, int]:
         Source -> captions.
     """
     columns = ["captions", "shard", "reason"]
-    rows = read_rows(path, execution=execution, columns=columns).map_batches(
+    rows = read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS).map_batches(
         count_captions, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
     counts: Counter[str] = Counter()
@@ -148,7 +148,7 @@ def read_unread_counts(path: str, *, execution: Execution) -> dict[str, int]:
         reasons = Counter(unread["reason"] for row in block["unread"].to_pylist() for unread in row or ())
         return pa.table({"reason": pa.array(list(reasons), pa.string()), "count": list(reasons.values())})
 
-    rows = read_rows(path, execution=execution, columns=["unread"]).map_batches(
+    rows = read_rows(path, execution=execution, columns=["unread"], rows_per_block=COUNTED_ROWS).map_batches(
         count, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
     counts: Counter[str] = Counter()

@@ -13,7 +13,7 @@ from ram_ray.config import RunConfig
 from ram_ray.labels.counts import read_unread_counts
 from ram_ray.records import PARSED, to_table
 from ram_ray.results import Parsed, Samples
-from ram_ray.runtime.annotate import annotate, map_captions, read_rows, sum_blocks
+from ram_ray.runtime.annotate import annotate, map_captions, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.settings.section import StageSettings
@@ -114,8 +114,8 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         execution=execution,
         rows_in=samples.rows_out,
     )
-    rows = read_rows(stage.path, execution=execution, columns=["captions", "parsed", "unread"])
-    counts = sum_blocks(rows, _count_parsed, execution=execution)
+    columns = ["captions", "parsed", "unread"]
+    counts = sum_blocks(stage.path, _count_parsed, columns=columns, execution=execution)
     images = int(counts["rows"])
     assert samples.rows_out == images, f"{name}: {samples.rows_out} rows in, {images} out"
     return stage.finish(

@@ -38,7 +38,7 @@ from ram_ray.labels.page import to_html
 from ram_ray.labels.report import BuildReport
 from ram_ray.records import ANNOTATION
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, Parsed
-from ram_ray.runtime.annotate import annotate, map_captions, read_rows, sum_blocks
+from ram_ray.runtime.annotate import annotate, map_captions, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
@@ -182,7 +182,7 @@ def annotation_counts(
         }
 
     columns = ["captions", "tags", "labels", "reason"]
-    sums = sum_blocks(read_rows(path, execution=execution, columns=columns), count, execution=execution)
+    sums = sum_blocks(path, count, columns=columns, execution=execution)
     return {name: int(value) for name, value in sums.items()}
 
 

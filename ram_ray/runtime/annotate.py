@@ -25,6 +25,7 @@ from ram_ray.runtime.storage import has_folders, make_folder, remove_folder
 from ram_ray.settings.runtime import Execution
 
 Transform = Callable[[Dataset], Dataset]
+COUNTED_ROWS = 16384  # rows of a block where rows are only counted: a few columns, some MB
 
 
 def read_rows(
@@ -174,18 +175,22 @@ def annotate(
 
 
 def sum_blocks(
-    dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, execution: Execution
+    path: str, count: Callable[[pa.Table], dict[str, float]], *, columns: list[str], execution: Execution
 ) -> dict[str, float]:
-    """Add up `count(block)` over all blocks; only the sums come to the driver.
+    """Add up `count(block)` over the rows of a stage's folder; only sums come to the driver, one row a block.
+
+    Blocks are larger than those that a stage works on: what the driver keeps of a block grows with their number.
 
     Args:
-        dataset: rows to count.
+        path: folder or URI.
         count: function from a block to numbers by name.
+        columns: names of the columns that are read.
         execution: how the stages of the run are executed.
 
     Returns:
-        The sums by name; empty without blocks.
+        The sums by name; empty without rows.
     """
+    dataset = read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
     partial = dataset.map_batches(
         lambda block: pa.Table.from_pylist([count(block)]),
         batch_format="pyarrow",
@@ -219,7 +224,7 @@ def write_rejected(stage: Stage[R], *, execution: Execution, num_rejected: int) 
         return conform(block, REJECTED)
 
     columns = ["key", "shard", "reason", "detail"]
-    rows = read_rows(stage.path, execution=execution, columns=columns).map_batches(
+    rows = read_rows(stage.path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS).map_batches(
         rejected, batch_format="pyarrow", num_cpus=execution.task_cpus
     )
     write_rows(rows, folder, execution=execution)
@@ -235,9 +240,7 @@ def count_and_reject(stage: Stage[R], *, execution: Execution) -> tuple[int, int
     Returns:
         Number of rows, and how many of them are rejected.
     """
-    counts = sum_blocks(
-        read_rows(stage.path, execution=execution, columns=["key", "reason"]), _count_rows, execution=execution
-    )
+    counts = sum_blocks(stage.path, _count_rows, columns=["key", "reason"], execution=execution)
     rows, rejected = int(counts["rows"]), int(counts["rejected"])
     write_rejected(stage, execution=execution, num_rejected=rejected)
     return rows, rejected
