@@ -44,8 +44,9 @@ class ScreenHandler(logging.Handler):
             record: INFO or above.
         """
         output, errors = self._streams or (sys.stdout, sys.stderr)
+        stream = output if record.levelno < logging.WARNING else errors
         try:
-            write_line(f"{_prefix(record)}{record.getMessage()}", errors if record.levelno > logging.INFO else output)
+            write_line(f"{_prefix(record)}{record.getMessage()}", stream)
         except OSError:  # the reader is gone; the log has the line
             pass
         except Exception:

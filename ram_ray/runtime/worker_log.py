@@ -31,7 +31,7 @@ class DriverHandler(logging.Handler):
         """
         try:
             if not send_record(_to_fields(record)):
-                write_line(self.format(record), sys.stderr if record.levelno > logging.INFO else sys.stdout)
+                write_line(self.format(record), sys.stdout if record.levelno < logging.WARNING else sys.stderr)
         except Exception:
             self.handleError(record)
 
