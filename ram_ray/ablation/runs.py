@@ -25,6 +25,7 @@ same folder, and a killed ablation resumes.
 from __future__ import annotations
 
 import json
+import logging
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -50,7 +51,8 @@ from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import Annotations, TrainedModel
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.outcome import describe, find_cause
-from ram_ray.runtime.screen import print_line
+
+logger = logging.getLogger(__name__)
 
 TABLE_5 = ("parsed", "+ generation", "+ cleaning", "+ finetune", "+ second round")
 TABLE_4 = ("Tag2Text without captioning", "+ captioning", "+ text queries", "+ distillation", "+ larger label system")
@@ -86,7 +88,7 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
     failed: dict[str, str] = {}
     result: Result = {}
     for seed in seeds:
-        print_line(f"\nseed {seed}")
+        logger.info("\nseed %d", seed)
         try:
             measured[seed] = measure(config.model_copy(update={"seed": seed}), f"{out_uri}/seed_{seed}")
         except Exception as error:  # a seed in hours of seeds: the others are worth having, and nothing is hidden

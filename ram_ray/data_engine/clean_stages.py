@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -57,10 +58,12 @@ from ram_ray.results import (
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import annotate
 from ram_ray.runtime.artifacts import Run, Stage, write_table, write_text
-from ram_ray.runtime.screen import print_line
 from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.data_engine import CleanConfig
 from ram_ray.settings.runtime import Execution
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 10.0  # between two lines
 Item = TypeVar("Item")
@@ -274,6 +277,7 @@ def _map_tasks(
     import ray
 
     def run(item: Item) -> Value:  # Ray takes functions, and `work` may be a partial
+        send_to_driver()
         return work(item)
 
     task: Any = ray.remote(num_cpus=execution.task_cpus, num_gpus=num_gpus, **TASK_RETRIES)(run)  # type: ignore[arg-type]
@@ -297,7 +301,7 @@ def _run_tasks(
     for finished, _ in enumerate(_map_tasks(items, work, execution=execution, num_gpus=num_gpus), start=1):
         if time.monotonic() - printed > PROGRESS_SECONDS:
             printed = time.monotonic()
-            print_line(f"{stage}: {finished:,}/{len(items):,} {done}")
+            logger.info("%s: %s/%s %s", stage, f"{finished:,}", f"{len(items):,}", done)
 
 
 def _count_removals(path: str, groups: Iterable[Group]) -> dict[str, int]:

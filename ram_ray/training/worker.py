@@ -12,6 +12,7 @@ Letters: M micro batches of a step, B rows of a micro batch.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -28,7 +29,7 @@ from ray.train.torch import get_device
 from torch import Tensor, nn
 
 from ram_ray.runtime import ray_internals
-from ram_ray.runtime.screen import print_line
+from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
 from ram_ray.training.metrics import MetricsRecorder
@@ -37,6 +38,8 @@ from ram_ray.training.step import learning_rate, step_seed
 from ram_ray.training.step_files import remove_later_files
 from ram_ray.training.strategy import Engine, make_engine
 from ram_ray.training.worker_sums import sum_over_workers
+
+logger = logging.getLogger(__name__)
 
 TEXT_COLUMNS = ("key", "shard", "reason", "detail")
 LOG_SECONDS = 15.0
@@ -89,6 +92,7 @@ def train_worker(options: dict[str, Any]) -> None:
         FloatingPointError: if the loss is not finite.
     """
     job: Job = options["job"]
+    send_to_driver()
     ray_internals.silence_checkpoints()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -104,7 +108,7 @@ def train_worker(options: dict[str, Any]) -> None:
             remove_later_files(folder, first)
         steps_text = f"{job.total_steps} steps of {job.config.batch_size} images"
         workers_text = f"{world} worker{'s' * (world > 1)}"
-        print_line(f"{job.stage}: {steps_text} on {workers_text} ({engine.kind}), from step {first}")
+        logger.info("%s: %s on %s (%s), from step %d", job.stage, steps_text, workers_text, engine.kind, first)
 
     rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
     feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])
@@ -270,7 +274,7 @@ def _checkpoint(engine: Engine, *, step: int, rank: int, losses: dict[str, float
 
 
 class ProgressMeter:
-    """Prints step, losses, images per second and remaining time, every few seconds.
+    """Logs step, losses, images per second and remaining time, every few seconds.
 
     Args:
         job: the training run.
@@ -282,7 +286,7 @@ class ProgressMeter:
         self._start = self._last = time.monotonic()
 
     def log(self, num_steps: int, losses: dict[str, float], lr: float) -> None:
-        """Print a line every `LOG_SECONDS` seconds and after the last step.
+        """Log a line every `LOG_SECONDS` seconds and after the last step.
 
         Args:
             num_steps: finished steps of the run.
@@ -296,7 +300,13 @@ class ProgressMeter:
         rate = (num_steps - self._first) / max(1e-6, now - self._start)
         seconds_left = int((self._job.total_steps - num_steps) / max(1e-6, rate))
         text = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name != "total")
-        print_line(
-            f"{self._job.stage}: step {num_steps}/{self._job.total_steps}, {text}, lr {lr:.2g}, "
-            f"{rate * self._job.config.batch_size:.0f} images/s, {seconds_left // 60}:{seconds_left % 60:02d} left",
+        logger.info(
+            "%s: step %d/%d, %s, lr %.2g, %.0f images/s, %d:%02d left",
+            self._job.stage,
+            num_steps,
+            self._job.total_steps,
+            text,
+            lr,
+            rate * self._job.config.batch_size,
+            *divmod(seconds_left, 60),
         )
