@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ram_ray.data.preprocess import Images, preprocess
 from ram_ray.inference.backends.backend import LabelSet, make_label_set
-from ram_ray.inference.backends.make import make_backend
+from ram_ray.inference.backends.registry import make_backend
 from ram_ray.inference.custom_tags import CustomTags
 from ram_ray.inference.tag_score import TagScore
 from ram_ray.label_system import is_present

@@ -1,6 +1,6 @@
 """The page evaluation/engine.html: what the data engine did in a run, from the files of its stages.
 
-Counts come from `tally` over each step's annotations, images from `engine_pictures`, the precision-recall curve from
+Counts come from `tally` over each step's annotations, images from `engine_images`, the precision-recall curve from
 the last round's generation. The sample images are a stage, so a page that is written again reads no shards.
 """
 
@@ -19,8 +19,8 @@ from ram_ray.config import RunConfig
 from ram_ray.data_engine.statistics import TallyRow, count_tags_by_fate, read_tag_counts, tally_shares
 from ram_ray.label_system import LabelSystem
 from ram_ray.reporting.engine_curve import read_curve
+from ram_ray.reporting.engine_images import Bounds, read_sample_images
 from ram_ray.reporting.engine_page import LabelChanges, Reason, Step, View, to_html
-from ram_ray.reporting.engine_pictures import Bounds, read_sample_images
 from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage
 from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult, SampleImages
 from ram_ray.runtime.artifacts import Run, write_text
@@ -106,7 +106,7 @@ def sample_images(
         bounds: how much the page may hold.
 
     Returns:
-        `engine_pictures.SAMPLE_IMAGE` rows.
+        `engine_images.SAMPLE_IMAGE` rows.
     """
     settings, execution = SampleImageSettings(tags=tuple(tags), bounds=asdict(bounds)), config.execution
     inputs = [annotations, labels]

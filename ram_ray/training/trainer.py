@@ -25,7 +25,7 @@ from ram_ray.settings.training import TrainConfig
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
 from ram_ray.training.feed import Table
 from ram_ray.training.metrics import read_lines, write_metrics
-from ram_ray.training.rejected import read as read_rejected
+from ram_ray.training.rejected_rows import read as read_rejected
 from ram_ray.training.worker import Job, train_worker
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The training loop that every Ray Train worker runs.
 
 A checkpoint holds the engine's state and the number of finished steps, which is the data position (see `feed`).
-Rejected rows and metrics are stored separately (see `rejected` and `metrics`). A checkpoint is uploaded while training
+Rejected rows and metrics are stored separately (see `rejected_rows` and `metrics`). A checkpoint is uploaded while training
 continues. Dropout is seeded in each step. So a run that was killed and resumed with the same number of workers ends
 with the same weights as an uninterrupted run (bit for bit on a CPU). With another number of workers it sees the same
 rows in the same steps.
@@ -32,7 +32,7 @@ from ram_ray.runtime.screen import print_line
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
 from ram_ray.training.metrics import MetricsRecorder
-from ram_ray.training.rejected import RejectedRows
+from ram_ray.training.rejected_rows import RejectedRows
 from ram_ray.training.step import learning_rate, step_seed
 from ram_ray.training.step_files import remove_later_files
 from ram_ray.training.strategy import Engine, make_engine

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ram_ray.inference.backends.backend import make_label_set
-from ram_ray.inference.backends.make import make_backend
+from ram_ray.inference.backends.registry import make_backend
 from ram_ray.models.blocks import Attention, Block
 from ram_ray.models.ram import RAM
 from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig

@@ -107,7 +107,7 @@ def check_inference(machine: Machine) -> dict:
     from torch.utils.flop_counter import FlopCounterMode
 
     from ram_ray.inference.backends.backend import make_label_set
-    from ram_ray.inference.backends.make import make_backend
+    from ram_ray.inference.backends.registry import make_backend
 
     side, window, images = (64, 2, 2) if machine.small else (384, 12, 64)
     model = tagger(machine, side=side, window=window, captions=False).eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from ram_ray.data_engine.clean import SAMPLE_ROWS
 from ram_ray.data_engine.statistics import count_tags_by_fate
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
-from ram_ray.reporting.engine_pictures import Bounds
+from ram_ray.reporting.engine_images import Bounds
 from ram_ray.reporting.engine_report import report_engine
 from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult
 from ram_ray.runtime.artifacts import Run
@@ -123,7 +123,7 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
 def test_a_label_without_samples_is_shown_from_the_annotations(
     ray_cluster: None, config: RunConfig, tmp_path: Path
 ) -> None:
-    from ram_ray.reporting.engine_pictures import read_sample_images
+    from ram_ray.reporting.engine_images import read_sample_images
 
     image = tmp_path / "image.jpg"
     image.write_bytes(jpeg())

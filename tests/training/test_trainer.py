@@ -22,7 +22,7 @@ from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed, Table, plan
 from ram_ray.training.metrics import EVENTS, METRICS, Metrics
-from ram_ray.training.rejected import read
+from ram_ray.training.rejected_rows import read
 from ram_ray.training.rows import to_training_table
 from ram_ray.training.trainer import fit, train
 from ram_ray.training.worker import Job

@@ -80,7 +80,7 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
                     {
                         "tag": tag["id"],
                         "what": outcome,
-                        "order": order_of(row["key"], tag["id"]),
+                        "order": sample_order(row["key"], tag["id"]),
                         "key": row["key"],
                         "box": None,
                         "cluster": None,
@@ -110,7 +110,7 @@ def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
                 {
                     "tag": row["tag"],
                     "what": outcome,
-                    "order": order_of(row["key"], row["tag"]),
+                    "order": sample_order(row["key"], row["tag"]),
                     "key": row["key"],
                     "box": row["box"],
                     "cluster": row["cluster"],
@@ -144,7 +144,7 @@ def _mentioned(captions: Iterable[Caption]) -> set[int]:
     return {id for caption in captions for id in caption["tags"]}
 
 
-def order_of(key: str, tag: int) -> int:
+def sample_order(key: str, tag: int) -> int:
     """The pseudo-random order of the images of a label, the same in every run.
 
     Args:

@@ -13,7 +13,7 @@ from ram_ray.data.images import Limits
 from ram_ray.data_engine.clean import SAMPLE_ROWS
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
-from ram_ray.reporting.engine_pictures import Bounds, _limit_bytes, pick_block, pick_crops, show_block, thumbnail
+from ram_ray.reporting.engine_images import Bounds, _limit_bytes, pick_block, pick_crops, show_block, thumbnail
 from ram_ray.reporting.engine_rows import PICK, SAMPLE_IMAGE
 from tests.tiny import jpeg
 
