@@ -106,7 +106,7 @@ class TrainingConfig(Section):
         ),
     )
     use_gpu: bool = Field(True, description="Whether each worker has a GPU.")
-    engine: Literal["deepspeed", "ddp"] = Field("deepspeed", description="Training strategy.")
+    strategy: Literal["deepspeed", "ddp"] = Field("deepspeed", description="What spreads a step over the workers.")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="ZeRO stage of DeepSpeed.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format of the forward and backward pass.")
     threads: int = Field(1, ge=1, json_schema_extra=RUNTIME_ONLY, description="Torch threads of a worker on a CPU.")

@@ -96,7 +96,7 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
         Table(str(folder / "table"), (NUM_ROWS,)), config, 0, Limits(1, 10**6, 10**6), "", records=f"{folder}/records"
     )
     training = TrainingConfig(
-        workers=workers, use_gpu=False, engine="ddp", precision="fp32", worker_cpus=0.5, feed_cpus=0.5, max_failures=2
+        workers=workers, use_gpu=False, strategy="ddp", precision="fp32", worker_cpus=0.5, feed_cpus=0.5, max_failures=2
     )
     return BrightnessJob("pretrain", config, training, feed, steps, 5, rejected=f"{folder}/rejected")
 
