@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ram_ray.config import RunConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
-from ram_ray.data.parts import Part
+from ram_ray.data.folds import Fold
 from ram_ray.data_engine.clean_stages import clean
 from ram_ray.data_engine.generate_stages import generate
 from ram_ray.evaluation.stages import evaluate
@@ -184,7 +184,7 @@ def train_and_score(
     *,
     name: str,
     newest: TrainedModel | None = None,
-    left_out: Part | None = None,
+    left_out: Fold | None = None,
 ) -> TrainedModel:
     """Train a model and score it on the held-out images, if there are any.
 
@@ -228,7 +228,7 @@ def train_scoring_models(
 ) -> list[TrainedModel]:
     """The scoring models of a round, which see all images.
 
-    With `engine.folds` they are further models: each leaves out the part of the images that it scores, and starts from
+    With `engine.folds` they are further models: each leaves out the fold that it scores, and starts from
     the one before it that did.
 
     Args:
@@ -241,7 +241,7 @@ def train_scoring_models(
         earlier: scoring models of the round before.
 
     Returns:
-        One model, or one for each part of the images.
+        One model, or one for each fold.
     """
     folds = config.engine.folds
     if folds == 1:
@@ -255,25 +255,25 @@ def train_scoring_models(
             inputs,
             name=f"{model.stage}_fold_{fold}",
             newest=newest,
-            left_out=Part.number(fold, folds),
+            left_out=Fold.of_index(fold, folds),
             fold=fold,
         )
         for fold, newest in enumerate(earlier or [None] * folds)
     ]
 
 
-def find_holdout(config: RunConfig) -> Part | None:
+def find_holdout(config: RunConfig) -> Fold | None:
     """The images that the only scoring model is not trained on; its scores are calibrated on them.
 
     Args:
         config: of the run.
 
     Returns:
-        The part of the images; None: scores are not calibrated, or there are more scoring models.
+        The fold; None: scores are not calibrated, or there are more scoring models.
     """
     engine = config.engine
     is_calibrated = engine.folds == 1 and engine.generate.precision is not None
-    return Part.share(engine.holdout) if is_calibrated else None
+    return Fold.of_share(engine.holdout) if is_calibrated else None
 
 
 def run_round(
@@ -291,7 +291,7 @@ def run_round(
         run: the folder of the run.
         config: of the run.
         annotations: that the round begins with.
-        scoring_models: the model, or one for each part of the images.
+        scoring_models: the model, or one for each fold.
         inputs: the label system and the dual encoder.
         round: number of the round, from 1 on.
 

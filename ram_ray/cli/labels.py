@@ -82,8 +82,8 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
     annotated = label_captions(run, config, parsed, labels)
     lines, usable, rejected = collected.rows_in, collected.rows_out, collected.rejected
     print_line(f"captions: {lines:,} lines, {usable:,} parsed, {rejected:,} rejected")
-    unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.unread.items())
-    print_line(f"of these refused by the parser: {unread or 'none'}")
+    by_reason = ", ".join(f"{count:,} {reason}" for reason, count in parsed.rejected_captions.items())
+    print_line(f"of these rejected by the parser: {by_reason or 'none'}")
     print_line(f"tags: {annotated.tags:,}, of which {annotated.matched:,} by words alone")
     print_line(f"labels: {labels.labels:,} of {labels.names:,} names, version {labels.system_version}")
     print_line(f"page: {run.path('label_system.html')}")

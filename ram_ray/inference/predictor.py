@@ -232,7 +232,7 @@ class Predictor:
         if tags is None:
             tags = self.present_names(self.token_probabilities(tokens))
         elif isinstance(tags, str) or len(tags) != len(tokens) or any(isinstance(names, str) for names in tags):
-            raise ValueError(f"tags must be {len(tokens)} lists of tags, one a picture")
+            raise ValueError(f"tags must be {len(tokens)} lists of tags, one an image")
         return self.caption_tokens(tokens, tags, max_tokens=max_tokens, decoding=decoding, seed=seed)
 
     def caption_tokens(

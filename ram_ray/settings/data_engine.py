@@ -99,7 +99,7 @@ class CleanConfig(Section):
     most: float = Field(0.2, ge=0, lt=1, description="Largest share of a tag's images from which it is removed.")
     protected: list[str] = Field([], description="Names of tags that are never removed.")
     protect_labels: bool = Field(True, description="Whether a tag is kept if a human label of the image confirms it.")
-    absent: int = Field(
+    negatives_per_tag: int = Field(
         50, ge=1, description="Approximate number of images without the tag that its images are compared with."
     )
     images_per_cluster: int = Field(50, ge=1, description="Images for each cluster of a tag.")
@@ -118,10 +118,7 @@ class EngineConfig(Section):
         1,
         ge=1,
         le=16,
-        description=(
-            "From 2 on: number of further models, each of which scores the part of the images that it was not "
-            "trained on."
-        ),
+        description=("From 2 on: number of further models, each of which scores the fold that it was not trained on."),
     )
     holdout: float = Field(
         0.02,

@@ -68,9 +68,9 @@ class TrainConfig(Section):
             "same weight."
         ),
     )
-    removed: Literal["absent", "unknown"] = Field(
-        "absent",
-        description="Target of a tag that cleaning removed: `absent` (negative, as in the paper), `unknown` (no loss).",
+    removed: Literal["negative", "unknown"] = Field(
+        "negative",
+        description="Target of a tag that cleaning removed: `negative` (as in the paper), `unknown` (no loss).",
     )
     start: Literal["represent", "previous", "scratch"] = Field(
         "represent",

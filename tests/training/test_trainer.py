@@ -83,7 +83,7 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
         file = folder / f"{number}.jpg"
         file.write_bytes(data)
         location = {"uri": str(file), "offset": 0, "nbytes": len(data)}
-        rows.append({"key": f"s/{number:02d}", "shard": "s", "pictures": [location], "tags": [0], "captions": []})
+        rows.append({"key": f"s/{number:02d}", "shard": "s", "images": [location], "tags": [0], "captions": []})
     import pyarrow.parquet as pq
 
     table = to_training_table(rows, seed=0, num_buckets=1).drop(["bucket"])
