@@ -171,8 +171,8 @@ class Regions(StageResult):
 class Removals(StageResult):
     """Which image loses which tag, and why."""
 
-    categories: int
-    labelled: int  # categories with enough images
+    labels: int
+    decided: int  # labels with enough images
     crops: int
     outliers: int  # removed tags, by reason
     disagreements: int
