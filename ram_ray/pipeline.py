@@ -89,13 +89,13 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
     """
     train_uris, held_out_uris = find_data(run, config)
     annotations, inputs = prepare(run, config, train_uris, held_out_uris)
-    run.reached("labels")
+    run.stop_after("labels")
 
     rounds = config.engine.rounds
     left_out = find_holdout(config) if rounds else None
     model = train_and_score(run, config, config.pretrain, annotations, inputs, name="pretrain", left_out=left_out)
     scoring_models = train_scoring_models(run, config, config.pretrain, annotations, inputs, model) if rounds else []
-    run.reached("pretrain")
+    run.stop_after("pretrain")
 
     for round in range(1, rounds + 1):
         generated, cleaned = run_round(run, config, annotations, scoring_models, inputs, round=round)
@@ -112,10 +112,10 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
                 run, config, config.retrain, annotations, inputs, model, earlier=scoring_models
             )
     for name in ("generate", "clean", "retrain"):  # without a round the data engine has nothing to do
-        run.reached(name)
+        run.stop_after(name)
 
     model = train_and_score(run, config, config.finetune, annotations, inputs, name="finetune", newest=model)
-    run.reached("finetune")
+    run.stop_after("finetune")
 
     score = evaluate(run, config, inputs.held_out, model, inputs.labels) if inputs.held_out else None
     return FinalModel(model, score, held_out_uris)
@@ -157,14 +157,14 @@ def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: l
     held_out_samples = None
     if held_out_uris:
         held_out_samples = collect(run, config, name="shards_eval", uris=held_out_uris, held_out=True)
-    run.reached("shards")
+    run.stop_after("shards")
 
     vocabulary = build_vocabulary(run, config, samples)
     dual_encoder = represent(run, config, samples, vocabulary)
-    run.reached("represent")
+    run.stop_after("represent")
 
     parsed = parse(run, config, samples)
-    run.reached("parse")
+    run.stop_after("parse")
 
     labels = build_labels(run, config, parsed, dual_encoder)
     annotations = label_captions(run, config, parsed, labels)
@@ -303,9 +303,9 @@ def run_round(
     """
     labels, dual_encoder = inputs.labels, inputs.dual_encoder
     generated = generate(run, config, annotations, scoring_models, labels, round=round)
-    run.reached("generate")
+    run.stop_after("generate")
     cleaned = clean(run, config, generated, scoring_models, labels, dual_encoder, round=round)
-    run.reached("clean")
+    run.stop_after("clean")
     return generated, cleaned
 
 

@@ -119,7 +119,7 @@ def test_every_trained_model_has_its_metrics(run_folder: str) -> None:
 def test_the_page_of_the_data_engine_shows_what_it_did(run_folder: str) -> None:
     page = Path(run_folder, "evaluation", "engine.html").read_text()
     stages = manifests(run_folder)
-    assert f"{stages['clean_1']['tags']:,}" in page and "Why tags went" in page
+    assert f"{stages['clean_1']['tags']:,}" in page and "Why tags were removed" in page
     shown = stages["sample_images_clean_1"]["thumbnails"]
     assert page.count("data:image/jpeg") == shown > 50 and "cannot be read" not in page
     assert 'class="thumbnail true"' in page and 'class="thumbnail false"' in page and "cluster 0" in page
@@ -136,7 +136,7 @@ def test_a_second_call_repeats_nothing(run_folder: str, ray_cluster: None) -> No
 
 
 def test_a_changed_setting_repeats_only_what_depends_on_it(run_folder: str, ray_cluster: None) -> None:
-    changed = run(load(TINY, sets=["engine.clean.outliers=0.2"]), run_folder, last="clean")
+    changed = run(load(TINY, sets=["engine.clean.expected_wrong_share=0.2"]), run_folder, last="clean")
     assert changed.made == ["clean_1"] and changed.lines[-1].stage == "clean_1"
 
 

@@ -3,15 +3,15 @@
 The paper applies two tests in turn, the 10% farthest from their cluster's centre, then the model's prediction on the
 region. Here both are signals of a single decision (`data_engine.wrong_tags`):
 
-    removed  tags that are wrong with a probability of at least `wrong`, at most the share `most` of a label, the
-             most probable first
+    removed  tags that are wrong with a probability of at least `min_wrong_probability`, the most probable first, and of
+             each label at most the share `max_removed_share`
     never    tags that a human label confirms (`protect_labels`), tags in `protected`, and labels of fewer than
              `min_images` images
     reason   "outlier" if the evidence against the tag is mostly that it is unlike its label, by embedding or by
              co-occurrence, else "disagreement". The score is the probability to be wrong
 
-`decide` reads the rows of a label in chunks, several times, so memory is about 150 bytes a crop and the embeddings
-of `FIT_POINTS` crops.
+`decide_removals` reads the rows of a label in chunks, several times, so memory is about 150 bytes a crop and the
+embeddings of `FIT_POINTS` crops.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CLEANED_LABELS = pa.schema(
         ("crops", pa.int64()),
         ("negatives", pa.int64()),  # regions of images without the tag, which the crops were compared with
         ("clusters", pa.int32()),  # prototypes; 0 if the label was not decided
-        ("wrong", pa.float32()),  # estimated share of wrong tags; null if not decided
+        ("wrong_share", pa.float32()),  # estimated share of wrong tags; null if not decided
         *[(f"weight_{name}", pa.float32()) for name in SIGNALS],  # of each signal in the decision
         ("outliers", pa.int64()),  # removed for this reason
         ("disagreements", pa.int64()),
@@ -125,11 +125,13 @@ def decide_removals(
     signals, positive = signals_of(measured), measured["positive"].to_numpy()
     positives = measured.filter(pa.array(positive))
     mentioned = positives["mentioned"].to_numpy()
-    evidence = estimate_wrong(signals[positive], signals[~positive], mentioned=mentioned, expected=config.outliers)
+    evidence = estimate_wrong(
+        signals[positive], signals[~positive], mentioned=mentioned, expected=config.expected_wrong_share
+    )
     removable = _select_removals(evidence, config=config)
     safe = (positives["confirmed"].to_numpy() & config.protect_labels) | (tag in protected)
     label_row["clusters"] = sum(int(prototypes.valid.sum()) for prototypes in halves)
-    label_row |= {"wrong": evidence.share, "protected": int((removable & safe).sum())}
+    label_row |= {"wrong_share": evidence.share, "protected": int((removable & safe).sum())}
     label_row |= {f"weight_{name}": float(weight) for name, weight in zip(SIGNALS, evidence.weights, strict=True)}
     decided = _decided_rows(positives, tag, removed=removable & ~safe, evidence=evidence)
     reasons = decided["reason"].to_pylist()
@@ -235,12 +237,12 @@ def _measure(chunks: Chunks, halves: tuple[Prototypes, Prototypes], *, counts: T
 
 
 def _select_removals(evidence: Evidence, *, config: CleanConfig) -> np.ndarray:
-    """Which of a label's rows to remove, (N,) bool: at most the share `most`; of equal ones the lower keys."""
+    """Which of a label's rows to remove, (N,) bool: at most `max_removed_share`; of equal ones the lower keys."""
     num_rows = len(evidence.wrong)
-    worst = np.argsort(-np.round(evidence.wrong, 6), kind="stable")[: int(config.most * num_rows + 1e-9)]
+    worst = np.argsort(-np.round(evidence.wrong, 6), kind="stable")[: int(config.max_removed_share * num_rows + 1e-9)]
     removed = np.zeros(num_rows, bool)
     removed[worst] = True
-    return removed & (evidence.wrong >= config.wrong)
+    return removed & (evidence.wrong >= config.min_wrong_probability)
 
 
 def _decided_rows(positives: pa.Table, tag: int, *, removed: np.ndarray, evidence: Evidence) -> pa.Table:

@@ -89,14 +89,18 @@ class CleanConfig(Section):
         None, description="Number format of the detector. `null`: fp16 on a GPU, else fp32."
     )
     min_images: int = Field(20, ge=2, description="Tags with fewer images are not cleaned.")
-    outliers: float = Field(
+    expected_wrong_share: float = Field(
         0.1,
         ge=0,
         lt=1,
         description="Share of a tag's images that is expected to be wrong; the paper removes this share.",
     )
-    wrong: float = Field(0.2, ge=0, le=1, description="Probability of being wrong from which a tag is removed.")
-    most: float = Field(0.2, ge=0, lt=1, description="Largest share of a tag's images from which it is removed.")
+    min_wrong_probability: float = Field(
+        0.2, ge=0, le=1, description="Probability of being wrong from which a tag is removed."
+    )
+    max_removed_share: float = Field(
+        0.2, ge=0, lt=1, description="Largest share of a tag's images from which it is removed."
+    )
     protected: list[str] = Field([], description="Names of tags that are never removed.")
     protect_labels: bool = Field(True, description="Whether a tag is kept if a human label of the image confirms it.")
     negatives_per_tag: int = Field(

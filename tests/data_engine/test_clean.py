@@ -80,7 +80,7 @@ def test_planted_wrong_tags_are_removed_and_right_ones_stay():
 def test_the_score_is_the_probability_to_be_wrong():
     table, _ = make_regions()
     scores = (
-        decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(wrong=0.4), seed=1)
+        decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_wrong_probability=0.4), seed=1)
         .removals["score"]
         .to_numpy()
     )
@@ -90,10 +90,14 @@ def test_the_score_is_the_probability_to_be_wrong():
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.1])
 def test_no_more_than_the_share_is_removed_and_the_worst_first(share):
     table, _ = make_regions(outlier=30, unseen=30)
-    removed = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=share, wrong=0), seed=1).removals
+    removed = decide_removals(
+        table, tag=DOG, counts=COUNTS, config=CleanConfig(max_removed_share=share, min_wrong_probability=0), seed=1
+    ).removals
     assert len(removed) == int(share * 240)
     if share == 0.03:
-        more = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=0.1, wrong=0), seed=1).removals
+        more = decide_removals(
+            table, tag=DOG, counts=COUNTS, config=CleanConfig(max_removed_share=0.1, min_wrong_probability=0), seed=1
+        ).removals
         assert set(removed["key"].to_pylist()) <= set(more["key"].to_pylist())
 
 
@@ -146,7 +150,7 @@ def test_the_row_of_a_label_and_its_samples():
     decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
     counts = pa.Table.from_pylist([decision.label_row], schema=CLEANED_LABELS).to_pylist()[0]
     assert counts["crops"] == 200 and counts["negatives"] == 60 and counts["clusters"] >= 2
-    assert counts["outliers"] + counts["disagreements"] == len(decision.removals) and 0.02 < counts["wrong"] < 0.2
+    assert counts["outliers"] + counts["disagreements"] == len(decision.removals) and 0.02 < counts["wrong_share"] < 0.2
     samples = decision.samples.to_pylist()
     assert decision.samples.schema.equals(SAMPLE_ROWS)
     assert [sum(row["removed"] == value for row in samples) for value in (False, True)] == [SAMPLES, SAMPLES]

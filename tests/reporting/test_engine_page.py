@@ -99,7 +99,7 @@ def test_without_a_truth_nothing_is_said_to_be_right(view: View) -> None:
     text = to_html(replace(view, steps=[Step("labels", 9, 3), Step("generate_1", 9, 3)], figures={}, labels=[label],
                            reasons=[], curve=None))  # fmt: skip
     assert "is not known" in text and "true, unmentioned" not in text and "thumbnail true" not in text
-    assert "What could be added" not in text and "Why tags went" not in text
+    assert "What could be added" not in text and "Why tags were removed" not in text
     assert Page(re.sub(r"<img[^>]*>", "", text)).open == []
 
 
