@@ -36,7 +36,7 @@ from pydantic import ValidationError
 import ram_ray
 from ram_ray.ablation.rows import Measured, build_rows, to_markdown, to_text, total_gain
 from ram_ray.config import RunConfig, dump
-from ram_ray.data_engine.statistics import count_tags_by_fate
+from ram_ray.data_engine.statistics import count_tag_statistics
 from ram_ray.evaluation.stages import evaluate, read_summary
 from ram_ray.pipeline import (
     Inputs,
@@ -229,14 +229,14 @@ def measure_row(
     """
     assert inputs.held_out is not None  # see `check_config`
     score = evaluate(run, config, inputs.held_out, models[-1], inputs.labels)
-    tally = count_tags_by_fate(run, config, annotations, inputs.labels)
+    statistics = count_tag_statistics(run, config, annotations, inputs.labels)
     predicted, true = annotations.tp + annotations.fp, annotations.tp + annotations.fn
     return {
         "tags": annotations.tags,
         "precision": annotations.tp / predicted if predicted else None,
         "recall": annotations.tp / true if true else None,
-        **tally.shares.model_dump(),
-        **{f"{name} of objects": share for name, share in tally.objects.model_dump().items()},
+        **statistics.shares.model_dump(),
+        **{f"{name} of objects": share for name, share in statistics.objects.model_dump().items()},
         "steps": sum(model.steps for model in models),
         "mAP": score.mAP,
     }

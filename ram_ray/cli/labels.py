@@ -83,10 +83,10 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
     labels = build_labels(run, config, parsed)
     annotated = label_captions(run, config, parsed, labels)
     lines, usable, rejected = collected.rows_in, collected.rows_out, collected.rejected
-    unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.unread.items())
+    by_reason = ", ".join(f"{count:,} {reason}" for reason, count in parsed.rejected_captions.items())
     for line in (
         f"captions: {lines:,} lines, {usable:,} parsed, {rejected:,} rejected",
-        f"of these refused by the parser: {unread or 'none'}",
+        f"of these rejected by the parser: {by_reason or 'none'}",
         f"tags: {annotated.tags:,}, of which {annotated.matched:,} by words alone",
         f"labels: {labels.labels:,} of {labels.names:,} names, version {labels.system_version}",
         f"page: {run.path('label_system.html')}",

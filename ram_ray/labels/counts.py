@@ -133,7 +133,7 @@ def read_caption_counts(path: str, *, execution: Execution) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def read_unread_counts(path: str, *, execution: Execution) -> dict[str, int]:
+def read_rejected_counts(path: str, *, execution: Execution) -> dict[str, int]:
     """Count the captions that the parser rejected, on Ray Data.
 
     Args:
@@ -145,10 +145,12 @@ def read_unread_counts(path: str, *, execution: Execution) -> dict[str, int]:
     """
 
     def count(block: pa.Table) -> pa.Table:
-        reasons = Counter(unread["reason"] for row in block["unread"].to_pylist() for unread in row or ())
+        reasons = Counter(
+            rejection["reason"] for row in block["rejected_captions"].to_pylist() for rejection in row or ()
+        )
         return pa.table({"reason": pa.array(list(reasons), pa.string()), "count": list(reasons.values())})
 
-    rows = read_rows(path, execution=execution, columns=["unread"], rows_per_block=COUNTED_ROWS).map_batches(
+    rows = read_rows(path, execution=execution, columns=["rejected_captions"], rows_per_block=COUNTED_ROWS).map_batches(
         count, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
     counts: Counter[str] = Counter()
@@ -201,7 +203,7 @@ def find_evidence(block: pa.Table, system: LabelSystem, matcher: Matcher) -> pa.
         if row["reason"] is not None:
             continue
         for caption in parsed_captions(row):
-            if caption.unread:
+            if caption.rejected:
                 continue
             ids = label_ids(caption.names, system)
             for match in matcher.find(caption.text, caption.names):
@@ -275,7 +277,7 @@ def read_evidence(
     """
     finder = PerProcess(EvidenceFinder, system, max_chars=max_caption_chars)
     rows = (
-        read_rows(path, execution=execution, columns=["captions", "parsed", "unread", "reason"])
+        read_rows(path, execution=execution, columns=["captions", "parsed", "rejected_captions", "reason"])
         .map_batches(finder, batch_format="pyarrow", batch_size=execution.rows_per_block, num_cpus=execution.task_cpus)
         .groupby("id", num_partitions=execution.resources.shuffle_partitions)
         .map_groups(add_evidence, batch_format="pyarrow", num_cpus=execution.task_cpus)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ram_ray.captions.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.config import RunConfig
-from ram_ray.labels.counts import read_unread_counts
+from ram_ray.labels.counts import read_rejected_counts
 from ram_ray.records import PARSED, to_table
 from ram_ray.results import Parsed, Samples
 from ram_ray.runtime.annotate import annotate, map_captions, sum_blocks
@@ -49,13 +49,17 @@ class CaptionReader:
             A table of PARSED rows, one for each row of the block.
         """
         rows = block.to_pylist()
-        for row, (names, unread) in zip(rows, self._parse([row["captions"] for row in rows]), strict=True):
-            row["parsed"], row["unread"] = names, unread
-        measured = [row for row in rows if row.get("unseen") is not None]
-        for row, (names, unread) in zip(measured, self._parse([row["unseen"] for row in measured]), strict=True):
-            rejected = {rejection["caption"] for rejection in unread}
-            row["unseen"] = ["" if index in rejected else text for index, text in enumerate(row["unseen"])]
-            row["parsed_unseen"] = names
+        for row, (names, rejections) in zip(rows, self._parse([row["captions"] for row in rows]), strict=True):
+            row["parsed"], row["rejected_captions"] = names, rejections
+        measured = [row for row in rows if row.get("hidden_captions") is not None]
+        for row, (names, rejections) in zip(
+            measured, self._parse([row["hidden_captions"] for row in measured]), strict=True
+        ):
+            rejected = {rejection["caption"] for rejection in rejections}
+            row["hidden_captions"] = [
+                "" if index in rejected else text for index, text in enumerate(row["hidden_captions"])
+            ]
+            row["parsed_hidden"] = names
         return to_table(rows, PARSED)
 
     def _parse(self, rows: list[list[str]]) -> list[tuple[Names, Names]]:
@@ -66,12 +70,12 @@ class CaptionReader:
         parsed_rows = []
         for row in rows:
             parsed: Names = []
-            unread: Names = []
+            rejections: Names = []
             for index in range(len(row)):
                 names, reason = next(results)
                 parsed += [{"caption": index, "name": tag.name, "kind": tag.kind} for tag in dict.fromkeys(names)]
-                unread += [{"caption": index, "reason": reason}] if reason else []
-            parsed_rows.append((parsed, unread))
+                rejections += [{"caption": index, "reason": reason}] if reason else []
+            parsed_rows.append((parsed, rejections))
         return parsed_rows
 
     def _reasons(self, captions: list[str], tags: list[list[Tag]]) -> list[str | None]:
@@ -114,7 +118,7 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         execution=execution,
         rows_in=samples.rows_out,
     )
-    columns = ["captions", "parsed", "unread"]
+    columns = ["captions", "parsed", "rejected_captions"]
     counts = sum_blocks(stage.path, _count_parsed, columns=columns, execution=execution)
     images = int(counts["rows"])
     assert samples.rows_out == images, f"{name}: {samples.rows_out} rows in, {images} out"
@@ -125,12 +129,19 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         images=images,
         tags=int(counts["tags"]),
         captions=int(counts["captions"]),
-        unread=read_unread_counts(stage.path, execution=execution) if counts["unread"] else {},
+        rejected_captions=read_rejected_counts(stage.path, execution=execution) if counts["rejected_captions"] else {},
         held_out=samples.held_out,
     )
 
 
 def _count_parsed(block: pa.Table) -> dict[str, float]:
     tags = [{(tag["name"], tag["kind"]) for tag in row} for row in block["parsed"].to_pylist()]
-    captions, unread = (pc.sum(pc.list_value_length(block[name])).as_py() or 0 for name in ("captions", "unread"))
-    return {"rows": len(block), "tags": sum(len(row_tags) for row_tags in tags), "captions": captions, "unread": unread}
+    captions, rejections = (
+        pc.sum(pc.list_value_length(block[name])).as_py() or 0 for name in ("captions", "rejected_captions")
+    )
+    return {
+        "rows": len(block),
+        "tags": sum(len(row_tags) for row_tags in tags),
+        "captions": captions,
+        "rejected_captions": rejections,
+    }

@@ -1,12 +1,10 @@
 """The training loop that every Ray Train worker runs.
 
-A checkpoint holds the engine's state and the number of finished steps, which is the data position (see `feed`).
-Rejected rows and metrics are stored separately (see `rejected` and `metrics`). A checkpoint is uploaded while training
-continues. Dropout is seeded in each step. So a run that was killed and resumed with the same number of workers ends
-with the same weights as an uninterrupted run (bit for bit on a CPU). With another number of workers it sees the same
-rows in the same steps.
-
-Letters: M micro batches of a step, B rows of a micro batch.
+A checkpoint holds the strategy's state and the number of finished steps, which is the data position (see `feed`).
+Rejected rows and metrics are stored separately (see `rejected_rows` and `metrics`). A checkpoint is uploaded while
+training continues. Dropout is seeded in each step. So a run that was killed and resumed with the same number of workers
+ends with the same weights as an uninterrupted run (bit for bit on a CPU). With another number of workers it sees the
+same rows in the same steps.
 """
 
 from __future__ import annotations
@@ -33,10 +31,10 @@ from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
 from ram_ray.training.metrics import MetricsRecorder
-from ram_ray.training.rejected import RejectedRows
+from ram_ray.training.rejected_rows import RejectedRows
 from ram_ray.training.step import learning_rate, step_seed
 from ram_ray.training.step_files import remove_later_files
-from ram_ray.training.strategy import Engine, make_engine
+from ram_ray.training.strategy import TrainingStrategy, make_strategy
 from ram_ray.training.worker_sums import sum_over_workers
 
 logger = logging.getLogger(__name__)
@@ -100,15 +98,15 @@ def train_worker(options: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(job.training.threads)
     torch.manual_seed(job.feed.seed)
-    engine = make_engine(job.build(device), config=job.config, training=job.training, device=device)
-    first = _resume(engine)
+    strategy = make_strategy(job.build(device), config=job.config, training=job.training, device=device)
+    first = _resume(strategy)
     rejected = RejectedRows(job.rejected, stage=job.stage, rank=rank)
     if rank == 0:
         for folder in filter(None, (job.rejected, job.metrics)):
             remove_later_files(folder, first)
         steps_text = f"{job.total_steps} steps of {job.config.batch_size} images"
         workers_text = f"{world} worker{'s' * (world > 1)}"
-        logger.info("%s: %s on %s (%s), from step %d", job.stage, steps_text, workers_text, engine.kind, first)
+        logger.info("%s: %s on %s (%s), from step %d", job.stage, steps_text, workers_text, strategy.name, first)
 
     rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
     feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])
@@ -120,7 +118,7 @@ def train_worker(options: dict[str, Any]) -> None:
         images, check_notices = count_images(micro_batches, vote=notices.is_due())
         unreadable.check(sum(images), rejected)
         shares = [count / max(1.0, sum(images)) for count in images]
-        losses = engine.step(micro_batches, lr=lr, shares=shares)
+        losses = strategy.step(micro_batches, lr=lr, shares=shares)
         if not np.isfinite(losses["total"]):
             raise FloatingPointError(f"{job.stage}: loss {losses} at step {step}; lower {job.stage}.lr ({lr:.2g})")
         if rank == 0:
@@ -130,7 +128,7 @@ def train_worker(options: dict[str, Any]) -> None:
         if preempted or step + 1 == job.total_steps or (step + 1) % job.config.checkpoint_steps == 0:
             rejected.write(step + 1)
             metrics.write(step + 1)
-            _checkpoint(engine, step=step + 1, rank=rank, losses=losses)
+            _checkpoint(strategy, step=step + 1, rank=rank, losses=losses)
 
 
 def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows) -> Iterator[list[dict[str, Tensor]]]:
@@ -249,25 +247,25 @@ def _metrics_recorder(job: Job, first: int) -> MetricsRecorder:
     )
 
 
-def _resume(engine: Engine) -> int:
+def _resume(strategy: TrainingStrategy) -> int:
     """Load Ray's newest checkpoint; return the number of finished steps."""
     checkpoint = ray.train.get_checkpoint()
     if not checkpoint:
         return 0
     with checkpoint.as_directory() as folder:
-        engine.load(Path(folder) / "engine")
+        strategy.load(Path(folder) / "strategy")
         return json.loads((Path(folder) / "state.json").read_text())["step"]
 
 
-def _checkpoint(engine: Engine, *, step: int, rank: int, losses: dict[str, float]) -> None:
+def _checkpoint(strategy: TrainingStrategy, *, step: int, rank: int, losses: dict[str, float]) -> None:
     """Write a checkpoint and report it to Ray, which uploads it during training and removes the local copy."""
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=os.getcwd()))  # Ray removes the session's folder
-    (folder / "engine").mkdir()
-    engine.save(folder / "engine")
+    (folder / "strategy").mkdir()
+    strategy.save(folder / "strategy")
     if rank == 0:
-        (folder / "state.json").write_text(json.dumps({"step": step, "engine": engine.kind}))
+        (folder / "state.json").write_text(json.dumps({"step": step, "strategy": strategy.name}))
     ray.train.report(
-        {**losses, "step": step, "engine": engine.kind},
+        {**losses, "step": step, "strategy": strategy.name},
         checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
     )

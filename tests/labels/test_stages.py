@@ -91,21 +91,23 @@ def test_both_sources_are_recorded() -> None:
 
 
 def test_a_rejected_caption_is_not_matched() -> None:
-    row = _row("s/1", ["una red", "a dog"], [(1, "dog", "object")], unread=[{"caption": 0, "reason": "not_english"}])
+    row = _row(
+        "s/1", ["una red", "a dog"], [(1, "dog", "object")], rejected_captions=[{"caption": 0, "reason": "not_english"}]
+    )
     table = to_table([row], PARSED)
     (annotation,) = Labeller(SYSTEM, BY_BOTH)(table).to_pylist()
     assert [caption["tags"] for caption in annotation["captions"]] == [[], [0]]
     assert annotation["captions"][0]["text"] == "una red"
     evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), include_ambiguous=True)).to_pylist()
     assert {row["name"] for row in evidence} == {"dog", None}
-    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "unread": 1}
+    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "rejected_captions": 1}
 
 
 def test_an_empty_block_has_all_columns() -> None:
     assert to_annotations(to_table([], PARSED), BY_PARSE).schema == ANNOTATION
     assert count_names(to_table([], PARSED)).schema == NAME_COUNTS
     assert find_evidence(to_table([], PARSED), SYSTEM, Matcher(SYSTEM, load_lemmas())).schema == EVIDENCE
-    assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0, "captions": 0, "unread": 0}
+    assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0, "captions": 0, "rejected_captions": 0}
 
 
 def _rows() -> list[dict]:
@@ -127,7 +129,7 @@ def test_counts_are_captions_by_name_kind_and_source_without_rejected_rows() -> 
     parts = [count_names(table.slice(index, 1)) for index in range(4)]
     assert pa.concat_tables(parts)["count"].to_pylist() and sum(len(part) for part in parts) == 5
     assert {row["source"]: row["count"] for row in count_captions(table).to_pylist()} == {"s": 3, "t": 1}
-    counts = {"rows": 2, "tags": 4, "captions": 3, "unread": 0}
+    counts = {"rows": 2, "tags": 4, "captions": 3, "rejected_captions": 0}
     assert _count_parsed(table.slice(0, 2)) == counts, "a tag counts once for each image"
 
 

@@ -62,7 +62,7 @@ def test_a_stage_of_the_recipe_has_a_line(caplog: pytest.LogCaptureFixture) -> N
         HELD_OUT,
         make(Vocabulary, "vocabulary", words=9),
         make(DualEncoderResult, "represent", source="clip", revision=None),
-        make(Parsed, "parse", tags=5, captions=9, unread={}, **ROWS),
+        make(Parsed, "parse", tags=5, captions=9, rejected_captions={}, **ROWS),
         LABELS,
         make(Annotations, "labels_eval", held_out=True, **ROWS, **TAGS),
         make(Regions, "regions_1", images=8),
