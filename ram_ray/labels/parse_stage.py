@@ -13,7 +13,7 @@ from ram_ray.config import RunConfig
 from ram_ray.labels.counts import read_rejected_counts
 from ram_ray.records import PARSED, to_table
 from ram_ray.results import Parsed, Samples
-from ram_ray.runtime.annotate import annotate, map_captions, sum_blocks
+from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.settings.section import StageSettings
@@ -117,6 +117,7 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         schema=PARSED,
         execution=execution,
         rows_in=samples.rows_out,
+        rows_per_block=caption_rows_per_block(samples.rows_out, execution=execution),
     )
     columns = ["captions", "parsed", "rejected_captions"]
     counts = sum_blocks(stage.path, _count_parsed, columns=columns, execution=execution)

@@ -38,7 +38,7 @@ from ram_ray.labels.page import to_html
 from ram_ray.labels.report import BuildReport
 from ram_ray.records import ANNOTATION
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, Parsed
-from ram_ray.runtime.annotate import annotate, map_captions, sum_blocks
+from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
@@ -146,6 +146,7 @@ def label_captions(
         schema=ANNOTATION,
         execution=execution,
         rows_in=parsed.rows_out,
+        rows_per_block=caption_rows_per_block(parsed.rows_out, execution=execution),
     )
     counts = annotation_counts(stage.path, execution=execution, system=LabelSystem.load(labels.uri))
     rejected, images = counts.pop("rejected_rows"), counts["images"]

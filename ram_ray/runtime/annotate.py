@@ -27,6 +27,7 @@ from ram_ray.settings.runtime import Execution
 
 Transform = Callable[[Dataset], Dataset]
 COUNTED_ROWS = 16384  # rows of a block where rows are only counted: a few columns, some MB
+NUM_CAPTION_BLOCKS, MAX_CAPTION_ROWS = 256, 4096  # blocks of a stage that reads captions and no images; rows of a block
 
 
 def read_rows(
@@ -97,6 +98,21 @@ def write_rows(dataset: Dataset, uri: str, *, execution: Execution, partition_co
         try_create_dir=has_folders(fsspec.url_to_fs(uri)[0]),
         ray_remote_args={"num_cpus": execution.task_cpus},
     )
+
+
+def caption_rows_per_block(num_rows: int, *, execution: Execution) -> int:
+    """Rows of a block where captions are read and no images: more than of images, if there are many rows.
+
+    The driver keeps about 20 kB of every block until the stage ends.
+
+    Args:
+        num_rows: rows of the stage.
+        execution: how the stages of the run are executed.
+
+    Returns:
+        Rows of a block.
+    """
+    return min(MAX_CAPTION_ROWS, max(execution.rows_per_block, num_rows // NUM_CAPTION_BLOCKS))
 
 
 def map_captions(dataset: Dataset, transform: Callable[[pa.Table], pa.Table], *, execution: Execution) -> Dataset:
