@@ -147,7 +147,7 @@ def label_captions(
         execution=execution,
         rows_in=parsed.rows_out,
     )
-    counts = annotation_counts(stage.path, execution=execution, system=LabelSystem.load(labels.uri))
+    counts = annotation_counts(stage.path, execution=execution)
     rejected, images = counts.pop("rejected_rows"), counts["images"]
     assert parsed.rows_out == images and not rejected, f"{name}: {parsed.rows_out} rows in, {images} + {rejected} out"
     return stage.finish(rows_in=images, rows_out=images, rejected=0, held_out=parsed.held_out, **counts)
@@ -157,31 +157,28 @@ def annotation_counts(
     path: str,
     *,
     execution: Execution,
-    system: LabelSystem,
     extra_counts: Callable[[pa.Table], dict[str, float]] | None = None,
 ) -> dict[str, int]:
-    """Count images, tags and matched tags and, where rows have human labels, true and false tags: tp, fp, fn.
+    """Count images, tags and matched tags and, where rows have a truth, true and false tags: tp, fp, fn.
 
     Args:
         path: folder of ANNOTATION rows.
         execution: how the stages of the run are executed.
-        system: the label system of the ids.
         extra_counts: additional counts of a block, see `annotate.sum_blocks`.
 
     Returns:
         Count by name.
     """
-    reference = ray.put(system)
 
     def count(block: pa.Table) -> dict[str, float]:
         return {
             "rejected_rows": len(block) - block["reason"].null_count,
             **_count_matched(block),
             **(extra_counts(block) if extra_counts else {}),
-            **tag_counts(block, system=ray.get(reference)).to_pylist()[0],
+            **tag_counts(block).to_pylist()[0],
         }
 
-    columns = ["captions", "tags", "labels", "reason"]
+    columns = ["tags", "truth", "unknown_labels", "reason"]
     sums = sum_blocks(read_rows(path, execution=execution, columns=columns), count, execution=execution)
     return {name: int(value) for name, value in sums.items()}
 

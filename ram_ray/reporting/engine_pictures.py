@@ -20,9 +20,7 @@ import ray
 from PIL import Image
 from ray.data import Dataset
 
-from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.images import Limits, decode, read_bytes
-from ram_ray.label_system import LabelSystem
 from ram_ray.records import Reject, to_table
 from ram_ray.reporting.engine_rows import (
     OUTCOMES,
@@ -157,15 +155,12 @@ def order_of(key: str, tag: int) -> int:
     return hash_key(f"{tag}/{key}") >> 1
 
 
-def show_block(
-    block: pa.Table, *, picks: Mapping[str, list[Pick]], system: LabelSystem, limits: Limits, bounds: Bounds
-) -> pa.Table:
+def show_block(block: pa.Table, *, picks: Mapping[str, list[Pick]], limits: Limits, bounds: Bounds) -> pa.Table:
     """Read the images of a block of annotations and make their thumbnails.
 
     Args:
         block: `records.ANNOTATION` rows.
         picks: PICK rows by key; those of other blocks are passed over.
-        system: the label system of the ids.
         limits: of images.
         bounds: of thumbnails.
 
@@ -176,7 +171,7 @@ def show_block(
     data = read_bytes(*([row[name] for row in rows] for name in ("uri", "offset", "nbytes")))
     samples: list[SampleImage] = []
     for row, content in zip(rows, data, strict=True):
-        truth, _ = truth_ids(row["labels"], None, system)
+        truth = row["truth"]
         original = _original(row)
         mentioned, text = _mentioned(original), original[0]["text"][:300] if original else ""
         try:
@@ -222,7 +217,6 @@ def read_sample_images(
     *,
     crops: Iterable[str] = (),
     tags: Iterable[int],
-    system: LabelSystem,
     execution: Execution,
     bounds: Bounds,
 ) -> list[SampleImage]:
@@ -232,7 +226,6 @@ def read_sample_images(
         annotations: folder of the last `records.ANNOTATION` rows.
         crops: folders of `data_engine.clean.SAMPLE_ROWS`, one a round; kept tags come from the last one.
         tags: ids of the labels that are shown.
-        system: the label system of the ids.
         execution: how the stages of the run are executed.
         bounds: how much the page may hold.
 
@@ -240,11 +233,10 @@ def read_sample_images(
         SAMPLE_IMAGE rows in the order of label, outcome and hash, within `bounds`.
     """
     picks = _select(annotations, crops=list(crops), tags=frozenset(tags), execution=execution, each=bounds.each_in_all)
-    reference = ray.put((picks, system))
+    reference = ray.put(picks)
 
     def show(block: pa.Table) -> pa.Table:
-        block_picks, labels = ray.get(reference)
-        return show_block(block, picks=block_picks, system=labels, limits=execution.limits, bounds=bounds)
+        return show_block(block, picks=ray.get(reference), limits=execution.limits, bounds=bounds)
 
     rows = read_rows(annotations, execution=execution).map_batches(
         show, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus

@@ -59,12 +59,12 @@ def test_names_become_ids_of_their_caption() -> None:
                 (1, "hound", "object"), (0, "red", "attribute"), (0, "dog", "object"), (1, "train", "object"),
                 (1, "dog", "object"), (1, "unicorn", "object"),
             ],
-            labels=["dog"],
+            labels=["dog", "ufo", "hound", "ufo"],
         ),
         _row("s/2", ["they train"], [(0, "train", "action"), (0, "train", "attribute")]),
         _row("s/3", ["x"], []),
     ]  # fmt: skip
-    table = to_annotations(to_table(rows, PARSED), BY_PARSE)
+    table = to_annotations(to_table(rows, PARSED), BY_PARSE, SYSTEM)
     assert table.schema == ANNOTATION
     first, second, third = table.to_pylist()
     assert [caption["tags"] for caption in first["captions"]] == [[3, 0], [0, 1], []]
@@ -73,7 +73,8 @@ def test_names_become_ids_of_their_caption() -> None:
         ("a red dog", "original"), ("a hound and a train", "original"), ("nothing", "original"),
     ]  # fmt: skip
     assert first["tags"] == [{"id": id, "origin": "parsed", "score": 1.0} for id in (3, 0, 1)]
-    assert (first["labels"], second["labels"]) == (["dog"], None), "null (not labelled) differs from an empty list"
+    assert (first["truth"], second["truth"]) == ([0], None), "null (not labelled) differs from an empty list"
+    assert (first["unknown_labels"], second["unknown_labels"]) == (["ufo", "ufo"], [])
     assert [tag["id"] for tag in second["tags"]] == [2], "the kind decides between labels with the same name"
     assert third["tags"] == [] and third["removed"] == []
     for row in table.to_pylist():
@@ -102,7 +103,7 @@ def test_a_rejected_caption_is_not_matched() -> None:
 
 
 def test_an_empty_block_has_all_columns() -> None:
-    assert to_annotations(to_table([], PARSED), BY_PARSE).schema == ANNOTATION
+    assert to_annotations(to_table([], PARSED), BY_PARSE, SYSTEM).schema == ANNOTATION
     assert count_names(to_table([], PARSED)).schema == NAME_COUNTS
     assert find_evidence(to_table([], PARSED), SYSTEM, Matcher(SYSTEM, load_lemmas())).schema == EVIDENCE
     assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0, "captions": 0, "unread": 0}

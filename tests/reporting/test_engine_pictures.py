@@ -11,20 +11,17 @@ from PIL import Image
 
 from ram_ray.data.images import Limits
 from ram_ray.data_engine.clean import SAMPLE_ROWS
-from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.reporting.engine_pictures import Bounds, _limit_bytes, pick_block, pick_crops, show_block, thumbnail
 from ram_ray.reporting.engine_rows import PICK, SAMPLE_IMAGE
 from tests.tiny import jpeg
-
-SYSTEM = LabelSystem([Label(0, "dog", "object"), Label(1, "cat", "object")])
 
 
 def _row(index: int, **more) -> dict:
     caption = {"text": "a dog", "origin": "original", "tags": [0], "sources": ["both"]}
     tags = [{"id": 0, "origin": "parsed", "score": 1.0}, {"id": 1, "origin": "tagger", "score": 0.9}]
     return {"key": f"s/{index}", "shard": "s", "uri": "gone.jpg", "offset": 0, "nbytes": 9, "captions": [caption],
-            "tags": tags, "removed": [], "labels": ["dog"], **more}  # fmt: skip
+            "tags": tags, "removed": [], "truth": [0], **more}  # fmt: skip
 
 
 def _keys(table: pa.Table, tag: int, outcome: str) -> list[str]:
@@ -79,7 +76,7 @@ def test_images_are_read_cropped_and_compared_with_the_truth(tmp_path) -> None:
         "s/1": [{**pick, "key": "s/1"}],
     }
     limits = Limits(8, 10**6, 10**6)
-    images = show_block(to_table(rows, ANNOTATION), picks=picks, system=SYSTEM, limits=limits, bounds=Bounds(side=50))
+    images = show_block(to_table(rows, ANNOTATION), picks=picks, limits=limits, bounds=Bounds(side=50))
     assert images.schema == SAMPLE_IMAGE
     first, second, broken = images.to_pylist()
     assert Image.open(io.BytesIO(first["jpeg"])).size == (50, 25)

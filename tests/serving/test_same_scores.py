@@ -116,7 +116,7 @@ def by_rows(score: Callable[[np.ndarray, int], np.ndarray], size: int) -> Way:
 
     def ask(files: Mapping[str, Path]) -> dict[str, Answer]:
         rows = [
-            {**annotation(name, labels=["dog"]), "uri": str(path), "offset": 0, "nbytes": path.stat().st_size}
+            {**annotation(name, truth=[0]), "uri": str(path), "offset": 0, "nbytes": path.stat().st_size}
             for name, path in files.items()
         ]
         limits = Limits(DATA.min_side, DATA.max_pixels, DATA.max_bytes)
@@ -132,7 +132,7 @@ def by_scorer(predictor: Predictor) -> Way:
     scorer = Scorer("", predictor=predictor)
 
     def score(pixels: np.ndarray, row: int) -> np.ndarray:
-        batch = {"pixels": pixels[[row]], "reason": [None], "labels": [["dog"]], "captions": [[]]}
+        batch = {"pixels": pixels[[row]], "reason": [None], "truth": [[0]], "captions": [[]]}
         return np.array(scorer(batch)["scores"][0].as_py())  # type: ignore[arg-type]
 
     return by_rows(score, predictor.image_size)
