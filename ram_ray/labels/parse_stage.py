@@ -5,20 +5,22 @@ A row keeps the names of each caption, and the captions that the parser rejected
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ram_ray.captions.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.config import RunConfig
-from ram_ray.labels.counts import read_unread_counts
 from ram_ray.records import PARSED, to_table
 from ram_ray.results import Parsed, Samples
-from ram_ray.runtime.annotate import annotate, map_captions, read_rows, sum_blocks
+from ram_ray.runtime.annotate import annotate, map_captions, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.settings.section import StageSettings
 
 Names = list[dict[str, int | str]]  # a column of PARSED rows
+UNREAD = "unread/"  # the name of a count of rejected captions begins with it and ends with the reason
 
 
 class ParseSettings(StageSettings):
@@ -114,8 +116,8 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         execution=execution,
         rows_in=samples.rows_out,
     )
-    rows = read_rows(stage.path, execution=execution, columns=["captions", "parsed", "unread"])
-    counts = sum_blocks(rows, _count_parsed, execution=execution)
+    columns = ["captions", "parsed", "unread"]
+    counts = sum_blocks(stage.path, _count_parsed, columns=columns, execution=execution)
     images = int(counts["rows"])
     assert samples.rows_out == images, f"{name}: {samples.rows_out} rows in, {images} out"
     return stage.finish(
@@ -125,12 +127,14 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         images=images,
         tags=int(counts["tags"]),
         captions=int(counts["captions"]),
-        unread=read_unread_counts(stage.path, execution=execution) if counts["unread"] else {},
+        unread={name.removeprefix(UNREAD): int(counts[name]) for name in sorted(counts) if name.startswith(UNREAD)},
         held_out=samples.held_out,
     )
 
 
 def _count_parsed(block: pa.Table) -> dict[str, float]:
     tags = [{(tag["name"], tag["kind"]) for tag in row} for row in block["parsed"].to_pylist()]
-    captions, unread = (pc.sum(pc.list_value_length(block[name])).as_py() or 0 for name in ("captions", "unread"))
-    return {"rows": len(block), "tags": sum(len(row_tags) for row_tags in tags), "captions": captions, "unread": unread}
+    captions = pc.sum(pc.list_value_length(block["captions"])).as_py() or 0
+    reasons = Counter(rejection["reason"] for row in block["unread"].to_pylist() for rejection in row or ())
+    unread = {f"{UNREAD}{reason}": count for reason, count in reasons.items()}
+    return {"rows": len(block), "tags": sum(len(row_tags) for row_tags in tags), "captions": captions, **unread}

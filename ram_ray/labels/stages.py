@@ -22,13 +22,7 @@ from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
-from ram_ray.labels.counts import (
-    Evidence,
-    ambiguous_names,
-    read_caption_counts,
-    read_evidence,
-    read_name_counts,
-)
+from ram_ray.labels.counts import Evidence, ambiguous_names, read_evidence, read_name_counts
 from ram_ray.labels.listed import fit_ready, make_kind_guesser
 from ram_ray.labels.lists import read_system
 from ram_ray.labels.match import MATCHED
@@ -38,7 +32,7 @@ from ram_ray.labels.page import to_html
 from ram_ray.labels.report import BuildReport
 from ram_ray.records import ANNOTATION
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, Parsed
-from ram_ray.runtime.annotate import annotate, map_captions, read_rows, sum_blocks
+from ram_ray.runtime.annotate import annotate, map_captions, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
@@ -70,7 +64,7 @@ def build_labels(
     stage = run.stage("label_system", LabelSystemResult, settings=settings, inputs=inputs)
     if stage.result:
         return stage.result
-    counts = read_name_counts(parsed.path, execution=execution)
+    counts, captions = read_name_counts(parsed.path, execution=execution)
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
     system, report = _build(counts, settings, vectors=vectors)
     evidence = read_evidence(
@@ -78,7 +72,7 @@ def build_labels(
     )
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)
-    report.captions = read_caption_counts(parsed.path, execution=execution)
+    report.captions = captions
     _write_outputs(run, stage.path, system, report)
     return stage.finish(
         labels=len(system),
@@ -179,7 +173,7 @@ def annotation_counts(
         }
 
     columns = ["tags", "truth", "unknown_labels", "reason"]
-    sums = sum_blocks(read_rows(path, execution=execution, columns=columns), count, execution=execution)
+    sums = sum_blocks(path, count, columns=columns, execution=execution)
     return {name: int(value) for name, value in sums.items()}
 
 

@@ -25,6 +25,7 @@ from ram_ray.runtime.storage import has_folders, make_folder, remove_folder
 from ram_ray.settings.runtime import Execution
 
 Transform = Callable[[Dataset], Dataset]
+COUNTED_ROWS = 16384  # rows of a block where rows are only counted: a few columns, some MB
 
 
 def read_rows(
@@ -174,28 +175,33 @@ def annotate(
 
 
 def sum_blocks(
-    dataset: Dataset, count: Callable[[pa.Table], dict[str, float]], *, execution: Execution
+    path: str, count: Callable[[pa.Table], dict[str, float]], *, columns: list[str], execution: Execution
 ) -> dict[str, float]:
-    """Add up `count(block)` over all blocks; only the sums come to the driver.
+    """Add up `count(block)` over the rows of a stage's folder; only the sums of each block come to the driver.
+
+    Blocks are larger than those that a stage works on: what the driver keeps of a block grows with their number.
 
     Args:
-        dataset: rows to count.
-        count: function from a block to numbers by name.
+        path: folder or URI.
+        count: function from a block to numbers by name; blocks need not have the same names.
+        columns: names of the columns that are read.
         execution: how the stages of the run are executed.
 
     Returns:
-        The sums by name; empty without blocks.
+        The sums by name; empty without rows.
     """
-    partial = dataset.map_batches(
-        lambda block: pa.Table.from_pylist([count(block)]),
-        batch_format="pyarrow",
-        batch_size=None,
-        num_cpus=execution.task_cpus,
-    )
+
+    def count_block(block: pa.Table) -> pa.Table:
+        counts = count(block)
+        return pa.table(
+            {"name": pa.array(list(counts), pa.string()), "value": pa.array(list(counts.values()), pa.float64())}
+        )
+
+    dataset = read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
+    partial = dataset.map_batches(count_block, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
     total: dict[str, float] = {}
-    for row in partial.iter_rows():  # a row a block
-        for name, value in row.items():
-            total[name] = total.get(name, 0) + value
+    for row in partial.iter_rows():  # one for each block and name
+        total[row["name"]] = total.get(row["name"], 0) + row["value"]
     return total
 
 
@@ -219,7 +225,7 @@ def write_rejected(stage: Stage[R], *, execution: Execution, num_rejected: int) 
         return conform(block, REJECTED)
 
     columns = ["key", "shard", "reason", "detail"]
-    rows = read_rows(stage.path, execution=execution, columns=columns).map_batches(
+    rows = read_rows(stage.path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS).map_batches(
         rejected, batch_format="pyarrow", num_cpus=execution.task_cpus
     )
     write_rows(rows, folder, execution=execution)
@@ -235,9 +241,7 @@ def count_and_reject(stage: Stage[R], *, execution: Execution) -> tuple[int, int
     Returns:
         Number of rows, and how many of them are rejected.
     """
-    counts = sum_blocks(
-        read_rows(stage.path, execution=execution, columns=["key", "reason"]), _count_rows, execution=execution
-    )
+    counts = sum_blocks(stage.path, _count_rows, columns=["key", "reason"], execution=execution)
     rows, rejected = int(counts["rows"]), int(counts["rejected"])
     write_rejected(stage, execution=execution, num_rejected=rejected)
     return rows, rejected

@@ -18,7 +18,7 @@ from ray.data import Dataset
 from ram_ray.config import RunConfig
 from ram_ray.results import Samples, Synthetic
 from ram_ray.runtime.actors import model_actors
-from ram_ray.runtime.annotate import annotate, read_rows, sum_blocks
+from ram_ray.runtime.annotate import annotate, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.storage import make_folder
@@ -98,11 +98,7 @@ def synthesize(run: Run, config: RunConfig, samples: Samples) -> Synthetic:
 
     rows_in = int(share * samples.rows_out)
     annotate(stage, transform, source=samples.path, schema=SYNTHETIC, execution=execution, rows_in=rows_in)
-    counts = sum_blocks(
-        read_rows(stage.path, execution=execution, columns=["key"]),
-        lambda block: {"rows": len(block)},
-        execution=execution,
-    )
+    counts = sum_blocks(stage.path, lambda block: {"rows": len(block)}, columns=["key"], execution=execution)
     rows = int(counts["rows"])
     return stage.finish(rows_out=rows, images=rows * settings.pictures_made)
 

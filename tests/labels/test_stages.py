@@ -12,6 +12,7 @@ from ram_ray.config import RunConfig
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings, make_finder, to_annotations
 from ram_ray.labels.counts import (
+    ANY_NAME,
     EVIDENCE,
     NAME_COUNTS,
     Evidence,
@@ -99,14 +100,14 @@ def test_a_rejected_caption_is_not_matched() -> None:
     assert annotation["captions"][0]["text"] == "una red"
     evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), include_ambiguous=True)).to_pylist()
     assert {row["name"] for row in evidence} == {"dog", None}
-    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "unread": 1}
+    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "unread/not_english": 1}
 
 
 def test_an_empty_block_has_all_columns() -> None:
     assert to_annotations(to_table([], PARSED), BY_PARSE, SYSTEM).schema == ANNOTATION
-    assert count_names(to_table([], PARSED)).schema == NAME_COUNTS
+    assert count_names(to_table([], PARSED)).schema == count_captions(to_table([], PARSED)).schema == NAME_COUNTS
     assert find_evidence(to_table([], PARSED), SYSTEM, Matcher(SYSTEM, load_lemmas())).schema == EVIDENCE
-    assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0, "captions": 0, "unread": 0}
+    assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0, "captions": 0}
 
 
 def _rows() -> list[dict]:
@@ -127,8 +128,10 @@ def test_counts_are_captions_by_name_kind_and_source_without_rejected_rows() -> 
     }  # fmt: skip
     parts = [count_names(table.slice(index, 1)) for index in range(4)]
     assert pa.concat_tables(parts)["count"].to_pylist() and sum(len(part) for part in parts) == 5
-    assert {row["source"]: row["count"] for row in count_captions(table).to_pylist()} == {"s": 3, "t": 1}
-    counts = {"rows": 2, "tags": 4, "captions": 3, "unread": 0}
+    captions = count_captions(table).to_pylist()
+    assert {(row["name"], row["kind"]) for row in captions} == {ANY_NAME}
+    assert {row["source"]: row["count"] for row in captions} == {"s": 3, "t": 1}
+    counts = {"rows": 2, "tags": 4, "captions": 3}
     assert _count_parsed(table.slice(0, 2)) == counts, "a tag counts once for each image"
 
 
