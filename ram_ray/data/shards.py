@@ -17,7 +17,7 @@ from typing import Literal
 
 import fsspec
 
-from ram_ray.data.images import Limits, decode, header
+from ram_ray.data.images import Limits, check_bytes, decode, header
 from ram_ray.data.parquet import read_parquet
 from ram_ray.data.samples import CAPTIONS_FILE, Read, Sample, read_folder
 from ram_ray.data.tar import read_tar
@@ -175,8 +175,7 @@ def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header
 
 
 def _check_image(read: Read, nbytes: int, *, limits: Limits, check: str) -> tuple[int, int]:
-    if nbytes > limits.max_bytes:
-        raise Reject("too_large", f"{nbytes} bytes; data.max_bytes is {limits.max_bytes}")
+    check_bytes(nbytes, limits=limits)
     if check == "header" and nbytes > HEADER_BYTES:
         try:
             return header(read(HEADER_BYTES), limits=limits)
