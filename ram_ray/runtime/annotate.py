@@ -242,7 +242,7 @@ def count_and_reject(stage: Stage[R], *, execution: Execution) -> tuple[int, int
         Number of rows, and how many of them are rejected.
     """
     counts = sum_blocks(stage.path, _count_rows, columns=["key", "reason"], execution=execution)
-    rows, rejected = int(counts["rows"]), int(counts["rejected"])
+    rows, rejected = int(counts.get("rows", 0)), int(counts.get("rejected", 0))
     write_rejected(stage, execution=execution, num_rejected=rejected)
     return rows, rejected
 

@@ -163,7 +163,8 @@ def make_table(
     )
     if not counts:
         raise ValueError(
-            f"no row of {', '.join(sources)} in shards {selection.shards!r} has a tag: there is nothing to train on"
+            f"no row of {', '.join(sources)} in shards {selection.shards!r} has a tag: there is nothing to train on; "
+            "set the `shards` of this training, or set labels.min_count lower"
         )
     buckets = [0] * num_buckets
     for row in counts:
