@@ -236,7 +236,8 @@ def read_sample_images(
     reference = ray.put(picks)
 
     def show(block: pa.Table) -> pa.Table:
-        return show_block(block, picks=ray.get(reference), limits=execution.limits, bounds=bounds)
+        block_picks = ray.get(reference)
+        return show_block(block, picks=block_picks, limits=execution.limits, bounds=bounds)
 
     rows = read_rows(annotations, execution=execution).map_batches(
         show, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus

@@ -85,7 +85,9 @@ class DataConfig(Section):
     min_side: int = Field(32, ge=1, description="An image whose shorter side has fewer pixels is rejected.")
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="An image with more pixels is rejected.")
     max_bytes: int = Field(50_000_000, ge=1, description="An image with more bytes is rejected.")
-    rows_per_block: int = Field(512, ge=1, description="Images that one task reads and decodes.")
+    rows_per_block: int = Field(
+        512, ge=1, description="Images that one task reads and decodes. The result does not depend on it."
+    )
     measure: MeasureConfig = Field(MeasureConfig(), description="To measure the data engine on photos.")
 
     def limits(self, *, min_side: int | None = None) -> Limits:
