@@ -20,7 +20,7 @@ demo: setup
 
 # Two processes, a file of tests each; the longest, the cluster in a box, is among the first.
 test: setup check
-	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov
 
 test-slow: setup
 	$(PY) -m pytest -q -m slow

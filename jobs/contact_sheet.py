@@ -36,7 +36,7 @@ def main() -> None:
     cells = [*_vocabulary(rng), *_actions(rng)]
     for _ in range(options.scenes):
         scene = sample_scene(rng)
-        cells.append((scene, draw_caption(scene, rng, unsaid=0.35, false=0.1)))
+        cells.append((scene, draw_caption(scene, rng, unmentioned=0.35, false=0.1)))
     images = [
         (draw(scene, size=options.size, level=options.level, seed=rng.getrandbits(32)), text) for scene, text in cells
     ]

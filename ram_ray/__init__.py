@@ -4,4 +4,8 @@ The recipe is the one of "Recognize Anything: A Strong Image Tagging Model" (arX
 `ram_ray.pipeline` reads as the paper does; each stage lives in the folder named after it.
 """
 
+import logging
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever imports the package decides what is logged
+
 __version__ = "0.1.0"

@@ -85,10 +85,10 @@ class RunConfig(Section):
         stages = {"represent.train": self.represent.train, "pretrain": self.pretrain}
         stages |= {"retrain": self.retrain, "finetune": self.finetune}
         for name, stage in stages.items():
-            if stage.optimizer == "muon" and self.training.engine == "deepspeed" and self.training.zero_stage:
+            if stage.optimizer == "muon" and self.training.strategy == "deepspeed" and self.training.zero_stage:
                 raise ValueError(
                     f"{name}.optimizer muon needs whole matrices: set training.zero_stage to 0, not "
-                    f"{self.training.zero_stage}, or training.engine to ddp"
+                    f"{self.training.zero_stage}, or training.strategy to ddp"
                 )
         return self
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ram_ray.config import RunConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
-from ram_ray.data.parts import Part
+from ram_ray.data.folds import Fold
 from ram_ray.data_engine.clean_stages import clean
 from ram_ray.data_engine.generate_stages import generate
 from ram_ray.evaluation.stages import evaluate
@@ -89,13 +89,13 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
     """
     train_uris, held_out_uris = find_data(run, config)
     annotations, inputs = prepare(run, config, train_uris, held_out_uris)
-    run.reached("labels")
+    run.stop_after("labels")
 
     rounds = config.engine.rounds
     left_out = find_holdout(config) if rounds else None
     model = train_and_score(run, config, config.pretrain, annotations, inputs, name="pretrain", left_out=left_out)
     scoring_models = train_scoring_models(run, config, config.pretrain, annotations, inputs, model) if rounds else []
-    run.reached("pretrain")
+    run.stop_after("pretrain")
 
     for round in range(1, rounds + 1):
         generated, cleaned = run_round(run, config, annotations, scoring_models, inputs, round=round)
@@ -112,10 +112,10 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
                 run, config, config.retrain, annotations, inputs, model, earlier=scoring_models
             )
     for name in ("generate", "clean", "retrain"):  # without a round the data engine has nothing to do
-        run.reached(name)
+        run.stop_after(name)
 
     model = train_and_score(run, config, config.finetune, annotations, inputs, name="finetune", newest=model)
-    run.reached("finetune")
+    run.stop_after("finetune")
 
     score = evaluate(run, config, inputs.held_out, model, inputs.labels) if inputs.held_out else None
     return FinalModel(model, score, held_out_uris)
@@ -157,14 +157,14 @@ def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: l
     held_out_samples = None
     if held_out_uris:
         held_out_samples = collect(run, config, name="shards_eval", uris=held_out_uris, held_out=True)
-    run.reached("shards")
+    run.stop_after("shards")
 
     vocabulary = build_vocabulary(run, config, samples)
     dual_encoder = represent(run, config, samples, vocabulary)
-    run.reached("represent")
+    run.stop_after("represent")
 
     parsed = parse(run, config, samples)
-    run.reached("parse")
+    run.stop_after("parse")
 
     labels = build_labels(run, config, parsed, dual_encoder)
     annotations = label_captions(run, config, parsed, labels)
@@ -184,7 +184,7 @@ def train_and_score(
     *,
     name: str,
     newest: TrainedModel | None = None,
-    left_out: Part | None = None,
+    left_out: Fold | None = None,
 ) -> TrainedModel:
     """Train a model and score it on the held-out images, if there are any.
 
@@ -228,7 +228,7 @@ def train_scoring_models(
 ) -> list[TrainedModel]:
     """The scoring models of a round, which see all images.
 
-    With `engine.folds` they are further models: each leaves out the part of the images that it scores, and starts from
+    With `engine.folds` they are further models: each leaves out the fold that it scores, and starts from
     the one before it that did.
 
     Args:
@@ -241,7 +241,7 @@ def train_scoring_models(
         earlier: scoring models of the round before.
 
     Returns:
-        One model, or one for each part of the images.
+        One model, or one for each fold.
     """
     folds = config.engine.folds
     if folds == 1:
@@ -255,25 +255,25 @@ def train_scoring_models(
             inputs,
             name=f"{model.stage}_fold_{fold}",
             newest=newest,
-            left_out=Part.number(fold, folds),
+            left_out=Fold.of_index(fold, folds),
             fold=fold,
         )
         for fold, newest in enumerate(earlier or [None] * folds)
     ]
 
 
-def find_holdout(config: RunConfig) -> Part | None:
+def find_holdout(config: RunConfig) -> Fold | None:
     """The images that the only scoring model is not trained on; its scores are calibrated on them.
 
     Args:
         config: of the run.
 
     Returns:
-        The part of the images; None: scores are not calibrated, or there are more scoring models.
+        The fold; None: scores are not calibrated, or there are more scoring models.
     """
     engine = config.engine
     is_calibrated = engine.folds == 1 and engine.generate.precision is not None
-    return Part.share(engine.holdout) if is_calibrated else None
+    return Fold.of_share(engine.holdout) if is_calibrated else None
 
 
 def run_round(
@@ -291,7 +291,7 @@ def run_round(
         run: the folder of the run.
         config: of the run.
         annotations: that the round begins with.
-        scoring_models: the model, or one for each part of the images.
+        scoring_models: the model, or one for each fold.
         inputs: the label system and the dual encoder.
         round: number of the round, from 1 on.
 
@@ -303,9 +303,9 @@ def run_round(
     """
     labels, dual_encoder = inputs.labels, inputs.dual_encoder
     generated = generate(run, config, annotations, scoring_models, labels, round=round)
-    run.reached("generate")
+    run.stop_after("generate")
     cleaned = clean(run, config, generated, scoring_models, labels, dual_encoder, round=round)
-    run.reached("clean")
+    run.stop_after("clean")
     return generated, cleaned
 
 

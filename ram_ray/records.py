@@ -45,7 +45,7 @@ _LOCATION = [
 _REJECTION = [("reason", pa.string()), ("detail", pa.string())]  # null where the row can be used
 
 # After `shards`. `labels` is null where a shard has no human labels; an empty list means "labelled, no label applies".
-# `unseen` contains captions that are used for measuring only (`data.measure`); null where nothing is measured.
+# `hidden_captions` contains captions that are used for measuring only (`data.measure`); null where nothing is measured.
 SAMPLE = pa.schema(
     [
         *_LOCATION,
@@ -53,7 +53,7 @@ SAMPLE = pa.schema(
         ("height", pa.int32()),
         ("captions", pa.list_(pa.string())),
         ("labels", pa.list_(pa.string())),
-        ("unseen", pa.list_(pa.string())),
+        ("hidden_captions", pa.list_(pa.string())),
         *_REJECTION,
     ]
 )
@@ -61,13 +61,13 @@ SAMPLE = pa.schema(
 _NAMES = pa.list_(pa.struct([("caption", pa.int32()), ("name", pa.string()), ("kind", pa.string())]))
 
 # After `parse`: tags by name (`caption` is the caption's index in `captions`), and the captions that the parser
-# rejected, with its reason; the same for `unseen` (its rejected captions have no names).
+# rejected, with its reason; the same for `hidden_captions` (its rejected captions have no names).
 PARSED = pa.schema(
     [
         *SAMPLE,
         ("parsed", _NAMES),
-        ("unread", pa.list_(pa.struct([("caption", pa.int32()), ("reason", pa.string())]))),
-        ("parsed_unseen", _NAMES),
+        ("rejected_captions", pa.list_(pa.struct([("caption", pa.int32()), ("reason", pa.string())]))),
+        ("parsed_hidden", _NAMES),
     ]
 )
 

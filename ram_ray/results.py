@@ -8,7 +8,7 @@ result is made by a stage of a run (`runtime.artifacts`), and imports point one 
     represent   DualEncoderResult (Vocabulary, Synthetic)   generate    GeneratedAnnotations (Scores, ScoreWeights,
     parse       Parsed                                                  Thresholds)
     labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Regions, Removals)
-    evaluate    Evaluation                                  report      Tally, SampleImages
+    evaluate    Evaluation                                  report      TagStatistics, SampleImages
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Parsed(RowsResult):
     images: int
     tags: int  # names, each once an image
     captions: int
-    unread: dict[str, int]  # reason -> captions that the parser rejected
+    rejected_captions: dict[str, int]  # reason -> captions that the parser rejected
     held_out: bool = False
 
 
@@ -123,13 +123,13 @@ class Scores(TaggedRows):
 
 
 class ScoreWeights(StageResult):
-    """`weigher.npz`: the weights of a tagger's score and of co-occurrence, and the pairs of tags."""
+    """`score_weights.npz`: the weights of a tagger's score and of co-occurrence, and the pairs of tags."""
 
     images: int
     pairs: int
     constant: float
     score: float
-    company: float
+    co_occurrence: float
 
 
 class Thresholds(StageResult):
@@ -153,7 +153,7 @@ class GeneratedAnnotations(Annotations):
     added: int  # tags of this round
     added_generated_caption: int
     added_tagger: int
-    added_right: int  # on images with a truth
+    added_correct: int  # on images with a truth
     added_wrong: int
 
     @property
@@ -171,8 +171,8 @@ class Regions(StageResult):
 class Removals(StageResult):
     """Which image loses which tag, and why."""
 
-    categories: int
-    judged: int  # categories with enough images
+    labels: int
+    decided: int  # labels with enough images
     crops: int
     outliers: int  # removed tags, by reason
     disagreements: int
@@ -231,7 +231,7 @@ class TrainedModel(StageResult):
     steps: int
     images_seen: int
     strategy: str  # deepspeed | ddp
-    fold: int | None = None  # part of the images that only this model scores; None: a model of the recipe itself
+    fold: int | None = None  # index of the fold that only this model scores; None: a model of the recipe itself
 
 
 class Evaluation(StageResult):
@@ -264,12 +264,12 @@ class TagShares(BaseModel):
     recovered: float | None
     false_removed: float | None
     true_removed: float | None
-    said_false_removed: float | None
-    said_true_removed: float | None
+    mentioned_false_removed: float | None
+    mentioned_true_removed: float | None
 
 
-class Tally(StageResult):
-    """The tags of annotations, counted by tag, source and fate."""
+class TagStatistics(StageResult):
+    """The tags of annotations, counted by tag, source and status."""
 
     folder: ClassVar[Folder] = "evaluation"
 
@@ -284,4 +284,4 @@ class SampleImages(StageResult):
     folder: ClassVar[Folder] = "evaluation"
 
     images: int  # that are shown
-    pictures: int  # crops and whole images
+    thumbnails: int  # crops and whole images

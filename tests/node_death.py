@@ -121,11 +121,11 @@ def clean(run: Run, config: RunConfig, folder: Path, bundle: str, rows: int) -> 
 def write_images(folder: Path, rows: int) -> tuple[Annotations, LabelSystemResult]:
     """Annotations of JPEGs in one file, and a label system."""
     data = [tiny.jpeg(seed) for seed in range(20)]
-    (folder / "pictures.bin").write_bytes(b"".join(data))
+    (folder / "images.bin").write_bytes(b"".join(data))
     starts = [sum(map(len, data[:number])) for number in range(20)]
     made = []
     for number in range(rows):
-        where = {"uri": str(folder / "pictures.bin"), "offset": starts[number % 20], "nbytes": len(data[number % 20])}
+        where = {"uri": str(folder / "images.bin"), "offset": starts[number % 20], "nbytes": len(data[number % 20])}
         tags = [{"id": number % 6, "origin": "parsed", "score": 1.0}]
         caption = {"text": "a dog", "origin": "original", "tags": [number % 6], "sources": ["parsed"]}
         made.append({**place(number), **where, "captions": [caption], "tags": tags, "removed": []})

@@ -77,7 +77,7 @@ def test_the_demo_preset_is_there() -> None:
         ("pretrain.batch_size=2.5", r"pretrain.batch_size: .*integer.*got 2.5"),
         ("pretrain.epochs=0", r"pretrain.epochs: .*greater than 0"),
         ("pretrain=3", "pretrain: .*got 3"),
-        ("training.engine=horovod", "training.engine: .*'deepspeed' or 'ddp'"),
+        ("training.strategy=horovod", "training.strategy: .*'deepspeed' or 'ddp'"),
         ("name=a/b", "name: use letters"),
         ("seed=-1", "seed: "),
         ("pretrain.image_size=250", "pretrain.image_size 250 is not a multiple of 32"),

@@ -216,7 +216,7 @@ def test_contracts_and_command_lines_do_not_load_torch() -> None:
     assert loaded.isdisjoint({"torch", "transformers", "timm", "ray", "spacy", "faiss", "matplotlib"})
 
 
-def test_reading_and_drawing_pictures_and_tagging_in_batch_do_not_load_torch() -> None:
+def test_reading_and_drawing_images_and_tagging_in_batch_do_not_load_torch() -> None:
     modules = ("data.images", "data.shards", "drawn_scenes", "captions.parser", "inference.batch")
     loaded = _loaded_by(*(f"ram_ray.{name}" for name in modules))
     assert loaded.isdisjoint({"torch", "transformers", "timm"})

@@ -119,11 +119,11 @@ def test_every_trained_model_has_its_metrics(run_folder: str) -> None:
 def test_the_page_of_the_data_engine_shows_what_it_did(run_folder: str) -> None:
     page = Path(run_folder, "evaluation", "engine.html").read_text()
     stages = manifests(run_folder)
-    assert f"{stages['clean_1']['tags']:,}" in page and "Why tags went" in page
-    shown = stages["look_clean_1"]["pictures"]
+    assert f"{stages['clean_1']['tags']:,}" in page and "Why tags were removed" in page
+    shown = stages["sample_images_clean_1"]["thumbnails"]
     assert page.count("data:image/jpeg") == shown > 50 and "cannot be read" not in page
-    assert 'class="shot true"' in page and 'class="shot false"' in page and "cluster 0" in page
-    shares = stages["tally_clean_1"]["shares"]
+    assert 'class="thumbnail true"' in page and 'class="thumbnail false"' in page and "cluster 0" in page
+    shares = stages["tag_statistics_clean_1"]["shares"]
     assert 0 < shares["true_removed"] < 1 and 0 < shares["recovered"] < 1
     assert len(page) < 10e6
 
@@ -136,7 +136,7 @@ def test_a_second_call_repeats_nothing(run_folder: str, ray_cluster: None) -> No
 
 
 def test_a_changed_setting_repeats_only_what_depends_on_it(run_folder: str, ray_cluster: None) -> None:
-    changed = run(load(TINY, sets=["engine.clean.outliers=0.2"]), run_folder, last="clean")
+    changed = run(load(TINY, sets=["engine.clean.expected_wrong_share=0.2"]), run_folder, last="clean")
     assert changed.made == ["clean_1"] and changed.lines[-1].stage == "clean_1"
 
 
@@ -145,26 +145,26 @@ def test_each_part_is_scored_by_a_model_that_did_not_learn_from_it(run_folder: s
     """Thresholds are calibrated on all images, and only what depends on the folds is made anew."""
     import pyarrow.parquet as pq
 
-    from ram_ray.data.parts import part_index
+    from ram_ray.data.folds import fold_index
 
     sets = ["engine.folds=2", "engine.generate={threshold: null, precision: 0.2}"]
     log = run(load(TINY, sets=sets), run_folder, last="generate")
     assert log.made == ["pretrain_fold_0", "pretrain_fold_1", "generate_1"]
-    parts = [part_index(key, 2) for key in _keys(log.results["labels"].path)]
+    folds = [fold_index(key, 2) for key in _keys(log.results["labels"].path)]
     models = [log.results[f"pretrain_fold_{number}"] for number in range(2)]
     assert [model.fold for model in models] == [0, 1]
     assert [100 - model.rows_in for model in models] == pytest.approx(
-        [parts.count(number) for number in range(2)], abs=3
+        [folds.count(number) for number in range(2)], abs=3
     )
     limits = Path(run_folder, "annotations", "thresholds_1")
     (table,) = [json.loads(file.read_text()) for file in limits.glob("*/thresholds.json")]
     assert {len(line["thresholds"]) for line in table["tags"]} == {2} and table["vote_odds"][0] == 1
     generated = log.results["generate_1"]
     curve = json.loads(Path(generated.path, "curve.json").read_text())
-    assert curve["held_out"] and curve["pictures"] == curve["labelled"] == 100
+    assert curve["held_out"] and curve["num_images"] == curve["labelled_images"] == 100
     assert all(point["estimated"] is not None and point["baseline_recall"] <= 1 for point in curve["points"])
     assert generated.added == generated.added_generated_caption + generated.added_tagger
-    assert generated.added == generated.added_right + generated.added_wrong
+    assert generated.added == generated.added_correct + generated.added_wrong
     rows = [row for file in Path(generated.path).rglob("*.parquet") for row in pq.read_table(file).to_pylist()]
     added = [tag for row in rows for tag in row["tags"] if tag["origin"] in ("generated_caption", "tagger")]
     assert len(added) == generated.added and all(0 < tag["score"] <= 1 for tag in added)

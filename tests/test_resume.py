@@ -71,7 +71,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("clean", "work/regions_1/*/checkpoint"),
         ("detection", "annotations/regions_1/*/shard=*/*.parquet"),
         ("layout", "work/removals_1/*/layout/done/*"),
-        ("clustering", "annotations/removals_1/*/categories/*.parquet"),
+        ("clustering", "annotations/removals_1/*/labels/*.parquet"),
     ],
 )
 def test_killed_driver(unbroken: Path, tmp_path: Path, stage: str, sign: str) -> None:
@@ -85,7 +85,7 @@ def test_killed_driver(unbroken: Path, tmp_path: Path, stage: str, sign: str) ->
     process.wait()
     done = {
         file: file.stat().st_mtime_ns
-        for sign in ("*/*/*.json", "annotations/removals_*/*/categories/*.parquet")
+        for sign in ("*/*/*.json", "annotations/removals_*/*/labels/*.parquet")
         for file in folder.glob(sign)
     }
     finish(folder)

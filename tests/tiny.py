@@ -76,7 +76,7 @@ def batch(size: int = 3, *, seed: int = 0, vocab_size: int = 50, start: int = 3)
 
 
 def photo(seed: int = 0, *, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """An RGB picture with a gradient and a few coloured shapes."""
+    """An RGB image with a gradient and a few coloured shapes."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 255, size[0], dtype=np.uint8)
     image = Image.fromarray(np.stack([np.tile(ramp, (size[1], 1))] * 3, axis=-1))
@@ -90,7 +90,7 @@ def photo(seed: int = 0, *, size: tuple[int, int] = (48, 40)) -> Image.Image:
 
 
 def jpeg(seed: int = 0, *, size: tuple[int, int] = (48, 40)) -> bytes:
-    """The same picture as JPEG bytes."""
+    """The same image as JPEG bytes."""
     data = io.BytesIO()
     photo(seed, size=size).save(data, "JPEG", quality=90)
     return data.getvalue()

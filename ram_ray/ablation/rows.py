@@ -17,15 +17,15 @@ FIGURES = {  # column -> its title, and digits
     "precision": ("precision", 3),
     "recall": ("recall", 3),
     "added_precision": ("precision of added", 3),
-    "recovered": ("unsaid recovered", 3),
-    "said_false_removed": ("false mentions removed", 3),
+    "recovered": ("unmentioned recovered", 3),
+    "mentioned_false_removed": ("false mentions removed", 3),
     "true_removed": ("true removed", 3),
     "steps": ("steps", 0),
     "mAP": ("mAP", 4),
 }
 
 
-class Spread(TypedDict):
+class SeedStatistics(TypedDict):
     """Mean and sample standard deviation over seeds."""
 
     mean: float
@@ -33,7 +33,7 @@ class Spread(TypedDict):
     values: dict[str, float]  # by seed
 
 
-Row = dict[str, Any]  # of ablation.json: "row" is its name, "gain" and each figure a `Spread` or None
+Row = dict[str, Any]  # of ablation.json: "row" is its name, "gain" and each figure a `SeedStatistics` or None
 Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 
@@ -56,10 +56,10 @@ def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[Row]
         others = sorted({figure for figures in measured.values() for figure in figures} - FIGURES.keys())
         row: Row = {"row": name}
         for figure in [*FIGURES, *others]:  # the others are not in the tables
-            if summary := spread({seed: figures.get(figure) for seed, figures in measured.items()}):
+            if summary := seed_statistics({seed: figures.get(figure) for seed, figures in measured.items()}):
                 row[figure] = summary
         if previous is not None:
-            row["gain"] = spread(
+            row["gain"] = seed_statistics(
                 {
                     seed: _difference(figures.get("mAP"), seeds[seed].get(previous, {}).get("mAP"))
                     for seed, figures in measured.items()
@@ -70,7 +70,7 @@ def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[Row]
     return rows
 
 
-def spread(values: Mapping[int, float | None]) -> Spread | None:
+def seed_statistics(values: Mapping[int, float | None]) -> SeedStatistics | None:
     """Mean and sample standard deviation over seeds.
 
     Args:
@@ -90,19 +90,21 @@ def spread(values: Mapping[int, float | None]) -> Spread | None:
     }
 
 
-def total_gain(rows: Sequence[Row]) -> Spread | None:
+def total_gain(rows: Sequence[Row]) -> SeedStatistics | None:
     """The gain in mAP from the first row to the last, seed by seed.
 
     Args:
         rows: as `build_rows` returns them.
 
     Returns:
-        As `spread`; None with fewer than two rows that have an mAP.
+        As `seed_statistics`; None with fewer than two rows that have an mAP.
     """
     scored = [row["mAP"]["values"] for row in rows if row.get("mAP")]
     if len(scored) < 2:
         return None
-    return spread({int(seed): value - scored[0][seed] for seed, value in scored[-1].items() if seed in scored[0]})
+    return seed_statistics(
+        {int(seed): value - scored[0][seed] for seed, value in scored[-1].items() if seed in scored[0]}
+    )
 
 
 def to_text(rows: Sequence[Row]) -> str:
@@ -147,7 +149,7 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     return table
 
 
-def _cell(summary: Spread | None, digits: int, *, sign: str = "") -> str:
+def _cell(summary: SeedStatistics | None, digits: int, *, sign: str = "") -> str:
     if not summary:
         return ""
     mean = f"{summary['mean']:{sign},.{digits}f}"

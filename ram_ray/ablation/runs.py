@@ -25,6 +25,7 @@ same folder, and a killed ablation resumes.
 from __future__ import annotations
 
 import json
+import logging
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,7 +36,7 @@ from pydantic import ValidationError
 import ram_ray
 from ram_ray.ablation.rows import Measured, build_rows, to_markdown, to_text, total_gain
 from ram_ray.config import RunConfig, dump
-from ram_ray.data_engine.statistics import count_tags_by_fate
+from ram_ray.data_engine.statistics import count_tag_statistics
 from ram_ray.evaluation.stages import evaluate, read_summary
 from ram_ray.pipeline import (
     Inputs,
@@ -50,7 +51,8 @@ from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import Annotations, TrainedModel
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.outcome import describe, find_cause
-from ram_ray.runtime.screen import print_line
+
+logger = logging.getLogger(__name__)
 
 TABLE_5 = ("parsed", "+ generation", "+ cleaning", "+ finetune", "+ second round")
 TABLE_4 = ("Tag2Text without captioning", "+ captioning", "+ text queries", "+ distillation", "+ larger label system")
@@ -86,7 +88,7 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
     failed: dict[str, str] = {}
     result: Result = {}
     for seed in seeds:
-        print_line(f"\nseed {seed}")
+        logger.info("\nseed %d", seed)
         try:
             measured[seed] = measure(config.model_copy(update={"seed": seed}), f"{out_uri}/seed_{seed}")
         except Exception as error:  # a seed in hours of seeds: the others are worth having, and nothing is hidden
@@ -227,14 +229,14 @@ def measure_row(
     """
     assert inputs.held_out is not None  # see `check_config`
     score = evaluate(run, config, inputs.held_out, models[-1], inputs.labels)
-    tally = count_tags_by_fate(run, config, annotations, inputs.labels)
+    statistics = count_tag_statistics(run, config, annotations, inputs.labels)
     predicted, true = annotations.tp + annotations.fp, annotations.tp + annotations.fn
     return {
         "tags": annotations.tags,
         "precision": annotations.tp / predicted if predicted else None,
         "recall": annotations.tp / true if true else None,
-        **tally.shares.model_dump(),
-        **{f"{name} of objects": share for name, share in tally.objects.model_dump().items()},
+        **statistics.shares.model_dump(),
+        **{f"{name} of objects": share for name, share in statistics.objects.model_dump().items()},
         "steps": sum(model.steps for model in models),
         "mAP": score.mAP,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING
 from ram_ray.cli.options import PRESET_NAMES, PRESETS, absolute
 from ram_ray.config import RunConfig, load
 from ram_ray.runtime import outcome
-from ram_ray.runtime.screen import log_path, print_error, print_line
+from ram_ray.runtime.screen import log_path, shown
 
 if TYPE_CHECKING:
     from ram_ray.pipeline import FinalModel
     from ram_ray.runtime.artifacts import Run
+
+logger = logging.getLogger(__name__)
 
 
 def configure(
@@ -74,13 +77,14 @@ def execute(
         The exit code.
     """
     run_uri = absolute(run or f"runs/{config.name}")
-    if problems := _find_problems(config, run_uri, last=last):
-        for problem in problems:
-            print_error(f"error: {problem}")
-        return 2
-    if check:
-        print_line(f"nothing is wrong: run {config.name} at {run_uri} can start")
-        return 0
+    with shown():
+        if problems := _find_problems(config, run_uri, last=last):
+            for problem in problems:
+                logger.error("%s", problem)
+            return 2
+        if check:
+            logger.info("nothing is wrong: run %s at %s can start", config.name, run_uri)
+            return 0
     runs: list[Run] = []  # none until Ray has started
 
     def work() -> None:
@@ -94,10 +98,10 @@ def execute(
         log = RunLog()
         opened = log.open(run_uri, last=last)
         runs.append(opened)
-        print_line(f"run {config.name} at {run_uri}, log {log_path()}")
+        logger.info("run %s at %s, log %s", config.name, run_uri, log_path())
         with worker_lines():
             final = run_recipe(opened, config, log)
-            print_line(f"\n{log.table()}\n\n{time.monotonic() - start:.0f} s in all, in {run_uri}")
+            logger.info("\n%s\n\n%.0f s in all, in %s", log.table(), time.monotonic() - start, run_uri)
             if final and (keep_serving or num_try_images):
                 serve(opened, config, final, num_images=num_try_images or 3, keep_serving=keep_serving)
 
@@ -137,7 +141,7 @@ def ablate(config: RunConfig, out: str, *, table: int, num_seeds: int) -> int:
         seeds = list(range(config.seed, config.seed + num_seeds))
         with worker_lines():
             result = run_ablation(config, out_uri, table=table, seeds=seeds)
-        print_line(f"\n{format_result(result)}\nin {out_uri}")
+        logger.info("\n%s\nin %s", format_result(result), out_uri)
         return 1 if result["failed"] else 0
 
     return outcome.run(work, name="ablation", folder=out_uri)
@@ -163,13 +167,13 @@ def serve(run: Run, config: RunConfig, final: FinalModel, *, num_images: int, ke
 
     url = deploy(final.model.path, config.serve)
     try:
-        print_line(f"the tagger answers at {url} (page: {url}/, API: {url}/docs)")
+        logger.info("the tagger answers at %s (page: %s/, API: %s/docs)", url, url, url)
         if final.held_out:
             tag_examples(url, final.held_out[0], folder=run.path("evaluation", "tried"), num_images=num_images)
         while keep_serving:
             time.sleep(3600)
     except KeyboardInterrupt:
-        print_line("stopping")
+        logger.info("stopping")
     finally:
         ray.serve.shutdown()
 

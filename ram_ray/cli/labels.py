@@ -7,6 +7,7 @@ of its stage `label_system`.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ram_ray.config import RunConfig
     from ram_ray.label_system import Label, LabelSystem
     from ram_ray.labels.report import BuildReport
+
+logger = logging.getLogger(__name__)
 
 app = make_app("Build, show, compare, import and export label systems.")
 
@@ -70,7 +73,6 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
     from ram_ray.labels.stages import build_labels, label_captions
     from ram_ray.runtime import cluster
     from ram_ray.runtime.artifacts import Run
-    from ram_ray.runtime.screen import print_line
 
     cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
     cores = int(ray.cluster_resources().get("CPU", 1))
@@ -81,12 +83,15 @@ def _build(uris: list[str], config: RunConfig, run_uri: str, *, files: Sequence[
     labels = build_labels(run, config, parsed)
     annotated = label_captions(run, config, parsed, labels)
     lines, usable, rejected = collected.rows_in, collected.rows_out, collected.rejected
-    print_line(f"captions: {lines:,} lines, {usable:,} parsed, {rejected:,} rejected")
-    unread = ", ".join(f"{count:,} {reason}" for reason, count in parsed.unread.items())
-    print_line(f"of these refused by the parser: {unread or 'none'}")
-    print_line(f"tags: {annotated.tags:,}, of which {annotated.matched:,} by words alone")
-    print_line(f"labels: {labels.labels:,} of {labels.names:,} names, version {labels.system_version}")
-    print_line(f"page: {run.path('label_system.html')}")
+    by_reason = ", ".join(f"{count:,} {reason}" for reason, count in parsed.rejected_captions.items())
+    for line in (
+        f"captions: {lines:,} lines, {usable:,} parsed, {rejected:,} rejected",
+        f"of these rejected by the parser: {by_reason or 'none'}",
+        f"tags: {annotated.tags:,}, of which {annotated.matched:,} by words alone",
+        f"labels: {labels.labels:,} of {labels.names:,} names, version {labels.system_version}",
+        f"page: {run.path('label_system.html')}",
+    ):
+        logger.info("%s", line)
 
 
 def caption_stage_settings(cores: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -11,6 +12,8 @@ import typer
 
 from ram_ray.cli.command import require
 from ram_ray.cli.options import Model, Sets
+
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -28,7 +31,6 @@ def serve(
     require("fastapi", extra="serve")
     from ram_ray.config import load
     from ram_ray.runtime import cluster, outcome
-    from ram_ray.runtime.screen import print_line
     from ram_ray.runtime.storage import local_copy
 
     stop = threading.Event()
@@ -47,10 +49,10 @@ def serve(
         from ram_ray.serving.app import APP_NAME, deploy
 
         url = deploy(source, settings)
-        print_line(f"Serving {model} at {url} (page), {url}/docs (API). Ctrl-C stops it. Try:")
-        print_line(f"  curl -F images=@image.jpg -F top_k=5 {url}/v1/tag")
+        logger.info("Serving %s at %s (page), %s/docs (API). Ctrl-C stops it. Try:", model, url, url)
+        logger.info("  curl -F images=@image.jpg -F top_k=5 %s/v1/tag", url)
         stop.wait()
-        print_line("stopping")
+        logger.info("stopping")
         serve.delete(APP_NAME)
         if not cluster.joins_cluster():
             serve.shutdown()

@@ -6,6 +6,7 @@ Batch tagging, with `--data`, is the same function as the program `jobs/tag_imag
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,8 @@ from ram_ray.cli.options import AsJson, Backend, Model, OwnTags, Sets, Threshold
 
 if TYPE_CHECKING:
     from ram_ray.inference.tag_score import TagScore
+
+logger = logging.getLogger(__name__)
 
 Precision = Annotated[
     str | None,
@@ -115,7 +118,6 @@ def tag_images(
     from ram_ray.config import load
     from ram_ray.inference import batch
     from ram_ray.runtime import cluster, outcome
-    from ram_ray.runtime.screen import print_line
 
     _check_choice("--backend", backend, ("torch", "openvino"))
     _check_choice("--precision", precision or "fp32", ("fp32", "bf16"))
@@ -141,7 +143,7 @@ def tag_images(
             backend=backend,
             precision=precision,
         )
-        print_line(f"{counts['images']} images tagged into {out}, {counts['errors']} of them could not be read")
+        logger.info("%d images tagged into %s, %d of them could not be read", counts["images"], out, counts["errors"])
 
     return outcome.run(work, name="tag_images", folder=None)
 

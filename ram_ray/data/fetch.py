@@ -99,7 +99,7 @@ def _fetch(fs: fsspec.AbstractFileSystem, requests: list[tuple[str, int, int, li
     paths, starts, ends = ([request[field] for request in requests] for field in range(3))
     for path, answer in zip(paths, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
         if isinstance(answer, FileNotFoundError):
-            yield Reject("broken_archive", f"{path} is gone")
+            yield Reject("broken_archive", f"{path} no longer exists")
         elif isinstance(answer, OSError) and "range" in str(answer).lower():
             yield Reject("truncated", f"{path} ends before the image begins")
         elif isinstance(answer, BaseException):
@@ -122,7 +122,7 @@ def _fetch_in_turn(
                 with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
                     file = fs.open(path, "rb")
             if file is None:
-                yield Reject("broken_archive", f"{path} is gone")
+                yield Reject("broken_archive", f"{path} no longer exists")
                 continue
             file.seek(start)
             yield file.read(end - start)

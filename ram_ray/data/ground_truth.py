@@ -114,12 +114,13 @@ def tag_counts(batch: pa.Table) -> pa.Table:
     """
     columns = ["tags", "truth", "unknown_labels", "reason"]
     rows = [row for row in batch.select(columns).to_pylist() if not row["reason"]]
-    judged = [row for row in rows if row["truth"] is not None]
-    counts = score_tags([[tag["id"] for tag in row["tags"] or []] for row in judged], [row["truth"] for row in judged])
+    labelled = [row for row in rows if row["truth"] is not None]
+    tag_ids = [[tag["id"] for tag in row["tags"] or []] for row in labelled]
+    counts = score_tags(tag_ids, [row["truth"] for row in labelled])
     line = {
         "images": len(rows),
         "tags": sum(len(row["tags"] or []) for row in rows),
-        "labelled": len(judged),
+        "labelled": len(labelled),
         "tp": counts.tp,
         "fp": counts.fp,
         "fn": counts.fn,

@@ -5,9 +5,10 @@ tags of all its captions as the truth: a tag that generation adds is right or wr
 can also plant false tags (`data.measure.planted`): a tag that cleaning removes is right or wrong by the same truth.
 
 The truth must not leak into training. Hidden captions leave `captions` when the shards are read, before a vocabulary,
-an encoder or a label system is made; they are in the column `unseen`, which only `parse` reads, and become names in
-`labels`, which nothing is trained on. Planted tags have the origin and score of other tags and a random position among
-them. Both choices follow from the run's seed and the image's key, so they do not depend on shards, blocks or machines.
+an encoder or a label system is made; they are in the column `hidden_captions`, which only `parse` reads, and become
+names in `labels`, which nothing is trained on. Planted tags have the origin and score of other tags and a random
+position among them. Both choices follow from the run's seed and the image's key, so they do not depend on shards,
+blocks or machines.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ram_ray.records import Row
 
 
 def hide_captions(row: Row, *, num_shown: int, seed: int) -> Row:
-    """Move all but `num_shown` captions of a row, drawn at random, from `captions` to `unseen`.
+    """Move all but `num_shown` captions of a row, drawn at random, from `captions` to `hidden_captions`.
 
     Args:
         row: a row of `records.SAMPLE`.
@@ -33,7 +34,7 @@ def hide_captions(row: Row, *, num_shown: int, seed: int) -> Row:
         seeded_random(row["key"], seed, "captions").sample(range(len(captions)), min(num_shown, len(captions)))
     )
     hidden = [text for index, text in enumerate(captions) if index not in shown]
-    return {**row, "captions": [captions[index] for index in shown], "unseen": hidden}
+    return {**row, "captions": [captions[index] for index in shown], "hidden_captions": hidden}
 
 
 def seeded_random(key: str, seed: int, what: str) -> random.Random:

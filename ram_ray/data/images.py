@@ -193,8 +193,8 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
 
 
 def _too_many_pixels(pixels: str, limits: Limits) -> Reject:
-    most = min(limits.max_pixels, PILLOW_PIXELS)
-    return Reject("too_large", f"{pixels} pixels; an image may have {most:,} (max_pixels)")
+    max_pixels = min(limits.max_pixels, PILLOW_PIXELS)
+    return Reject("too_large", f"{pixels} pixels; an image may have {max_pixels:,} (max_pixels)")
 
 
 def _is_webp(data: bytes) -> bool:

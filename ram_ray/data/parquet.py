@@ -204,7 +204,7 @@ def read_rows(uri: str, wanted: set[int]) -> dict[int, bytes | Reject]:
                 first = end
             return results
     except FileNotFoundError:
-        return {row: Reject("broken_archive", f"{uri} is gone") for row in wanted}
+        return {row: Reject("broken_archive", f"{uri} no longer exists") for row in wanted}
     except (pa.ArrowException, OSError) as error:
         broken = _broken(uri, error)
         return {row: broken for row in wanted}

@@ -1,4 +1,4 @@
-"""Estimate how likely an addition is right when captions are the only truth, and the threshold of each tag.
+"""Estimate how likely an addition is correct when captions are the only truth, and the threshold of each tag.
 
 The precision against captions is too low, since captions do not mention all that is on an image. So it is corrected,
 on images that the model did not learn from:
@@ -38,7 +38,7 @@ class MentionCounts:
     twice: np.ndarray  # (T,) ... exactly two
     often: np.ndarray  # (T,) ... three or more
     captions: float = 1.0  # mean number of captions of the images with several
-    implied: np.ndarray | float = 0.0  # (T,) lower bound of c from captions (`data_engine.mention_rate_bound`)
+    rate_bounds: np.ndarray | float = 0.0  # (T,) lower bound of c from captions (`data_engine.mention_rate_bound`)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Calibration:
 
     mentioned: np.ndarray  # (V, T, B) g
     mention_rate: np.ndarray  # (T,) c
-    right: np.ndarray  # (V, T, B) r
+    correct: np.ndarray  # (V, T, B) r
     vote_odds: np.ndarray  # (V,) factor on the odds of a mention for each number of votes
 
 
@@ -122,7 +122,7 @@ def mention_rate(counts: MentionCounts, curve: np.ndarray) -> np.ndarray:
 
     Images with several captions give c directly: images with the tag that no caption mentions are estimated from the
     tags mentioned once and twice (Chao 1987, capture-recapture). With single captions there are two lower bounds, g at
-    the highest scores and `MentionCounts.implied`. The logits of the higher bound are normally distributed over the
+    the highest scores and `MentionCounts.rate_bounds`. The logits of the higher bound are normally distributed over the
     tags, and c is the mean of that distribution above the tag's own bound. A tag that the model separates well keeps
     its own bound: the weight of the bound is the fourth power of the mean g of its mentions over the highest g.
 
@@ -137,7 +137,7 @@ def mention_rate(counts: MentionCounts, curve: np.ndarray) -> np.ndarray:
     bound = _top_mean(images, curve, mentioned)
     several = counts.once + counts.twice + counts.often
     separation = ((counts.mentioned.sum(0) * curve).sum(1) / np.maximum(mentioned, 1) / bound).clip(0, 1) ** 4
-    own = _logit(np.clip(np.maximum(bound, counts.implied), 1e-6, 1 - 1e-6))
+    own = _logit(np.clip(np.maximum(bound, counts.rate_bounds), 1e-6, 1 - 1e-6))
     mean, deviation = _weighted_moments(own, weights=mentioned * separation**2)
     above = _logit(_mean_above(own, mean=mean, deviation=deviation))
     rate = _sigmoid(own + (1 - separation) * (above - own))
@@ -157,23 +157,23 @@ def thresholds(calibration: Calibration, candidates: np.ndarray, *, precision: f
     the precision. So a vote lowers the threshold as far as it raises r.
 
     Args:
-        calibration: probability that an addition is right, in each cell.
+        calibration: probability that an addition is correct, in each cell.
         candidates: (V, T, B) images without the tag.
-        precision: lowest share of right additions of a tag, 0 to 1.
+        precision: lowest share of correct additions of a tag, 0 to 1.
 
     Returns:
         (V, T) int64 bins, 0 to B; with B the tag is never added.
     """
     votes, tags, bins = candidates.shape
-    right = calibration.right.transpose(1, 0, 2).reshape(tags, -1)
+    correct = calibration.correct.transpose(1, 0, 2).reshape(tags, -1)
     weight = candidates.transpose(1, 0, 2).reshape(tags, -1) + 1e-6  # an empty cell counts little
-    order = np.argsort(-right, axis=1, kind="stable")
-    ranked, weights = np.take_along_axis(right, order, 1), np.take_along_axis(weight, order, 1)
+    order = np.argsort(-correct, axis=1, kind="stable")
+    ranked, weights = np.take_along_axis(correct, order, 1), np.take_along_axis(weight, order, 1)
     mean = np.cumsum(ranked * weights, axis=1) / np.cumsum(weights, axis=1)
     reached = mean >= precision
     last = np.where(reached.any(axis=1), reached.shape[1] - 1 - reached[:, ::-1].argmax(axis=1), -1)
     lowest = np.where(last >= 0, np.take_along_axis(ranked, np.maximum(last, 0)[:, None], 1)[:, 0], np.inf)
-    added = calibration.right >= lowest[:, None]  # (V, T, B), from some bin on, since r never falls
+    added = calibration.correct >= lowest[:, None]  # (V, T, B), from some bin on, since r never falls
     return np.where(added.any(axis=2), added.argmax(axis=2), bins).reshape(votes, tags)
 
 

@@ -1,17 +1,17 @@
-"""Cleaning: remove tags that do not look like their category, or that the model does not see (paper, section 3.3).
+"""Cleaning: remove tags that do not look like their label, or that the model does not see (paper, section 3.3).
 
 The paper applies two tests in turn, the 10% farthest from their cluster's centre, then the model's prediction on the
 region. Here both are signals of a single decision (`data_engine.wrong_tags`):
 
-    removed  tags that are wrong with a probability of at least `wrong`, at most the share `most` of a category, the
-             most probable first
-    never    tags that a human label confirms (`protect_labels`), tags in `protected`, and categories of fewer than
+    removed  tags that are wrong with a probability of at least `min_wrong_probability`, the most probable first, and of
+             each label at most the share `max_removed_share`
+    never    tags that a human label confirms (`protect_labels`), tags in `protected`, and labels of fewer than
              `min_images` images
-    reason   "outlier" if the evidence against the tag is mostly that it is unlike its category, by embedding or by
+    reason   "outlier" if the evidence against the tag is mostly that it is unlike its label, by embedding or by
              co-occurrence, else "disagreement". The score is the probability to be wrong
 
-`decide` reads the rows of a category in chunks, several times, so memory is about 150 bytes a crop and the embeddings
-of `FIT_POINTS` crops.
+`decide_removals` reads the rows of a label in chunks, several times, so memory is about 150 bytes a crop and the
+embeddings of `FIT_POINTS` crops.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.data_engine.categories import Chunks, in_memory
 from ram_ray.data_engine.clustering import FIT_POINTS, Prototypes, find_prototypes, normalised, num_clusters
 from ram_ray.data_engine.co_occurrence import TagCounts, co_occurrence
 from ram_ray.data_engine.crops import embeddings_of, seeded_hash
+from ram_ray.data_engine.regions_by_label import Chunks, in_memory
 from ram_ray.data_engine.wrong_tags import SIGNALS, Evidence, estimate_wrong
 from ram_ray.records import ANNOTATION, Row, to_table
 from ram_ray.settings.data_engine import CleanConfig
@@ -40,21 +40,21 @@ REMOVALS = pa.schema(
         ("score", pa.float32()),  # probability that the tag is wrong
     ]
 )
-# A row for each category, for the report.
-CATEGORIES = pa.schema(
+# A row for each label, for the report.
+CLEANED_LABELS = pa.schema(
     [
         ("tag", pa.int32()),
         ("crops", pa.int64()),
-        ("absent", pa.int64()),  # negatives, which they were compared with
-        ("clusters", pa.int32()),  # prototypes; 0 if the category was not decided
-        ("wrong", pa.float32()),  # estimated share of wrong tags; null if not decided
+        ("negatives", pa.int64()),  # regions of images without the tag, which the crops were compared with
+        ("clusters", pa.int32()),  # prototypes; 0 if the label was not decided
+        ("wrong_share", pa.float32()),  # estimated share of wrong tags; null if not decided
         *[(f"weight_{name}", pa.float32()) for name in SIGNALS],  # of each signal in the decision
         ("outliers", pa.int64()),  # removed for this reason
         ("disagreements", pa.int64()),
         ("protected", pa.int64()),  # would have been removed if not protected
     ]
 )
-# At most 2 x SAMPLES rows of a category, for the report.
+# At most 2 x SAMPLES rows of a label, for the report.
 SAMPLES = 12
 SAMPLE_ROWS = pa.schema(
     [
@@ -66,23 +66,26 @@ SAMPLE_ROWS = pa.schema(
         ("score", pa.float32()),  # probability that the tag is wrong
         ("cluster", pa.int32()),
         ("distance", pa.float32()),
-        ("whole", pa.float32()),
-        ("agreement", pa.float32()),
-        ("company", pa.float32()),  # co-occurrence with the image's other tags, nats
+        ("image_score", pa.float32()),
+        ("region_score", pa.float32()),
+        ("co_occurrence", pa.float32()),  # co-occurrence with the image's other tags, nats
         ("box", pa.list_(pa.float32())),
     ]
 )
-_COLUMNS = ("key", "shard", "carried", "said", "labelled", "box", "score", "whole", "agreement", "others")
-_OUTLIER_SIGNALS = [SIGNALS.index(name) for name in ("near", "company")]
+_COLUMNS = (
+    *("key", "shard", "positive", "mentioned", "confirmed", "box"),
+    *("detector_score", "image_score", "region_score", "other_mentions"),
+)
+_OUTLIER_SIGNALS = [SIGNALS.index(name) for name in ("prototype_similarity", "co_occurrence")]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision on a category."""
+    """The decision on a label."""
 
     removals: pa.Table  # REMOVALS
     samples: pa.Table  # SAMPLE_ROWS
-    category: Row  # a row of CATEGORIES
+    label_row: Row  # a row of CLEANED_LABELS
 
 
 def decide_removals(
@@ -112,34 +115,36 @@ def decide_removals(
     """
     chunks = in_memory(rows) if isinstance(rows, pa.Table) else rows
     crops, num_negatives = _count(chunks)
-    category: Row = {"tag": tag, "crops": crops, "absent": num_negatives, "clusters": 0}
-    category |= {"outliers": 0, "disagreements": 0, "protected": 0}
+    label_row: Row = {"tag": tag, "crops": crops, "negatives": num_negatives, "clusters": 0}
+    label_row |= {"outliers": 0, "disagreements": 0, "protected": 0}
     if crops < config.min_images:
-        return Decision(REMOVALS.empty_table(), SAMPLE_ROWS.empty_table(), category)
+        return Decision(REMOVALS.empty_table(), SAMPLE_ROWS.empty_table(), label_row)
     seed += tag
     halves = _fit_halves(chunks, crops=crops, config=config, seed=seed)
     measured = _measure(chunks, halves, counts=counts, seed=seed)
-    signals, positive = signals_of(measured), measured["carried"].to_numpy()
+    signals, positive = signals_of(measured), measured["positive"].to_numpy()
     positives = measured.filter(pa.array(positive))
-    mentioned = positives["said"].to_numpy()
-    evidence = estimate_wrong(signals[positive], signals[~positive], mentioned=mentioned, expected=config.outliers)
+    mentioned = positives["mentioned"].to_numpy()
+    evidence = estimate_wrong(
+        signals[positive], signals[~positive], mentioned=mentioned, expected=config.expected_wrong_share
+    )
     removable = _select_removals(evidence, config=config)
-    safe = (positives["labelled"].to_numpy() & config.protect_labels) | (tag in protected)
-    category["clusters"] = sum(int(prototypes.valid.sum()) for prototypes in halves)
-    category |= {"wrong": evidence.share, "protected": int((removable & safe).sum())}
-    category |= {f"weight_{name}": float(weight) for name, weight in zip(SIGNALS, evidence.weights, strict=True)}
+    safe = (positives["confirmed"].to_numpy() & config.protect_labels) | (tag in protected)
+    label_row["clusters"] = sum(int(prototypes.valid.sum()) for prototypes in halves)
+    label_row |= {"wrong_share": evidence.share, "protected": int((removable & safe).sum())}
+    label_row |= {f"weight_{name}": float(weight) for name, weight in zip(SIGNALS, evidence.weights, strict=True)}
     decided = _decided_rows(positives, tag, removed=removable & ~safe, evidence=evidence)
     reasons = decided["reason"].to_pylist()
-    category |= {"outliers": reasons.count("outlier"), "disagreements": reasons.count("disagreement")}
+    label_row |= {"outliers": reasons.count("outlier"), "disagreements": reasons.count("disagreement")}
     removals = decided.filter(decided["removed"]).select(REMOVALS.names).cast(REMOVALS)
-    return Decision(removals, _sample_rows(decided, seed=seed), category)
+    return Decision(removals, _sample_rows(decided, seed=seed), label_row)
 
 
 def _count(chunks: Chunks) -> tuple[int, int]:
     """Numbers of positives and of negatives."""
     num_positives = num_negatives = 0
-    for rows in chunks(["carried"]):
-        count = pc.sum(rows["carried"]).as_py() or 0
+    for rows in chunks(["positive"]):
+        count = pc.sum(rows["positive"]).as_py() or 0
         num_positives, num_negatives = num_positives + count, num_negatives + len(rows) - count
     return num_positives, num_negatives
 
@@ -148,14 +153,14 @@ def signals_of(measured: pa.Table) -> np.ndarray:
     """The signals of measured rows, in the order of `SIGNALS`.
 
     Args:
-        measured: rows with the columns whole, agreement, distance, score and company.
+        measured: rows with the columns of `SIGNALS` but the similarity, and with distance.
 
     Returns:
         (N, F) float64; a larger value is evidence for the tag.
     """
-    names = ("whole", "agreement", "distance", "score", "company")
+    names = ("image_score", "region_score", "detector_score", "co_occurrence")
     columns = {name: measured[name].to_numpy().astype(np.float64) for name in names}
-    columns |= {"near": -columns["distance"], "found": columns["score"]}
+    columns["prototype_similarity"] = -measured["distance"].to_numpy().astype(np.float64)
     return np.stack([columns[name] for name in SIGNALS], axis=1)
 
 
@@ -168,10 +173,10 @@ def _fit_halves(chunks: Chunks, *, crops: int, config: CleanConfig, seed: int) -
     points = []
     limit = None
     if crops > FIT_POINTS:
-        hashes = [_hashes(rows.filter(rows["carried"]), seed) for rows in chunks(["key", "carried"])]
+        hashes = [_hashes(rows.filter(rows["positive"]), seed) for rows in chunks(["key", "positive"])]
         limit = np.partition(np.concatenate(hashes), FIT_POINTS - 1)[FIT_POINTS - 1]
-    for rows in chunks(["key", "carried", "embedding"]):
-        rows = rows.filter(rows["carried"])
+    for rows in chunks(["key", "positive", "embedding"]):
+        rows = rows.filter(rows["positive"])
         if limit is not None:
             rows = rows.filter(pa.array(_hashes(rows, seed) <= limit))
         keys += rows["key"].to_pylist()
@@ -212,7 +217,7 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 
 
 def _measure(chunks: Chunks, halves: tuple[Prototypes, Prototypes], *, counts: TagCounts, seed: int) -> pa.Table:
-    """The rows without embeddings, with `cluster`, `distance` and `company`, in the order of keys.
+    """The rows without embeddings, with `cluster`, `distance` and `co_occurrence`, in the order of keys.
 
     A row is measured to the prototypes of the other half; cluster numbers of the second start after those of the first.
     """
@@ -226,18 +231,18 @@ def _measure(chunks: Chunks, halves: tuple[Prototypes, Prototypes], *, counts: T
         parts.append(measured.append_column("distance", pa.array(np.where(half, first[1], second[1]))))
     table = pa.concat_tables(parts).combine_chunks().sort_by("key")
     hashes = _hashes(table, seed + 1)  # independent of the halves
-    mentioned = table["said"].to_numpy()
-    scores = co_occurrence(table["others"], mentioned=mentioned, hashes=hashes, counts=counts)
-    return table.drop_columns("others").append_column("company", pa.array(scores))
+    mentioned = table["mentioned"].to_numpy()
+    scores = co_occurrence(table["other_mentions"], mentioned=mentioned, hashes=hashes, counts=counts)
+    return table.drop_columns("other_mentions").append_column("co_occurrence", pa.array(scores))
 
 
 def _select_removals(evidence: Evidence, *, config: CleanConfig) -> np.ndarray:
-    """Which of a category's rows to remove, (N,) bool: at most the share `most`; of equal ones the lower keys."""
+    """Which of a label's rows to remove, (N,) bool: at most `max_removed_share`; of equal ones the lower keys."""
     num_rows = len(evidence.wrong)
-    worst = np.argsort(-np.round(evidence.wrong, 6), kind="stable")[: int(config.most * num_rows + 1e-9)]
+    worst = np.argsort(-np.round(evidence.wrong, 6), kind="stable")[: int(config.max_removed_share * num_rows + 1e-9)]
     removed = np.zeros(num_rows, bool)
     removed[worst] = True
-    return removed & (evidence.wrong >= config.wrong)
+    return removed & (evidence.wrong >= config.min_wrong_probability)
 
 
 def _decided_rows(positives: pa.Table, tag: int, *, removed: np.ndarray, evidence: Evidence) -> pa.Table:
@@ -255,7 +260,7 @@ def _decided_rows(positives: pa.Table, tag: int, *, removed: np.ndarray, evidenc
 
 
 def _sample_rows(decided: pa.Table, *, seed: int) -> pa.Table:
-    """Some removed and some other rows of a category, drawn by the hash of their keys."""
+    """Some removed and some other rows of a label, drawn by the hash of their keys."""
     removed = decided["removed"].to_numpy()
     hashes = _hashes(decided, seed)
     order = np.argsort(hashes, kind="stable")

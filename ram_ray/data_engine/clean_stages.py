@@ -1,18 +1,19 @@
 """The stages of cleaning on Ray Data: one round in three stages.
 
     regions    decode tasks -> RegionEmbedder actors -> a row an image: boxes, embeddings, the tagger's probabilities
-    removals   regions grouped by category -> k-means and the decision, a task for each group of categories, the largest
-               first -> which image loses which tag and why; samples for the report; a row a category
+    removals   regions grouped by label -> k-means and the decision, a task for each group of labels, the largest
+               first -> which image loses which tag and why; samples for the report; a row a label
     clean      annotations, joined with the removals of their shard -> annotations
 
-Each has its own digest. `removals` also keeps each part that is moved and each group that is decided, so a killed run
-goes on there.
+Each has its own digest. `removals` also keeps each batch of files that is regrouped and each group that is decided, so
+a killed run goes on there.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -26,22 +27,22 @@ import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
-from ram_ray.data_engine.categories import (
-    Group,
-    Part,
-    RowCounts,
-    categories,
-    count_tags,
-    exists,
-    list_parts,
-    plan_groups,
-    write_groups,
-)
-from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, Decision, apply_removals, decide_removals
+from ram_ray.data_engine.clean import CLEANED_LABELS, REMOVALS, Decision, apply_removals, decide_removals
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
-from ram_ray.data_engine.model_by_part import ByPart
+from ram_ray.data_engine.model_by_fold import ModelByFold
 from ram_ray.data_engine.ray_counts import count_annotations
+from ram_ray.data_engine.regions_by_label import (
+    FileBatch,
+    Group,
+    RowCounts,
+    count_tags,
+    exists,
+    list_file_batches,
+    plan_groups,
+    read_regions,
+    write_groups,
+)
 from ram_ray.data_engine.stage_settings import CleanSettings, RegionSettings
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import ANNOTATION
@@ -57,10 +58,12 @@ from ram_ray.results import (
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import annotate
 from ram_ray.runtime.artifacts import Run, Stage, write_table, write_text
-from ram_ray.runtime.screen import print_line
 from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.data_engine import CleanConfig
 from ram_ray.settings.runtime import Execution
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 10.0  # between two lines
 Item = TypeVar("Item")
@@ -77,13 +80,13 @@ def clean(
     *,
     round: int,
 ) -> CleanedAnnotations:
-    """Remove tags that do not look like their category, or that the model does not see (arXiv 2306.03514, section 3.3).
+    """Remove tags that do not look like their label, or that the model does not see (arXiv 2306.03514, section 3.3).
 
     Args:
         run: the run that gets the stages.
         config: of the run.
         annotations: ANNOTATION rows to clean.
-        scoring_models: the model, or one for each part of the images (`data_engine.model_by_part`).
+        scoring_models: the model, or one for each fold (`data_engine.model_by_fold`).
         labels: the label system.
         dual_encoder: its image encoder embeds regions.
         round: number of the round of the data engine, part of the stages' names.
@@ -134,7 +137,7 @@ def find_regions(
         run: the run that gets the stage.
         config: of the run.
         annotations: ANNOTATION rows of the images.
-        scoring_models: the model, or one for each part of the images (`data_engine.model_by_part`).
+        scoring_models: the model, or one for each fold (`data_engine.model_by_fold`).
         labels: the label system.
         dual_encoder: its image encoder embeds regions.
         round: number of the round of the data engine, part of the stage's name.
@@ -153,7 +156,7 @@ def find_regions(
     annotate(
         stage,
         lambda dataset: with_pixels(dataset, size=size, batch_size=batch_size, execution=execution).map_batches(
-            ByPart,
+            ModelByFold,
             fn_constructor_args=(RegionEmbedder, bundles, dual_encoder.source, settings),
             fn_constructor_kwargs={"teacher_revision": dual_encoder.revision, **predictor_options(execution)},
             batch_format="numpy",
@@ -169,10 +172,10 @@ def find_regions(
 
 
 def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSystemResult, *, round: int) -> Removals:
-    """Decide for each category which images lose the tag.
+    """Decide for each label which images lose the tag.
 
     Writes `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS) and
-    `categories/GROUP.parquet` (CATEGORIES).
+    `labels/GROUP.parquet` (CLEANED_LABELS).
 
     Args:
         run: the run that gets the stage.
@@ -192,8 +195,8 @@ def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSy
     if stage.result:
         return stage.result
     protected = protected_ids(settings.clean, LabelSystem.load(labels.uri))
-    parts, folder = list_parts(regions.path), f"{stage.work}/layout"
-    groups, counts = _plan(stage, parts, execution=execution)
+    batches, folder = list_file_batches(regions.path), f"{stage.work}/layout"
+    groups, counts = _plan(stage, batches, execution=execution)
     decide = functools.partial(
         decide_removals,
         config=settings.clean.model_copy(update={"protect_labels": settings.trusts_labels}),
@@ -202,15 +205,15 @@ def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSy
         protected=protected,
     )
     _run_tasks(
-        parts,
-        lambda part: write_groups(part, groups=groups, folder=folder),
-        f"{stage.name}: parts moved",
+        batches,
+        lambda batch: write_groups(batch, groups=groups, folder=folder),
+        f"{stage.name}: file batches regrouped",
         execution=execution,
     )
     _run_tasks(
         groups,
         functools.partial(_decide_group, path=stage.path, folder=folder, decide=decide),
-        f"{stage.name}: groups of categories decided",
+        f"{stage.name}: groups of labels decided",
         execution=execution,
         num_gpus=execution.resources.actor_gpus or None,
     )
@@ -236,35 +239,37 @@ def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
     return frozenset(id for id in ids.values() if id is not None)
 
 
-def _plan(stage: Stage[Removals], parts: Sequence[Part], *, execution: Execution) -> tuple[list[Group], TagCounts]:
-    """The groups of categories, largest first, and the counts of tags; those of an unfinished call are read again."""
+def _plan(
+    stage: Stage[Removals], batches: Sequence[FileBatch], *, execution: Execution
+) -> tuple[list[Group], TagCounts]:
+    """The groups of labels, largest first, and the counts of tags; those of an unfinished call are read again."""
     uri = f"{stage.work}/plan.json"
     if not exists(uri):
         total = RowCounts()
-        for part_counts in _map_tasks(parts, count_tags, execution=execution):
-            total.add(part_counts)
+        for batch_counts in _map_tasks(batches, count_tags, execution=execution):
+            total.add(batch_counts)
         groups = plan_groups(total.rows, groups=execution.resources.shuffle_partitions)
-        counts = {"images": total.images, "said": sorted(total.mentioned.items())}
+        counts = {"images": total.images, "mentioned": sorted(total.mentioned.items())}
         write_text(uri, json.dumps({"groups": [asdict(group) for group in groups], **counts}))
     with fsspec.open(uri, "r") as file:
         plan = json.load(file)
     groups = [Group(group["name"], tuple(group["tags"]), group["rows"]) for group in plan["groups"]]
-    return groups, TagCounts(plan["images"], dict(plan["said"]))
+    return groups, TagCounts(plan["images"], dict(plan["mentioned"]))
 
 
 def _decide_group(group: Group, *, path: str, folder: str, decide: Callable[..., Decision]) -> None:
-    """Decide the categories of a group; its file in `categories/` is written last and marks it as finished."""
-    marker = f"{path}/categories/{group.name}.parquet"
+    """Decide the labels of a group; its file in `labels/` is written last and marks it as finished."""
+    marker = f"{path}/labels/{group.name}.parquet"
     if exists(marker):
         return
-    decisions = [decide(chunks, tag=tag) for tag, chunks in categories(group, folder=folder)]
+    decisions = [decide(chunks, tag=tag) for tag, chunks in read_regions(group, folder=folder)]
     removals = pa.concat_tables([decision.removals for decision in decisions])
     removals = removals.sort_by([("shard", "ascending"), ("key", "ascending")])
     for shard in pc.unique(removals["shard"]).to_pylist():
         rows = removals.filter(pc.equal(removals["shard"], shard))
         write_table(rows, f"{_shard_folder(path, shard)}/{group.name}.parquet")
     write_table(pa.concat_tables([decision.samples for decision in decisions]), f"{path}/samples/{group.name}.parquet")
-    write_table(pa.Table.from_pylist([decision.category for decision in decisions], schema=CATEGORIES), marker)
+    write_table(pa.Table.from_pylist([decision.label_row for decision in decisions], schema=CLEANED_LABELS), marker)
 
 
 def _map_tasks(
@@ -274,6 +279,7 @@ def _map_tasks(
     import ray
 
     def run(item: Item) -> Value:  # Ray takes functions, and `work` may be a partial
+        send_to_driver()
         return work(item)
 
     task: Any = ray.remote(num_cpus=execution.task_cpus, num_gpus=num_gpus, **TASK_RETRIES)(run)  # type: ignore[arg-type]
@@ -297,18 +303,18 @@ def _run_tasks(
     for finished, _ in enumerate(_map_tasks(items, work, execution=execution, num_gpus=num_gpus), start=1):
         if time.monotonic() - printed > PROGRESS_SECONDS:
             printed = time.monotonic()
-            print_line(f"{stage}: {finished:,}/{len(items):,} {done}")
+            logger.info("%s: %s/%s %s", stage, f"{finished:,}", f"{len(items):,}", done)
 
 
 def _count_removals(path: str, groups: Iterable[Group]) -> dict[str, int]:
-    """Sum the CATEGORIES rows."""
+    """Sum the CLEANED_LABELS rows."""
     names = ("crops", "outliers", "disagreements", "protected")
-    total = dict.fromkeys(("categories", "judged", *names), 0)
+    total = dict.fromkeys(("labels", "decided", *names), 0)
     for group in groups:
-        with fsspec.open(f"{path}/categories/{group.name}.parquet", "rb") as file:
+        with fsspec.open(f"{path}/labels/{group.name}.parquet", "rb") as file:
             rows = pq.read_table(file, columns=["clusters", *names])
-        total["categories"] += len(rows)
-        total["judged"] += pc.sum(pc.greater(rows["clusters"], 0)).as_py() or 0
+        total["labels"] += len(rows)
+        total["decided"] += pc.sum(pc.greater(rows["clusters"], 0)).as_py() or 0
         for name in names:
             total[name] += pc.sum(rows[name]).as_py() or 0
     return total

@@ -1,14 +1,14 @@
-"""Cluster the region embeddings of a category, and measure how far each is from the category (paper, section 3.3).
+"""Cluster the region embeddings of a label, and measure how far each is from the label (paper, section 3.3).
 
 The paper names k-means++ and leaves features, k and distance open. The choices:
 
     features  image embedding of the crop by the teacher, L2-normalised; the teacher never saw the tags
-    k         a cluster for every `images_per_cluster` crops, at most `max_clusters`: a category has several appearances
+    k         a cluster for every `images_per_cluster` crops, at most `max_clusters`: a label has several appearances
     distance  1 - cosine to the nearest prototype, a centre with enough members. Each half of the crops is measured to
               the prototypes of the other half, since a crop draws the centres of its own half towards itself
 
 Seeding and the choice between several starts use a sample (`SEED_POINTS`), and the best start is refined on all points,
-linear in N. Of a category larger than `FIT_POINTS` a sample is fitted, and the rest is only assigned, chunk by chunk.
+linear in N. Of a label larger than `FIT_POINTS` a sample is fitted, and the rest is only assigned, chunk by chunk.
 
 Letters: N crops, K clusters, D width of an embedding.
 """
@@ -29,11 +29,11 @@ GPU_POINTS = 20_000  # for fewer points the CPU is faster than setting up a GPU 
 
 @dataclass(frozen=True)
 class Prototypes:
-    """The clusters of a category, or of a half of it."""
+    """The clusters of a label, or of a half of it."""
 
     centres: np.ndarray  # (K, D) float32 unit vectors, small clusters included
     sizes: np.ndarray  # (K,) int64, number of members
-    valid: np.ndarray  # (K,) bool: the cluster is large enough to be a prototype of the category
+    valid: np.ndarray  # (K,) bool: the cluster is large enough to be a prototype of the label
 
     def measure(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find the nearest valid centre and the distance to it.
@@ -52,10 +52,10 @@ class Prototypes:
 
 
 def num_clusters(num_images: int, *, images_per_cluster: int, max_clusters: int) -> int:
-    """Number of clusters of a category.
+    """Number of clusters of a label.
 
     Args:
-        num_images: number of crops of the category.
+        num_images: number of crops of the label.
         images_per_cluster: number of crops for each cluster.
         max_clusters: highest number of clusters.
 
@@ -66,7 +66,7 @@ def num_clusters(num_images: int, *, images_per_cluster: int, max_clusters: int)
 
 
 def find_prototypes(points: np.ndarray, *, clusters: int, seed: int = 0) -> Prototypes:
-    """Find the prototypes of a category by clustering.
+    """Find the prototypes of a label by clustering.
 
     The same points in the same order with the same seed give the same prototypes. A cluster with fewer members than a
     quarter of N / K is not valid: k-means++ seeds at far points, and a few wrong crops would form a cluster.

@@ -6,8 +6,8 @@ mutual information, summed over the other tags j that the image's captions menti
     score(image, t) = sum over j of log((n(t, j) + A) / (n(t) n(j) / n + A))
 
 with n(.) the images whose captions mention the tags. Tags that the engine added are scored and do not count, since they
-were added because of the others. A rare pair is drawn towards 0 by A. The rows are in parts by the hash of their keys,
-and n(t, j) and n(t) leave out the row's part: otherwise a pair that occurs once would support itself.
+were added because of the others. A rare pair is drawn towards 0 by A. The rows are in folds by the hash of their keys,
+and n(t, j) and n(t) leave out the row's fold: otherwise a pair that occurs once would support itself.
 
 Letters: N rows.
 """
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SMOOTHING = 5.0  # A
-PARTS = 10
+FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def co_occurrence(
     tags = lists.flatten().to_numpy()
     if not len(tags):
         return np.zeros(len(mentioned))
-    part = (hashes % PARTS).astype(np.int64)
+    fold = (hashes % FOLDS).astype(np.int64)
     width = int(tags.max()) + 1
-    cells = part[rows] * width + tags
-    inside = np.bincount(cells[mentioned[rows]], minlength=PARTS * width)  # mentioned with the tag, in each part
-    both = inside.reshape(PARTS, width).sum(axis=0)[tags] - inside[cells]
-    own = mentioned.sum() - np.bincount(part[mentioned], minlength=PARTS)
-    expected = own[part[rows]] * counts.of(tags) / max(counts.images, 1)
+    cells = fold[rows] * width + tags
+    fold_counts = np.bincount(cells[mentioned[rows]], minlength=FOLDS * width)  # mentioned with the tag, in each fold
+    both = fold_counts.reshape(FOLDS, width).sum(axis=0)[tags] - fold_counts[cells]
+    own = mentioned.sum() - np.bincount(fold[mentioned], minlength=FOLDS)
+    expected = own[fold[rows]] * counts.of(tags) / max(counts.images, 1)
     pmi = np.log((both + SMOOTHING) / (expected + SMOOTHING))
     return np.bincount(rows, weights=pmi, minlength=len(mentioned))

@@ -25,15 +25,15 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.data.parts import part_index
+from ram_ray.data.folds import fold_index
 from ram_ray.data_engine.calibrate import BINS, LOGITS, bin_of, edge_of
-from ram_ray.data_engine.generate import own_logits
-from ram_ray.data_engine.tag_pairs import LIMIT, PARTS, CoOccurrence, Pairs, mentioned_ids
+from ram_ray.data_engine.generate import tagger_logits_of
+from ram_ray.data_engine.tag_pairs import FOLDS, LIMIT, CoOccurrence, Pairs, mentioned_ids
 from ram_ray.records import Row
 from ram_ray.runtime.artifacts import write_bytes
 
-# `cell` is bin of score x BINS + bin of co-occurrence; `said` counts mentioned tags.
-WEIGHED = pa.schema([("cell", pa.int64()), ("images", pa.int64()), ("said", pa.int64())])
+# `cell` is bin of score x BINS + bin of co-occurrence; `mentioned` counts mentioned tags.
+SCORE_CELLS = pa.schema([("cell", pa.int64()), ("images", pa.int64()), ("mentioned", pa.int64())])
 MIN_Z = 2.0  # of c, in standard errors
 NEWTON_STEPS = 50
 assert LOGITS == (-LIMIT, LIMIT)  # the same bins for both
@@ -45,10 +45,10 @@ class Weights:
 
     constant: float = 0.0
     score: float = 1.0
-    company: float = 0.0
+    co_occurrence: float = 0.0
 
 
-class Weigher:
+class ScoreCombiner:
     """Combined logits of a SCORES row.
 
     Args:
@@ -69,7 +69,7 @@ class Weigher:
             (K,) float64, in the order of the row's `tagger_ids`.
         """
         ids = np.array(row["tagger_ids"] or [], np.int64)
-        return self.co_occurrence(mentioned_ids(row), tags=ids, part=part_index(row["key"], PARTS))
+        return self.co_occurrence(mentioned_ids(row), tags=ids, fold=fold_index(row["key"], FOLDS))
 
     def __call__(self, row: Row) -> np.ndarray:
         """The combined logits of a row.
@@ -80,14 +80,14 @@ class Weigher:
         Returns:
             (K,) float32, in the order of the row's `tagger_ids`.
         """
-        weights, logits = self.weights, own_logits(row)
-        if not weights.company:
+        weights, logits = self.weights, tagger_logits_of(row)
+        if not weights.co_occurrence:
             return logits
-        combined = weights.constant + weights.score * logits + weights.company * self.measure(row)
+        combined = weights.constant + weights.score * logits + weights.co_occurrence * self.measure(row)
         return combined.astype(np.float32)
 
 
-def count_weighed(
+def count_score_cells(
     block: pa.Table, *, co_occurrence: CoOccurrence, selected: Callable[[str], bool] = lambda key: True
 ) -> pa.Table:
     """Count (image, tag) pairs, and those that are mentioned, in cells of score and co-occurrence.
@@ -98,25 +98,25 @@ def count_weighed(
         selected: whether an image is counted, by its key.
 
     Returns:
-        WEIGHED rows, a cell once.
+        SCORE_CELLS rows, a cell once.
     """
-    measure = Weigher(co_occurrence, Weights()).measure
+    measure = ScoreCombiner(co_occurrence, Weights()).measure
     cells, mentioned = [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     for row in block.to_pylist():
         if not row["reason"] and selected(row["key"]):
-            cells.append(bin_of(own_logits(row)) * BINS + bin_of(measure(row)))
+            cells.append(bin_of(tagger_logits_of(row)) * BINS + bin_of(measure(row)))
             mentioned.append(np.isin(np.array(row["tagger_ids"] or [], np.int64), mentioned_ids(row)))
     cell, index = np.unique(np.concatenate(cells), return_inverse=True)
     images = np.bincount(index, minlength=len(cell))
     counts = np.bincount(index[np.concatenate(mentioned)], minlength=len(cell))
-    return pa.table({"cell": cell, "images": images, "said": counts}).cast(WEIGHED)
+    return pa.table({"cell": cell, "images": images, "mentioned": counts}).cast(SCORE_CELLS)
 
 
 def fit_weights(tables: Iterable[pa.Table]) -> Weights:
     """Fit the weights by Newton's method, with the priors b ~ N(0, 1) and c ~ N(0, 1).
 
     Args:
-        tables: WEIGHED rows; a cell may be in several.
+        tables: SCORE_CELLS rows; a cell may be in several.
 
     Returns:
         The most likely weights; the defaults where c is not clearly over 0 or nothing can be fitted.
@@ -125,7 +125,7 @@ def fit_weights(tables: Iterable[pa.Table]) -> Weights:
     for table in tables:
         cell = table["cell"].to_numpy()
         np.add.at(images, cell, table["images"].to_numpy())
-        np.add.at(mentioned, cell, table["said"].to_numpy())
+        np.add.at(mentioned, cell, table["mentioned"].to_numpy())
     cell = np.flatnonzero(images)
     if not mentioned.any() or not (mentioned < images).any():
         return Weights()
@@ -145,8 +145,8 @@ def fit_weights(tables: Iterable[pa.Table]) -> Weights:
     return Weights(*weights.tolist()) if weights[2] > MIN_Z * error and weights[1] > 0 else Weights()
 
 
-def write_weigher(uri: str, pairs: Pairs, weights: Weights) -> None:
-    """Write the counts and weights of a `Weigher`.
+def write_score_weights(uri: str, pairs: Pairs, weights: Weights) -> None:
+    """Write the counts and weights of a `ScoreCombiner`.
 
     Args:
         uri: of the .npz file.
@@ -158,8 +158,8 @@ def write_weigher(uri: str, pairs: Pairs, weights: Weights) -> None:
     write_bytes(uri, data.getvalue())
 
 
-def read_weigher(uri: str) -> tuple[Pairs, Weights]:
-    """Read the counts and weights that `write_weigher` wrote.
+def read_score_weights(uri: str) -> tuple[Pairs, Weights]:
+    """Read the counts and weights that `write_score_weights` wrote.
 
     Args:
         uri: of the .npz file.

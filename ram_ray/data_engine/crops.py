@@ -46,14 +46,14 @@ REGIONS = pa.schema(
         ("key", pa.string()),
         ("shard", pa.string()),
         ("tag", pa.int32()),
-        ("carried", pa.bool_()),  # false: a negative, which the image does not carry
-        ("said", pa.bool_()),  # a caption mentions the tag; false if the engine added it
-        ("labelled", pa.bool_()),  # a human label of the image confirms the tag
+        ("positive", pa.bool_()),  # false: a negative, a tag that the image does not have
+        ("mentioned", pa.bool_()),  # a caption mentions the tag; false if the engine added it
+        ("confirmed", pa.bool_()),  # a human label of the image confirms the tag
         ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 as shares of the image's sides
-        ("score", pa.float32()),  # the detector's; 0 if it found no region and the box is the whole image
-        ("whole", pa.float32()),  # the tagger's probability of the tag on the whole image
-        ("agreement", pa.float32()),  # the tagger's probability of the tag on the crop
-        ("others", pa.list_(pa.int32())),  # the image's other tags that a caption mentions
+        ("detector_score", pa.float32()),  # 0 if it found no region and the box is the whole image
+        ("image_score", pa.float32()),  # the tagger's probability of the tag on the whole image
+        ("region_score", pa.float32()),  # the tagger's probability of the tag on the crop
+        ("other_mentions", pa.list_(pa.int32())),  # the image's other tags that a caption mentions
         ("embedding", pa.binary()),  # float16 (D,), little-endian
     ]
 )
@@ -138,7 +138,7 @@ class RegionEmbedder:
         positives = [[tag["id"] for tag in row["tags"]] for row in rows]
         mentioned = [[tag["id"] for tag in row["tags"] if tag["origin"] in CAPTION_ORIGINS] for row in rows]
         negatives = [self._draw_negatives(row["key"], ids) for row, ids in zip(rows, positives, strict=True)]
-        labelled = [set(row["truth"] or ()) for row in rows]
+        confirmed = [set(row["truth"] or ()) for row in rows]
         # Encoded once, for the scores of the whole images and for attention boxes.
         tokens = [self.predictor.encode(part) for part in self._parts(pixels)]
         whole = np.concatenate([self.predictor.token_probabilities(part) for part in tokens])  # (B, N)
@@ -149,9 +149,12 @@ class RegionEmbedder:
         crop_indices: list[list[int]] = [[] for _ in rows]
         for image, image_boxes in enumerate(boxes):
             for id, (box, score) in image_boxes.items():
-                region: Row = {"tag": id, "carried": id in positives[image], "said": id in mentioned[image]}
-                region |= {"labelled": id in labelled[image], "box": list(box), "score": score}
-                region |= {"whole": float(whole[image, id]), "others": [tag for tag in mentioned[image] if tag != id]}
+                region: Row = {"tag": id, "positive": id in positives[image], "mentioned": id in mentioned[image]}
+                region |= {"confirmed": id in confirmed[image], "box": list(box), "detector_score": score}
+                region |= {
+                    "image_score": float(whole[image, id]),
+                    "other_mentions": [tag for tag in mentioned[image] if tag != id],
+                }
                 regions[image].append(region)
                 crop_indices[image].append(crops.add(image, box))
         self._score_crops(crops, whole, regions, crop_indices)
@@ -172,7 +175,7 @@ class RegionEmbedder:
     def _score_crops(
         self, crops: _Crops, whole: np.ndarray, regions: list[list[Row]], crop_indices: list[list[int]]
     ) -> None:
-        """Add `agreement` and `embedding` to the regions."""
+        """Add `region_score` and `embedding` to the regions."""
         embeddings = np.concatenate([self.teacher.encode_images(np.stack(part)) for part in self._parts(crops.pixels)])
         partial = [index for index, is_whole in enumerate(crops.is_whole) if not is_whole]  # crops to score
         parts = [
@@ -184,7 +187,7 @@ class RegionEmbedder:
         for image, (image_regions, indices) in enumerate(zip(regions, crop_indices, strict=True)):
             for region, index in zip(image_regions, indices, strict=True):
                 row = whole[image] if crops.is_whole[index] else probabilities[row_of_crop[index]]
-                region["agreement"] = float(row[region["tag"]])
+                region["region_score"] = float(row[region["tag"]])
                 region["embedding"] = embeddings[index].astype("<f2").tobytes()
 
     def _draw_negatives(self, key: str, positives: list[int]) -> list[int]:
@@ -202,7 +205,7 @@ class RegionEmbedder:
 
 @functools.lru_cache(maxsize=1)
 def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher:
-    """Load the teacher once a process; the scoring models of all parts share it (`data_engine.model_by_part`)."""
+    """Load the teacher once a process; the scoring models of all folds share it (`data_engine.model_by_fold`)."""
     from ram_ray.models.dual_encoder import Teacher as Loader
 
     return Loader.from_pretrained(uri, revision=revision, device=device)
@@ -233,7 +236,7 @@ def seeded_hash(key: str, seed: int) -> int:
 
     Args:
         key: of an image.
-        seed: of the run or category.
+        seed: of the run or label.
 
     Returns:
         0 to 2^64 - 1, evenly distributed and the same on every machine.

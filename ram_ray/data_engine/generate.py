@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
-from ram_ray.data.parts import hash_of_part
+from ram_ray.data.folds import fold_hash
 from ram_ray.data_engine.calibrate import bin_of
 from ram_ray.data_engine.stage_settings import ScoreSettings
 from ram_ray.label_system import LabelSystem, is_present
@@ -108,10 +108,10 @@ class Generator:
         scores = self.predictor.token_probabilities(tokens)  # (B, N)
         for row, row_scores in zip(rows, scores, strict=True):
             ids = np.argsort(-row_scores, kind="stable")[:MAX_SCORES]
-            row.update(tagger_ids=ids.tolist(), tagger_logits=to_logits(row_scores[ids]).tobytes())
+            row.update(tagger_ids=ids.tolist(), tagger_logits=encode_logits(row_scores[ids]).tobytes())
         guides = self.predictor.present_names(scores, threshold=self.settings.threshold)
         for number in range(self.settings.captions):
-            seeds = [hash_of_part(f"{self.settings.seed or 0}/{number}/{row['key']}") >> 1 for row in rows]
+            seeds = [fold_hash(f"{self.settings.seed or 0}/{number}/{row['key']}") >> 1 for row in rows]
             captions = self.predictor.caption_tokens(
                 tokens, guides, max_tokens=self.settings.max_caption_tokens, decoding=self.decoding, seed=seeds
             )
@@ -201,15 +201,15 @@ class Threshold:
 class Calibrated:
     """Rule: a threshold for each tag, which is lower where generated captions mention the tag.
 
-    The score of an addition is its probability to be right.
+    The score of an addition is its probability to be correct.
 
     Args:
         min_bins: (V, T) int, lowest bin from which the tag is added.
-        right: (V, T, B) float, probability that an addition is right.
+        correct: (V, T, B) float, probability that an addition is correct.
     """
 
-    def __init__(self, min_bins: np.ndarray, right: np.ndarray) -> None:
-        self.min_bins, self.right = min_bins, right
+    def __init__(self, min_bins: np.ndarray, correct: np.ndarray) -> None:
+        self.min_bins, self.correct = min_bins, correct
 
     def __call__(self, ids: np.ndarray, logits: np.ndarray, votes: Mapping[int, int]) -> list[Addition]:
         """Select the tags to add, those of captions first, each group in descending order of the probability.
@@ -228,11 +228,11 @@ class Calibrated:
             vote, score_bin = min(votes.get(id, 0), len(self.min_bins) - 1), bins.get(id, 0)
             if score_bin >= self.min_bins[vote, id]:
                 origin = "generated_caption" if vote else "tagger"
-                additions.append((id, origin, float(self.right[vote, id, score_bin])))
+                additions.append((id, origin, float(self.correct[vote, id, score_bin])))
         return sorted(additions, key=lambda addition: (addition[1] == "tagger", -addition[2], addition[0]))
 
 
-def own_logits(row: Row) -> np.ndarray:
+def tagger_logits_of(row: Row) -> np.ndarray:
     """The tagger's logits of a row, without co-occurrence.
 
     Args:
@@ -241,11 +241,11 @@ def own_logits(row: Row) -> np.ndarray:
     Returns:
         (K,) float32, in the order of the row's `tagger_ids`.
     """
-    return from_logits(row["tagger_logits"])
+    return decode_logits(row["tagger_logits"])
 
 
-def from_logits(data: bytes | None) -> np.ndarray:
-    """Decode logits that `to_logits` encoded.
+def decode_logits(data: bytes | None) -> np.ndarray:
+    """Decode logits that `encode_logits` encoded.
 
     Args:
         data: float16 in little-endian bytes; None: no logits.
@@ -256,7 +256,7 @@ def from_logits(data: bytes | None) -> np.ndarray:
     return np.frombuffer(data or b"", "<f2").astype(np.float32)
 
 
-def merge(row: Row, *, rule: Threshold | Calibrated, logits: Logits = own_logits) -> Row:
+def merge(row: Row, *, rule: Threshold | Calibrated, logits: Logits = tagger_logits_of) -> Row:
     """Add to an annotation the tags that the rule selects; `row` is not changed.
 
     Order: the tags of the annotation, then those of generated captions, then those of the tagger. New generated
@@ -303,7 +303,7 @@ def votes_of(row: Row) -> dict[int, int]:
     return votes
 
 
-def to_logits(probabilities: np.ndarray) -> np.ndarray:
+def encode_logits(probabilities: np.ndarray) -> np.ndarray:
     """Encode probabilities as logits; in float16 they are finer near 1 than probabilities.
 
     Args:

@@ -1,9 +1,9 @@
 """The stages of generation on Ray Data: one round in four stages.
 
-    scores       captions and the scores of tags, a row an image (`data_engine.score_stage`)
-    weighed      weights of score and co-occurrence (`data_engine.combine_stage`), where scores are calibrated
-    thresholds   calibration of each tag on images that the model did not learn from -> thresholds.json, curve.json
-    generate     scores, merged by the thresholds -> annotations
+    scores         captions and the scores of tags, a row an image (`data_engine.score_stage`)
+    score_weights  weights of score and co-occurrence (`data_engine.combine_stage`), where scores are calibrated
+    thresholds     calibration of each tag on images that the model did not learn from -> thresholds.json, curve.json
+    generate       scores, merged by the thresholds -> annotations
 
 Each has its own digest, so a killed run goes on at the stage where it was, and another precision needs no new scores.
 """
@@ -23,14 +23,14 @@ import pyarrow as pa
 import ray
 
 from ram_ray.config import RunConfig
-from ram_ray.data.parts import Part
+from ram_ray.data.folds import Fold
 from ram_ray.data_engine.addition_curve import make_curve, uncalibrated_scores
 from ram_ray.data_engine.calibrate import BINS, Calibration, calibrate, edge_of, thresholds
-from ram_ray.data_engine.combine_scores import Weigher
-from ram_ray.data_engine.combine_stage import load_weigher, weigh
-from ram_ray.data_engine.generate import Calibrated, Threshold, merge, own_logits
+from ram_ray.data_engine.combine_scores import ScoreCombiner
+from ram_ray.data_engine.combine_stage import fit_score_weights, load_score_combiner
+from ram_ray.data_engine.generate import Calibrated, Threshold, merge, tagger_logits_of
 from ram_ray.data_engine.mention_counts import CELLS, MAX_VOTES, Cells, count_cells, gather_cells
-from ram_ray.data_engine.mention_rate_bound import implied_rate
+from ram_ray.data_engine.mention_rate_bound import mention_rate_bounds
 from ram_ray.data_engine.ray_counts import count_annotations, sum_rows
 from ram_ray.data_engine.score_stage import count_origins, score
 from ram_ray.data_engine.stage_settings import GenerateSettings, ThresholdSettings
@@ -57,8 +57,8 @@ class ThresholdRow(TypedDict):
     id: int
     tag: str
     kind: str
-    said: int  # images that mention the tag
-    rate: float
+    mentioned: int  # images that mention the tag
+    mention_rate: float
     thresholds: list[float | None]  # a probability for each number of votes, from 0 on; null: never added
 
 
@@ -77,7 +77,7 @@ def generate(
         run: the run that gets the stages.
         config: of the run.
         annotations: ANNOTATION rows to add to.
-        scoring_models: the model, or one for each part of the images (`data_engine.model_by_part`).
+        scoring_models: the model, or one for each fold (`data_engine.model_by_fold`).
         labels: the label system.
         round: number of the round of the data engine, part of the stages' names.
 
@@ -104,23 +104,23 @@ def add_likely(
     Returns:
         The annotations with the additions.
     """
-    settings, execution, weighed = GenerateSettings.from_config(config), config.execution, None
+    settings, execution, score_weights = GenerateSettings.from_config(config), config.execution, None
     if settings.precision is not None:
-        weighed = weigh(run, config, scores, labels, num_models=num_models, round=round)
-    calibrated = find_thresholds(run, config, scores, weighed, labels, num_models=num_models, round=round)
+        score_weights = fit_score_weights(run, config, scores, labels, num_models=num_models, round=round)
+    calibrated = find_thresholds(run, config, scores, score_weights, labels, num_models=num_models, round=round)
     inputs = [scores, calibrated, labels]
     stage = run.stage(f"generate_{round}", GeneratedAnnotations, settings=settings, inputs=inputs)
     if stage.result:
         return stage.result
     threshold, caption_threshold = settings.threshold, settings.caption_threshold
-    weigher = ray.put(load_weigher(weighed)) if weighed else None
+    combiner = ray.put(load_score_combiner(score_weights)) if score_weights else None
 
     def add(block: pa.Table) -> pa.Table:
         if threshold is not None:
             rule: Threshold | Calibrated = Threshold(threshold, caption_threshold=caption_threshold)
         else:
             rule = read_rule(f"{calibrated.path}/rule.npz")
-        logits = ray.get(weigher) if weigher else own_logits
+        logits = ray.get(combiner) if combiner else tagger_logits_of
         return to_table([merge(row, rule=rule, logits=logits) for row in block.to_pylist()], ANNOTATION)
 
     annotate(
@@ -135,25 +135,25 @@ def add_likely(
     with fsspec.open(calibrated.curve, "r") as file:
         write_text(f"{stage.path}/curve.json", file.read())
     counts |= {"rows_in": scores.rows_in, "rejected": scores.rejected}  # `scores` reads and rejects images
-    steps = [step for step in (scores, weighed, calibrated) if step]
+    steps = [step for step in (scores, score_weights, calibrated) if step]
     return stage.finish(*steps, **counts, **count_added(scores, counts))
 
 
 def count_added(scores: Scores, after: Mapping[str, int]) -> dict[str, int]:
-    """Count the additions of a round, and on images whose truth is known how many are right.
+    """Count the additions of a round, and on images whose truth is known how many are correct.
 
     Args:
         scores: counts of the annotations without the additions.
         after: counts of the annotations with them.
 
     Returns:
-        Counts by name: all, by origin, right and wrong.
+        Counts by name: all, by origin, correct and wrong.
     """
     return {
         "added": after["tags"] - scores.tags,
         "added_generated_caption": after["generated_caption"] - scores.generated_caption,
         "added_tagger": after["tagger"] - scores.tagger,
-        "added_right": after["tp"] - scores.tp,
+        "added_correct": after["tp"] - scores.tp,
         "added_wrong": after["fp"] - scores.fp,
     }
 
@@ -162,7 +162,7 @@ def find_thresholds(
     run: Run,
     config: RunConfig,
     scores: Scores,
-    weighed: ScoreWeights | None,
+    score_weights: ScoreWeights | None,
     labels: LabelSystemResult,
     *,
     num_models: int,
@@ -170,14 +170,14 @@ def find_thresholds(
 ) -> Thresholds:
     """Calibrate the threshold of each tag, and write `thresholds.json` and `curve.json`.
 
-    Images that the model did not learn from are counted: all, if each part has a scoring model; else those of
+    Images that the model did not learn from are counted: all, if each fold has a scoring model; else those of
     `engine.holdout`, or all if nothing is calibrated.
 
     Args:
         run: the run that gets the stage.
         config: of the run.
         scores: SCORES rows.
-        weighed: of `combine_stage`, whose logits are then the scores; None: nothing is calibrated.
+        score_weights: of `combine_stage`, whose logits are then the scores; None: nothing is calibrated.
         labels: the label system.
         num_models: number of scoring models, see `generate`.
         round: number of the round of the data engine, part of the stage's name.
@@ -186,29 +186,31 @@ def find_thresholds(
         The thresholds.
     """
     settings, execution = ThresholdSettings.from_config(config, num_models=num_models), config.execution
-    inputs = [scores, labels, *([weighed] if weighed else [])]
+    inputs = [scores, labels, *([score_weights] if score_weights else [])]
     stage = run.stage(f"thresholds_{round}", Thresholds, settings=settings, inputs=inputs)
     if stage.result:
         return stage.result
-    system, part = LabelSystem.load(labels.uri), settings.part
-    weigher = load_weigher(weighed) if weighed else None
+    system, fold = LabelSystem.load(labels.uri), settings.fold
+    combiner = load_score_combiner(score_weights) if score_weights else None
     votes = min(settings.captions, MAX_VOTES)
-    cells = read_cells(scores.path, votes=votes, num_tags=len(system), part=part, weigher=weigher, execution=execution)
-    curve = {"held_out": part is not None or settings.num_models > 1, **cells.totals}
-    if settings.precision is None or weigher is None:
+    cells = read_cells(
+        scores.path, votes=votes, num_tags=len(system), fold=fold, combiner=combiner, execution=execution
+    )
+    curve = {"held_out": fold is not None or settings.num_models > 1, **cells.totals}
+    if settings.precision is None or combiner is None:
         points = make_curve(cells, uncalibrated_scores(cells))
         write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
-        return stage.finish(images=cells.totals["pictures"])
-    calibration = calibrate(cells.mention_counts(implied_rate(weigher.co_occurrence.pairs)))
-    min_bins = thresholds(calibration, cells.open, precision=settings.precision)
-    points = make_curve(cells, calibration.right, right=calibration.right)
+        return stage.finish(images=cells.totals["num_images"])
+    calibration = calibrate(cells.mention_counts(mention_rate_bounds(combiner.co_occurrence.pairs)))
+    min_bins = thresholds(calibration, cells.candidates, precision=settings.precision)
+    points = make_curve(cells, calibration.correct, correct=calibration.correct)
     write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
     rows = threshold_rows(cells, calibration, min_bins, system)
-    table = {"vote_odds": calibration.vote_odds.tolist(), "weights": asdict(weigher.weights), "tags": rows}
+    table = {"vote_odds": calibration.vote_odds.tolist(), "weights": asdict(combiner.weights), "tags": rows}
     write_text(f"{stage.path}/thresholds.json", json.dumps(table, indent=1))
-    write_rule(f"{stage.path}/rule.npz", min_bins, calibration.right)
+    write_rule(f"{stage.path}/rule.npz", min_bins, calibration.correct)
     reached = sum(row["thresholds"] != [None] * len(calibration.vote_odds) for row in rows)
-    return stage.finish(images=cells.totals["pictures"], calibrated=len(rows), reached=reached)
+    return stage.finish(images=cells.totals["num_images"], calibrated=len(rows), reached=reached)
 
 
 def read_cells(
@@ -216,9 +218,9 @@ def read_cells(
     *,
     votes: int,
     num_tags: int,
-    part: Part | None,
+    fold: Fold | None,
     execution: Execution,
-    weigher: Weigher | None = None,
+    combiner: ScoreCombiner | None = None,
 ) -> Cells:
     """Count SCORES rows by votes, tag and score.
 
@@ -226,18 +228,18 @@ def read_cells(
         path: folder of SCORES rows.
         votes: number of generated captions of an image that count.
         num_tags: number of labels of the label system.
-        part: part of the images that is counted; None: all.
+        fold: images that are counted; None: all.
         execution: how the stages of the run are executed.
-        weigher: computes the scores; None: the tagger's.
+        combiner: computes the scores; None: the tagger's.
 
     Returns:
         The counts.
     """
-    weigher_ref = ray.put(weigher) if weigher else None
+    combiner_ref = ray.put(combiner) if combiner else None
 
     def count(block: pa.Table) -> pa.Table:
-        selected = part.holds if part else lambda key: True
-        logits = ray.get(weigher_ref) if weigher_ref else own_logits
+        selected = fold.contains if fold else lambda key: True
+        logits = ray.get(combiner_ref) if combiner_ref else tagger_logits_of
         return count_cells(block, num_tags=num_tags, votes=votes, selected=selected, logits=logits)
 
     tables = sum_rows(read_rows(path, execution=execution), count, CELLS, execution=execution)
@@ -258,7 +260,7 @@ def threshold_rows(
         system: the label system of the tag ids.
 
     Returns:
-        JSON values: id, tag, kind, said, rate and thresholds of each tag.
+        JSON values: id, tag, kind, mentioned, mention_rate and thresholds of each tag.
     """
     probabilities = 1 / (1 + np.exp(-edge_of(min_bins)))  # (V, T)
     probabilities[min_bins == 0] = 0.0  # the lowest bin has no lower end
@@ -273,24 +275,24 @@ def threshold_rows(
                 "id": tag,
                 "tag": label.name,
                 "kind": label.kind,
-                "said": int(cells.said[:, tag].sum()),
-                "rate": round(float(calibration.mention_rate[tag]), 4),
+                "mentioned": int(cells.mentioned[:, tag].sum()),
+                "mention_rate": round(float(calibration.mention_rate[tag]), 4),
                 "thresholds": tag_thresholds,
             }
         )
     return rows
 
 
-def write_rule(uri: str, min_bins: np.ndarray, right: np.ndarray) -> None:
+def write_rule(uri: str, min_bins: np.ndarray, correct: np.ndarray) -> None:
     """Write the rule that `generate` merges by.
 
     Args:
         uri: of the .npz file.
         min_bins: (V, T) int, lowest bin from which the tag is added.
-        right: (V, T, B) float, probability that an addition is right.
+        correct: (V, T, B) float, probability that an addition is correct.
     """
     data = io.BytesIO()
-    np.savez_compressed(data, least=min_bins.astype(np.int32), right=right.astype(np.float32))
+    np.savez_compressed(data, min_bins=min_bins.astype(np.int32), correct=correct.astype(np.float32))
     fs, path = fsspec.url_to_fs(uri)
     make_folder(fs, fs._parent(path))
     fs.pipe_file(path, data.getvalue())
@@ -307,4 +309,4 @@ def read_rule(uri: str) -> Calibrated:
         The rule.
     """
     with fsspec.open(uri, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
-        return Calibrated(arrays["least"], arrays["right"])
+        return Calibrated(arrays["min_bins"], arrays["correct"])

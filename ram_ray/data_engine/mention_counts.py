@@ -4,8 +4,8 @@ An image gives a row for each tag that has a score, is mentioned by its captions
 image is a low score without a mention, which follows from the totals. So a block of images becomes at most a row for
 each cell, Ray Data sums the blocks, and the driver holds at most tags x bins.
 
-A mention counts unless cleaning removed the tag. A tag is open on an image that neither has it nor lost it in cleaning:
-it can be added.
+A mention counts unless cleaning removed the tag. A tag is a candidate on an image that neither has it nor lost it in
+cleaning: it can be added.
 
 Letters: V votes, T tags, B bins (`data_engine.calibrate`).
 """
@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 
 from ram_ray.data_engine.calibrate import BINS, MentionCounts, bin_of
-from ram_ray.data_engine.generate import Logits, own_logits, votes_of
+from ram_ray.data_engine.generate import Logits, tagger_logits_of, votes_of
 from ram_ray.records import Row
 
-OF_CELL = ("images", "said", "open", "judged", "known", "right")
-OF_TAG = ("once", "twice", "often")  # of images with several captions: by how many of them mention the tag
-OF_ALL = ("pictures", "labelled", "truths", "had", "several", "captions")
-COUNTS = (*OF_CELL, *OF_TAG, *OF_ALL)
+CELL_COUNTS = ("images", "mentioned", "candidates", "labelled", "labelled_candidates", "true_candidates")
+TAG_COUNTS = ("once", "twice", "often")  # of images with several captions: by how many of them mention the tag
+TOTALS = ("num_images", "labelled_images", "true_tags", "true_tags_present", "multi_caption_images", "captions")
+COUNTS = (*CELL_COUNTS, *TAG_COUNTS, *TOTALS)
 CELLS = pa.schema([("cell", pa.int64()), *((name, pa.int64()) for name in COUNTS)])  # cell -1: totals of the block
 MAX_VOTES = 3
 
@@ -36,26 +36,28 @@ class Cells:
     """Counts over all images that were read, int64."""
 
     images: np.ndarray  # (V, T, B) images; the next five count some of these
-    said: np.ndarray  # captions mention the tag
-    open: np.ndarray  # the tag can be added
-    judged: np.ndarray  # the truth is known: the image has human labels
-    known: np.ndarray  # open, and the truth is known
-    right: np.ndarray  # open, and the tag is true
-    tags: dict[str, np.ndarray]  # OF_TAG, (T,)
-    totals: dict[str, int]  # OF_ALL
+    mentioned: np.ndarray  # captions mention the tag
+    candidates: np.ndarray  # the tag can be added
+    labelled: np.ndarray  # the truth is known: the image has human labels
+    labelled_candidates: np.ndarray  # candidates, and the truth is known
+    true_candidates: np.ndarray  # candidates, and the tag is true
+    tags: dict[str, np.ndarray]  # TAG_COUNTS, (T,)
+    totals: dict[str, int]  # TOTALS
 
-    def mention_counts(self, implied: np.ndarray) -> MentionCounts:
+    def mention_counts(self, rate_bounds: np.ndarray) -> MentionCounts:
         """The input of `calibrate`.
 
         Args:
-            implied: (T,) float, lower bounds of the mention rates (`data_engine.mention_rate_bound`).
+            rate_bounds: (T,) float, lower bounds of the mention rates (`data_engine.mention_rate_bound`).
 
         Returns:
             The counts, with the mean number of captions of an image.
         """
-        captions = self.totals["captions"] / max(1, self.totals["several"])
-        once, twice, often = (self.tags[name] for name in OF_TAG)
-        return MentionCounts(self.images, self.said, once, twice, often, captions=captions or 1.0, implied=implied)
+        captions = self.totals["captions"] / max(1, self.totals["multi_caption_images"])
+        once, twice, often = (self.tags[name] for name in TAG_COUNTS)
+        return MentionCounts(
+            self.images, self.mentioned, once, twice, often, captions=captions or 1.0, rate_bounds=rate_bounds
+        )
 
 
 def count_cells(
@@ -64,7 +66,7 @@ def count_cells(
     num_tags: int,
     votes: int,
     selected: Callable[[str], bool] = lambda key: True,
-    logits: Logits = own_logits,
+    logits: Logits = tagger_logits_of,
 ) -> pa.Table:
     """Count the cells of a block.
 
@@ -97,19 +99,24 @@ def gather_cells(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Ce
         The counts, with sums for each tag and over all.
     """
     shape = (votes + 1, num_tags, BINS)
-    flat = {name: np.zeros(np.prod(shape), np.int64) for name in (*OF_CELL, *OF_TAG)}
-    totals = dict.fromkeys(OF_ALL, 0)
+    flat = {name: np.zeros(np.prod(shape), np.int64) for name in (*CELL_COUNTS, *TAG_COUNTS)}
+    totals = dict.fromkeys(TOTALS, 0)
     for table in tables:
         cell = table["cell"].to_numpy()
         for name, counts in flat.items():
             counts[cell[cell >= 0]] += table[name].to_numpy()[cell >= 0]
         totals = {name: number + int(table[name].to_numpy()[cell < 0].sum()) for name, number in totals.items()}
-    cells = {name: flat[name].reshape(shape) for name in OF_CELL}
-    rest = totals["pictures"] - cells["images"].sum((0, 2))  # (T,)
-    unjudged = totals["labelled"] - cells["judged"].sum((0, 2))
-    for name, missing in (("images", rest), ("open", rest), ("judged", unjudged), ("known", unjudged)):
+    cells = {name: flat[name].reshape(shape) for name in CELL_COUNTS}
+    rest = totals["num_images"] - cells["images"].sum((0, 2))  # (T,)
+    without_row = totals["labelled_images"] - cells["labelled"].sum((0, 2))
+    for name, missing in (
+        ("images", rest),
+        ("candidates", rest),
+        ("labelled", without_row),
+        ("labelled_candidates", without_row),
+    ):
         cells[name][0, :, 0] += missing
-    return Cells(**cells, tags={name: flat[name].reshape(shape).sum((0, 2)) for name in OF_TAG}, totals=totals)
+    return Cells(**cells, tags={name: flat[name].reshape(shape).sum((0, 2)) for name in TAG_COUNTS}, totals=totals)
 
 
 def mentions(row: Row) -> list[set[int]]:
@@ -131,7 +138,7 @@ class _Counter:
 
     def __init__(self, num_tags: int, votes: int, logits: Logits) -> None:
         self.num_tags, self.votes, self.logits = num_tags, votes, logits
-        self.counts: dict[str, list[np.ndarray]] = {name: [] for name in (*OF_CELL, *OF_TAG)}
+        self.counts: dict[str, list[np.ndarray]] = {name: [] for name in (*CELL_COUNTS, *TAG_COUNTS)}
         self.totals: Counter[str] = Counter()
 
     def add(self, row: Row) -> None:
@@ -147,22 +154,22 @@ class _Counter:
         vote = np.array([min(votes.get(id, 0), self.votes) for id in ids.tolist()], np.int64)
         score_bin = np.array([bins.get(id, 0) for id in ids.tolist()], np.int64)
         cells = (vote * self.num_tags + ids) * BINS + score_bin
-        is_open = ~np.isin(ids, list(tags | removed))
+        is_candidate = ~np.isin(ids, list(tags | removed))
         true = np.isin(ids, list(truth or ()))
         self._append("images", cells)
-        self._append("said", cells[np.isin(ids, list(num_mentions))])
-        self._append("open", cells[is_open])
+        self._append("mentioned", cells[np.isin(ids, list(num_mentions))])
+        self._append("candidates", cells[is_candidate])
         if truth is not None:
-            self._append("judged", cells)
-            self._append("known", cells[is_open])
-            self._append("right", cells[is_open & true])
-            self.totals.update(labelled=1, truths=len(truth), had=len(truth & tags))
+            self._append("labelled", cells)
+            self._append("labelled_candidates", cells[is_candidate])
+            self._append("true_candidates", cells[is_candidate & true])
+            self.totals.update(labelled_images=1, true_tags=len(truth), true_tags_present=len(truth & tags))
         if len(original) > 1:
             counts = np.minimum([num_mentions[id] for id in ids.tolist()], 3) if len(ids) else np.zeros(0)
-            for number, name in enumerate(OF_TAG, 1):
+            for number, name in enumerate(TAG_COUNTS, 1):
                 self._append(name, ids[counts == number] * BINS)
-            self.totals.update(several=1, captions=len(original))
-        self.totals["pictures"] += 1
+            self.totals.update(multi_caption_images=1, captions=len(original))
+        self.totals["num_images"] += 1
 
     def _append(self, name: str, cells: np.ndarray) -> None:
         self.counts[name].append(cells)
@@ -177,5 +184,5 @@ class _Counter:
         used = np.flatnonzero(np.any([counts > 0 for counts in dense.values()], axis=0))
         columns = {"cell": np.append(used, -1)}
         columns |= {name: np.append(counts[used], 0) for name, counts in dense.items()}
-        columns |= {name: np.append(np.zeros(len(used), np.int64), self.totals[name]) for name in OF_ALL}
+        columns |= {name: np.append(np.zeros(len(used), np.int64), self.totals[name]) for name in TOTALS}
         return pa.table(columns).cast(CELLS)

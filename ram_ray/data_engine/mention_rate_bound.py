@@ -21,7 +21,7 @@ MIN_IMAGES = 30  # least n(u)
 SMOOTHING = 10.0  # A, in images
 
 
-def implied_rate(pairs: Pairs) -> np.ndarray:
+def mention_rate_bounds(pairs: Pairs) -> np.ndarray:
     """The highest lower bound of each tag's mention rate.
 
     Args:
@@ -32,10 +32,10 @@ def implied_rate(pairs: Pairs) -> np.ndarray:
     """
     num_tags, num_images = pairs.num_tags, pairs.tag_counts().sum(axis=1)
     tag = np.repeat(np.arange(num_tags), np.diff(pairs.starts))
-    excluded = np.repeat(np.arange(num_tags), np.diff(pairs.kin_starts)) * num_tags + pairs.kin
+    excluded = np.repeat(np.arange(num_tags), np.diff(pairs.same_word_starts)) * num_tags + pairs.same_word
     valid = (num_images[tag] >= MIN_IMAGES) & ~np.isin(tag * num_tags + pairs.other, excluded)
-    tag, other, count = tag[valid], pairs.other[valid], pairs.inside[valid].sum(axis=1)
-    share = (count + SMOOTHING * num_images[other] / max(pairs.pictures.sum(), 1)) / (num_images[tag] + SMOOTHING)
+    tag, other, count = tag[valid], pairs.other[valid], pairs.pair_counts[valid].sum(axis=1)
+    share = (count + SMOOTHING * num_images[other] / max(pairs.num_images.sum(), 1)) / (num_images[tag] + SMOOTHING)
     bound = np.zeros(num_tags)
     np.maximum.at(bound, other, share)
     return bound

@@ -11,7 +11,7 @@ from ray.data import Dataset
 from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
 from ram_ray.data_engine.generate import SCORES, CaptionTags, Generator
-from ram_ray.data_engine.model_by_part import ByPart
+from ram_ray.data_engine.model_by_fold import ModelByFold
 from ram_ray.data_engine.ray_counts import count_annotations
 from ram_ray.data_engine.stage_settings import ScoreSettings
 from ram_ray.results import Annotations, LabelSystemResult, Scores, TrainedModel
@@ -52,7 +52,7 @@ def score(
         run: the run that gets the stage.
         config: of the run.
         annotations: ANNOTATION rows of the images.
-        scoring_models: the model, or one for each part of the images (`data_engine.model_by_part`).
+        scoring_models: the model, or one for each fold (`data_engine.model_by_fold`).
         labels: the label system.
         round: number of the round of the data engine, part of the stage's name.
 
@@ -75,7 +75,7 @@ def score(
         size, batch_size = scoring_models[0].image_size, settings.batch_size
         pixels = with_pixels(dataset, size=size, batch_size=batch_size, execution=execution)
         scored = pixels.map_batches(
-            ByPart,
+            ModelByFold,
             fn_constructor_args=(Generator, [model.path for model in scoring_models], settings),
             fn_constructor_kwargs=predictor_options(execution),
             batch_format="numpy",

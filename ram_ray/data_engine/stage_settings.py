@@ -1,7 +1,9 @@
 """What each stage of the data engine reads out of the configuration: all that its rows depend on, and its digest.
 
-scores -> weighed, thresholds -> generate       ScoreSettings, WeighSettings, ThresholdSettings, GenerateSettings
-regions -> removals -> clean                    RegionSettings, CleanSettings
+scores -> score_weights, thresholds -> generate
+    ScoreSettings, ScoreWeightSettings, ThresholdSettings, GenerateSettings
+regions -> removals -> clean
+    RegionSettings, CleanSettings
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ from typing import Literal
 from pydantic import Field
 
 from ram_ray.config import RunConfig
-from ram_ray.data.parts import Part
+from ram_ray.data.folds import Fold
 from ram_ray.settings.data_engine import CleanConfig
 from ram_ray.settings.section import RUNTIME_ONLY, StageSettings
 
 MAX_NEGATIVES = 4  # negatives an image, at most
-Bounds = tuple[int, int]  # start and end of a `Part`
+Bounds = tuple[int, int]  # start and end of a `Fold`
 
 
-def unseen_part(config: RunConfig, num_models: int) -> Part | None:
+def calibration_fold(config: RunConfig, num_models: int) -> Fold | None:
     """The images that scores are calibrated on: those that the model did not learn from.
 
     Args:
@@ -28,10 +30,10 @@ def unseen_part(config: RunConfig, num_models: int) -> Part | None:
         num_models: number of scoring models; with several, each scores images that it did not learn from.
 
     Returns:
-        The part of the images; None: all.
+        The fold; None: all images.
     """
     calibrated = config.engine.generate.precision is not None
-    return Part.share(config.engine.holdout) if num_models == 1 and calibrated else None
+    return Fold.of_share(config.engine.holdout) if num_models == 1 and calibrated else None
 
 
 def trusts_labels(config: RunConfig) -> bool:
@@ -89,22 +91,22 @@ class ScoreSettings(StageSettings):
         )
 
 
-class UnseenSettings(StageSettings):
-    """The part of the images that the model did not learn from."""
+class CalibrationSettings(StageSettings):
+    """The fold that the model did not learn from, whose scores are calibrated."""
 
-    unseen: Bounds | None  # None: all
+    bounds: Bounds | None  # None: all
 
     @property
-    def part(self) -> Part | None:
-        """The part; None: all images."""
-        return Part(*self.unseen) if self.unseen else None
+    def fold(self) -> Fold | None:
+        """The fold; None: all images."""
+        return Fold(*self.bounds) if self.bounds else None
 
 
-class WeighSettings(UnseenSettings):
+class ScoreWeightSettings(CalibrationSettings):
     """The weights of the tagger's score and of co-occurrence."""
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, num_models: int) -> WeighSettings:
+    def from_config(cls, config: RunConfig, *, num_models: int) -> ScoreWeightSettings:
         """Take the settings out of the configuration of the run.
 
         Args:
@@ -114,10 +116,10 @@ class WeighSettings(UnseenSettings):
         Returns:
             The settings.
         """
-        return cls(unseen=_bounds(unseen_part(config, num_models)))
+        return cls(bounds=_bounds(calibration_fold(config, num_models)))
 
 
-class ThresholdSettings(UnseenSettings):
+class ThresholdSettings(CalibrationSettings):
     """The threshold of each tag."""
 
     precision: float | None
@@ -137,7 +139,7 @@ class ThresholdSettings(UnseenSettings):
         """
         generate = config.engine.generate
         return cls(
-            unseen=_bounds(unseen_part(config, num_models)),
+            bounds=_bounds(calibration_fold(config, num_models)),
             precision=generate.precision,
             captions=generate.captions,
             num_models=num_models,
@@ -189,7 +191,7 @@ class RegionSettings(StageSettings):
             detector=clean.detector,
             revision=clean.revision,
             detector_precision=clean.detector_precision,
-            num_negatives=min(MAX_NEGATIVES, math.ceil(clean.absent * num_tags / max(1, num_images))),
+            num_negatives=min(MAX_NEGATIVES, math.ceil(clean.negatives_per_tag * num_tags / max(1, num_images))),
             seed=config.seed,
             batch_size=clean.batch_size,
         )
@@ -208,5 +210,5 @@ class CleanSettings(StageSettings):
         return cls(clean=config.engine.clean, trusts_labels=trusts_labels(config), seed=config.seed)
 
 
-def _bounds(part: Part | None) -> Bounds | None:
-    return (part.start, part.end) if part else None
+def _bounds(fold: Fold | None) -> Bounds | None:
+    return (fold.start, fold.end) if fold else None

@@ -1,8 +1,8 @@
-"""Count what the data engine did to each tag, and how much of it was right.
+"""Count what the data engine did to each tag, and how much of it was correct.
 
-An annotation has both: the source of a tag, "said" if an original caption mentions it, else "added", and its fate,
-"kept" or the reason of its removal. Where the truth of an image is known (human labels, drawn scenes, or hidden
-captions by `data.measure`), each tag is right or wrong:
+An annotation has both: the source of a tag, "mentioned" if an original caption mentions it, else "added", and its
+status, "kept" or the reason of its removal. Where the truth of an image is known (human labels, drawn scenes, or hidden
+captions by `data.measure`), each tag is correct or wrong:
 
     precision of added tags   added, kept and true                    / added and kept
     recovered                 added, kept and true                    / true and unmentioned
@@ -24,33 +24,33 @@ import pyarrow as pa
 
 from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
-from ram_ray.results import Annotations, LabelSystemResult, Tally
+from ram_ray.results import Annotations, LabelSystemResult, TagStatistics
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.settings.section import StageSettings
 
-TALLY = pa.schema(
+TAG_STATISTICS = pa.schema(
     [
         ("tag", pa.int32()),
-        ("source", pa.string()),  # said (mentioned) | added; "true" for rows that count the truth
-        ("fate", pa.string()),  # kept | a reason of removal; of the truth: said | unsaid (mentioned or not)
+        ("source", pa.string()),  # mentioned | added; "truth" for rows that count the truth
+        ("status", pa.string()),  # kept | a reason of removal; of the truth: mentioned | unmentioned
         ("images", pa.int64()),
-        ("judged", pa.int64()),  # of these, images whose truth is known
-        ("right", pa.int64()),  # of these, images on which the tag is true
+        ("labelled", pa.int64()),  # of these, images whose truth is known
+        ("correct", pa.int64()),  # of these, images on which the tag is true
     ]
 )
-KEYS = ["tag", "source", "fate"]
+KEYS = ["tag", "source", "status"]
 
 
-class TallyRow(TypedDict):
-    """A TALLY row."""
+class TagStatisticsRow(TypedDict):
+    """A TAG_STATISTICS row."""
 
     tag: int
     source: str
-    fate: str
+    status: str
     images: int
-    judged: int
-    right: int
+    labelled: int
+    correct: int
 
 
 def count_block(block: pa.Table) -> pa.Table:
@@ -60,33 +60,35 @@ def count_block(block: pa.Table) -> pa.Table:
         block: rows of `records.ANNOTATION`.
 
     Returns:
-        TALLY rows, at most one for each tag, source and fate.
+        TAG_STATISTICS rows, at most one for each tag, source and status.
     """
     images: Counter[tuple[int, str, str]] = Counter()
-    judged: Counter[tuple[int, str, str]] = Counter()
-    right: Counter[tuple[int, str, str]] = Counter()
+    labelled: Counter[tuple[int, str, str]] = Counter()
+    correct: Counter[tuple[int, str, str]] = Counter()
     for row in block.to_pylist():
         if row["reason"] is not None:
             continue
         truth = row["truth"]
         originals = [caption for caption in row["captions"] or () if caption["origin"] == "original"]
         mentioned = {id for caption in originals for id in caption["tags"]}
-        fates = {removal["id"]: removal["reason"] for removal in row["removed"] or ()}
-        fates |= {tag["id"]: "kept" for tag in row["tags"] or ()}
-        keys = [(id, "said" if id in mentioned else "added", fate) for id, fate in fates.items()]
-        keys += [(id, "true", "said" if id in mentioned else "unsaid") for id in truth or ()]
+        statuses = {removal["id"]: removal["reason"] for removal in row["removed"] or ()}
+        statuses |= {tag["id"]: "kept" for tag in row["tags"] or ()}
+        keys = [(id, "mentioned" if id in mentioned else "added", status) for id, status in statuses.items()]
+        keys += [(id, "truth", "mentioned" if id in mentioned else "unmentioned") for id in truth or ()]
         images.update(keys)
         if truth is not None:
-            judged.update(keys)
-            right.update(key for key in keys if key[0] in truth)
+            labelled.update(keys)
+            correct.update(key for key in keys if key[0] in truth)
     rows = [
-        {**dict(zip(KEYS, key, strict=True)), "images": count, "judged": judged[key], "right": right[key]}
+        {**dict(zip(KEYS, key, strict=True)), "images": count, "labelled": labelled[key], "correct": correct[key]}
         for key, count in images.items()
     ]
-    return pa.Table.from_pylist(rows, schema=TALLY)
+    return pa.Table.from_pylist(rows, schema=TAG_STATISTICS)
 
 
-def count_tags_by_fate(run: Run, config: RunConfig, annotations: Annotations, labels: LabelSystemResult) -> Tally:
+def count_tag_statistics(
+    run: Run, config: RunConfig, annotations: Annotations, labels: LabelSystemResult
+) -> TagStatistics:
     """Count the tags of an annotation stage.
 
     Args:
@@ -96,10 +98,10 @@ def count_tags_by_fate(run: Run, config: RunConfig, annotations: Annotations, la
         labels: the label system.
 
     Returns:
-        The shares of the tags; `read_tag_counts` reads the rows.
+        The shares of the tags; `read_tag_statistics` reads the rows.
     """
     inputs = [annotations, labels]
-    stage = run.stage(f"tally_{annotations.stage}", Tally, settings=StageSettings(), inputs=inputs)
+    stage = run.stage(f"tag_statistics_{annotations.stage}", TagStatistics, settings=StageSettings(), inputs=inputs)
     if stage.result:
         return stage.result
     system, execution = LabelSystem.load(labels.uri), config.execution
@@ -108,68 +110,68 @@ def count_tags_by_fate(run: Run, config: RunConfig, annotations: Annotations, la
         read_rows(annotations.path, execution=execution, columns=columns)
         .map_batches(count_block, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
         .groupby(KEYS, num_partitions=execution.resources.shuffle_partitions)
-        .sum(["images", "judged", "right"])
+        .sum(["images", "labelled", "correct"])
     )
-    rows: list[TallyRow] = [
+    rows: list[TagStatisticsRow] = [
         {
             "tag": row["tag"],
             "source": row["source"],
-            "fate": row["fate"],
+            "status": row["status"],
             "images": int(row["sum(images)"]),
-            "judged": int(row["sum(judged)"]),
-            "right": int(row["sum(right)"]),
+            "labelled": int(row["sum(labelled)"]),
+            "correct": int(row["sum(correct)"]),
         }
         for row in summed.iter_rows()  # a few for each tag
     ]
-    rows.sort(key=lambda row: (row["tag"], row["source"], row["fate"]))
-    write_text(f"{stage.path}/tally.json", json.dumps(rows))
+    rows.sort(key=lambda row: (row["tag"], row["source"], row["status"]))
+    write_text(f"{stage.path}/statistics.json", json.dumps(rows))
     objects = [row for row in rows if system[row["tag"]].kind == "object"]
-    return stage.finish(images=annotations.rows_out, shares=tally_shares(rows), objects=tally_shares(objects))
+    return stage.finish(images=annotations.rows_out, shares=tag_shares(rows), objects=tag_shares(objects))
 
 
-def read_tag_counts(tally: Tally) -> list[TallyRow]:
-    """Read the rows of a finished `tally`.
+def read_tag_statistics(statistics: TagStatistics) -> list[TagStatisticsRow]:
+    """Read the rows of a finished stage `tag_statistics`.
 
     Args:
-        tally: result of the stage.
+        statistics: result of the stage.
 
     Returns:
-        TALLY rows as dicts, ordered by tag.
+        TAG_STATISTICS rows as dicts, ordered by tag.
     """
-    with fsspec.open(f"{tally.path}/tally.json", "r") as file:
+    with fsspec.open(f"{statistics.path}/statistics.json", "r") as file:
         return json.load(file)
 
 
-def tally_shares(rows: Iterable[TallyRow]) -> dict[str, float | None]:
+def tag_shares(rows: Iterable[TagStatisticsRow]) -> dict[str, float | None]:
     """The shares of the module's table.
 
     Args:
-        rows: TALLY rows.
+        rows: TAG_STATISTICS rows.
 
     Returns:
         Shares by name, 0 to 1; None where the denominator is 0.
     """
     total: Counter[str] = Counter()
     for row in rows:
-        right, wrong = row["right"], row["judged"] - row["right"]
-        if row["source"] == "true":
-            total["unsaid"] += row["images"] if row["fate"] == "unsaid" else 0
+        correct, wrong = row["correct"], row["labelled"] - row["correct"]
+        if row["source"] == "truth":
+            total["unmentioned"] += row["images"] if row["status"] == "unmentioned" else 0
             continue
-        for prefix in ("", "said_") if row["source"] == "said" else ("",):
-            total[f"{prefix}true"] += right
+        for prefix in ("", "mentioned_") if row["source"] == "mentioned" else ("",):
+            total[f"{prefix}true"] += correct
             total[f"{prefix}false"] += wrong
-            total[f"{prefix}true_removed"] += right if row["fate"] != "kept" else 0
-            total[f"{prefix}false_removed"] += wrong if row["fate"] != "kept" else 0
-        if row["source"] == "added" and row["fate"] == "kept":
-            total["added"] += row["judged"]
-            total["added_right"] += right
+            total[f"{prefix}true_removed"] += correct if row["status"] != "kept" else 0
+            total[f"{prefix}false_removed"] += wrong if row["status"] != "kept" else 0
+        if row["source"] == "added" and row["status"] == "kept":
+            total["added"] += row["labelled"]
+            total["added_correct"] += correct
     return {
-        "added_precision": _share(total["added_right"], total["added"]),
-        "recovered": _share(total["added_right"], total["unsaid"]),
+        "added_precision": _share(total["added_correct"], total["added"]),
+        "recovered": _share(total["added_correct"], total["unmentioned"]),
         "false_removed": _share(total["false_removed"], total["false"]),
         "true_removed": _share(total["true_removed"], total["true"]),
-        "said_false_removed": _share(total["said_false_removed"], total["said_false"]),
-        "said_true_removed": _share(total["said_true_removed"], total["said_true"]),
+        "mentioned_false_removed": _share(total["mentioned_false_removed"], total["mentioned_false"]),
+        "mentioned_true_removed": _share(total["mentioned_true_removed"], total["mentioned_true"]),
     }
 
 

@@ -6,12 +6,12 @@ Co-occurrence is smoothed pointwise mutual information, summed over the other ta
 
 as in `data_engine.co_occurrence`, but for all tags of an image at once. Tags that the engine added and tags of
 generated captions do not count, since the model is no independent evidence. A tag does not co-occur with itself, so
-mentioned and unmentioned tags are measured alike. n(.) leave out the part of the images (`data.parts`) that the image
+mentioned and unmentioned tags are measured alike. n(.) leave out the fold (`data.folds`) that the image
 belongs to: otherwise a pair that occurs once would support itself. Names that share a word ("player", "football
 player") do not co-occur: one phrase mentions both. Memory is a row for each pair that occurs, whatever the number of
 images.
 
-Letters: T tags, E pairs that occur (in both orders, and each tag with itself), P parts, J mentioned
+Letters: T tags, E pairs that occur (in both orders, and each tag with itself), P folds, J mentioned
 tags, K scored tags.
 """
 
@@ -25,20 +25,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.data.parts import part_index
+from ram_ray.data.folds import fold_index
 from ram_ray.data_engine.co_occurrence import SMOOTHING
 from ram_ray.data_engine.mention_counts import mentions
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import Row
 
-PARTS = 5  # P: a fifth of the images is left out of the counts of each part
-_OF_PART = tuple(f"part_{number}" for number in range(PARTS))
-PAIRS = pa.schema([("pair", pa.int64()), *((name, pa.int64()) for name in _OF_PART)])  # pair is u T + t; -1: all images
+FOLDS = 5  # P: a fifth of the images is left out of the counts of each fold
+_FOLD_COLUMNS = tuple(f"fold_{number}" for number in range(FOLDS))
+PAIRS = pa.schema(
+    [("pair", pa.int64()), *((name, pa.int64()) for name in _FOLD_COLUMNS)]
+)  # pair is u T + t; -1: all images
 LIMIT = 10.0  # the score is within -LIMIT .. LIMIT
 
 
 def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
-    """Count the images of each part whose captions mention two tags; a tag with itself counts its mentions.
+    """Count the images of each fold whose captions mention two tags; a tag with itself counts its mentions.
 
     Args:
         block: SCORES rows.
@@ -48,15 +50,15 @@ def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
         PAIRS rows, a pair once.
     """
     rows = block.filter(pc.is_null(block["reason"])).select(["key", "captions", "removed"]).to_pylist()
-    pairs: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(PARTS)]
+    pairs: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(FOLDS)]
     for row in rows:
         ids = mentioned_ids(row)
         indices = (ids[:, None] * num_tags + ids[None, :]).ravel()
-        pairs[part_index(row["key"], PARTS)].append(np.append(indices, -1))
-    parts = [np.unique(np.concatenate(part_pairs), return_counts=True) for part_pairs in pairs]
-    all_pairs = np.unique(np.concatenate([pair for pair, _ in parts]))
+        pairs[fold_index(row["key"], FOLDS)].append(np.append(indices, -1))
+    folds = [np.unique(np.concatenate(fold_pairs), return_counts=True) for fold_pairs in pairs]
+    all_pairs = np.unique(np.concatenate([pair for pair, _ in folds]))
     columns = {"pair": all_pairs}
-    for name, (pair, count) in zip(_OF_PART, parts, strict=True):
+    for name, (pair, count) in zip(_FOLD_COLUMNS, folds, strict=True):
         columns[name] = np.zeros(len(all_pairs), np.int64)
         columns[name][np.searchsorted(all_pairs, pair)] = count
     return pa.table(columns).cast(PAIRS)
@@ -80,10 +82,10 @@ class Pairs:
 
     starts: np.ndarray  # (T + 1,) int64
     other: np.ndarray  # (E,) int32 tag, ascending within a row
-    inside: np.ndarray  # (E, P) int32, images of each part that mention both
-    pictures: np.ndarray  # (P,) int64, images of each part
-    kin_starts: np.ndarray  # (T + 1,) int64; rows of `kin`
-    kin: np.ndarray  # int32, tags whose names share a word with the row's tag, itself among them
+    pair_counts: np.ndarray  # (E, P) int32, images of each fold that mention both
+    num_images: np.ndarray  # (P,) int64, images of each fold
+    same_word_starts: np.ndarray  # (T + 1,) int64; rows of `same_word`
+    same_word: np.ndarray  # int32, tags whose names share a word with the row's tag, itself among them
 
     @property
     def num_tags(self) -> int:
@@ -91,15 +93,15 @@ class Pairs:
         return len(self.starts) - 1
 
     def tag_counts(self) -> np.ndarray:
-        """Number of images of each part that mention the tag.
+        """Number of images of each fold that mention the tag.
 
         Returns:
             (T, P) int64.
         """
-        counts = np.zeros((self.num_tags, PARTS), np.int64)
+        counts = np.zeros((self.num_tags, FOLDS), np.int64)
         tag = np.repeat(np.arange(self.num_tags), np.diff(self.starts))
         diagonal = tag == self.other
-        counts[tag[diagonal]] = self.inside[diagonal]
+        counts[tag[diagonal]] = self.pair_counts[diagonal]
         return counts
 
 
@@ -114,19 +116,27 @@ def gather_pairs(tables: Iterable[pa.Table], system: LabelSystem) -> Pairs:
         The counts as a sparse matrix.
     """
     num_tags = len(system)
-    parts = [
-        (table["pair"].to_numpy(), np.stack([table[name].to_numpy() for name in _OF_PART], axis=1).astype(np.int32))
+    arrays = [
+        (
+            table["pair"].to_numpy(),
+            np.stack([table[name].to_numpy() for name in _FOLD_COLUMNS], axis=1).astype(np.int32),
+        )
         for table in tables
     ]
-    pair = np.concatenate([np.zeros(0, np.int64), *(table_pairs for table_pairs, _ in parts)])
-    inside = np.concatenate([np.zeros((0, PARTS), np.int32), *(counts for _, counts in parts)])
+    pair = np.concatenate([np.zeros(0, np.int64), *(table_pairs for table_pairs, _ in arrays)])
+    pair_counts = np.concatenate([np.zeros((0, FOLDS), np.int32), *(counts for _, counts in arrays)])
     order = np.argsort(pair, kind="stable")
-    pictures = inside[pair < 0].sum(axis=0, dtype=np.int64)
+    num_images = pair_counts[pair < 0].sum(axis=0, dtype=np.int64)
     order = order[pair[order] >= 0]
-    pair, inside = pair[order], inside[order]
-    kin_starts, kin = _shared_words(system)
+    pair, pair_counts = pair[order], pair_counts[order]
+    same_word_starts, same_word = _shared_words(system)
     return Pairs(
-        _starts(pair // num_tags, num_tags), (pair % num_tags).astype(np.int32), inside, pictures, kin_starts, kin
+        _starts(pair // num_tags, num_tags),
+        (pair % num_tags).astype(np.int32),
+        pair_counts,
+        num_images,
+        same_word_starts,
+        same_word,
     )
 
 
@@ -140,16 +150,16 @@ class CoOccurrence:
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
         counts = pairs.tag_counts()
-        self._tag_counts = counts.sum(axis=1, keepdims=True) - counts  # (T, P) of the other parts
-        self._num_images = np.maximum(pairs.pictures.sum() - pairs.pictures, 1)  # (P,)
+        self._tag_counts = counts.sum(axis=1, keepdims=True) - counts  # (T, P) of the other folds
+        self._num_images = np.maximum(pairs.num_images.sum() - pairs.num_images, 1)  # (P,)
 
-    def __call__(self, mentioned: np.ndarray, *, tags: np.ndarray, part: int) -> np.ndarray:
+    def __call__(self, mentioned: np.ndarray, *, tags: np.ndarray, fold: int) -> np.ndarray:
         """Score tags of an image.
 
         Args:
             mentioned: (J,) int64, the tags that the image's captions mention.
             tags: (K,) int64, the tags to score.
-            part: number of the image's part, whose images are left out of the counts.
+            fold: number of the image's fold, whose images are left out of the counts.
 
         Returns:
             (K,) float64, in nats, clipped to +-`LIMIT`; 0 without another tag.
@@ -159,10 +169,10 @@ class CoOccurrence:
         excluded = np.zeros(both.shape, bool)
         for index, tag in enumerate(mentioned.tolist()):
             row = slice(pairs.starts[tag], pairs.starts[tag + 1])
-            inside = pairs.inside[row]
-            both[index, pairs.other[row]] = inside.sum(axis=1) - inside[:, part]
-            excluded[index, pairs.kin[pairs.kin_starts[tag] : pairs.kin_starts[tag + 1]]] = True
-        expected = np.outer(self._tag_counts[mentioned, part], self._tag_counts[tags, part]) / self._num_images[part]
+            pair_counts = pairs.pair_counts[row]
+            both[index, pairs.other[row]] = pair_counts.sum(axis=1) - pair_counts[:, fold]
+            excluded[index, pairs.same_word[pairs.same_word_starts[tag] : pairs.same_word_starts[tag + 1]]] = True
+        expected = np.outer(self._tag_counts[mentioned, fold], self._tag_counts[tags, fold]) / self._num_images[fold]
         pmi = np.log((both[:, tags] + SMOOTHING) / (expected + SMOOTHING))
         return np.clip(np.where(excluded[:, tags], 0.0, pmi).sum(axis=0), -LIMIT, LIMIT)
 

@@ -1,14 +1,14 @@
-"""The probability that a tag is wrong, from signals of the tagger and the teacher, within a category.
+"""The probability that a tag is wrong, from signals of the tagger and the teacher, within a label.
 
 `SIGNALS` of each (image, tag), computed alike for images with the tag (positives) and without it (negatives):
 
-    whole      the tagger's probability on the whole image
-    agreement  the tagger's probability on the tag's region
-    near       nearness of the region's embedding to a prototype of the category (`data_engine.clustering`)
-    found      the detector's score of the region
-    company    co-occurrence with the image's other tags (`data_engine.co_occurrence`)
+    image_score           the tagger's probability on the whole image
+    region_score          the tagger's probability on the tag's region
+    prototype_similarity  of the region's embedding, to a prototype of the label (`data_engine.clustering`)
+    detector_score        the detector's score of the region
+    co_occurrence         co-occurrence with the image's other tags (`data_engine.co_occurrence`)
 
-A wrong tag has the signals of a negative. So signals become normal scores within the category (`normal_scores`),
+A wrong tag has the signals of a negative. So signals become normal scores within the label (`normal_scores`),
 Fisher's discriminant of positives against negatives weights them (`discriminant`), and along it the positives are a
 mixture of right ones and a share c of wrong ones, which lie where the negatives lie (`mixture`).
 
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SIGNALS = ("whole", "agreement", "near", "found", "company")
-NUM_ASSUMED = 8  # assumed negatives in each category, `GAP` below the positives in each signal
+SIGNALS = ("image_score", "region_score", "prototype_similarity", "detector_score", "co_occurrence")
+NUM_ASSUMED = 8  # assumed negatives in each label, `GAP` below the positives in each signal
 GAP = 1.5  # standard deviations
 PRIOR_ROWS = 30.0  # weight of the expected share of wrong tags, in rows
 RIDGE = 0.1  # added to each variance, so that few rows do not give large weights
@@ -31,20 +31,20 @@ ITERATIONS = 50
 
 @dataclass(frozen=True)
 class Evidence:
-    """Estimates for the N positive rows of a category."""
+    """Estimates for the N positive rows of a label."""
 
     wrong: np.ndarray  # (N,) float64, probability that the tag is wrong
-    contributions: np.ndarray  # (N, F) float64: log-odds of each signal for the tag, relative to the category's mean
+    contributions: np.ndarray  # (N, F) float64: log-odds of each signal for the tag, relative to the label's mean
     share: float  # c, the estimated share of wrong tags
     weights: np.ndarray  # (F,) float64 of the signals
 
 
 def estimate_wrong(positive: np.ndarray, negative: np.ndarray, *, mentioned: np.ndarray, expected: float) -> Evidence:
-    """Estimate which positives of a category are wrong, by comparison with negatives.
+    """Estimate which positives of a label are wrong, by comparison with negatives.
 
     Weights and mixture are fitted on mentioned positives only. The engine added tags for high signals, so added rows
     score above right mentioned ones, and fitting on them would make right mentioned tags look wrong. `NUM_ASSUMED`
-    negatives are added, so that the signals have equal weights in a category with few or no negatives. If positives
+    negatives are added, so that the signals have equal weights in a label with few or no negatives. If positives
     and negatives have the same signals, all probabilities stay near c.
 
     Args:

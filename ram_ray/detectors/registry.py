@@ -54,7 +54,7 @@ def detector_classes() -> dict[str, type[ZeroShotDetector]]:
 
 @functools.lru_cache(maxsize=1)
 def _zero_shot(path: str, revision: str | None, device: str | None, precision: str | None) -> RegionDetector:
-    """Load the detector once a process: the scoring models of all parts share it (`data_engine.model_by_part`)."""
+    """Load the detector once a process: the scoring models of all folds share it (`data_engine.model_by_fold`)."""
     from transformers import AutoConfig
 
     folder = str(local_copy(path, revision=revision))

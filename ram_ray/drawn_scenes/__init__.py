@@ -1,6 +1,6 @@
 """Drawn scenes: an embedded corpus of images made of a font's pictographs, with complete ground truth.
 
-A scene (`scene.py`) is a list of things on a background; `picture.py` draws it, `caption.py` writes captions that omit
+A scene (`scene.py`) is a list of things on a background; `drawing.py` draws it, `caption.py` writes captions that omit
 true tags and add false tags at set rates, and `corpus.py` writes WebDataset shards. The same seed gives the same bytes.
 """
 

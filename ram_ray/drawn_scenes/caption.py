@@ -1,13 +1,13 @@
 """Captions of drawn scenes, from a small grammar of plain English, with known errors.
 
-`mention` draws which tags a caption mentions: each true tag is omitted at the rate `unsaid`, and objects that are not
-in the scene are added until the share `false` of the mentioned tags is wrong. `write_caption` puts exactly these tags
-into words and uses no other noun, adjective or verb, so that every tag of the text can be scored.
+`draw_mentions` draws which tags a caption mentions: each true tag is omitted at the rate `unmentioned`, and objects
+that are not in the scene are added until the share `false` of the mentioned tags is wrong. `write_caption` puts exactly
+these tags into words and uses no other noun, adjective or verb, so that every tag of the text can be scored.
 
 As in people's captions, the colour and the action of an omitted object are mostly omitted too. Sometimes they are
-mentioned ("something red is jumping"), so often that every tag is omitted at the rate `unsaid`. A caption must name an
-object: if all are omitted, one is restored, and the rate is raised to compensate, which is possible up to an `unsaid`
-of 1 - 1/objects.
+mentioned ("something red is jumping"), so often that every tag is omitted at the rate `unmentioned`. A caption must
+name an object: if all are omitted, one is restored, and the rate is raised to compensate, which is possible up to an
+`unmentioned` of 1 - 1/objects.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ class Mentions:
         return sorted(mentioned | ({self.background} if self.background else set()))
 
 
-def draw_mentions(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: float = 0.0) -> Mentions:
+def draw_mentions(scene: Scene, rng: random.Random, *, unmentioned: float = 0.0, false: float = 0.0) -> Mentions:
     """Draw which tags a caption of `scene` mentions; the shares are expectations over many scenes.
 
     Args:
         scene: the scene.
         rng: random generator of the draws.
-        unsaid: share of the true tags that is not mentioned, 0 to 1.
+        unmentioned: share of the true tags that is not mentioned, 0 to 1.
         false: share of the mentioned tags that is false, 0 to 0.5.
 
     Returns:
         What the caption mentions.
 
     Raises:
-        ValueError: if `unsaid` is not in [0, 1] or `false` not in [0, 0.5].
+        ValueError: if `unmentioned` is not in [0, 1] or `false` not in [0, 0.5].
     """
-    if not 0 <= unsaid <= 1:
-        raise ValueError(f"unsaid is {unsaid}; use a share from 0 to 1")
+    if not 0 <= unmentioned <= 1:
+        raise ValueError(f"unmentioned is {unmentioned}; use a share from 0 to 1")
     if not 0 <= false <= 0.5:
         raise ValueError(f"false is {false}; use a share from 0 to 0.5, or captions are mostly invention")
-    mentioned_share = 1 - unsaid
+    mentioned_share = 1 - unmentioned
     count = len(scene.things)
-    dropped = [rng.random() < _drop_probability(unsaid, count) for _ in range(count)]
+    dropped = [rng.random() < _drop_probability(unmentioned, count) for _ in range(count)]
     if all(dropped) and dropped:
         dropped[rng.randrange(count)] = False
     named_share = max(mentioned_share, 1 / max(count, 1))  # probability that an object is named
@@ -94,19 +94,19 @@ def draw_mentions(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, fals
     return Mentions(background, tuple(true), false_phrases)
 
 
-def draw_caption(scene: Scene, rng: random.Random, *, unsaid: float = 0.0, false: float = 0.0) -> str:
+def draw_caption(scene: Scene, rng: random.Random, *, unmentioned: float = 0.0, false: float = 0.0) -> str:
     """Write a caption of `scene`; arguments and errors are those of `mention`.
 
     Args:
         scene: the scene.
         rng: random generator of the draws.
-        unsaid: share of the true tags that is not mentioned, 0 to 1.
+        unmentioned: share of the true tags that is not mentioned, 0 to 1.
         false: share of the mentioned tags that is false, 0 to 0.5.
 
     Returns:
         The caption.
     """
-    return write_caption(draw_mentions(scene, rng, unsaid=unsaid, false=false), rng)
+    return write_caption(draw_mentions(scene, rng, unmentioned=unmentioned, false=false), rng)
 
 
 def write_captions(mentions: Mentions, rng: random.Random) -> list[str]:
@@ -131,16 +131,16 @@ def write_caption(mentions: Mentions, rng: random.Random) -> str:
     return f"{text[0].upper()}{text[1:]}." if rng.random() < 0.5 else text
 
 
-def _drop_probability(unsaid: float, count: int) -> float:
-    """Probability q to drop each of `count` objects, so that each is unnamed at the rate `unsaid`.
+def _drop_probability(unmentioned: float, count: int) -> float:
+    """Probability q to drop each of `count` objects, so that each is unnamed at the rate `unmentioned`.
 
-    If all are dropped, one is restored: unsaid = q - q**count / count, solved by bisection.
+    If all are dropped, one is restored: unmentioned = q - q**count / count, solved by bisection.
     """
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if middle - middle ** max(count, 1) / max(count, 1) < unsaid else (low, middle)
-    return high if unsaid > 0 else 0.0
+        low, high = (middle, high) if middle - middle ** max(count, 1) / max(count, 1) < unmentioned else (low, middle)
+    return high if unmentioned > 0 else 0.0
 
 
 def _attribute_rate(mentioned_share: float, named_share: float, unnamed_share: float, is_unnamed: bool) -> float:

@@ -126,7 +126,7 @@ def _num_scenes(kind: Kind, config: DrawnConfig) -> int:
 def _make_scene(rng: random.Random, kind: Kind, config: DrawnConfig) -> tuple[bytes, dict[str, list[str]]]:
     """A JPEG and its JSON."""
     scene = sample_scene(rng)
-    faults = {"unsaid": config.unsaid, "false": config.false} if kind == "web" else {}
+    faults = {"unmentioned": config.unmentioned, "false": config.false} if kind == "web" else {}
     annotations = {
         "captions": write_captions(draw_mentions(scene, rng, **faults), rng),
         "labels": scene.truth,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ram_ray.data.preprocess import Images, preprocess
 from ram_ray.inference.backends.backend import LabelSet, make_label_set
-from ram_ray.inference.backends.make import make_backend
+from ram_ray.inference.backends.registry import make_backend
 from ram_ray.inference.custom_tags import CustomTags
 from ram_ray.inference.tag_score import TagScore
 from ram_ray.label_system import is_present
@@ -232,7 +232,7 @@ class Predictor:
         if tags is None:
             tags = self.present_names(self.token_probabilities(tokens))
         elif isinstance(tags, str) or len(tags) != len(tokens) or any(isinstance(names, str) for names in tags):
-            raise ValueError(f"tags must be {len(tokens)} lists of tags, one a picture")
+            raise ValueError(f"tags must be {len(tokens)} lists of tags, one an image")
         return self.caption_tokens(tokens, tags, max_tokens=max_tokens, decoding=decoding, seed=seed)
 
     def caption_tokens(

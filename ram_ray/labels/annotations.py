@@ -1,7 +1,7 @@
 """Parsed rows to annotations: parsed names, and names matched in a caption's text, become ids of the label system.
 
-Where the run measures its data engine (`data.hidden_captions`), the tags of unseen captions become the ground truth
-here, and false tags are planted. Unseen captions are processed like training captions and are then dropped.
+Where the run measures its data engine (`data.hidden_captions`), the tags of hidden captions become the ground truth
+here, and false tags are planted. Hidden captions are processed like training captions and are then dropped.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ class Labeller:
 
     def _measure(self, block: pa.Table, annotations: pa.Table) -> pa.Table:
         """Write the tags of all captions as ground truth where human labels are missing; then plant false tags."""
-        unseen_tags = to_annotations(select_unseen(block), self._find_tags, self._labels)["tags"].to_pylist()
+        hidden_tags = to_annotations(select_hidden(block), self._find_tags, self._labels)["tags"].to_pylist()
         rows = annotations.to_pylist()
-        for row, unseen in zip(rows, unseen_tags, strict=True):
-            mentioned = dict.fromkeys(tag["id"] for tag in [*row["tags"], *unseen])
+        for row, hidden in zip(rows, hidden_tags, strict=True):
+            mentioned = dict.fromkeys(tag["id"] for tag in [*row["tags"], *hidden])
             if row["truth"] is None:
                 row["truth"] = list(mentioned)
             if self._planter:
@@ -139,7 +139,7 @@ def to_annotations(block: pa.Table, find_tags: TagFinder, labels: LabelSystem) -
         captions: list[Row] = []
         origins: dict[int, str] = {}  # of the image's tags, by label id
         for caption in parsed_captions(row):
-            ids, sources = find_tags("" if caption.unread else caption.text, caption.names)
+            ids, sources = find_tags("" if caption.rejected else caption.text, caption.names)
             captions.append({"text": caption.text, "origin": "original", "tags": ids, "sources": sources})
             for id, source in zip(ids, sources, strict=True):
                 if source != MATCHED or id not in origins:
@@ -152,8 +152,8 @@ def to_annotations(block: pa.Table, find_tags: TagFinder, labels: LabelSystem) -
     return to_table(rows, ANNOTATION)
 
 
-def select_unseen(block: pa.Table) -> pa.Table:
-    """Replace the training captions of each row by its unseen captions.
+def select_hidden(block: pa.Table) -> pa.Table:
+    """Replace the training captions of each row by its hidden captions.
 
     Args:
         block: PARSED rows.
@@ -162,7 +162,7 @@ def select_unseen(block: pa.Table) -> pa.Table:
         A table of PARSED rows, one for each row of the block.
     """
     rows = [
-        {**row, "captions": row["unseen"] or [], "parsed": row["parsed_unseen"] or [], "unread": []}
+        {**row, "captions": row["hidden_captions"] or [], "parsed": row["parsed_hidden"] or [], "rejected_captions": []}
         for row in block.to_pylist()
     ]
     return to_table(rows, PARSED)

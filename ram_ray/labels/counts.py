@@ -165,7 +165,7 @@ def find_evidence(block: pa.Table, system: LabelSystem, matcher: Matcher) -> pa.
         if row["reason"] is not None:
             continue
         for caption in parsed_captions(row):
-            if caption.unread:
+            if caption.rejected:
                 continue
             ids = label_ids(caption.names, system)
             for match in matcher.find(caption.text, caption.names):
@@ -239,7 +239,7 @@ def read_evidence(
     """
     finder = PerProcess(EvidenceFinder, system, max_chars=max_caption_chars)
     rows = (
-        read_rows(path, execution=execution, columns=["captions", "parsed", "unread", "reason"])
+        read_rows(path, execution=execution, columns=["captions", "parsed", "rejected_captions", "reason"])
         .map_batches(finder, batch_format="pyarrow", batch_size=execution.rows_per_block, num_cpus=execution.task_cpus)
         .groupby("id", num_partitions=execution.resources.shuffle_partitions)
         .map_groups(add_evidence, batch_format="pyarrow", num_cpus=execution.task_cpus)

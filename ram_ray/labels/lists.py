@@ -54,7 +54,7 @@ def read_list(source: str) -> list[Entry]:
     Raises:
         ValueError: if the file cannot be read, contains no names, or has none of the formats.
     """
-    shipped = resources.files("ram_ray.labels") / "categories" / f"{source}.txt"
+    shipped = resources.files("ram_ray.labels") / "benchmarks" / f"{source}.txt"
     if source in shipped_lists():
         text, suffix = shipped.read_text(encoding="utf-8"), ".txt"
     else:
@@ -78,7 +78,7 @@ def shipped_lists() -> list[str]:
     Returns:
         Their names, sorted.
     """
-    folder = resources.files("ram_ray.labels") / "categories"
+    folder = resources.files("ram_ray.labels") / "benchmarks"
     return sorted(file.name.removesuffix(".txt") for file in folder.iterdir() if file.name.endswith(".txt"))
 
 

@@ -20,7 +20,7 @@ from ram_ray.runtime.per_process import PerProcess
 from ram_ray.settings.section import StageSettings
 
 Names = list[dict[str, int | str]]  # a column of PARSED rows
-UNREAD = "unread/"  # the name of a count of rejected captions begins with it and ends with the reason
+REJECTED = "rejected_captions/"  # the name of a count of rejected captions begins with it and ends with the reason
 
 
 class ParseSettings(StageSettings):
@@ -51,13 +51,17 @@ class CaptionReader:
             A table of PARSED rows, one for each row of the block.
         """
         rows = block.to_pylist()
-        for row, (names, unread) in zip(rows, self._parse([row["captions"] for row in rows]), strict=True):
-            row["parsed"], row["unread"] = names, unread
-        measured = [row for row in rows if row.get("unseen") is not None]
-        for row, (names, unread) in zip(measured, self._parse([row["unseen"] for row in measured]), strict=True):
-            rejected = {rejection["caption"] for rejection in unread}
-            row["unseen"] = ["" if index in rejected else text for index, text in enumerate(row["unseen"])]
-            row["parsed_unseen"] = names
+        for row, (names, rejections) in zip(rows, self._parse([row["captions"] for row in rows]), strict=True):
+            row["parsed"], row["rejected_captions"] = names, rejections
+        measured = [row for row in rows if row.get("hidden_captions") is not None]
+        for row, (names, rejections) in zip(
+            measured, self._parse([row["hidden_captions"] for row in measured]), strict=True
+        ):
+            rejected = {rejection["caption"] for rejection in rejections}
+            row["hidden_captions"] = [
+                "" if index in rejected else text for index, text in enumerate(row["hidden_captions"])
+            ]
+            row["parsed_hidden"] = names
         return to_table(rows, PARSED)
 
     def _parse(self, rows: list[list[str]]) -> list[tuple[Names, Names]]:
@@ -68,12 +72,12 @@ class CaptionReader:
         parsed_rows = []
         for row in rows:
             parsed: Names = []
-            unread: Names = []
+            rejections: Names = []
             for index in range(len(row)):
                 names, reason = next(results)
                 parsed += [{"caption": index, "name": tag.name, "kind": tag.kind} for tag in dict.fromkeys(names)]
-                unread += [{"caption": index, "reason": reason}] if reason else []
-            parsed_rows.append((parsed, unread))
+                rejections += [{"caption": index, "reason": reason}] if reason else []
+            parsed_rows.append((parsed, rejections))
         return parsed_rows
 
     def _reasons(self, captions: list[str], tags: list[list[Tag]]) -> list[str | None]:
@@ -116,7 +120,7 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         execution=execution,
         rows_in=samples.rows_out,
     )
-    columns = ["captions", "parsed", "unread"]
+    columns = ["captions", "parsed", "rejected_captions"]
     counts = sum_blocks(stage.path, _count_parsed, columns=columns, execution=execution)
     images = int(counts["rows"])
     assert samples.rows_out == images, f"{name}: {samples.rows_out} rows in, {images} out"
@@ -127,7 +131,9 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         images=images,
         tags=int(counts["tags"]),
         captions=int(counts["captions"]),
-        unread={name.removeprefix(UNREAD): int(counts[name]) for name in sorted(counts) if name.startswith(UNREAD)},
+        rejected_captions={
+            name.removeprefix(REJECTED): int(counts[name]) for name in sorted(counts) if name.startswith(REJECTED)
+        },
         held_out=samples.held_out,
     )
 
@@ -135,6 +141,6 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
 def _count_parsed(block: pa.Table) -> dict[str, float]:
     tags = [{(tag["name"], tag["kind"]) for tag in row} for row in block["parsed"].to_pylist()]
     captions = pc.sum(pc.list_value_length(block["captions"])).as_py() or 0
-    reasons = Counter(rejection["reason"] for row in block["unread"].to_pylist() for rejection in row or ())
-    unread = {f"{UNREAD}{reason}": count for reason, count in reasons.items()}
-    return {"rows": len(block), "tags": sum(len(row_tags) for row_tags in tags), "captions": captions, **unread}
+    reasons = Counter(rejection["reason"] for row in block["rejected_captions"].to_pylist() for rejection in row or ())
+    rejected = {f"{REJECTED}{reason}": count for reason, count in reasons.items()}
+    return {"rows": len(block), "tags": sum(len(row_tags) for row_tags in tags), "captions": captions, **rejected}

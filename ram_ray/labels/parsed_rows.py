@@ -15,7 +15,7 @@ class ParsedCaption(NamedTuple):
 
     text: str
     names: list[Key]  # (name, kind) of each parsed tag, in the parser's order
-    unread: bool  # True if the parser rejected it: it is not English, so its words have other meanings
+    rejected: bool  # True if the parser rejected it: it is not English, so its words have other meanings
 
 
 def parsed_captions(row: Row) -> list[ParsedCaption]:
@@ -30,8 +30,8 @@ def parsed_captions(row: Row) -> list[ParsedCaption]:
     names: list[list[Key]] = [[] for _ in row["captions"]]
     for tag in row["parsed"]:
         names[tag["caption"]].append((tag["name"], tag["kind"]))
-    unread = {rejection["caption"] for rejection in row["unread"] or ()}
-    return [ParsedCaption(text, names[index], unread=index in unread) for index, text in enumerate(row["captions"])]
+    rejected = {rejection["caption"] for rejection in row["rejected_captions"] or ()}
+    return [ParsedCaption(text, names[index], rejected=index in rejected) for index, text in enumerate(row["captions"])]
 
 
 def label_ids(names: Iterable[Key], labels: LabelSystem) -> list[int]:

@@ -148,12 +148,12 @@ def _find_batch_problems(needs: Needs, shards: list[Shard]) -> list[str]:
 
 def _find_caption_problems(config: RunConfig, run_uri: str, shards: list[Shard]) -> list[str]:
     """Whether there are fewer captions than a label must be in; labels of a ready system or of edits need none."""
-    least = config.labels.min_count
-    num_captions = None if config.labels.system else count_captions(shards, enough=least)
-    if num_captions is None or num_captions >= least or find_edits(config.labels, run_uri):
+    min_count = config.labels.min_count
+    num_captions = None if config.labels.system else count_captions(shards, enough=min_count)
+    if num_captions is None or num_captions >= min_count or find_edits(config.labels, run_uri):
         return []
     return [
-        f"labels.min_count: a label must be in {least} captions and there are {num_captions}; set labels.min_count "
+        f"labels.min_count: a label must be in {min_count} captions and there are {num_captions}; set labels.min_count "
         "lower, or give more data"
     ]
 

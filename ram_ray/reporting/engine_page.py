@@ -1,7 +1,7 @@
 """The HTML page of the data engine: what each step did to the counts of tags, and to which images.
 
 The page is one file with its own style, its images embedded, and no script: it opens from a bucket, from a mail, on a
-phone. Where the truth is known, each image says whether its tag is right; where it is not known, no image does. The
+phone. Where the truth is known, each image says whether its tag is correct; where it is not known, no image does. The
 markup is in `templates/engine_page.html.j2`.
 """
 
@@ -21,10 +21,10 @@ from ram_ray.reporting.rendering import number, percent, render
 NUM_OPEN = 3  # labels that are unfolded at first
 UNSCORED = ("parsed", "matched", "generated_caption")  # origins that have no score of their own
 _STRIPS: tuple[Outcome, ...] = ("removed", "added", "kept")  # in their order on the page
-_FIGURES = {  # title and note by the name in `statistics.figures`
-    "added_precision": ("added tags that are right", "of those still there at the end"),
+_FIGURES = {  # title and note by the name in `statistics.tag_shares`
+    "added_precision": ("added tags that are correct", "of those still there at the end"),
     "recovered": ("unmentioned tags recovered", "of what is true and no caption mentions"),
-    "said_false_removed": ("false mentions removed", "of what captions mention and is not there"),
+    "mentioned_false_removed": ("false mentions removed", "of what captions mention and is not there"),
     "false_removed": ("false tags removed", "of all that were ever there"),
     "true_removed": ("true tags removed", "of all that were ever there: errors"),
 }
@@ -47,13 +47,13 @@ class Reason:
 
     reason: str
     images: int = 0
-    judged: int = 0  # of these, images whose truth is known
-    right: int = 0  # of these, images of which the tag is true
+    labelled: int = 0  # of these, images whose truth is known
+    correct: int = 0  # of these, images of which the tag is true
 
     @property
     def false(self) -> float | None:
         """The share that is false, of those whose truth is known."""
-        return (self.judged - self.right) / self.judged if self.judged else None
+        return (self.labelled - self.correct) / self.labelled if self.labelled else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LabelChanges:
     kept: int = 0  # mentioned by captions, and still there
     removed: int = 0  # mentioned or added
     added: int = 0  # and still there
-    right: Mapping[Outcome, float | None] = field(default_factory=dict)  # share of each of these three that is true
+    true_share: Mapping[Outcome, float | None] = field(default_factory=dict)  # of each of these three counts
     unmentioned: int | None = None  # images of which it is true and no caption mentions it; None: not known
     sample_images: Sequence[SampleImage] = ()
 
@@ -82,7 +82,7 @@ class View:
 
     run: str
     steps: Sequence[Step]
-    figures: Mapping[str, float | None]  # of `statistics.figures`
+    figures: Mapping[str, float | None]  # of `statistics.tag_shares`
     reasons: Sequence[Reason]
     labels: Sequence[LabelChanges]  # most changes first
     curve: Curve | None = None
@@ -98,7 +98,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Shot:
+class Thumbnail:
     """An image of a strip."""
 
     title: str
@@ -115,8 +115,8 @@ class Strip:
     outcome: Outcome
     num_images: int
     num_tags: int  # that the images are drawn from
-    right: float | None
-    clusters: Mapping[int | None, Sequence[Shot]]  # None: images without a cluster
+    true_share: float | None
+    clusters: Mapping[int | None, Sequence[Thumbnail]]  # None: images without a cluster
 
 
 @dataclass(frozen=True)
@@ -184,20 +184,20 @@ def _cards(view: View) -> list[Card]:
 def _strips(label: LabelChanges) -> list[Strip]:
     strips = []
     for outcome in _STRIPS:
-        images = [image for image in label.sample_images if image["what"] == outcome]
-        clusters: dict[int | None, list[Shot]] = defaultdict(list)
+        images = [image for image in label.sample_images if image["outcome"] == outcome]
+        clusters: dict[int | None, list[Thumbnail]] = defaultdict(list)
         for image in sorted(images, key=lambda image: -1 if image["cluster"] is None else image["cluster"]):
-            clusters[image["cluster"]].append(_shot(label.name, image))
+            clusters[image["cluster"]].append(_thumbnail(label.name, image))
         if images:
-            right = label.right.get(outcome)
-            strips.append(Strip(outcome, len(images), label.num_tags[outcome], right, clusters))
+            true_share = label.true_share.get(outcome)
+            strips.append(Strip(outcome, len(images), label.num_tags[outcome], true_share, clusters))
     return strips
 
 
-def _shot(name: str, image: SampleImage) -> Shot:
+def _thumbnail(name: str, image: SampleImage) -> Thumbnail:
     score, reason, jpeg = image["score"], image["reason"] or "", image["jpeg"]
     scored = score is not None and math.isfinite(score) and reason not in UNSCORED
-    return Shot(
+    return Thumbnail(
         title=image["caption"] or image["key"],
         alt=f"{name}: {image['key']}",
         jpeg=None if jpeg is None else base64.b64encode(jpeg).decode("ascii"),

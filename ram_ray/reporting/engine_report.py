@@ -1,7 +1,7 @@
 """The page evaluation/engine.html: what the data engine did in a run, from the files of its stages.
 
-Counts come from `tally` over each step's annotations, images from `engine_pictures`, the precision-recall curve from
-the last round's generation. The sample images are a stage, so a page that is written again reads no shards.
+Counts come from the tag statistics of each step's annotations, images from `engine_images`, the precision-recall curve
+from the last round's generation. The sample images are a stage, so a page that is written again reads no shards.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
-from ram_ray.data_engine.statistics import TallyRow, count_tags_by_fate, read_tag_counts, tally_shares
+from ram_ray.data_engine.statistics import TagStatisticsRow, count_tag_statistics, read_tag_statistics, tag_shares
 from ram_ray.label_system import LabelSystem
 from ram_ray.reporting.engine_curve import read_curve
+from ram_ray.reporting.engine_images import Bounds, read_sample_images
 from ram_ray.reporting.engine_page import LabelChanges, Reason, Step, View, to_html
-from ram_ray.reporting.engine_pictures import Bounds, read_sample_images
 from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage
 from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult, SampleImages
 from ram_ray.runtime.artifacts import Run, write_text
@@ -57,9 +57,9 @@ def report_engine(
     """
     bounds = bounds or Bounds()
     system = LabelSystem.load(labels.uri)
-    rows = read_tag_counts(count_tags_by_fate(run, config, steps[-1], labels))
+    rows = read_tag_statistics(count_tag_statistics(run, config, steps[-1], labels))
     changes = label_changes(rows, system)
-    shown = [label.id for label in changes if label.removed or label.added][: bounds.categories]
+    shown = [label.id for label in changes if label.removed or label.added][: bounds.max_labels]
     crops = [step.samples for step in steps if isinstance(step, CleanedAnnotations)]
     images = sample_images(run, config, steps[-1], labels, crops=crops, tags=shown, bounds=bounds)
     changes = [
@@ -69,12 +69,12 @@ def report_engine(
     points = read_curve(generated[-1].curve) if generated else None
     if points:
         last = to_step(generated[-1])
-        precision = count_tags_by_fate(run, config, generated[-1], labels).shares.added_precision
+        precision = count_tag_statistics(run, config, generated[-1], labels).shares.added_precision
         points = replace(points, selected=(last.recall, precision)) if last.recall and precision else points
     view = View(
         run=config.name,
         steps=[to_step(step) for step in steps],
-        figures=tally_shares(rows),
+        figures=tag_shares(rows),
         reasons=reasons(rows),
         labels=changes,
         curve=points,
@@ -106,12 +106,12 @@ def sample_images(
         bounds: how much the page may hold.
 
     Returns:
-        `engine_pictures.SAMPLE_IMAGE` rows.
+        `engine_images.SAMPLE_IMAGE` rows.
     """
     settings, execution = SampleImageSettings(tags=tuple(tags), bounds=asdict(bounds)), config.execution
     inputs = [annotations, labels]
-    stage = run.stage(f"look_{annotations.stage}", SampleImages, settings=settings, inputs=inputs)
-    file = f"{stage.path}/pictures.parquet"
+    stage = run.stage(f"sample_images_{annotations.stage}", SampleImages, settings=settings, inputs=inputs)
+    file = f"{stage.path}/images.parquet"
     if not stage.result:
         images = read_sample_images(
             annotations.path, crops=crops, tags=settings.tags, execution=execution, bounds=bounds
@@ -120,7 +120,7 @@ def sample_images(
         make_folder(fs, fs._parent(path))
         with fs.open(path, "wb") as handle:
             pq.write_table(pa.Table.from_pylist([dict(image) for image in images], schema=SAMPLE_IMAGE), handle)
-        stage.finish(images=len({image["key"] for image in images}), pictures=len(images))
+        stage.finish(images=len({image["key"] for image in images}), thumbnails=len(images))
     with fsspec.open(file, "rb") as handle:
         return [cast(SampleImage, row) for row in pq.read_table(handle).to_pylist()]
 
@@ -144,30 +144,30 @@ def to_step(annotations: Annotations) -> Step:
     )
 
 
-def label_changes(rows: Sequence[TallyRow], system: LabelSystem) -> list[LabelChanges]:
+def label_changes(rows: Sequence[TagStatisticsRow], system: LabelSystem) -> list[LabelChanges]:
     """Sum the counts of each label.
 
     Args:
-        rows: of `data_engine.statistics.TALLY`.
+        rows: of `data_engine.statistics.TAG_STATISTICS`.
         system: the label system of the ids.
 
     Returns:
         The labels that occur in `rows`, those with the most added and removed tags first.
     """
     images: Counter[tuple[int, Outcome]] = Counter()
-    judged: Counter[tuple[int, Outcome]] = Counter()
-    right: Counter[tuple[int, Outcome]] = Counter()
+    labelled: Counter[tuple[int, Outcome]] = Counter()
+    correct: Counter[tuple[int, Outcome]] = Counter()
     unmentioned: Counter[int] = Counter()
     known = False
     for row in rows:
-        if row["source"] == "true":
+        if row["source"] == "truth":
             known = True
-            unmentioned[row["tag"]] += row["images"] if row["fate"] == "unsaid" else 0
+            unmentioned[row["tag"]] += row["images"] if row["status"] == "unmentioned" else 0
             continue
-        outcome: Outcome = "removed" if row["fate"] != "kept" else "kept" if row["source"] == "said" else "added"
+        outcome: Outcome = "removed" if row["status"] != "kept" else "kept" if row["source"] == "mentioned" else "added"
         images[row["tag"], outcome] += row["images"]
-        judged[row["tag"], outcome] += row["judged"]
-        right[row["tag"], outcome] += row["right"]
+        labelled[row["tag"], outcome] += row["labelled"]
+        correct[row["tag"], outcome] += row["correct"]
     changes = [
         LabelChanges(
             id=id,
@@ -176,8 +176,8 @@ def label_changes(rows: Sequence[TallyRow], system: LabelSystem) -> list[LabelCh
             kept=images[id, "kept"],
             removed=images[id, "removed"],
             added=images[id, "added"],
-            right={
-                outcome: right[id, outcome] / judged[id, outcome] if judged[id, outcome] else None
+            true_share={
+                outcome: correct[id, outcome] / labelled[id, outcome] if labelled[id, outcome] else None
                 for outcome in OUTCOMES
             },
             unmentioned=unmentioned[id] if known else None,
@@ -187,23 +187,23 @@ def label_changes(rows: Sequence[TallyRow], system: LabelSystem) -> list[LabelCh
     return sorted(changes, key=lambda label: (-(label.removed + label.added), -label.kept, label.id))
 
 
-def reasons(rows: Sequence[TallyRow]) -> list[Reason]:
+def reasons(rows: Sequence[TagStatisticsRow]) -> list[Reason]:
     """Sum the removed tags by reason.
 
     Args:
-        rows: of `data_engine.statistics.TALLY`.
+        rows: of `data_engine.statistics.TAG_STATISTICS`.
 
     Returns:
         The sums of each reason, the most frequent first.
     """
     totals: dict[str, Reason] = {}
     for row in rows:
-        if row["source"] != "true" and row["fate"] != "kept":
-            total = totals.get(row["fate"], Reason(row["fate"]))
-            totals[row["fate"]] = Reason(
+        if row["source"] != "truth" and row["status"] != "kept":
+            total = totals.get(row["status"], Reason(row["status"]))
+            totals[row["status"]] = Reason(
                 total.reason,
                 images=total.images + row["images"],
-                judged=total.judged + row["judged"],
-                right=total.right + row["right"],
+                labelled=total.labelled + row["labelled"],
+                correct=total.correct + row["correct"],
             )
     return sorted(totals.values(), key=lambda total: (-total.images, total.reason))

@@ -10,10 +10,10 @@ Outcome = Literal["kept", "removed", "added"]
 OUTCOMES: tuple[Outcome, ...] = ("kept", "removed", "added")
 
 # A tag of an image that is selected for the page.
-PICK = pa.schema(
+SAMPLED_TAG = pa.schema(
     [
         ("tag", pa.int32()),
-        ("what", pa.string()),  # one of OUTCOMES
+        ("outcome", pa.string()),  # one of OUTCOMES
         ("order", pa.int64()),  # the smallest are shown
         ("key", pa.string()),
         ("box", pa.list_(pa.float32())),  # null: the whole image
@@ -23,14 +23,14 @@ PICK = pa.schema(
     ]
 )
 # A selected tag with its image. `true` is null where the truth is not known, `jpeg` where the image cannot be read.
-SAMPLE_IMAGE = pa.schema([*PICK, ("true", pa.bool_()), ("caption", pa.string()), ("jpeg", pa.binary())])
+SAMPLE_IMAGE = pa.schema([*SAMPLED_TAG, ("true", pa.bool_()), ("caption", pa.string()), ("jpeg", pa.binary())])
 
 
-class Pick(TypedDict):
-    """A PICK row."""
+class SampledTag(TypedDict):
+    """A SAMPLED_TAG row."""
 
     tag: int
-    what: Outcome
+    outcome: Outcome
     order: int
     key: str
     box: list[float] | None
@@ -39,7 +39,7 @@ class Pick(TypedDict):
     score: float | None
 
 
-class SampleImage(Pick):
+class SampleImage(SampledTag):
     """A SAMPLE_IMAGE row."""
 
     true: bool | None

@@ -1,4 +1,4 @@
-"""The log of a run: it listens to the results of the stages, prints a line for each, and writes the reports.
+"""The log of a run: it listens to the results of the stages, logs a line for each, and writes the reports.
 
 It is the only object that keeps something during a run: the lines of the closing table and of report.json, the notes
 below the table, the folders of the trained models, whose loss curves the report shows, and the annotations that the
@@ -7,6 +7,7 @@ page of the data engine compares. It knows results by their class.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,7 +27,8 @@ from ram_ray.results import (
     TrainedModel,
 )
 from ram_ray.runtime.artifacts import Run, StageResult
-from ram_ray.runtime.screen import print_line
+
+logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -34,7 +36,7 @@ class RunLog:
 
     def __init__(self) -> None:
         self.lines: list[StageLine] = []
-        self.notes: list[str] = []  # printed below the closing table
+        self.notes: list[str] = []  # below the closing table
         self._steps: list[Annotations] = []  # of the data engine, the first annotations before them
         self._labels: LabelSystemResult | None = None
         self._scores_models = False  # there are held-out images
@@ -57,8 +59,8 @@ class RunLog:
     def on_result(self, result: StageResult, is_reused: bool) -> None:
         """Take a result of the run; each is taken once.
 
-        A model of the recipe is printed when it is scored, other results at once. Held-out rows and the steps of a
-        stage are not printed.
+        A model of the recipe is logged when it is scored, other results at once. Held-out rows and the steps of a
+        stage are not logged.
 
         Args:
             result: of a finished stage.
@@ -86,13 +88,13 @@ class RunLog:
                 self._steps.append(result)
 
     def on_note(self, text: str) -> None:
-        """Print a note, and keep it for the closing table.
+        """Log a note, and keep it for the closing table.
 
         Args:
             text: a line.
         """
         self.notes.append(text)
-        print_line(text)
+        logger.info("%s", text)
 
     def table(self) -> str:
         """The closing table, with the notes below it."""
@@ -124,7 +126,7 @@ class RunLog:
 
     def _add(self, line: StageLine) -> None:
         self.lines.append(line)
-        print_line(f"{'reused' if line.reused else 'done'}: {format_line(line)}")
+        logger.info("%s: %s", "reused" if line.reused else "done", format_line(line))
 
 
 def to_line(result: StageResult, *, is_reused: bool) -> StageLine | None:

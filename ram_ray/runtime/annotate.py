@@ -22,6 +22,7 @@ from ram_ray.records import REJECTED, conform
 from ram_ray.runtime.artifacts import R, Stage
 from ram_ray.runtime.progress import progress
 from ram_ray.runtime.storage import has_folders, make_folder, remove_folder
+from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.runtime import Execution
 
 Transform = Callable[[Dataset], Dataset]
@@ -164,12 +165,17 @@ def annotate(
     cpus = execution.task_cpus
     with checkpointed(f"{stage.work}/checkpoint", id_column=id_column), progress(stage.name, total=rows_in) as add:
 
+        def select(block: pa.Table) -> pa.Table:
+            send_to_driver()
+            return drop_rejected(block)
+
         def check(block: pa.Table) -> pa.Table:
+            send_to_driver()
             add(len(block))
             return conform(block, schema)
 
         dataset = read_rows(source, execution=execution, rows_per_block=rows_per_block, partitioned=partitioned)
-        dataset = dataset.map_batches(drop_rejected, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
+        dataset = dataset.map_batches(select, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         write_rows(dataset, stage.path, execution=execution, partition_cols=["shard"])
 

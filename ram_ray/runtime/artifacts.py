@@ -65,7 +65,7 @@ class Run:
         uri: folder or URI of the run.
         on_result: called with each result, and whether an earlier call left it (True) or this one made it (False).
         on_note: called with each note, see `note`.
-        last: name of the last stage that `reached` lets pass; None: all.
+        last: name of the stage after which `stop_after` ends the run; None: no stage ends it.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class Run:
         self.current = name
         stage = Stage(self, name, result_type, digest=digest)
         if stage.result:
-            self.tell(stage.result, is_reused=True)
+            self.notify(stage.result, is_reused=True)
         return stage
 
-    def tell(self, result: StageResult, *, is_reused: bool) -> None:
+    def notify(self, result: StageResult, *, is_reused: bool) -> None:
         """Pass a result to the listener of the run.
 
         Args:
@@ -129,7 +129,7 @@ class Run:
         if self._on_note:
             self._on_note(text)
 
-    def reached(self, name: str) -> None:
+    def stop_after(self, name: str) -> None:
         """End the run here if this was the last stage that was asked for.
 
         Args:
@@ -186,7 +186,7 @@ class Stage(Generic[R]):
         write_text(self.manifest_path, result.model_dump_json(indent=1))
         self.result = result
         remove_folder(*fsspec.url_to_fs(self.work))
-        self.run.tell(result, is_reused=False)
+        self.run.notify(result, is_reused=False)
         return result
 
     def _read(self) -> R | None:

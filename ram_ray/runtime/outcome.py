@@ -7,17 +7,19 @@ was raised in this process, a task, an actor or a training worker. 130: Ctrl-C.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import tempfile
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 
 from ram_ray.runtime import cluster, own_cluster, screen, storage
+
+logger = logging.getLogger(__name__)
 
 _WRAPPERS = ("UserCodeException", "RayDataUserCodeException", "SystemException")  # of Ray Data
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -56,7 +58,8 @@ def run(
                     copy_ray_logs(log.with_suffix(".ray"))
                 cluster.stop()
     except ValueError as error:  # no log can be written
-        screen.print_error(f"error: {error}")
+        with screen.shown():
+            logger.error("%s", error)
         return 2
     if folder is not None and not local:
         _upload(log, f"{folder.rstrip('/')}/logs/{log.name}")
@@ -69,22 +72,21 @@ def _attempt(
     try:
         return work() or 0
     except KeyboardInterrupt:
-        screen.print_line(f"stopped: {stage() or name}; the same command goes on from here")
+        logger.info("stopped: %s; the same command goes on from here", stage() or name)
         return 130
     except Exception as error:
         cause = find_cause(error)
-        with contextlib.suppress(OSError):  # the log's disk may be full
-            traceback.print_exc()  # into the log
-        if isinstance(cause, ValueError):
-            raised_here = cause is error  # else it may be an error of the code, and the log says where
-            screen.print_error(f"error: {describe(cause)}" if raised_here else _failure(cause, stage() or name, log))
-            return 2
-        screen.print_error(_failure(cause, stage() or name, log, folder))
-        return 1
+        is_mistake = isinstance(cause, ValueError)
+        if is_mistake and cause is error:
+            text = describe(cause)
+        else:  # a ValueError of a worker may be an error of the code, and the log says where
+            text = _failure(cause, stage() or name, log, folder=None if is_mistake else folder)
+        logger.error("%s", text, exc_info=error)  # the traceback is in the log alone
+        return 2 if is_mistake else 1
 
 
-def _failure(cause: BaseException, where: str, log: Path, folder: str | None = None) -> str:
-    return f"error: {where}: {storage.explain_full(cause, folder=folder) or describe(cause)}; log: {log}"
+def _failure(cause: BaseException, where: str, log: Path, *, folder: str | None) -> str:
+    return f"{where}: {storage.explain_full(cause, folder=folder) or describe(cause)}; log: {log}"
 
 
 def find_cause(error: BaseException) -> BaseException:

@@ -1,20 +1,22 @@
-"""Progress of a stage, and lines of its workers, printed by the driver.
+"""Progress of a stage, and records of its workers, logged by the driver.
 
-Tasks send the number of rows that they finished to an actor (`progress_actor`). The driver reads the sum and prints a
+Tasks send the number of rows that they finished to an actor (`progress_actor`). The driver reads the sum and logs a
 line every few seconds: rows done, rows a second and time left. Ray Data's own progress bars need a terminal and do not
 know the number of rows in all.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ram_ray.runtime import screen
 from ram_ray.runtime.progress_actor import get_answer, start_actor, this_job
+
+logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 10.0
 LINE_SECONDS = 0.5  # a worker's line is printed after this time at the latest
@@ -63,7 +65,7 @@ def format_line(name: str, *, done: int, total: int, seconds: float) -> str:
 
 @contextmanager
 def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """Print progress lines until the block ends.
+    """Log progress lines until the block ends.
 
     Args:
         name: name of the stage.
@@ -83,7 +85,7 @@ def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
             rows = get_answer(actor.rows.remote(stage))
             if rows is not None:
                 done = count.update(rows)
-                screen.print_line(format_line(name, done=done, total=total, seconds=time.monotonic() - start))
+                logger.info("%s", format_line(name, done=done, total=total, seconds=time.monotonic() - start))
 
     def add(rows: int) -> None:
         actor.add.remote(stage, rows)
@@ -94,22 +96,25 @@ def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def worker_lines() -> Iterator[None]:
-    """Print the lines of `screen.print_line` in tasks, actors and training workers in this process."""
+    """Log in this process what tasks, actors and training workers send it (`worker_log`), with their loggers."""
     actor = start_actor(*this_job())
     stop = threading.Event()
 
-    def print_lines(*, more: bool) -> None:
-        for text in get_answer(actor.take_lines.remote(more=more)) or []:
-            screen.write_line(text)
+    def log_records(*, more: bool) -> None:
+        for fields in get_answer(actor.take_records.remote(more=more)) or []:
+            record = logging.makeLogRecord(fields)
+            workers_logger = logging.getLogger(record.name)
+            if workers_logger.isEnabledFor(record.levelno):
+                workers_logger.handle(record)
 
     def follow() -> None:
         while not stop.wait(LINE_SECONDS):
-            print_lines(more=True)
+            log_records(more=True)
 
-    print_lines(more=True)
+    log_records(more=True)
     with _thread(follow, stop):
         yield
-    print_lines(more=False)
+    log_records(more=False)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""An actor that collects from workers the rows that are done and the lines to print, for the driver.
+"""An actor that collects from workers the rows that are done and the records to log, for the driver.
 
 It runs on the driver's node and needs no CPU, so it ends only with the driver's node; if its process is killed, it
-starts again. `progress` prints what it collects, `screen` sends lines to it.
+starts again. `progress` logs what it collects, `worker_log` sends records to it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+Fields = dict[str, Any]  # of a record of `logging`, by name
+
 ANSWER_SECONDS = 20.0  # after this time the actor counts as busy or dead, and is asked again later
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class ProgressActor:
-    """Rows done of each stage, and lines to print; all stages share its process, since a new process costs seconds."""
+    """Rows done of each stage, and records to log; all stages share its process, since a new process costs seconds."""
 
     def __init__(self) -> None:
         self._rows: Counter[str] = Counter()
-        self._lines: list[str] | None = None  # None: the driver takes no lines
+        self._records: list[Fields] | None = None  # None: the driver takes no records
 
     def node(self) -> str:
         """Id of the node that this process is on."""
@@ -53,47 +55,47 @@ class ProgressActor:
         """
         return self._rows[stage]
 
-    def put_line(self, text: str) -> bool:
-        """Keep a line until the driver takes it.
+    def put_record(self, record: Fields) -> bool:
+        """Keep a record until the driver takes it.
 
         Args:
-            text: the line.
+            record: fields for `logging.makeLogRecord`.
 
         Returns:
-            False if the driver takes no lines.
+            False if the driver takes no records.
         """
-        if self._lines is None:
+        if self._records is None:
             return False
-        self._lines.append(text)
+        self._records.append(record)
         return True
 
-    def take_lines(self, *, more: bool) -> list[str]:
-        """Return the lines since the last call.
+    def take_records(self, *, more: bool) -> list[Fields]:
+        """Return the records since the last call.
 
         Args:
-            more: whether there will be another call; without, later lines are refused.
+            more: whether there will be another call; without, later records are refused.
 
         Returns:
-            The lines, in order.
+            The records, in order.
         """
-        lines, self._lines = self._lines or [], [] if more else None
-        return lines
+        records, self._records = self._records or [], [] if more else None
+        return records
 
 
-def send_line(text: str) -> bool:
-    """Send a line to the driver of this worker's job.
+def send_record(record: Fields) -> bool:
+    """Send a record to the driver of this worker's job.
 
     Args:
-        text: the line.
+        record: fields for `logging.makeLogRecord`.
 
     Returns:
-        False if the driver takes no lines, or this process is no worker.
+        False if the driver takes no records, or this process is no worker.
     """
     if not ray.is_initialized():
         return False
     try:
         actor = ray.get_actor(_name(this_job()[0]))
-        return bool(ray.get(actor.put_line.remote(text), timeout=ANSWER_SECONDS))
+        return bool(ray.get(actor.put_record.remote(record), timeout=ANSWER_SECONDS))
     except (ValueError, RayError):
         return False
 

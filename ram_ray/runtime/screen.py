@@ -1,14 +1,18 @@
-"""The lines that a run prints on the terminal, and the log file that has all other output.
+"""The terminal and the log file of a run, as handlers of Python's `logging`.
 
-A run prints its own lines: the counts of a stage, its progress, and at most one line about an error. All other output
-of its processes (Ray's messages, warnings, output of workers, tracebacks) goes to a log file: during the run, `logged`
-redirects the file descriptors 1 and 2 to it, so that output of C++ goes there as well as Python's. `print_line` writes
-to both. In a worker it sends the line to the run's process, through the actor that counts progress.
+Code that says something calls the logger of its module. `shown` installs the handler that writes the records of ram_ray
+to the terminal: INFO as plain lines on standard output, warnings and errors on standard error. During a run, `logged`
+installs it together with a handler that writes the records of all loggers to the log file, with time, level and logger.
+All other output of the run's processes (Ray's messages, output of workers, of C++) also goes to the log file: `logged`
+redirects the file descriptors 1 and 2 to it. Records of workers come through `worker_log`.
+
+A program that imports ram_ray without a run has ordinary logging: nothing is installed at import.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -16,27 +20,69 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-_terminal: tuple[TextIO, TextIO] | None = None  # standard output and error as they were, while a log is written
+PACKAGE = "ram_ray"  # the logger above those of all modules
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"  # of a record in a log file
+
 _log: Path | None = None
 
 
-def print_line(text: str) -> None:
-    """Print a line on the run's standard output and into its log; also from a worker."""
-    from ram_ray.runtime.progress_actor import send_line
+class ScreenHandler(logging.Handler):
+    """Writes records to the terminal as plain lines; an exception's traceback is left to the log file.
 
-    if _terminal is None and send_line(text):
-        return
-    write_line(text)
+    Args:
+        streams: standard output and standard error; None: those of `sys`.
+    """
+
+    def __init__(self, streams: tuple[TextIO, TextIO] | None = None) -> None:
+        super().__init__(logging.INFO)
+        self._streams = streams
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record.
+
+        Args:
+            record: INFO or above.
+        """
+        output, errors = self._streams or (sys.stdout, sys.stderr)
+        stream = output if record.levelno < logging.WARNING else errors
+        try:
+            write_line(f"{_prefix(record)}{record.getMessage()}", stream)
+        except OSError:  # the reader is gone; the log has the line
+            pass
+        except Exception:
+            self.handleError(record)
 
 
-def write_line(text: str) -> None:
-    """Print a line on this process's standard output, and into the log if it has one."""
-    _write(0, text)
+class LogHandler(logging.Handler):
+    """Writes records to the file descriptor 2, which is the log file during a run, as the output of C++ is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter(FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record.
+
+        Args:
+            record: of any logger.
+        """
+        try:
+            os.write(2, f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except OSError:  # the log's disk is full
+            pass
+        except Exception:
+            self.handleError(record)
 
 
-def print_error(text: str) -> None:
-    """Print a line on this process's standard error, and into the log if it has one."""
-    _write(1, text)
+def write_line(text: str, stream: TextIO) -> None:
+    """Write a line at once.
+
+    Args:
+        text: the line.
+        stream: where it goes.
+    """
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def log_path() -> Path | None:
@@ -45,8 +91,28 @@ def log_path() -> Path | None:
 
 
 @contextlib.contextmanager
+def shown(streams: tuple[TextIO, TextIO] | None = None) -> Iterator[None]:
+    """Show the records of ram_ray on the terminal, from INFO unless the logger has a level of its own.
+
+    Args:
+        streams: standard output and standard error; None: those of `sys`.
+    """
+    logger = logging.getLogger(PACKAGE)
+    assert not any(isinstance(handler, ScreenHandler) for handler in logger.handlers), "one screen a process"
+    handler, level = ScreenHandler(streams), logger.level
+    logger.addHandler(handler)
+    if level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Redirect all output of this process to a log file; only `print_line` and `print_error` also reach the terminal.
+    """Redirect all output of this process to a log file; only the records of ram_ray also reach the terminal.
 
     Args:
         path: path of the log; it is appended to.
@@ -54,8 +120,8 @@ def logged(path: Path) -> Iterator[None]:
     Raises:
         ValueError: if the file cannot be written.
     """
-    global _terminal, _log
-    assert _terminal is None, "one log a process"
+    global _log
+    assert _log is None, "one log a process"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -67,16 +133,20 @@ def logged(path: Path) -> Iterator[None]:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    _terminal, _log = (os.fdopen(saved[0], "w"), os.fdopen(saved[1], "w")), path
+    terminal = tuple(os.fdopen(number, "w", errors="backslashreplace") for number in saved)
+    handler, _log = LogHandler(), path
+    logging.getLogger().addHandler(handler)
     try:
-        yield
+        with shown((terminal[0], terminal[1])):
+            yield
     finally:
+        logging.getLogger().removeHandler(handler)
         _flush()
         for number in (1, 2):  # what a full disk could not take must not reach the terminal now
             os.dup2(nowhere, number)
         _flush()
         os.close(nowhere)
-        terminal, _terminal, _log = _terminal, None, None
+        _log = None
         for number, stream in enumerate(terminal, start=1):
             os.dup2(stream.fileno(), number)
             with contextlib.suppress(OSError):
@@ -95,16 +165,10 @@ def log_name(name: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}.log"
 
 
-def _write(number: int, text: str) -> None:
-    own = (sys.stdout, sys.stderr)[number]
-    if _terminal is None:
-        print(text, file=own, flush=True)
-        return
-    for stream in (own, _terminal[number]):
-        with contextlib.suppress(
-            OSError
-        ):  # the log's disk is full, or the reader is gone: the other stream has the line
-            print(text, file=stream, flush=True)
+def _prefix(record: logging.LogRecord) -> str:
+    if record.levelno >= logging.ERROR:
+        return "error: "
+    return "warning: " if record.levelno >= logging.WARNING else ""
 
 
 def _flush() -> None:

@@ -6,7 +6,7 @@ import functools
 import logging
 from importlib import metadata
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @functools.cache  # a line a process
@@ -20,7 +20,7 @@ def warn_if_other_version(package: str, *, written_for: str, module: str) -> Non
     """
     installed = metadata.version(package)
     if installed != written_for:
-        log.warning(
+        logger.warning(
             "%s %s is installed, but %s uses internals of %s: if something fails there, install that version",
             package,
             installed,

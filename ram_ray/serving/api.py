@@ -31,7 +31,7 @@ from ram_ray.serving.messages import ErrorResponse, ImageResult, ModelInfo, Opti
 from ram_ray.serving.tagger import Tagger
 from ram_ray.settings.serving import ServeConfig
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DECODE_THREADS = 4
 MAX_FULL_BODIES = 8  # bodies of the largest size that may be in memory at a time
@@ -268,7 +268,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def handle_exception(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return error_response(500, "internal", "the server failed; its log says why")
 
 

@@ -25,6 +25,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from ram_ray.runtime import ray_internals
+from ram_ray.runtime.worker_log import write_warnings
 from ram_ray.serving.limits import ApiError
 from ram_ray.serving.messages import ImageResult, ModelInfo, Options
 from ram_ray.serving.tagger import Job, model_info, model_name, tag_batch
@@ -43,6 +44,7 @@ class TaggerReplica:
     def __init__(self, model_uri: str, config: ServeConfig) -> None:
         from ram_ray.inference.predictor import Predictor
 
+        write_warnings()
         use_gpu = config.num_gpus > 0
         self._predictor = Predictor.from_pretrained(
             model_uri,
@@ -119,6 +121,7 @@ class Ingress:
     """The HTTP deployment; each replica makes its own FastAPI application."""
 
     def __init__(self, tagger: DeploymentHandle, config: ServeConfig) -> None:
+        write_warnings()
         self._tagger, self._config = tagger, config
 
     def __serve_build_asgi_app__(self) -> Any:

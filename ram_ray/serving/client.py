@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import textwrap
 import urllib.request
 from typing import Any
@@ -14,7 +15,8 @@ from PIL import Image, ImageDraw
 from ram_ray.data.images import decode, read_bytes
 from ram_ray.data.preprocess import LIMITS
 from ram_ray.data.shards import list_shards, scan_shard
-from ram_ray.runtime.screen import print_line
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0
 IMAGE_SIZE = 256  # pixels of the longer side of an image on the sheet
@@ -46,7 +48,7 @@ def request_tags(url: str, images: list[bytes], **options: Any) -> dict[str, Any
 
 
 def tag_examples(url: str, shard_uri: str, *, folder: str, num_images: int = 3) -> None:
-    """Tag the first images of a shard over HTTP, print the answers, and write a contact sheet.
+    """Tag the first images of a shard over HTTP, log the answers, and write a contact sheet.
 
     Args:
         url: of the server.
@@ -66,15 +68,15 @@ def tag_examples(url: str, shard_uri: str, *, folder: str, num_images: int = 3) 
     answers = [answer for batch in batches for answer in request_tags(url, batch, caption=True)["images"]]
     for row, answer in zip(rows, answers, strict=True):
         tags = ", ".join(f"{tag['tag']} {tag['score']:.2f}" for tag in answer["tags"]) or "no tag"
-        print_line(f"  {row['key']}: {tags}")
-        print_line(f"    caption: {answer['caption']}")
-        print_line(f"    human:   {'; '.join(row['labels'] or row['captions'])}")
+        logger.info("  %s: %s", row["key"], tags)
+        logger.info("    caption: %s", answer["caption"])
+        logger.info("    human:   %s", "; ".join(row["labels"] or row["captions"]))
     sheet = draw_sheet(images, rows, answers)
     fs, root = fsspec.url_to_fs(folder)
     fs.makedirs(root, exist_ok=True)
     with fs.open(f"{root}/sheet.png", "wb") as file:
         sheet.save(file, "PNG")
-    print_line(f"  images and tags on one sheet: {folder}/sheet.png")
+    logger.info("  images and tags on one sheet: %s/sheet.png", folder)
 
 
 def draw_sheet(images: list[bytes], rows: list[dict], answers: list[dict]) -> Image.Image:

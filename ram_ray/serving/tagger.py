@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ram_ray.inference.predictor import Predictor
     from ram_ray.inference.tag_score import TagScore
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Job = tuple[np.ndarray, Options]  # an image, uint8 (H, W, 3), and the options of its request
 
@@ -138,7 +138,7 @@ def _tag_group(predictor: Predictor, images: list[np.ndarray], options: Options)
         except ValueError as error:  # a mistake of the client, such as a tag that the text encoder cannot read
             problem = Problem(code="invalid_field", message=str(error)[:500])
     except Exception:
-        log.exception("tagging %d images with %s failed", len(images), options)
+        logger.exception("tagging %d images with %s failed", len(images), options)
         problem = Problem(code="internal", message="the model failed on this image; the server's log says why")
     return [ImageResult(error=problem) for _ in images]
 

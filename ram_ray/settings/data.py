@@ -36,7 +36,9 @@ class DrawnConfig(Section):
     num_eval: int = Field(1000, ge=1, description="Number of held-out scenes, with labels.")
     scenes_per_shard: int = Field(1000, ge=1, description="Scenes in one shard.")
     image_size: int = Field(64, ge=32, description="Side of a scene in pixels.")
-    unsaid: float = Field(0.35, ge=0, le=1, description="Share of the true tags that a web caption does not mention.")
+    unmentioned: float = Field(
+        0.35, ge=0, le=1, description="Share of the true tags that a web caption does not mention."
+    )
     false: float = Field(0.1, ge=0, le=0.5, description="Share of a web caption's tags that are false.")
     level: Literal["plain", "hard"] = Field(
         "plain", description="`hard`: things are small, overlap, and have any colour on any background."

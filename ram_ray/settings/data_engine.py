@@ -89,17 +89,21 @@ class CleanConfig(Section):
         None, description="Number format of the detector. `null`: fp16 on a GPU, else fp32."
     )
     min_images: int = Field(20, ge=2, description="Tags with fewer images are not cleaned.")
-    outliers: float = Field(
+    expected_wrong_share: float = Field(
         0.1,
         ge=0,
         lt=1,
         description="Share of a tag's images that is expected to be wrong; the paper removes this share.",
     )
-    wrong: float = Field(0.2, ge=0, le=1, description="Probability of being wrong from which a tag is removed.")
-    most: float = Field(0.2, ge=0, lt=1, description="Largest share of a tag's images from which it is removed.")
+    min_wrong_probability: float = Field(
+        0.2, ge=0, le=1, description="Probability of being wrong from which a tag is removed."
+    )
+    max_removed_share: float = Field(
+        0.2, ge=0, lt=1, description="Largest share of a tag's images from which it is removed."
+    )
     protected: list[str] = Field([], description="Names of tags that are never removed.")
     protect_labels: bool = Field(True, description="Whether a tag is kept if a human label of the image confirms it.")
-    absent: int = Field(
+    negatives_per_tag: int = Field(
         50, ge=1, description="Approximate number of images without the tag that its images are compared with."
     )
     images_per_cluster: int = Field(50, ge=1, description="Images for each cluster of a tag.")
@@ -118,10 +122,7 @@ class EngineConfig(Section):
         1,
         ge=1,
         le=16,
-        description=(
-            "From 2 on: number of further models, each of which scores the part of the images that it was not "
-            "trained on."
-        ),
+        description=("From 2 on: number of further models, each of which scores the fold that it was not trained on."),
     )
     holdout: float = Field(
         0.02,

@@ -30,8 +30,8 @@ class RepresentConfig(Section):
     generator: str = Field("drawn", description="`drawn`, or id or path of a Stable Diffusion for diffusers.")
     generator_revision: str | None = Field(None, description="Commit of the generator on the hub.")
     num_captions: int = Field(2000, ge=1, description="Approximate number of captions with synthetic images.")
-    pictures_made: int = Field(10, ge=1, description="Synthetic images that are made for each caption.")
-    pictures_per_caption: int = Field(
+    images_per_caption: int = Field(10, ge=1, description="Synthetic images that are made for each caption.")
+    views_per_caption: int = Field(
         2, ge=2, description="Images of one caption in a batch: the m positives of StableRep."
     )
     text: TransformerConfig = Field(

@@ -68,9 +68,9 @@ class TrainConfig(Section):
             "same weight."
         ),
     )
-    removed: Literal["absent", "unknown"] = Field(
-        "absent",
-        description="Target of a tag that cleaning removed: `absent` (negative, as in the paper), `unknown` (no loss).",
+    removed: Literal["negative", "unknown"] = Field(
+        "negative",
+        description="Target of a tag that cleaning removed: `negative` (as in the paper), `unknown` (no loss).",
     )
     start: Literal["represent", "previous", "scratch"] = Field(
         "represent",
@@ -106,7 +106,7 @@ class TrainingConfig(Section):
         ),
     )
     use_gpu: bool = Field(True, description="Whether each worker has a GPU.")
-    engine: Literal["deepspeed", "ddp"] = Field("deepspeed", description="Training strategy.")
+    strategy: Literal["deepspeed", "ddp"] = Field("deepspeed", description="What spreads a step over the workers.")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="ZeRO stage of DeepSpeed.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format of the forward and backward pass.")
     threads: int = Field(1, ge=1, json_schema_extra=RUNTIME_ONLY, description="Torch threads of a worker on a CPU.")

@@ -33,7 +33,7 @@ class PairFeed(Feed):
         Returns:
             V image locations.
         """
-        locations = list(row["pictures"])
+        locations = list(row["images"])
         self.row_rng(row, "views").shuffle(locations)
         return [locations[i % len(locations)] for i in range(self.num_views)]
 
@@ -66,7 +66,7 @@ def real_rows(block: pa.Table) -> list[dict]:
         {
             "key": row["key"],
             "shard": row["shard"],
-            "pictures": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
+            "images": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
             "tags": [],
             "captions": [{"text": text, "tags": []} for text in row["captions"]],
         }
@@ -88,7 +88,7 @@ def synthetic_rows(block: pa.Table) -> list[dict]:
         {
             "key": f"synthetic/{row['key']}",
             "shard": row["shard"],
-            "pictures": row["pictures"],
+            "images": row["images"],
             "tags": [],
             "captions": [{"text": text, "tags": []} for text in row["captions"]],
         }

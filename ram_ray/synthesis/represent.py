@@ -5,7 +5,7 @@ rows of `pairs`:
 
     loss = multi-positive contrastive over all images of a caption + w x image-text contrastive
 
-(StableRep+, arXiv 2306.00984, sections 3.2 and 4). A batch has `pictures_per_caption` views of each caption. Both
+(StableRep+, arXiv 2306.00984, sections 3.2 and 4). A batch has `views_per_caption` views of each caption. Both
 losses compare the rows of all workers, so the step equals that of a single process with the whole batch. With micro
 batches (`micro_batch_size`), only rows of the same micro batch are compared.
 
@@ -236,7 +236,7 @@ def train_dual_encoder(
         seed=settings.seed,
         limits=replace(execution.limits, min_side=1),
         tokenizer=tokenizer,
-        num_views=settings.represent.pictures_per_caption,
+        num_views=settings.represent.views_per_caption,
     )
     job = PairJob(stage.name, config, settings.training, feed, total_steps, steps_per_epoch, settings=settings)
     return train(job, stage=stage)

@@ -31,7 +31,7 @@ SYNTHETIC = pa.schema(
         ("key", pa.string()),
         ("shard", pa.string()),
         ("captions", pa.list_(pa.string())),
-        ("pictures", pa.list_(IMAGE_LOCATION)),
+        ("images", pa.list_(IMAGE_LOCATION)),
     ]
 )
 
@@ -42,7 +42,7 @@ class SyntheticSettings(StageSettings):
     generator: str
     generator_revision: str | None
     num_captions: int
-    pictures_made: int
+    images_per_caption: int
     size: int  # pixels a side
     seed: int
 
@@ -54,7 +54,7 @@ class SyntheticSettings(StageSettings):
             generator=represent.generator,
             generator_revision=represent.generator_revision,
             num_captions=represent.num_captions,
-            pictures_made=represent.pictures_made,
+            images_per_caption=represent.images_per_caption,
             size=represent.train.image_size,
             seed=config.seed,
         )
@@ -88,7 +88,7 @@ def synthesize(run: Run, config: RunConfig, samples: Samples) -> Synthetic:
             Synthesizer,
             fn_constructor_args=(settings,),
             fn_constructor_kwargs={
-                "folder": f"{stage.path}-pictures",
+                "folder": f"{stage.path}-images",
                 "device": "cuda" if resources.actor_gpus else "cpu",
             },
             batch_format="pyarrow",
@@ -100,7 +100,7 @@ def synthesize(run: Run, config: RunConfig, samples: Samples) -> Synthetic:
     annotate(stage, transform, source=samples.path, schema=SYNTHETIC, execution=execution, rows_in=rows_in)
     counts = sum_blocks(stage.path, lambda block: {"rows": len(block)}, columns=["key"], execution=execution)
     rows = int(counts["rows"])
-    return stage.finish(rows_out=rows, images=rows * settings.pictures_made)
+    return stage.finish(rows_out=rows, images=rows * settings.images_per_caption)
 
 
 class Synthesizer:
@@ -131,7 +131,7 @@ class Synthesizer:
         rows = [
             {"key": row["key"], "shard": row["shard"], "captions": row["captions"][:1]} for row in block.to_pylist()
         ]
-        num_images = self._settings.pictures_made
+        num_images = self._settings.images_per_caption
         captions = [row["captions"][0] for row in rows for _ in range(num_images)]
         seeds = [hash_key(f"{self._settings.seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(num_images)]
         images = self._generator.generate(captions, seeds=seeds, size=self._settings.size)
@@ -139,7 +139,7 @@ class Synthesizer:
         name = hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
         locations = _write_tar(f"{self._folder}/{name}.tar", images)
         for index, row in enumerate(rows):
-            row["pictures"] = locations[index * num_images : (index + 1) * num_images]
+            row["images"] = locations[index * num_images : (index + 1) * num_images]
         return pa.Table.from_pylist(rows, schema=SYNTHETIC)
 
 

@@ -261,7 +261,7 @@ class Feed(ABC):
         Returns:
             V image locations (uri, offset, nbytes); V is the same for every row.
         """
-        return row["pictures"][:1]
+        return row["images"][:1]
 
     @abstractmethod
     def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:

@@ -4,9 +4,10 @@
     MODEL/metrics.jsonl            all lines of the training, written with the model
     MODEL/tensorboard/             the same as TensorBoard events, where `training.tensorboard` asks for them
 
-The losses are those that `Engine.step` returns on rank 0, which the log shows too. They are not averaged over the
-workers: that would take a collective operation more in each step. A worker's loss is scaled so that the mean over the
-workers is the loss of the step (`step.losses_over_workers`); so that of rank 0 is an estimate, exact with one worker.
+The losses are those that `TrainingStrategy.step` returns on rank 0, which the log shows too. They are not averaged over
+the workers: that would take a collective operation more in each step. A worker's loss is scaled so that the mean over
+the workers is the loss of the step (`step.losses_over_workers`); so that of rank 0 is an estimate, exact with one
+worker.
 """
 
 from __future__ import annotations

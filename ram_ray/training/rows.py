@@ -15,7 +15,7 @@ ROWS = pa.schema(
         ("bucket", pa.int32()),
         ("key", pa.string()),
         ("shard", pa.string()),
-        ("pictures", pa.list_(IMAGE_LOCATION)),  # a single image for the tagger, several for StableRep
+        ("images", pa.list_(IMAGE_LOCATION)),  # a single image for the tagger, several for StableRep
         ("tags", pa.list_(pa.int32())),
         ("removed", pa.list_(pa.int32())),  # tags that cleaning removed; null without cleaning
         ("weight", pa.float32()),  # relative sampling frequency; null: all rows are equally frequent
@@ -28,7 +28,7 @@ def to_training_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Ta
     """Make the training table of rows: add each row's position in the order, and its bucket.
 
     Args:
-        rows: with key, shard, pictures, tags and captions; changed in place.
+        rows: with key, shard, images, tags and captions; changed in place.
         seed: seed of the order.
         num_buckets: number of buckets of the table.
 
@@ -55,7 +55,7 @@ def tagged_rows(annotations: pa.Table, *, weights: Mapping[int, float] | None = 
         {
             "key": row["key"],
             "shard": row["shard"],
-            "pictures": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
+            "images": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
             "tags": sorted({tag["id"] for tag in row["tags"]}),
             "removed": sorted({tag["id"] for tag in row["removed"] or ()}),
             "captions": [{"text": caption["text"], "tags": caption["tags"]} for caption in row["captions"]],

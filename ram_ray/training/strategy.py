@@ -28,10 +28,10 @@ from ram_ray.training.worker_sums import world_size
 DDP_FILE = "state.pt"
 
 
-class Engine(Protocol):
+class TrainingStrategy(Protocol):
     """Backward pass, gradient reduction, optimizer step and checkpoint of a step module: a batch in, losses out."""
 
-    kind: str
+    name: str
     device: torch.device
 
     def step(
@@ -63,8 +63,10 @@ class Engine(Protocol):
         """
 
 
-def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> Engine:
-    """Make the configured engine. The process group must be initialised.
+def make_strategy(
+    step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device
+) -> TrainingStrategy:
+    """Make the configured strategy. The process group must be initialised.
 
     Args:
         step: the model with its losses, on the device.
@@ -73,19 +75,19 @@ def make_engine(step: nn.Module, *, config: TrainConfig, training: TrainingConfi
         device: device of this worker.
 
     Returns:
-        The engine.
+        The strategy.
     """
     if device.type == "cuda" and training.precision == "fp32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
-    engine = DeepSpeedEngine if training.engine == "deepspeed" else DDPEngine
-    return engine(step, config=config, training=training, device=device)
+    strategy = DeepSpeedStrategy if training.strategy == "deepspeed" else DDPStrategy
+    return strategy(step, config=config, training=training, device=device)
 
 
-class DDPEngine:
+class DDPStrategy:
     """torch's DistributedDataParallel."""
 
-    kind = "ddp"
+    name = "ddp"
 
     def __init__(self, step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
         from torch.nn.parallel import DistributedDataParallel
@@ -98,7 +100,7 @@ class DDPEngine:
     def step(
         self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
     ) -> dict[str, float]:
-        """See `Engine.step`; gradients are averaged over workers once, at the last micro batch."""
+        """See `TrainingStrategy.step`; gradients are averaged over workers once, at the last micro batch."""
         set_learning_rate(self._optimizer, lr)
         shares, losses = shares or _equal_shares(micro_batches), []
         for index, (batch, micro_share) in enumerate(zip(micro_batches, shares, strict=True)):
@@ -114,22 +116,22 @@ class DDPEngine:
         return _means(losses, shares)
 
     def save(self, folder: Path) -> None:
-        """See `Engine.save`; rank 0 writes one file."""
+        """See `TrainingStrategy.save`; rank 0 writes one file."""
         if torch.distributed.get_rank() == 0:
             state = {"step": self._step.state_dict(), "optimizer": self._optimizer.state_dict()}
             torch.save(state, folder / DDP_FILE)
 
     def load(self, folder: Path) -> None:
-        """See `Engine.load`."""
+        """See `TrainingStrategy.load`."""
         state = torch.load(folder / DDP_FILE, map_location=self.device, weights_only=True)
         self._step.load_state_dict(state["step"])
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-class DeepSpeedEngine:
+class DeepSpeedStrategy:
     """DeepSpeed's engine at the configured ZeRO stage."""
 
-    kind = "deepspeed"
+    name = "deepspeed"
 
     def __init__(self, step: nn.Module, *, config: TrainConfig, training: TrainingConfig, device: torch.device) -> None:
         deepspeed = import_deepspeed(device)
@@ -158,7 +160,7 @@ class DeepSpeedEngine:
     def step(
         self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
     ) -> dict[str, float]:
-        """See `Engine.step`."""
+        """See `TrainingStrategy.step`."""
         set_learning_rate(self._engine.optimizer, lr)
         shares, losses = shares or _equal_shares(micro_batches), []
         for batch, micro_share in zip(micro_batches, shares, strict=True):
@@ -169,11 +171,11 @@ class DeepSpeedEngine:
         return _means(losses, shares)
 
     def save(self, folder: Path) -> None:
-        """See `Engine.save`; every rank writes its part."""
+        """See `TrainingStrategy.save`; every rank writes its part."""
         self._engine.save_checkpoint(str(folder), tag=TAG)
 
     def load(self, folder: Path) -> None:
-        """See `Engine.load`."""
+        """See `TrainingStrategy.load`."""
         load_checkpoint(self._engine, folder)
 
 

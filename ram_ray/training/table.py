@@ -19,7 +19,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.data.parts import Part
+from ram_ray.data.folds import Fold
 from ram_ray.data.shards import shard_matches
 from ram_ray.runtime.annotate import read_rows, write_rows
 from ram_ray.runtime.artifacts import write_text
@@ -35,10 +35,10 @@ SMALL_BUCKET, LARGE_BUCKET = 250, 1024  # rows of a bucket, at least and at most
 
 @dataclass(frozen=True)
 class RowSelection:
-    """The rows to train on: the rows of the shards that a glob matches, without the part `left_out`."""
+    """The rows to train on: the rows of the shards that a glob matches, without the fold `left_out`."""
 
     shards: str = "*"
-    left_out: Part | None = None
+    left_out: Fold | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Select the rows of a block.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from ram_ray.config import RunConfig
-from ram_ray.data.parts import Part
+from ram_ray.data.folds import Fold
 from ram_ray.label_system import LabelSystem
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, TrainedModel, Vocabulary
 from ram_ray.runtime.artifacts import Run
@@ -25,16 +25,16 @@ class TaggerSettings(StageSettings):
     training: TrainingConfig
     model: ModelConfig
     seed: int
-    left_out: tuple[int, int] | None  # start and end of the `Part` that is not trained on
+    left_out: tuple[int, int] | None  # start and end of the `Fold` that is not trained on
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, train: TrainConfig, left_out: Part | None) -> TaggerSettings:
+    def from_config(cls, config: RunConfig, *, train: TrainConfig, left_out: Fold | None) -> TaggerSettings:
         """Take the settings out of the configuration of the run.
 
         Args:
             config: of the run.
             train: section of this training.
-            left_out: part of the images that is not trained on.
+            left_out: fold that is not trained on.
 
         Returns:
             The settings.
@@ -66,7 +66,7 @@ def train_tagger(
     *,
     name: str,
     newest: TrainedModel | None = None,
-    left_out: Part | None = None,
+    left_out: Fold | None = None,
     fold: int | None = None,
 ) -> TrainedModel:
     """Train a tagger on all images but those left out, and write its bundle.
@@ -79,8 +79,8 @@ def train_tagger(
         inputs: the other inputs of training.
         name: of the stage; it begins with the section of the training.
         newest: model to start from where `train_config.start` is "previous"; None: the backbone of the dual encoder.
-        left_out: part of the images that is not trained on; epochs count the other images.
-        fold: number of the part that only this model scores.
+        left_out: fold that is not trained on; epochs count the other images.
+        fold: index of the fold that only this model scores.
 
     Returns:
         The trained model.

@@ -24,7 +24,7 @@ from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
 from ram_ray.training.metrics import read_lines, write_metrics
-from ram_ray.training.rejected import read as read_rejected
+from ram_ray.training.rejected_rows import read as read_rejected
 from ram_ray.training.worker import Job, train_worker
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _publish(job: Job, checkpoint: Checkpoint, path: str, rejected_path: str) ->
 
     step: Any = job.build(torch.device("cpu"))
     with checkpoint.as_directory() as folder:
-        step.model.load_state_dict(read_weights(Path(folder) / "engine"))
+        step.model.load_state_dict(read_weights(Path(folder) / "strategy"))
         state = json.loads((Path(folder) / "state.json").read_text())
     rows = read_rejected(job.rejected)
     if len(rows):
@@ -153,5 +153,5 @@ def _publish(job: Job, checkpoint: Checkpoint, path: str, rejected_path: str) ->
         rejected=len(rows),
         steps=job.total_steps,
         images_seen=job.total_steps * job.config.batch_size,
-        strategy=state["engine"],
+        strategy=state["strategy"],
     )

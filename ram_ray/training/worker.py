@@ -1,17 +1,16 @@
 """The training loop that every Ray Train worker runs.
 
-A checkpoint holds the engine's state and the number of finished steps, which is the data position (see `feed`).
-Rejected rows and metrics are stored separately (see `rejected` and `metrics`). A checkpoint is uploaded while training
-continues. Dropout is seeded in each step. So a run that was killed and resumed with the same number of workers ends
-with the same weights as an uninterrupted run (bit for bit on a CPU). With another number of workers it sees the same
-rows in the same steps.
-
-Letters: M micro batches of a step, B rows of a micro batch.
+A checkpoint holds the strategy's state and the number of finished steps, which is the data position (see `feed`).
+Rejected rows and metrics are stored separately (see `rejected_rows` and `metrics`). A checkpoint is uploaded while
+training continues. Dropout is seeded in each step. So a run that was killed and resumed with the same number of workers
+ends with the same weights as an uninterrupted run (bit for bit on a CPU). With another number of workers it sees the
+same rows in the same steps.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -28,15 +27,17 @@ from ray.train.torch import get_device
 from torch import Tensor, nn
 
 from ram_ray.runtime import ray_internals
-from ram_ray.runtime.screen import print_line
+from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
 from ram_ray.training.metrics import MetricsRecorder
-from ram_ray.training.rejected import RejectedRows
+from ram_ray.training.rejected_rows import RejectedRows
 from ram_ray.training.step import learning_rate, step_seed
 from ram_ray.training.step_files import remove_later_files
-from ram_ray.training.strategy import Engine, make_engine
+from ram_ray.training.strategy import TrainingStrategy, make_strategy
 from ram_ray.training.worker_sums import sum_over_workers
+
+logger = logging.getLogger(__name__)
 
 TEXT_COLUMNS = ("key", "shard", "reason", "detail")
 LOG_SECONDS = 15.0
@@ -89,6 +90,7 @@ def train_worker(options: dict[str, Any]) -> None:
         FloatingPointError: if the loss is not finite.
     """
     job: Job = options["job"]
+    send_to_driver()
     ray_internals.silence_checkpoints()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -96,15 +98,15 @@ def train_worker(options: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(job.training.threads)
     torch.manual_seed(job.feed.seed)
-    engine = make_engine(job.build(device), config=job.config, training=job.training, device=device)
-    first = _resume(engine)
+    strategy = make_strategy(job.build(device), config=job.config, training=job.training, device=device)
+    first = _resume(strategy)
     rejected = RejectedRows(job.rejected, stage=job.stage, rank=rank)
     if rank == 0:
         for folder in filter(None, (job.rejected, job.metrics)):
             remove_later_files(folder, first)
         steps_text = f"{job.total_steps} steps of {job.config.batch_size} images"
         workers_text = f"{world} worker{'s' * (world > 1)}"
-        print_line(f"{job.stage}: {steps_text} on {workers_text} ({engine.kind}), from step {first}")
+        logger.info("%s: %s on %s (%s), from step %d", job.stage, steps_text, workers_text, strategy.name, first)
 
     rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
     feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])
@@ -116,7 +118,7 @@ def train_worker(options: dict[str, Any]) -> None:
         images, check_notices = count_images(micro_batches, vote=notices.is_due())
         unreadable.check(sum(images), rejected)
         shares = [count / max(1.0, sum(images)) for count in images]
-        losses = engine.step(micro_batches, lr=lr, shares=shares)
+        losses = strategy.step(micro_batches, lr=lr, shares=shares)
         if not np.isfinite(losses["total"]):
             raise FloatingPointError(f"{job.stage}: loss {losses} at step {step}; lower {job.stage}.lr ({lr:.2g})")
         if rank == 0:
@@ -126,7 +128,7 @@ def train_worker(options: dict[str, Any]) -> None:
         if preempted or step + 1 == job.total_steps or (step + 1) % job.config.checkpoint_steps == 0:
             rejected.write(step + 1)
             metrics.write(step + 1)
-            _checkpoint(engine, step=step + 1, rank=rank, losses=losses)
+            _checkpoint(strategy, step=step + 1, rank=rank, losses=losses)
 
 
 def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows) -> Iterator[list[dict[str, Tensor]]]:
@@ -245,32 +247,32 @@ def _metrics_recorder(job: Job, first: int) -> MetricsRecorder:
     )
 
 
-def _resume(engine: Engine) -> int:
+def _resume(strategy: TrainingStrategy) -> int:
     """Load Ray's newest checkpoint; return the number of finished steps."""
     checkpoint = ray.train.get_checkpoint()
     if not checkpoint:
         return 0
     with checkpoint.as_directory() as folder:
-        engine.load(Path(folder) / "engine")
+        strategy.load(Path(folder) / "strategy")
         return json.loads((Path(folder) / "state.json").read_text())["step"]
 
 
-def _checkpoint(engine: Engine, *, step: int, rank: int, losses: dict[str, float]) -> None:
+def _checkpoint(strategy: TrainingStrategy, *, step: int, rank: int, losses: dict[str, float]) -> None:
     """Write a checkpoint and report it to Ray, which uploads it during training and removes the local copy."""
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=os.getcwd()))  # Ray removes the session's folder
-    (folder / "engine").mkdir()
-    engine.save(folder / "engine")
+    (folder / "strategy").mkdir()
+    strategy.save(folder / "strategy")
     if rank == 0:
-        (folder / "state.json").write_text(json.dumps({"step": step, "engine": engine.kind}))
+        (folder / "state.json").write_text(json.dumps({"step": step, "strategy": strategy.name}))
     ray.train.report(
-        {**losses, "step": step, "engine": engine.kind},
+        {**losses, "step": step, "strategy": strategy.name},
         checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
     )
 
 
 class ProgressMeter:
-    """Prints step, losses, images per second and remaining time, every few seconds.
+    """Logs step, losses, images per second and remaining time, every few seconds.
 
     Args:
         job: the training run.
@@ -282,7 +284,7 @@ class ProgressMeter:
         self._start = self._last = time.monotonic()
 
     def log(self, num_steps: int, losses: dict[str, float], lr: float) -> None:
-        """Print a line every `LOG_SECONDS` seconds and after the last step.
+        """Log a line every `LOG_SECONDS` seconds and after the last step.
 
         Args:
             num_steps: finished steps of the run.
@@ -296,7 +298,13 @@ class ProgressMeter:
         rate = (num_steps - self._first) / max(1e-6, now - self._start)
         seconds_left = int((self._job.total_steps - num_steps) / max(1e-6, rate))
         text = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name != "total")
-        print_line(
-            f"{self._job.stage}: step {num_steps}/{self._job.total_steps}, {text}, lr {lr:.2g}, "
-            f"{rate * self._job.config.batch_size:.0f} images/s, {seconds_left // 60}:{seconds_left % 60:02d} left",
+        logger.info(
+            "%s: step %d/%d, %s, lr %.2g, %.0f images/s, %d:%02d left",
+            self._job.stage,
+            num_steps,
+            self._job.total_steps,
+            text,
+            lr,
+            rate * self._job.config.batch_size,
+            *divmod(seconds_left, 60),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from ram_ray.ablation.rows import build_rows, spread, to_markdown, to_text, total_gain
+from ram_ray.ablation.rows import build_rows, seed_statistics, to_markdown, to_text, total_gain
 
 NAMES = ("parsed", "+ generation", "+ cleaning")
 SEEDS = {
@@ -50,7 +50,7 @@ def test_a_seed_that_stopped_half_way_counts_where_it_measured() -> None:
 
 
 def test_nothing_measured_has_no_mean() -> None:
-    assert spread({0: None}) is None and spread({}) is None
+    assert seed_statistics({0: None}) is None and seed_statistics({}) is None
 
 
 def test_the_tables_say_the_same() -> None:

@@ -33,7 +33,7 @@ def measure(captions: list[str], truths: list[set[str]]) -> dict[str, float]:
         truths: true tags of each scene.
 
     Returns:
-        `repeated_word`, `repeated_object` and `repeated` (either) over captions; `right` over named objects;
+        `repeated_word`, `repeated_object` and `repeated` (either) over captions; `correct` over named objects;
         `objects_per_caption`.
     """
     counts: Counter[str] = Counter()
@@ -46,10 +46,10 @@ def measure(captions: list[str], truths: list[set[str]]) -> dict[str, float]:
         counts["repeated_object"] += object_twice
         counts["repeated"] += word_twice or object_twice
         counts["objects"] += len(objects)
-        counts["right"] += sum(name in truth for name in objects)
+        counts["correct"] += sum(name in truth for name in objects)
     shares = {name: counts[name] / len(captions) for name in ("repeated_word", "repeated_object", "repeated")}
-    right = counts["right"] / counts["objects"] if counts["objects"] else float("nan")
-    return {**shares, "right": right, "objects_per_caption": counts["objects"] / len(captions)}
+    correct = counts["correct"] / counts["objects"] if counts["objects"] else float("nan")
+    return {**shares, "correct": correct, "objects_per_caption": counts["objects"] / len(captions)}
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""What deciding on a category costs, and our k-means against scikit-learn's: one process, in turn, the same threads.
+"""What deciding on a label costs, and our k-means against scikit-learn's: one process, in turn, the same threads.
 
     python tests/bench/clustering.py [--sizes 500 5000 50000] [--width 512] [--threads 2] [--clusters K] [--repeats 3]
 
-Embeddings are drawn: a category of 40 looks of unequal sizes, varying along common directions and by noise, and a
+Embeddings are drawn: a label of 40 looks of unequal sizes, varying along common directions and by noise, and a
 tenth that belongs nowhere. Our centres are compared with `sklearn.cluster.KMeans(init="k-means++", n_init=1)` at the
 same k, twice: `same` makes at most as many iterations as ours (on the sample and on all points together), `default` as
 many as it wants. Seeding is included in all, and the assignment that scikit-learn ends with in ours as well. A ratio is
 its time over ours, or our inertia over its: the sum of squared distances to the nearest centre, computed here for all
-alike. `decide` is the whole decision on the category: reading its rows, clusters, distances, evidence, removals and
+alike. `decide` is the whole decision on the label: reading its rows, clusters, distances, evidence, removals and
 samples. Times are medians.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 
 
 def draw(count: int, *, width: int, seed: int = 0) -> np.ndarray:
-    """Unit vectors (N, D) float32 of one category."""
+    """Unit vectors (N, D) float32 of one label."""
     rng = np.random.default_rng(seed)
     looks, directions = rng.normal(size=(40, width)), rng.normal(size=(8, width))
     of = rng.choice(40, count, p=rng.dirichlet(np.ones(40)))
@@ -36,30 +36,30 @@ def draw(count: int, *, width: int, seed: int = 0) -> np.ndarray:
 
 
 def as_regions(points: np.ndarray) -> Any:
-    """The category as the stage `regions` leaves it, with a tenth as many rows to compare with."""
+    """The regions of a label as the stage `regions` leaves it, with a tenth as many rows to compare with."""
     import pyarrow as pa
 
     from ram_ray.data_engine.crops import REGIONS
 
     count = len(points) + len(points) // 10
     rng = np.random.default_rng(1)
-    carried = np.arange(count) < len(points)
-    absent = rng.normal(size=(count - len(points), points.shape[1]))
-    absent /= np.linalg.norm(absent, axis=1, keepdims=True)
-    probabilities = 1 / (1 + np.exp(-rng.normal(size=(2, count)) - 1.5 * carried))
+    positive = np.arange(count) < len(points)
+    negatives = rng.normal(size=(count - len(points), points.shape[1]))
+    negatives /= np.linalg.norm(negatives, axis=1, keepdims=True)
+    probabilities = 1 / (1 + np.exp(-rng.normal(size=(2, count)) - 1.5 * positive))
     columns = {
         "key": [f"shard/{place:08d}" for place in range(count)],
         "shard": ["shard"] * count,
         "tag": np.full(count, 1),
-        "carried": carried,
-        "said": carried,
-        "labelled": np.zeros(count, bool),
+        "positive": positive,
+        "mentioned": positive,
+        "confirmed": np.zeros(count, bool),
         "box": [[0.0, 0.0, 1.0, 1.0]] * count,
-        "score": np.full(count, 0.5),
-        "whole": probabilities[0],
-        "agreement": probabilities[1],
-        "others": [[place % 7, place % 11] for place in range(count)],
-        "embedding": [vector.tobytes() for vector in np.concatenate([points, absent]).astype("<f2")],
+        "detector_score": np.full(count, 0.5),
+        "image_score": probabilities[0],
+        "region_score": probabilities[1],
+        "other_mentions": [[place % 7, place % 11] for place in range(count)],
+        "embedding": [vector.tobytes() for vector in np.concatenate([points, negatives]).astype("<f2")],
     }
     return pa.table({name: columns[name] for name in REGIONS.names}).cast(REGIONS)
 

@@ -4,8 +4,8 @@
     python tests/bench/inference.py --size small          # a Swin of 28M parameters at 224 px: minutes less
     python tests/bench/inference.py --device cuda         # bf16, compiled and with CUDA graphs
 
-The plain path has the reference's structure: window bias gathered for every picture, attention written out, label
-embeddings projected and repeated for every picture, PyTorch's own linear maps. All variants take turns, `--rounds`
+The plain path has the reference's structure: window bias gathered for every image, attention written out, label
+embeddings projected and repeated for every image, PyTorch's own linear maps. All variants take turns, `--rounds`
 times, so that a busy machine is busy for all; a figure is the best round's. Where the machine is quiet, wall time
 (images/s) and CPU seconds agree; where it is not, only CPU seconds mean something.
 
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ram_ray.inference.backends.backend import make_label_set
-from ram_ray.inference.backends.make import make_backend
+from ram_ray.inference.backends.registry import make_backend
 from ram_ray.models.blocks import Attention, Block
 from ram_ray.models.ram import RAM
 from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig

@@ -72,7 +72,7 @@ class Measured:
 
 
 def write_tar(path: Path, *, rows: int) -> None:
-    """Tiny pictures with a caption each."""
+    """Tiny images with a caption each."""
     from PIL import Image
 
     rng = random.Random(0)

@@ -1,9 +1,9 @@
-"""What is left of a tagger's speed when a batch job tags many pictures: start, reading, decoding and writing included.
+"""What is left of a tagger's speed when a batch job tags many images: start, reading, decoding and writing included.
 
     python tests/bench/tagging.py --data 'photos-dev.tar' [--backend openvino] [--precision bf16] [--size full]
 
 Writes a model with random weights as a bundle, runs `jobs/tag_images.py` over the data and takes its whole time, from
-the command to the last part written, and measures `Predictor` on one picture at a time in a process of its own, before
+the command to the last part written, and measures `Predictor` on one image at a time in a process of its own, before
 the job and after it: a machine is not as quick at all hours, and a job of minutes takes what it gets. The ratio is to
 the mean of both; the best round, as `tests/bench/inference.py` takes it, is printed too. The job's own options come
 after `--`.
@@ -62,7 +62,7 @@ def predict(command: list[str]) -> list[float]:
 def main() -> None:
     """Measure both and print a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", required=True, help="pictures, as for the job")
+    parser.add_argument("--data", nargs="+", required=True, help="images, as for the job")
     parser.add_argument("--size", default="full", choices=("full", "base", "small", "tiny"))
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--precision", default="bf16")
@@ -85,7 +85,7 @@ def main() -> None:
     speed, mean, best = lines / seconds, len(rounds) / sum(rounds), 1 / min(rounds)
     print(
         f"{options.size}, {options.backend} {options.precision}: the predictor {mean:.3f} images/s (best {best:.3f}); "
-        f"the job {lines:,} pictures in {seconds:.0f} s, {speed:.3f} images/s: {speed / mean:.3f} ({speed / best:.3f})"
+        f"the job {lines:,} images in {seconds:.0f} s, {speed:.3f} images/s: {speed / mean:.3f} ({speed / best:.3f})"
     )
 
 

@@ -53,7 +53,7 @@ SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "5",  # not 15: what else runs on the machine would starve the jobs
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_idle_worker_killing_time_threshold_ms": "300000",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",

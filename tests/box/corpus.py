@@ -43,7 +43,7 @@ def write_source(folder: Path, rng: random.Random, *, cut: int | None) -> None:
     rows: list[dict[str, Any]] = []
     with tarfile.open(folder / "00000.tar", "w") as tar:
         for number in range(NUM_IMAGES):
-            image, texts, _ = scene(rng, unsaid=0.35, false=0.1)
+            image, texts, _ = scene(rng, unmentioned=0.35, false=0.1)
             row = metadata(f"{number:09d}", image, texts[0], url=f"https://example.org/{folder.name}/{number}.jpg")
             if number == cut:
                 image = image[: len(image) * 6 // 10]

@@ -27,7 +27,7 @@ SYSTEM = LabelSystem(
 
 def test_one_caption_is_kept_and_nothing_is_lost() -> None:
     rows = [hide_captions({"key": f"s/{index}", "captions": FIVE}, num_shown=1, seed=3) for index in range(500)]
-    assert all(len(row["captions"]) == 1 and sorted(row["captions"] + row["unseen"]) == FIVE for row in rows)
+    assert all(len(row["captions"]) == 1 and sorted(row["captions"] + row["hidden_captions"]) == FIVE for row in rows)
     shown = Counter(row["captions"][0] for row in rows)
     assert len(shown) == 5 and min(shown.values()) > 70, "each of five captions about a fifth of the time"
     assert rows[7] == hide_captions({"key": "s/7", "captions": FIVE}, num_shown=1, seed=3)
@@ -37,8 +37,8 @@ def test_one_caption_is_kept_and_nothing_is_lost() -> None:
 
 def test_several_captions_keep_their_order_and_few_are_all_kept() -> None:
     row = hide_captions({"key": "s/1", "captions": FIVE}, num_shown=3, seed=0)
-    assert row["captions"] == sorted(row["captions"]) and len(row["captions"]) == 3 and len(row["unseen"]) == 2
-    assert hide_captions({"key": "s/1", "captions": FIVE[:2]}, num_shown=3, seed=0)["unseen"] == []
+    assert row["captions"] == sorted(row["captions"]) and len(row["captions"]) == 3 and len(row["hidden_captions"]) == 2
+    assert hide_captions({"key": "s/1", "captions": FIVE[:2]}, num_shown=3, seed=0)["hidden_captions"] == []
     assert hide_captions({"key": "s/1", "captions": []}, num_shown=1, seed=0)["captions"] == []
 
 
@@ -108,7 +108,7 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
     whole = label_captions(run, config, parse(run, config, held_out, name="p"), labels, name="l")
     assert (whole.tags, whole.labelled, whole.truth) == (90, 0, None), "held-out images are not changed"
     rows = list(read_rows(samples.path, execution=config.execution).iter_rows())
-    assert all(len(row["captions"]) == 1 and len(row["unseen"]) == 2 for row in rows)
+    assert all(len(row["captions"]) == 1 and len(row["hidden_captions"]) == 2 for row in rows)
     again = collect(run, config.model_copy(update={"seed": 1}), name="shards", uris=uris)
     assert again.digest != samples.digest, "another seed shows other captions"
 

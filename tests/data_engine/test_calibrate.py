@@ -49,7 +49,7 @@ class World:
         num_votes = 2 if votes else 1
         counts = [self._count(num_votes, mask) for mask in (np.ones_like(self.mentioned), self.mentioned)]
         self.counts = MentionCounts(*counts, *several, often, captions=float(captions))
-        self.open = counts[0] - counts[1]
+        self.candidates = counts[0] - counts[1]
 
     def _count(self, num_votes: int, mask: np.ndarray) -> np.ndarray:
         counts = np.zeros((num_votes, NUM_TAGS, BINS))
@@ -59,10 +59,10 @@ class World:
 
     def add(self, calibration: Calibration, precision: float) -> tuple[int, float, float, float]:
         """Additions, their precision, the estimate of it, and their share of the true unmentioned tags."""
-        min_bins = thresholds(calibration, self.open, precision=precision)
+        min_bins = thresholds(calibration, self.candidates, precision=precision)
         tags = np.broadcast_to(np.arange(NUM_TAGS), self.bins.shape)
         added = (self.bins >= min_bins[self.vote, tags]) & ~self.mentioned
-        estimate = calibration.right[self.vote, tags, self.bins][added].mean()
+        estimate = calibration.correct[self.vote, tags, self.bins][added].mean()
         hits = (added & self.true).sum()
         return int(added.sum()), hits / added.sum(), float(estimate), hits / (self.true & ~self.mentioned).sum()
 
@@ -73,7 +73,7 @@ def test_with_equal_mention_rates_additions_have_the_requested_precision() -> No
     assert calibration.mention_rate.mean() == pytest.approx(0.65, abs=0.04) and calibration.mention_rate.std() < 0.06
     added, precision, estimate, share = world.add(calibration, 0.8)
     assert precision > 0.78 and share > 0.7 and estimate == pytest.approx(precision, abs=0.1)
-    against_captions = world.mentioned.sum() / (world.mentioned.sum() + world.open.sum())
+    against_captions = world.mentioned.sum() / (world.mentioned.sum() + world.candidates.sum())
     assert added > 1000 and against_captions < 0.1
 
 
@@ -96,9 +96,9 @@ def test_well_separated_tags_keep_their_own_mention_rate() -> None:
 def test_the_implied_bound_raises_the_mention_rate_of_a_weak_model() -> None:
     world = World(images=4000, mention_rate=np.full(NUM_TAGS, 0.8), separation=1.5)
     unbounded = calibrate(world.counts)
-    bounded = calibrate(replace(world.counts, implied=np.full(NUM_TAGS, 0.75)))
+    bounded = calibrate(replace(world.counts, rate_bounds=np.full(NUM_TAGS, 0.75)))
     assert unbounded.mention_rate.mean() < 0.75 < bounded.mention_rate.mean()
-    assert (bounded.right <= unbounded.right + 1e-12).mean() > 0.9
+    assert (bounded.correct <= unbounded.correct + 1e-12).mean() > 0.9
     _, precision, estimate, _ = world.add(bounded, 0.25)
     assert estimate == pytest.approx(precision, abs=0.08)
 
@@ -120,7 +120,7 @@ def test_votes_of_generated_captions_find_more_at_the_same_precision() -> None:
     )
     calibration = calibrate(with_votes.counts)
     assert calibration.vote_odds[0] == 1 and calibration.vote_odds[1] > 3
-    min_bins = thresholds(calibration, with_votes.open, precision=0.7)
+    min_bins = thresholds(calibration, with_votes.candidates, precision=0.7)
     assert (min_bins[1] <= min_bins[0]).all()
     _, _, _, share_without = without.add(calibrate(without.counts), 0.7)
     _, precision, _, share = with_votes.add(calibration, 0.7)
@@ -130,7 +130,7 @@ def test_votes_of_generated_captions_find_more_at_the_same_precision() -> None:
 def test_tags_that_are_always_mentioned_have_nothing_to_add() -> None:
     mention_rate = np.where(np.arange(NUM_TAGS) < 5, 0.999, 0.4)
     world = World(images=4000, mention_rate=mention_rate, separation=3.5, captions=2)
-    min_bins = thresholds(calibrate(world.counts), world.open, precision=0.7)
+    min_bins = thresholds(calibrate(world.counts), world.candidates, precision=0.7)
     assert (min_bins[0, :5] == BINS).all() and (min_bins[0, 5:] < BINS).mean() > 0.9
 
 
@@ -149,9 +149,9 @@ def test_a_rare_tag_keeps_the_common_curve_and_an_unusual_tag_gets_its_own() -> 
 
 def test_right_never_falls_with_the_score_and_stays_a_share() -> None:
     world = World(images=500, mention_rate=np.linspace(0.1, 0.9, NUM_TAGS), separation=2.0, votes=True)
-    right = calibrate(world.counts).right
-    assert (np.diff(right, axis=2) >= -1e-12).all() and right.min() >= 0 and right.max() <= 1
-    assert (right[1] >= right[0]).all()
+    correct = calibrate(world.counts).correct
+    assert (np.diff(correct, axis=2) >= -1e-12).all() and correct.min() >= 0 and correct.max() <= 1
+    assert (correct[1] >= correct[0]).all()
 
 
 def test_without_mentions_the_error_names_the_settings_to_change() -> None:

@@ -1,4 +1,4 @@
-"""Contract: in every category that is large enough wrong tags are removed and right ones stay; never more than the
+"""Contract: in every label that is large enough wrong tags are removed and right ones stay; never more than the
 largest share, never protected tags, each with its reason, and the same whatever the order and chunks of the rows."""
 
 import numpy as np
@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from ram_ray.data_engine import clean, clustering
-from ram_ray.data_engine.categories import in_memory
-from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide_removals
+from ram_ray.data_engine.clean import CLEANED_LABELS, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide_removals
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import REGIONS
+from ram_ray.data_engine.regions_by_label import in_memory
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.settings.data_engine import CleanConfig
 from tests.data_engine.test_crops import tag
@@ -19,12 +19,12 @@ DOG = 3
 COUNTS = TagCounts(1_000, {1: 500, 2: 500, DOG: 200})
 
 
-def category(
-    *, right: int = 180, outlier: int = 12, unseen: int = 8, negatives: int = 60, seed: int = 0, labelled: bool = False
+def make_regions(
+    *, right: int = 180, outlier: int = 12, unseen: int = 8, negatives: int = 60, seed: int = 0, confirmed: bool = False
 ) -> tuple[pa.Table, dict[str, str]]:
-    """REGIONS rows of a category with two prototypes, and the reason of each wrong key: "outlier" or "unseen".
+    """REGIONS rows of a label with two prototypes, and the reason of each wrong key: "outlier" or "unseen".
 
-    Outliers have random embeddings and medium probabilities; unseen tags have embeddings of the category.
+    Outliers have random embeddings and medium probabilities; unseen tags have embeddings of the label.
     """
     rng = np.random.default_rng(seed)
     count = right + outlier + unseen + negatives
@@ -45,14 +45,14 @@ def category(
             "key": keys[row],
             "shard": keys[row][:2],
             "tag": DOG,
-            "carried": row < count - negatives,
-            "said": row < count - negatives,
-            "labelled": labelled,
+            "positive": row < count - negatives,
+            "mentioned": row < count - negatives,
+            "confirmed": confirmed,
             "box": [0, 0, 0.5, 1],
-            "score": 0.5,
-            "whole": whole[row],
-            "agreement": 1 / (1 + np.exp(-logits[row])),
-            "others": [1, 2] if row % 2 else [],
+            "detector_score": 0.5,
+            "image_score": whole[row],
+            "region_score": 1 / (1 + np.exp(-logits[row])),
+            "other_mentions": [1, 2] if row % 2 else [],
             "embedding": embeddings[row].astype("<f2").tobytes(),
         }
         for row in range(count)
@@ -68,7 +68,7 @@ def removed_of(table: pa.Table, **config) -> dict[str, str]:
 
 
 def test_planted_wrong_tags_are_removed_and_right_ones_stay():
-    table, planted = category()
+    table, planted = make_regions()
     removed = removed_of(table)
     assert len(planted.keys() & removed) >= 0.9 * len(planted)
     assert len(removed.keys() - planted) <= 0.02 * 180
@@ -78,9 +78,9 @@ def test_planted_wrong_tags_are_removed_and_right_ones_stay():
 
 
 def test_the_score_is_the_probability_to_be_wrong():
-    table, _ = category()
+    table, _ = make_regions()
     scores = (
-        decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(wrong=0.4), seed=1)
+        decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_wrong_probability=0.4), seed=1)
         .removals["score"]
         .to_numpy()
     )
@@ -89,16 +89,20 @@ def test_the_score_is_the_probability_to_be_wrong():
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.1])
 def test_no_more_than_the_share_is_removed_and_the_worst_first(share):
-    table, _ = category(outlier=30, unseen=30)
-    removed = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=share, wrong=0), seed=1).removals
+    table, _ = make_regions(outlier=30, unseen=30)
+    removed = decide_removals(
+        table, tag=DOG, counts=COUNTS, config=CleanConfig(max_removed_share=share, min_wrong_probability=0), seed=1
+    ).removals
     assert len(removed) == int(share * 240)
     if share == 0.03:
-        more = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(most=0.1, wrong=0), seed=1).removals
+        more = decide_removals(
+            table, tag=DOG, counts=COUNTS, config=CleanConfig(max_removed_share=0.1, min_wrong_probability=0), seed=1
+        ).removals
         assert set(removed["key"].to_pylist()) <= set(more["key"].to_pylist())
 
 
 def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
-    table, _ = category()
+    table, _ = make_regions()
     shuffled = table.take(np.random.default_rng(3).permutation(table.num_rows))
 
     def chunks(columns):
@@ -111,11 +115,11 @@ def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
     )
     for other in others:
         assert other.removals.equals(first.removals) and other.samples.equals(first.samples)
-        assert other.category == first.category
+        assert other.label_row == first.label_row
 
 
-def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
-    table, planted = category(right=900, outlier=60, unseen=40, negatives=100)
+def test_a_large_label_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
+    table, planted = make_regions(right=900, outlier=60, unseen=40, negatives=100)
     everything = removed_of(table, images_per_cluster=200)
     for module in (clean, clustering):
         monkeypatch.setattr(module, "FIT_POINTS", 400)
@@ -125,28 +129,28 @@ def test_a_large_category_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
     assert removed_of(table.take(np.arange(len(table))[::-1].copy()), images_per_cluster=200) == sampled
 
 
-def test_every_category_of_enough_images_is_decided_and_no_smaller_one():
+def test_every_label_of_enough_images_is_decided_and_no_smaller_one():
     for crops, decided in ((49, False), (50, True), (51, True)):
-        table, _ = category(right=crops - 6, outlier=3, unseen=3)
+        table, _ = make_regions(right=crops - 6, outlier=3, unseen=3)
         decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_images=50))
-        assert (decision.category["clusters"] > 0) == decided and decision.category["crops"] == crops
+        assert (decision.label_row["clusters"] > 0) == decided and decision.label_row["crops"] == crops
         assert (len(decision.removals) > 0) == decided and (len(decision.samples) > 0) == decided
 
 
 def test_protected_tags_stay_and_are_counted():
-    table, _ = category(labelled=True)
+    table, _ = make_regions(confirmed=True)
     assert removed_of(table) == {} and len(removed_of(table, protect_labels=False)) > 10
-    table, _ = category()
+    table, _ = make_regions()
     decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
-    assert len(decision.removals) == 0 and decision.category["protected"] == len(removed_of(table))
+    assert len(decision.removals) == 0 and decision.label_row["protected"] == len(removed_of(table))
 
 
-def test_the_row_of_a_category_and_its_samples():
-    table, _ = category()
+def test_the_row_of_a_label_and_its_samples():
+    table, _ = make_regions()
     decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1)
-    counts = pa.Table.from_pylist([decision.category], schema=CATEGORIES).to_pylist()[0]
-    assert counts["crops"] == 200 and counts["absent"] == 60 and counts["clusters"] >= 2
-    assert counts["outliers"] + counts["disagreements"] == len(decision.removals) and 0.02 < counts["wrong"] < 0.2
+    counts = pa.Table.from_pylist([decision.label_row], schema=CLEANED_LABELS).to_pylist()[0]
+    assert counts["crops"] == 200 and counts["negatives"] == 60 and counts["clusters"] >= 2
+    assert counts["outliers"] + counts["disagreements"] == len(decision.removals) and 0.02 < counts["wrong_share"] < 0.2
     samples = decision.samples.to_pylist()
     assert decision.samples.schema.equals(SAMPLE_ROWS)
     assert [sum(row["removed"] == value for row in samples) for value in (False, True)] == [SAMPLES, SAMPLES]
@@ -158,7 +162,7 @@ def test_the_row_of_a_category_and_its_samples():
 
 
 def test_an_embedding_that_is_not_finite_is_an_error_and_not_a_removal():
-    table, _ = category()
+    table, _ = make_regions()
     column = table["embedding"].to_pylist()
     column[5] = np.full(24, np.nan, "<f2").tobytes()
     table = table.set_column(table.schema.get_field_index("embedding"), "embedding", pa.array(column, pa.binary()))

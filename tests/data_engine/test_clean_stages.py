@@ -1,4 +1,4 @@
-"""Contract: every category of at least `min_images` images is decided as it would be alone; a decided category
+"""Contract: every label of at least `min_images` images is decided as it would be alone; a decided label
 is not decided again; and each shard gets its own removals."""
 
 import shutil
@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ram_ray.config import RunConfig, load
-from ram_ray.data_engine import categories
-from ram_ray.data_engine.clean import CATEGORIES, REMOVALS, SAMPLE_ROWS, SAMPLES, decide_removals
+from ram_ray.data_engine import regions_by_label
+from ram_ray.data_engine.clean import CLEANED_LABELS, REMOVALS, SAMPLE_ROWS, SAMPLES, decide_removals
 from ram_ray.data_engine.clean_stages import _read_removals, find_removals, protected_ids
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS
@@ -19,7 +19,7 @@ from ram_ray.data_engine.stage_settings import trusts_labels
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.results import LabelSystemResult, Regions
 from ram_ray.runtime.artifacts import Run
-from tests.data_engine.test_clean import category
+from tests.data_engine.test_clean import make_regions
 from tests.stage_results import label_system_result
 
 NAMES = ["dog", "cat", "tree", "red", "rare"]
@@ -33,10 +33,10 @@ def config(**clean) -> RunConfig:
 
 
 def regions_of(folder: Path) -> tuple[Regions, pa.Table]:
-    """The stage `regions` with a category for each tag, written as Ray writes it, and its rows by tag."""
+    """The stage `regions` with a label for each tag, written as Ray writes it, and its rows by tag."""
     rows = []
     for tag, size in SIZES.items():
-        table, _ = category(right=size - 12, outlier=8, unseen=4, negatives=20, seed=tag)
+        table, _ = make_regions(right=size - 12, outlier=8, unseen=4, negatives=20, seed=tag)
         rows += [{**row, "tag": tag} for row in table.to_pylist()]
     images: dict[str, dict] = {}
     for row in rows:
@@ -66,16 +66,16 @@ def read(folder: str, kind: str) -> pa.Table:
     return pa.concat_tables([pq.read_table(file, partitioning=None) for file in files]).sort_by("tag")
 
 
-def test_every_large_enough_category_is_decided_as_alone(ray_cluster, inputs, tmp_path):
+def test_every_large_enough_label_is_decided_as_alone(ray_cluster, inputs, tmp_path):
     regions, labels, rows = inputs
     run, settings = Run(str(tmp_path)), config()
     stage = find_removals(run, settings, regions, labels, round=1)
-    category_rows = read(stage.path, "categories")
-    assert category_rows.schema.equals(CATEGORIES)
-    decided = {row["tag"]: row["clusters"] > 0 for row in category_rows.to_pylist()}
+    label_rows = read(stage.path, "labels")
+    assert label_rows.schema.equals(CLEANED_LABELS)
+    decided = {row["tag"]: row["clusters"] > 0 for row in label_rows.to_pylist()}
     assert decided == {tag: size >= settings.engine.clean.min_images for tag, size in SIZES.items()}
     removals = read(stage.path, "removals")
-    assert (stage.categories, stage.judged, stage.crops) == (5, 4, sum(SIZES.values()))
+    assert (stage.labels, stage.decided, stage.crops) == (5, 4, sum(SIZES.values()))
     assert stage.outliers + stage.disagreements == len(removals) > 20
     counts = TagCounts(len(set(rows["key"].to_pylist())), SIZES)
     for tag in SIZES:
@@ -99,15 +99,15 @@ def test_each_shard_gets_its_own_removals(ray_cluster, inputs, tmp_path):
 
 
 def test_a_call_resumes_an_interrupted_call(ray_cluster, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(categories, "MIN_GROUP_ROWS", 1)
+    monkeypatch.setattr(regions_by_label, "MIN_GROUP_ROWS", 1)
     regions, labels, _ = inputs
     stage = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)
     removals = read(stage.path, "removals")
-    files = sorted(Path(stage.path, "categories").glob("*.parquet"))
+    files = sorted(Path(stage.path, "labels").glob("*.parquet"))
     assert len(files) == 3
     Path(f"{stage.path}.json").unlink()
     files[0].unlink()
-    # written before the file in `categories`, so only that group writes samples again
+    # written before the file in `labels`, so only that group writes samples again
     shutil.rmtree(Path(stage.path, "samples"))
     times = {file: file.stat().st_mtime_ns for file in files[1:]}
     again = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)

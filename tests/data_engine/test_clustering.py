@@ -1,4 +1,4 @@
-"""Contract: crops that do not belong to a category are far from its prototypes, the same every time, whatever their
+"""Contract: crops that do not belong to a label are far from its prototypes, the same every time, whatever their
 number and chunks; the centres are as good as those of k-means++."""
 
 import numpy as np
@@ -24,7 +24,7 @@ def inertia(points: np.ndarray, centres: np.ndarray) -> float:
     return float(((points[:, None] - centres[None]) ** 2).sum(axis=-1).min(axis=1).sum())
 
 
-def test_planted_outliers_are_the_farthest_though_the_category_has_three_clusters():
+def test_planted_outliers_are_the_farthest_though_the_label_has_three_clusters():
     rng = np.random.default_rng(0)
     members, outliers = clusters_of(rng, sizes=[120, 90, 60]), clusters_of(rng, sizes=[1] * 30)
     order = rng.permutation(300)
@@ -76,12 +76,12 @@ def test_few_points_and_equal_points(count, clusters):
     assert np.allclose(distance, 0, atol=1e-6)
 
 
-def test_k_grows_with_the_category_up_to_its_limit():
+def test_k_grows_with_the_number_of_crops_up_to_its_limit():
     k = [num_clusters(n, images_per_cluster=50, max_clusters=32) for n in (0, 49, 100, 1_600, 1_000_000)]
     assert k == [1, 1, 2, 32, 32]
 
 
-def test_the_bench_measures_categories_as_the_stages_write_them():
+def test_the_bench_measures_labels_as_the_stages_write_them():
     crops, k, _, _, _, inertia, *rest = bench.measure(300, width=16, clusters=4, repeats=1).split()
     assert (crops, k) == ("300", "4") and len(rest) == 5
     assert float(inertia) == pytest.approx(1, abs=0.1)

@@ -28,8 +28,8 @@ def test_frequent_pairs_score_above_0_and_rare_ones_below():
 
 def test_an_image_does_not_support_itself():
     others = [[WAVE]] + [[]] * 49 + [[WAVE]]
-    own, same_part = measure(others, [True] * 50 + [False], TagCounts(500, {SURFBOARD: 50, WAVE: 1}))[[0, -1]]
-    assert own == same_part < 0
+    own, same_fold = measure(others, [True] * 50 + [False], TagCounts(500, {SURFBOARD: 50, WAVE: 1}))[[0, -1]]
+    assert own == same_fold < 0
 
 
 def test_independent_tags_score_alike_on_positives_and_negatives():

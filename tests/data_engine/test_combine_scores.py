@@ -10,15 +10,15 @@ import pytest
 from ram_ray.data_engine.addition_curve import make_curve
 from ram_ray.data_engine.calibrate import calibrate
 from ram_ray.data_engine.combine_scores import (
-    WEIGHED,
-    Weigher,
+    SCORE_CELLS,
+    ScoreCombiner,
     Weights,
-    count_weighed,
+    count_score_cells,
     fit_weights,
-    read_weigher,
-    write_weigher,
+    read_score_weights,
+    write_score_weights,
 )
-from ram_ray.data_engine.generate import SCORES, Threshold, merge, own_logits
+from ram_ray.data_engine.generate import SCORES, Threshold, merge, tagger_logits_of
 from ram_ray.data_engine.mention_counts import Cells, count_cells, gather_cells
 from ram_ray.data_engine.tag_pairs import CoOccurrence, Pairs
 from ram_ray.label_system import Label, LabelSystem
@@ -52,8 +52,8 @@ def world(*, scenes: int, separation: float = 1.0, seed: int = 0) -> list[dict]:
 def fitted(rows: list[dict], *, size: int = NUM_TAGS) -> tuple[Pairs, Weights]:
     pairs = count(rows, system=SYSTEM)
     blocks = [pa.Table.from_pylist(rows[start : start + 500], schema=SCORES) for start in range(0, len(rows), 500)]
-    tables = [count_weighed(block, co_occurrence=CoOccurrence(pairs)) for block in blocks]
-    assert all(table.schema.equals(WEIGHED) for table in tables)
+    tables = [count_score_cells(block, co_occurrence=CoOccurrence(pairs)) for block in blocks]
+    assert all(table.schema.equals(SCORE_CELLS) for table in tables)
     assert sum(table["images"].to_numpy().sum() for table in tables) == len(rows) * size
     return pairs, fit_weights(tables)
 
@@ -64,31 +64,31 @@ def cells(rows: list[dict], **options) -> Cells:
 
 
 def precision(counts: Cells, num_additions: int) -> float:
-    right = calibrate(counts.mention_counts(np.zeros(NUM_TAGS))).right
-    points = make_curve(counts, right, right=right)
-    known, precisions = ([point[name] for point in points] for name in ("known", "precision"))
-    return float(np.interp(num_additions, known, precisions))
+    correct = calibrate(counts.mention_counts(np.zeros(NUM_TAGS))).correct
+    points = make_curve(counts, correct, correct=correct)
+    labelled, precisions = ([point[name] for point in points] for name in ("labelled", "precision"))
+    return float(np.interp(num_additions, labelled, precisions))
 
 
 @pytest.fixture(scope="module")
-def co_occurring() -> tuple[list[dict], Weigher, Pairs]:
+def co_occurring() -> tuple[list[dict], ScoreCombiner, Pairs]:
     """Images whose tags occur together."""
     rows = world(scenes=4)
     pairs, weights = fitted(rows)
-    return rows, Weigher(CoOccurrence(pairs), weights), pairs
+    return rows, ScoreCombiner(CoOccurrence(pairs), weights), pairs
 
 
 def test_co_occurrence_finds_more_missing_tags(co_occurring) -> None:
-    rows, weigher, _ = co_occurring
-    assert weigher.weights.company > 0.3 and weigher.weights.score > 0.3
-    scores, combined = cells(rows), cells(rows, logits=weigher)
+    rows, combiner, _ = co_occurring
+    assert combiner.weights.co_occurrence > 0.3 and combiner.weights.score > 0.3
+    scores, combined = cells(rows), cells(rows, logits=combiner)
     assert precision(combined, 1_000) > 1.25 * precision(scores, 1_000)
     assert combined.totals == scores.totals and (combined.images.sum((0, 2)) == NUM_IMAGES).all()
 
 
 def test_combined_logits_are_those_of_a_mention(co_occurring) -> None:
-    rows, weigher, _ = co_occurring
-    probabilities = 1 / (1 + np.exp(-np.array([weigher(row) for row in rows], np.float64)))
+    rows, combiner, _ = co_occurring
+    probabilities = 1 / (1 + np.exp(-np.array([combiner(row) for row in rows], np.float64)))
     assert probabilities.sum() == pytest.approx(sum(len(row["tags"]) for row in rows), rel=0.02)
     mentioned = np.array([np.isin(row["tagger_ids"], [tag["id"] for tag in row["tags"]]) for row in rows])
     assert np.median(probabilities[mentioned]) > 2 * np.median(probabilities[~mentioned])
@@ -98,19 +98,21 @@ def test_combined_logits_are_those_of_a_mention(co_occurring) -> None:
 def test_without_co_occurrence_the_precision_stays_the_same(seed: int) -> None:
     rows = world(scenes=1, seed=seed)
     pairs, weights = fitted(rows)
-    weigher = Weigher(CoOccurrence(pairs), weights)
-    changes = [weigher(row) - own_logits(row) - (weigher(rows[0]) - own_logits(rows[0])).mean() for row in rows]
-    assert weights == Weights() or (abs(weights.company) < 1 and np.std(changes) < 0.2)
-    assert precision(cells(rows, logits=weigher), 1_000) == pytest.approx(precision(cells(rows), 1_000), rel=0.05)
+    combiner = ScoreCombiner(CoOccurrence(pairs), weights)
+    changes = [
+        combiner(row) - tagger_logits_of(row) - (combiner(rows[0]) - tagger_logits_of(rows[0])).mean() for row in rows
+    ]
+    assert weights == Weights() or (abs(weights.co_occurrence) < 1 and np.std(changes) < 0.2)
+    assert precision(cells(rows, logits=combiner), 1_000) == pytest.approx(precision(cells(rows), 1_000), rel=0.05)
 
 
 def test_weights_are_fitted_on_the_selected_images() -> None:
     rows = world(scenes=4)[:200]
     co_occurrence = CoOccurrence(count(rows, system=SYSTEM))
     block = pa.Table.from_pylist([*rows, scored(annotation("s/x", reason="truncated", tags=None))], schema=SCORES)
-    counts = count_weighed(block, co_occurrence=co_occurrence, selected=lambda key: key.endswith("7"))
+    counts = count_score_cells(block, co_occurrence=co_occurrence, selected=lambda key: key.endswith("7"))
     assert counts["images"].to_numpy().sum() == 20 * NUM_TAGS
-    assert counts["said"].to_numpy().sum() == sum(len(row["tags"]) for row in rows[7::10])
+    assert counts["mentioned"].to_numpy().sum() == sum(len(row["tags"]) for row in rows[7::10])
 
 
 def test_without_mentions_or_rows_the_scores_stay_as_they_are() -> None:
@@ -120,16 +122,16 @@ def test_without_mentions_or_rows_the_scores_stay_as_they_are() -> None:
     ]
     pairs, weights = fitted(rows, size=2)
     assert weights == fit_weights([]) == Weights()
-    assert Weigher(CoOccurrence(pairs), weights)(rows[0]).tolist() == own_logits(rows[0]).tolist()
+    assert ScoreCombiner(CoOccurrence(pairs), weights)(rows[0]).tolist() == tagger_logits_of(rows[0]).tolist()
 
 
 def test_merging_uses_the_combined_logits_and_a_file_stores_them(co_occurring, tmp_path) -> None:
-    rows, weigher, pairs = co_occurring
-    write_weigher(str(tmp_path / "weigher.npz"), pairs, weigher.weights)
-    again, weights = read_weigher(str(tmp_path / "weigher.npz"))
-    assert weights == weigher.weights
-    assert all((weigher(row) == Weigher(CoOccurrence(again), weights)(row)).all() for row in rows[:20])
+    rows, combiner, pairs = co_occurring
+    write_score_weights(str(tmp_path / "score_weights.npz"), pairs, combiner.weights)
+    again, weights = read_score_weights(str(tmp_path / "score_weights.npz"))
+    assert weights == combiner.weights
+    assert all((combiner(row) == ScoreCombiner(CoOccurrence(again), weights)(row)).all() for row in rows[:20])
     row, rule = rows[0], Threshold(0.2)
-    added = {tag["id"] for tag in merge(row, rule=rule, logits=weigher)["tags"] if tag["origin"] == "tagger"}
-    over = {id for id, logit in zip(row["tagger_ids"], weigher(row).tolist(), strict=True) if logit >= np.log(0.25)}
+    added = {tag["id"] for tag in merge(row, rule=rule, logits=combiner)["tags"] if tag["origin"] == "tagger"}
+    over = {id for id, logit in zip(row["tagger_ids"], combiner(row).tolist(), strict=True) if logit >= np.log(0.25)}
     assert added == over - {tag["id"] for tag in row["tags"]}

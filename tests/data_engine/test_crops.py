@@ -59,15 +59,17 @@ ROWS = [
 
 def test_every_tag_is_embedded_and_scored_on_its_own_crop(embedder):
     regions, batch = rows_of(embedder, ROWS)
-    positives = [(row["key"], row["tag"]) for row in regions if row["carried"]]
+    positives = [(row["key"], row["tag"]) for row in regions if row["positive"]]
     assert positives == [("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)]
-    assert [row["others"] for row in regions if row["carried"]] == [[4, 2], [0, 2], [0, 4], []]
-    assert all(row["others"] == ([0, 4, 2] if row["key"] == "s/1" else [5]) for row in regions if not row["carried"])
+    assert [row["other_mentions"] for row in regions if row["positive"]] == [[4, 2], [0, 2], [0, 4], []]
+    assert all(
+        row["other_mentions"] == ([0, 4, 2] if row["key"] == "s/1" else [5]) for row in regions if not row["positive"]
+    )
     for row in regions:
         image = batch["pixels"][0 if row["key"] == "s/1" else 3]
         cropped = crop(image, to_pixels(row["box"], (32, 32)))[None]
         probabilities = embedder.predictor.probabilities(np.concatenate([cropped, image[None]]))[:, row["tag"]]
-        assert [row["agreement"], row["whole"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
+        assert [row["region_score"], row["image_score"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
         embedding = embeddings_of([row["embedding"]])
         assert np.allclose(embedding, embedder.teacher.encode_images(cropped), atol=2e-3)
         assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
@@ -87,29 +89,33 @@ def test_scores_and_boxes_of_an_image_share_one_encoding(embedder):
     for key, image_regions in zip(("s/1", "s/4"), detected, strict=True):
         for region in image_regions:
             row = rows[key, region.tag_id]
-            assert row["box"] == pytest.approx(region.box) and row["score"] == pytest.approx(region.score, abs=1e-5)
+            assert row["box"] == pytest.approx(region.box) and row["detector_score"] == pytest.approx(
+                region.score, abs=1e-5
+            )
 
 
 def test_added_tags_are_marked_and_do_not_co_occur(embedder):
     rows = [annotation(tags=[tag(0), tag(4, "tagger", 0.9), tag(2, "matched"), tag(5, "generated_caption", 0.8)])]
     regions = {row["tag"]: row for row in rows_of(embedder, rows)[0]}
-    assert {id for id, row in regions.items() if row["said"]} == {0, 2}
-    assert {id for id, row in regions.items() if row["carried"]} == {0, 2, 4, 5}
-    assert [regions[id]["others"] for id in (0, 2, 4, 5)] == [[2], [0], [0, 2], [0, 2]]
+    assert {id for id, row in regions.items() if row["mentioned"]} == {0, 2}
+    assert {id for id, row in regions.items() if row["positive"]} == {0, 2, 4, 5}
+    assert [regions[id]["other_mentions"] for id in (0, 2, 4, 5)] == [[2], [0], [0, 2], [0, 2]]
 
 
 def test_tags_without_a_region_are_scored_on_the_whole_image(embedder):
     regions, _ = rows_of(embedder, [annotation(tags=[tag(BEACH), tag(RED), tag(0)])])
     for row in regions:
         if row["tag"] in (BEACH, RED):
-            assert row["box"] == [0, 0, 1, 1] and row["agreement"] == row["whole"] and row["score"] == 0
+            assert (
+                row["box"] == [0, 0, 1, 1] and row["region_score"] == row["image_score"] and row["detector_score"] == 0
+            )
     whole = {row["embedding"] for row in regions if row["tag"] in (BEACH, RED)}
     assert len(whole) == 1
 
 
 def test_negatives_follow_from_the_key_and_the_seed(embedder, tiny_bundle):
     def negatives(actor: RegionEmbedder, rows: list[dict]) -> set[tuple[str, int]]:
-        return {(row["key"], row["tag"]) for row in rows_of(actor, rows)[0] if not row["carried"]}
+        return {(row["key"], row["tag"]) for row in rows_of(actor, rows)[0] if not row["positive"]}
 
     drawn = negatives(embedder, ROWS)
     assert len(drawn) == 4 and not drawn & {("s/1", 0), ("s/1", 4), ("s/1", 2), ("s/4", 5)}
@@ -123,13 +129,13 @@ def test_negatives_follow_from_the_key_and_the_seed(embedder, tiny_bundle):
 def test_tags_that_a_human_label_confirms_are_marked(embedder):
     rows = [annotation(tags=[tag(0), tag(4)], truth=[0]), annotation("s/2", truth=None)]
     regions, _ = rows_of(embedder, rows)
-    assert [(row["key"], row["tag"]) for row in regions if row["labelled"]] == [("s/1", 0)]
+    assert [(row["key"], row["tag"]) for row in regions if row["confirmed"]] == [("s/1", 0)]
 
 
 def test_a_tag_that_the_detector_did_not_find_is_scored_on_the_whole_image(embedder, monkeypatch):
     monkeypatch.setattr(embedder.detector, "detect", lambda images, *, tags, tag_ids: [[] for _ in tag_ids])
     regions, _ = rows_of(embedder, [annotation(tags=[tag(0), tag(4)])])
-    assert all(row["box"] == [0, 0, 1, 1] and row["score"] == 0 for row in regions)
+    assert all(row["box"] == [0, 0, 1, 1] and row["detector_score"] == 0 for row in regions)
 
 
 def test_a_batch_in_which_no_image_has_tags(embedder):

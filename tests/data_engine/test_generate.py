@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ram_ray.config import RunConfig
-from ram_ray.data.parts import part_index
+from ram_ray.data.folds import fold_index
 from ram_ray.data_engine.calibrate import BINS, bin_of
 from ram_ray.data_engine.generate import (
     SCORES,
@@ -14,13 +14,13 @@ from ram_ray.data_engine.generate import (
     CaptionTags,
     Generator,
     Threshold,
-    from_logits,
+    decode_logits,
+    encode_logits,
     merge,
-    to_logits,
     to_rows,
     votes_of,
 )
-from ram_ray.data_engine.model_by_part import ByPart
+from ram_ray.data_engine.model_by_fold import ModelByFold
 from ram_ray.data_engine.stage_settings import ScoreSettings
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
@@ -63,7 +63,7 @@ def origins(row: dict) -> list[tuple[int, str]]:
 def scored(row: dict, *, captions: list[tuple[str, list[int]]] = (), scores: dict[int, float] | None = None) -> dict:
     """A SCORES row: generated captions with their tags, and the tagger's probabilities, best first."""
     ids = sorted(scores or {}, key=lambda id: -scores[id])
-    logits = to_logits(np.array([scores[id] for id in ids])) if ids else np.zeros(0, "<f2")
+    logits = encode_logits(np.array([scores[id] for id in ids])) if ids else np.zeros(0, "<f2")
     generated = [
         {"text": text, "origin": "generated", "tags": tags, "sources": ["parsed"] * len(tags)}
         for text, tags in captions
@@ -108,19 +108,19 @@ def test_without_new_captions_those_of_the_round_before_are_kept():
 def test_a_caption_that_mentions_a_tag_lowers_its_threshold():
     min_bins = np.full((2, 6), BINS)
     min_bins[:, 2], min_bins[:, 5] = bin_of(np.array([2.0, 0.0])), bin_of(np.array([2.0, 1.0]))  # 3 and 4: never
-    right = np.linspace(0, 1, 2 * 6 * BINS).reshape(2, 6, BINS)
-    rule = Calibrated(min_bins, right)
+    correct = np.linspace(0, 1, 2 * 6 * BINS).reshape(2, 6, BINS)
+    rule = Calibrated(min_bins, correct)
     row = scored(annotation(), captions=[("red", [2, 3]), ("a red dog", [2, 0])], scores={2: 0.6, 5: 0.7, 3: 0.95})
     merged = merge(row, rule=rule)
     assert origins(merged) == [(0, "parsed"), (2, "generated_caption")]
-    assert merged["tags"][1]["score"] == pytest.approx(right[1, 2, bin_of(np.log(0.6 / 0.4))], abs=0.01)
+    assert merged["tags"][1]["score"] == pytest.approx(correct[1, 2, bin_of(np.log(0.6 / 0.4))], abs=0.01)
     likely = merge(scored(annotation(), scores={2: 0.9, 5: 0.89}), rule=rule)
     assert origins(likely) == [(0, "parsed"), (5, "tagger"), (2, "tagger")], "likeliest first"
 
 
 def test_logits_keep_probabilities_that_half_precision_would_lose():
     probabilities = np.array([0.999, 0.9995, 0.5, 1e-4, 1.0])
-    decoded = 1 / (1 + np.exp(-from_logits(to_logits(probabilities).tobytes()).astype(float)))
+    decoded = 1 / (1 + np.exp(-decode_logits(encode_logits(probabilities).tobytes()).astype(float)))
     assert np.allclose(decoded, probabilities, rtol=2e-3, atol=1e-6) and decoded[0] < decoded[1] < decoded[4]
 
 
@@ -141,7 +141,7 @@ def test_a_real_model_scores_every_tag_and_nothing_of_rejected_rows(tiny_bundle)
     probabilities = generator.predictor.probabilities(batch["pixels"])
     rows = table.to_pylist()
     for index in (0, 2):
-        ids, logits = rows[index]["tagger_ids"], from_logits(rows[index]["tagger_logits"])
+        ids, logits = rows[index]["tagger_ids"], decode_logits(rows[index]["tagger_logits"])
         assert ids == np.argsort(-probabilities[index], kind="stable").tolist()
         assert np.allclose(1 / (1 + np.exp(-logits)), probabilities[index][ids], atol=1e-3)
         assert [caption["origin"] for caption in rows[index]["generated"]] == ["generated"]
@@ -189,7 +189,7 @@ def test_the_words_of_a_generated_caption_become_tags(tmp_path):
     assert rejected["reason"] == "truncated" and rejected["generated"] == []
 
 
-def test_each_image_is_scored_by_the_model_of_its_part(tiny_bundle):
+def test_each_image_is_scored_by_the_model_of_its_fold(tiny_bundle):
     keys = [f"s/{number}" for number in range(9)]
     batch = numpy_batch([annotation(key) for key in keys])
     no_captions = settings(captions=0)
@@ -202,7 +202,7 @@ def test_each_image_is_scored_by_the_model_of_its_part(tiny_bundle):
         return generator
 
     alone = [make(bundle, no_captions)(batch).to_pylist() for bundle in ("0", "2")]
-    both = {row["key"]: row for row in ByPart(make, ["0", "2"], no_captions)(batch).to_pylist()}
-    assert both.keys() == set(keys) and {part_index(key, 2) for key in keys} == {0, 1}
+    both = {row["key"]: row for row in ModelByFold(make, ["0", "2"], no_captions)(batch).to_pylist()}
+    assert both.keys() == set(keys) and {fold_index(key, 2) for key in keys} == {0, 1}
     for index, key in enumerate(keys):
-        assert both[key] == alone[part_index(key, 2)][index] != alone[1 - part_index(key, 2)][index]
+        assert both[key] == alone[fold_index(key, 2)][index] != alone[1 - fold_index(key, 2)][index]

@@ -13,11 +13,11 @@ import pytest
 
 from ram_ray.config import RunConfig, load
 from ram_ray.data_engine.calibrate import calibrate, thresholds
-from ram_ray.data_engine.combine_scores import Weigher
+from ram_ray.data_engine.combine_scores import ScoreCombiner
 from ram_ray.data_engine.generate import SCORES, Calibrated, merge
 from ram_ray.data_engine.generate_stages import add_likely
 from ram_ray.data_engine.mention_counts import count_cells, gather_cells
-from ram_ray.data_engine.mention_rate_bound import implied_rate
+from ram_ray.data_engine.mention_rate_bound import mention_rate_bounds
 from ram_ray.data_engine.tag_pairs import CoOccurrence
 from ram_ray.results import LabelSystemResult, Scores
 from ram_ray.runtime.artifacts import Run
@@ -55,12 +55,12 @@ def rows() -> list[dict]:
 def plain(rows: list[dict]) -> dict[str, list[dict]]:
     """The tags of each image by the plain functions."""
     pairs, weights = fitted(rows)
-    weigher = Weigher(CoOccurrence(pairs), weights)
-    table = count_cells(pa.Table.from_pylist(rows, schema=SCORES), num_tags=NUM_TAGS, votes=0, logits=weigher)
+    combiner = ScoreCombiner(CoOccurrence(pairs), weights)
+    table = count_cells(pa.Table.from_pylist(rows, schema=SCORES), num_tags=NUM_TAGS, votes=0, logits=combiner)
     cells = gather_cells([table], num_tags=NUM_TAGS, votes=0)
-    calibration = calibrate(cells.mention_counts(implied_rate(pairs)))
-    rule = Calibrated(thresholds(calibration, cells.open, precision=0.3), calibration.right)
-    return {row["key"]: merge(row, rule=rule, logits=weigher)["tags"] for row in rows}
+    calibration = calibrate(cells.mention_counts(mention_rate_bounds(pairs)))
+    rule = Calibrated(thresholds(calibration, cells.candidates, precision=0.3), calibration.correct)
+    return {row["key"]: merge(row, rule=rule, logits=combiner)["tags"] for row in rows}
 
 
 def read(path: str) -> dict[str, list[dict]]:
@@ -76,16 +76,16 @@ def test_the_stages_add_what_the_functions_add_and_resume(tmp_path, rows, ray_cl
         key: [tag["id"] for tag in tags] for key, tags in expected.items()
     }
     assert generated.added == sum(map(len, tags_by_key.values())) - scores.tags > 100
-    assert generated.added_right > generated.added * 0.3
+    assert generated.added_correct > generated.added * 0.3
     folder = tmp_path / "run" / "annotations"
-    (weighed,) = [json.loads(file.read_text()) for file in folder.glob("weighed_1/*.json")]
+    (score_weights,) = [json.loads(file.read_text()) for file in folder.glob("score_weights_1/*.json")]
     (table,) = [json.loads(file.read_text()) for file in folder.glob("thresholds_1/*/thresholds.json")]
-    assert weighed["images"] == 600 and weighed["company"] == table["weights"]["company"] > 0.3
+    assert score_weights["images"] == 600 and score_weights["co_occurrence"] == table["weights"]["co_occurrence"] > 0.3
 
-    times = {file: file.stat().st_mtime_ns for file in folder.glob("weighed_1/**/*")}
+    times = {file: file.stat().st_mtime_ns for file in folder.glob("score_weights_1/**/*")}
     for file in folder.glob("thresholds_1/*.json"):
         file.unlink()  # as if killed before the manifest was written, and before the next stage
     shutil.rmtree(folder / "generate_1")
     again = add_likely(Run(str(tmp_path / "run")), config, scores, labels, num_models=2, round=1)
     assert again == generated.model_copy(update={"seconds": again.seconds}) and read(again.path) == tags_by_key
-    assert {file: file.stat().st_mtime_ns for file in folder.glob("weighed_1/**/*")} == times
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("score_weights_1/**/*")} == times

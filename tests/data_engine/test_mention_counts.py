@@ -54,14 +54,21 @@ def cells(rows: list[dict], *, size: int = 10, **options) -> Cells:
 
 def test_every_image_is_in_a_single_cell_of_every_tag() -> None:
     counts = cells(ROWS)
-    assert (counts.images.sum((0, 2)) == 3).all() and (counts.judged.sum((0, 2)) == 2).all()
+    assert (counts.images.sum((0, 2)) == 3).all() and (counts.labelled.sum((0, 2)) == 2).all()
     high, sea = bin_of(np.log(0.9 / 0.1)), bin_of(np.log(0.8 / 0.2))
-    assert counts.images[0, 0, high] == counts.said[0, 0, high] == 2
-    assert counts.images[1, 1, sea] == counts.right[1, 1, sea] == 1 and counts.said[:, 1].sum() == 0
-    assert counts.open.sum((0, 2)).tolist() == [1, 2, 2, 2, 3], "neither a tag of the image nor removed"
-    assert counts.known.sum((0, 2)).tolist() == [1, 2, 1, 2, 2]
-    assert counts.right.sum((0, 2)).tolist() == [0, 1, 0, 0, 1] and counts.right[0, 4, 0] == 1
-    assert counts.totals == {"pictures": 3, "labelled": 2, "truths": 3, "had": 1, "several": 2, "captions": 5}
+    assert counts.images[0, 0, high] == counts.mentioned[0, 0, high] == 2
+    assert counts.images[1, 1, sea] == counts.true_candidates[1, 1, sea] == 1 and counts.mentioned[:, 1].sum() == 0
+    assert counts.candidates.sum((0, 2)).tolist() == [1, 2, 2, 2, 3], "neither a tag of the image nor removed"
+    assert counts.labelled_candidates.sum((0, 2)).tolist() == [1, 2, 1, 2, 2]
+    assert counts.true_candidates.sum((0, 2)).tolist() == [0, 1, 0, 0, 1] and counts.true_candidates[0, 4, 0] == 1
+    assert counts.totals == {
+        "num_images": 3,
+        "labelled_images": 2,
+        "true_tags": 3,
+        "true_tags_present": 1,
+        "multi_caption_images": 2,
+        "captions": 5,
+    }
     assert [counts.tags[name].tolist() for name in ("once", "twice", "often")] == [
         [0, 0, 0, 1, 0],
         [0, 0, 1, 0, 0],
@@ -72,11 +79,11 @@ def test_every_image_is_in_a_single_cell_of_every_tag() -> None:
 
 def test_blocks_add_up_and_other_parts_are_left_out() -> None:
     whole, parts = cells(ROWS), cells(ROWS, size=1)
-    for name in ("images", "said", "open", "judged", "known", "right"):
+    for name in ("images", "mentioned", "candidates", "labelled", "labelled_candidates", "true_candidates"):
         assert (getattr(whole, name) == getattr(parts, name)).all()
     assert whole.totals == parts.totals
     selected = cells(ROWS, selected=lambda key: key == "s/3")
-    assert selected.totals["pictures"] == 1 and selected.images.sum() == len(SYSTEM)
+    assert selected.totals["num_images"] == 1 and selected.images.sum() == len(SYSTEM)
 
 
 def test_a_tag_is_in_the_bin_of_the_logits_that_are_passed() -> None:
@@ -96,10 +103,10 @@ def test_the_curve_counts_additions_and_right_ones_beside_the_most_frequent_tags
     counts = cells(rows)
     points = make_curve(counts, uncalibrated_scores(counts))
     added = [point["added"] for point in points]
-    assert added == sorted(set(added)) and added[-1] == counts.open.sum() == points[-1]["known"]
-    unmentioned = counts.totals["truths"] - counts.totals["had"]
+    assert added == sorted(set(added)) and added[-1] == counts.candidates.sum() == points[-1]["labelled"]
+    unmentioned = counts.totals["true_tags"] - counts.totals["true_tags_present"]
     precise = max((point for point in points if point["precision"] > 0.99), key=lambda point: point["added"])
-    assert precise["right"] == pytest.approx(unmentioned, rel=0.02) and precise["recall"] > 0.99
+    assert precise["correct"] == pytest.approx(unmentioned, rel=0.02) and precise["recall"] > 0.99
     assert precise["baseline_precision"] < 0.45 < precise["precision"] and precise["estimated"] is None
     last = points[-1]
     assert last["precision"] == last["baseline_precision"] and last["recall"] == last["baseline_recall"] == 1
@@ -109,5 +116,5 @@ def test_a_generated_caption_comes_first_without_calibration_and_no_truth_is_no_
     counts = cells([{**row, "truth": None} for row in ROWS])
     first = make_curve(counts, uncalibrated_scores(counts))[0]
     assert first == {"threshold": 1.0, "added": 1, "estimated": None}
-    right = np.full((2, len(SYSTEM), BINS), 0.25)
-    assert make_curve(counts, right, right=right) == [{"threshold": 0.25, "added": 10, "estimated": 0.25}]
+    correct = np.full((2, len(SYSTEM), BINS), 0.25)
+    assert make_curve(counts, correct, correct=correct) == [{"threshold": 0.25, "added": 10, "estimated": 0.25}]

@@ -1,12 +1,12 @@
-"""Contract: every tag is counted once, by its source and its fate; shares have the documented denominators; an unknown
-share is None and never 0."""
+"""Contract: every tag is counted once, by its source and its status; shares have the documented denominators; an
+unknown share is None and never 0."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 import pytest
 
-from ram_ray.data_engine.statistics import TALLY, count_block, tally_shares
+from ram_ray.data_engine.statistics import TAG_STATISTICS, count_block, tag_shares
 from ram_ray.records import ANNOTATION, to_table
 
 
@@ -39,48 +39,49 @@ def rows() -> list[dict]:
         ANNOTATION,
     )
     counts = count_block(table)
-    assert counts.schema == TALLY
+    assert counts.schema == TAG_STATISTICS
     return counts.to_pylist()
 
 
-def _of(rows: list[dict], tag: int, source: str, fate: str) -> tuple[int, int, int]:
-    (row,) = [row for row in rows if (row["tag"], row["source"], row["fate"]) == (tag, source, fate)]
-    return row["images"], row["judged"], row["right"]
+def _of(rows: list[dict], tag: int, source: str, status: str) -> tuple[int, int, int]:
+    (row,) = [row for row in rows if (row["tag"], row["source"], row["status"]) == (tag, source, status)]
+    return row["images"], row["labelled"], row["correct"]
 
 
 def test_a_tag_is_counted_by_its_source_and_its_fate(rows: list[dict]) -> None:
-    assert _of(rows, 0, "said", "kept") == (2, 1, 1), "the truth of the second image is not known"
-    assert _of(rows, 0, "said", "outlier") == (1, 1, 1)
-    assert _of(rows, 1, "said", "outlier") == (1, 1, 0)
+    assert _of(rows, 0, "mentioned", "kept") == (2, 1, 1), "the truth of the second image is not known"
+    assert _of(rows, 0, "mentioned", "outlier") == (1, 1, 1)
+    assert _of(rows, 1, "mentioned", "outlier") == (1, 1, 0)
     assert _of(rows, 2, "added", "kept") == (1, 1, 1)
     assert _of(rows, 3, "added", "kept") == (2, 1, 0)
     assert _of(rows, 3, "added", "outlier") == (1, 1, 0)
-    assert _of(rows, 0, "true", "said") == (2, 2, 2) and _of(rows, 2, "true", "unsaid") == (2, 2, 2)
+    assert _of(rows, 0, "truth", "mentioned") == (2, 2, 2) and _of(rows, 2, "truth", "unmentioned") == (2, 2, 2)
 
 
 def test_the_shares(rows: list[dict]) -> None:
-    assert tally_shares(rows) == {
+    assert tag_shares(rows) == {
         "added_precision": 1 / 2,  # cow, and not ant
         "recovered": 1 / 2,  # cow in one image of two
         "false_removed": 2 / 3,  # cat and one ant, of cat and two ants
         "true_removed": 1 / 3,  # a dog, of two dogs and a cow
-        "said_false_removed": 1.0,  # the cat
-        "said_true_removed": 1 / 2,  # a dog of two
+        "mentioned_false_removed": 1.0,  # the cat
+        "mentioned_true_removed": 1 / 2,  # a dog of two
     }
 
 
 def test_an_unknown_share_is_none(rows: list[dict]) -> None:
     table = to_table([_row("s/0", mentioned=[0], tags=[0, 1], truth=None)], ANNOTATION)
-    assert set(tally_shares(count_block(table).to_pylist()).values()) == {None}
-    assert set(tally_shares([]).values()) == {None}
+    assert set(tag_shares(count_block(table).to_pylist()).values()) == {None}
+    assert set(tag_shares([]).values()) == {None}
 
 
 def test_blocks_add_up(rows: list[dict]) -> None:
     empty = count_block(to_table([], ANNOTATION))
-    assert empty.schema == TALLY and not len(empty)
-    twice = pa.Table.from_pylist(rows + rows, schema=TALLY).group_by(["tag", "source", "fate"])
-    summed = twice.aggregate([(name, "sum") for name in ("images", "judged", "right")])
+    assert empty.schema == TAG_STATISTICS and not len(empty)
+    twice = pa.Table.from_pylist(rows + rows, schema=TAG_STATISTICS).group_by(["tag", "source", "status"])
+    summed = twice.aggregate([(name, "sum") for name in ("images", "labelled", "correct")])
     doubled = [
-        {**row, **{name: row[f"{name}_sum"] for name in ("images", "judged", "right")}} for row in summed.to_pylist()
+        {**row, **{name: row[f"{name}_sum"] for name in ("images", "labelled", "correct")}}
+        for row in summed.to_pylist()
     ]
-    assert tally_shares(doubled) == tally_shares(rows)
+    assert tag_shares(doubled) == tag_shares(rows)

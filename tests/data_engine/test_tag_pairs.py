@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.data.parts import part_index
+from ram_ray.data.folds import fold_index
 from ram_ray.data_engine.co_occurrence import SMOOTHING
 from ram_ray.data_engine.generate import SCORES
-from ram_ray.data_engine.mention_rate_bound import implied_rate
-from ram_ray.data_engine.tag_pairs import PAIRS, PARTS, CoOccurrence, Pairs, count_pairs, gather_pairs, mentioned_ids
+from ram_ray.data_engine.mention_rate_bound import mention_rate_bounds
+from ram_ray.data_engine.tag_pairs import FOLDS, PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs, mentioned_ids
 from ram_ray.label_system import Label, LabelSystem
 from tests.data_engine.test_generate import annotation, scored
 from tests.data_engine.test_mention_counts import captions_of, tags
@@ -38,8 +38,8 @@ def count(rows: list[dict], *, size: int = 100, system: LabelSystem = SYSTEM) ->
     return gather_pairs([summed.slice(0, 7), summed.slice(7)], system)
 
 
-def score(co_occurrence: CoOccurrence, *mentioned: int, tag: int, part: int = 0) -> float:
-    return float(co_occurrence(np.array(sorted(mentioned), np.int64), tags=np.array([tag]), part=part)[0])
+def score(co_occurrence: CoOccurrence, *mentioned: int, tag: int, fold: int = 0) -> float:
+    return float(co_occurrence(np.array(sorted(mentioned), np.int64), tags=np.array([tag]), fold=fold)[0])
 
 
 def test_frequent_pairs_score_above_0_and_rare_ones_below() -> None:
@@ -54,19 +54,19 @@ def test_frequent_pairs_score_above_0_and_rare_ones_below() -> None:
         "the same whether the tag is mentioned or not"
     )
     assert score(co_occurrence, CUP, tag=TREE) == score(co_occurrence, TREE, tag=CUP) == 0, "names that share a word"
-    many = co_occurrence(np.array([SEA, TREE]), tags=np.array([DOG, HAT, SEA]), part=1)
-    assert many.shape == (3,) and many[1] == score(co_occurrence, SEA, TREE, tag=HAT, part=1)
+    many = co_occurrence(np.array([SEA, TREE]), tags=np.array([DOG, HAT, SEA]), fold=1)
+    assert many.shape == (3,) and many[1] == score(co_occurrence, SEA, TREE, tag=HAT, fold=1)
 
 
 def test_images_are_scored_with_the_counts_of_the_other_parts() -> None:
     ids = [[SEA, HAT], *[[SEA]] * 50, *[[HAT]] * 50, *[[]] * 99]
     rows = rows_of(ids)
-    co_occurrence, own = CoOccurrence(count(rows)), part_index(rows[0]["key"], PARTS)
-    others = [image for image, row in zip(ids, rows, strict=True) if part_index(row["key"], PARTS) != own]
+    co_occurrence, own = CoOccurrence(count(rows)), fold_index(rows[0]["key"], FOLDS)
+    others = [image for image, row in zip(ids, rows, strict=True) if fold_index(row["key"], FOLDS) != own]
     sea, hat = (sum(tag in image for image in others) for tag in (SEA, HAT))
     expected = sea * hat / len(others)
-    assert score(co_occurrence, SEA, tag=HAT, part=own) == pytest.approx(np.log(SMOOTHING / (expected + SMOOTHING)))
-    assert score(co_occurrence, SEA, tag=HAT, part=(own + 1) % PARTS) > score(co_occurrence, SEA, tag=HAT, part=own)
+    assert score(co_occurrence, SEA, tag=HAT, fold=own) == pytest.approx(np.log(SMOOTHING / (expected + SMOOTHING)))
+    assert score(co_occurrence, SEA, tag=HAT, fold=(own + 1) % FOLDS) > score(co_occurrence, SEA, tag=HAT, fold=own)
 
 
 def test_tags_that_the_engine_added_or_removed_do_not_count() -> None:
@@ -83,7 +83,7 @@ def test_independent_tags_score_alike_mentioned_or_not() -> None:
     rows = rows_of([np.flatnonzero(image).tolist() for image in truth])
     co_occurrence = CoOccurrence(count(rows))
     scores = np.array(
-        [co_occurrence(mentioned_ids(row), tags=np.arange(3), part=part_index(row["key"], PARTS)) for row in rows]
+        [co_occurrence(mentioned_ids(row), tags=np.arange(3), fold=fold_index(row["key"], FOLDS)) for row in rows]
     )
     for tag in range(3):
         positive, negative = scores[truth[:, tag], tag][:, None], scores[~truth[:, tag], tag][None]
@@ -94,9 +94,9 @@ def test_independent_tags_score_alike_mentioned_or_not() -> None:
 def test_rejected_rows_and_no_rows_count_nothing() -> None:
     rejected = scored(annotation("s/1", reason="truncated", tags=None, captions=None))
     empty = count([rejected, *rows_of([[]])])
-    assert empty.pictures.sum() == 1 and len(empty.other) == 0 and empty.tag_counts().sum() == 0
+    assert empty.num_images.sum() == 1 and len(empty.other) == 0 and empty.tag_counts().sum() == 0
     assert score(CoOccurrence(empty), SEA, tag=HAT) == 0
-    assert (implied_rate(gather_pairs([], SYSTEM)) == 0).all()
+    assert (mention_rate_bounds(gather_pairs([], SYSTEM)) == 0).all()
 
 
 def test_a_tag_that_implies_another_bounds_its_mention_rate() -> None:
@@ -105,7 +105,7 @@ def test_a_tag_that_implies_another_bounds_its_mention_rate() -> None:
     rows = rows_of(ids)
     rows[0] = {**rows[0], "reason": "truncated"}
     pairs = count(rows)
-    assert pairs.tag_counts().sum(axis=1).tolist() == [45, 94, 119, 40, 40] and pairs.pictures.sum() == 204
-    bound = implied_rate(pairs)
+    assert pairs.tag_counts().sum(axis=1).tolist() == [45, 94, 119, 40, 40] and pairs.num_images.sum() == 204
+    bound = mention_rate_bounds(pairs)
     assert bound[SEA] == pytest.approx((89 + 10 * 94 / 204) / (119 + 10)) and bound[HAT] > 0.85
     assert bound[TREE] == bound[CUP] == 0 and bound[DOG] < 0.1

@@ -7,7 +7,7 @@ import pytest
 from ram_ray.data_engine.wrong_tags import SIGNALS, Evidence, estimate_wrong
 
 
-def category(
+def make_signals(
     seed: int = 0,
     *,
     right: int = 360,
@@ -29,20 +29,20 @@ def estimate_all_mentioned(positive: np.ndarray, negative: np.ndarray) -> Eviden
 
 
 def test_wrong_tags_get_high_and_calibrated_probabilities():
-    positive, negative, planted = category()
+    positive, negative, planted = make_signals()
     evidence = estimate_all_mentioned(positive, negative)
     assert evidence.wrong[planted].mean() > 0.7 and evidence.wrong[~planted].mean() < 0.05
     assert evidence.wrong.mean() == pytest.approx(0.1, abs=0.03) and evidence.share == pytest.approx(0.1, abs=0.03)
 
 
 @pytest.mark.parametrize("planted, low, high", [(0, 0.0, 0.04), (120, 0.2, 0.4)])
-def test_the_share_of_wrong_tags_is_estimated_in_each_category(planted, low, high):
-    positive, negative, _ = category(right=400 - planted, wrong=planted)
+def test_the_share_of_wrong_tags_is_estimated_of_each_label(planted, low, high):
+    positive, negative, _ = make_signals(right=400 - planted, wrong=planted)
     assert low <= estimate_all_mentioned(positive, negative).share <= high
 
 
 def test_weights_of_signals_follow_their_information():
-    positive, negative, planted = category(gaps=(2.0, 0.0, 0.7, 0.0, 0.0))
+    positive, negative, planted = make_signals(gaps=(2.0, 0.0, 0.7, 0.0, 0.0))
     evidence = estimate_all_mentioned(positive, negative)
     whole, agreement, near, detected, _ = evidence.weights
     assert whole > near > max(agreement, detected) >= 0
@@ -51,7 +51,7 @@ def test_weights_of_signals_follow_their_information():
 
 
 def test_added_tags_with_high_signals_do_not_hide_wrong_tags():
-    positive, negative, planted = category(gaps=(1.0,) * 5)
+    positive, negative, planted = make_signals(gaps=(1.0,) * 5)
     added = np.random.default_rng(1).normal(4.0, 0.5, (300, len(SIGNALS)))
     both, mentioned = np.concatenate([positive, added]), np.arange(700) < 400
     wrong = estimate_wrong(both, negative, mentioned=mentioned, expected=0.1).wrong
@@ -61,26 +61,26 @@ def test_added_tags_with_high_signals_do_not_hide_wrong_tags():
 
 
 def test_a_signal_of_the_wrong_sign_has_no_weight():
-    positive, negative, _ = category(gaps=(2.0, -1.5, 0.0, 0.0, 0.0))
+    positive, negative, _ = make_signals(gaps=(2.0, -1.5, 0.0, 0.0, 0.0))
     assert estimate_all_mentioned(positive, negative).weights[1] == 0
 
 
-def test_a_category_without_information_loses_nothing():
-    positive, negative, _ = category(gaps=(0.0,) * 5)
+def test_a_label_without_information_loses_nothing():
+    positive, negative, _ = make_signals(gaps=(0.0,) * 5)
     assert estimate_all_mentioned(positive, negative).wrong.max() < 0.5
 
 
 def test_monotone_changes_change_nothing():
-    positive, negative, _ = category(3)
+    positive, negative, _ = make_signals(3)
     changed = [
-        np.stack([1 / (1 + np.exp(-whole)), agreement**3, np.exp(near), 5 * detected, company + 7], axis=1)
-        for whole, agreement, near, detected, company in (positive.T, negative.T)
+        np.stack([1 / (1 + np.exp(-image)), region**3, np.exp(similarity), 5 * detected, co_occurrence + 7], axis=1)
+        for image, region, similarity, detected, co_occurrence in (positive.T, negative.T)
     ]
     assert np.allclose(estimate_all_mentioned(positive, negative).wrong, estimate_all_mentioned(*changed).wrong)
 
 
 def test_constant_and_repeated_signals_as_a_scene_has_them():
-    positive, negative, planted = category(gaps=(2.0, 0.0, 1.0, 0.0, 0.0))
+    positive, negative, planted = make_signals(gaps=(2.0, 0.0, 1.0, 0.0, 0.0))
     for rows in (positive, negative):
         rows[:, 1], rows[:, 3] = rows[:, 0], 0.0
     evidence = estimate_all_mentioned(positive, negative)
@@ -91,7 +91,7 @@ def test_constant_and_repeated_signals_as_a_scene_has_them():
 
 @pytest.mark.parametrize("num_negatives", [0, 1, 5])
 def test_with_few_negatives_all_signals_have_similar_weights(num_negatives):
-    positive, negative, planted = category(negatives=num_negatives, gaps=(2.0,) * 5)
+    positive, negative, planted = make_signals(negatives=num_negatives, gaps=(2.0,) * 5)
     evidence = estimate_all_mentioned(positive, negative)
     assert np.allclose(evidence.weights / evidence.weights.max(), 1, atol=0.5)
     assert planted[np.argsort(-evidence.wrong)[:40]].mean() > 0.7

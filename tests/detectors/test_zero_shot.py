@@ -11,6 +11,7 @@ from PIL import Image
 
 from ram_ray.detectors.registry import make_detector
 from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector
+from tests.tiny_grounding_dino import save_grounding_dino
 
 TAGS = [["dog", "traffic light"], ["red", "dog", "beach"], []]
 IDS = [[0, 4], [2, 0, 1], []]
@@ -23,58 +24,9 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def dino(tmp_path_factory) -> str:
-    """A saved Grounding-DINO: 2 + 2 layers, a Swin of width 8, BERT's special ids where the real one has them."""
-    from transformers import (
-        BertConfig,
-        BertTokenizerFast,
-        GroundingDinoConfig,
-        GroundingDinoForObjectDetection,
-        GroundingDinoImageProcessor,
-        GroundingDinoProcessor,
-        SwinConfig,
-    )
-
     folder = tmp_path_factory.mktemp("dino")
-    vocabulary = [f"[unused{i}]" for i in range(1040)]
-    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
-    for index, token in special.items():
-        vocabulary[index] = token
-    for index, token in enumerate(("dog", "traffic", "light", "red", "beach")):
-        vocabulary[200 + index] = token
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
     torch.manual_seed(0)
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            image_size=64,
-            embed_dim=8,
-            depths=[1, 1, 1, 1],
-            num_heads=[1, 1, 2, 2],
-            window_size=4,
-            out_indices=[2, 3, 4],
-        ),
-        text_config=BertConfig(
-            vocab_size=1040,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=12,
-        ),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        num_queries=9,
-        max_text_len=12,
-        disable_custom_kernels=True,
-    )
-    GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
-    size = {"shortest_edge": 128, "longest_edge": 128}
-    GroundingDinoProcessor(GroundingDinoImageProcessor(size=size), tokenizer).save_pretrained(folder)
+    save_grounding_dino(folder, words=("dog", "traffic", "light", "red", "beach"))
     return str(folder)
 
 

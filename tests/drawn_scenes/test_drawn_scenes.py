@@ -140,14 +140,14 @@ def test_scene_of_keeps_the_names_and_draws_the_rest() -> None:
     assert len(scene_of([(name, None, None) for name in OBJECTS], rng=random.Random(0)).things) == 4
 
 
-@pytest.mark.parametrize(("unsaid", "false"), [(0.35, 0.1), (0.2, 0.25), (0.0, 0.3), (0.5, 0.0)])
-def test_captions_have_errors_at_the_rates_asked_for(unsaid: float, false: float) -> None:
+@pytest.mark.parametrize(("unmentioned", "false"), [(0.35, 0.1), (0.2, 0.25), (0.0, 0.3), (0.5, 0.0)])
+def test_captions_have_errors_at_the_rates_asked_for(unmentioned: float, false: float) -> None:
     rng = random.Random(7)
     kinds = {"object": OBJECTS, "colour": COLOURS, "background": BACKGROUNDS, "action": ACTIONS}
     num_true, num_mentioned, num_tags, num_wrong = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0), 0, 0
     for _ in range(4000):
         scene = sample_scene(rng)
-        mentioned = words_of(draw_caption(scene, rng, unsaid=unsaid, false=false))
+        mentioned = words_of(draw_caption(scene, rng, unmentioned=unmentioned, false=false))
         assert mentioned & set(OBJECTS), "a caption must name an object"
         truth = set(scene.truth)
         num_tags, num_wrong = num_tags + len(mentioned), num_wrong + len(mentioned - truth)
@@ -157,8 +157,8 @@ def test_captions_have_errors_at_the_rates_asked_for(unsaid: float, false: float
             num_mentioned[kind] += len(truth & mentioned & set(names))
     assert num_wrong / num_tags == pytest.approx(false, abs=0.012)
     for kind in kinds:
-        assert 1 - num_mentioned[kind] / num_true[kind] == pytest.approx(unsaid, abs=0.03), kind
-    assert 1 - sum(num_mentioned.values()) / sum(num_true.values()) == pytest.approx(unsaid, abs=0.015)
+        assert 1 - num_mentioned[kind] / num_true[kind] == pytest.approx(unmentioned, abs=0.03), kind
+    assert 1 - sum(num_mentioned.values()) / sum(num_true.values()) == pytest.approx(unmentioned, abs=0.015)
 
 
 def test_clean_captions_name_all_that_is_drawn_and_nothing_else() -> None:
@@ -189,7 +189,7 @@ def test_texts_have_exactly_the_tags_that_are_mentioned() -> None:
     }
     allowed |= {"something", "nothing"}
     for _ in range(1000):
-        mentions = draw_mentions(sample_scene(rng), rng, unsaid=0.4, false=0.2)
+        mentions = draw_mentions(sample_scene(rng), rng, unmentioned=0.4, false=0.2)
         for text in write_captions(mentions, rng):
             assert sorted(words_of(text)) == mentions.tags
             plain = set(text.lower().replace(",", " ").replace(".", " ").split())

@@ -107,7 +107,7 @@ def check_inference(machine: Machine) -> dict:
     from torch.utils.flop_counter import FlopCounterMode
 
     from ram_ray.inference.backends.backend import make_label_set
-    from ram_ray.inference.backends.make import make_backend
+    from ram_ray.inference.backends.registry import make_backend
 
     side, window, images = (64, 2, 2) if machine.small else (384, 12, 64)
     model = tagger(machine, side=side, window=window, captions=False).eval().requires_grad_(False)
@@ -130,7 +130,7 @@ def check_clip(machine: Machine) -> dict:
     import torch
 
     from ram_ray.models.dual_encoder import Teacher
-    from tests.gpu.tiny_models import save_clip
+    from tests.gpu.tiny_clip import save_clip
 
     with tempfile.TemporaryDirectory() as folder:
         save_clip(Path(folder))
@@ -145,13 +145,15 @@ def check_clip(machine: Machine) -> dict:
 
 def check_dino(machine: Machine) -> dict:
     """A Grounding-DINO of transformers' own classes: the device's scores are the CPU's."""
+    import torch
     from PIL import Image
 
     from ram_ray.detectors.zero_shot import GroundingDinoDetector
-    from tests.gpu.tiny_models import save_dino
+    from tests.tiny_grounding_dino import save_grounding_dino
 
     with tempfile.TemporaryDirectory() as folder:
-        save_dino(Path(folder))
+        torch.manual_seed(0)
+        save_grounding_dino(Path(folder), words=["dog", "beach"])
         detectors = [GroundingDinoDetector(folder, device=device, threshold=0.0) for device in ("cpu", machine.device)]
     images = [Image.effect_noise((96, 80), 60 + 10 * number).convert("RGB") for number in range(3)]
     tags, ids = [["dog", "beach"]] * 3, [[0, 1]] * 3

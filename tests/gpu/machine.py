@@ -83,11 +83,11 @@ def strategy(machine: Machine, step: Any, *, kind: str, precision: str, images: 
     import torch
 
     from ram_ray.settings.training import TrainConfig, TrainingConfig
-    from ram_ray.training.strategy import make_engine
+    from ram_ray.training.strategy import make_strategy
 
-    training = TrainingConfig(engine=kind, precision=precision, zero_stage=1, use_gpu=machine.device == "cuda")
+    training = TrainingConfig(strategy=kind, precision=precision, zero_stage=1, use_gpu=machine.device == "cuda")
     config = TrainConfig(batch_size=images)
-    return make_engine(step, config=config, training=training, device=torch.device(machine.device))
+    return make_strategy(step, config=config, training=training, device=torch.device(machine.device))
 
 
 def train_step(machine: Machine, *, side: int, window: int) -> Any:

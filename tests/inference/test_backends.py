@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ram_ray.inference.backends.backend import make_label_set
-from ram_ray.inference.backends.make import make_backend
+from ram_ray.inference.backends.registry import make_backend
 from ram_ray.models.cpu_inference import bias_windows
 from tests import released
 from tests.bench import inference as bench

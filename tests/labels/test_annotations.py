@@ -1,4 +1,4 @@
-"""Contract: unseen captions are used for measuring only; human labels remain the ground truth; only planted tags are
+"""Contract: hidden captions are used for measuring only; human labels remain the ground truth; only planted tags are
 missing from the ground truth of the captions."""
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def _settings(**measure) -> LabelSettings:
     return LabelSettings.from_config(config, held_out=False)
 
 
-def _sample(key: str, captions: list[str], unseen: list[str] | None, **more) -> dict:
+def _sample(key: str, captions: list[str], hidden: list[str] | None, **more) -> dict:
     location = {"shard": "s", "uri": "a/s.tar", "offset": 512, "nbytes": 99, "width": 40, "height": 30}
-    return {"key": key, **location, "captions": captions, "unseen": unseen, **more}
+    return {"key": key, **location, "captions": captions, "hidden_captions": hidden, **more}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def _label(parsed: pa.Table, **measure) -> pa.Table:
     return Labeller(SYSTEM, _settings(**measure))(parsed)
 
 
-def test_unseen_captions_become_the_ground_truth_only(parsed: pa.Table) -> None:
+def test_hidden_captions_become_the_ground_truth_only(parsed: pa.Table) -> None:
     table = _label(parsed, captions_per_image=1)
     first, second, *_ = table.to_pylist()
     assert [caption["text"] for caption in first["captions"]] == ["a dog"]
@@ -55,7 +55,7 @@ def test_unseen_captions_become_the_ground_truth_only(parsed: pa.Table) -> None:
     assert row["tags"] == [0] and row["captions"] == [{"text": "a dog", "tags": [0]}]
     assert count_names(parsed.slice(0, 1)).to_pylist() == [
         {"name": "dog", "kind": "object", "source": "s", "count": 1}
-    ], "unseen captions are not counted for the label system"
+    ], "hidden captions are not counted for the label system"
 
 
 def test_counts_against_the_ground_truth_are_exact(parsed: pa.Table) -> None:
@@ -78,4 +78,4 @@ def test_planting_depends_on_the_key_only(parsed: pa.Table) -> None:
 def test_a_run_without_measuring_has_no_ground_truth(parsed: pa.Table) -> None:
     assert _label(parsed).column("truth").null_count == 41
     plain = CaptionReader(PARSE)(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
-    assert plain.schema == PARSED and plain.to_pylist()[0]["parsed_unseen"] is None
+    assert plain.schema == PARSED and plain.to_pylist()[0]["parsed_hidden"] is None

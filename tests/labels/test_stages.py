@@ -93,14 +93,16 @@ def test_both_sources_are_recorded() -> None:
 
 
 def test_a_rejected_caption_is_not_matched() -> None:
-    row = _row("s/1", ["una red", "a dog"], [(1, "dog", "object")], unread=[{"caption": 0, "reason": "not_english"}])
+    row = _row(
+        "s/1", ["una red", "a dog"], [(1, "dog", "object")], rejected_captions=[{"caption": 0, "reason": "not_english"}]
+    )
     table = to_table([row], PARSED)
     (annotation,) = Labeller(SYSTEM, BY_BOTH)(table).to_pylist()
     assert [caption["tags"] for caption in annotation["captions"]] == [[], [0]]
     assert annotation["captions"][0]["text"] == "una red"
     evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), include_ambiguous=True)).to_pylist()
     assert {row["name"] for row in evidence} == {"dog", None}
-    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "unread/not_english": 1}
+    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "rejected_captions/not_english": 1}
 
 
 def test_an_empty_block_has_all_columns() -> None:

@@ -105,7 +105,7 @@ def test_data_that_is_too_small_is_reported_with_the_setting_to_change(data: Pat
     assert lines[0].startswith("pretrain.batch_size: 1 epochs of 5 images give no step of 6 images; set pretrain.")
     assert lines[1].startswith("labels.min_count: a label must be in 1000 captions and there are ") and len(lines) == 2
     assert problems(data, sets, last="parse") == []
-    ready = ROOT / "ram_ray" / "labels" / "categories" / "coco80.txt"
+    ready = ROOT / "ram_ray" / "labels" / "benchmarks" / "coco80.txt"
     assert problems(data, [*sets, f"labels.system={ready}", "pretrain.epochs=2"]) == []
 
 

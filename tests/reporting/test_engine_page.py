@@ -1,5 +1,5 @@
 """Contract: the page of the data engine is self-contained and escapes its texts. Each image says whether its tag is
-right where that is known. The curve stays in its box."""
+correct where that is known. The curve stays in its box."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny import jpeg
 def _image(outcome: str, *, true: bool | None = None, **more) -> SampleImage:
     image = {
         "tag": 0,
-        "what": outcome,
+        "outcome": outcome,
         "order": 0,
         "key": "s/<i>1",
         "box": None,
@@ -40,13 +40,13 @@ def view() -> View:
         _image("added", true=True, reason="generated_caption", score=float("nan")),
         _image("kept", jpeg=None, reason=None),
     ]
-    evil = LabelChanges(0, EVIL, "object", 40, 9, 7, right={"kept": 0.9, "removed": 0.2, "added": None},
+    evil = LabelChanges(0, EVIL, "object", 40, 9, 7, true_share={"kept": 0.9, "removed": 0.2, "added": None},
                         unmentioned=12, sample_images=images)  # fmt: skip
     return View(
         run=EVIL,
         steps=[Step("labels", 100, 50, 0.9, 0.6), Step("generate_1", 140, 50, 0.8, 0.8), Step("clean_1", 120, 50)],
         figures={"added_precision": 0.5, "recovered": None, "false_removed": 0.25, "true_removed": 0.04},
-        reasons=[Reason(EVIL, images=9, judged=8, right=2)],
+        reasons=[Reason(EVIL, images=9, labelled=8, correct=2)],
         labels=[evil, LabelChanges(1, "dog", "object", 5)],
         curve=Curve({"model": [(0.0, 0.8), (0.4, 0.5)], EVIL: [(0.0, 0.3), (0.4, 0.1)]}, selected=(0.2, 0.7)),
     )
@@ -86,20 +86,20 @@ def test_every_text_of_data_is_read_as_text(view: View) -> None:
 
 def test_images_show_what_is_known_of_them(view: View) -> None:
     text = to_html(view)
-    assert text.count('class="shot true"') == 2 and text.count('class="shot false"') == 1
-    assert text.count('class="shot "') == 1 and "cannot be read" in text, "an image that is gone is not left out"
+    assert text.count('class="thumbnail true"') == 2 and text.count('class="thumbnail false"') == 1
+    assert text.count('class="thumbnail "') == 1 and "cannot be read" in text, "an image that is gone is not left out"
     assert text.index("cluster 0") < text.index("cluster 1")
     assert "generated caption" in text and "nan" not in text
     assert "2 of 9, 20% true" in text and "1 of 7<" in text
-    assert "75%" in text, "of the removed that could be judged, six of eight were false"
+    assert "75%" in text, "of the removed whose truth is known, six of eight were false"
 
 
 def test_without_a_truth_nothing_is_said_to_be_right(view: View) -> None:
     label = LabelChanges(0, "dog", "object", 40, 9, 7, sample_images=[_image("kept"), _image("added")])
     text = to_html(replace(view, steps=[Step("labels", 9, 3), Step("generate_1", 9, 3)], figures={}, labels=[label],
                            reasons=[], curve=None))  # fmt: skip
-    assert "is not known" in text and "true, unmentioned" not in text and "shot true" not in text
-    assert "What could be added" not in text and "Why tags went" not in text
+    assert "is not known" in text and "true, unmentioned" not in text and "thumbnail true" not in text
+    assert "What could be added" not in text and "Why tags were removed" not in text
     assert Page(re.sub(r"<img[^>]*>", "", text)).open == []
 
 
@@ -135,19 +135,20 @@ def test_a_curve_is_read_or_refused(tmp_path) -> None:
             read_curve(str(file))
 
 
-def test_label_changes_and_reasons_of_a_tally() -> None:
+def test_label_changes_and_reasons_of_tag_statistics() -> None:
     system = LabelSystem([Label(0, "dog", "object"), Label(1, "red", "attribute"), Label(2, "cat", "object")])
-    keys = ("tag", "source", "fate", "images", "judged", "right")
+    keys = ("tag", "source", "status", "images", "labelled", "correct")
     rows = [
         dict(zip(keys, row, strict=True))
         for row in [
-            (0, "said", "kept", 10, 10, 9), (0, "said", "outlier", 2, 2, 1), (0, "added", "disagreement", 1, 1, 0),
-            (0, "true", "unsaid", 4, 4, 4), (1, "added", "kept", 20, 0, 0), (2, "true", "said", 3, 3, 3),
+            (0, "mentioned", "kept", 10, 10, 9), (0, "mentioned", "outlier", 2, 2, 1),
+            (0, "added", "disagreement", 1, 1, 0),
+            (0, "truth", "unmentioned", 4, 4, 4), (1, "added", "kept", 20, 0, 0), (2, "truth", "mentioned", 3, 3, 3),
         ]
     ]  # fmt: skip
     red, dog, cat = label_changes(rows, system)
-    assert (red.name, red.added, red.right["added"], red.unmentioned) == ("red", 20, None, 0)
+    assert (red.name, red.added, red.true_share["added"], red.unmentioned) == ("red", 20, None, 0)
     assert (dog.kept, dog.removed, dog.added, dog.unmentioned) == (10, 3, 0, 4)
-    assert dog.right == {"kept": 0.9, "removed": 1 / 3, "added": None}
+    assert dog.true_share == {"kept": 0.9, "removed": 1 / 3, "added": None}
     assert (cat.name, cat.kept) == ("cat", 0)
     assert reasons(rows) == [Reason("outlier", 2, 2, 1), Reason("disagreement", 1, 1, 0)]

@@ -14,10 +14,10 @@ import pytest
 
 from ram_ray.config import RunConfig, load
 from ram_ray.data_engine.clean import SAMPLE_ROWS
-from ram_ray.data_engine.statistics import count_tags_by_fate
+from ram_ray.data_engine.statistics import count_tag_statistics
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
-from ram_ray.reporting.engine_pictures import Bounds
+from ram_ray.reporting.engine_images import Bounds
 from ram_ray.reporting.engine_report import report_engine
 from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult
 from ram_ray.runtime.artifacts import Run
@@ -43,7 +43,7 @@ GENERATED = dict.fromkeys(
         "added",
         "added_generated_caption",
         "added_tagger",
-        "added_right",
+        "added_correct",
         "added_wrong",
     ),
     0,
@@ -93,9 +93,9 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
     generated = _write_stage(run, "generate_1", GeneratedAnnotations, _rows(image, cleaned=False), **before)
     after = {**truth, "removals": "0", "samples": str(samples)}
     cleaned = _write_stage(run, "clean_1", CleanedAnnotations, _rows(image, cleaned=True), **after)
-    shares = count_tags_by_fate(run, config, cleaned, labels).shares
+    shares = count_tag_statistics(run, config, cleaned, labels).shares
     assert shares.added_precision == 20 / NUM and shares.recovered == 20 / (NUM + 20)
-    assert (shares.said_false_removed, shares.true_removed) == (1.0, 0.0)
+    assert (shares.mentioned_false_removed, shares.true_removed) == (1.0, 0.0)
 
     crops = [{"key": f"{'ab'[index % 2]}/{index}", "shard": "ab"[index % 2], "tag": tag, "removed": tag == 1,
               "reason": "outlier" if tag else None, "score": 0.9, "cluster": index % 2, "box": [0, 0, 0.5, 0.5]}
@@ -107,12 +107,14 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
 
     def report() -> str:
         return Path(
-            report_engine(run, config, [generated, cleaned], labels, bounds=Bounds(categories=4, each=6, pictures=60))
+            report_engine(
+                run, config, [generated, cleaned], labels, bounds=Bounds(max_labels=4, max_per_outcome=6, max_images=60)
+            )
         ).read_text()
 
     page = report()
     assert page.count("data:image/jpeg") == 5 + 5, "of cat, removed, and of ant, added; nothing happened to the dog"
-    assert len(re.findall('class="shot (true|false)"', page)) == 10 and page.count('class="shot false"') >= 5
+    assert len(re.findall('class="thumbnail (true|false)"', page)) == 10 and page.count('class="thumbnail false"') >= 5
     assert "cluster 0" in page and "cluster 1" in page
     assert "&lt;ant&gt;" in page and "<ant>" not in page and "a dog &amp; a cat" in page
     assert f"{NUM} removed" in page and f"{NUM} added" in page and "precision 0.400" in page
@@ -123,7 +125,7 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
 def test_a_label_without_samples_is_shown_from_the_annotations(
     ray_cluster: None, config: RunConfig, tmp_path: Path
 ) -> None:
-    from ram_ray.reporting.engine_pictures import read_sample_images
+    from ram_ray.reporting.engine_images import read_sample_images
 
     image = tmp_path / "image.jpg"
     image.write_bytes(jpeg())
@@ -133,11 +135,11 @@ def test_a_label_without_samples_is_shown_from_the_annotations(
     options = {
         "crops": [str(tmp_path / "samples")],
         "execution": config.execution,
-        "bounds": Bounds(each=2),
+        "bounds": Bounds(max_per_outcome=2),
     }
     images = read_sample_images(annotations.path, tags=[0, 1, 3], **options)
     strips = [(0, "kept")] * 2 + [(1, "removed")] * 2 + [(3, "added")] * 2
-    assert [(image["tag"], image["what"]) for image in images] == strips
+    assert [(image["tag"], image["outcome"]) for image in images] == strips
     assert all(image["jpeg"] and image["box"] is None for image in images)
     assert read_sample_images(annotations.path, tags=[], **options) == []
     assert isinstance(pa.Table.from_pylist(images), pa.Table)

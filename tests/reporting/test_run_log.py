@@ -4,6 +4,7 @@ rows, steps of a stage and repeated results have none. The report has the loss c
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -54,29 +55,31 @@ LABELS = make(Annotations, "labels", **ROWS, **TAGS)
 PRETRAINED = make(TrainedModel, "pretrain", **MODEL)
 
 
-def test_a_stage_of_the_recipe_has_a_line(capsys: pytest.CaptureFixture) -> None:
+def test_a_stage_of_the_recipe_has_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="ram_ray")
     log = listen(
         SAMPLES,
         HELD_OUT,
         make(Vocabulary, "vocabulary", words=9),
         make(DualEncoderResult, "represent", source="clip", revision=None),
-        make(Parsed, "parse", tags=5, captions=9, unread={}, **ROWS),
+        make(Parsed, "parse", tags=5, captions=9, rejected_captions={}, **ROWS),
         LABELS,
         make(Annotations, "labels_eval", held_out=True, **ROWS, **TAGS),
         make(Regions, "regions_1", images=8),
     )
     assert [line.stage for line in log.lines] == ["shards", "represent", "parse", "labels"]
     assert (log.lines[3].precision, log.lines[3].recall) == (0.75, 0.5)
-    lines = capsys.readouterr().out.splitlines()
+    lines = caplog.messages
     assert lines[0] == "done: shards, 8 images, 1 rejected, 2 s" and lines[1] == "done: represent, 2 s"
     assert lines[3] == "done: labels, 8 images, 1 rejected, 4 tags, 0.750 precision, 0.500 recall, 2 s"
 
 
-def test_a_model_has_its_line_when_it_is_scored(capsys: pytest.CaptureFixture) -> None:
+def test_a_model_has_its_line_when_it_is_scored(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="ram_ray")
     log = listen(HELD_OUT, PRETRAINED)
     assert log.lines == []
     log.on_result(score_of(PRETRAINED, 0.25), False)
-    assert capsys.readouterr().out == "done: pretrain, 16 images, 0.250 mAP, 2 s\n"
+    assert caplog.messages == ["done: pretrain, 16 images, 0.250 mAP, 2 s"]
     log.on_result(score_of(PRETRAINED, 0.25), True)
     assert [line.mAP for line in log.lines] == [0.25], "the final evaluation is that of the last model again"
 

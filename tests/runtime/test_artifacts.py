@@ -137,10 +137,10 @@ def test_listeners_are_told_of_each_result(uri: str) -> None:
 
 def test_a_run_ends_at_the_stage_that_was_asked_for(uri: str) -> None:
     run = Run(uri, last="parse")
-    run.reached("shards")
+    run.stop_after("shards")
     with pytest.raises(StopRun):
-        run.reached("parse")
-    Run(uri).reached("parse")
+        run.stop_after("parse")
+    Run(uri).stop_after("parse")
 
 
 def test_a_run_that_was_moved_finds_its_stages_where_they_are_now(tmp_path: Path) -> None:

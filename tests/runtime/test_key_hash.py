@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from ram_ray.data.parts import hash_of_part
+from ram_ray.data.folds import fold_hash
 from ram_ray.data_engine.crops import seeded_hash
-from ram_ray.reporting.engine_pictures import order_of
+from ram_ray.reporting.engine_images import sample_order
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.training.rows import to_training_table
 
@@ -17,11 +17,11 @@ KEY = "coco/00000/000000001"
 
 
 def test_parts_orders_and_samples_are_those_of_earlier_versions() -> None:
-    assert hash_of_part(KEY) == 1280668025245170583
+    assert fold_hash(KEY) == 1280668025245170583
     assert seeded_hash(KEY, 7) == 10050619339882227954
-    assert order_of(KEY, 7) == 8751668917132115269
+    assert sample_order(KEY, 7) == 8751668917132115269
     assert (hash_key("a dog"), hash_key("a dog", seed=3) >> 1) == (18303445162860370631, 444690484866318784)
-    row = {"key": KEY, "shard": "s", "pictures": [], "tags": [], "captions": []}
+    row = {"key": KEY, "shard": "s", "images": [], "tags": [], "captions": []}
     assert to_training_table([row], seed=7, num_buckets=4)["order"].to_pylist() == [464532506060889958 >> 1]
 
 

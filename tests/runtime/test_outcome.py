@@ -24,7 +24,8 @@ REPO = Path(__file__).resolve().parents[2]
 def _start(work: str, folder: Path) -> subprocess.Popen:
     """A process with a run whose work is the body of a function."""
     body = "\n".join(f"    {line}" for line in work.splitlines())
-    code = "import sys\nfrom ram_ray.runtime import cluster, outcome\nfrom ram_ray.runtime.screen import print_line\n"
+    code = "import logging, sys\nfrom ram_ray.runtime import cluster, outcome\n"
+    code += "logger = logging.getLogger('ram_ray.job')\n"
     code += f"def work():\n{body}\n"
     code += f"sys.exit(outcome.run(work, name='job', folder={str(folder)!r}, stage=lambda: 'parse'))"
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -43,7 +44,7 @@ def _run(work: str, folder: Path) -> tuple[int, list[str], str]:
 
 
 def test_a_run_that_ends_well_prints_its_lines(tmp_path: Path) -> None:
-    assert _run("print('noise')\nprint_line('done')", tmp_path)[:2] == (0, ["done"])
+    assert _run("print('noise')\nlogger.info('done')", tmp_path)[:2] == (0, ["done"])
 
 
 def test_a_users_mistake_is_its_own_line(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_ctrl_c_while_ray_works_is_one_line_too_and_ends_it(tmp_path: Path) -> N
 import ray
 from ram_ray.runtime import own_cluster
 cluster.start(num_cpus=2, object_store_gb=0.1, dashboard=False)
-print_line(str(own_cluster.logs_folder().parents[2]))
+logger.info(str(own_cluster.logs_folder().parents[2]))
 ray.get(ray.remote(num_cpus=0.1)(lambda: __import__("time").sleep(600)).remote())
 """
     with _start(work, tmp_path) as process:
@@ -90,7 +91,7 @@ cluster.start(num_cpus=2, object_store_gb=0.1, dashboard=False)
 def fail():
     print("a worker's own words")
     raise ZeroDivisionError("in a worker")
-print_line("started")
+logger.info("started")
 ray.get(fail.remote())
 """
     code, lines, log = _run(work, tmp_path)

@@ -28,7 +28,7 @@ from tests.tiny import STACK, SWIN, tokenizer
 LIMITS = Limits(1, 10_000, 100_000)
 CAPTIONS = ["a red sun in the sky", "a blue umbrella on the beach", "a green anchor"]
 TRAIN = TrainConfig(image_size=32, augment=AugmentConfig(crop_scale=(0.8, 1.0), randaugment=None))
-CONFIG = RepresentConfig(pictures_made=3, pictures_per_caption=2, head=(16, 8), train=TRAIN)
+CONFIG = RepresentConfig(images_per_caption=3, views_per_caption=2, head=(16, 8), train=TRAIN)
 
 
 def _settings(*, seed: int) -> SyntheticSettings:
@@ -54,7 +54,7 @@ def _feed(folder: Path, *, views: int = 2) -> PairFeed:
 def test_locations_hold_images_that_decode(synthetic: pa.Table) -> None:
     assert synthetic.schema == SYNTHETIC and synthetic["key"].to_pylist() == ["s/0", "s/1", "s/2"]
     assert synthetic["captions"].to_pylist() == [[text] for text in CAPTIONS], "images are made of the first caption"
-    locations = [location for row in synthetic["pictures"].to_pylist() for location in row]
+    locations = [location for row in synthetic["images"].to_pylist() for location in row]
     assert len(locations) == 9 and len({(location["uri"], location["offset"]) for location in locations}) == 9
     contents = read_bytes(*([location[name] for location in locations] for name in ("uri", "offset", "nbytes")))
     pixels = []
@@ -69,7 +69,7 @@ def test_locations_hold_images_that_decode(synthetic: pa.Table) -> None:
 def test_the_tar_is_an_ordinary_one(synthetic: pa.Table) -> None:
     import tarfile
 
-    locations = [location for row in synthetic["pictures"].to_pylist() for location in row]
+    locations = [location for row in synthetic["images"].to_pylist() for location in row]
     with tarfile.open(locations[0]["uri"]) as tar:
         members = [(member.offset_data, member.size) for member in tar.getmembers()]
     assert members == [(location["offset"], location["nbytes"]) for location in locations]
@@ -79,7 +79,7 @@ def test_the_same_rows_and_seed_give_the_same_images(synthetic: pa.Table, tmp_pa
     source = to_table([{"key": f"s/{n}", "shard": "s", "captions": [text]} for n, text in enumerate(CAPTIONS)], SAMPLE)
     for seed, same in ((3, True), (4, False)):
         again = Synthesizer(_settings(seed=seed), folder=str(tmp_path / str(seed)), device="cpu")(source)
-        tar, again_tar = (Path(table["pictures"][0][0]["uri"].as_py()).read_bytes() for table in (synthetic, again))
+        tar, again_tar = (Path(table["images"][0][0]["uri"].as_py()).read_bytes() for table in (synthetic, again))
         assert (tar == again_tar) == same
 
 
@@ -87,7 +87,7 @@ def test_another_batch_writes_another_tar(synthetic: pa.Table, tmp_path: Path) -
     """A resumed run may have a batch with the same first row and other rows after it."""
     rows = [{"key": f"s/{n}", "shard": "s", "captions": [text]} for n, text in enumerate(CAPTIONS)]
     make = Synthesizer(_settings(seed=3), folder=str(tmp_path), device="cpu")
-    uris = [make(to_table(part, SAMPLE))["pictures"][0][0]["uri"].as_py() for part in (rows[:2], rows[::2], rows[:2])]
+    uris = [make(to_table(part, SAMPLE))["images"][0][0]["uri"].as_py() for part in (rows[:2], rows[::2], rows[:2])]
     assert uris[0] == uris[2] != uris[1]
 
 
@@ -96,7 +96,7 @@ def test_rows_become_training_rows(synthetic: pa.Table) -> None:
     sample = {"key": "s/0", "shard": "s", **location, "captions": ["a", "b"], "labels": None}
     rows = [sample, {**sample, "key": "s/1", "reason": "truncated"}, {**sample, "key": "s/2", "captions": []}]
     (real,) = real_rows(to_table(rows, SAMPLE))
-    assert real["pictures"] == [location] and [caption["text"] for caption in real["captions"]] == ["a", "b"]
+    assert real["images"] == [location] and [caption["text"] for caption in real["captions"]] == ["a", "b"]
     rows = synthetic_rows(synthetic)
     assert [row["key"] for row in rows] == ["synthetic/s/0", "synthetic/s/1", "synthetic/s/2"]
     assert to_training([real, *rows], seed=0, num_buckets=2).schema.equals(ROWS)
@@ -113,12 +113,12 @@ def test_views_are_different_images_until_all_are_used(synthetic: pa.Table, tmp_
     assert len(counts) == 3 and min(counts.values()) > 10, "every image is used"
     many = _feed(tmp_path, views=7).views({**row, "epoch": 0})
     assert sorted(Counter(view["offset"] for view in many).values()) == [2, 2, 3]
-    assert row["pictures"] == synthetic_rows(synthetic)[0]["pictures"], "the row is not changed"
+    assert row["images"] == synthetic_rows(synthetic)[0]["images"], "the row is not changed"
 
 
 def test_a_batch_holds_views_texts_and_caption_hashes(synthetic: pa.Table, tmp_path: Path) -> None:
     rows = [{**row, "epoch": 0} for row in synthetic_rows(synthetic)]
-    real = {**rows[0], "key": "s/0", "pictures": rows[0]["pictures"][:1]}  # a single image: other crops of it
+    real = {**rows[0], "key": "s/0", "images": rows[0]["images"][:1]}  # a single image: other crops of it
     batch = _feed(tmp_path).batch([*rows, real])
     assert batch["pixels"].shape == (4, 2, 32, 32, 3) and set(batch["reason"]) == {""}
     assert (batch["pixels"][:, 0] != batch["pixels"][:, 1]).any((1, 2, 3)).all()

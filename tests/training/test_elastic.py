@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.micro_batches import split_step
-from ram_ray.training.strategy import Engine, make_engine, read_weights
+from ram_ray.training.strategy import TrainingStrategy, make_strategy, read_weights
 from ram_ray.training.worker_sums import sum_over_workers, world_size
 from tests.training.float32_muon import NAME, orthogonal
 
@@ -67,17 +67,17 @@ def _batches(step: int, *, rank: int, world: int) -> list[dict[str, Tensor]]:
     return [{"x": x[rows[part]], "y": y[rows[part]], "weight": weight[part]} for part in parts]
 
 
-def _engine(kind: str, stage: int, optimizer: str) -> Engine:
+def _strategy(kind: str, stage: int, optimizer: str) -> TrainingStrategy:
     config = TrainConfig(batch_size=STEP, micro_batch_size=2, optimizer=optimizer, clip_grad=0.1)
-    training = TrainingConfig(engine=kind, zero_stage=stage, precision="fp32", use_gpu=False)
-    return make_engine(Small(), config=config, training=training, device=CPU)
+    training = TrainingConfig(strategy=kind, zero_stage=stage, precision="fp32", use_gpu=False)
+    return make_strategy(Small(), config=config, training=training, device=CPU)
 
 
-def _train(engine: Engine, *, rank: int, world: int, steps: range) -> None:
+def _train(strategy: TrainingStrategy, *, rank: int, world: int, steps: range) -> None:
     for step in steps:
         micro = _batches(step, rank=rank, world=world)
         images = sum_over_workers(torch.stack([batch["weight"].sum() for batch in micro])).tolist()
-        engine.step(micro, lr=1e-2, shares=[count / sum(images) for count in images])
+        strategy.step(micro, lr=1e-2, shares=[count / sum(images) for count in images])
 
 
 def _phase(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
@@ -89,14 +89,14 @@ def _phase(rank: int, world: int, folder: str, source: str | None, target: str, 
 
 def _train_strategies(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
     for kind, stage, optimizer in STRATEGIES:
-        engine = _engine(kind, stage, optimizer)
+        strategy = _strategy(kind, stage, optimizer)
         name = f"{kind}-{stage}"
         if source:
-            engine.load(Path(folder, source, name))
-        _train(engine, rank=rank, world=world, steps=steps)
+            strategy.load(Path(folder, source, name))
+        _train(strategy, rank=rank, world=world, steps=steps)
         saved = Path(folder, target, name)
         saved.mkdir(parents=True, exist_ok=True)
-        engine.save(saved)
+        strategy.save(saved)
 
 
 def _worker(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
@@ -128,9 +128,9 @@ def test_two_workers_then_one_then_two_make_the_steps_of_one(
     monkeypatch.setattr(NAME, orthogonal)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        engine = _engine("ddp", 0, optimizer)
-        _train(engine, rank=0, world=1, steps=range(6))
-        engine.save(tmp_path)
+        strategy = _strategy("ddp", 0, optimizer)
+        _train(strategy, rank=0, world=1, steps=range(6))
+        strategy.save(tmp_path)
     finally:
         torch.distributed.destroy_process_group()
     expected, start = read_weights(tmp_path), Small().model.state_dict()

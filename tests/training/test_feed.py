@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ram_ray.data.folds import Fold
 from ram_ray.data.images import Limits
-from ram_ray.data.parts import Part
 from ram_ray.models.losses import UNKNOWN
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
@@ -48,7 +48,7 @@ def table(folder: Path) -> Table:
             offset += len(data)
             captions = [{"text": "a red dog", "tags": [0, 2]}, {"text": "a beach", "tags": [1]}]
             tags = [number % 6]
-            row = {"key": f"s/{number}", "shard": "s", "pictures": [location], "tags": tags, "captions": captions}
+            row = {"key": f"s/{number}", "shard": "s", "images": [location], "tags": tags, "captions": captions}
             rows.append(row)
     whole = to_training_table(rows, seed=SEED, num_buckets=NUM_BUCKETS)
     buckets = whole["bucket"].to_pylist()
@@ -114,7 +114,7 @@ def test_the_table_is_shuffled_by_hash_into_all_buckets(table: Table) -> None:
 
 def test_the_hash_depends_on_seed_and_key_and_fills_buckets_evenly() -> None:
     def rows(number: int) -> list[dict]:
-        return [{"key": f"k/{n}", "shard": "s", "pictures": [], "tags": [], "captions": []} for n in range(number)]
+        return [{"key": f"k/{n}", "shard": "s", "images": [], "tags": [], "captions": []} for n in range(number)]
 
     first, again, other = (
         to_training_table(rows(2000), seed=seed, num_buckets=5)["bucket"].to_pylist() for seed in (1, 1, 2)
@@ -235,8 +235,8 @@ def test_a_broken_image_becomes_a_reason_and_zeros(feed: TaggerFeed, folder: Pat
     (folder / "broken.jpg").write_bytes(jpeg(0)[:300])
     rows = _rows(feed, 4)
     location = {"uri": str(folder / "broken.jpg"), "offset": 0, "nbytes": 300}
-    rows[1] = {**rows[1], "pictures": [location]}
-    rows[2] = {**rows[2], "pictures": [{**location, "uri": str(folder / "gone.jpg")}]}
+    rows[1] = {**rows[1], "images": [location]}
+    rows[2] = {**rows[2], "images": [{**location, "uri": str(folder / "gone.jpg")}]}
     batch, intact = feed.batch(rows), feed.batch(_rows(feed, 4))
     assert batch["reason"].tolist() == ["", "truncated", "broken_archive", ""]
     assert [bool(detail) for detail in batch["detail"]] == [False, True, True, False]
@@ -280,7 +280,7 @@ def test_rejected_and_untagged_rows_are_left_out() -> None:
     ]
     (row,) = tagged_rows(to_records(rows, ANNOTATION))
     assert row == {
-        "key": "s/1", "shard": "s", "pictures": [{"uri": "u", "offset": 1, "nbytes": 2}], "tags": [1, 4],
+        "key": "s/1", "shard": "s", "images": [{"uri": "u", "offset": 1, "nbytes": 2}], "tags": [1, 4],
         "removed": [0, 7], "captions": [{"text": "a dog", "tags": [4]}],
     }  # fmt: skip
 
@@ -340,7 +340,7 @@ def test_images_of_each_tag_are_counted_in_the_selected_shards() -> None:
     for shards, counts in (("*", everything), ("web-*", web), ("coco*", coco), ("coco/*", coco), ("x", {-1: 0})):
         counted = count_block(block, selection=RowSelection(shards))
         assert dict(zip(counted["id"].to_pylist(), counted["count"].to_pylist(), strict=True)) == counts
-    part = Part.number(0, 2)
-    counted = count_block(block, selection=RowSelection("*", part))
-    tags = [row["tags"] for row in rows if not part.holds(row["key"]) and row["tags"]]
+    fold = Fold.of_index(0, 2)
+    counted = count_block(block, selection=RowSelection("*", fold))
+    tags = [row["tags"] for row in rows if not fold.contains(row["key"]) and row["tags"]]
     assert 0 < len(tags) < 3 and sum(map(len, tags)) + len(tags) == sum(counted["count"].to_pylist())

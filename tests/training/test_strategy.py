@@ -16,13 +16,13 @@ from torch import nn
 
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.step import TrainStep, step_seed
-from ram_ray.training.strategy import DDPEngine, Engine, make_engine, read_weights
+from ram_ray.training.strategy import DDPStrategy, TrainingStrategy, make_strategy, read_weights
 from tests.tiny import SWIN, tagger
 from tests.training.float32_muon import NAME, orthogonal
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=4, weight_decay=0.05, clip_grad=1.0)
-PLAIN = TrainingConfig(engine="ddp", precision="fp32", workers=1, use_gpu=False)
+PLAIN = TrainingConfig(strategy="ddp", precision="fp32", workers=1, use_gpu=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,11 +69,11 @@ def _batches(number: int, *, size: int = 4) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def _train(engine: Engine, batches: list[dict], *, first: int = 0) -> list[dict[str, float]]:
+def _train(strategy: TrainingStrategy, batches: list[dict], *, first: int = 0) -> list[dict[str, float]]:
     losses = []
     for step, batch in enumerate(batches, start=first):
         torch.manual_seed(step_seed(0, step=step, rank=0))
-        losses.append(engine.step([batch], lr=1e-3 / (1 + step)))
+        losses.append(strategy.step([batch], lr=1e-3 / (1 + step)))
     return losses
 
 
@@ -82,10 +82,10 @@ def _same(module: nn.Module, other: nn.Module) -> bool:
     return state.keys() == expected.keys() and all(torch.equal(value, expected[name]) for name, value in state.items())
 
 
-def _ddp(step: nn.Module, config: TrainConfig = CONFIG, training: TrainingConfig = PLAIN) -> DDPEngine:
-    engine = make_engine(step, config=config, training=training, device=CPU)  # type: ignore[arg-type]
-    assert isinstance(engine, DDPEngine) and engine.kind == "ddp"
-    return engine
+def _ddp(step: nn.Module, config: TrainConfig = CONFIG, training: TrainingConfig = PLAIN) -> DDPStrategy:
+    strategy = make_strategy(step, config=config, training=training, device=CPU)  # type: ignore[arg-type]
+    assert isinstance(strategy, DDPStrategy) and strategy.name == "ddp"
+    return strategy
 
 
 class _MeanStep(nn.Module):
@@ -120,21 +120,21 @@ def test_accumulated_micro_batches_are_one_big_batch(clip: float) -> None:
 def test_the_learning_rate_of_the_call_is_used() -> None:
     step = _step()
     original = copy.deepcopy(step)
-    engine = _ddp(step)
-    engine.step(_batches(1), lr=0.0)
+    strategy = _ddp(step)
+    strategy.step(_batches(1), lr=0.0)
     assert _same(step, original)
-    engine.step(_batches(1), lr=1e-3)
+    strategy.step(_batches(1), lr=1e-3)
     changes = [(a - b).abs().max() for a, b in zip(step.parameters(), original.parameters(), strict=True)]
     assert 0.5e-3 < max(changes) < 2e-3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_lowers_the_loss(precision: str) -> None:
-    engine = _ddp(_step(), training=PLAIN.model_copy(update={"precision": precision}))
+    strategy = _ddp(_step(), training=PLAIN.model_copy(update={"precision": precision}))
     (batch,) = _batches(1)
-    losses = [engine.step([batch], lr=3e-3) for _ in range(15)]
+    losses = [strategy.step([batch], lr=3e-3) for _ in range(15)]
     assert losses[-1]["text"] < 0.9 * losses[0]["text"] and losses[0].keys() == {"tag", "text", "total"}
-    assert all(parameter.dtype == torch.float32 for parameter in engine._step.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in strategy._step.parameters())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -144,9 +144,9 @@ def test_a_resumed_run_equals_an_uninterrupted_run_bit_for_bit(optimizer: str, t
     uninterrupted = _step(dropout=0.2)
     expected = _train(_ddp(uninterrupted, config=config), batches)
     first, second = _step(dropout=0.2), _step(dropout=0.2)
-    engine = _ddp(first, config=config)
-    assert _train(engine, batches[:2]) == expected[:2]
-    engine.save(tmp_path)
+    strategy = _ddp(first, config=config)
+    assert _train(strategy, batches[:2]) == expected[:2]
+    strategy.save(tmp_path)
     with torch.no_grad():
         for parameter in second.parameters():
             parameter.add_(1.0)  # other weights than the checkpoint's
@@ -171,22 +171,22 @@ def test_modules_outside_the_model_are_resumed_too(tmp_path: Path) -> None:
     torch.manual_seed(1)
     batch = {"x": 3 + torch.randn(8, 5), "y": torch.randn(8, 1)}
     first, second = Headed(), Headed()
-    engine = _ddp(first)
+    strategy = _ddp(first)
     for _ in range(3):
-        engine.step([batch], lr=0.01)
-    engine.save(tmp_path)
+        strategy.step([batch], lr=0.01)
+    strategy.save(tmp_path)
     resumed = _ddp(second)
     resumed.load(tmp_path)
     assert _same(first, second) and first.head.running_mean.abs().min() > 0.1
-    assert engine.step([batch], lr=0.01) == resumed.step([batch], lr=0.01)
+    assert strategy.step([batch], lr=0.01) == resumed.step([batch], lr=0.01)
     assert read_weights(tmp_path).keys() == first.model.state_dict().keys()
 
 
 def test_weights_read_from_a_checkpoint_are_the_models(tmp_path: Path) -> None:
     step = _step()
-    engine = _ddp(step)
-    _train(engine, _batches(2))
-    engine.save(tmp_path)
+    strategy = _ddp(step)
+    _train(strategy, _batches(2))
+    strategy.save(tmp_path)
     weights = read_weights(tmp_path)
     other = tagger(seed=9, tag_encoder=step.model.config.tag_encoder)
     other.load_state_dict(weights)
@@ -209,23 +209,23 @@ def test_deepspeed_makes_the_steps_of_ddp_and_resumes_from_its_checkpoint(
     batches = _batches(4)
     plain = _step()
     expected = _train(_ddp(plain, config=config), batches)
-    training = TrainingConfig(engine="deepspeed", zero_stage=zero_stage, precision="fp32", workers=1, use_gpu=False)
+    training = TrainingConfig(strategy="deepspeed", zero_stage=zero_stage, precision="fp32", workers=1, use_gpu=False)
 
-    def engine_of(step: TrainStep) -> Engine:
-        engine = make_engine(step, config=config, training=training, device=CPU)
-        assert engine.kind == "deepspeed"
-        return engine
+    def strategy_of(step: TrainStep) -> TrainingStrategy:
+        strategy = make_strategy(step, config=config, training=training, device=CPU)
+        assert strategy.name == "deepspeed"
+        return strategy
 
-    engine = engine_of(_step())
-    losses = _train(engine, batches[:2])
-    engine.save(tmp_path)
-    losses += _train(engine, batches[2:], first=2)
+    strategy = strategy_of(_step())
+    losses = _train(strategy, batches[:2])
+    strategy.save(tmp_path)
+    losses += _train(strategy, batches[2:], first=2)
     for step_losses, expected_losses in zip(losses, expected, strict=True):
         assert step_losses == pytest.approx(expected_losses, rel=1e-3)
     weights = read_weights(tmp_path)
     assert weights.keys() == plain.model.state_dict().keys()
 
-    resumed = engine_of(_step())
+    resumed = strategy_of(_step())
     resumed.load(tmp_path)
     assert _train(resumed, batches[2:], first=2) == losses[2:], "the state of the optimizer is loaded"
     (tmp_path / "end").mkdir()
@@ -238,32 +238,36 @@ def test_deepspeed_makes_the_steps_of_ddp_and_resumes_from_its_checkpoint(
 
 def _deepspeed(
     step: nn.Module, config: TrainConfig = CONFIG, *, zero_stage: int = 1, precision: str = "fp32"
-) -> Engine:
-    training = TrainingConfig(engine="deepspeed", zero_stage=zero_stage, precision=precision, workers=1, use_gpu=False)
-    return make_engine(step, config=config, training=training, device=CPU)
+) -> TrainingStrategy:
+    training = TrainingConfig(
+        strategy="deepspeed", zero_stage=zero_stage, precision=precision, workers=1, use_gpu=False
+    )
+    return make_strategy(step, config=config, training=training, device=CPU)
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_deepspeed_accumulates_as_ddp_does() -> None:
     config = TrainConfig(batch_size=4, micro_batch_size=2, clip_grad=1.0)
     batches = _batches(4, size=2)
-    plain, engine = _ddp(_step(), config), _deepspeed(_step(), config)
+    plain, deepspeed = _ddp(_step(), config), _deepspeed(_step(), config)
     for pair in (batches[:2], batches[2:]):
-        losses, expected = (strategy.step(pair, lr=1e-3, shares=[0.75, 0.25]) for strategy in (engine, plain))
+        losses, expected = (each.step(pair, lr=1e-3, shares=[0.75, 0.25]) for each in (deepspeed, plain))
         assert losses == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("make", [_ddp, _deepspeed])
 @pytest.mark.usefixtures("no_compiler")
-def test_without_clip_grad_gradients_are_not_clipped(make: Callable[[nn.Module, TrainConfig], Engine]) -> None:
+def test_without_clip_grad_gradients_are_not_clipped(
+    make: Callable[[nn.Module, TrainConfig], TrainingStrategy],
+) -> None:
     """AdamW's first step depends on a gradient's size only through `eps`, so a gradient is clipped to that size."""
     changes = {}
     for clip in (None, 1e6, 1e-8):
         step = _MeanStep()
         original = [parameter.detach().clone() for parameter in step.parameters()]
-        engine = make(step, TrainConfig(batch_size=8, clip_grad=clip, weight_decay=0.0))
+        strategy = make(step, TrainConfig(batch_size=8, clip_grad=clip, weight_decay=0.0))
         torch.manual_seed(1)
-        engine.step([{"x": torch.randn(8, 5), "y": torch.randn(8, 1)}], lr=1e-2)
+        strategy.step([{"x": torch.randn(8, 5), "y": torch.randn(8, 1)}], lr=1e-2)
         pairs = zip(step.parameters(), original, strict=True)
         changes[clip] = torch.cat([(a - b).abs().flatten() for a, b in pairs])
     torch.testing.assert_close(changes[None], changes[1e6])
@@ -303,8 +307,8 @@ def test_deepspeed_computes_in_the_configured_precision(
     for module in step.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda _, inputs, output: seen.update([output.dtype]))
-    engine = _deepspeed(step, precision=precision, zero_stage=zero_stage)
-    losses = engine.step(_batches(1), lr=1e-3)
+    strategy = _deepspeed(step, precision=precision, zero_stage=zero_stage)
+    losses = strategy.step(_batches(1), lr=1e-3)
     assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}, seen
     assert all(parameter.dtype == torch.float32 for parameter in step.parameters()), "master weights"
     # Eight bits of a bf16 number round by 2e-3; sums of such errors over some ten layers stay under 3%.
@@ -313,7 +317,7 @@ def test_deepspeed_computes_in_the_configured_precision(
 
 
 def test_fp32_on_a_gpu_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ram_ray.training.strategy.DDPEngine", lambda *args, **kwargs: None)
+    monkeypatch.setattr("ram_ray.training.strategy.DDPStrategy", lambda *args, **kwargs: None)
     original = torch.get_float32_matmul_precision()
     try:
         for precision, device, expected in (
@@ -322,7 +326,7 @@ def test_fp32_on_a_gpu_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
             ("fp32", "cuda", "high"),
         ):
             training = PLAIN.model_copy(update={"precision": precision})
-            make_engine(nn.Linear(1, 1), config=CONFIG, training=training, device=torch.device(device))
+            make_strategy(nn.Linear(1, 1), config=CONFIG, training=training, device=torch.device(device))
             assert torch.get_float32_matmul_precision() == expected, (precision, device)
     finally:
         torch.set_float32_matmul_precision(original)

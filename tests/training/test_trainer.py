@@ -22,7 +22,7 @@ from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed, Table, plan
 from ram_ray.training.metrics import EVENTS, METRICS, Metrics
-from ram_ray.training.rejected import read
+from ram_ray.training.rejected_rows import read
 from ram_ray.training.rows import to_training_table
 from ram_ray.training.trainer import fit, train
 from ram_ray.training.worker import Job
@@ -83,7 +83,7 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
         file = folder / f"{number}.jpg"
         file.write_bytes(data)
         location = {"uri": str(file), "offset": 0, "nbytes": len(data)}
-        rows.append({"key": f"s/{number:02d}", "shard": "s", "pictures": [location], "tags": [0], "captions": []})
+        rows.append({"key": f"s/{number:02d}", "shard": "s", "images": [location], "tags": [0], "captions": []})
     import pyarrow.parquet as pq
 
     table = to_training_table(rows, seed=0, num_buckets=1).drop(["bucket"])
@@ -96,7 +96,7 @@ def _job(folder: Path, *, steps: int, workers: int, broken: tuple[int, ...] = BR
         Table(str(folder / "table"), (NUM_ROWS,)), config, 0, Limits(1, 10**6, 10**6), "", records=f"{folder}/records"
     )
     training = TrainingConfig(
-        workers=workers, use_gpu=False, engine="ddp", precision="fp32", worker_cpus=0.5, feed_cpus=0.5, max_failures=2
+        workers=workers, use_gpu=False, strategy="ddp", precision="fp32", worker_cpus=0.5, feed_cpus=0.5, max_failures=2
     )
     return BrightnessJob("pretrain", config, training, feed, steps, 5, rejected=f"{folder}/rejected")
 

@@ -4,7 +4,7 @@ The sample has the labels with the most changes, and of each label the images wi
 uniform draw that does not depend on blocks or machines. Cleaning writes a table of sampled crops, which also holds box
 and cluster. Where it exists, it replaces the annotations for kept and removed tags.
 
-Ray tasks read the images from the shards and return small JPEGs: the driver holds at most `Bounds.pictures`.
+Ray tasks read the images from the shards and return small JPEGs: the driver holds at most `Bounds.max_images`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.records import Reject, to_table
 from ram_ray.reporting.engine_rows import (
     OUTCOMES,
-    PICK,
     SAMPLE_IMAGE,
+    SAMPLED_TAG,
     Annotation,
     Caption,
     Outcome,
-    Pick,
     RemovedTag,
+    SampledTag,
     SampleImage,
     Tag,
 )
@@ -43,20 +43,20 @@ from ram_ray.settings.runtime import Execution
 class Bounds:
     """How much a page may hold."""
 
-    categories: int = 60  # labels
-    each: int = 8  # images of one label and outcome
-    pictures: int = 1400  # images of the page
+    max_labels: int = 60  # labels
+    max_per_outcome: int = 8  # images of one label and outcome
+    max_images: int = 1400  # images of the page
     side: int = 104  # pixels
     quality: int = 68  # of JPEG
-    bytes: int = 6_500_000  # of all JPEGs; a third more in a page
+    max_bytes: int = 6_500_000  # of all JPEGs; a third more in a page
 
     @property
-    def each_in_all(self) -> int:
-        """Images of one label and outcome, so that the sum stays under `pictures`."""
-        return max(1, min(self.each, self.pictures // (self.categories * len(OUTCOMES))))
+    def per_outcome(self) -> int:
+        """Images of one label and outcome, so that the sum stays under `max_images`."""
+        return max(1, min(self.max_per_outcome, self.max_images // (self.max_labels * len(OUTCOMES))))
 
 
-def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: frozenset[int] = frozenset()) -> pa.Table:
+def sample_tags(block: pa.Table, *, tags: frozenset[int], each: int, sampled: frozenset[int] = frozenset()) -> pa.Table:
     """Select tags of a block of annotations, at most `each` of one label and outcome.
 
     Args:
@@ -66,9 +66,9 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
         sampled: ids of labels whose kept and removed tags come from cleaning's samples: only added tags are selected.
 
     Returns:
-        PICK rows.
+        SAMPLED_TAG rows.
     """
-    best: dict[tuple[int, Outcome], list[Pick]] = defaultdict(list)
+    best: dict[tuple[int, Outcome], list[SampledTag]] = defaultdict(list)
     for row in block.to_pylist():
         if row["reason"] is not None:
             continue
@@ -77,8 +77,8 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
                 best[tag["id"], outcome].append(
                     {
                         "tag": tag["id"],
-                        "what": outcome,
-                        "order": order_of(row["key"], tag["id"]),
+                        "outcome": outcome,
+                        "order": sample_order(row["key"], tag["id"]),
                         "key": row["key"],
                         "box": None,
                         "cluster": None,
@@ -89,7 +89,7 @@ def pick_block(block: pa.Table, *, tags: frozenset[int], each: int, sampled: fro
     return _smallest(best, each)
 
 
-def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
+def sample_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
     """Select crops of a block of cleaning's samples, at most `each` of one label and outcome.
 
     Args:
@@ -98,17 +98,17 @@ def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
         each: most rows of one label and outcome.
 
     Returns:
-        PICK rows.
+        SAMPLED_TAG rows.
     """
-    best: dict[tuple[int, Outcome], list[Pick]] = defaultdict(list)
+    best: dict[tuple[int, Outcome], list[SampledTag]] = defaultdict(list)
     for row in block.select(["key", "tag", "box", "cluster", "removed", "reason", "score"]).to_pylist():
         if row["tag"] in tags:
             outcome: Outcome = "removed" if row["removed"] else "kept"
             best[row["tag"], outcome].append(
                 {
                     "tag": row["tag"],
-                    "what": outcome,
-                    "order": order_of(row["key"], row["tag"]),
+                    "outcome": outcome,
+                    "order": sample_order(row["key"], row["tag"]),
                     "key": row["key"],
                     "box": row["box"],
                     "cluster": row["cluster"],
@@ -119,9 +119,9 @@ def pick_crops(block: pa.Table, *, tags: frozenset[int], each: int) -> pa.Table:
     return _smallest(best, each)
 
 
-def _smallest(best: Mapping[tuple[int, Outcome], list[Pick]], each: int) -> pa.Table:
-    rows = [dict(pick) for picks in best.values() for pick in sorted(picks, key=lambda pick: pick["order"])[:each]]
-    return to_table(rows, PICK)
+def _smallest(best: Mapping[tuple[int, Outcome], list[SampledTag]], each: int) -> pa.Table:
+    rows = [dict(tag) for tags in best.values() for tag in sorted(tags, key=lambda tag: tag["order"])[:each]]
+    return to_table(rows, SAMPLED_TAG)
 
 
 def _outcomes(row: Annotation) -> list[tuple[Tag | RemovedTag, Outcome, str]]:
@@ -142,7 +142,7 @@ def _mentioned(captions: Iterable[Caption]) -> set[int]:
     return {id for caption in captions for id in caption["tags"]}
 
 
-def order_of(key: str, tag: int) -> int:
+def sample_order(key: str, tag: int) -> int:
     """The pseudo-random order of the images of a label, the same in every run.
 
     Args:
@@ -155,19 +155,21 @@ def order_of(key: str, tag: int) -> int:
     return hash_key(f"{tag}/{key}") >> 1
 
 
-def show_block(block: pa.Table, *, picks: Mapping[str, list[Pick]], limits: Limits, bounds: Bounds) -> pa.Table:
+def make_thumbnails(
+    block: pa.Table, *, sampled_tags: Mapping[str, list[SampledTag]], limits: Limits, bounds: Bounds
+) -> pa.Table:
     """Read the images of a block of annotations and make their thumbnails.
 
     Args:
         block: `records.ANNOTATION` rows.
-        picks: PICK rows by key; those of other blocks are passed over.
+        sampled_tags: SAMPLED_TAG rows by key; those of other blocks are passed over.
         limits: of images.
         bounds: of thumbnails.
 
     Returns:
         SAMPLE_IMAGE rows.
     """
-    rows = [row for row in block.to_pylist() if row["key"] in picks]
+    rows = [row for row in block.to_pylist() if row["key"] in sampled_tags]
     data = read_bytes(*([row[name] for row in rows] for name in ("uri", "offset", "nbytes")))
     samples: list[SampleImage] = []
     for row, content in zip(rows, data, strict=True):
@@ -180,12 +182,12 @@ def show_block(block: pa.Table, *, picks: Mapping[str, list[Pick]], limits: Limi
             image = decode(content, limits=limits)
         except Reject:
             image = None  # removed or broken since the run read it; the page says that it cannot be read
-        for pick in picks[row["key"]]:
-            if pick["what"] == "kept" and pick["tag"] not in mentioned:
+        for tag in sampled_tags[row["key"]]:
+            if tag["outcome"] == "kept" and tag["tag"] not in mentioned:
                 continue  # a crop of an added tag, which has a strip of its own
-            jpeg = thumbnail(image, pick["box"], bounds=bounds) if image else None
-            true = None if truth is None else pick["tag"] in truth
-            samples.append({**pick, "true": true, "caption": text, "jpeg": jpeg})
+            jpeg = thumbnail(image, tag["box"], bounds=bounds) if image else None
+            true = None if truth is None else tag["tag"] in truth
+            samples.append({**tag, "true": true, "caption": text, "jpeg": jpeg})
     return to_table([dict(sample) for sample in samples], SAMPLE_IMAGE)
 
 
@@ -232,59 +234,63 @@ def read_sample_images(
     Returns:
         SAMPLE_IMAGE rows in the order of label, outcome and hash, within `bounds`.
     """
-    picks = _select(annotations, crops=list(crops), tags=frozenset(tags), execution=execution, each=bounds.each_in_all)
-    reference = ray.put(picks)
+    sampled_tags = _select(
+        annotations, crops=list(crops), tags=frozenset(tags), execution=execution, each=bounds.per_outcome
+    )
+    reference = ray.put(sampled_tags)
 
     def show(block: pa.Table) -> pa.Table:
-        block_picks = ray.get(reference)
-        return show_block(block, picks=block_picks, limits=execution.limits, bounds=bounds)
+        block_tags = ray.get(reference)
+        return make_thumbnails(block, sampled_tags=block_tags, limits=execution.limits, bounds=bounds)
 
     rows = read_rows(annotations, execution=execution).map_batches(
         show, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
     images = [cast(SampleImage, row) for row in rows.iter_rows()]
-    images.sort(key=lambda image: (image["tag"], OUTCOMES.index(image["what"]), image["order"]))
-    return _limit_bytes(images, bounds.bytes)
+    images.sort(key=lambda image: (image["tag"], OUTCOMES.index(image["outcome"]), image["order"]))
+    return _limit_bytes(images, bounds.max_bytes)
 
 
 def _select(
     annotations: str, *, crops: list[str], tags: frozenset[int], execution: Execution, each: int
-) -> dict[str, list[Pick]]:
-    """The picks of the page by key, at most `each` of one label and outcome."""
-    picks: list[Pick] = []
+) -> dict[str, list[SampledTag]]:
+    """The sampled tags of the page by key, at most `each` of one label and outcome."""
+    sampled_tags: list[SampledTag] = []
     for number, path in enumerate(crops, start=1):
         samples = read_rows(path, execution=execution, partitioned=False)
-        crop_picks = _pick(
-            samples, lambda block: pick_crops(block, tags=tags, each=each), execution=execution, each=each
+        crop_tags = _sample(
+            samples, lambda block: sample_crops(block, tags=tags, each=each), execution=execution, each=each
         )
-        picks += [pick for pick in crop_picks if pick["what"] == "removed" or number == len(crops)]
-    sampled = frozenset(pick["tag"] for pick in picks)
+        sampled_tags += [tag for tag in crop_tags if tag["outcome"] == "removed" or number == len(crops)]
+    sampled = frozenset(tag["tag"] for tag in sampled_tags)
     columns = ["key", "captions", "tags", "removed", "reason"]
-    picks += _pick(
+    sampled_tags += _sample(
         read_rows(annotations, execution=execution, columns=columns),
-        lambda block: pick_block(block, tags=tags, each=each, sampled=sampled),
+        lambda block: sample_tags(block, tags=tags, each=each, sampled=sampled),
         execution=execution,
         each=each,
     )
-    by_key: dict[str, list[Pick]] = defaultdict(list)
+    by_key: dict[str, list[SampledTag]] = defaultdict(list)
     sizes: Counter[tuple[int, Outcome]] = Counter()  # several rounds remove tags of one label
-    for pick in sorted(picks, key=lambda pick: pick["order"]):
-        sizes[pick["tag"], pick["what"]] += 1
-        if sizes[pick["tag"], pick["what"]] <= each:
-            by_key[pick["key"]].append(pick)
+    for tag in sorted(sampled_tags, key=lambda tag: tag["order"]):
+        sizes[tag["tag"], tag["outcome"]] += 1
+        if sizes[tag["tag"], tag["outcome"]] <= each:
+            by_key[tag["key"]].append(tag)
     return dict(by_key)
 
 
-def _pick(dataset: Dataset, pick: Callable[[pa.Table], pa.Table], *, execution: Execution, each: int) -> list[Pick]:
+def _sample(
+    dataset: Dataset, sample: Callable[[pa.Table], pa.Table], *, execution: Execution, each: int
+) -> list[SampledTag]:
     cpus = execution.task_cpus
 
     def smallest(group: pa.Table) -> pa.Table:
         return group.sort_by("order").slice(0, each)
 
-    picked = dataset.map_batches(pick, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
-    groups = picked.groupby(["tag", "what"], num_partitions=execution.resources.shuffle_partitions)
+    sampled_rows = dataset.map_batches(sample, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
+    groups = sampled_rows.groupby(["tag", "outcome"], num_partitions=execution.resources.shuffle_partitions)
     rows = groups.map_groups(smallest, batch_format="pyarrow", num_cpus=cpus).iter_rows()
-    return [cast(Pick, row) for row in rows]
+    return [cast(SampledTag, row) for row in rows]
 
 
 def _limit_bytes(images: list[SampleImage], limit: int) -> list[SampleImage]:
@@ -292,8 +298,8 @@ def _limit_bytes(images: list[SampleImage], limit: int) -> list[SampleImage]:
     sizes: dict[tuple[int, Outcome], int] = defaultdict(int)
     ranked = []
     for index, image in enumerate(images):
-        ranked.append((sizes[image["tag"], image["what"]], index))
-        sizes[image["tag"], image["what"]] += 1
+        ranked.append((sizes[image["tag"], image["outcome"]], index))
+        sizes[image["tag"], image["outcome"]] += 1
     selected, num_bytes = set(), 0
     for _, index in sorted(ranked):
         num_bytes += len(images[index]["jpeg"] or b"")

@@ -1,4 +1,4 @@
-"""Contract: every region comes out once, in the group of its category, whatever files it came from; finished
+"""Contract: every region comes out once, in the group of its label, whatever files it came from; finished
 work is not repeated."""
 
 from collections import Counter
@@ -10,18 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ram_ray.data_engine import categories as module
-from ram_ray.data_engine.categories import (
+from ram_ray.data_engine import regions_by_label as module
+from ram_ray.data_engine.crops import IMAGE_REGIONS, REGIONS, explode_regions
+from ram_ray.data_engine.regions_by_label import (
     Group,
     RowCounts,
-    categories,
     count_tags,
     in_memory,
-    list_parts,
+    list_file_batches,
     plan_groups,
+    read_regions,
     write_groups,
 )
-from ram_ray.data_engine.crops import IMAGE_REGIONS, REGIONS, explode_regions
 
 SHARDS = ("web-00", "a%b c")  # a name that a folder's name must escape
 
@@ -37,14 +37,14 @@ def regions(tmp_path: Path) -> tuple[Path, pa.Table]:
             image_regions = [
                 {
                     "tag": int(id),
-                    "carried": bool(positive := rng.random() < 0.8),
-                    "said": bool(positive and rng.random() < 0.7),
-                    "labelled": False,
+                    "positive": bool(positive := rng.random() < 0.8),
+                    "mentioned": bool(positive and rng.random() < 0.7),
+                    "confirmed": False,
                     "box": [0, 0, 1, 1],
-                    "score": 0.5,
-                    "whole": float(rng.random()),
-                    "agreement": float(rng.random()),
-                    "others": [9, 10],
+                    "detector_score": 0.5,
+                    "image_score": float(rng.random()),
+                    "region_score": float(rng.random()),
+                    "other_mentions": [9, 10],
                     "embedding": rng.normal(size=4).astype("<f2").tobytes(),
                 }
                 for id in rng.choice(9, rng.integers(0, 6), replace=False)
@@ -67,46 +67,46 @@ def read(groups: list[Group], folder: Path, columns: list[str] = REGIONS.names) 
     tables = [
         table
         for group in groups
-        for tag, chunks in categories(group, folder=str(folder))
+        for tag, chunks in read_regions(group, folder=str(folder))
         for table in chunks(columns)
         if "tag" not in columns or set(table["tag"].to_pylist()) == {tag}
     ]
     return pa.concat_tables(tables)
 
 
-@pytest.mark.parametrize("part_bytes, group_rows", [(1 << 30, 1000), (1, 60), (1, 5)])
-def test_every_region_comes_out_once_in_its_category(regions, tmp_path, monkeypatch, part_bytes, group_rows):
-    monkeypatch.setattr(module, "PART_BYTES", part_bytes)
+@pytest.mark.parametrize("batch_bytes, group_rows", [(1 << 30, 1000), (1, 60), (1, 5)])
+def test_every_region_comes_out_once_with_its_label(regions, tmp_path, monkeypatch, batch_bytes, group_rows):
+    monkeypatch.setattr(module, "BATCH_BYTES", batch_bytes)
     monkeypatch.setattr(module, "GROUP_ROWS", group_rows)
     monkeypatch.setattr(module, "MIN_GROUP_ROWS", 1)
     monkeypatch.setattr(module, "CHUNK_ROWS", 16)
     folder, rows = regions
-    parts = list_parts(str(folder))
-    assert len(parts) == (1 if part_bytes > 1 else 4)
+    batches = list_file_batches(str(folder))
+    assert len(batches) == (1 if batch_bytes > 1 else 4)
     counts = RowCounts()
-    for part in parts:
-        counts.add(count_tags(part))
+    for batch in batches:
+        counts.add(count_tags(batch))
     assert counts.rows == Counter(rows["tag"].to_pylist())
-    assert counts.mentioned == Counter(rows.filter(rows["said"])["tag"].to_pylist())
+    assert counts.mentioned == Counter(rows.filter(rows["mentioned"])["tag"].to_pylist())
     assert counts.images == len(set(rows["key"].to_pylist()))
     groups = plan_groups(counts.rows, groups=1)
     assert [group.rows for group in groups] == sorted((group.rows for group in groups), reverse=True)
     assert sorted(tag for group in groups for tag in group.tags) == list(range(9))
     assert any(group.large for group in groups) == (group_rows == 5)
-    for part in parts:
-        write_groups(part, groups=groups, folder=str(tmp_path / "layout"))
+    for batch in batches:
+        write_groups(batch, groups=groups, folder=str(tmp_path / "layout"))
     written = read(groups, tmp_path / "layout")
     assert sorted_rows(written).equals(sorted_rows(rows))
     keys = read(groups, tmp_path / "layout", ["key"])
     assert sorted(keys["key"].to_pylist()) == sorted(rows["key"].to_pylist())
 
 
-def test_a_finished_part_is_not_written_again(regions, tmp_path):
-    (part,) = list_parts(str(regions[0]))
-    groups = plan_groups(count_tags(part).rows, groups=2)
-    write_groups(part, groups=groups, folder=str(tmp_path / "layout"))
+def test_a_finished_batch_is_not_written_again(regions, tmp_path):
+    (batch,) = list_file_batches(str(regions[0]))
+    groups = plan_groups(count_tags(batch).rows, groups=2)
+    write_groups(batch, groups=groups, folder=str(tmp_path / "layout"))
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "layout").rglob("*.parquet")}
-    write_groups(part, groups=groups, folder=str(tmp_path / "layout"))
+    write_groups(batch, groups=groups, folder=str(tmp_path / "layout"))
     assert files and {file: file.stat().st_mtime_ns for file in files} == files
 
 

@@ -1,10 +1,10 @@
-"""Move regions from files by image to files by category, and read the rows of a category.
+"""Move regions from files by image to files by label, and read the rows of a label.
 
-All embeddings of a run do not fit into memory, and a category can hold a million. So the rows are moved once, from
-Parquet to Parquet: each task reads a part of the regions (`PART_BYTES`) and writes a file for each group of categories,
-sorted by tag and key. A group is what a task decides on: a large category, or small ones up to `GROUP_ROWS` rows. Cost
-is linear in rows, and no task holds more than a part or a group of small categories (about 300 MB with 512 float16
-numbers a crop). A large category is only read in chunks.
+All embeddings of a run do not fit into memory, and a label can hold a million. So the rows are moved once, from
+Parquet to Parquet: each task reads a batch of files (`BATCH_BYTES`) and writes a file for each group of labels,
+sorted by tag and key. A group is what a task decides on: a large label, or small ones up to `GROUP_ROWS` rows. Cost
+is linear in rows, and no task holds more than a batch or a group of small labels (about 300 MB with 512 float16
+numbers a crop). A large label is only read in chunks.
 
 File names follow from the contents, and files are written whole, so a run that was killed finds its finished work.
 """
@@ -28,18 +28,18 @@ import pyarrow.parquet as pq
 from ram_ray.data_engine.crops import REGIONS, explode_regions
 from ram_ray.runtime.artifacts import write_bytes, write_table
 
-PART_BYTES = 128 << 20  # of Parquet that a task moves
-GROUP_ROWS = 250_000  # of small categories that a task holds
+BATCH_BYTES = 128 << 20  # of Parquet that a task moves
+GROUP_ROWS = 250_000  # of small labels that a task holds
 MIN_GROUP_ROWS = 500  # least rows of a group
-CHUNK_ROWS = 16_384  # of a large category, held at once
+CHUNK_ROWS = 16_384  # of a large label, held at once
 
-# Reads the rows of a category, again at each call: columns -> tables of at most CHUNK_ROWS rows.
+# Reads the rows of a label, again at each call: columns -> tables of at most CHUNK_ROWS rows.
 Chunks = Callable[[Sequence[str]], Iterator[pa.Table]]
 
 
 @dataclass(frozen=True)
 class Group:
-    """The categories that a task decides on."""
+    """The labels that a task decides on."""
 
     name: str  # follows from the tags
     tags: tuple[int, ...]
@@ -47,43 +47,43 @@ class Group:
 
     @property
     def large(self) -> bool:
-        """Whether the group is a category that is only read in chunks."""
+        """Whether the group is a label that is only read in chunks."""
         return self.rows > GROUP_ROWS
 
 
 @dataclass(frozen=True)
-class Part:
+class FileBatch:
     """Files of IMAGE_REGIONS rows that a task moves."""
 
     name: str  # follows from the files' names
     files: tuple[str, ...]
 
 
-def list_parts(uri: str) -> list[Part]:
-    """Group the files of a finished stage into parts of about `PART_BYTES`.
+def list_file_batches(uri: str) -> list[FileBatch]:
+    """Group the files of a finished stage into batches of about `BATCH_BYTES`.
 
     Args:
         uri: folder of IMAGE_REGIONS rows.
 
     Returns:
-        The parts, with files in the order of their names.
+        The batches, with files in the order of their names.
     """
     fs, root = fsspec.url_to_fs(uri)
     sizes = {name: info["size"] for name, info in sorted(fs.find(root, detail=True).items())}
-    parts: list[list[str]] = []
+    batches: list[list[str]] = []
     free_bytes = 0
     for name, size in sizes.items():
         if not name.endswith(".parquet"):
             continue
-        if not parts or size > free_bytes:
-            parts.append([])
-            free_bytes = PART_BYTES
-        parts[-1].append(name)
+        if not batches or size > free_bytes:
+            batches.append([])
+            free_bytes = BATCH_BYTES
+        batches[-1].append(name)
         free_bytes -= size
-    relative = [[name.removeprefix(root) for name in files] for files in parts]
+    relative = [[name.removeprefix(root) for name in files] for files in batches]
     return [
-        Part(_digest(names), tuple(fs.unstrip_protocol(file) if "://" in uri else file for file in files))
-        for names, files in zip(relative, parts, strict=True)
+        FileBatch(_digest(names), tuple(fs.unstrip_protocol(file) if "://" in uri else file for file in files))
+        for names, files in zip(relative, batches, strict=True)
     ]
 
 
@@ -96,7 +96,7 @@ class RowCounts:
     mentioned: Counter[int] = field(default_factory=Counter)  # of these, rows whose tag a caption of the image mentions
 
     def add(self, other: RowCounts) -> None:
-        """Add the counts of another part.
+        """Add the counts of another batch.
 
         Args:
             other: counts of other images.
@@ -106,30 +106,30 @@ class RowCounts:
         self.mentioned.update(other.mentioned)
 
 
-def count_tags(part: Part) -> RowCounts:
-    """Count the rows of each tag in a part; only two columns are read.
+def count_tags(batch: FileBatch) -> RowCounts:
+    """Count the rows of each tag in a batch; only two columns are read.
 
     Args:
-        part: files of IMAGE_REGIONS rows.
+        batch: files of IMAGE_REGIONS rows.
 
     Returns:
         The counts.
     """
     counts = RowCounts()
-    columns = [f"regions.list.element.{name}" for name in ("tag", "said")]
-    for file in part.files:
+    columns = [f"regions.list.element.{name}" for name in ("tag", "mentioned")]
+    for file in batch.files:
         with fsspec.open(file, "rb") as handle:
             table = pq.ParquetFile(handle).read(columns=columns, use_threads=False)
         lists = table["regions"].combine_chunks()
         counts.images += int(np.count_nonzero(pc.list_value_length(lists).to_numpy(zero_copy_only=False)))
-        tags, mentioned = (pc.struct_field(pc.list_flatten(lists), name) for name in ("tag", "said"))
+        tags, mentioned = (pc.struct_field(pc.list_flatten(lists), name) for name in ("tag", "mentioned"))
         counts.rows.update(tags.to_pylist())
         counts.mentioned.update(tags.filter(mentioned).to_pylist())
     return counts
 
 
 def plan_groups(counts: Mapping[int, int], *, groups: int) -> list[Group]:
-    """Pack categories into groups.
+    """Pack labels into groups.
 
     Args:
         counts: number of rows of each tag.
@@ -150,20 +150,20 @@ def plan_groups(counts: Mapping[int, int], *, groups: int) -> list[Group]:
     return sorted(planned, key=lambda group: (-group.rows, group.tags))
 
 
-def write_groups(part: Part, *, groups: Sequence[Group], folder: str) -> None:
-    """Write the rows of a part as `folder/<group>/<part>.parquet`, sorted by tag and key; finished parts are skipped.
+def write_groups(batch: FileBatch, *, groups: Sequence[Group], folder: str) -> None:
+    """Write the rows of a batch, sorted by tag and key, to `folder/<group>/<batch>.parquet`; skip a finished batch.
 
     Args:
-        part: files of IMAGE_REGIONS rows.
+        batch: files of IMAGE_REGIONS rows.
         groups: groups that together hold every tag.
-        folder: URI, the same for all parts.
+        folder: URI, the same for all batches.
     """
-    marker = f"{folder}/done/{part.name}"
+    marker = f"{folder}/done/{batch.name}"
     if exists(marker):
         return
     group_of_tag = {tag: index for index, group in enumerate(groups) for tag in group.tags}
     tables = []
-    for file in part.files:
+    for file in batch.files:
         with fsspec.open(file, "rb") as handle:
             table = pq.read_table(handle, partitioning=None)
         tables.append(explode_regions(table if "shard" in table.column_names else _with_shard(table, file)))
@@ -176,12 +176,12 @@ def write_groups(part: Part, *, groups: Sequence[Group], folder: str) -> None:
     for group, start, end in zip(groups, edges, edges[1:], strict=False):
         if end > start:
             table = rows.slice(start, end - start).select(REGIONS.names)
-            write_table(table, f"{folder}/{group.name}/{part.name}.parquet")
+            write_table(table, f"{folder}/{group.name}/{batch.name}.parquet")
     write_bytes(marker, b"")
 
 
-def categories(group: Group, *, folder: str) -> Iterator[tuple[int, Chunks]]:
-    """Read the categories of a group.
+def read_regions(group: Group, *, folder: str) -> Iterator[tuple[int, Chunks]]:
+    """Read the labels of a group.
 
     Args:
         group: a group that `write_groups` wrote.
@@ -204,10 +204,10 @@ def categories(group: Group, *, folder: str) -> Iterator[tuple[int, Chunks]]:
 
 
 def in_memory(rows: pa.Table) -> Chunks:
-    """Split a category that is in memory into chunks.
+    """Split a label that is in memory into chunks.
 
     Args:
-        rows: the rows of a category.
+        rows: the rows of a label.
 
     Returns:
         A function that gives the rows in chunks.
