@@ -95,15 +95,18 @@ REMOVED = pa.struct(
     ]
 )
 
-# After `labels`, `generate` and `clean`: tags by id of the label system, with the origin of each. `labels` are human
-# labels, or, where `data.measure` is set, the names of all captions' tags: the ground truth, not used for training.
+# After `labels`, `generate` and `clean`: tags by id of the label system, with the origin of each. `truth` is the ground
+# truth, not used for training: the ids of the human labels, or, where `data.measure` is set and there are none, of all
+# captions' tags; null where it is not known, and an empty list where no label applies. The stage `labels` resolves the
+# names, once; those that the label system does not contain are in `unknown_labels`, as they were written.
 ANNOTATION = pa.schema(
     [
         *_LOCATION,
         ("captions", pa.list_(CAPTION)),
         ("tags", pa.list_(TAG)),
         ("removed", pa.list_(REMOVED)),
-        ("labels", pa.list_(pa.string())),
+        ("truth", pa.list_(pa.int32())),
+        ("unknown_labels", pa.list_(pa.string())),
         *_REJECTION,
     ]
 )

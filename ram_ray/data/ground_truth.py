@@ -1,13 +1,13 @@
 """The ground truth of an image, and how well its tags agree with it, counted batch by batch.
 
-The truth is the image's human labels if the shard has them, otherwise the tags of its original captions. A human label
-is a name, or `kind:name` for a name with two meanings ("orange"); a name of several kinds means the kind that captions
-use most. Names that the label system does not contain cannot be scored; they are counted as `unknown`.
+The truth is the image's human labels; a model is scored against the tags of the original captions where there are none.
+A human label is a name, or `kind:name` for a name with two meanings ("orange"); a name of several kinds means the kind
+that captions use most. Names are resolved once, by the stage `labels`; all others read the ids in the rows. Names that
+the label system does not contain cannot be scored; they are counted as `unknown`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
@@ -47,33 +47,38 @@ def label_id(label: str, system: LabelSystem) -> int | None:
     return max(ids, key=lambda id: system[id].count) if ids else None
 
 
-def truth_ids(
-    labels: Sequence[str] | None, captions: Iterable[Row] | None, system: LabelSystem
-) -> tuple[set[int] | None, Counter]:
-    """The ground truth of an image.
+def resolve_labels(labels: Sequence[str] | None, system: LabelSystem) -> tuple[list[int] | None, list[str]]:
+    """Find the human labels of an image in the label system.
 
     Args:
         labels: the row's `labels`; None if the shard has no human labels (an empty list: labelled with nothing).
-        captions: the row's `captions`; only original ones count.
         system: the label system that ids are of.
 
     Returns:
-        The ids, or None if no truth is known; and how often each unknown label occurs.
+        The columns `truth` and `unknown_labels` of `records.ANNOTATION`: the ids without repetition, None without human
+        labels; and the names that the label system does not contain.
     """
-    unknown: Counter = Counter()
-    if labels is not None:
-        ids = set()
-        for label in labels:
-            id = label_id(label, system)
-            if id is None:
-                unknown[label] += 1
-            else:
-                ids.add(id)
-        return ids, unknown
+    if labels is None:
+        return None, []
+    ids = [label_id(label, system) for label in labels]
+    unknown = [label for label, id in zip(labels, ids, strict=True) if id is None]
+    return list(dict.fromkeys(id for id in ids if id is not None)), unknown
+
+
+def true_tags(truth: Iterable[int] | None, captions: Iterable[Row] | None) -> set[int] | None:
+    """The tags that a model is scored against: the truth of an image, or without one the tags of its captions.
+
+    Args:
+        truth: the row's `truth`.
+        captions: the row's `captions`; only original ones count.
+
+    Returns:
+        The ids; None if there is neither.
+    """
+    if truth is not None:
+        return {int(id) for id in truth}
     original = [caption for caption in captions if caption["origin"] == "original"] if captions is not None else []
-    if not original:
-        return None, unknown
-    return {int(id) for caption in original for id in _list(caption["tags"])}, unknown
+    return {int(id) for caption in original for id in _list(caption["tags"])} if original else None
 
 
 def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]]) -> Counts:
@@ -96,34 +101,30 @@ def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]
     return total
 
 
-def tag_counts(batch: pa.Table, *, system: LabelSystem, labels_only: bool = True) -> pa.Table:
+def tag_counts(batch: pa.Table) -> pa.Table:
     """Count the images and tags of a batch, and compare the tags with the truth.
+
+    Images without a truth are counted but not scored: their tags come from their captions.
 
     Args:
         batch: ANNOTATION rows.
-        system: the label system that ids are of.
-        labels_only: images without human labels are counted but not scored: their tags come from their captions, so
-            that scoring tags against captions would compare them with themselves.
 
     Returns:
         A table of one TAG_COUNTS row.
     """
-    rows = [row for row in batch.select(["captions", "tags", "labels", "reason"]).to_pylist() if not row["reason"]]
-    counts, unknown, labelled = Counts(), 0, 0
-    for row in rows:
-        truth, missing = truth_ids(row["labels"], None if labels_only else row["captions"], system)
-        unknown += missing.total()
-        if truth is not None:
-            labelled += 1
-            counts += score_tags([[tag["id"] for tag in row["tags"] or []]], [truth])
+    columns = ["tags", "truth", "unknown_labels", "reason"]
+    rows = [row for row in batch.select(columns).to_pylist() if not row["reason"]]
+    labelled = [row for row in rows if row["truth"] is not None]
+    tag_ids = [[tag["id"] for tag in row["tags"] or []] for row in labelled]
+    counts = score_tags(tag_ids, [row["truth"] for row in labelled])
     line = {
         "images": len(rows),
         "tags": sum(len(row["tags"] or []) for row in rows),
-        "labelled": labelled,
+        "labelled": len(labelled),
         "tp": counts.tp,
         "fp": counts.fp,
         "fn": counts.fn,
-        "unknown": unknown,
+        "unknown": sum(len(row["unknown_labels"] or []) for row in rows),
     }
     return pa.Table.from_pylist([line], schema=TAG_COUNTS)
 

@@ -18,8 +18,9 @@ from ram_ray.data.fetch import read_bytes
 from ram_ray.records import Reject
 from ram_ray.settings.data import Limits
 
-__all__ = ["Limits", "as_seen", "decode", "header", "open_image", "read_bytes"]
+__all__ = ["Limits", "as_seen", "check_bytes", "decode", "header", "open_image", "read_bytes"]
 
+PILLOW_PIXELS = 178_956_970  # Pillow opens no image that has more
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 _ORIENTATION = 0x0112
@@ -47,17 +48,30 @@ def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
     Raises:
         Reject: undecodable, truncated, too_small or too_large.
     """
-    if len(data) > limits.max_bytes:
-        raise Reject("too_large", f"{len(data)} bytes; data.max_bytes is {limits.max_bytes}")
+    check_bytes(len(data), limits=limits)
     if not data:
         raise Reject("undecodable", "zero bytes")
     if _is_webp(data):  # Pillow would want the whole file and room for its canvas first
         size = _webp_size(data)
     else:
-        with _open(data) as image:
+        with _open(data, limits) as image:
             size = image.size
     _check_size(size, limits)
     return size
+
+
+def check_bytes(nbytes: int, *, limits: Limits) -> None:
+    """Check the length of an image file.
+
+    Args:
+        nbytes: its length.
+        limits: limits of sides, pixels and bytes.
+
+    Raises:
+        Reject: too_large.
+    """
+    if nbytes > limits.max_bytes:
+        raise Reject("too_large", f"{nbytes:,} bytes; an image may have {limits.max_bytes:,}")
 
 
 def decode(data: bytes, *, limits: Limits, size: int | None = None, exif: bool = True) -> Image.Image:
@@ -100,7 +114,7 @@ def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image
     header(data, limits=limits)
     if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
-    image = _open(data)
+    image = _open(data, limits)
     with _reject_errors(data):
         if size is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (size, size))  # type: ignore[arg-type]
@@ -147,14 +161,14 @@ class _Bytes(io.BytesIO):
         return data
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, limits: Limits) -> Image.Image:
     stream = _Bytes(data)
     try:
         return Image.open(stream, formats=FORMATS)
     except MemoryError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Reject("too_large", str(error)) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels("too many", limits) from None  # `open` checks them and does not say how many
     except Exception as error:  # as in `_reject_errors`
         raise _rejection(data, error, stream.short) from None
 
@@ -173,9 +187,14 @@ def _rejection(data: bytes, error: Exception, short: bool = False) -> Reject:
 def _check_size(size: tuple[int, int], limits: Limits) -> None:
     width, height = size
     if width * height > limits.max_pixels:
-        raise Reject("too_large", f"{width} x {height} pixels; data.max_pixels is {limits.max_pixels}")
+        raise _too_many_pixels(f"{width} x {height}", limits)
     if min(width, height) < limits.min_side:
         raise Reject("too_small", f"{width} x {height} pixels; data.min_side is {limits.min_side}")
+
+
+def _too_many_pixels(pixels: str, limits: Limits) -> Reject:
+    max_pixels = min(limits.max_pixels, PILLOW_PIXELS)
+    return Reject("too_large", f"{pixels} pixels; an image may have {max_pixels:,} (max_pixels)")
 
 
 def _is_webp(data: bytes) -> bool:

@@ -27,6 +27,7 @@ from PIL import Image
 
 from ram_ray.data.images import Limits, as_seen, open_image
 from ram_ray.records import Reject
+from ram_ray.settings.data import DataConfig
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 Images = ImageLike | Sequence[ImageLike]  # one image, several, or a batch array (B, S, S, 3)
-LIMITS = Limits(min_side=1, max_pixels=100_000_000, max_bytes=64 << 20)  # of a user's own files
+LIMITS = DataConfig().limits(min_side=1)  # of a user's own files
 
 
 def to_square(image: ImageLike, *, size: int, limits: Limits = LIMITS, as_stored: bool = False) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import fsspec
 
-from ram_ray.data.images import Limits, decode, header
+from ram_ray.data.images import Limits, check_bytes, decode, header
 from ram_ray.data.parquet import read_parquet
 from ram_ray.data.samples import CAPTIONS_FILE, Read, Sample, read_folder
 from ram_ray.data.tar import read_tar
@@ -27,7 +27,7 @@ from ram_ray.runtime.storage import Info, version_of
 Format = Literal["tar", "parquet", "folder"]
 HEADER_BYTES = 32 << 10  # read first; for a longer header the whole image is read
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-_READERS = {"tar": read_tar, "parquet": read_parquet, "folder": read_folder}
+READERS = {"tar": read_tar, "parquet": read_parquet, "folder": read_folder}
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,12 @@ def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header
         raise ValueError(f"check must be 'decode' or 'header', not {check!r}")
     used: Counter[str] = Counter()
     check_image = partial(_check_image, limits=limits, check=check)
-    for sample in _READERS[shard.format](shard.uri, check_image=check_image):
+    for sample in READERS[shard.format](shard.uri, check_image=check_image):
         yield _row(shard, sample, used)
 
 
 def _check_image(read: Read, nbytes: int, *, limits: Limits, check: str) -> tuple[int, int]:
-    if nbytes > limits.max_bytes:
-        raise Reject("too_large", f"{nbytes} bytes; data.max_bytes is {limits.max_bytes}")
+    check_bytes(nbytes, limits=limits)
     if check == "header" and nbytes > HEADER_BYTES:
         try:
             return header(read(HEADER_BYTES), limits=limits)

@@ -117,7 +117,7 @@ def clean(
         execution=execution,
         rows_in=annotations.rows_out,
     )
-    counts = count_annotations(stage, labels, rows_in=annotations.rows_out, execution=execution)
+    counts = count_annotations(stage, rows_in=annotations.rows_out, execution=execution)
     return stage.finish(removals=removals.digest, samples=removals.samples, **counts)
 
 

@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.generate import to_rows
 from ram_ray.data_engine.stage_settings import RegionSettings
 from ram_ray.detectors.regions import WHOLE_IMAGE, Box
@@ -139,7 +138,7 @@ class RegionEmbedder:
         positives = [[tag["id"] for tag in row["tags"]] for row in rows]
         mentioned = [[tag["id"] for tag in row["tags"] if tag["origin"] in CAPTION_ORIGINS] for row in rows]
         negatives = [self._draw_negatives(row["key"], ids) for row, ids in zip(rows, positives, strict=True)]
-        confirmed = [self._label_ids(row["labels"]) for row in rows]
+        confirmed = [set(row["truth"] or ()) for row in rows]
         # Encoded once, for the scores of the whole images and for attention boxes.
         tokens = [self.predictor.encode(part) for part in self._parts(pixels)]
         whole = np.concatenate([self.predictor.token_probabilities(part) for part in tokens])  # (B, N)
@@ -198,9 +197,6 @@ class RegionEmbedder:
         return sorted(
             int(id) for id in rng.choice(others, min(self.settings.num_negatives, len(others)), replace=False)
         )
-
-    def _label_ids(self, names: list[str] | None) -> set[int]:
-        return truth_ids(names, None, self.predictor.labels)[0] or set() if names else set()
 
     def _parts(self, values: Any) -> Iterator[Any]:
         size = self.settings.batch_size

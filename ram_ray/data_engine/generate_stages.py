@@ -131,7 +131,7 @@ def add_likely(
         execution=execution,
         rows_in=scores.rows_out,
     )
-    counts = count_annotations(stage, labels, rows_in=scores.rows_out, execution=execution, extra_counts=count_origins)
+    counts = count_annotations(stage, rows_in=scores.rows_out, execution=execution, extra_counts=count_origins)
     with fsspec.open(calibrated.curve, "r") as file:
         write_text(f"{stage.path}/curve.json", file.read())
     counts |= {"rows_in": scores.rows_in, "rejected": scores.rejected}  # `scores` reads and rejects images
@@ -193,7 +193,9 @@ def find_thresholds(
     system, fold = LabelSystem.load(labels.uri), settings.fold
     combiner = load_score_combiner(score_weights) if score_weights else None
     votes = min(settings.captions, MAX_VOTES)
-    cells = read_cells(scores.path, votes=votes, system=system, fold=fold, combiner=combiner, execution=execution)
+    cells = read_cells(
+        scores.path, votes=votes, num_tags=len(system), fold=fold, combiner=combiner, execution=execution
+    )
     curve = {"held_out": fold is not None or settings.num_models > 1, **cells.totals}
     if settings.precision is None or combiner is None:
         points = make_curve(cells, uncalibrated_scores(cells))
@@ -215,7 +217,7 @@ def read_cells(
     path: str,
     *,
     votes: int,
-    system: LabelSystem,
+    num_tags: int,
     fold: Fold | None,
     execution: Execution,
     combiner: ScoreCombiner | None = None,
@@ -225,7 +227,7 @@ def read_cells(
     Args:
         path: folder of SCORES rows.
         votes: number of generated captions of an image that count.
-        system: the label system of the tag ids.
+        num_tags: number of labels of the label system.
         fold: images that are counted; None: all.
         execution: how the stages of the run are executed.
         combiner: computes the scores; None: the tagger's.
@@ -233,15 +235,15 @@ def read_cells(
     Returns:
         The counts.
     """
-    system_ref, combiner_ref = ray.put(system), ray.put(combiner) if combiner else None
+    combiner_ref = ray.put(combiner) if combiner else None
 
     def count(block: pa.Table) -> pa.Table:
         selected = fold.contains if fold else lambda key: True
         logits = ray.get(combiner_ref) if combiner_ref else tagger_logits_of
-        return count_cells(block, system=ray.get(system_ref), votes=votes, selected=selected, logits=logits)
+        return count_cells(block, num_tags=num_tags, votes=votes, selected=selected, logits=logits)
 
     tables = sum_rows(read_rows(path, execution=execution), count, CELLS, execution=execution)
-    return gather_cells(tables, num_tags=len(system), votes=votes)
+    return gather_cells(tables, num_tags=num_tags, votes=votes)
 
 
 def threshold_rows(

@@ -19,10 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data_engine.calibrate import BINS, MentionCounts, bin_of
 from ram_ray.data_engine.generate import Logits, tagger_logits_of, votes_of
-from ram_ray.label_system import LabelSystem
 from ram_ray.records import Row
 
 CELL_COUNTS = ("images", "mentioned", "candidates", "labelled", "labelled_candidates", "true_candidates")
@@ -65,7 +63,7 @@ class Cells:
 def count_cells(
     block: pa.Table,
     *,
-    system: LabelSystem,
+    num_tags: int,
     votes: int,
     selected: Callable[[str], bool] = lambda key: True,
     logits: Logits = tagger_logits_of,
@@ -74,7 +72,7 @@ def count_cells(
 
     Args:
         block: SCORES rows.
-        system: the label system of the tag ids.
+        num_tags: T.
         votes: V - 1, the highest number of votes that is distinguished.
         selected: whether an image is counted, by its key.
         logits: scores of a row's tags: the tagger's, or combined with co-occurrence (`data_engine.combine_scores`).
@@ -82,7 +80,7 @@ def count_cells(
     Returns:
         CELLS rows, one for each cell that is not empty, and one of totals.
     """
-    counter = _Counter(system, votes, logits)
+    counter = _Counter(num_tags, votes, logits)
     for row in block.to_pylist():
         if not row["reason"] and selected(row["key"]):
             counter.add(row)
@@ -138,8 +136,8 @@ def mentions(row: Row) -> list[set[int]]:
 class _Counter:
     """Sums images to dense counts, and returns the cells that are not empty."""
 
-    def __init__(self, system: LabelSystem, votes: int, logits: Logits) -> None:
-        self.system, self.votes, self.logits = system, votes, logits
+    def __init__(self, num_tags: int, votes: int, logits: Logits) -> None:
+        self.num_tags, self.votes, self.logits = num_tags, votes, logits
         self.counts: dict[str, list[np.ndarray]] = {name: [] for name in (*CELL_COUNTS, *TAG_COUNTS)}
         self.totals: Counter[str] = Counter()
 
@@ -149,13 +147,13 @@ class _Counter:
         tags = {tag["id"] for tag in row["tags"] or []}
         original = mentions(row)
         num_mentions = Counter(id for caption_tags in original for id in caption_tags)
-        truth = truth_ids(row["labels"], None, self.system)[0]
+        truth = None if row["truth"] is None else set(row["truth"])
         votes = votes_of(row)
         bins = dict(zip(row["tagger_ids"] or [], bin_of(self.logits(row)).tolist(), strict=True))
         ids = np.array(sorted({*bins, *num_mentions, *tags, *removed, *votes, *(truth or ())}), np.int64)
         vote = np.array([min(votes.get(id, 0), self.votes) for id in ids.tolist()], np.int64)
         score_bin = np.array([bins.get(id, 0) for id in ids.tolist()], np.int64)
-        cells = (vote * len(self.system) + ids) * BINS + score_bin
+        cells = (vote * self.num_tags + ids) * BINS + score_bin
         is_candidate = ~np.isin(ids, list(tags | removed))
         true = np.isin(ids, list(truth or ()))
         self._append("images", cells)
@@ -178,7 +176,7 @@ class _Counter:
 
     def table(self) -> pa.Table:
         """The counts as CELLS rows."""
-        size = (self.votes + 1) * len(self.system) * BINS
+        size = (self.votes + 1) * self.num_tags * BINS
         empty = [np.zeros(0, np.int64)]
         dense = {
             name: np.bincount(np.concatenate(cells or empty), minlength=size) for name, cells in self.counts.items()

@@ -8,9 +8,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Dataset
 
-from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import annotation_counts
-from ram_ray.results import LabelSystemResult
 from ram_ray.runtime.annotate import write_rejected
 from ram_ray.runtime.artifacts import R, Stage
 from ram_ray.settings.runtime import Execution
@@ -44,13 +42,12 @@ def sum_rows(
 
 
 def count_annotations(
-    stage: Stage[R], labels: LabelSystemResult, *, rows_in: int, execution: Execution, extra_counts: Count | None = None
+    stage: Stage[R], *, rows_in: int, execution: Execution, extra_counts: Count | None = None
 ) -> dict[str, int]:
     """Count the annotations that a stage wrote, for its manifest, and copy the rows that it rejected.
 
     Args:
         stage: the stage, whose rows are written.
-        labels: the label system of the tag ids.
         rows_in: rows that the stage read.
         execution: how the stages of the run are executed.
         extra_counts: further counts of each block, see `annotate.sum_blocks`.
@@ -58,8 +55,7 @@ def count_annotations(
     Returns:
         Counts by name; `rows_in` is `rows_out` + `rejected`.
     """
-    system = LabelSystem.load(labels.uri)
-    counts = annotation_counts(stage.path, execution=execution, system=system, extra_counts=extra_counts)
+    counts = annotation_counts(stage.path, execution=execution, extra_counts=extra_counts)
     rejected = counts.pop("rejected_rows")
     assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
     write_rejected(stage, execution=execution, num_rejected=rejected)

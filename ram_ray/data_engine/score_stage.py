@@ -86,5 +86,5 @@ def score(
 
     rows_in = annotations.rows_out
     annotate(stage, transform, source=annotations.path, schema=SCORES, execution=execution, rows_in=rows_in)
-    counts = count_annotations(stage, labels, rows_in=rows_in, execution=execution, extra_counts=count_origins)
+    counts = count_annotations(stage, rows_in=rows_in, execution=execution, extra_counts=count_origins)
     return stage.finish(**counts)

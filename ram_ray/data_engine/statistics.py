@@ -23,7 +23,6 @@ import fsspec
 import pyarrow as pa
 
 from ram_ray.config import RunConfig
-from ram_ray.data.ground_truth import truth_ids
 from ram_ray.label_system import LabelSystem
 from ram_ray.results import Annotations, LabelSystemResult, TagStatistics
 from ram_ray.runtime.annotate import read_rows
@@ -54,12 +53,11 @@ class TagStatisticsRow(TypedDict):
     correct: int
 
 
-def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
+def count_block(block: pa.Table) -> pa.Table:
     """Count the tags of a block; rejected rows are skipped.
 
     Args:
         block: rows of `records.ANNOTATION`.
-        system: the label system of the tag ids.
 
     Returns:
         TAG_STATISTICS rows, at most one for each tag, source and status.
@@ -70,7 +68,7 @@ def count_block(block: pa.Table, *, system: LabelSystem) -> pa.Table:
     for row in block.to_pylist():
         if row["reason"] is not None:
             continue
-        truth, _ = truth_ids(row["labels"], None, system)
+        truth = row["truth"]
         originals = [caption for caption in row["captions"] or () if caption["origin"] == "original"]
         mentioned = {id for caption in originals for id in caption["tags"]}
         statuses = {removal["id"]: removal["reason"] for removal in row["removed"] or ()}
@@ -107,15 +105,10 @@ def count_tag_statistics(
     if stage.result:
         return stage.result
     system, execution = LabelSystem.load(labels.uri), config.execution
-    columns = ["captions", "tags", "removed", "labels", "reason"]
+    columns = ["captions", "tags", "removed", "truth", "reason"]
     summed = (
         read_rows(annotations.path, execution=execution, columns=columns)
-        .map_batches(
-            lambda block: count_block(block, system=system),
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=execution.task_cpus,
-        )
+        .map_batches(count_block, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
         .groupby(KEYS, num_partitions=execution.resources.shuffle_partitions)
         .sum(["images", "labelled", "correct"])
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.data.ground_truth import truth_ids
+from ram_ray.data.ground_truth import true_tags
 from ram_ray.evaluation.metrics import to_tag_blocks
 
 if TYPE_CHECKING:
@@ -71,20 +71,20 @@ class Scorer:
         Returns:
             TAG_BLOCK rows of the images that are not rejected and have a truth.
         """
-        system = self.predictor.labels
+        num_tags = len(self.predictor.labels)
         truths: list[set[int] | None] = []
-        for reason, labels, captions in zip(batch["reason"], batch["labels"], batch["captions"], strict=True):
+        for reason, truth, captions in zip(batch["reason"], batch["truth"], batch["captions"], strict=True):
             rejected = isinstance(reason, str)
-            truths.append(None if rejected else truth_ids(_to_list(labels), captions, system)[0])
+            truths.append(None if rejected else true_tags(_to_list(truth), captions))
         rows = [row for row, truth in enumerate(truths) if truth is not None]
         known = [truth for truth in truths if truth is not None]
         if not rows:
-            empty = np.zeros((0, len(system)))
+            empty = np.zeros((0, num_tags))
             return to_tag_blocks(empty, empty, tags_per_block=self.tags_per_block)
         scores = self.predictor.probabilities(np.stack([batch["pixels"][row] for row in rows]))
-        return to_tag_blocks(scores, targets_matrix(known, len(system)), tags_per_block=self.tags_per_block)
+        return to_tag_blocks(scores, targets_matrix(known, num_tags), tags_per_block=self.tags_per_block)
 
 
-def _to_list(labels: Sequence[str] | float | None) -> list[str] | None:
+def _to_list(ids: Sequence[int] | float | None) -> list[int] | None:
     """A value of a list column as Ray passes it in a numpy batch: an array, None, or NaN for a null."""
-    return None if labels is None or isinstance(labels, float) else [str(label) for label in labels]
+    return None if ids is None or isinstance(ids, float) else [int(id) for id in ids]

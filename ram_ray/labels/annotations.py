@@ -1,7 +1,7 @@
 """Parsed rows to annotations: parsed names, and names matched in a caption's text, become ids of the label system.
 
 Where the run measures its data engine (`data.hidden_captions`), the tags of hidden captions become the ground truth
-here, and false tags are planted. Unseen captions are processed like training captions and are then dropped.
+here, and false tags are planted. Hidden captions are processed like training captions and are then dropped.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import RunConfig
-from ram_ray.data.ground_truth import truth_ids
+from ram_ray.data.ground_truth import resolve_labels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import MATCHED, Matcher, TagFinder
 from ram_ray.labels.parsed_rows import parsed_captions
-from ram_ray.labels.planted import Planter, truth_names
+from ram_ray.labels.planted import Planter
 from ram_ray.records import ANNOTATION, PARSED, Row, to_table
 from ram_ray.settings.data import MeasureConfig
 from ram_ray.settings.section import Section, StageSettings
@@ -91,20 +91,19 @@ class Labeller:
         Returns:
             A table of ANNOTATION rows, one for each row of the block.
         """
-        annotations = to_annotations(block, self._find_tags)
+        annotations = to_annotations(block, self._find_tags, self._labels)
         return self._measure(block, annotations) if self._is_measured else annotations
 
     def _measure(self, block: pa.Table, annotations: pa.Table) -> pa.Table:
         """Write the tags of all captions as ground truth where human labels are missing; then plant false tags."""
-        hidden_tags = to_annotations(select_hidden(block), self._find_tags)["tags"].to_pylist()
+        hidden_tags = to_annotations(select_hidden(block), self._find_tags, self._labels)["tags"].to_pylist()
         rows = annotations.to_pylist()
         for row, hidden in zip(rows, hidden_tags, strict=True):
             mentioned = dict.fromkeys(tag["id"] for tag in [*row["tags"], *hidden])
-            true_ids = set(mentioned) | (truth_ids(row["labels"], None, self._labels)[0] or set())
-            if row["labels"] is None:
-                row["labels"] = truth_names(list(mentioned), self._labels)
+            if row["truth"] is None:
+                row["truth"] = list(mentioned)
             if self._planter:
-                self._planter.plant(row, true_ids=true_ids)
+                self._planter.plant(row, true_ids={*mentioned, *row["truth"]})
         return to_table(rows, ANNOTATION)
 
 
@@ -122,14 +121,15 @@ def make_finder(labels: LabelSystem, settings: LabelSettings) -> TagFinder:
     return TagFinder(labels, matcher)
 
 
-def to_annotations(block: pa.Table, find_tags: TagFinder) -> pa.Table:
-    """`records.PARSED` rows to `records.ANNOTATION` rows; names outside the label system are omitted.
+def to_annotations(block: pa.Table, find_tags: TagFinder, labels: LabelSystem) -> pa.Table:
+    """`records.PARSED` rows to `records.ANNOTATION` rows; names in captions outside the label system are omitted.
 
     A tag of the image has the origin "parsed" if the parser found it in any caption, else "matched".
 
     Args:
         block: PARSED rows.
         find_tags: finds a caption's tags.
+        labels: the label system of the ids.
 
     Returns:
         A table of ANNOTATION rows, one for each row of the block.
@@ -146,6 +146,8 @@ def to_annotations(block: pa.Table, find_tags: TagFinder) -> pa.Table:
                     origins[id] = MATCHED if source == MATCHED else "parsed"
         columns = {name: row[name] for name in ANNOTATION.names if name in row}
         tags = [{"id": id, "origin": origin, "score": 1.0} for id, origin in origins.items()]
+        truth, unknown = resolve_labels(row["labels"], labels)
+        columns |= {"truth": truth, "unknown_labels": unknown}
         rows.append({**columns, "captions": captions, "tags": tags, "removed": []})
     return to_table(rows, ANNOTATION)
 

@@ -105,8 +105,8 @@ def build(counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildRepo
     candidates = _select(_candidates(admitted, groups, counts, options), options, report, misread)
     if not candidates:
         raise ValueError(
-            f"no tag of kinds {sorted(options.kinds)} is mentioned by {options.min_count} captions ({len(counts)} "
-            "different tags were parsed); lower labels.min_count or use more captions"
+            f"labels.min_count: no name of the kinds {', '.join(options.kinds)} is in {options.min_count} captions "
+            f"({len(counts)} different names were parsed); set labels.min_count lower, or give more data"
         )
     labels = []
     for id, candidate in enumerate(candidates):

@@ -1,8 +1,9 @@
 """Counts on Ray Data: captions that mention a name, and captions where the words of a label agree with the parse.
 
-Two aggregations, whose results grow with the vocabulary and not with the corpus:
+Two aggregations, each a pass over the rows, whose results grow with the vocabulary and not with the corpus:
 
-    read_name_counts  parsed rows -> (name, kind, source) -> captions       input of the label system
+    read_name_counts  parsed rows -> (name, kind, source) -> captions       input of the label system, and how many
+                                                                            captions a source has
     read_evidence     parsed rows + the system -> evidence of each label    captions with its words, captions where
                                                                             the parse agrees, a few examples
 
@@ -39,6 +40,7 @@ EVIDENCE = pa.schema(
         ("order", pa.int64()),  # hash of the example: the examples with the smallest hashes are selected
     ]
 )
+ANY_NAME: Key = ("", "")  # name and kind of the NAME_COUNTS rows that count all captions of a source
 MIN_EVIDENCE = 5  # captions; a word in fewer captions is never marked as ambiguous
 NUM_EXAMPLES = 3
 MAX_EXAMPLE = 160  # characters
@@ -90,73 +92,33 @@ def count_names(block: pa.Table) -> pa.Table:
     return counts.rename_columns({"count_all": "count"}).select(NAME_COUNTS.names).cast(NAME_COUNTS)
 
 
-def read_name_counts(path: str, *, execution: Execution) -> dict[Key, dict[str, int]]:
-    """Count the captions that mention each name, on Ray Data.
+def read_name_counts(path: str, *, execution: Execution) -> tuple[dict[Key, dict[str, int]], dict[str, int]]:
+    """Count the captions that mention each name, and all captions, on Ray Data; only sums come to the driver.
 
     Args:
         path: folder of PARSED rows.
         execution: how the stages of the run are executed.
 
     Returns:
-        (name, kind) -> source -> captions.
+        (name, kind) -> source -> captions that mention the name; and source -> captions.
     """
-    columns = ["parsed", "reason", "shard"]
+    columns = ["captions", "parsed", "reason", "shard"]
     rows = (
         read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
-        .map_batches(count_names, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
+        .map_batches(
+            lambda block: pa.concat_tables([count_names(block), count_captions(block)]),
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=execution.task_cpus,
+        )
         .groupby(["name", "kind", "source"], num_partitions=execution.resources.shuffle_partitions)
         .sum("count")
     )
     counts: dict[Key, dict[str, int]] = defaultdict(dict)  # size of the vocabulary
     for row in rows.iter_rows():
         counts[row["name"], row["kind"]][row["source"]] = int(row["sum(count)"])
-    return dict(counts)
-
-
-def read_caption_counts(path: str, *, execution: Execution) -> dict[str, int]:
-    """Count the captions of each source, on Ray Data.
-
-    Args:
-        path: folder of PARSED rows.
-        execution: how the stages of the run are executed.
-
-    Returns:
-        Source -> captions.
-    """
-    columns = ["captions", "shard", "reason"]
-    rows = read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS).map_batches(
-        count_captions, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
-    )
-    counts: Counter[str] = Counter()
-    for row in rows.iter_rows():  # a row for each block and source
-        counts[row["source"]] += int(row["count"])
-    return dict(sorted(counts.items()))
-
-
-def read_rejected_counts(path: str, *, execution: Execution) -> dict[str, int]:
-    """Count the captions that the parser rejected, on Ray Data.
-
-    Args:
-        path: folder of PARSED rows.
-        execution: how the stages of the run are executed.
-
-    Returns:
-        Reason -> captions.
-    """
-
-    def count(block: pa.Table) -> pa.Table:
-        reasons = Counter(
-            rejection["reason"] for row in block["rejected_captions"].to_pylist() for rejection in row or ()
-        )
-        return pa.table({"reason": pa.array(list(reasons), pa.string()), "count": list(reasons.values())})
-
-    rows = read_rows(path, execution=execution, columns=["rejected_captions"], rows_per_block=COUNTED_ROWS).map_batches(
-        count, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
-    )
-    counts: Counter[str] = Counter()
-    for row in rows.iter_rows():  # a row for each block and reason
-        counts[row["reason"]] += int(row["count"])
-    return dict(sorted(counts.items()))
+    captions = counts.pop(ANY_NAME, {})
+    return dict(counts), dict(sorted(captions.items()))
 
 
 def count_captions(block: pa.Table) -> pa.Table:
@@ -166,16 +128,16 @@ def count_captions(block: pa.Table) -> pa.Table:
         block: `records.PARSED` rows.
 
     Returns:
-        A table with the columns `source` and `count`.
+        A table with the schema NAME_COUNTS, whose name and kind are those of `ANY_NAME`.
     """
     block = block.filter(pc.is_null(block["reason"]))
     counts: Counter[str] = Counter()
     lengths = pc.list_value_length(block["captions"]).to_pylist()
     for shard, captions in zip(block["shard"].to_pylist(), lengths, strict=True):
         counts[source_of(shard)] += captions or 0
-    return pa.table(
-        {"source": pa.array(list(counts), pa.string()), "count": pa.array(list(counts.values()), pa.int64())}
-    )
+    name, kind = ANY_NAME
+    rows = [{"name": name, "kind": kind, "source": source, "count": count} for source, count in counts.items()]
+    return pa.Table.from_pylist(rows, schema=NAME_COUNTS)
 
 
 class Evidence(NamedTuple):

@@ -5,12 +5,13 @@ A row keeps the names of each caption, and the captions that the parser rejected
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ram_ray.captions.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.config import RunConfig
-from ram_ray.labels.counts import read_rejected_counts
 from ram_ray.records import PARSED, to_table
 from ram_ray.results import Parsed, Samples
 from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions, sum_blocks
@@ -19,6 +20,7 @@ from ram_ray.runtime.per_process import PerProcess
 from ram_ray.settings.section import StageSettings
 
 Names = list[dict[str, int | str]]  # a column of PARSED rows
+REJECTED = "rejected_captions/"  # the name of a count of rejected captions begins with it and ends with the reason
 
 
 class ParseSettings(StageSettings):
@@ -130,19 +132,16 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
         images=images,
         tags=int(counts["tags"]),
         captions=int(counts["captions"]),
-        rejected_captions=read_rejected_counts(stage.path, execution=execution) if counts["rejected_captions"] else {},
+        rejected_captions={
+            name.removeprefix(REJECTED): int(counts[name]) for name in sorted(counts) if name.startswith(REJECTED)
+        },
         held_out=samples.held_out,
     )
 
 
 def _count_parsed(block: pa.Table) -> dict[str, float]:
     tags = [{(tag["name"], tag["kind"]) for tag in row} for row in block["parsed"].to_pylist()]
-    captions, rejections = (
-        pc.sum(pc.list_value_length(block[name])).as_py() or 0 for name in ("captions", "rejected_captions")
-    )
-    return {
-        "rows": len(block),
-        "tags": sum(len(row_tags) for row_tags in tags),
-        "captions": captions,
-        "rejected_captions": rejections,
-    }
+    captions = pc.sum(pc.list_value_length(block["captions"])).as_py() or 0
+    reasons = Counter(rejection["reason"] for row in block["rejected_captions"].to_pylist() for rejection in row or ())
+    rejected = {f"{REJECTED}{reason}": count for reason, count in reasons.items()}
+    return {"rows": len(block), "tags": sum(len(row_tags) for row_tags in tags), "captions": captions, **rejected}

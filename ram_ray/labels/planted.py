@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ram_ray.data.hidden_captions import seeded_random
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import Row
@@ -58,16 +56,3 @@ class Planter:
             caption["tags"].insert(index, id)
             caption["sources"].insert(index, "parsed")
             row["tags"].insert(rng.randint(0, len(row["tags"])), {"id": id, "origin": "parsed", "score": 1.0})
-
-
-def truth_names(ids: Sequence[int], system: LabelSystem) -> list[str]:
-    """Write ids as names with a kind, which `data.ground_truth.label_id` reads.
-
-    Args:
-        ids: of labels.
-        system: the label system of the ids.
-
-    Returns:
-        Names such as "object:dog", in the order of `ids`.
-    """
-    return [f"{system[id].kind}:{system[id].name}" for id in ids]

@@ -22,13 +22,7 @@ from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
-from ram_ray.labels.counts import (
-    Evidence,
-    ambiguous_names,
-    read_caption_counts,
-    read_evidence,
-    read_name_counts,
-)
+from ram_ray.labels.counts import Evidence, ambiguous_names, read_evidence, read_name_counts
 from ram_ray.labels.listed import fit_ready, make_kind_guesser
 from ram_ray.labels.lists import read_system
 from ram_ray.labels.match import MATCHED
@@ -70,7 +64,7 @@ def build_labels(
     stage = run.stage("label_system", LabelSystemResult, settings=settings, inputs=inputs)
     if stage.result:
         return stage.result
-    counts = read_name_counts(parsed.path, execution=execution)
+    counts, captions = read_name_counts(parsed.path, execution=execution)
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
     system, report = _build(counts, settings, vectors=vectors)
     evidence = read_evidence(
@@ -78,7 +72,7 @@ def build_labels(
     )
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)
-    report.captions = read_caption_counts(parsed.path, execution=execution)
+    report.captions = captions
     _write_outputs(run, stage.path, system, report)
     return stage.finish(
         labels=len(system),
@@ -148,7 +142,7 @@ def label_captions(
         rows_in=parsed.rows_out,
         rows_per_block=caption_rows_per_block(parsed.rows_out, execution=execution),
     )
-    counts = annotation_counts(stage.path, execution=execution, system=LabelSystem.load(labels.uri))
+    counts = annotation_counts(stage.path, execution=execution)
     rejected, images = counts.pop("rejected_rows"), counts["images"]
     assert parsed.rows_out == images and not rejected, f"{name}: {parsed.rows_out} rows in, {images} + {rejected} out"
     return stage.finish(rows_in=images, rows_out=images, rejected=0, held_out=parsed.held_out, **counts)
@@ -158,31 +152,28 @@ def annotation_counts(
     path: str,
     *,
     execution: Execution,
-    system: LabelSystem,
     extra_counts: Callable[[pa.Table], dict[str, float]] | None = None,
 ) -> dict[str, int]:
-    """Count images, tags and matched tags and, where rows have human labels, true and false tags: tp, fp, fn.
+    """Count images, tags and matched tags and, where rows have a truth, true and false tags: tp, fp, fn.
 
     Args:
         path: folder of ANNOTATION rows.
         execution: how the stages of the run are executed.
-        system: the label system of the ids.
         extra_counts: additional counts of a block, see `annotate.sum_blocks`.
 
     Returns:
         Count by name.
     """
-    reference = ray.put(system)
 
     def count(block: pa.Table) -> dict[str, float]:
         return {
             "rejected_rows": len(block) - block["reason"].null_count,
             **_count_matched(block),
             **(extra_counts(block) if extra_counts else {}),
-            **tag_counts(block, system=ray.get(reference)).to_pylist()[0],
+            **tag_counts(block).to_pylist()[0],
         }
 
-    columns = ["captions", "tags", "labels", "reason"]
+    columns = ["tags", "truth", "unknown_labels", "reason"]
     sums = sum_blocks(path, count, columns=columns, execution=execution)
     return {name: int(value) for name, value in sums.items()}
 

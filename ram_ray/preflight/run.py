@@ -2,26 +2,30 @@
 
 A run of days must not end in its last stage because of a glob or a model id. So before the first stage, and alone with
 `--check`, the requirements of all stages that will run are checked: the data can be listed, `shards` of each training
-section matches a shard, the resources exist now or the autoscaler can add them, every model is pinned and loads except
-for its weights, the run's folder can be written. A problem is one line that begins with the field to change.
+section matches a shard, there are enough images for a step and captions for a label (`data.shard_counts`), the
+resources exist now or the autoscaler can add them, every model is pinned and loads except for its weights, the run's
+folder can be written. A problem is one line that begins with the field to change.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import uuid
 from dataclasses import dataclass
 
 import fsspec
 
 from ram_ray.config import RunConfig
+from ram_ray.data.shard_counts import count_captions, count_images
 from ram_ray.data.shards import Shard, list_shards, shard_matches, shard_name
 from ram_ray.drawn_scenes import plan_corpus
-from ram_ray.labels.options import LabelSystemSettings
+from ram_ray.labels.options import LabelSystemSettings, find_edits
 from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
 from ram_ray.runtime.capacity import Capacity
 from ram_ray.settings.training import TrainConfig
+from ram_ray.training.trainer import count_steps
 
 
 def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capacity) -> list[str]:
@@ -39,6 +43,9 @@ def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capac
     needs = Needs(config, last)
     shards, problems = _find_data_problems(config)
     problems += _find_glob_problems(needs, shards)
+    if shards and config.data.train:
+        problems += _find_batch_problems(needs, shards)
+        problems += _find_caption_problems(config, run_uri, shards) if needs.has("labels") else []
     problems += _find_label_problems(config, run_uri) if needs.has("labels") else []
     problems += find_model_problems(config, stages=needs.stages)
     problems += _find_resource_problems(needs, capacity)
@@ -120,6 +127,34 @@ def _find_glob_problems(needs: Needs, shards: list[Shard] | None) -> list[str]:
         f"{name}.shards: {section.shards!r} matches none of {len(names)} shards, such as {names[0]}; set {name}.shards"
         for name, section in needs.training.items()
         if not any(shard_matches(shard_name, section.shards) for shard_name in names)
+    ]
+
+
+def _find_batch_problems(needs: Needs, shards: list[Shard]) -> list[str]:
+    """The training sections whose images do not give a step; counting ends where there is enough."""
+    problems: list[str] = []
+    for name, section in needs.training.items():
+        matching = [shard for shard in shards if shard_matches(shard.name, section.shards)]
+        if not matching or (name == "represent.train" and needs.config.represent.images != "real"):
+            continue
+        num_images = count_images(matching, enough=math.ceil(section.batch_size / section.epochs))
+        try:
+            if num_images is not None:
+                count_steps(num_images, section=name, config=section)
+        except ValueError as error:
+            problems.append(_one_line(error))
+    return problems
+
+
+def _find_caption_problems(config: RunConfig, run_uri: str, shards: list[Shard]) -> list[str]:
+    """Whether there are fewer captions than a label must be in; labels of a ready system or of edits need none."""
+    min_count = config.labels.min_count
+    num_captions = None if config.labels.system else count_captions(shards, enough=min_count)
+    if num_captions is None or num_captions >= min_count or find_edits(config.labels, run_uri):
+        return []
+    return [
+        f"labels.min_count: a label must be in {min_count} captions and there are {num_captions}; set labels.min_count "
+        "lower, or give more data"
     ]
 
 

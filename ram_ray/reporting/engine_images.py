@@ -20,9 +20,7 @@ import ray
 from PIL import Image
 from ray.data import Dataset
 
-from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.images import Limits, decode, read_bytes
-from ram_ray.label_system import LabelSystem
 from ram_ray.records import Reject, to_table
 from ram_ray.reporting.engine_rows import (
     OUTCOMES,
@@ -158,19 +156,13 @@ def sample_order(key: str, tag: int) -> int:
 
 
 def make_thumbnails(
-    block: pa.Table,
-    *,
-    sampled_tags: Mapping[str, list[SampledTag]],
-    system: LabelSystem,
-    limits: Limits,
-    bounds: Bounds,
+    block: pa.Table, *, sampled_tags: Mapping[str, list[SampledTag]], limits: Limits, bounds: Bounds
 ) -> pa.Table:
     """Read the images of a block of annotations and make their thumbnails.
 
     Args:
         block: `records.ANNOTATION` rows.
         sampled_tags: SAMPLED_TAG rows by key; those of other blocks are passed over.
-        system: the label system of the ids.
         limits: of images.
         bounds: of thumbnails.
 
@@ -181,7 +173,7 @@ def make_thumbnails(
     data = read_bytes(*([row[name] for row in rows] for name in ("uri", "offset", "nbytes")))
     samples: list[SampleImage] = []
     for row, content in zip(rows, data, strict=True):
-        truth, _ = truth_ids(row["labels"], None, system)
+        truth = row["truth"]
         original = _original(row)
         mentioned, text = _mentioned(original), original[0]["text"][:300] if original else ""
         try:
@@ -227,7 +219,6 @@ def read_sample_images(
     *,
     crops: Iterable[str] = (),
     tags: Iterable[int],
-    system: LabelSystem,
     execution: Execution,
     bounds: Bounds,
 ) -> list[SampleImage]:
@@ -237,7 +228,6 @@ def read_sample_images(
         annotations: folder of the last `records.ANNOTATION` rows.
         crops: folders of `data_engine.clean.SAMPLE_ROWS`, one a round; kept tags come from the last one.
         tags: ids of the labels that are shown.
-        system: the label system of the ids.
         execution: how the stages of the run are executed.
         bounds: how much the page may hold.
 
@@ -247,11 +237,11 @@ def read_sample_images(
     sampled_tags = _select(
         annotations, crops=list(crops), tags=frozenset(tags), execution=execution, each=bounds.per_outcome
     )
-    reference = ray.put((sampled_tags, system))
+    reference = ray.put(sampled_tags)
 
     def show(block: pa.Table) -> pa.Table:
-        block_tags, labels = ray.get(reference)
-        return make_thumbnails(block, sampled_tags=block_tags, system=labels, limits=execution.limits, bounds=bounds)
+        block_tags = ray.get(reference)
+        return make_thumbnails(block, sampled_tags=block_tags, limits=execution.limits, bounds=bounds)
 
     rows = read_rows(annotations, execution=execution).map_batches(
         show, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus

@@ -113,9 +113,8 @@ def sample_images(
     stage = run.stage(f"sample_images_{annotations.stage}", SampleImages, settings=settings, inputs=inputs)
     file = f"{stage.path}/images.parquet"
     if not stage.result:
-        system = LabelSystem.load(labels.uri)
         images = read_sample_images(
-            annotations.path, crops=crops, tags=settings.tags, system=system, execution=execution, bounds=bounds
+            annotations.path, crops=crops, tags=settings.tags, execution=execution, bounds=bounds
         )
         fs, path = fsspec.url_to_fs(file)
         make_folder(fs, fs._parent(path))

@@ -199,30 +199,31 @@ def annotate(
 def sum_blocks(
     path: str, count: Callable[[pa.Table], dict[str, float]], *, columns: list[str], execution: Execution
 ) -> dict[str, float]:
-    """Add up `count(block)` over the rows of a stage's folder; only sums come to the driver, one row a block.
+    """Add up `count(block)` over the rows of a stage's folder; only the sums of each block come to the driver.
 
     Blocks are larger than those that a stage works on: what the driver keeps of a block grows with their number.
 
     Args:
         path: folder or URI.
-        count: function from a block to numbers by name.
+        count: function from a block to numbers by name; blocks need not have the same names.
         columns: names of the columns that are read.
         execution: how the stages of the run are executed.
 
     Returns:
         The sums by name; empty without rows.
     """
+
+    def count_block(block: pa.Table) -> pa.Table:
+        counts = count(block)
+        return pa.table(
+            {"name": pa.array(list(counts), pa.string()), "value": pa.array(list(counts.values()), pa.float64())}
+        )
+
     dataset = read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
-    partial = dataset.map_batches(
-        lambda block: pa.Table.from_pylist([count(block)]),
-        batch_format="pyarrow",
-        batch_size=None,
-        num_cpus=execution.task_cpus,
-    )
+    partial = dataset.map_batches(count_block, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
     total: dict[str, float] = {}
-    for row in partial.iter_rows():  # a row a block
-        for name, value in row.items():
-            total[name] = total.get(name, 0) + value
+    for row in partial.iter_rows():  # one for each block and name
+        total[row["name"]] = total.get(row["name"], 0) + row["value"]
     return total
 
 
@@ -263,7 +264,7 @@ def count_and_reject(stage: Stage[R], *, execution: Execution) -> tuple[int, int
         Number of rows, and how many of them are rejected.
     """
     counts = sum_blocks(stage.path, _count_rows, columns=["key", "reason"], execution=execution)
-    rows, rejected = int(counts["rows"]), int(counts["rejected"])
+    rows, rejected = int(counts.get("rows", 0)), int(counts.get("rejected", 0))
     write_rejected(stage, execution=execution, num_rejected=rejected)
     return rows, rejected
 

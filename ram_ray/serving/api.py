@@ -172,11 +172,9 @@ class Api:
         return await self.tagger.tag(array, options)
 
     def _describe_reject(self, reject: Reject) -> str:
-        config = self.config
         return {
             "undecodable": "this is not an image that can be read: send JPEG, PNG, WebP, GIF or BMP",
             "truncated": "the image ends before its last pixel",
-            "too_large": f"an image may have {config.max_pixels:,} pixels and {config.max_image_bytes:,} bytes",
         }.get(reject.reason, reject.detail or reject.reason)
 
 

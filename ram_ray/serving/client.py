@@ -13,12 +13,11 @@ import fsspec
 from PIL import Image, ImageDraw
 
 from ram_ray.data.images import decode, read_bytes
+from ram_ray.data.preprocess import LIMITS
 from ram_ray.data.shards import list_shards, scan_shard
-from ram_ray.settings.data import DataConfig
 
 logger = logging.getLogger(__name__)
 
-LIMITS = DataConfig().limits(min_side=1)
 TIMEOUT_S = 60.0
 IMAGE_SIZE = 256  # pixels of the longer side of an image on the sheet
 IMAGES_PER_REQUEST = 8

@@ -9,10 +9,19 @@ from pydantic import Field
 
 from ram_ray.settings.section import Section
 
+MAX_PIXELS = 50_000_000
+"""Most pixels of an image, wherever it comes from: shards, files, the command line, `Predictor`, HTTP.
+
+The largest photos of most phones have fewer (8160 x 6120). Decoded to RGB it is 150 MB, and four times that while
+transparency is flattened, in each of a server's or a node's decoding threads; 100 million would be too much for both.
+It is the default of `data.max_pixels`, which the command line and `Predictor` use, and of `serve.max_pixels`. An image
+that is already decoded, a PIL image or an array, has no limit.
+"""
+
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a usable image. Pillow's own limit of 179 million pixels also holds."""
+    """Limits of a usable image; `data.images.PILLOW_PIXELS` also holds."""
 
     min_side: int  # pixels of the shorter side, at least
     max_pixels: int
@@ -76,9 +85,11 @@ class DataConfig(Section):
         description="How the stage `shards` checks an image: `decode` reads it whole, `header` its first bytes.",
     )
     min_side: int = Field(32, ge=1, description="An image whose shorter side has fewer pixels is rejected.")
-    max_pixels: int = Field(50_000_000, ge=1, description="An image with more pixels is rejected.")
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="An image with more pixels is rejected.")
     max_bytes: int = Field(50_000_000, ge=1, description="An image with more bytes is rejected.")
-    rows_per_block: int = Field(512, ge=1, description="Images that one task reads and decodes.")
+    rows_per_block: int = Field(
+        512, ge=1, description="Images that one task reads and decodes. The result does not depend on it."
+    )
     measure: MeasureConfig = Field(MeasureConfig(), description="To measure the data engine on photos.")
 
     def limits(self, *, min_side: int | None = None) -> Limits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from ram_ray.settings.data import MAX_PIXELS
 from ram_ray.settings.section import Section
 
 
@@ -23,7 +24,7 @@ class ServeConfig(Section):
     batch_wait_s: float = Field(0.01, description="Seconds that a forward waits for more images.")
     max_request_bytes: int = Field(32_000_000, description="Most bytes of a request.")
     max_image_bytes: int = Field(16_000_000, description="Most bytes of an image.")
-    max_pixels: int = Field(50_000_000, description="Most pixels of an image.")
+    max_pixels: int = Field(MAX_PIXELS, description="Most pixels of an image.")
     max_images: int = Field(16, description="Most images of a request.")
     timeout_s: float = Field(30.0, description="Seconds until a request is given up.")
     max_queued: int = Field(128, description="Most requests at a time; more are refused with status 429.")

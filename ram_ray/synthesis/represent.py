@@ -229,7 +229,7 @@ def train_dual_encoder(
         sources[synthetic.path] = synthetic_rows
     num_rows = sum(result.rows_out for result in (real, synthetic) if result)
     table = make_table(f"{stage.work}/table", sources, num_rows=num_rows, seed=settings.seed, execution=execution)
-    total_steps, steps_per_epoch = count_steps(table, stage="represent.train", config=config)
+    total_steps, steps_per_epoch = count_steps(table.num_rows, section="represent.train", config=config)
     feed = PairFeed(
         table=table,
         config=config,

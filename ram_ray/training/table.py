@@ -1,5 +1,8 @@
 """The training table: the rows to train on, shuffled into buckets, written once by Ray Data tasks.
 
+The order of training follows from the seed, the keys and the number of buckets (`feed`), so the buckets follow from the
+number of rows alone and not from how a run is executed.
+
 This file and `rows` define what runs in those tasks. They do not import torch, which takes each Ray worker seconds.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +30,7 @@ from ram_ray.training.feed import Table
 from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
 
 RowMaker = Callable[[pa.Table], list[dict]]
+SMALL_BUCKET, LARGE_BUCKET = 250, 1024  # rows of a bucket, at least and at most
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,22 @@ def count_block(block: pa.Table, *, selection: RowSelection) -> pa.Table:
     return pa.table({"id": pa.array(list(counts), pa.int32()), "count": pa.array(list(counts.values()), pa.int64())})
 
 
+def count_buckets(num_rows: int) -> int:
+    """Compute the number of buckets of a training table.
+
+    A bucket is a file, and is decoded by one task. So buckets of small data are small, to give each CPU some of them,
+    and those of large data are large, since every file costs a request.
+
+    Args:
+        num_rows: rows of all sources.
+
+    Returns:
+        1,000 buckets, or fewer of `SMALL_BUCKET` rows, or more of `LARGE_BUCKET` rows; at least 1.
+    """
+    rows = min(max(SMALL_BUCKET, math.ceil(num_rows / 1000)), LARGE_BUCKET)
+    return max(1, math.ceil(num_rows / rows))
+
+
 def make_table(
     path: str,
     sources: Mapping[str, RowMaker],
@@ -142,8 +163,7 @@ def make_table(
             return Table(path, tuple(json.load(file)["buckets"]))
     except FileNotFoundError:
         pass
-    num_buckets = max(1, -(-num_rows // execution.rows_per_block))
-    cpus = execution.task_cpus
+    num_buckets, cpus = count_buckets(num_rows), execution.task_cpus
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
@@ -163,7 +183,8 @@ def make_table(
     )
     if not counts:
         raise ValueError(
-            f"no row of {', '.join(sources)} in shards {selection.shards!r} has a tag: there is nothing to train on"
+            f"no row of {', '.join(sources)} in shards {selection.shards!r} has a tag: there is nothing to train on; "
+            "set the `shards` of this training, or set labels.min_count lower"
         )
     buckets = [0] * num_buckets
     for row in counts:

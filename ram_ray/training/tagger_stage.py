@@ -77,7 +77,7 @@ def train_tagger(
         train_config: section of this training.
         annotations: rows to train on.
         inputs: the other inputs of training.
-        name: of the stage.
+        name: of the stage; it begins with the section of the training.
         newest: model to start from where `train_config.start` is "previous"; None: the backbone of the dual encoder.
         left_out: fold that is not trained on; epochs count the other images.
         fold: index of the fold that only this model scores.
@@ -103,7 +103,7 @@ def train_tagger(
         seed=settings.seed,
         execution=execution,
     )
-    total_steps, steps_per_epoch = count_steps(table, stage=name, config=settings.train)
+    total_steps, steps_per_epoch = count_steps(table.num_rows, section=name.partition("_")[0], config=settings.train)
     feed = TaggerFeed(
         table=table,
         config=settings.train,

@@ -23,7 +23,6 @@ from ram_ray.runtime.artifacts import R, Stage, write_table
 from ram_ray.runtime.storage import TASK_RETRIES
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
-from ram_ray.training.feed import Table
 from ram_ray.training.metrics import read_lines, write_metrics
 from ram_ray.training.rejected_rows import read as read_rejected
 from ram_ray.training.worker import Job, train_worker
@@ -59,12 +58,12 @@ def train(job: Job, *, stage: Stage[R]) -> TrainingCounts:
     return ray.get(_publish.remote(job, checkpoint, stage.path, stage.run.path("rejected", stage.name)))
 
 
-def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, int]:
+def count_steps(num_rows: int, *, section: str, config: TrainConfig) -> tuple[int, int]:
     """Count the optimizer steps of the run and of an epoch.
 
     Args:
-        table: the training table.
-        stage: section of the training, named in the error.
+        num_rows: rows of the training table.
+        section: of the training, named in the error, such as "finetune".
         config: settings of the training.
 
     Returns:
@@ -73,13 +72,13 @@ def count_steps(table: Table, *, stage: str, config: TrainConfig) -> tuple[int, 
     Raises:
         ValueError: if there are too few rows for one step.
     """
-    total_steps = int(config.epochs * table.num_rows / config.batch_size)
+    total_steps = int(config.epochs * num_rows / config.batch_size)
     if total_steps < 1:
         raise ValueError(
-            f"{stage}: {config.epochs} epochs of {table.num_rows} images give no step of {config.batch_size} images; "
-            f"lower {stage}.batch_size, or give more data"
+            f"{section}.batch_size: {config.epochs:g} epochs of {num_rows} images give no step of {config.batch_size} "
+            f"images; set {section}.batch_size lower, or give more data"
         )
-    return total_steps, max(1, table.num_rows // config.batch_size)
+    return total_steps, max(1, num_rows // config.batch_size)
 
 
 def fit(job: Job, *, storage: str) -> Result:

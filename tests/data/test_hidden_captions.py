@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from ram_ray.config import load
-from ram_ray.data.ground_truth import truth_ids
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.planted import Planter, truth_names
+from ram_ray.labels.planted import Planter
 from ram_ray.results import Counts
 from tests.tiny import jpeg
 
@@ -72,12 +71,6 @@ def test_a_planted_tag_looks_like_the_others() -> None:
         assert {(tag["origin"], tag["score"]) for tag in row["tags"]} == {("parsed", 1.0)}
         positions[ids.index(planted)] += 1
     assert len(positions) == 3 and min(positions.values()) > 60
-
-
-def test_the_truth_reads_back_as_the_ids_that_it_was_written_from() -> None:
-    names = truth_names([1, 2], SYSTEM)
-    assert names == ["action:train", "object:dog"]
-    assert truth_ids(names, None, SYSTEM)[0] == {1, 2}
 
 
 def _write_shard(path: Path, captions: list[list[str]]) -> None:

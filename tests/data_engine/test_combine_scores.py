@@ -43,8 +43,8 @@ def world(*, scenes: int, separation: float = 1.0, seed: int = 0) -> list[dict]:
         true = rng.random(NUM_TAGS) < np.minimum(likely, 0.9)
         mentioned = np.flatnonzero(true & (rng.random(NUM_TAGS) < 0.45)).tolist()
         logits = separation * (rng.normal(size=NUM_TAGS) + separation * true) - 2
-        labels = [SYSTEM[id].name for id in np.flatnonzero(true).tolist()]
-        row = annotation(f"s/{number}", captions=captions_of(mentioned), tags=tags(*mentioned), labels=labels)
+        truth = np.flatnonzero(true).tolist()
+        row = annotation(f"s/{number}", captions=captions_of(mentioned), tags=tags(*mentioned), truth=truth)
         rows.append(scored(row, scores=dict(enumerate((1 / (1 + np.exp(-logits))).tolist()))))
     return rows
 
@@ -60,7 +60,7 @@ def fitted(rows: list[dict], *, size: int = NUM_TAGS) -> tuple[Pairs, Weights]:
 
 def cells(rows: list[dict], **options) -> Cells:
     block = pa.Table.from_pylist(rows, schema=SCORES)
-    return gather_cells([count_cells(block, system=SYSTEM, votes=1, **options)], num_tags=NUM_TAGS, votes=1)
+    return gather_cells([count_cells(block, num_tags=NUM_TAGS, votes=1, **options)], num_tags=NUM_TAGS, votes=1)
 
 
 def precision(counts: Cells, num_additions: int) -> float:

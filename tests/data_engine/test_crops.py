@@ -127,7 +127,7 @@ def test_negatives_follow_from_the_key_and_the_seed(embedder, tiny_bundle):
 
 
 def test_tags_that_a_human_label_confirms_are_marked(embedder):
-    rows = [annotation(tags=[tag(0), tag(4)], labels=["dog", "a thing of no name"]), annotation("s/2", labels=None)]
+    rows = [annotation(tags=[tag(0), tag(4)], truth=[0]), annotation("s/2", truth=None)]
     regions, _ = rows_of(embedder, rows)
     assert [(row["key"], row["tag"]) for row in regions if row["confirmed"]] == [("s/1", 0)]
 

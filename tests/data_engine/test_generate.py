@@ -36,7 +36,8 @@ def annotation(key: str = "s/1", **changes) -> dict:
         "captions": [{"text": "a dog", "origin": "original", "tags": [0], "sources": ["parsed"]}],
         "tags": [{"id": 0, "origin": "parsed", "score": 1.0}],
         "removed": [],
-        "labels": None,
+        "truth": None,
+        "unknown_labels": None,
         "reason": None,
         "detail": None,
     }
@@ -125,8 +126,8 @@ def test_logits_keep_probabilities_that_half_precision_would_lose():
 
 def test_rows_survive_the_way_through_numpy():
     rows = [
-        annotation("s/1", removed=[{"id": 1, "reason": "outlier", "score": 0.5, "round": 1}], labels=["dog"]),
-        annotation("s/2", captions=[], tags=[], labels=[]),
+        annotation("s/1", removed=[{"id": 1, "reason": "outlier", "score": 0.5, "round": 1}], truth=[0]),
+        annotation("s/2", captions=[], tags=[], truth=[]),
         annotation("s/3", captions=None, tags=None, removed=None, reason="truncated", detail="cut"),
     ]
     assert to_rows(numpy_batch(rows)) == rows

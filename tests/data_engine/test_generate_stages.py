@@ -56,7 +56,7 @@ def plain(rows: list[dict]) -> dict[str, list[dict]]:
     """The tags of each image by the plain functions."""
     pairs, weights = fitted(rows)
     combiner = ScoreCombiner(CoOccurrence(pairs), weights)
-    table = count_cells(pa.Table.from_pylist(rows, schema=SCORES), system=SYSTEM, votes=0, logits=combiner)
+    table = count_cells(pa.Table.from_pylist(rows, schema=SCORES), num_tags=NUM_TAGS, votes=0, logits=combiner)
     cells = gather_cells([table], num_tags=NUM_TAGS, votes=0)
     calibration = calibrate(cells.mention_counts(mention_rate_bounds(pairs)))
     rule = Calibrated(thresholds(calibration, cells.candidates, precision=0.3), calibration.correct)

@@ -27,7 +27,7 @@ def tags(*ids: int) -> list[dict]:
 
 ROWS = [
     scored(
-        annotation("s/1", captions=captions_of([0]), tags=tags(0), labels=["dog", "sea", "tree"]),
+        annotation("s/1", captions=captions_of([0]), tags=tags(0), truth=[0, 1, 4]),
         captions=[("a", [1])],
         scores={0: 0.9, 1: 0.8, 2: 0.3},
     ),
@@ -40,14 +40,14 @@ ROWS = [
         ),
         scores={0: 0.9, 1: 0.8},
     ),
-    scored(annotation("s/3", captions=captions_of([2], [2]), tags=tags(2), labels=[]), scores={2: 0.2}),
+    scored(annotation("s/3", captions=captions_of([2], [2]), tags=tags(2), truth=[]), scores={2: 0.2}),
     scored(annotation("s/4", reason="truncated", tags=None, captions=None)),
 ]
 
 
 def cells(rows: list[dict], *, size: int = 10, **options) -> Cells:
     blocks = [pa.Table.from_pylist(rows[start : start + size], schema=SCORES) for start in range(0, len(rows), size)]
-    tables = [count_cells(block, system=SYSTEM, votes=1, **options) for block in blocks]
+    tables = [count_cells(block, num_tags=len(SYSTEM), votes=1, **options) for block in blocks]
     assert all(table.schema.equals(CELLS) for table in tables)
     return gather_cells(tables, num_tags=len(SYSTEM), votes=1)
 
@@ -98,9 +98,7 @@ def test_the_curve_counts_additions_and_right_ones_beside_the_most_frequent_tags
         true = [id for id in range(5) if rng.random() < (0.5, 0.3, 0.2, 0.1, 0.1)[id]]
         mentioned = [id for id in true if rng.random() < 0.5]
         scores = {id: float(np.clip(0.7 * (id in true) + 0.3 * rng.random(), 0.01, 0.99)) for id in range(5)}
-        row = annotation(
-            f"s/{number}", captions=captions_of(mentioned), tags=tags(*mentioned), labels=[SYSTEM[i].name for i in true]
-        )
+        row = annotation(f"s/{number}", captions=captions_of(mentioned), tags=tags(*mentioned), truth=true)
         rows.append(scored(row, scores=scores))
     counts = cells(rows)
     points = make_curve(counts, uncalibrated_scores(counts))
@@ -115,7 +113,7 @@ def test_the_curve_counts_additions_and_right_ones_beside_the_most_frequent_tags
 
 
 def test_a_generated_caption_comes_first_without_calibration_and_no_truth_is_no_precision() -> None:
-    counts = cells([{**row, "labels": None} for row in ROWS])
+    counts = cells([{**row, "truth": None} for row in ROWS])
     first = make_curve(counts, uncalibrated_scores(counts))[0]
     assert first == {"threshold": 1.0, "added": 1, "estimated": None}
     correct = np.full((2, len(SYSTEM), BINS), 0.25)

@@ -13,8 +13,8 @@ def test_annotations_come_back_from_a_numpy_batch_of_ray(ray_cluster):
     import ray.data
 
     rows = [
-        annotation("s/1", removed=[{"id": 1, "reason": "outlier", "score": 0.5, "round": 1}], labels=["dog"]),
-        annotation("s/2", captions=[], tags=[], labels=[]),
+        annotation("s/1", removed=[{"id": 1, "reason": "outlier", "score": 0.5, "round": 1}], truth=[0]),
+        annotation("s/2", captions=[], tags=[], truth=[]),
         annotation("s/3", captions=None, tags=None, removed=None, reason="truncated", detail="cut"),
     ]
     for part in (rows, rows[1:2], rows[2:]):

@@ -7,13 +7,10 @@ import pyarrow as pa
 import pytest
 
 from ram_ray.data_engine.statistics import TAG_STATISTICS, count_block, tag_shares
-from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
 
-SYSTEM = LabelSystem(Label(id, name, "object") for id, name in enumerate(["dog", "cat", "cow", "ant"]))
 
-
-def _row(key: str, *, mentioned: list[int], tags: list[int], removed: list[int] = (), labels=None, **more) -> dict:
+def _row(key: str, *, mentioned: list[int], tags: list[int], removed: list[int] = (), truth=None, **more) -> dict:
     return {
         "key": key,
         "shard": "s",
@@ -23,7 +20,7 @@ def _row(key: str, *, mentioned: list[int], tags: list[int], removed: list[int] 
         ],
         "tags": [{"id": id, "origin": "parsed" if id in mentioned else "tagger", "score": 1.0} for id in tags],
         "removed": [{"id": id, "reason": "outlier", "score": 0.5, "round": 1} for id in removed],
-        "labels": labels,
+        "truth": truth,
         **more,
     }
 
@@ -33,15 +30,15 @@ def rows() -> list[dict]:
     table = to_table(
         [
             # mentioned dog (true) and cat (false, removed); added cow (true) and ant (false, removed)
-            _row("s/0", mentioned=[0, 1], tags=[0, 2], removed=[1, 3], labels=["dog", "cow"]),
+            _row("s/0", mentioned=[0, 1], tags=[0, 2], removed=[1, 3], truth=[0, 2]),
             # mentioned dog (true, removed); added ant (false); cow is true and neither mentioned nor added
-            _row("s/1", mentioned=[0], tags=[3], removed=[0], labels=["dog", "cow"]),
-            _row("s/2", mentioned=[0], tags=[0, 3], labels=None),
-            _row("s/3", mentioned=[0], tags=[0], labels=["dog"], reason="truncated"),
+            _row("s/1", mentioned=[0], tags=[3], removed=[0], truth=[0, 2]),
+            _row("s/2", mentioned=[0], tags=[0, 3], truth=None),
+            _row("s/3", mentioned=[0], tags=[0], truth=[0], reason="truncated"),
         ],
         ANNOTATION,
     )
-    counts = count_block(table, system=SYSTEM)
+    counts = count_block(table)
     assert counts.schema == TAG_STATISTICS
     return counts.to_pylist()
 
@@ -73,13 +70,13 @@ def test_the_shares(rows: list[dict]) -> None:
 
 
 def test_an_unknown_share_is_none(rows: list[dict]) -> None:
-    table = to_table([_row("s/0", mentioned=[0], tags=[0, 1], labels=None)], ANNOTATION)
-    assert set(tag_shares(count_block(table, system=SYSTEM).to_pylist()).values()) == {None}
+    table = to_table([_row("s/0", mentioned=[0], tags=[0, 1], truth=None)], ANNOTATION)
+    assert set(tag_shares(count_block(table).to_pylist()).values()) == {None}
     assert set(tag_shares([]).values()) == {None}
 
 
 def test_blocks_add_up(rows: list[dict]) -> None:
-    empty = count_block(to_table([], ANNOTATION), system=SYSTEM)
+    empty = count_block(to_table([], ANNOTATION))
     assert empty.schema == TAG_STATISTICS and not len(empty)
     twice = pa.Table.from_pylist(rows + rows, schema=TAG_STATISTICS).group_by(["tag", "source", "status"])
     summed = twice.aggregate([(name, "sum") for name in ("images", "labelled", "correct")])

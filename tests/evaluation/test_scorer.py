@@ -23,9 +23,9 @@ def test_targets():
 def test_a_models_scores_are_joined_with_the_truth(tiny_bundle):
     scorer = Scorer(tiny_bundle, device="cpu", tags_per_block=4)
     rows = [
-        annotation("s/1", labels=["dog", "traffic light"]),
-        annotation("s/2", labels=["dog"], reason="truncated"),
-        annotation("s/3", labels=["person"]),
+        annotation("s/1", truth=[0, 4]),
+        annotation("s/2", truth=[0], reason="truncated"),
+        annotation("s/3", truth=[5]),
         annotation("s/4", captions=[]),
     ]
     batch = numpy_batch(rows)
@@ -49,7 +49,7 @@ def test_predicted_tags_are_those_that_the_served_model_returns(tiny_bundle, tmp
     """Tags without a threshold, with a threshold of 0, of exactly a score and of 1, and a muted tag."""
     bundle = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, bundle)
-    batch = numpy_batch([annotation(f"s/{number}", labels=["dog", "red"]) for number in range(8)])
+    batch = numpy_batch([annotation(f"s/{number}", truth=[0, 2]) for number in range(8)])
     scores = Predictor.from_pretrained(tiny_bundle, device="cpu").probabilities(batch["pixels"])
     own = [None, 0.0, float(np.sort(scores[:, 2])[5]), 1.0, 0.0, None]
     labels = LabelSystem.load(str(bundle / "label_system.json")).labels

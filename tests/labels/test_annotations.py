@@ -49,8 +49,8 @@ def test_hidden_captions_become_the_ground_truth_only(parsed: pa.Table) -> None:
     first, second, *_ = table.to_pylist()
     assert [caption["text"] for caption in first["captions"]] == ["a dog"]
     assert [tag["id"] for tag in first["tags"]] == [0]
-    assert set(first["labels"]) == {"object:dog", "object:beach", "object:man", "object:ball"}
-    assert second["labels"] == ["beach"], "human labels remain the ground truth"
+    assert set(first["truth"]) == {0, 1, 2, 3}
+    assert second["truth"] == [1], "human labels remain the ground truth"
     (row, *_) = tagged_rows(table)
     assert row["tags"] == [0] and row["captions"] == [{"text": "a dog", "tags": [0]}]
     assert count_names(parsed.slice(0, 1)).to_pylist() == [
@@ -60,11 +60,11 @@ def test_hidden_captions_become_the_ground_truth_only(parsed: pa.Table) -> None:
 
 def test_counts_against_the_ground_truth_are_exact(parsed: pa.Table) -> None:
     rest = _label(parsed.slice(2), captions_per_image=1)
-    (counts,) = tag_counts(rest, system=SYSTEM).to_pylist()
+    (counts,) = tag_counts(rest).to_pylist()
     assert (counts["labelled"], counts["tp"], counts["fp"], counts["fn"]) == (40, 80, 0, 40)
-    (counts,) = tag_counts(_label(parsed.slice(2), planted=0.5, captions_per_image=1), system=SYSTEM).to_pylist()
+    (counts,) = tag_counts(_label(parsed.slice(2), planted=0.5, captions_per_image=1)).to_pylist()
     assert (counts["tp"], counts["fp"], counts["fn"]) == (80, 40, 40), "a planted tag for every two tags of captions"
-    (counts,) = tag_counts(_label(parsed.slice(1, 1), planted=1.0), system=SYSTEM).to_pylist()
+    (counts,) = tag_counts(_label(parsed.slice(1, 1), planted=1.0)).to_pylist()
     assert (counts["tp"], counts["fp"], counts["fn"]) == (0, 4, 1), (
         "human labels and tags of captions are never planted"
     )
@@ -76,6 +76,6 @@ def test_planting_depends_on_the_key_only(parsed: pa.Table) -> None:
 
 
 def test_a_run_without_measuring_has_no_ground_truth(parsed: pa.Table) -> None:
-    assert _label(parsed).column("labels").null_count == 41
+    assert _label(parsed).column("truth").null_count == 41
     plain = CaptionReader(PARSE)(to_table([_sample("s/0", ["a dog"], None)], SAMPLE))
     assert plain.schema == PARSED and plain.to_pylist()[0]["parsed_hidden"] is None

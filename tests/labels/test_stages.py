@@ -12,6 +12,7 @@ from ram_ray.config import RunConfig
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings, make_finder, to_annotations
 from ram_ray.labels.counts import (
+    ANY_NAME,
     EVIDENCE,
     NAME_COUNTS,
     Evidence,
@@ -59,12 +60,12 @@ def test_names_become_ids_of_their_caption() -> None:
                 (1, "hound", "object"), (0, "red", "attribute"), (0, "dog", "object"), (1, "train", "object"),
                 (1, "dog", "object"), (1, "unicorn", "object"),
             ],
-            labels=["dog"],
+            labels=["dog", "ufo", "hound", "ufo"],
         ),
         _row("s/2", ["they train"], [(0, "train", "action"), (0, "train", "attribute")]),
         _row("s/3", ["x"], []),
     ]  # fmt: skip
-    table = to_annotations(to_table(rows, PARSED), BY_PARSE)
+    table = to_annotations(to_table(rows, PARSED), BY_PARSE, SYSTEM)
     assert table.schema == ANNOTATION
     first, second, third = table.to_pylist()
     assert [caption["tags"] for caption in first["captions"]] == [[3, 0], [0, 1], []]
@@ -73,7 +74,8 @@ def test_names_become_ids_of_their_caption() -> None:
         ("a red dog", "original"), ("a hound and a train", "original"), ("nothing", "original"),
     ]  # fmt: skip
     assert first["tags"] == [{"id": id, "origin": "parsed", "score": 1.0} for id in (3, 0, 1)]
-    assert (first["labels"], second["labels"]) == (["dog"], None), "null (not labelled) differs from an empty list"
+    assert (first["truth"], second["truth"]) == ([0], None), "null (not labelled) differs from an empty list"
+    assert (first["unknown_labels"], second["unknown_labels"]) == (["ufo", "ufo"], [])
     assert [tag["id"] for tag in second["tags"]] == [2], "the kind decides between labels with the same name"
     assert third["tags"] == [] and third["removed"] == []
     for row in table.to_pylist():
@@ -100,14 +102,14 @@ def test_a_rejected_caption_is_not_matched() -> None:
     assert annotation["captions"][0]["text"] == "una red"
     evidence = find_evidence(table, SYSTEM, Matcher(SYSTEM, load_lemmas(), include_ambiguous=True)).to_pylist()
     assert {row["name"] for row in evidence} == {"dog", None}
-    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "rejected_captions": 1}
+    assert _count_parsed(table) == {"rows": 1, "tags": 1, "captions": 2, "rejected_captions/not_english": 1}
 
 
 def test_an_empty_block_has_all_columns() -> None:
-    assert to_annotations(to_table([], PARSED), BY_PARSE).schema == ANNOTATION
-    assert count_names(to_table([], PARSED)).schema == NAME_COUNTS
+    assert to_annotations(to_table([], PARSED), BY_PARSE, SYSTEM).schema == ANNOTATION
+    assert count_names(to_table([], PARSED)).schema == count_captions(to_table([], PARSED)).schema == NAME_COUNTS
     assert find_evidence(to_table([], PARSED), SYSTEM, Matcher(SYSTEM, load_lemmas())).schema == EVIDENCE
-    assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0, "captions": 0, "rejected_captions": 0}
+    assert _count_parsed(to_table([], PARSED)) == {"rows": 0, "tags": 0, "captions": 0}
 
 
 def _rows() -> list[dict]:
@@ -128,8 +130,10 @@ def test_counts_are_captions_by_name_kind_and_source_without_rejected_rows() -> 
     }  # fmt: skip
     parts = [count_names(table.slice(index, 1)) for index in range(4)]
     assert pa.concat_tables(parts)["count"].to_pylist() and sum(len(part) for part in parts) == 5
-    assert {row["source"]: row["count"] for row in count_captions(table).to_pylist()} == {"s": 3, "t": 1}
-    counts = {"rows": 2, "tags": 4, "captions": 3, "rejected_captions": 0}
+    captions = count_captions(table).to_pylist()
+    assert {(row["name"], row["kind"]) for row in captions} == {ANY_NAME}
+    assert {row["source"]: row["count"] for row in captions} == {"s": 3, "t": 1}
+    counts = {"rows": 2, "tags": 4, "captions": 3}
     assert _count_parsed(table.slice(0, 2)) == counts, "a tag counts once for each image"
 
 

@@ -40,8 +40,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def local(models: Path) -> list[str]:
-    """Settings that name the models by their folders."""
+    """Settings that name the models by their folders, and that a few images can meet."""
     return [
+        *(f"{section}.batch_size=4" for section in ("pretrain", "retrain", "finetune")),
+        "labels.min_count=2",
         f"represent.clip={models / 'clip'}",
         f"tokenizer={models / 'bert'}",
         f"engine.clean.detector={models / 'dino'}",
@@ -94,6 +96,17 @@ def test_globs_of_every_section_that_runs_must_match(data: Path, models: Path) -
     assert [line.partition(":")[0] for line in lines] == ["pretrain.shards", "finetune.shards"]
     assert "such as coco/" in lines[0]
     assert problems(data, sets, last="parse") == []
+
+
+def test_data_that_is_too_small_is_reported_with_the_setting_to_change(data: Path, models: Path) -> None:
+    sets = [*local(models), "labels.min_count=1000", "pretrain.epochs=1", "pretrain.batch_size=6"]
+    sets += ["finetune.epochs=2.5", "finetune.batch_size=10"]
+    lines = problems(data, sets)
+    assert lines[0].startswith("pretrain.batch_size: 1 epochs of 5 images give no step of 6 images; set pretrain.")
+    assert lines[1].startswith("labels.min_count: a label must be in 1000 captions and there are ") and len(lines) == 2
+    assert problems(data, sets, last="parse") == []
+    ready = ROOT / "ram_ray" / "labels" / "benchmarks" / "coco80.txt"
+    assert problems(data, [*sets, f"labels.system={ready}", "pretrain.epochs=2"]) == []
 
 
 def test_models_must_be_pinned_and_of_a_known_kind(data: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +166,7 @@ def test_node_groups_of_an_autoscaler_file() -> None:
 
 
 def test_check_alone_ends_with_the_problems_and_starts_nothing(data: Path, models: Path) -> None:
-    sets = [*local(models)[:2], f"engine.clean.detector={models / 'none'}"]
+    sets = [*local(models)[:-1], f"engine.clean.detector={models / 'none'}"]
     command = [sys.executable, str(ROOT / "jobs" / "full_pipeline.py"), "--preset", "ram_14m", "--check"]
     command += ["--data", str(data / "a-*.tar"), str(data / "b-*.tar"), "--run", str(data / "checked")]
     command += [part for setting in sets for part in ("--set", setting)]

@@ -11,20 +11,17 @@ from PIL import Image
 
 from ram_ray.data.images import Limits
 from ram_ray.data_engine.clean import SAMPLE_ROWS
-from ram_ray.label_system import Label, LabelSystem
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.reporting.engine_images import Bounds, _limit_bytes, make_thumbnails, sample_crops, sample_tags, thumbnail
 from ram_ray.reporting.engine_rows import SAMPLE_IMAGE, SAMPLED_TAG
 from tests.tiny import jpeg
-
-SYSTEM = LabelSystem([Label(0, "dog", "object"), Label(1, "cat", "object")])
 
 
 def _row(index: int, **more) -> dict:
     caption = {"text": "a dog", "origin": "original", "tags": [0], "sources": ["both"]}
     tags = [{"id": 0, "origin": "parsed", "score": 1.0}, {"id": 1, "origin": "tagger", "score": 0.9}]
     return {"key": f"s/{index}", "shard": "s", "uri": "gone.jpg", "offset": 0, "nbytes": 9, "captions": [caption],
-            "tags": tags, "removed": [], "labels": ["dog"], **more}  # fmt: skip
+            "tags": tags, "removed": [], "truth": [0], **more}  # fmt: skip
 
 
 def _keys(table: pa.Table, tag: int, outcome: str) -> list[str]:
@@ -80,7 +77,7 @@ def test_images_are_read_cropped_and_compared_with_the_truth(tmp_path) -> None:
     }
     limits = Limits(8, 10**6, 10**6)
     images = make_thumbnails(
-        to_table(rows, ANNOTATION), sampled_tags=sampled_tags, system=SYSTEM, limits=limits, bounds=Bounds(side=50)
+        to_table(rows, ANNOTATION), sampled_tags=sampled_tags, limits=limits, bounds=Bounds(side=50)
     )
     assert images.schema == SAMPLE_IMAGE
     first, second, broken = images.to_pylist()

@@ -71,10 +71,10 @@ def _rows(image: Path, *, cleaned: bool) -> list[dict]:
         removed = [{"id": 1, "reason": "outlier", "score": 0.8, "round": 1}] if cleaned else []
         tags += [] if cleaned else [{"id": 1, "origin": "parsed", "score": 1.0}]
         shard = "ab"[index % 2]
-        labels = ["dog", "cow"] + (["<ant>"] if index < 20 else [])
+        truth = [0, 2] + ([3] if index < 20 else [])
         rows.append({"key": f"{shard}/{index}", "shard": shard, "uri": str(image), "offset": 0,
                      "nbytes": image.stat().st_size, "captions": [caption], "tags": tags, "removed": removed,
-                     "labels": labels})  # fmt: skip
+                     "truth": truth})  # fmt: skip
     return rows
 
 
@@ -134,7 +134,6 @@ def test_a_label_without_samples_is_shown_from_the_annotations(
     pq.write_table(SAMPLE_ROWS.empty_table(), tmp_path / "samples" / "0.parquet")
     options = {
         "crops": [str(tmp_path / "samples")],
-        "system": SYSTEM,
         "execution": config.execution,
         "bounds": Bounds(max_per_outcome=2),
     }

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from ram_ray.cli.main import main
-from ram_ray.data.images import Limits, decode
+from ram_ray.data.images import decode
 from ram_ray.data.pixels import add_pixels
 from ram_ray.data.preprocess import LIMITS, preprocess
 from ram_ray.evaluation.scorer import Scorer
@@ -27,17 +27,18 @@ from ram_ray.models.bundle import save_bundle
 from ram_ray.records import ANNOTATION, Reject, to_table
 from ram_ray.serving.api import create_api
 from ram_ray.serving.tagger import LocalTagger
-from ram_ray.settings.data import DataConfig
+from ram_ray.settings.data import MAX_PIXELS, DataConfig
 from ram_ray.settings.runtime import ResourcesConfig
 from ram_ray.settings.serving import ServeConfig
+from tests.data.defects import bomb
 from tests.data.odd_images import odd_images
 from tests.data_engine.test_generate import annotation
 from tests.tiny import NAMES, tagger
 
-Answer = np.ndarray | str  # scores (N,), or the reason why there are none
+Answer = np.ndarray | str  # scores (N,), or "reason: detail"
 Way = Callable[[Mapping[str, Path]], dict[str, Answer]]
-MAX_PIXELS, MAX_BYTES = LIMITS.max_pixels, LIMITS.max_bytes  # the same everywhere, so that the reasons agree
-DATA = DataConfig(min_side=1, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES)
+MAX_BYTES = LIMITS.max_bytes  # the same everywhere, so that the reasons agree; the pixels are so by default
+DATA = DataConfig(min_side=1)
 ALL = len(NAMES)  # tags of the model
 
 
@@ -62,7 +63,7 @@ def by_predictor(predictor: Predictor, kind: Callable[[Path], object]) -> Way:
         try:
             return predictor.probabilities(kind(path))[0]  # type: ignore[arg-type]
         except Reject as reject:
-            return reject.reason
+            return str(reject)
 
     return lambda files: {name: ask(path) for name, path in files.items()}
 
@@ -97,7 +98,7 @@ def by_batch(bundle: str, predictor: Predictor) -> Way:
 
 
 def by_http(predictor: Predictor) -> Way:
-    config = ServeConfig(max_pixels=MAX_PIXELS, max_image_bytes=MAX_BYTES, max_request_bytes=2 * MAX_BYTES)
+    config = ServeConfig(max_image_bytes=MAX_BYTES, max_request_bytes=2 * MAX_BYTES)
 
     def ask(files: Mapping[str, Path]) -> dict[str, Answer]:
         answers = {}
@@ -105,7 +106,9 @@ def by_http(predictor: Predictor) -> Way:
             for name, path in files.items():
                 sent = [("images", ("image", path.read_bytes()))]
                 (image,) = client.post("/v1/tag", files=sent, data={"top_k": str(ALL)}).json()["images"]
-                answers[name] = answer_of(image["tags"], image["error"] and image["error"]["code"])
+                answers[name] = answer_of(
+                    image["tags"], image["error"] and "{code}: {message}".format(**image["error"])
+                )
         return answers
 
     return ask
@@ -116,14 +119,16 @@ def by_rows(score: Callable[[np.ndarray, int], np.ndarray], size: int) -> Way:
 
     def ask(files: Mapping[str, Path]) -> dict[str, Answer]:
         rows = [
-            {**annotation(name, labels=["dog"]), "uri": str(path), "offset": 0, "nbytes": path.stat().st_size}
+            {**annotation(name, truth=[0]), "uri": str(path), "offset": 0, "nbytes": path.stat().st_size}
             for name, path in files.items()
         ]
-        limits = Limits(DATA.min_side, DATA.max_pixels, DATA.max_bytes)
-        table = add_pixels(to_table(rows, ANNOTATION), size=size, limits=limits)
+        table = add_pixels(to_table(rows, ANNOTATION), size=size, limits=DATA.limits())
         pixels = table["pixels"].combine_chunks().to_numpy_ndarray()
-        reasons = table["reason"].to_pylist()
-        return {name: reasons[row] or score(pixels, row) for row, name in enumerate(files)}
+        reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
+        return {
+            name: f"{reasons[row]}: {details[row]}" if reasons[row] else score(pixels, row)
+            for row, name in enumerate(files)
+        }
 
     return ask
 
@@ -132,18 +137,22 @@ def by_scorer(predictor: Predictor) -> Way:
     scorer = Scorer("", predictor=predictor)
 
     def score(pixels: np.ndarray, row: int) -> np.ndarray:
-        batch = {"pixels": pixels[[row]], "reason": [None], "labels": [["dog"]], "captions": [[]]}
+        batch = {"pixels": pixels[[row]], "reason": [None], "truth": [[0]], "captions": [[]]}
         return np.array(scorer(batch)["scores"][0].as_py())  # type: ignore[arg-type]
 
     return by_rows(score, predictor.image_size)
 
 
 def answer_of(tags: list[dict] | None, error: str | None) -> Answer:
-    """Scores in the order of ids, or the reason."""
+    """Scores in the order of ids, or the reason and its detail."""
     if error:
-        return error.partition(":")[0]
+        return error
     assert tags is not None and len(tags) == ALL
     return np.array([tag["score"] for tag in sorted(tags, key=lambda tag: tag["id"])])
+
+
+def reason_of(answer: Answer) -> str | None:
+    return answer.partition(":")[0] if isinstance(answer, str) else None
 
 
 def write(folder: Path, images: Mapping[str, bytes]) -> dict[str, Path]:
@@ -173,7 +182,7 @@ def check_same(ways: dict[str, Way], predictor: Predictor, files: Mapping[str, P
     for way, way_answers in answers.items():
         for name, answer in first.items():
             if isinstance(answer, str) or isinstance(way_answers[name], str):
-                assert way_answers[name] == answer, (way, name)
+                assert reason_of(way_answers[name]) == reason_of(answer), (way, name)
             else:
                 np.testing.assert_allclose(way_answers[name], answer, atol=1e-4, err_msg=f"{way}: {name}")
     for name, answer in first.items():
@@ -191,11 +200,24 @@ def check_same(ways: dict[str, Way], predictor: Predictor, files: Mapping[str, P
 def test_the_suites_own_odd_images(ways: dict[str, Way], predictor: Predictor, tmp_path: Path) -> None:
     files = write(tmp_path, odd_images() | {"text.jpg": b"text", "empty.png": b""})
     answers = check_same(ways, predictor, files)
-    reasons = {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+    reasons = {name: reason_of(answer) for name, answer in answers.items() if isinstance(answer, str)}
     assert reasons == {"text.jpg": "undecodable", "empty.png": "undecodable"}
     for name in ("large.jpg", "large_grey.jpg"):
         draft = decode(files[name].read_bytes(), limits=LIMITS, size=predictor.image_size)
         assert np.abs(predictor.probabilities(draft)[0] - answers[name]).max() > 0.1, "what a draft would do"
+
+
+def test_all_refuse_the_same_image_for_its_pixels_with_the_same_words(
+    ways: dict[str, Way], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert DataConfig().max_pixels == ServeConfig().max_pixels == LIMITS.max_pixels == MAX_PIXELS
+    files = write(tmp_path, {"large.png": bomb(8_000), "bomb.png": bomb(30_000)})
+    for way, ask in ways.items():
+        answers = ask(files)
+        for name, pixels in (("large.png", "8000 x 8000 pixels"), ("bomb.png", "too many pixels")):
+            answer = answers[name]
+            assert isinstance(answer, str) and reason_of(answer) == "too_large", (way, name)
+            assert answer.endswith(f"{pixels}; an image may have 50,000,000 (max_pixels)"), (way, answer)
 
 
 def test_the_odd_images_of_shared(

@@ -1,0 +1,88 @@
+"""How many images and captions shards hold, counted before a run and only as far as it is asked.
+
+A check before a run must not read a whole data set. A data set that is too small is small, so counting ends at the
+number that is enough. A Parquet file has its number of rows in its footer, and img2dataset writes a count beside each
+tar. Other shards are read from the front, without decoding an image. Counts are upper bounds: later, rows may be
+rejected.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import fsspec
+import pyarrow.parquet as pq
+
+from ram_ray.data.samples import Read, Sample
+from ram_ray.data.shards import READERS, Shard
+
+
+def count_images(shards: Iterable[Shard], *, enough: int) -> int | None:
+    """Count the images of shards, until there are enough.
+
+    Args:
+        shards: shards of any format.
+        enough: number at which counting ends.
+
+    Returns:
+        Most images that the shards can give, or a number of at least `enough`; None if a shard cannot be read.
+    """
+    count = 0
+    try:
+        for shard in shards:
+            stated = _stated_images(shard)
+            count += sum(1 for _ in islice(_samples(shard), enough - count)) if stated is None else stated
+            if count >= enough:
+                break
+    except Exception:  # each storage has its own errors, and the stage `shards` says what is wrong
+        return None
+    return count
+
+
+def count_captions(shards: Iterable[Shard], *, enough: int) -> int | None:
+    """Count the captions of shards, until there are enough.
+
+    Args:
+        shards: shards of any format.
+        enough: number at which counting ends.
+
+    Returns:
+        Most captions that the shards can give, or a number of at least `enough`; None if a shard cannot be read.
+    """
+    count = 0
+    try:
+        for shard in shards:
+            for sample in _samples(shard):
+                count += len(sample.captions)
+                if count >= enough:
+                    return count
+    except Exception:
+        return None
+    return count
+
+
+def _samples(shard: Shard) -> Iterator[Sample]:
+    """The samples of a shard that have no problem with their texts; images are not looked at."""
+
+    def accept(read: Read, nbytes: int) -> tuple[int, int]:
+        return 1, 1
+
+    return (sample for sample in READERS[shard.format](shard.uri, check_image=accept) if sample.problem is None)
+
+
+def _stated_images(shard: Shard) -> int | None:
+    """The number of images that a shard itself states; None if it states none."""
+    fs, path = fsspec.url_to_fs(shard.uri)
+    if shard.format == "parquet":
+        with fs.open(path, "rb") as file:
+            return pq.ParquetFile(file).metadata.num_rows
+    if shard.format == "tar":
+        try:
+            stats = json.loads(fs.cat_file(f"{path.removesuffix('.tar')}_stats.json"))
+        except (FileNotFoundError, ValueError):
+            return None
+        number = stats.get("successes") if isinstance(stats, dict) else None
+        return number if isinstance(number, int) else None
+    return None
