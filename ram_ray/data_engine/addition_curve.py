@@ -11,6 +11,7 @@ Letters: V votes, T tags, B bins (`data_engine.calibrate`).
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit
 
 from ram_ray.data_engine.calibrate import edge_of
 from ram_ray.data_engine.mention_counts import Cells
@@ -29,7 +30,7 @@ def uncalibrated_scores(cells: Cells) -> np.ndarray:
     Returns:
         (V, T, B) float64: the tagger's probability, or 1 where a generated caption mentions the tag.
     """
-    probabilities = 1 / (1 + np.exp(-edge_of(np.arange(cells.images.shape[2]))))
+    probabilities = expit(edge_of(np.arange(cells.images.shape[2])))
     scores = np.broadcast_to(probabilities, cells.images.shape).copy()
     scores[1:] = 1.0
     return scores

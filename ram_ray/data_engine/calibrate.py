@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import isotonic_regression
+from scipy.special import expit
 
 BINS = 160  # B
 LOGITS = (-10.0, 10.0)
@@ -99,7 +101,7 @@ def calibrate(counts: MentionCounts) -> Calibration:
     odds = _vote_odds(counts.images, counts.mentioned)
     curve = _fit_curve(counts.images, counts.mentioned, odds)
     rate = mention_rate(counts, curve)
-    mentioned = _sigmoid(_logit(curve) + np.log(odds)[:, None, None])
+    mentioned = expit(_logit(curve) + np.log(odds)[:, None, None])
     true = np.minimum(mentioned / rate[:, None], max_probability(counts.mentioned.sum((0, 2)))[:, None])
     unmentioned = np.maximum(1 - rate[:, None] * true, 1e-9)
     return Calibration(mentioned, rate, (1 - rate[:, None]) * true / unmentioned, odds)
@@ -140,7 +142,7 @@ def mention_rate(counts: MentionCounts, curve: np.ndarray) -> np.ndarray:
     own = _logit(np.clip(np.maximum(bound, counts.rate_bounds), 1e-6, 1 - 1e-6))
     mean, deviation = _weighted_moments(own, weights=mentioned * separation**2)
     above = _logit(_mean_above(own, mean=mean, deviation=deviation))
-    rate = _sigmoid(own + (1 - separation) * (above - own))
+    rate = expit(own + (1 - separation) * (above - own))
     if several.sum():
         never = (counts.captions - 1) / counts.captions * counts.once * np.maximum(counts.once - 1, 0)
         never = never / (2 * (counts.twice + 1))
@@ -177,31 +179,6 @@ def thresholds(calibration: Calibration, candidates: np.ndarray, *, precision: f
     return np.where(added.any(axis=2), added.argmax(axis=2), bins).reshape(votes, tags)
 
 
-def isotonic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Isotonic regression: the nearest nondecreasing values in weighted squares (pool adjacent violators).
-
-    Args:
-        values: (N,) float.
-        weights: (N,) float, over 0.
-
-    Returns:
-        (N,) float64.
-    """
-    means: list[float] = []
-    masses: list[float] = []
-    lengths: list[int] = []
-    for value, weight in zip(values, weights, strict=True):
-        means.append(float(value))
-        masses.append(float(weight))
-        lengths.append(1)
-        while len(means) > 1 and means[-2] > means[-1]:
-            mass = masses[-2] + masses[-1]
-            means[-2:] = [(means[-2] * masses[-2] + means[-1] * masses[-1]) / mass]
-            masses[-2:] = [mass]
-            lengths[-2:] = [lengths[-2] + lengths[-1]]
-    return np.repeat(means, lengths)
-
-
 def _vote_odds(images: np.ndarray, mentioned: np.ndarray) -> np.ndarray:
     """Factor on the odds of a mention for each number of votes, (V,); never falls with the votes.
 
@@ -227,7 +204,7 @@ def _fit_curve(images: np.ndarray, mentioned: np.ndarray, odds: np.ndarray) -> n
     """
     total, hits = images.sum((0, 1)), mentioned.sum((0, 1))
     prior = hits.sum() / total.sum()
-    common = isotonic((hits + prior) / (total + 1), total + 1)
+    common = isotonic_regression((hits + prior) / (total + 1), weights=total + 1).x
     x = _logit(_interpolate_steps(common, total))  # (B,)
     shift = np.log(odds)[:, None]  # (V, 1)
     weights = np.tile([0.0, 1.0], (images.shape[1], 1))  # (T, 2), a and b
@@ -237,7 +214,7 @@ def _fit_curve(images: np.ndarray, mentioned: np.ndarray, odds: np.ndarray) -> n
         hessian_aa, hessian_ab = np.ones(len(weights)), np.zeros(len(weights))
         hessian_bb = np.full(len(weights), 1 / 0.25)
         for vote in range(len(images)):
-            probability = _sigmoid(weights[:, :1] + weights[:, 1:] * x + shift[vote])  # (T, B)
+            probability = expit(weights[:, :1] + weights[:, 1:] * x + shift[vote])  # (T, B)
             residual = mentioned[vote] - images[vote] * probability
             variance = images[vote] * probability * (1 - probability)
             gradient_a, gradient_b = gradient_a + residual.sum(1), gradient_b + residual @ x
@@ -251,7 +228,7 @@ def _fit_curve(images: np.ndarray, mentioned: np.ndarray, odds: np.ndarray) -> n
         weights[:, 1] = np.maximum(weights[:, 1], 0.05)
         if np.abs(step).max() < 1e-4:
             break
-    return _sigmoid(weights[:, :1] + weights[:, 1:] * x)
+    return expit(weights[:, :1] + weights[:, 1:] * x)
 
 
 def _interpolate_steps(steps: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -287,13 +264,9 @@ def _mean_above(bounds: np.ndarray, *, mean: float, deviation: float) -> np.ndar
     """Mean of sigmoid(z), z ~ N(mean, deviation), over z >= bound, (T,): by sums over a grid."""
     grid = mean + deviation * np.linspace(-8, 8, 801)
     density = np.exp(-0.5 * ((grid - mean) / deviation) ** 2)
-    mass, moment = (np.cumsum(values[::-1])[::-1] for values in (density, density * _sigmoid(grid)))
+    mass, moment = (np.cumsum(values[::-1])[::-1] for values in (density, density * expit(grid)))
     index = np.clip(np.searchsorted(grid, bounds), 0, len(grid) - 1)
-    return np.maximum(moment[index] / mass[index], _sigmoid(bounds))
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(values, -40, 40)))
+    return np.maximum(moment[index] / mass[index], expit(bounds))
 
 
 def _logit(values: np.ndarray) -> np.ndarray:

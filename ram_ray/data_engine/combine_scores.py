@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, fields
 import fsspec
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit
 
 from ram_ray.data.folds import fold_index
 from ram_ray.data_engine.calibrate import BINS, LOGITS, bin_of, edge_of
@@ -135,7 +136,7 @@ def fit_weights(tables: Iterable[pa.Table]) -> Weights:
     share = mentioned.sum() / images.sum()
     weights = np.array([np.log(share / (1 - share)), 0.0, 0.0])
     for _ in range(NEWTON_STEPS):
-        probability = 1 / (1 + np.exp(-np.clip(features @ weights, -40, 40)))
+        probability = expit(features @ weights)
         hessian = (features * (images * probability * (1 - probability))[:, None]).T @ features + prior
         step = np.linalg.solve(hessian, features.T @ (mentioned - images * probability) - prior @ weights)
         weights = weights + np.clip(step, -1, 1)

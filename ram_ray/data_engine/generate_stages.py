@@ -21,6 +21,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import ray
+from scipy.special import expit
 
 from ram_ray.config import RunConfig
 from ram_ray.data.folds import Fold
@@ -262,7 +263,7 @@ def threshold_rows(
     Returns:
         JSON values: id, tag, kind, mentioned, mention_rate and thresholds of each tag.
     """
-    probabilities = 1 / (1 + np.exp(-edge_of(min_bins)))  # (V, T)
+    probabilities = expit(edge_of(min_bins))  # (V, T)
     probabilities[min_bins == 0] = 0.0  # the lowest bin has no lower end
     rows: list[ThresholdRow] = []
     for tag, label in enumerate(system.labels):

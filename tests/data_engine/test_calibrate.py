@@ -15,7 +15,6 @@ from ram_ray.data_engine.calibrate import (
     bin_of,
     calibrate,
     edge_of,
-    isotonic,
     thresholds,
 )
 
@@ -158,11 +157,6 @@ def test_without_mentions_the_error_names_the_settings_to_change() -> None:
     cells, tags = np.zeros((1, 3, BINS)), np.zeros(3)
     with pytest.raises(ValueError, match=r"raise engine.holdout.*engine.folds.*engine.generate.threshold"):
         calibrate(MentionCounts(cells, cells, tags, tags, tags))
-
-
-def test_isotonic_pools_decreasing_values() -> None:
-    fitted = isotonic(np.array([0.1, 0.4, 0.2, 0.2, 0.9, 0.8]), np.array([1.0, 1, 1, 2, 1, 3]))
-    assert fitted == pytest.approx([0.1, 0.25, 0.25, 0.25, 0.825, 0.825])
 
 
 def test_a_bin_holds_its_lower_end() -> None:
