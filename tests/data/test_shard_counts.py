@@ -40,7 +40,9 @@ def write_parquet(path: Path, *, num_images: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "write"), [("a.tar", write_tar), ("a", write_folder), ("a.parquet", write_parquet)], ids=str
+    ("name", "write"),
+    [("a.tar", write_tar), ("a", write_folder), ("a.parquet", write_parquet)],
+    ids=["tar", "folder", "parquet"],
 )
 def test_every_format_is_counted_until_there_is_enough(tmp_path: Path, name: str, write) -> None:
     write(tmp_path / name, num_images=5)
