@@ -94,7 +94,6 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_models(self) -> RunConfig:
-        unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         if self.model.architecture == "ram_plus":
             raise ValueError("model.architecture ram_plus is not trained here; use ram, or tag2text")
@@ -107,6 +106,9 @@ class RunConfig(Section):
             for name, stage in stages.items():
                 if stage.distill_loss:  # the tokens of tag2text are not projected to the teacher's space
                     raise ValueError(f"{name}.distill_loss: tag2text does not distill; set it to false")
+        if self.model.image_encoder.name:
+            return self  # preflight asks timm what sizes it takes
+        unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         for name, stage in {"represent.train": self.represent.train, **stages}.items():
             if stage.image_size % unit:
                 raise ValueError(f"{name}.image_size {stage.image_size} is not a multiple of {unit}, the smallest grid")

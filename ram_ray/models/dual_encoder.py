@@ -1,7 +1,7 @@
 """Image and text encoders with a shared embedding space: they embed labels, and their image features are distilled.
 
 `Teacher` is the interface. It wraps either the dual encoder that `represent` trained, or a Hugging Face CLIP. The image
-encoder of the former is a Swin of the tagger's sizes, so the tagger can start from its weights.
+encoder of the former is the same model as the tagger's, so the tagger can start from its weights.
 
 Letters: B batch, S pixels, T text tokens, C backbone width, E embedding width, N labels.
 """
@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ram_ray.models.blocks import Block, TokenEmbedding, initialise
-from ram_ray.models.image_encoder import ImageEncoder, normalise
+from ram_ray.models.image_encoder import ImageEncoder, normalise, token_width
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.models import DualEncoderConfig
 
 
 class DualEncoder(nn.Module):
-    """A Swin and a small text transformer, each with a projection to the shared space.
+    """An image encoder and a small text transformer, each with a projection to the shared space.
 
     Args:
         config: sizes of the encoders.
@@ -44,10 +44,10 @@ class DualEncoder(nn.Module):
             Block(text.width, heads=text.heads, ffn=text.ffn, dropout=text.dropout) for _ in range(text.layers)
         )
         self.text_proj = nn.Linear(text.width, config.embed_dim)
-        self.image_proj = nn.Linear(config.swin.num_features, config.embed_dim)
+        self.image_proj = nn.Linear(token_width(config.encoder), config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([1 / 0.07]).log())  # as CLIP; (1,) for DeepSpeed
         self.apply(partial(initialise, std=config.init_std))
-        self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
+        self.image_encoder = ImageEncoder(config.encoder, image_size=config.image_size)
 
     def pooled(self, pixel_values: Tensor) -> Tensor:
         """Compute the mean token of images, before the projection.

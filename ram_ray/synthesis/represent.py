@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from ram_ray.config import RunConfig
 from ram_ray.models.dual_encoder import DualEncoder, Teacher
 from ram_ray.models.image_encoder import normalise
+from ram_ray.models.pretrained import load_pretrained, training_fields
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.results import DualEncoderResult, Samples, Synthetic, Vocabulary
 from ram_ray.runtime.artifacts import Run, Stage
 from ram_ray.runtime.storage import TASK_RETRIES
-from ram_ray.settings.models import DualEncoderConfig, SwinConfig
+from ram_ray.settings.models import DualEncoderConfig, SwinConfig, TimmConfig
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.section import Section, StageSettings
 from ram_ray.settings.synthesis import RepresentConfig
@@ -37,6 +38,7 @@ from ram_ray.synthesis.head import ProjectionHead
 from ram_ray.synthesis.losses import Candidates, gather, image_text_loss, multi_positive_loss
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
 from ram_ray.synthesis.synthetic_images import synthesize
+from ram_ray.training.build import freeze_encoder
 from ram_ray.training.table import make_table
 from ram_ray.training.trainer import TrainingCounts, count_steps, train
 from ram_ray.training.worker import Job
@@ -48,6 +50,7 @@ class DualEncoderTraining(Section):
 
     represent: RepresentConfig
     training: TrainingConfig
+    image_encoder: TimmConfig
     swin: SwinConfig
     init_std: float | None
     mean: tuple[float, float, float]
@@ -71,6 +74,7 @@ class RepresentSettings(StageSettings):
         training = DualEncoderTraining(
             represent=represent,
             training=config.training,
+            image_encoder=model.image_encoder,
             swin=model.swin,
             init_std=model.init_std,
             mean=model.mean,
@@ -129,7 +133,7 @@ class PairStep(nn.Module):
         super().__init__()
         self.model = model
         hidden, out = config.head
-        self.head = ProjectionHead(model.config.swin.num_features, hidden=hidden, out=out)
+        self.head = ProjectionHead(model.image_encoder.width, hidden=hidden, out=out)
         self.temperature, self.weight = config.temperature, config.image_text_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,7 +171,7 @@ class PairJob(Job):
     settings: DualEncoderTraining = field(kw_only=True)
 
     def build(self, device: torch.device) -> PairStep:
-        """Build the dual encoder; its Swin has the sizes of the tagger's.
+        """Build the dual encoder; its image encoder is the same model as the tagger's.
 
         Args:
             device: not used.
@@ -178,16 +182,21 @@ class PairJob(Job):
         settings = self.settings
         represent = settings.represent
         config = DualEncoderConfig(
-            image_size=self.config.image_size,
             mean=settings.mean,
             std=settings.std,
-            swin=settings.swin.model_copy(update={"window_size": self.config.window_size}),
+            image_encoder=settings.image_encoder,
+            swin=settings.swin,
             text=represent.text,
             embed_dim=represent.embed_dim,
             vocab_size=len(TextTokenizer.load(self.feed.tokenizer)),
             init_std=settings.init_std,
         )
-        return PairStep(DualEncoder(config), represent)
+        sizes = training_fields(config, image_size=self.config.image_size, window_size=self.config.window_size)
+        model = DualEncoder(config.model_copy(update=sizes))
+        if config.image_encoder.weights:
+            load_pretrained(model.image_encoder)
+        freeze_encoder(model.image_encoder, self.config)
+        return PairStep(model, represent)
 
     def save(self, step: PairStep, folder: str) -> None:  # type: ignore[override]
         """Write the dual encoder without the projection head, as in StableRep.

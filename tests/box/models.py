@@ -1,4 +1,4 @@
-"""Tiny models with random weights, of the transformers classes that the preset names, saved as the real ones are.
+"""Tiny models with random weights, of the classes of transformers and timm that the preset names, saved as they are.
 
 A BERT vocabulary with the scenes' words where the special tokens have BERT's ids; a CLIP; a Grounding-DINO, whose code
 asks for those very ids.
@@ -37,7 +37,7 @@ WIDTH = 16  # of CLIP's common space
 
 
 def write_models(folder: Path) -> None:
-    """Write `folder/bert/vocab.txt`, `folder/clip/` and `folder/dino/`."""
+    """Write `folder/bert/vocab.txt`, `folder/clip/`, `folder/dino/` and `folder/encoder/`."""
     import torch
 
     torch.manual_seed(0)
@@ -45,6 +45,7 @@ def write_models(folder: Path) -> None:
     (folder / "bert" / "vocab.txt").write_text("\n".join(vocabulary()) + "\n")
     write_clip(folder / "clip")
     write_dino(folder / "dino", vocab=folder / "bert" / "vocab.txt")
+    write_encoder(folder / "encoder")
 
 
 def vocabulary() -> list[str]:
@@ -132,3 +133,15 @@ def write_dino(folder: Path, *, vocab: Path) -> None:
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     processor = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 64})
     GroundingDinoProcessor(processor, BertTokenizerFast(vocab=str(vocab))).save_pretrained(folder)
+
+
+def write_encoder(folder: Path) -> None:
+    """timm's `test_vit` with its classifier, as on the hub."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    model = timm.create_model("test_vit")
+    save_file(model.state_dict(), folder / "model.safetensors")
+    pretrained = {name: model.pretrained_cfg[name] for name in ("mean", "std", "input_size")}
+    (folder / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": pretrained}))

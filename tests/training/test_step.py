@@ -174,14 +174,14 @@ def test_frozen_parameters_get_no_gradient(step: TrainStep, tiny_bundle: str) ->
 
 
 def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(step: TrainStep) -> None:
-    decayed, plain = parameter_groups(step, weight_decay=0.05)
+    decayed, plain = parameter_groups(step, TrainConfig(weight_decay=0.05))
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     grouped = [id(parameter) for parameter in [*decayed["params"], *plain["params"]]]
     assert sorted(grouped) == sorted({id(parameter) for parameter in step.parameters()})
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim <= 1 for parameter in plain["params"])
     step.model.image_encoder.requires_grad_(False)
-    num_trainable = sum(len(group["params"]) for group in parameter_groups(step, weight_decay=0.05))
+    num_trainable = sum(len(group["params"]) for group in parameter_groups(step, TrainConfig(weight_decay=0.05)))
     assert num_trainable == len(grouped) - len(list(step.model.image_encoder.parameters()))
 
 
