@@ -50,6 +50,6 @@ def training_sizes(config: RunConfig, *, stages: Sequence[str]) -> dict[str, tup
     """
     sections = {"pretrain": config.pretrain, "retrain": config.retrain, "finetune": config.finetune}
     sections = {name: section for name, section in sections.items() if name in stages}
-    if "represent" in stages and config.represent.clip is None:
+    if "represent" in stages and config.represent.is_trained:
         sections["represent.train"] = config.represent.train
     return {name: (section.image_size, section.window_size) for name, section in sections.items()}

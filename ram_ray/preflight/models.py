@@ -108,17 +108,28 @@ def named_models(config: RunConfig, *, stages: Sequence[str]) -> list[NamedModel
         if represent.clip:
             fields = ("represent.clip", represent.clip, "represent.revision", represent.revision)
             models.append(NamedModel(*fields, load=_load_teacher))
+        elif represent.text_encoder:
+            name, revision = "represent.text_revision", represent.text_revision
+            fields = ("represent.text_encoder", represent.text_encoder, name, revision)
+            models.append(NamedModel(*fields, load=_load_text_encoder))
+            if represent.image_encoder.weights:
+                crops = represent.image_encoder
+                models.append(_encoder_model("represent.image_encoder", str(crops.weights), crops.revision))
         elif represent.images != "real" and represent.generator != "drawn":
             name, revision = "represent.generator", represent.generator_revision
             models.append(NamedModel(name, represent.generator, f"{name}_revision", revision, load=_load_generator))
     encoder = config.model.image_encoder
-    if encoder.weights and training_sizes(config, stages=stages):
-        fields = ("model.image_encoder.weights", encoder.weights, "model.image_encoder.revision", encoder.revision)
-        models.append(NamedModel(*fields, load=_load_encoder_weights))
+    embeds_crops = "represent" in stages and represent.text_encoder and config.crop_encoder == encoder
+    if encoder.weights and (embeds_crops or training_sizes(config, stages=stages)):
+        models.append(_encoder_model("model.image_encoder", encoder.weights, encoder.revision))
     if "clean" in stages and clean.detector != "attention":
         fields = ("engine.clean.detector", clean.detector, "engine.clean.revision", clean.revision)
         models.append(NamedModel(*fields, load=_load_detector))
     return models
+
+
+def _encoder_model(section: str, weights: str, revision: str | None) -> NamedModel:
+    return NamedModel(f"{section}.weights", weights, f"{section}.revision", revision, load=_load_encoder_weights)
 
 
 def _find_parser_problems(config: RunConfig, stages: Sequence[str]) -> list[str]:
@@ -147,13 +158,28 @@ def _load_teacher(folder: Path, names: list[str]) -> None:
 
         TextTokenizer.load(str(folder))
         return
-    if tree.get("model_type") != "clip":
-        raise ValueError(f"it is a {tree.get('model_type')!r} model, not a CLIP")
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig
+    from ram_ray.models.towers import PUBLISHED
 
-    CLIPConfig.from_pretrained(folder)
+    if tree.get("model_type") not in PUBLISHED:
+        raise ValueError(f"it is a {tree.get('model_type')!r} model, not a CLIP or SigLIP")
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+    AutoConfig.from_pretrained(folder)
     AutoTokenizer.from_pretrained(folder)
     AutoImageProcessor.from_pretrained(folder)
+
+
+def _load_text_encoder(folder: Path, names: list[str]) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    from ram_ray.models.towers import PUBLISHED, read_sentence_files
+
+    _need_weights(names)
+    root, _, _ = read_sentence_files(folder)
+    kind = AutoConfig.from_pretrained(root).model_type
+    if kind in PUBLISHED:
+        raise ValueError(f"it is a {kind!r} model, a dual encoder: set represent.clip")
+    AutoTokenizer.from_pretrained(root)
 
 
 def _load_encoder_weights(folder: Path, names: list[str]) -> None:

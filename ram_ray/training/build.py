@@ -8,10 +8,10 @@ import torch
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle import load_bundle, save_bundle
-from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.pretrained import fit_weights, load_pretrained, training_fields
 from ram_ray.models.ram import RAM
+from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.training import TrainConfig
@@ -44,9 +44,11 @@ class TaggerJob(Job):
         teacher = Teacher.from_pretrained(self.teacher, revision=self.teacher_revision, device=device)
         tokenizer = TextTokenizer.load(self.feed.tokenizer)
         learned_queries = self.model.architecture == "tag2text"
-        sizes = {} if learned_queries else {"image_proj": teacher.embed_dim, "label_width": teacher.embed_dim}
+        sizes = {} if learned_queries else {"label_width": teacher.embed_dim}
+        if teacher.is_dual and not learned_queries:
+            sizes["image_proj"] = teacher.embed_dim  # its image feature is distilled
         config = self.model.model_copy(
-            update={  # known at run time: the encoder's normalisation, the teacher's width, the size of the vocabulary
+            update={  # known at run time: the encoder's normalisation, the teacher's width, the vocabulary's size
                 **training_fields(self.model, image_size=self.config.image_size, window_size=self.config.window_size),
                 "vocab_size": len(tokenizer),
                 **sizes,
@@ -70,7 +72,7 @@ class TaggerJob(Job):
             freeze_captioner(model)
         return TrainStep(
             model,
-            teacher=teacher if self.config.distill_loss else None,
+            teacher=teacher if self.config.distill_loss and teacher.is_dual else None,
             caption_start=tokenizer.prompt_length(config.prompt),
         )
 

@@ -15,6 +15,7 @@ from ram_ray.drawn_scenes import write_corpus
 from ram_ray.preflight.run import find_problems
 from ram_ray.runtime.capacity import Capacity, NodeGroup, node_groups
 from tests.box.models import write_models
+from tests.models.test_towers import write_bert
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "ram_ray" / "presets" / "ram_14m.yaml"
@@ -108,6 +109,23 @@ def test_models_must_be_pinned_and_of_a_known_kind(data: Path, models: Path, mon
     )
     assert sorted(line.partition(":")[0] for line in lines) == ["engine.clean.detector", "represent.clip"]
     assert problems(data, [*local(models), f"engine.clean.detector={models / 'none'}"], last="pretrain") == []
+
+
+def test_a_text_encoder_must_be_one(data: Path, models: Path, tmp_path: Path) -> None:
+    encoder = f"model.image_encoder.weights={models / 'encoder'}"
+    sets = [*local(models)[1:], "represent.clip=null", "represent.revision=null", encoder]
+    text = write_bert(tmp_path / "text", pooling={"pooling_mode_mean_tokens": True})
+    assert problems(data, [*sets, f"represent.text_encoder={text}"]) == []
+    (line,) = problems(data, [*sets, f"represent.text_encoder={models / 'clip'}"])
+    assert line.startswith("represent.text_encoder: ") and "set represent.clip" in line
+    (line,) = problems(data, [*sets, "represent.text_encoder=someone/sentences"])
+    assert line.startswith("represent.text_revision: ") and "is not pinned" in line
+    crops = "{name: test_vit, weights: someone/vit}"
+    (line,) = problems(data, [*sets, f"represent.text_encoder={text}", f"represent.image_encoder={crops}"])
+    assert line.startswith("represent.image_encoder.revision: ") and "is not pinned" in line
+    (text / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.CNN"}]')
+    (line,) = problems(data, [*sets, f"represent.text_encoder={text}"])
+    assert "has a part 'CNN'" in line
 
 
 def test_weights_must_be_there(data: Path, models: Path, tmp_path: Path) -> None:

@@ -8,21 +8,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import timm
 import torch
 
 from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.models.dual_encoder import DualEncoder
+from ram_ray.models.teacher import Teacher
 from ram_ray.records import SAMPLE, to_table
-from ram_ray.settings.models import DualEncoderConfig
+from ram_ray.settings.models import DualEncoderConfig, TimmConfig
 from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
-from ram_ray.synthesis.represent import PairStep
+from ram_ray.synthesis.represent import PairStep, RepresentSettings, _check_clip, _copy_encoders
 from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer, SyntheticSettings
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import ROWS
 from ram_ray.training.rows import to_training_table as to_training
+from tests.models.test_towers import write_bert
 from tests.tiny import STACK, SWIN, tokenizer
 
 LIMITS = Limits(1, 10_000, 100_000)
@@ -41,6 +44,46 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     folder = tmp_path_factory.mktemp("synthetic")
     rows = [{"key": f"s/{n}", "shard": "s", "captions": [text, "another caption"]} for n, text in enumerate(CAPTIONS)]
     return Synthesizer(_settings(seed=3), folder=str(folder / "images"), device="cpu")(to_table(rows, SAMPLE))
+
+
+def test_encoders_apart_are_copied_to_the_run(tmp_path: Path) -> None:
+    text = write_bert(tmp_path / "text", pooling={"pooling_mode_mean_tokens": True})
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.pth")
+    image = {"name": "test_resnet", "weights": str(tmp_path / "resnet.pth")}
+    represent = {"text_encoder": str(text), "image_size": 64}
+    tree = {"represent": represent, "model": {"image_encoder": image}, "engine": {"rounds": 1}}
+    settings = RepresentSettings.from_config(RunConfig.model_validate(tree))
+    assert settings.training is None and settings.clip is None and settings.apart is not None
+    _copy_encoders(settings.apart, "memory://run/models/represent")
+    original = Teacher.apart(str(text), image=TimmConfig(**image), image_size=64)
+    for file in (text / "model.safetensors", tmp_path / "resnet.pth"):
+        file.unlink()
+    teacher = Teacher.from_pretrained("memory://run/models/represent")
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(teacher.encode_images(pixels), original.encode_images(pixels))
+    np.testing.assert_allclose(teacher.encode_texts(["a dog"]), original.encode_texts(["a dog"]), atol=1e-6)
+    other = {**tree, "represent": {**represent, "image_encoder": {"name": "test_vit", "weights": "x.pth"}}}
+    settings = RepresentSettings.from_config(RunConfig.model_validate(other))
+    assert settings.apart is not None and settings.apart.image == TimmConfig(name="test_vit", weights="x.pth")
+
+
+@pytest.mark.parametrize(
+    ("represent", "message"),
+    [
+        ({"text_encoder": "a/b", "clip": "c/d"}, "set clip or text_encoder, not both"),
+        ({"image_encoder": {"name": "test_vit"}}, "image_encoder goes with text_encoder"),
+        ({"text_encoder": "a/b", "image_encoder": {"name": "test_vit"}}, "set image_encoder.weights"),
+        ({"text_encoder": "a/b"}, "embeds no crops for cleaning: set represent.image_encoder"),
+    ],
+)
+def test_encoders_that_do_not_go_together_are_one_clear_error(represent: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig.model_validate({"represent": represent})
+
+
+def test_a_text_encoder_in_place_of_a_clip_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a text encoder alone: set represent.text_encoder"):
+        _check_clip(str(write_bert(tmp_path / "text", pooling=None)), None)
 
 
 def _feed(folder: Path, *, views: int = 2) -> PairFeed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 from ram_ray.data.images import Limits
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.models.bundle import load_bundle, save_bundle
-from ram_ray.models.dual_encoder import DualEncoder, Teacher
+from ram_ray.models.dual_encoder import DualEncoder
+from ram_ray.models.teacher import Teacher
 from ram_ray.settings.models import DualEncoderConfig, ModelConfig, TimmConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob, freeze_captioner, load_weights
 from ram_ray.training.feed import Table, TaggerFeed
+from tests.models.test_towers import write_bert
 from tests.tiny import NAMES, STACK, SWIN, batch, config, tagger, tokenizer
 
 
@@ -154,6 +157,27 @@ def test_a_named_encoder_starts_from_its_weights_with_its_normalisation_and_a_bu
     assert encoder.backbone.pos_embed.shape[1] == 37 and not any(p.requires_grad for p in encoder.parameters())
     with pytest.raises(ValueError, match="encoder.pth: no such file"):
         _job(tmp_path, model, start="scratch").build(torch.device("cpu"))
+
+
+def test_without_a_dual_encoder_nothing_is_distilled_and_the_text_encoder_embeds_the_labels(tmp_path: Path) -> None:
+    pooling = {"pooling_mode_mean_tokens": True}
+    write_bert(tmp_path / "teacher", pooling=pooling)
+    words, labels = tokenizer(), LabelSystem([Label(id, name, "object") for id, name in enumerate(NAMES)])
+    labels.save(f"{tmp_path}/labels.json")
+    words.save(tmp_path)
+    job = _job(tmp_path, config(image_proj=20), start="represent")
+    assert job.config.distill_loss
+    job = dataclasses.replace(job, feed=dataclasses.replace(job.feed, tokenizer=str(tmp_path)))
+    step = job.build(torch.device("cpu"))
+    assert step._teacher == [None] and step.model.image_proj.out_features == 20
+    teacher = Teacher.from_pretrained(f"{tmp_path}/teacher")
+    expected = teacher.label_embeddings(list(NAMES), list(step.model.config.templates))
+    torch.testing.assert_close(step.model.label_embed, expected)
+    job.save(step, f"{tmp_path}/bundle")
+    torch.testing.assert_close(
+        torch.from_numpy(load_bundle(f"{tmp_path}/bundle").teacher().encode_texts(["a red dog"])),
+        torch.from_numpy(teacher.encode_texts(["a red dog"])),
+    )
 
 
 def test_first_weights_come_from_represent_or_a_bundle_or_are_new_as_the_stage_says(tmp_path: Path) -> None:

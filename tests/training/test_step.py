@@ -166,7 +166,7 @@ def test_the_teacher_encodes_the_crop_of_the_student(step: TrainStep, tiny_bundl
 def test_frozen_parameters_get_no_gradient(step: TrainStep, tiny_bundle: str) -> None:
     step(_batch(tiny_bundle))["total"].backward()
     assert not step.model.label_embed.requires_grad and step.model.label_embed.grad is None
-    teacher = step._teacher[0]._tower.model  # type: ignore[union-attr]
+    teacher = step._teacher[0].text.model  # type: ignore[union-attr]
     assert all(weight.grad is None and not weight.requires_grad for weight in teacher.parameters())
     assert {name.split(".")[0] for name in step.state_dict()} == {"model"}, "the teacher is not a submodule"
     for name, parameter in step.model.named_parameters():
