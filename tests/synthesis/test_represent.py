@@ -18,15 +18,16 @@ from ram_ray.models.teacher import Teacher
 from ram_ray.records import SAMPLE, to_table
 from ram_ray.settings.models import DualEncoderConfig, TimmConfig
 from ram_ray.settings.synthesis import RepresentConfig
-from ram_ray.settings.training import AugmentConfig, TrainConfig
+from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
-from ram_ray.synthesis.represent import PairStep, RepresentSettings, _check_clip, _copy_encoders
+from ram_ray.synthesis.represent import PairJob, PairStep, RepresentSettings, _check_clip, _copy_encoders
 from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer, SyntheticSettings
+from ram_ray.training.build import load_weights
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import ROWS
 from ram_ray.training.rows import to_training_table as to_training
 from tests.models.test_towers import write_bert
-from tests.tiny import STACK, SWIN, tokenizer
+from tests.tiny import STACK, SWIN, tagger, tokenizer
 
 LIMITS = Limits(1, 10_000, 100_000)
 CAPTIONS = ["a red sun in the sky", "a blue umbrella on the beach", "a green anchor"]
@@ -65,6 +66,34 @@ def test_encoders_apart_are_copied_to_the_run(tmp_path: Path) -> None:
     other = {**tree, "represent": {**represent, "image_encoder": {"name": "test_vit", "weights": "x.pth"}}}
     settings = RepresentSettings.from_config(RunConfig.model_validate(other))
     assert settings.apart is not None and settings.apart.image == TimmConfig(name="test_vit", weights="x.pth")
+
+
+def test_a_dual_encoder_of_a_timm_model_starts_from_its_weights_and_the_tagger_from_it(tmp_path: Path) -> None:
+    weights = timm.create_model("test_efficientnet").state_dict()
+    torch.save(weights, tmp_path / "encoder.pth")
+    tokenizer().save(tmp_path)
+    train = TRAIN.model_copy(update={"backbone_lr": 1e-5})
+    represent = CONFIG.model_copy(update={"train": train, "text": STACK, "embed_dim": 12})
+    image = {"name": "test_efficientnet", "weights": f"{tmp_path}/encoder.pth"}
+    config = RunConfig.model_validate({"represent": represent.model_dump(), "model": {"image_encoder": image}})
+    settings = RepresentSettings.from_config(config).training
+    assert settings is not None
+    job = PairJob("represent", train, TrainingConfig(), _feed(tmp_path), 1, 1, settings=settings)
+    step = job.build(torch.device("cpu"))
+    assert step.model.config.mean == (0.485, 0.456, 0.406)
+    assert torch.equal(step.model.image_encoder.backbone.conv_head.weight, weights["conv_head.weight"])
+    ids = torch.from_numpy(tokenizer().encode(CAPTIONS, first=tokenizer().enc, max_tokens=10))
+    pixels = torch.randint(0, 255, (3, 2, 32, 32, 3), dtype=torch.uint8)
+    step({"pixels": pixels, "text_ids": ids, "caption": torch.arange(3)})["total"].backward()
+    trained = {name: weight.grad is not None for name, weight in step.named_parameters() if weight.requires_grad}
+    assert all(trained.values()), [name for name, has_gradient in trained.items() if not has_gradient]
+    job.save(step, f"{tmp_path}/dual")
+    teacher = Teacher.from_pretrained(f"{tmp_path}/dual")
+    backbone = teacher.backbone()
+    assert teacher.is_dual and backbone is not None
+    model = tagger(image_encoder=config.model.image_encoder)
+    load_weights(model, backbone)
+    assert torch.equal(model.image_encoder.backbone.conv_head.weight, weights["conv_head.weight"])
 
 
 @pytest.mark.parametrize(
