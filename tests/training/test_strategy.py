@@ -246,13 +246,10 @@ def _deepspeed(
 
 
 @pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("backbone_lr", [0.0, 1e-5])
 @pytest.mark.parametrize("strategy", ["ddp", 0, 1, 2, 3])
-@pytest.mark.parametrize(("backbone_lr", "optimizer"), [(0.0, "adamw"), (1e-5, "adamw"), (1e-5, "muon")])
-def test_an_image_encoder_has_its_own_learning_rate_under_every_strategy(
-    strategy: str | int, backbone_lr: float, optimizer: str, tmp_path: Path
-) -> None:
-    if optimizer == "muon" and strategy in (1, 2, 3):
-        pytest.skip("muon needs whole matrices")
+def test_an_image_encoder_has_its_own_learning_rate(strategy: str | int, backbone_lr: float, tmp_path: Path) -> None:
+    optimizer = "muon" if strategy == 0 else "adamw"
     config = TrainConfig(batch_size=4, lr=1e-3, backbone_lr=backbone_lr, optimizer=optimizer, weight_decay=0.0)
     named = TimmConfig(name="test_resnet", weights="of a file")
     step = TrainStep(tagger(image_encoder=named, image_size=64).train(), teacher=None, caption_start=2)
