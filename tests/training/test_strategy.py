@@ -14,9 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from ram_ray.settings.models import TimmConfig
 from ram_ray.settings.training import TrainConfig, TrainingConfig
-from ram_ray.training.build import freeze_encoder
 from ram_ray.training.step import TrainStep, step_seed
 from ram_ray.training.strategy import DDPEngine, Engine, make_engine, read_weights
 from tests.tiny import SWIN, tagger
@@ -243,29 +241,6 @@ def _deepspeed(
 ) -> Engine:
     training = TrainingConfig(engine="deepspeed", zero_stage=zero_stage, precision=precision, workers=1, use_gpu=False)
     return make_engine(step, config=config, training=training, device=CPU)
-
-
-@pytest.mark.usefixtures("no_compiler")
-@pytest.mark.parametrize("backbone_lr", [0.0, 1e-5])
-@pytest.mark.parametrize("strategy", ["ddp", 0, 1, 2, 3])
-def test_an_image_encoder_has_its_own_learning_rate(strategy: str | int, backbone_lr: float, tmp_path: Path) -> None:
-    optimizer = "muon" if strategy == 0 else "adamw"
-    config = TrainConfig(batch_size=4, lr=1e-3, backbone_lr=backbone_lr, optimizer=optimizer, weight_decay=0.0)
-    named = TimmConfig(name="test_resnet", weights="of a file")
-    step = TrainStep(tagger(image_encoder=named, image_size=64).train(), teacher=None, caption_start=2)
-    freeze_encoder(step.model.image_encoder, config)
-    original = copy.deepcopy(step.model.state_dict())
-    engine = _ddp(step, config) if strategy == "ddp" else _deepspeed(step, config, zero_stage=int(strategy))
-    (batch,) = _batches(1)
-    batch["pixels"] = torch.nn.functional.pad(batch["pixels"], (0, 0, 16, 16, 16, 16))
-    engine.step([batch], lr=1e-3)
-    engine.save(tmp_path)
-    weights = read_weights(tmp_path)
-    changes = {name: (value.detach() - original[name]).abs().max().item() for name, value in weights.items()}
-    encoder = [change for name, change in changes.items() if name.startswith("image_encoder.")]
-    assert max(encoder) == pytest.approx(backbone_lr, rel=0.02)
-    assert changes["recognition.fc.weight"] == pytest.approx(1e-3, rel=0.02)
-    assert {change for name, change in changes.items() if "running" in name} == {0.0}
 
 
 @pytest.mark.usefixtures("no_compiler")
