@@ -20,7 +20,7 @@ from ram_ray.settings.data import DataConfig
 from ram_ray.settings.data_engine import EngineConfig
 from ram_ray.settings.evaluation import EvaluateConfig
 from ram_ray.settings.labels import LabelsConfig
-from ram_ray.settings.models import ModelConfig
+from ram_ray.settings.models import ModelConfig, TimmConfig
 from ram_ray.settings.runtime import Execution, ResourcesConfig
 from ram_ray.settings.section import Section
 from ram_ray.settings.serving import ServeConfig
@@ -38,7 +38,8 @@ class RunConfig(Section):
     data: DataConfig = Field(DataConfig(), description="Where the images and captions are, and which rows are usable.")
     labels: LabelsConfig = Field(LabelsConfig(), description="From captions to tags, and from tags to a label system.")
     represent: RepresentConfig = Field(
-        RepresentConfig(), description="The dual encoder: text encoder of the label queries and image teacher."
+        RepresentConfig(),
+        description="The encoders of texts and images, for labels, crops and distillation.",
     )
     model: ModelConfig = Field(ModelConfig(), description="Sizes of the tagger.")
     tokenizer: str = Field(
@@ -73,6 +74,12 @@ class RunConfig(Section):
         """How stages run; no part of any digest."""
         return Execution(self.resources, self.data.rows_per_block, self.data.limits(), self.training.precision)
 
+    @property
+    def crop_encoder(self) -> TimmConfig | None:
+        """The timm model that embeds crops where `represent` has a text encoder alone; None: there is none."""
+        named = self.represent.image_encoder if self.represent.image_encoder.name else self.model.image_encoder
+        return named if named.weights else None
+
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
@@ -94,7 +101,6 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_models(self) -> RunConfig:
-        unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         if self.model.architecture == "ram_plus":
             raise ValueError("model.architecture ram_plus is not trained here; use ram, or tag2text")
@@ -103,10 +109,18 @@ class RunConfig(Section):
             writes += ["engine.generate.captions 0"] if self.engine.generate.captions else []
             if writes:
                 raise ValueError(f"model.captions is false, so nothing can write captions; set {', '.join(writes)} too")
+        if self.represent.text_encoder and self.engine.rounds and not self.crop_encoder:
+            raise ValueError(
+                "represent.text_encoder embeds no crops for cleaning: set represent.image_encoder, or "
+                "model.image_encoder with weights"
+            )
         if self.model.architecture == "tag2text":
             for name, stage in stages.items():
                 if stage.distill_loss:  # the tokens of tag2text are not projected to the teacher's space
                     raise ValueError(f"{name}.distill_loss: tag2text does not distill; set it to false")
+        if self.model.image_encoder.name:
+            return self  # preflight asks timm what sizes it takes
+        unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         for name, stage in {"represent.train": self.represent.train, **stages}.items():
             if stage.image_size % unit:
                 raise ValueError(f"{name}.image_size {stage.image_size} is not a multiple of {unit}, the smallest grid")

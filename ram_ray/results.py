@@ -192,7 +192,7 @@ class CleanedAnnotations(Annotations):
 
 
 class DualEncoderResult(StageResult):
-    """The text encoder of the label queries and the image teacher; counts are None if it was not trained here."""
+    """The encoders of texts and images; counts are None if they were not trained here."""
 
     folder: ClassVar[Folder] = "models"
 

@@ -63,8 +63,9 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     from ram_ray.label_system import Label, LabelSystem
     from ram_ray.models.bundle import save_bundle
-    from ram_ray.models.dual_encoder import DualEncoder, Teacher
+    from ram_ray.models.dual_encoder import DualEncoder
     from ram_ray.models.ram import RAM
+    from ram_ray.models.teacher import Teacher
     from ram_ray.models.tokenizer import TextTokenizer
     from ram_ray.settings.models import DualEncoderConfig, ModelConfig, SwinConfig, TransformerConfig
 

@@ -14,7 +14,7 @@ from ram_ray.settings.models import ModelConfig, SwinConfig, TransformerConfig
 WORDS = ("[PAD]", *(f"[unused{i}]" for i in range(4)), "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz|"
 _NAMES = (  # our part of a name: the reference's
-    ("image_encoder.swin.", "visual_encoder."),
+    ("image_encoder.backbone.", "visual_encoder."),
     ("recognition.label_proj.", "wordvec_proj."),
     ("recognition.fc.", "fc."),
     ("recognition.layers.", "tagging_head.encoder.layer."),

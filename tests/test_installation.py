@@ -123,4 +123,6 @@ def test_the_wheel_has_all_files_and_no_compiled_ones(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == expected
-    assert {f"ram_ray/presets/{name}.yaml" for name in ("demo", "photos", "ram_4m", "ram_14m")} <= names
+    assert {
+        f"ram_ray/presets/{name}.yaml" for name in ("demo", "photos", "photos_scratch", "ram_4m", "ram_14m")
+    } <= names

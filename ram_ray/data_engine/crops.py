@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ram_ray.inference.predictor import Predictor
-    from ram_ray.models.dual_encoder import Teacher
+    from ram_ray.models.teacher import Teacher
 
 KINDS_WITH_REGION = ("object", "action")
 CAPTION_ORIGINS = (PARSED, MATCHED)  # origins of mentioned tags
@@ -206,7 +206,7 @@ class RegionEmbedder:
 @functools.lru_cache(maxsize=1)
 def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher:
     """Load the teacher once a process; the scoring models of all folds share it (`data_engine.model_by_fold`)."""
-    from ram_ray.models.dual_encoder import Teacher as Loader
+    from ram_ray.models.teacher import Teacher as Loader
 
     return Loader.from_pretrained(uri, revision=revision, device=device)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ram_ray.inference.backends.backend import LabelSet, make_label_set
 from ram_ray.models.bundle import Bundle
-from ram_ray.models.dual_encoder import Teacher
+from ram_ray.models.teacher import Teacher
 
 MAX_LABEL_SETS = 32  # in the cache of a model
 

@@ -342,7 +342,7 @@ class Predictor:
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != shape:
             raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, {shape})")
         if not len(pixel_values):
-            return torch.zeros(0, 1, self.config.context_width, device=self.device)
+            return torch.zeros(0, 1, self.model.context_width, device=self.device)
         return self._backend.encode(pixel_values.to(self.device))
 
     def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:

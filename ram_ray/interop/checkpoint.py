@@ -37,7 +37,7 @@ _BERT = (
 )
 # A name or a prefix (with a dot at the end) of the reference, and ours; in the order in which the reference loads them.
 _PREFIXES = (
-    ("visual_encoder.", "image_encoder.swin."),
+    ("visual_encoder.", "image_encoder.backbone."),
     ("tag_encoder.", "tag_encoder."),
     ("text_decoder.bert.", "caption_decoder."),
     ("text_decoder.cls.predictions.transform.dense.", "caption_decoder.transform."),

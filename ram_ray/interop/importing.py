@@ -92,7 +92,7 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
     """
     from ram_ray.interop.checkpoint import load_checkpoint, read_state, recognise
     from ram_ray.models.bundle import save_bundle
-    from ram_ray.models.dual_encoder import Teacher
+    from ram_ray.models.teacher import Teacher
 
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

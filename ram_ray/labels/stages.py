@@ -190,7 +190,7 @@ def _encode_names(
     names, templates = sorted(frequent), list(settings.templates or ())
 
     def encode() -> np.ndarray:
-        from ram_ray.models.dual_encoder import Teacher
+        from ram_ray.models.teacher import Teacher
 
         teacher = Teacher.from_pretrained(encoder.source, revision=encoder.revision)
         return teacher.label_embeddings(names, templates).numpy()

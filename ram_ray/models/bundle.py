@@ -24,8 +24,8 @@ import torch
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import KIND, parse_config
-from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.ram import RAM
+from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.runtime.storage import local_copy
 
@@ -43,7 +43,7 @@ class Bundle:
     folder: Path
 
     def teacher(self) -> Teacher:
-        """Load the dual encoder that made the label embeddings.
+        """Load the text encoder that made the label embeddings; of a dual encoder, both encoders.
 
         Returns:
             The teacher, on the CPU.
@@ -94,7 +94,7 @@ def save_bundle(
     if tokenizer is not None:
         tokenizer.save(folder)
     if teacher is not None:
-        teacher.save(folder / "text_encoder")
+        teacher.save_text(folder / "text_encoder")
     (folder / "README.md").write_text(_card(model, labels, card or {}))
 
 

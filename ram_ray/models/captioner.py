@@ -22,13 +22,14 @@ class TagEncoder(nn.Module):
     Args:
         config: config of the whole model.
         shared: recognition decoder that shares its weights.
+        context_width: width of the image tokens.
     """
 
-    def __init__(self, config: ModelConfig, shared: RecognitionDecoder) -> None:
+    def __init__(self, config: ModelConfig, shared: RecognitionDecoder, *, context_width: int) -> None:
         super().__init__()
         size = config.tag_encoder
         self.embedding = _embedding(config, size)
-        self.layers = _layers(size, context_width=config.context_width)
+        self.layers = _layers(size, context_width=context_width)
         for layer, shared_layer in zip(self.layers, shared.layers, strict=False):
             layer.cross, layer.ffn = shared_layer.cross, shared_layer.ffn
 

@@ -104,9 +104,24 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def can_pack_encoder(model: RAM) -> bool:
+    """Whether the image encoder only calls its linear layers; others also read their weights.
+
+    Args:
+        model: the tagger.
+
+    Returns:
+        True for a Swin and a ViT.
+    """
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.vision_transformer import VisionTransformer
+
+    return type(model.image_encoder.backbone) in (SwinTransformer, VisionTransformer)
+
+
 @torch.inference_mode()
 def bias_windows(model: RAM) -> None:
-    """Sum the position biases and shift masks of the Swin in advance. It then takes only images of the configured size.
+    """Sum position biases and shift masks of a Swin in advance. It then takes only images of the configured size.
 
     Args:
         model: changed in place.
@@ -124,7 +139,7 @@ def bias_windows(model: RAM) -> None:
 
 @torch.inference_mode()
 def pack_linears(model: RAM, *, dtype: torch.dtype = torch.float32) -> None:
-    """Pack the linear layers of the image encoder and of the recognition decoder's layers.
+    """Pack the linear layers of the recognition decoder's layers and, if it allows it, of the image encoder.
 
     Args:
         model: model in eval mode; changed in place.
@@ -132,7 +147,8 @@ def pack_linears(model: RAM, *, dtype: torch.dtype = torch.float32) -> None:
     """
     from timm.layers import Mlp
 
-    for part in (model.image_encoder, model.recognition.layers):
+    encoder = [model.image_encoder] if can_pack_encoder(model) else []
+    for part in (*encoder, model.recognition.layers):
         # The list has no linear layers: a reference in it would keep their weights in memory.
         for module in [module for module in part.modules() if not isinstance(module, nn.Linear)]:
             fused: nn.Module | None = None

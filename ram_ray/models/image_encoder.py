@@ -1,46 +1,56 @@
-"""The image encoder: a timm Swin; its output is the mean token, followed by the tokens of the last stage.
+"""The image encoder: a Swin by its sizes or a timm model by its name; its output is the mean token, then all tokens.
 
-Letters: B batch, S pixels a side, L tokens of the last stage, C their width.
+The tokens are the last feature map: of a convolutional network its positions, of a Swin the positions of its last
+stage, of a ViT its patches without class and register tokens. Width and grid are the model's. Where a model normalises
+only in its classifier head (ConvNeXt, a ViT with average pooling), that norm is applied to each token.
+
+Letters: B batch, S pixels a side, L tokens, C their width.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from ram_ray.settings.models import SwinConfig
+from ram_ray.settings.models import SwinConfig, TimmConfig
 
 
 class ImageEncoder(nn.Module):
-    """Swin without its classifier.
+    """A timm model without its classifier.
 
-    The config sets `window_size`. At another `image_size`, timm pads images or shrinks windows; the weights fit any
-    resolution with the same window.
+    A Swin is built with the window size of its config. At another `image_size`, timm pads images or shrinks windows;
+    the weights fit any resolution with the same window. Other models are built for `image_size`.
 
     Args:
-        config: sizes of the Swin.
+        config: sizes of a Swin, or the name of a timm model; weights are new (see `pretrained` for others).
         image_size: S.
+
+    Raises:
+        ValueError: if timm has no such model, or cannot build it for this image size.
     """
 
-    def __init__(self, config: SwinConfig, *, image_size: int) -> None:
+    backbone: Any  # a timm model, whose attributes nn.Module does not declare
+
+    def __init__(self, config: SwinConfig | TimmConfig, *, image_size: int) -> None:
         super().__init__()
-        from timm.layers import PatchEmbed
-        from timm.models.swin_transformer import SwinTransformer
+        self.config, self.image_size = config, image_size
+        self.backbone = _swin(config, image_size) if isinstance(config, SwinConfig) else _timm(config, image_size)
+        self.train()
 
-        from ram_ray.models.stem import ConvolutionStem
+    @property
+    def width(self) -> int:
+        """Width of the tokens, C."""
+        return int(self.backbone.num_features)
 
-        self.swin = SwinTransformer(
-            img_size=image_size,
-            patch_size=config.patch_size,
-            num_classes=0,
-            embed_dim=config.embed_dim,
-            depths=config.depths,
-            num_heads=config.num_heads,
-            window_size=config.window_size,
-            drop_path_rate=config.drop_path,
-            strict_img_size=False,
-            embed_layer=ConvolutionStem if config.stem == "convolutions" else PatchEmbed,
-        )
+    @property
+    def first_stride(self) -> int:
+        """Side in pixels of a position of the first stage."""
+        if isinstance(self.config, SwinConfig):
+            return self.config.patch_size
+        return int(self.backbone.feature_info[0]["reduction"])
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode images.
@@ -51,8 +61,43 @@ class ImageEncoder(nn.Module):
         Returns:
             Tokens (B, 1 + L, C); token 0 is the mean of the others.
         """
-        tokens = self.swin.forward_features(pixel_values).flatten(1, 2)
+        features = self.backbone.forward_features(pixel_values)
+        if features.ndim == 4:
+            nhwc = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
+            tokens = features.flatten(1, 2) if nhwc else features.flatten(2).transpose(1, 2)
+        else:
+            tokens = features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        tokens = self._apply_head_norm(tokens)
         return torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Set the mode; BatchNorm keeps the statistics that came with pretrained weights.
+
+        Batches of a training are too small to estimate them anew, and differ from worker to worker.
+
+        Args:
+            mode: True: training.
+
+        Returns:
+            The encoder.
+        """
+        super().train(mode)
+        if isinstance(self.config, TimmConfig) and self.config.weights:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def freeze_unused(self) -> None:
+        """Freeze the weights that no token depends on, such as attention pooling, because DDP waits for gradients."""
+        if isinstance(self.config, SwinConfig):
+            return
+        with torch.device("meta"):
+            copy = ImageEncoder(self.config, image_size=self.image_size)
+            copy(torch.zeros(2, 3, self.image_size, self.image_size)).sum().backward()
+        for parameter, shape_only in zip(self.parameters(), copy.parameters(), strict=True):
+            if shape_only.grad is None:
+                parameter.requires_grad_(False)
 
     def fill_buffers(self) -> None:
         """Compute the buffers that a state dict does not have, for an encoder that was built on the meta device."""
@@ -63,6 +108,141 @@ class ImageEncoder(nn.Module):
                 module.register_buffer(
                     "relative_position_index", get_relative_position_index(*module.window_size), persistent=False
                 )
+        if not any(buffer.is_meta for buffer in self.buffers()):
+            return
+        with torch.device("cpu"):  # its weights are not used
+            built = ImageEncoder(self.config, image_size=self.image_size)
+        filled = dict(built.named_buffers())
+        for name, module in self.named_modules():
+            for key, buffer in module.named_buffers(recurse=False):
+                if buffer.is_meta:
+                    module.register_buffer(key, filled[f"{name}.{key}"], persistent=False)
+
+    def _apply_head_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the norm of a head that normalises after pooling, to each token (B, L, C)."""
+        head = getattr(self.backbone, "head", None)
+        norm = head.norm if isinstance(head, nn.Module) and hasattr(head, "norm") else None
+        if isinstance(norm, nn.LayerNorm):  # timm's subclass takes maps (B, C, h, w), so it is not called
+            return nn.functional.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return (
+            self.backbone.fc_norm(tokens) if isinstance(getattr(self.backbone, "fc_norm", None), nn.Module) else tokens
+        )
+
+
+def token_width(config: SwinConfig | TimmConfig) -> int:
+    """Compute the width of an encoder's tokens without building its weights.
+
+    Args:
+        config: of the encoder.
+
+    Returns:
+        C.
+    """
+    return config.num_features if isinstance(config, SwinConfig) else _timm_width(str(config.name))
+
+
+def check_encoder(config: TimmConfig, *, image_size: int) -> None:
+    """Check that a timm model gives a square grid of tokens; nothing is computed, and no weights are needed.
+
+    Args:
+        config: of the encoder.
+        image_size: S.
+
+    Raises:
+        ValueError: if there is no such model, or it takes no images of this size or has no grid of tokens.
+    """
+    try:
+        num_tokens, width = _token_shape(config, image_size)
+    except (RuntimeError, AssertionError, AttributeError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{config.name} takes no images of {image_size} px: {reason}") from None
+    if round(num_tokens**0.5) ** 2 != num_tokens or width != token_width(config):
+        raise ValueError(f"{config.name} has no square grid of tokens at {image_size} px, but {num_tokens} x {width}")
+
+
+@functools.lru_cache(maxsize=32)
+def _token_shape(config: TimmConfig, image_size: int) -> tuple[int, int]:
+    """Number of tokens without the mean, and their width."""
+    with torch.device("meta"):
+        encoder = ImageEncoder(config, image_size=image_size).eval()
+        _, num_tokens, width = encoder(torch.zeros(1, 3, image_size, image_size)).shape
+    return num_tokens - 1, width
+
+
+@functools.lru_cache(maxsize=32)
+def _timm_width(name: str) -> int:
+    with torch.device("meta"):
+        return int(_create(name).num_features)
+
+
+def _swin(config: SwinConfig, image_size: int) -> Any:
+    from timm.layers import PatchEmbed
+    from timm.models.swin_transformer import SwinTransformer
+
+    from ram_ray.models.stem import ConvolutionStem
+
+    return SwinTransformer(
+        img_size=image_size,
+        patch_size=config.patch_size,
+        num_classes=0,
+        embed_dim=config.embed_dim,
+        depths=config.depths,
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+        drop_path_rate=config.drop_path,
+        strict_img_size=False,
+        embed_layer=ConvolutionStem if config.stem == "convolutions" else PatchEmbed,
+    )
+
+
+def _timm(config: TimmConfig, image_size: int) -> Any:
+    from timm.models import get_pretrained_cfg
+
+    name = str(config.name)
+    options: dict = {"drop_path_rate": config.drop_path}
+    try:
+        known = get_pretrained_cfg(name)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(_unknown(name, error)) from None
+    if known is not None and known.fixed_input_size:
+        options["img_size"] = image_size
+    if is_timm_swin(name):
+        options |= {"window_size": config.window_size, "strict_img_size": False}
+    return _create(name, **options)
+
+
+def _create(name: str, **options: Any) -> Any:
+    import timm
+
+    if not timm.is_model(name):
+        raise ValueError(_unknown(name, "no such name"))
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except TypeError as error:
+        if options.get("drop_path_rate") != 0.0 or "drop_path_rate" not in str(error):
+            raise ValueError(_unknown(name, error)) from None
+        del options["drop_path_rate"]  # the model has none
+        return _create(name, **options)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(_unknown(name, error)) from None
+
+
+def _unknown(name: str, error: object) -> str:
+    return " ".join(f"image_encoder.name {name!r}: timm cannot make this model: {error}".split())[:300]
+
+
+def is_timm_swin(name: str) -> bool:
+    """Whether a name of timm is a Swin's, whose window size is free.
+
+    Args:
+        name: with or without a tag.
+
+    Returns:
+        Whether it is one.
+    """
+    from timm.models import is_model_in_modules, split_model_name_tag
+
+    return is_model_in_modules(split_model_name_tag(name)[0], {"swin_transformer"})
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

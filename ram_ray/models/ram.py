@@ -1,6 +1,6 @@
 """RAM, RAM++ and Tag2Text: an image encoder, a recognition decoder that scores tags, a captioner guided by tags.
 
-    pixels -> Swin -> image tokens (mean first) -> Linear ------+--> recognition decoder <- label queries -> logits
+    pixels -> encoder -> image tokens (mean first) -> Linear ---+--> recognition decoder <- label queries -> logits
                                                                 |
                           tags "a | b" -> tag encoder (cross) --+--> caption decoder -> caption
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ram_ray.models.blocks import initialise
 from ram_ray.models.captioner import CaptionDecoder, TagEncoder
 from ram_ray.models.generation import Generators, generate
-from ram_ray.models.image_encoder import ImageEncoder
+from ram_ray.models.image_encoder import ImageEncoder, token_width
 from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, caption_targets, distillation_loss
 from ram_ray.models.recognition import RecognitionDecoder
 from ram_ray.settings.models import Decoding, ModelConfig
@@ -55,21 +55,23 @@ class RAM(nn.Module):
             expected = ", ".join(map(str, ("tags", *shape)))
             raise ValueError(f"label_embed has shape {tuple(label_embed.shape)}, the model needs ({expected})")
         learned_queries = config.architecture == "tag2text"
-        self.image_proj = nn.Identity() if learned_queries else nn.Linear(config.swin.num_features, config.image_proj)
+        width = token_width(config.encoder)
+        self.context_width = width if learned_queries else config.image_proj  # C, of the tokens that decoders see
+        self.image_proj = nn.Identity() if learned_queries else nn.Linear(width, config.image_proj)
         self.recognition = RecognitionDecoder(
             config.recognition,
             label_width=None if learned_queries else config.label_width,
-            context_width=config.context_width,
+            context_width=self.context_width,
             label_proj=config.label_proj,
             per_tag=len(label_embed) if learned_queries else None,
             similarity=config.similarity,
         )
         if config.captions:
-            self.tag_encoder = TagEncoder(config, self.recognition)
+            self.tag_encoder = TagEncoder(config, self.recognition, context_width=self.context_width)
             self.caption_decoder = CaptionDecoder(config)
         self.apply(partial(initialise, std=config.init_std))
         # After `apply`, because timm initialises the image encoder.
-        self.image_encoder = ImageEncoder(config.swin, image_size=config.image_size)
+        self.image_encoder = ImageEncoder(config.encoder, image_size=config.image_size)
         if learned_queries:
             self.label_embed = nn.Parameter(label_embed.float())
         else:

@@ -1,7 +1,7 @@
 """Preflight of the models that a run names: they are pinned, of a known kind, and load except for their weights.
 
-A model is a local folder, a URI, or a hub id. Only its small files are read (config, tokenizer, preprocessor), so a
-check takes seconds; for the weights, only the names of the files are checked.
+A model is a local folder, a URI, a file of an installed package, or a hub id. Only its small files are read (config,
+tokenizer, preprocessor), so a check takes seconds; for the weights, only the names of the files are checked.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import Any
 import fsspec
 
 from ram_ray.config import RunConfig
+from ram_ray.preflight.encoder import find_encoder_problems, training_sizes
+from ram_ray.runtime.storage import PACKAGE, find_files, package_path
 
 SMALL_FILE = 20_000_000  # bytes; larger files are weights and are not read
 HUB_TIMEOUT_S = 5.0
@@ -64,7 +66,7 @@ def find_model_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str
     Returns:
         A line for each problem; one line for all models if the hub does not answer.
     """
-    problems, unknown = [], []
+    problems, unknown = find_encoder_problems(config, stages=stages), []
     for model in named_models(config, stages=stages):
         if model.on_hub and not _COMMIT.fullmatch(model.revision or ""):
             problems.append(
@@ -106,13 +108,28 @@ def named_models(config: RunConfig, *, stages: Sequence[str]) -> list[NamedModel
         if represent.clip:
             fields = ("represent.clip", represent.clip, "represent.revision", represent.revision)
             models.append(NamedModel(*fields, load=_load_teacher))
+        elif represent.text_encoder:
+            name, revision = "represent.text_revision", represent.text_revision
+            fields = ("represent.text_encoder", represent.text_encoder, name, revision)
+            models.append(NamedModel(*fields, load=_load_text_encoder))
+            if represent.image_encoder.weights:
+                crops = represent.image_encoder
+                models.append(_encoder_model("represent.image_encoder", str(crops.weights), crops.revision))
         elif represent.images != "real" and represent.generator != "drawn":
             name, revision = "represent.generator", represent.generator_revision
             models.append(NamedModel(name, represent.generator, f"{name}_revision", revision, load=_load_generator))
+    encoder = config.model.image_encoder
+    embeds_crops = "represent" in stages and represent.text_encoder and config.crop_encoder == encoder
+    if encoder.weights and (embeds_crops or training_sizes(config, stages=stages)):
+        models.append(_encoder_model("model.image_encoder", encoder.weights, encoder.revision))
     if "clean" in stages and clean.detector != "attention":
         fields = ("engine.clean.detector", clean.detector, "engine.clean.revision", clean.revision)
         models.append(NamedModel(*fields, load=_load_detector))
     return models
+
+
+def _encoder_model(section: str, weights: str, revision: str | None) -> NamedModel:
+    return NamedModel(f"{section}.weights", weights, f"{section}.revision", revision, load=_load_encoder_weights)
 
 
 def _find_parser_problems(config: RunConfig, stages: Sequence[str]) -> list[str]:
@@ -141,13 +158,33 @@ def _load_teacher(folder: Path, names: list[str]) -> None:
 
         TextTokenizer.load(str(folder))
         return
-    if tree.get("model_type") != "clip":
-        raise ValueError(f"it is a {tree.get('model_type')!r} model, not a CLIP")
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig
+    from ram_ray.models.towers import PUBLISHED
 
-    CLIPConfig.from_pretrained(folder)
+    if tree.get("model_type") not in PUBLISHED:
+        raise ValueError(f"it is a {tree.get('model_type')!r} model, not a CLIP or SigLIP")
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+    AutoConfig.from_pretrained(folder)
     AutoTokenizer.from_pretrained(folder)
     AutoImageProcessor.from_pretrained(folder)
+
+
+def _load_text_encoder(folder: Path, names: list[str]) -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    from ram_ray.models.towers import PUBLISHED, read_sentence_files
+
+    _need_weights(names)
+    root, _, _ = read_sentence_files(folder)
+    kind = AutoConfig.from_pretrained(root).model_type
+    if kind in PUBLISHED:
+        raise ValueError(f"it is a {kind!r} model, a dual encoder: set represent.clip")
+    AutoTokenizer.from_pretrained(root)
+
+
+def _load_encoder_weights(folder: Path, names: list[str]) -> None:
+    if not any(name.endswith((*_WEIGHTS, ".pth")) for name in names):
+        raise ValueError("it has no weights (.safetensors or .pth)")
 
 
 def _load_detector(folder: Path, names: list[str]) -> None:
@@ -190,7 +227,9 @@ def _need_weights(names: list[str]) -> None:
 @contextlib.contextmanager
 def _small_files(model: NamedModel) -> Iterator[tuple[Path, list[str]]]:
     """A local folder with the model's small files, and the names of all its files."""
-    if "://" in model.source:
+    if model.source.startswith(PACKAGE):
+        yield _list_files(package_path(model.source))
+    elif "://" in model.source:
         with tempfile.TemporaryDirectory() as scratch:
             yield Path(scratch), _copy_small(model.source, Path(scratch))
     elif model.on_hub:
@@ -199,12 +238,16 @@ def _small_files(model: NamedModel) -> Iterator[tuple[Path, list[str]]]:
         path = Path(model.source).expanduser()
         if not path.exists():
             raise FileNotFoundError("there is no such file or folder")
-        yield path, [str(file.relative_to(path)) for file in path.rglob("*")] if path.is_dir() else [path.name]
+        yield _list_files(path)
+
+
+def _list_files(path: Path) -> tuple[Path, list[str]]:
+    return path, [str(file.relative_to(path)) for file in path.rglob("*")] if path.is_dir() else [path.name]
 
 
 def _copy_small(uri: str, folder: Path) -> list[str]:
     fs, root = fsspec.url_to_fs(uri)
-    files = fs.find(root, detail=True)
+    files = find_files(fs, root)
     if not files:
         raise FileNotFoundError("nothing is there")
     names = []

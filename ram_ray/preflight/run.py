@@ -82,8 +82,8 @@ class Needs:
 
     @property
     def trains_encoders(self) -> bool:
-        """Whether `represent` trains a dual encoder; otherwise it loads a CLIP."""
-        return self.has("represent") and self.config.represent.clip is None
+        """Whether `represent` trains a dual encoder; otherwise it loads encoders."""
+        return self.has("represent") and self.config.represent.is_trained
 
     @property
     def runs_models(self) -> bool:

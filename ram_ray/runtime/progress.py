@@ -58,7 +58,9 @@ def format_line(name: str, *, done: int, total: int, seconds: float) -> str:
     rate = done / max(seconds, 1e-6)
     if not total:  # not known before the shards are read
         return f"{name}: {done:,} images, {rate:,.0f} images/s"
-    seconds_left = int((total - done) / rate) if rate and total > done else 0
+    if not done:
+        return f"{name}: 0/{total:,} images"
+    seconds_left = int(max(0, total - done) / rate)
     minutes, rest = divmod(seconds_left, 60)
     return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {minutes}:{rest:02d} left"
 

@@ -1,8 +1,9 @@
 """Local copies of models, tokenizers and detectors, wherever they are; and what all code that uses storage shares.
 
-`local_copy` returns a path as it is. A Hugging Face id is downloaded to the hub's own cache, at its revision. A URI
-(s3, gs, any fsspec protocol) is copied to this machine, once for all its processes (`shared_copy`). The copy is named
-by the URI and by the names, sizes and versions of its files, so a source that changed gets a new copy.
+`local_copy` returns a path as it is, and `package://NAME/PATH` as the path inside an installed Python package. A
+Hugging Face id is downloaded to the hub's own cache, at its revision. A URI (s3, gs, any fsspec protocol) is copied to
+this machine, once for all its processes (`shared_copy`). The copy is named by the URI and by the names, sizes and
+versions of its files, so a source that changed gets a new copy.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import fnmatch
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -27,6 +29,7 @@ from ram_ray.runtime.shared_copy import acquire_copy
 # Of a hub's repository: the same weights in other frameworks' files.
 OTHER_FRAMEWORKS = ("*.msgpack", "*.h5", "*.ot", "*.onnx", "*.tflite", "*.mlmodel", "onnx/*", "openvino/*", "coreml/*")
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"})
+PACKAGE = "package://"  # of a source inside an installed Python package
 FULL_DISK_BYTES = 16 << 20  # a disk with fewer free bytes counts as full
 Info = dict[str, Any]  # what fsspec tells of a file
 # For our own tasks that read or write storage: a task is run again after its client gave up.
@@ -48,7 +51,7 @@ def local_copy(source: str, *, revision: str | None = None, files: Sequence[str]
     """Make the files of `source` available as local files, for as long as this process lives.
 
     Args:
-        source: a path, an fsspec URI of a folder or a file, or a Hugging Face id.
+        source: a path, an fsspec URI of a folder or a file, `package://NAME/PATH`, or a Hugging Face id.
         revision: of an id; None: the newest.
         files: globs of the names that are needed; None: all.
 
@@ -59,6 +62,8 @@ def local_copy(source: str, *, revision: str | None = None, files: Sequence[str]
         ValueError: if the source does not exist, or may not be read.
         OSError: if the storage or the local disk fails.
     """
+    if source.startswith(PACKAGE):
+        return package_path(source)
     if "://" in source:
         fs, path = fsspec.url_to_fs(source)
         return Path(path) if is_local(fs) else _copy(source, fs, path, files)
@@ -68,6 +73,31 @@ def local_copy(source: str, *, revision: str | None = None, files: Sequence[str]
     if _HUB_ID.fullmatch(source):
         return _from_hub(source, revision, files)
     raise ValueError(f"{source}: no such file or folder; give a path, a URI or a Hugging Face id")
+
+
+def package_path(source: str) -> Path:
+    """Find a file or folder of an installed package. Every node that uses it needs the package.
+
+    Args:
+        source: `package://NAME/PATH`, the package as it is imported.
+
+    Returns:
+        The local path.
+
+    Raises:
+        ValueError: if the package is not installed, or has no such file.
+    """
+    name, _, inside = source.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"{source}: no package {name!r} is installed; pip install 'ram_ray[pretrained]' brings those of the presets"
+        )
+    root = Path(spec.submodule_search_locations[0])
+    path = (root / inside).resolve()
+    if not path.is_relative_to(root.resolve()) or not path.exists():
+        raise ValueError(f"{source}: the package {name} has no such file")
+    return path
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:
@@ -193,11 +223,30 @@ def _copy(uri: str, fs: fsspec.AbstractFileSystem, path: str, files: Sequence[st
     return target / path.rstrip("/").rpartition("/")[2] if single else target
 
 
+def find_files(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Info]:
+    """List the files below a path.
+
+    Args:
+        fs: filesystem of the path.
+        path: a folder or a file; on a web server, which lists no folders, a file.
+
+    Returns:
+        fsspec's details by path; empty if nothing is there.
+    """
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if not protocols & {"http", "https"}:
+        return fs.find(path, detail=True)
+    try:
+        return {path: fs.info(path)}
+    except FileNotFoundError:
+        return {}
+
+
 def _listing(uri: str, fs: fsspec.AbstractFileSystem, path: str, files: Sequence[str] | None) -> dict[str, Info]:
     """Names below `path` with their details; a single empty name if `path` is a file."""
     fs.invalidate_cache(path)  # a cached listing would not show a change
     try:
-        files_below = fs.find(path, detail=True)
+        files_below = find_files(fs, path)
     except (FileNotFoundError, PermissionError) as error:
         raise ValueError(f"{uri}: cannot be read: {' '.join(str(error).split())}") from None
     root = path.rstrip("/")

@@ -10,7 +10,7 @@ from ram_ray.settings.section import Section
 
 
 class SwinConfig(Section):
-    """The image encoder, a timm Swin. Defaults: Swin-B as in the paper (section 3.2)."""
+    """A Swin by its sizes. Defaults: Swin-B as in the paper (section 3.2)."""
 
     stem: Literal["patch", "convolutions"] = Field(
         "patch",
@@ -37,6 +37,42 @@ class SwinConfig(Section):
     def num_features(self) -> int:
         """Width of the last stage's tokens."""
         return self.embed_dim * 2 ** (len(self.depths) - 1)
+
+
+class TimmConfig(Section):
+    """An image encoder by its name in timm, in place of the Swin of `model.swin`."""
+
+    name: str | None = Field(
+        None,
+        description=(
+            "Name of a timm model, such as `convnext_tiny`, with or without a tag (`.fb_in22k`). `null`: the Swin of "
+            "`model.swin`."
+        ),
+    )
+    weights: str | None = Field(
+        None,
+        description=(
+            "Weights that it starts from: a Hugging Face id, or path or URI of a folder, a `.safetensors` or a `.pth` "
+            "file. `package://NAME/FILE` is a file of an installed package. `null`: new weights."
+        ),
+    )
+    revision: str | None = Field(None, description="Commit of the weights on the hub.")
+    own_normalisation: bool = Field(
+        True,
+        description="Whether a training takes the encoder's own mean and standard deviation, not `mean` and `std`.",
+    )
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Largest probability that a block is skipped in training.")
+    window_size: int | None = Field(
+        None,
+        ge=1,
+        description="Side of a Swin's attention window in patches. A training stage sets its own. `null`: the name's.",
+    )
+
+    @model_validator(mode="after")
+    def _check_name(self) -> TimmConfig:
+        if self.weights and not self.name:
+            raise ValueError("weights need the name of the timm model that they are of: set image_encoder.name")
+        return self
 
 
 class TransformerConfig(Section):
@@ -86,7 +122,7 @@ class ModelConfig(Section):
 
     `ram_plus` (RAM++, arXiv 2310.15200) has several text embeddings a label, weighted for each image, and no captions.
     `tag2text` (arXiv 2303.05657) has trained label queries and a classifier for each label; its decoders attend to the
-    Swin's tokens directly.
+    image encoder's tokens directly.
     """
 
     architecture: Literal["ram", "ram_plus", "tag2text"] = Field(
@@ -101,7 +137,8 @@ class ModelConfig(Section):
         (0.26862954, 0.26130258, 0.27577711),
         description="Standard deviation of R, G and B in 0..1, which is divided by; the default is CLIP's.",
     )
-    swin: SwinConfig = Field(SwinConfig(), description="The image encoder.")
+    image_encoder: TimmConfig = Field(TimmConfig(), description="A timm model by its name as the image encoder.")
+    swin: SwinConfig = Field(SwinConfig(), description="The image encoder where `image_encoder.name` is `null`.")
     image_proj: int = Field(
         512, description="Width of the projected image tokens and of the CLIP image feature. Not for `tag2text`."
     )
@@ -152,9 +189,9 @@ class ModelConfig(Section):
     )
 
     @property
-    def context_width(self) -> int:
-        """Width of the image tokens that the decoders attend to."""
-        return self.swin.num_features if self.architecture == "tag2text" else self.image_proj
+    def encoder(self) -> SwinConfig | TimmConfig:
+        """The section that describes the image encoder."""
+        return self.image_encoder if self.image_encoder.name else self.swin
 
     @model_validator(mode="after")
     def _check_parts(self) -> ModelConfig:
@@ -184,7 +221,8 @@ class DualEncoderConfig(Section):
         (0.26862954, 0.26130258, 0.27577711),
         description="Standard deviation of R, G and B in 0..1, which is divided by.",
     )
-    swin: SwinConfig = Field(SwinConfig(), description="The image encoder.")
+    image_encoder: TimmConfig = Field(TimmConfig(), description="A timm model by its name as the image encoder.")
+    swin: SwinConfig = Field(SwinConfig(), description="The image encoder where `image_encoder.name` is `null`.")
     text: TransformerConfig = Field(
         TransformerConfig(width=512, layers=6, heads=8, ffn=2048, dropout=0.0), description="The text encoder."
     )
@@ -192,3 +230,8 @@ class DualEncoderConfig(Section):
     vocab_size: int = Field(30524, description="Size of the vocabulary.")
     max_text_tokens: int = Field(40, description="Most tokens of a text.")
     init_std: float | None = Field(0.02, description="Standard deviation of new weights. `null`: by the layer's width.")
+
+    @property
+    def encoder(self) -> SwinConfig | TimmConfig:
+        """The section that describes the image encoder."""
+        return self.image_encoder if self.image_encoder.name else self.swin

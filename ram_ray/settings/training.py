@@ -47,6 +47,14 @@ class TrainConfig(Section):
     muon_lr: float = Field(
         5e-3, gt=0, description="Largest learning rate of the matrices under `muon`; follows the schedule of `lr`."
     )
+    backbone_lr: float | None = Field(
+        None,
+        ge=0,
+        description=(
+            "Largest learning rate of the image encoder, under AdamW; follows the schedule of `lr`. 0: it is not "
+            "trained. `null`: it is trained as the rest."
+        ),
+    )
     min_lr: float = Field(1e-6, ge=0, description="Smallest learning rate after the warmup.")
     warmup_steps: int = Field(
         3000, ge=0, description="Steps over which the learning rate rises from `warmup_lr` to `lr`."
@@ -74,7 +82,10 @@ class TrainConfig(Section):
     )
     start: Literal["represent", "previous", "scratch"] = Field(
         "represent",
-        description="Initial weights: the backbone of `represent` and the rest new, the previous model, or all new.",
+        description=(
+            "Initial weights: the backbone that `represent` trained and the rest new, the previous model, or all new. "
+            "A new image encoder starts from `model.image_encoder.weights`, if set."
+        ),
     )
     augment: AugmentConfig = Field(AugmentConfig(), description="Training crops.")
     caption_loss: bool = Field(True, description="Whether the caption loss is part of the loss.")

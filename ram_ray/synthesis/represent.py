@@ -1,4 +1,7 @@
-"""The stage `represent`: use a published CLIP, or train a dual encoder on the run's own images and captions.
+"""The stage `represent`: use published encoders, or train a dual encoder on the run's own images and captions.
+
+A CLIP or SigLIP is used where it is. A text encoder and an image encoder apart are copied to the run, so that the
+stages after this one need nothing else.
 
 `synthetic_images` generates images of captions. Then the image encoder and the text encoder are trained together on the
 rows of `pairs`:
@@ -14,21 +17,26 @@ Letters: B captions in a batch, V views of each, S pixels, E embedding width, T 
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import fsspec
 import ray
 import torch
 from torch import Tensor, nn
 
 from ram_ray.config import RunConfig
-from ram_ray.models.dual_encoder import DualEncoder, Teacher
+from ram_ray.models.dual_encoder import DualEncoder
 from ram_ray.models.image_encoder import normalise
+from ram_ray.models.pretrained import load_pretrained, training_fields
+from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.results import DualEncoderResult, Samples, Synthetic, Vocabulary
 from ram_ray.runtime.artifacts import Run, Stage
-from ram_ray.runtime.storage import TASK_RETRIES
-from ram_ray.settings.models import DualEncoderConfig, SwinConfig
+from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.settings.models import DualEncoderConfig, SwinConfig, TimmConfig
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.section import Section, StageSettings
 from ram_ray.settings.synthesis import RepresentConfig
@@ -37,10 +45,13 @@ from ram_ray.synthesis.head import ProjectionHead
 from ram_ray.synthesis.losses import Candidates, gather, image_text_loss, multi_positive_loss
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
 from ram_ray.synthesis.synthetic_images import synthesize
+from ram_ray.training.build import freeze_encoder
 from ram_ray.training.table import make_table
 from ram_ray.training.trainer import TrainingCounts, count_steps, train
 from ram_ray.training.worker import Job
 from ram_ray.training.worker_sums import world_size
+
+logger = logging.getLogger(__name__)
 
 
 class DualEncoderTraining(Section):
@@ -48,6 +59,7 @@ class DualEncoderTraining(Section):
 
     represent: RepresentConfig
     training: TrainingConfig
+    image_encoder: TimmConfig
     swin: SwinConfig
     init_std: float | None
     mean: tuple[float, float, float]
@@ -55,22 +67,41 @@ class DualEncoderTraining(Section):
     seed: int
 
 
+class EncodersApart(Section):
+    """A text encoder, and the timm model that embeds crops."""
+
+    text: str
+    revision: str | None
+    image: TimmConfig | None
+    image_size: int | None
+
+
 class RepresentSettings(StageSettings):
-    """All that the dual encoder of a run depends on: the published CLIP, or how it is trained."""
+    """All that the encoders of a run depend on: a published CLIP, two encoders apart, or how they are trained."""
 
     clip: str | None
     revision: str | None
-    training: DualEncoderTraining | None  # None: a published CLIP
+    apart: EncodersApart | None = None
+    training: DualEncoderTraining | None = None
 
     @classmethod
     def from_config(cls, config: RunConfig) -> RepresentSettings:
         """Take the settings out of the configuration of the run."""
         represent, model = config.represent, config.model
         if represent.clip:
-            return cls(clip=represent.clip, revision=represent.revision, training=None)
+            return cls(clip=represent.clip, revision=represent.revision)
+        if represent.text_encoder:
+            apart = EncodersApart(
+                text=represent.text_encoder,
+                revision=represent.text_revision,
+                image=config.crop_encoder,
+                image_size=represent.image_size,
+            )
+            return cls(clip=None, revision=None, apart=apart)
         training = DualEncoderTraining(
             represent=represent,
             training=config.training,
+            image_encoder=model.image_encoder,
             swin=model.swin,
             init_std=model.init_std,
             mean=model.mean,
@@ -81,7 +112,7 @@ class RepresentSettings(StageSettings):
 
 
 def represent(run: Run, config: RunConfig, samples: Samples, vocabulary: Vocabulary) -> DualEncoderResult:
-    """Provide the dual encoder of the run: a published CLIP, or one that is trained here.
+    """Provide the encoders of the run: a published CLIP or SigLIP, two apart, or a dual encoder that is trained here.
 
     Args:
         run: gets the stage's folder.
@@ -90,15 +121,24 @@ def represent(run: Run, config: RunConfig, samples: Samples, vocabulary: Vocabul
         vocabulary: folder with `tokenizer.json`.
 
     Returns:
-        The dual encoder.
+        The encoders.
     """
     settings, execution = RepresentSettings.from_config(config), config.execution
-    training = settings.training
+    training, apart = settings.training, settings.apart
+    if apart:
+        crops = apart.image.name if apart.image else "nothing"
+        logger.info(
+            "represent: %s embeds labels, %s embeds crops; no dual encoder: nothing is distilled", apart.text, crops
+        )
     stage = run.stage(
         "represent", DualEncoderResult, settings=settings, inputs=[samples, vocabulary] if training else []
     )
     if stage.result:
         return stage.result
+    if apart:
+        copy = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_copy_encoders)
+        ray.get(copy.remote(apart, stage.path))
+        return stage.finish(source=stage.path, revision=None)
     if training is None:
         assert settings.clip is not None
         check = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_check_clip)
@@ -114,7 +154,20 @@ def represent(run: Run, config: RunConfig, samples: Samples, vocabulary: Vocabul
 
 
 def _check_clip(source: str, revision: str | None) -> None:
-    Teacher.from_pretrained(source, revision=revision)
+    if not Teacher.from_pretrained(source, revision=revision).is_dual:
+        raise ValueError(f"represent.clip {source!r} is a text encoder alone: set represent.text_encoder")
+
+
+def _copy_encoders(settings: EncodersApart, path: str) -> None:
+    """Write the encoders to the stage's path."""
+    teacher = Teacher.apart(
+        settings.text, revision=settings.revision, image=settings.image, image_size=settings.image_size
+    )
+    fs, root = fsspec.url_to_fs(path)
+    make_folder(fs, root)
+    with tempfile.TemporaryDirectory() as folder:
+        teacher.save(Path(folder))
+        fs.put(f"{folder}/", f"{root}/", recursive=True)
 
 
 class PairStep(nn.Module):
@@ -129,7 +182,7 @@ class PairStep(nn.Module):
         super().__init__()
         self.model = model
         hidden, out = config.head
-        self.head = ProjectionHead(model.config.swin.num_features, hidden=hidden, out=out)
+        self.head = ProjectionHead(model.image_encoder.width, hidden=hidden, out=out)
         self.temperature, self.weight = config.temperature, config.image_text_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,7 +220,7 @@ class PairJob(Job):
     settings: DualEncoderTraining = field(kw_only=True)
 
     def build(self, device: torch.device) -> PairStep:
-        """Build the dual encoder; its Swin has the sizes of the tagger's.
+        """Build the dual encoder; its image encoder is the same model as the tagger's.
 
         Args:
             device: not used.
@@ -178,16 +231,21 @@ class PairJob(Job):
         settings = self.settings
         represent = settings.represent
         config = DualEncoderConfig(
-            image_size=self.config.image_size,
             mean=settings.mean,
             std=settings.std,
-            swin=settings.swin.model_copy(update={"window_size": self.config.window_size}),
+            image_encoder=settings.image_encoder,
+            swin=settings.swin,
             text=represent.text,
             embed_dim=represent.embed_dim,
             vocab_size=len(TextTokenizer.load(self.feed.tokenizer)),
             init_std=settings.init_std,
         )
-        return PairStep(DualEncoder(config), represent)
+        sizes = training_fields(config, image_size=self.config.image_size, window_size=self.config.window_size)
+        model = DualEncoder(config.model_copy(update=sizes))
+        if config.image_encoder.weights:
+            load_pretrained(model.image_encoder)
+        freeze_encoder(model.image_encoder, self.config)
+        return PairStep(model, represent)
 
     def save(self, step: PairStep, folder: str) -> None:  # type: ignore[override]
         """Write the dual encoder without the projection head, as in StableRep.

@@ -8,11 +8,13 @@ import torch
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle import load_bundle, save_bundle
-from ram_ray.models.dual_encoder import Teacher
-from ram_ray.models.position_bias import resize_position_bias
+from ram_ray.models.image_encoder import ImageEncoder
+from ram_ray.models.pretrained import fit_weights, load_pretrained, training_fields
 from ram_ray.models.ram import RAM
+from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.settings.models import ModelConfig
+from ram_ray.settings.training import TrainConfig
 from ram_ray.training.step import TrainStep
 from ram_ray.training.worker import Job
 
@@ -42,11 +44,12 @@ class TaggerJob(Job):
         teacher = Teacher.from_pretrained(self.teacher, revision=self.teacher_revision, device=device)
         tokenizer = TextTokenizer.load(self.feed.tokenizer)
         learned_queries = self.model.architecture == "tag2text"
-        sizes = {} if learned_queries else {"image_proj": teacher.embed_dim, "label_width": teacher.embed_dim}
+        sizes = {} if learned_queries else {"label_width": teacher.embed_dim}
+        if teacher.is_dual and not learned_queries:
+            sizes["image_proj"] = teacher.embed_dim  # its image feature is distilled
         config = self.model.model_copy(
-            update={  # known at run time: the teacher's width and the size of the vocabulary
-                "image_size": self.config.image_size,
-                "swin": self.model.swin.model_copy(update={"window_size": self.config.window_size}),
+            update={  # known at run time: the encoder's normalisation, the teacher's width, the vocabulary's size
+                **training_fields(self.model, image_size=self.config.image_size, window_size=self.config.window_size),
                 "vocab_size": len(tokenizer),
                 **sizes,
             }
@@ -62,11 +65,14 @@ class TaggerJob(Job):
             load_weights(model, load_bundle(self.start).model.state_dict())
         elif self.config.start != "scratch" and (backbone := teacher.backbone()) is not None:
             load_weights(model, backbone)
+        elif config.image_encoder.weights:
+            load_pretrained(model.image_encoder)
+        freeze_encoder(model.image_encoder, self.config)
         if not self.config.caption_loss:
             freeze_captioner(model)
         return TrainStep(
             model,
-            teacher=teacher if self.config.distill_loss else None,
+            teacher=teacher if self.config.distill_loss and teacher.is_dual else None,
             caption_start=tokenizer.prompt_length(config.prompt),
         )
 
@@ -100,8 +106,20 @@ def freeze_captioner(model: RAM) -> None:
             parameter.requires_grad_(False)
 
 
+def freeze_encoder(encoder: ImageEncoder, config: TrainConfig) -> None:
+    """Freeze the weights of the image encoder that are not trained: unused ones, and all where `backbone_lr` is 0.
+
+    Args:
+        encoder: changed in place.
+        config: settings of the training.
+    """
+    encoder.freeze_unused()
+    if config.backbone_lr == 0:
+        encoder.requires_grad_(False)
+
+
 def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
-    """Load another model's weights; position biases of the Swin are resized where the window differs.
+    """Load another model's weights; position embeddings are resized where window or resolution differ.
 
     Frozen label embeddings are not loaded, because the label system may have grown. Learned ones are loaded.
 
@@ -112,18 +130,14 @@ def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:
     Raises:
         ValueError: if the other model has other weights or shapes.
     """
-    prefix = "image_encoder.swin."
+    prefix, encoder = "image_encoder.backbone.", model.image_encoder
     skipped = set() if isinstance(model.label_embed, torch.nn.Parameter) else {"label_embed"}
-    swin = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    backbone = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     rest = {name: value for name, value in state.items() if not name.startswith(prefix) and name not in skipped}
-    target = model.image_encoder.swin.state_dict()
-    for name, value in swin.items():
-        if name.endswith("relative_position_bias_table") and name in target and len(value) != len(target[name]):
-            swin[name] = resize_position_bias(value.cpu(), (round(len(target[name]) ** 0.5) + 1) // 2)
     try:
-        model.image_encoder.swin.load_state_dict(swin)
+        encoder.backbone.load_state_dict(fit_weights(encoder, backbone))
         missing, unexpected = model.load_state_dict(rest, strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"the model to start from differs: {' '.join(str(error).split())}"[:500]) from None
     missing = [name for name in missing if not name.startswith(prefix) and name not in skipped]
     if rest and (missing or unexpected):

@@ -3,6 +3,8 @@
 Muon (Jordan et al., 2024; for AdamW's scale of steps: arXiv 2502.16982) makes the step of each matrix orthogonal. A
 small tagger trained from scratch needs fewer steps with it than with AdamW. A step costs a few more matrix products,
 which are split over the workers. Muon needs whole matrices, so it runs with ZeRO stage 0 or with DDP.
+
+An image encoder with a learning rate of its own (`backbone_lr`) is AdamW's, since its weights are not new.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.settings.training import TrainConfig
 
 BETAS = (0.9, 0.999)
@@ -28,22 +31,40 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """
     if config.optimizer == "muon":
         return MuonAdamW(model, config)
-    groups = parameter_groups(model, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=BETAS, fused=True)
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict]:
-    """Make AdamW's groups: no decay for biases, norms and other vectors.
+def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
+    """Make AdamW's groups: no decay for biases, norms and other vectors; `backbone_lr` for the image encoder.
 
     Args:
         model: its trainable parameters are grouped.
-        weight_decay: decay of matrices.
+        config: settings of the training.
 
     Returns:
-        A group with decay and a group without.
+        A group with decay and a group without, and two more for an image encoder with its own learning rate.
+    """
+    trainable, encoder = split_parameters(model, config)
+    return [*_groups(trainable, config), *_encoder_groups(encoder, config)]
+
+
+def split_parameters(model: nn.Module, config: TrainConfig) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Split the trainable parameters by their learning rate.
+
+    Args:
+        model: with an `ImageEncoder`, or without.
+        config: settings of the training.
+
+    Returns:
+        Parameters at `lr`, and those at `backbone_lr`: of the image encoder, none if it has no rate of its own.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return _groups(trainable, weight_decay=weight_decay)
+    if config.backbone_lr is None:
+        return trainable, []
+    encoders = [module for module in model.modules() if isinstance(module, ImageEncoder)]
+    own_rate = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
+    rest = [parameter for parameter in trainable if id(parameter) not in own_rate]
+    return rest, [parameter for parameter in trainable if id(parameter) in own_rate]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -70,7 +91,7 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trainable, encoder = split_parameters(model, config)
         layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
         linear = {id(layer.weight) for layer in layers if min(layer.weight.shape) > 1}
         linear -= {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -79,10 +100,9 @@ class MuonAdamW(torch.optim.Optimizer):
             matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         self._shares = _shares(matrices, distributed.get_world_size() if distributed.is_initialized() else 1)
-        rest = _groups(
-            [parameter for parameter in trainable if id(parameter) not in linear], weight_decay=config.weight_decay
-        )
-        self._adamw = torch.optim.AdamW(rest, lr=config.lr, betas=BETAS, fused=True)
+        rest = [parameter for parameter in trainable if id(parameter) not in linear]
+        groups = [*_groups(rest, config), *_encoder_groups(encoder, config)]
+        self._adamw = torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
         for group in self._muon.param_groups:
             group["lr_scale"] = config.muon_lr / config.lr
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
@@ -125,10 +145,16 @@ class MuonAdamW(torch.optim.Optimizer):
                 vector_to_parameters(values, share)
 
 
-def _groups(parameters: list[nn.Parameter], *, weight_decay: float) -> list[dict]:
+def _groups(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict]:
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _encoder_groups(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict]:
+    if not parameters:
+        return []
+    return [{**group, "lr_scale": (config.backbone_lr or 0.0) / config.lr} for group in _groups(parameters, config)]
 
 
 def _shares(matrices: list[nn.Parameter], workers: int) -> list[list[nn.Parameter]]:

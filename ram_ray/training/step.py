@@ -16,10 +16,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ram_ray.models.dual_encoder import Teacher
 from ram_ray.models.image_encoder import normalise
 from ram_ray.models.losses import caption_targets, combine, num_learnt
 from ram_ray.models.ram import RAM
+from ram_ray.models.teacher import Teacher
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.worker_sums import sum_over_workers, world_size
 

@@ -77,7 +77,7 @@ def test_a_row_that_is_no_valid_run_is_named_before_anything_runs() -> None:
         check_config(learnt, table=4)
 
 
-@pytest.mark.parametrize("preset", ["demo", "photos"])
+@pytest.mark.parametrize("preset", ["demo", "photos", "photos_scratch"])
 def test_every_row_of_table_4_trains_with_the_options_of_the_small_presets(preset: str) -> None:
     import torch
 
@@ -136,6 +136,6 @@ def test_table_4_on_drawn_scenes(ray_cluster: None, tmp_path: Path) -> None:
     labels = [row["labels"] for row in rows.values()]
     assert labels[0] == labels[3] < labels[4]
     files = list(tmp_path.glob("models/pretrain/*/model.safetensors"))
-    first = "image_encoder.swin.patch_embed.proj.weight"  # which every loss reaches
+    first = "image_encoder.backbone.patch_embed.proj.weight"  # which every loss reaches
     assert len({load_file(file)[first].numpy().tobytes() for file in files}) == 5, "no two rows are the same model"
     assert all(0 <= row["mAP"] <= 1 for row in rows.values())

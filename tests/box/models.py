@@ -1,4 +1,4 @@
-"""Tiny models with random weights, of the transformers classes that the preset names, saved as the real ones are.
+"""Tiny models with random weights, of the classes of transformers and timm that the preset names, saved as they are.
 
 A BERT vocabulary with the scenes' words; a CLIP; a Grounding-DINO (`tests/tiny_grounding_dino.py`).
 """
@@ -35,7 +35,7 @@ WIDTH = 16  # of CLIP's common space
 
 
 def write_models(folder: Path) -> None:
-    """Write `folder/bert/vocab.txt`, `folder/clip/` and `folder/dino/`."""
+    """Write `folder/bert/vocab.txt`, `folder/clip/`, `folder/dino/` and `folder/encoder/`."""
     import torch
 
     torch.manual_seed(0)
@@ -44,6 +44,7 @@ def write_models(folder: Path) -> None:
     write_clip(folder / "clip")
     (folder / "dino").mkdir()
     save_grounding_dino(folder / "dino", words=words(), side=64, max_tokens=64)
+    write_encoder(folder / "encoder")
 
 
 def words() -> list[str]:
@@ -80,3 +81,15 @@ def write_clip(folder: Path) -> None:
     tokenizer = CLIPTokenizer(str(files / "vocab.json"), str(files / "merges.txt"), model_max_length=48)
     tokenizer.save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def write_encoder(folder: Path) -> None:
+    """timm's `test_vit` with its classifier, as on the hub."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    model = timm.create_model("test_vit")
+    save_file(model.state_dict(), folder / "model.safetensors")
+    pretrained = {name: model.pretrained_cfg[name] for name in ("mean", "std", "input_size")}
+    (folder / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": pretrained}))

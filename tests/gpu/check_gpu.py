@@ -129,7 +129,7 @@ def check_clip(machine: Machine) -> dict:
     """A CLIP of transformers' own classes as the teacher: the device's features are the CPU's."""
     import torch
 
-    from ram_ray.models.dual_encoder import Teacher
+    from ram_ray.models.teacher import Teacher
     from tests.gpu.tiny_clip import save_clip
 
     with tempfile.TemporaryDirectory() as folder:

@@ -107,7 +107,7 @@ def test_another_window_resizes_position_biases(copy: Path) -> None:
     tree = json.loads(file.read_text())
     file.write_text(json.dumps({**tree, "window_size": 6, "image_res": 96}))
     loaded, source = _load(copy), released.model("ram")
-    name = "image_encoder.swin.layers.0.blocks.0.attn.relative_position_bias_table"
+    name = "image_encoder.backbone.layers.0.blocks.0.attn.relative_position_bias_table"
     table = source.state_dict()[name]
     assert loaded.config.image_size == 96 and loaded.state_dict()[name].shape == (121, 1)
     assert torch.equal(loaded.state_dict()[name], resize_position_bias(table, 6))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ram_ray.models.dual_encoder import DualEncoder, Teacher
+from ram_ray.models.dual_encoder import DualEncoder
 from ram_ray.models.image_encoder import normalise
+from ram_ray.models.teacher import Teacher
 from ram_ray.settings.models import DualEncoderConfig
 from tests.s3 import S3Proxy
 from tests.tiny import NAMES, STACK, SWIN, photo, tokenizer
@@ -138,7 +139,7 @@ def test_only_our_dual_encoder_gives_a_backbone(own: str, clip: str) -> None:
 @pytest.mark.parametrize("which", ["own", "clip"])
 def test_a_teacher_is_frozen_and_its_copy_gives_the_same(which: str, request, tmp_path: Path) -> None:
     teacher = Teacher.from_pretrained(request.getfixturevalue(which))
-    assert not any(parameter.requires_grad for parameter in teacher._tower.model.parameters())
+    assert not any(parameter.requires_grad for parameter in teacher.text.model.parameters())
     assert not teacher.features(_pixels()).requires_grad
     teacher.save(tmp_path)
     copy = Teacher.from_pretrained(str(tmp_path))
@@ -178,6 +179,6 @@ def test_a_teacher_on_s3_is_the_one_on_disk(kind: str, s3: S3Proxy, request: pyt
 
 def test_a_missing_model_is_a_clear_error(tmp_path: Path) -> None:
     for source in (str(tmp_path), str(tmp_path / "nowhere")):
-        with pytest.raises(ValueError, match="represent.clip .* cannot be loaded as a CLIP") as caught:
+        with pytest.raises(ValueError, match="the encoder .* cannot be loaded as a CLIP") as caught:
             Teacher.from_pretrained(source)
         assert "\n" not in str(caught.value)

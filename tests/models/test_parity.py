@@ -56,7 +56,7 @@ def test_image_tokens_and_logits(reference: Reference) -> None:
 
 def test_inside_the_swin(ram: Reference) -> None:
     model, outputs = ram.load(), {}
-    swin = model.image_encoder.swin
+    swin = model.image_encoder.backbone
     _record_output(swin.patch_embed, outputs, "swin.patch_embed")
     _record_output(swin.layers[0].blocks[1], outputs, "swin.layers.0.blocks.1")
     for stage in (1, 2, 3):

@@ -27,7 +27,7 @@ def test_as_many_tokens_as_with_patches(encoder: ImageEncoder, size: int) -> Non
 
 
 def test_a_token_depends_on_its_own_region_and_its_surroundings(encoder: ImageEncoder) -> None:
-    stem = encoder.swin.patch_embed
+    stem = encoder.backbone.patch_embed
     pixels = torch.randn(1, 3, 32, 32)
     changed = pixels.clone()
     changed[..., 24:, 24:] += 1.0

@@ -15,6 +15,7 @@ from ram_ray.drawn_scenes import write_corpus
 from ram_ray.preflight.run import find_problems
 from ram_ray.runtime.capacity import Capacity, NodeGroup, node_groups
 from tests.box.models import write_models
+from tests.models.test_towers import write_bert
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "ram_ray" / "presets" / "ram_14m.yaml"
@@ -47,6 +48,7 @@ def local(models: Path) -> list[str]:
         f"represent.clip={models / 'clip'}",
         f"tokenizer={models / 'bert'}",
         f"engine.clean.detector={models / 'dino'}",
+        f"model.image_encoder.weights={models / 'encoder'}",
     ]
 
 
@@ -122,12 +124,55 @@ def test_models_must_be_pinned_and_of_a_known_kind(data: Path, models: Path, mon
     assert problems(data, [*local(models), f"engine.clean.detector={models / 'none'}"], last="pretrain") == []
 
 
+def test_a_text_encoder_must_be_one(data: Path, models: Path, tmp_path: Path) -> None:
+    encoder = f"model.image_encoder.weights={models / 'encoder'}"
+    sets = [*local(models)[1:], "represent.clip=null", "represent.revision=null", encoder]
+    text = write_bert(tmp_path / "text", pooling={"pooling_mode_mean_tokens": True})
+    assert problems(data, [*sets, f"represent.text_encoder={text}"]) == []
+    (line,) = problems(data, [*sets, f"represent.text_encoder={models / 'clip'}"])
+    assert line.startswith("represent.text_encoder: ") and "set represent.clip" in line
+    (line,) = problems(data, [*sets, "represent.text_encoder=someone/sentences"])
+    assert line.startswith("represent.text_revision: ") and "is not pinned" in line
+    crops = "{name: test_vit, weights: someone/vit}"
+    (line,) = problems(data, [*sets, f"represent.text_encoder={text}", f"represent.image_encoder={crops}"])
+    assert line.startswith("represent.image_encoder.revision: ") and "is not pinned" in line
+    (text / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.CNN"}]')
+    (line,) = problems(data, [*sets, f"represent.text_encoder={text}"])
+    assert "has a part 'CNN'" in line
+
+
 def test_weights_must_be_there(data: Path, models: Path, tmp_path: Path) -> None:
     for file in (models / "clip").iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     lines = problems(data, [*local(models), f"represent.clip={tmp_path}"])
     assert len(lines) == 1 and lines[0].startswith("represent.clip") and "weights" in lines[0]
+
+
+def test_an_image_encoder_must_have_a_name_weights_and_sizes_that_timm_knows(data: Path, models: Path) -> None:
+    def lines(*settings: str) -> list[str]:
+        return problems(data, [*local(models), "model.image_encoder.name=test_vit", *settings])
+
+    assert lines() == []
+    (line,) = lines("model.image_encoder.name=vit_of_nobody")
+    assert line.startswith("model.image_encoder.name 'vit_of_nobody': timm cannot make this model: no such name")
+    (line,) = lines("finetune.image_size=390")
+    assert line.startswith("finetune.image_size: test_vit takes no images of 390 px: ") and "divisible" in line
+    (line,) = lines(f"model.image_encoder.weights={models / 'bert'}")
+    assert line.startswith("model.image_encoder.weights: ") and "it has no weights" in line
+    (line,) = lines("model.image_encoder.weights=package://no_such_package/model.pth")
+    assert line.startswith("model.image_encoder.weights: ") and "no package 'no_such_package' is installed" in line
+    (line,) = lines("model.image_encoder.weights=timm/test_vit", "model.image_encoder.revision=null")
+    assert line.startswith("model.image_encoder.revision: ") and "is not pinned" in line
+
+
+def test_swin_b_of_the_preset_ram_4m_waits_for_its_commit(data: Path, models: Path) -> None:
+    sets = [setting for setting in local(models) if "image_encoder" not in setting]
+    config = load(PRESET.with_name("ram_4m.yaml"), sets=sets)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train": [str(data / "coco")]})})
+    (line,) = find_problems(config, str(data / "run"), last="evaluate", capacity=CLOUD)
+    assert line.startswith("model.image_encoder.revision: model.image_encoder.weights 'timm/swin_base")
+    assert "is not pinned; set model.image_encoder.revision to the commit" in line
 
 
 def test_what_is_asked_for_must_fit_the_machines(data: Path, models: Path) -> None:
@@ -166,7 +211,7 @@ def test_node_groups_of_an_autoscaler_file() -> None:
 
 
 def test_check_alone_ends_with_the_problems_and_starts_nothing(data: Path, models: Path) -> None:
-    sets = [*local(models)[:-1], f"engine.clean.detector={models / 'none'}"]
+    sets = [*local(models), f"engine.clean.detector={models / 'none'}"]
     command = [sys.executable, str(ROOT / "jobs" / "full_pipeline.py"), "--preset", "ram_14m", "--check"]
     command += ["--data", str(data / "a-*.tar"), str(data / "b-*.tar"), "--run", str(data / "checked")]
     command += [part for setting in sets for part in ("--set", setting)]

@@ -4,10 +4,13 @@ and the copy is removed when the last process that uses it has ended or was kill
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -178,3 +181,20 @@ def test_a_fetch_that_fails_is_made_again(s3: S3Proxy, model: str) -> None:
         assert len(files_of(local_copy(model))) == 3
     finally:
         s3.share = 0.0
+
+
+def test_a_file_of_a_web_server(tmp_path: Path, temporary: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(bytes(range(256)) * 100)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            copy = local_copy(f"{url}/weights.pth")
+            assert copy.name == "weights.pth" and copy.read_bytes() == (tmp_path / "weights.pth").read_bytes()
+            with pytest.raises(ValueError, match="none.pth: nothing is there"):
+                local_copy(f"{url}/none.pth")
+        finally:
+            server.shutdown()
+            thread.join()

@@ -8,22 +8,26 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import timm
 import torch
 
 from ram_ray.config import RunConfig
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.models.dual_encoder import DualEncoder
+from ram_ray.models.teacher import Teacher
 from ram_ray.records import SAMPLE, to_table
-from ram_ray.settings.models import DualEncoderConfig
+from ram_ray.settings.models import DualEncoderConfig, TimmConfig
 from ram_ray.settings.synthesis import RepresentConfig
-from ram_ray.settings.training import AugmentConfig, TrainConfig
+from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
-from ram_ray.synthesis.represent import PairStep
+from ram_ray.synthesis.represent import PairJob, PairStep, RepresentSettings, _check_clip, _copy_encoders
 from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer, SyntheticSettings
+from ram_ray.training.build import load_weights
 from ram_ray.training.feed import Table
 from ram_ray.training.rows import ROWS
 from ram_ray.training.rows import to_training_table as to_training
-from tests.tiny import STACK, SWIN, tokenizer
+from tests.models.test_towers import write_bert
+from tests.tiny import STACK, SWIN, tagger, tokenizer
 
 LIMITS = Limits(1, 10_000, 100_000)
 CAPTIONS = ["a red sun in the sky", "a blue umbrella on the beach", "a green anchor"]
@@ -41,6 +45,74 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     folder = tmp_path_factory.mktemp("synthetic")
     rows = [{"key": f"s/{n}", "shard": "s", "captions": [text, "another caption"]} for n, text in enumerate(CAPTIONS)]
     return Synthesizer(_settings(seed=3), folder=str(folder / "images"), device="cpu")(to_table(rows, SAMPLE))
+
+
+def test_encoders_apart_are_copied_to_the_run(tmp_path: Path) -> None:
+    text = write_bert(tmp_path / "text", pooling={"pooling_mode_mean_tokens": True})
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "resnet.pth")
+    image = {"name": "test_resnet", "weights": str(tmp_path / "resnet.pth")}
+    represent = {"text_encoder": str(text), "image_size": 64}
+    tree = {"represent": represent, "model": {"image_encoder": image}, "engine": {"rounds": 1}}
+    settings = RepresentSettings.from_config(RunConfig.model_validate(tree))
+    assert settings.training is None and settings.clip is None and settings.apart is not None
+    _copy_encoders(settings.apart, "memory://run/models/represent")
+    original = Teacher.apart(str(text), image=TimmConfig(**image), image_size=64)
+    for file in (text / "model.safetensors", tmp_path / "resnet.pth"):
+        file.unlink()
+    teacher = Teacher.from_pretrained("memory://run/models/represent")
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(teacher.encode_images(pixels), original.encode_images(pixels))
+    np.testing.assert_allclose(teacher.encode_texts(["a dog"]), original.encode_texts(["a dog"]), atol=1e-6)
+    other = {**tree, "represent": {**represent, "image_encoder": {"name": "test_vit", "weights": "x.pth"}}}
+    settings = RepresentSettings.from_config(RunConfig.model_validate(other))
+    assert settings.apart is not None and settings.apart.image == TimmConfig(name="test_vit", weights="x.pth")
+
+
+def test_a_dual_encoder_of_a_timm_model_starts_from_its_weights_and_the_tagger_from_it(tmp_path: Path) -> None:
+    weights = timm.create_model("test_efficientnet").state_dict()
+    torch.save(weights, tmp_path / "encoder.pth")
+    tokenizer().save(tmp_path)
+    train = TRAIN.model_copy(update={"backbone_lr": 1e-5})
+    represent = CONFIG.model_copy(update={"train": train, "text": STACK, "embed_dim": 12})
+    image = {"name": "test_efficientnet", "weights": f"{tmp_path}/encoder.pth"}
+    config = RunConfig.model_validate({"represent": represent.model_dump(), "model": {"image_encoder": image}})
+    settings = RepresentSettings.from_config(config).training
+    assert settings is not None
+    job = PairJob("represent", train, TrainingConfig(), _feed(tmp_path), 1, 1, settings=settings)
+    step = job.build(torch.device("cpu"))
+    assert step.model.config.mean == (0.485, 0.456, 0.406)
+    assert torch.equal(step.model.image_encoder.backbone.conv_head.weight, weights["conv_head.weight"])
+    ids = torch.from_numpy(tokenizer().encode(CAPTIONS, first=tokenizer().enc, max_tokens=10))
+    pixels = torch.randint(0, 255, (3, 2, 32, 32, 3), dtype=torch.uint8)
+    step({"pixels": pixels, "text_ids": ids, "caption": torch.arange(3)})["total"].backward()
+    trained = {name: weight.grad is not None for name, weight in step.named_parameters() if weight.requires_grad}
+    assert all(trained.values()), [name for name, has_gradient in trained.items() if not has_gradient]
+    job.save(step, f"{tmp_path}/dual")
+    teacher = Teacher.from_pretrained(f"{tmp_path}/dual")
+    backbone = teacher.backbone()
+    assert teacher.is_dual and backbone is not None
+    model = tagger(image_encoder=config.model.image_encoder)
+    load_weights(model, backbone)
+    assert torch.equal(model.image_encoder.backbone.conv_head.weight, weights["conv_head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("represent", "message"),
+    [
+        ({"text_encoder": "a/b", "clip": "c/d"}, "set clip or text_encoder, not both"),
+        ({"image_encoder": {"name": "test_vit"}}, "image_encoder goes with text_encoder"),
+        ({"text_encoder": "a/b", "image_encoder": {"name": "test_vit"}}, "set image_encoder.weights"),
+        ({"text_encoder": "a/b"}, "embeds no crops for cleaning: set represent.image_encoder"),
+    ],
+)
+def test_encoders_that_do_not_go_together_are_one_clear_error(represent: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig.model_validate({"represent": represent})
+
+
+def test_a_text_encoder_in_place_of_a_clip_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a text encoder alone: set represent.text_encoder"):
+        _check_clip(str(write_bert(tmp_path / "text", pooling=None)), None)
 
 
 def _feed(folder: Path, *, views: int = 2) -> PairFeed:

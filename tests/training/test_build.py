@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from ram_ray.data.images import Limits
 from ram_ray.label_system import Label, LabelSystem
-from ram_ray.models.bundle import save_bundle
-from ram_ray.models.dual_encoder import DualEncoder, Teacher
-from ram_ray.settings.models import DualEncoderConfig
+from ram_ray.models.bundle import load_bundle, save_bundle
+from ram_ray.models.dual_encoder import DualEncoder
+from ram_ray.models.teacher import Teacher
+from ram_ray.settings.models import DualEncoderConfig, ModelConfig, TimmConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob, freeze_captioner, load_weights
 from ram_ray.training.feed import Table, TaggerFeed
+from tests.models.test_towers import write_bert
 from tests.tiny import NAMES, STACK, SWIN, batch, config, tagger, tokenizer
 
 
@@ -74,8 +78,8 @@ def test_position_biases_are_resized_to_another_window(window: int, size: int) -
                 parameter.normal_()
     second = tagger(seed=2, image_size=size, swin=SWIN.model_copy(update={"window_size": window}))
     load_weights(second, first.state_dict())
-    old = first.image_encoder.swin.layers[0].blocks[0].attn
-    new = second.image_encoder.swin.layers[0].blocks[0].attn
+    old = first.image_encoder.backbone.layers[0].blocks[0].attn
+    new = second.image_encoder.backbone.layers[0].blocks[0].attn
     assert torch.equal(new.qkv.weight, old.qkv.weight)
     assert new.relative_position_bias_table.shape == ((2 * window - 1) ** 2, 1)
     tables = (old.relative_position_bias_table, new.relative_position_bias_table)
@@ -105,6 +109,77 @@ def test_weights_of_another_model_are_a_clear_error() -> None:
         load_weights(model, {name: value for name, value in state.items() if "layers.1.blocks.0.mlp" not in name})
 
 
+def _job(folder: Path, model: ModelConfig, *, start: str, bundle: str | None = None, **train) -> TaggerJob:
+    """A training of `model` with labels.json and teacher/ in the folder."""
+    settings = TrainConfig(**{"image_size": 32, "window_size": 4, "augment": AugmentConfig(), **train, "start": start})
+    return TaggerJob(
+        stage="pretrain",
+        config=settings,
+        training=TrainingConfig(),
+        model=model,
+        feed=TaggerFeed(Table("", ()), settings, 0, Limits(8, 10**6, 10**6), f"{folder}/teacher"),
+        total_steps=1,
+        steps_per_epoch=1,
+        label_system=f"{folder}/labels.json",
+        teacher=f"{folder}/teacher",
+        start=bundle,
+    )
+
+
+def test_a_named_encoder_starts_from_its_weights_with_its_normalisation_and_a_bundle_needs_neither(
+    tmp_path: Path,
+) -> None:
+    words, labels = tokenizer(), LabelSystem([Label(id, name, "object") for id, name in enumerate(NAMES)])
+    labels.save(f"{tmp_path}/labels.json")
+    sizes = {"image_size": 32, "swin": SWIN, "text": STACK, "embed_dim": 12, "vocab_size": len(words)}
+    (tmp_path / "teacher").mkdir()
+    DualEncoder(DualEncoderConfig(**sizes)).save(tmp_path / "teacher", words)
+    weights = timm.create_model("test_vit3").state_dict()
+    torch.save(weights, tmp_path / "encoder.pth")
+    model = config(image_encoder=TimmConfig(name="test_vit3", weights=f"{tmp_path}/encoder.pth"))
+
+    job = _job(tmp_path, model, start="scratch", image_size=160, backbone_lr=1e-5)
+    step = job.build(torch.device("cpu"))
+    backbone = step.model.image_encoder.backbone
+    assert torch.equal(backbone.norm.weight, weights["norm.weight"])
+    assert torch.equal(backbone.blocks[1].mlp.fc1.weight, weights["blocks.1.mlp.fc1.weight"])
+    assert not any(weight.requires_grad for weight in backbone.attn_pool.parameters()), "no token depends on them"
+    assert backbone.norm.weight.requires_grad
+    assert step.model.config.mean == (0.5, 0.5, 0.5) != model.mean
+
+    job.save(step, f"{tmp_path}/bundle")
+    (tmp_path / "encoder.pth").unlink()
+    loaded = load_bundle(f"{tmp_path}/bundle").model
+    assert torch.equal(loaded.image_encoder.backbone.norm.weight, weights["norm.weight"])
+    assert loaded.config.mean == (0.5, 0.5, 0.5) and loaded.config.image_size == 160
+    frozen = _job(tmp_path, model, start="previous", bundle=f"{tmp_path}/bundle", image_size=96, backbone_lr=0)
+    encoder = frozen.build(torch.device("cpu")).model.image_encoder
+    assert encoder.backbone.pos_embed.shape[1] == 37 and not any(p.requires_grad for p in encoder.parameters())
+    with pytest.raises(ValueError, match="encoder.pth: no such file"):
+        _job(tmp_path, model, start="scratch").build(torch.device("cpu"))
+
+
+def test_without_a_dual_encoder_nothing_is_distilled_and_the_text_encoder_embeds_the_labels(tmp_path: Path) -> None:
+    pooling = {"pooling_mode_mean_tokens": True}
+    write_bert(tmp_path / "teacher", pooling=pooling)
+    words, labels = tokenizer(), LabelSystem([Label(id, name, "object") for id, name in enumerate(NAMES)])
+    labels.save(f"{tmp_path}/labels.json")
+    words.save(tmp_path)
+    job = _job(tmp_path, config(image_proj=20), start="represent")
+    assert job.config.distill_loss
+    job = dataclasses.replace(job, feed=dataclasses.replace(job.feed, tokenizer=str(tmp_path)))
+    step = job.build(torch.device("cpu"))
+    assert step._teacher == [None] and step.model.image_proj.out_features == 20
+    teacher = Teacher.from_pretrained(f"{tmp_path}/teacher")
+    expected = teacher.label_embeddings(list(NAMES), list(step.model.config.templates))
+    torch.testing.assert_close(step.model.label_embed, expected)
+    job.save(step, f"{tmp_path}/bundle")
+    torch.testing.assert_close(
+        torch.from_numpy(load_bundle(f"{tmp_path}/bundle").teacher().encode_texts(["a red dog"])),
+        torch.from_numpy(teacher.encode_texts(["a red dog"])),
+    )
+
+
 def test_first_weights_come_from_represent_or_a_bundle_or_are_new_as_the_stage_says(tmp_path: Path) -> None:
     words, labels = tokenizer(), LabelSystem([Label(id, name, "object") for id, name in enumerate(NAMES)])
     labels.save(f"{tmp_path}/labels.json")
@@ -117,23 +192,12 @@ def test_first_weights_come_from_represent_or_a_bundle_or_are_new_as_the_stage_s
     save_bundle(f"{tmp_path}/bundle", trained, labels=labels, tokenizer=words, teacher=teacher, card={})
 
     def first_weights(start: str, bundle: str | None = None) -> torch.Tensor:
-        train = TrainConfig(image_size=32, window_size=4, start=start, augment=AugmentConfig())
-        feed = TaggerFeed(Table("", ()), train, 0, Limits(8, 10**6, 10**6), f"{tmp_path}/teacher")
-        job = TaggerJob(
-            stage="pretrain",
-            config=train,
-            training=TrainingConfig(),
-            model=config(),
-            feed=feed,
-            total_steps=1,
-            steps_per_epoch=1,
-            label_system=f"{tmp_path}/labels.json",
-            teacher=f"{tmp_path}/teacher",
-            start=bundle,
-        )
-        return job.build(torch.device("cpu")).model.image_encoder.swin.layers[0].blocks[0].attn.qkv.weight
+        job = _job(tmp_path, config(), start=start, bundle=bundle)
+        return job.build(torch.device("cpu")).model.image_encoder.backbone.layers[0].blocks[0].attn.qkv.weight
 
-    backbone, bundled = (source.image_encoder.swin.layers[0].blocks[0].attn.qkv.weight for source in (encoder, trained))
+    backbone, bundled = (
+        source.image_encoder.backbone.layers[0].blocks[0].attn.qkv.weight for source in (encoder, trained)
+    )
     assert torch.equal(first_weights("represent"), backbone)
     assert torch.equal(first_weights("previous", f"{tmp_path}/bundle"), bundled)
     new = first_weights("scratch")

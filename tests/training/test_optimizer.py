@@ -6,9 +6,12 @@ The orthogonalisation is split over workers, and each worker ends with the model
 import copy
 from pathlib import Path
 
+import pytest
 import torch
 from torch import multiprocessing, nn
 
+from ram_ray.models.image_encoder import ImageEncoder
+from ram_ray.settings.models import TimmConfig
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.optimizer import MuonAdamW, make_optimizer, set_learning_rate
 
@@ -63,6 +66,33 @@ def test_a_matrix_changes_equally_in_all_directions_and_the_rest_as_under_adamw(
         if name != "hidden.weight":
             torch.testing.assert_close(step, adamw[name], msg=name)
     assert not muon["frozen.weight"].any()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_image_encoder_with_a_learning_rate_of_its_own_is_adamws(optimizer: str) -> None:
+    def make(backbone_lr: float | None) -> tuple[ImageEncoder, nn.Module, TrainConfig]:
+        torch.manual_seed(0)
+        encoder = ImageEncoder(TimmConfig(name="test_vit"), image_size=32)
+        config = CONFIG.model_copy(update={"optimizer": optimizer, "backbone_lr": backbone_lr})
+        return encoder, nn.ModuleDict({"encoder": encoder, "rest": Small()}), config
+
+    encoder, model, config = make(1e-5)
+    made = make_optimizer(model, config)
+    set_learning_rate(made, config.lr / 2)
+    of_encoder = {id(parameter) for parameter in encoder.parameters()}
+    rates = {id(parameter): group["lr"] for group in made.param_groups for parameter in group["params"]}
+    assert len(rates) == len([parameter for parameter in model.parameters() if parameter.requires_grad])
+    torch.testing.assert_close([rates[id] for id in of_encoder], [5e-6] * len(of_encoder))
+    others = {5e-4, 5e-3} if optimizer == "muon" else {5e-4}
+    assert {round(rate, 9) for id, rate in rates.items() if id not in of_encoder} == others
+    changes = _changes(model, config)
+    moved = changes["encoder.backbone.blocks.0.mlp.fc1.weight"].abs()
+    assert moved.median().item() == pytest.approx(1e-5, rel=0.01), "Adam's first step"
+
+    encoder, model, config = make(None)
+    rates = {id(p): group["lr"] for group in make_optimizer(model, config).param_groups for p in group["params"]}
+    qkv = rates[id(encoder.backbone.blocks[0].attn.qkv.weight)]
+    assert qkv == (config.muon_lr if optimizer == "muon" else config.lr)
 
 
 def test_both_rates_follow_the_schedule() -> None:

@@ -166,7 +166,7 @@ def test_the_teacher_encodes_the_crop_of_the_student(step: TrainStep, tiny_bundl
 def test_frozen_parameters_get_no_gradient(step: TrainStep, tiny_bundle: str) -> None:
     step(_batch(tiny_bundle))["total"].backward()
     assert not step.model.label_embed.requires_grad and step.model.label_embed.grad is None
-    teacher = step._teacher[0]._tower.model  # type: ignore[union-attr]
+    teacher = step._teacher[0].text.model  # type: ignore[union-attr]
     assert all(weight.grad is None and not weight.requires_grad for weight in teacher.parameters())
     assert {name.split(".")[0] for name in step.state_dict()} == {"model"}, "the teacher is not a submodule"
     for name, parameter in step.model.named_parameters():
@@ -174,14 +174,14 @@ def test_frozen_parameters_get_no_gradient(step: TrainStep, tiny_bundle: str) ->
 
 
 def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(step: TrainStep) -> None:
-    decayed, plain = parameter_groups(step, weight_decay=0.05)
+    decayed, plain = parameter_groups(step, TrainConfig(weight_decay=0.05))
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     grouped = [id(parameter) for parameter in [*decayed["params"], *plain["params"]]]
     assert sorted(grouped) == sorted({id(parameter) for parameter in step.parameters()})
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim <= 1 for parameter in plain["params"])
     step.model.image_encoder.requires_grad_(False)
-    num_trainable = sum(len(group["params"]) for group in parameter_groups(step, weight_decay=0.05))
+    num_trainable = sum(len(group["params"]) for group in parameter_groups(step, TrainConfig(weight_decay=0.05)))
     assert num_trainable == len(grouped) - len(list(step.model.image_encoder.parameters()))
 
 

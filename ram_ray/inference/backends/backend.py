@@ -89,7 +89,7 @@ class MicroBatcher:
     def __init__(self, model: RAM, *, split: bool = True) -> None:
         config = model.config
         self._split, self._ffn = split, config.recognition.ffn
-        self._num_images = max(1, self._MAX_PATCHES // (config.image_size // config.swin.patch_size) ** 2)
+        self._num_images = max(1, self._MAX_PATCHES // (config.image_size // model.image_encoder.first_stride) ** 2)
 
     def encode(self, forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
         """Encode images in micro-batches.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ram_ray.inference.backends.backend import LabelSet, MicroBatcher
-from ram_ray.models.cpu_inference import bias_windows, can_pack, pack_linears
+from ram_ray.models.cpu_inference import bias_windows, can_pack, can_pack_encoder, pack_linears
 from ram_ray.models.ram import RAM
 
 
@@ -27,12 +27,13 @@ class TorchBackend:
         if packed:
             pack_linears(model, dtype=dtype)
         self._autocast = precision == "bf16" and not packed
+        self._autocast_encoder = precision == "bf16" and not (packed and can_pack_encoder(model))
         self._micro_batcher = MicroBatcher(model, split=self._device.type == "cpu")
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> Tensor:
         """See `Backend.encode`."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast_encoder):
             return self._micro_batcher.encode(lambda micro_batch: self._model.encode(micro_batch).float(), pixel_values)
 
     def logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
