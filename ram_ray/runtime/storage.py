@@ -232,14 +232,19 @@ def find_files(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Info]:
 
     Returns:
         fsspec's details by path; empty if nothing is there.
+
+    Raises:
+        OSError: if a web server does not answer.
     """
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
     if not protocols & {"http", "https"}:
         return fs.find(path, detail=True)
     try:
         return {path: fs.info(path)}
-    except FileNotFoundError:
-        return {}
+    except FileNotFoundError as error:  # fsspec's answer to every failure
+        if error.__cause__ is None or getattr(error.__cause__, "status", None) == 404:
+            return {}
+        raise OSError(f"{path}: {error.__cause__}") from None
 
 
 def _listing(uri: str, fs: fsspec.AbstractFileSystem, path: str, files: Sequence[str] | None) -> dict[str, Info]:

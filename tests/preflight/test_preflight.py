@@ -16,6 +16,7 @@ from ram_ray.preflight.run import find_problems
 from ram_ray.runtime.capacity import Capacity, NodeGroup, node_groups
 from tests.box.models import write_models
 from tests.models.test_towers import write_bert
+from tests.s3 import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "ram_ray" / "presets" / "ram_14m.yaml"
@@ -126,7 +127,12 @@ def test_models_must_be_pinned_and_of_a_known_kind(data: Path, models: Path, mon
 
 def test_a_text_encoder_must_be_one(data: Path, models: Path, tmp_path: Path) -> None:
     encoder = f"model.image_encoder.weights={models / 'encoder'}"
-    sets = [*local(models)[1:], "represent.clip=null", "represent.revision=null", encoder]
+    sets = [
+        *(setting for setting in local(models) if "represent.clip" not in setting),
+        "represent.clip=null",
+        "represent.revision=null",
+        encoder,
+    ]
     text = write_bert(tmp_path / "text", pooling={"pooling_mode_mean_tokens": True})
     assert problems(data, [*sets, f"represent.text_encoder={text}"]) == []
     (line,) = problems(data, [*sets, f"represent.text_encoder={models / 'clip'}"])
@@ -166,13 +172,12 @@ def test_an_image_encoder_must_have_a_name_weights_and_sizes_that_timm_knows(dat
     assert line.startswith("model.image_encoder.revision: ") and "is not pinned" in line
 
 
-def test_swin_b_of_the_preset_ram_4m_waits_for_its_commit(data: Path, models: Path) -> None:
-    sets = [setting for setting in local(models) if "image_encoder" not in setting]
-    config = load(PRESET.with_name("ram_4m.yaml"), sets=sets)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"train": [str(data / "coco")]})})
-    (line,) = find_problems(config, str(data / "run"), last="evaluate", capacity=CLOUD)
-    assert line.startswith("model.image_encoder.revision: model.image_encoder.weights 'timm/swin_base")
-    assert "is not pinned; set model.image_encoder.revision to the commit" in line
+def test_a_web_server_that_does_not_answer_is_named(data: Path, models: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}/swin.pth"
+    (line,) = problems(
+        data, [*local(models), "model.image_encoder.name=test_vit", f"model.image_encoder.weights={url}"]
+    )
+    assert line.startswith(f"model.image_encoder.weights: {url!r} cannot be loaded: ") and "Cannot connect" in line
 
 
 def test_what_is_asked_for_must_fit_the_machines(data: Path, models: Path) -> None:

@@ -121,18 +121,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize(("kind", "stage", "optimizer"), STRATEGIES)
 def test_two_workers_then_one_then_two_make_the_steps_of_one(
     folder: Path, kind: str, stage: int, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NAME, orthogonal)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        strategy = _strategy("ddp", 0, optimizer)
-        _train(strategy, rank=0, world=1, steps=range(6))
-        strategy.save(tmp_path)
-    finally:
-        torch.distributed.destroy_process_group()
+    strategy = _strategy("ddp", 0, optimizer)
+    _train(strategy, rank=0, world=1, steps=range(6))
+    strategy.save(tmp_path)
     expected, start = read_weights(tmp_path), Small().model.state_dict()
     weights = read_weights(folder / "end" / f"{kind}-{stage}")
     assert weights.keys() == expected.keys()

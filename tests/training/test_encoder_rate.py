@@ -14,10 +14,10 @@ from ram_ray.training.build import freeze_encoder
 from ram_ray.training.step import TrainStep
 from ram_ray.training.strategy import make_strategy, read_weights
 from tests.tiny import tagger
-from tests.training.test_strategy import CPU, _batches, _group, no_compiler  # noqa: F401
+from tests.training.test_strategy import CPU, _batches
 
 
-@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.usefixtures("process_group", "no_compiler")
 @pytest.mark.parametrize("backbone_lr", [0.0, 1e-5])
 @pytest.mark.parametrize(
     ("strategy", "optimizer"),
