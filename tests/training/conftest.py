@@ -1,4 +1,4 @@
-"""What tests of strategies share: the process group, one for the whole process because DeepSpeed keeps its first."""
+"""What tests of strategies share. DeepSpeed keeps a process's first group: only one module may use it in-process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A gloo group of this process alone."""
     store = torch.distributed.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
