@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
 
 import fsspec
 import pyarrow.parquet as pq
@@ -29,16 +28,7 @@ def count_images(shards: Iterable[Shard], *, enough: int) -> int | None:
     Returns:
         Most images that the shards can give, or a number of at least `enough`; None if a shard cannot be read.
     """
-    count = 0
-    try:
-        for shard in shards:
-            stated = _stated_images(shard)
-            count += sum(1 for _ in islice(_samples(shard), enough - count)) if stated is None else stated
-            if count >= enough:
-                break
-    except Exception:  # each storage has its own errors, and the stage `shards` says what is wrong
-        return None
-    return count
+    return _sum((number for shard in shards for number in _image_numbers(shard)), enough=enough)
 
 
 def count_captions(shards: Iterable[Shard], *, enough: int) -> int | None:
@@ -51,16 +41,26 @@ def count_captions(shards: Iterable[Shard], *, enough: int) -> int | None:
     Returns:
         Most captions that the shards can give, or a number of at least `enough`; None if a shard cannot be read.
     """
+    return _sum((len(sample.captions) for shard in shards for sample in _samples(shard)), enough=enough)
+
+
+def _sum(numbers: Iterable[int], *, enough: int) -> int | None:
+    """Add up numbers until there are enough; None if they cannot be read to that point."""
     count = 0
     try:
-        for shard in shards:
-            for sample in _samples(shard):
-                count += len(sample.captions)
-                if count >= enough:
-                    return count
-    except Exception:
+        for number in numbers:
+            count += number
+            if count >= enough:
+                break
+    except Exception:  # each storage has its own errors, and the stage `shards` says what is wrong
         return None
     return count
+
+
+def _image_numbers(shard: Shard) -> Iterator[int]:
+    """Numbers of images that add up to those of a shard: the number that it states, or one for each sample."""
+    stated = _stated_images(shard)
+    return (1 for _ in _samples(shard)) if stated is None else iter([stated])
 
 
 def _samples(shard: Shard) -> Iterator[Sample]:

@@ -145,6 +145,8 @@ class PublishedDualTower:
 class TextTower:
     """A text encoder of transformers with the pooling that its sentence-transformers files name.
 
+    Not loaded by the package sentence-transformers, because a bundle's own tags must work without it.
+
     Args:
         folder: local folder of the model and its tokenizer.
 

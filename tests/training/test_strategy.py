@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from ram_ray.settings.models import TimmConfig
 from ram_ray.settings.training import TrainConfig, TrainingConfig
+from ram_ray.training.build import freeze_encoder
 from ram_ray.training.step import TrainStep, step_seed
 from ram_ray.training.strategy import DDPStrategy, TrainingStrategy, make_strategy, read_weights
 from tests.tiny import SWIN, tagger
@@ -312,3 +314,32 @@ def test_fp32_on_a_gpu_is_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.get_float32_matmul_precision() == expected, (precision, device)
     finally:
         torch.set_float32_matmul_precision(original)
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("backbone_lr", [0.0, 1e-5])
+@pytest.mark.parametrize(
+    ("strategy", "optimizer"),
+    [("ddp", "adamw"), ("ddp", "muon"), (0, "adamw"), (0, "muon"), (1, "adamw"), (2, "adamw"), (3, "adamw")],
+)
+def test_an_image_encoder_has_its_own_learning_rate(
+    strategy: str | int, optimizer: str, backbone_lr: float, tmp_path: Path
+) -> None:
+    config = TrainConfig(batch_size=4, lr=1e-3, backbone_lr=backbone_lr, optimizer=optimizer, weight_decay=0.0)
+    distribution = {"strategy": "ddp"} if strategy == "ddp" else {"strategy": "deepspeed", "zero_stage": strategy}
+    training = TrainingConfig(precision="fp32", workers=1, use_gpu=False, **distribution)
+    named = TimmConfig(name="test_resnet", weights="of a file")
+    step = TrainStep(tagger(image_encoder=named, image_size=64).train(), teacher=None, caption_start=2)
+    freeze_encoder(step.model.image_encoder, config)
+    original = copy.deepcopy(step.model.state_dict())
+    made = make_strategy(step, config=config, training=training, device=CPU)
+    (batch,) = _batches(1)
+    batch["pixels"] = torch.nn.functional.pad(batch["pixels"], (0, 0, 16, 16, 16, 16))
+    made.step([batch], lr=1e-3)
+    made.save(tmp_path)
+    weights = {name: value.detach() for name, value in read_weights(tmp_path).items()}
+    changes = {name: (value - original[name]).abs().max().item() for name, value in weights.items()}
+    of_encoder = [change for name, change in changes.items() if name.startswith("image_encoder.")]
+    assert max(of_encoder) == pytest.approx(backbone_lr, rel=0.02)
+    assert changes["recognition.fc.weight"] == pytest.approx(1e-3, rel=0.02)
+    assert {change for name, change in changes.items() if "running" in name} == {0.0}, "statistics of the file"
