@@ -178,14 +178,30 @@ def _keys(path: str) -> list[str]:
 
 
 def test_a_round_that_changes_little_is_the_last_and_says_so(run_folder: str, ray_cluster: None) -> None:
-    sets = ["engine.rounds=3", "engine.min_change=0.99"]
+    """Of a model that is sure of nothing the engine adds no tag, and no other stage is made for it."""
+    sets = ["engine.rounds=3", "engine.min_change=0.99", "engine.generate.threshold=0.999"]
     stopped = run(load(TINY, sets=sets), run_folder, last="retrain")
-    assert "retrain_1" in [line.stage for line in stopped.lines], (
-        "the first round of a model that adds all tags goes on"
-    )
-    assert [line.stage for line in stopped.lines][-2:] == ["generate_2", "clean_2"], "the second has nothing to add"
+    assert [line.stage for line in stopped.lines][-2:] == ["generate_1", "clean_1"]
+    assert stopped.made == ["generate_1", "clean_1"]
     (note,) = stopped.notes
-    assert "stopped in round 2" in note and "added 0 tags" in note and stopped.table().endswith(note)
+    assert "stopped in round 1" in note and "it added 0 tags" in note and stopped.table().endswith(note)
+
+
+@pytest.mark.parametrize(
+    ("sets", "last", "line"),
+    [
+        (["labels.min_count=101"], "labels", "labels.min_count: no name of the kinds "),
+        (["pretrain.batch_size=101", "pretrain.epochs=1"], "pretrain", "pretrain.batch_size: 1 epochs of "),
+    ],
+    ids=["labels", "pretrain"],
+)
+def test_too_little_data_is_one_line(
+    run_folder: str, ray_cluster: None, sets: list[str], last: str, line: str
+) -> None:
+    """What only a stage can count; `tests/runtime/test_outcome.py` has how an error is shown."""
+    with pytest.raises(ValueError, match="lower, or give more data$") as error:
+        run(load(TINY, sets=sets), run_folder, last=last)
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
 
 
 def test_the_bundle_tags_images_by_itself(run_folder: str) -> None:

@@ -126,9 +126,9 @@ def _check_metrics(model: Path, *, steps: int) -> None:
     assert (model / "weights.pt").exists() and (model / EVENTS).stat().st_size > 0
 
 
-def test_two_workers_then_one_then_two_read_the_rows_of_one_run(ray_cluster: None, tmp_path: Path) -> None:
+def test_two_workers_then_one_read_the_rows_of_one_run(ray_cluster: None, tmp_path: Path) -> None:
     stage = Run(f"{tmp_path}/run").stage("pretrain", TrainedModel, settings=StageSettings(), inputs=[])
-    for steps, workers in ((3, 2), (6, 1), (9, 2)):
+    for steps, workers in ((4, 2), (9, 1)):
         job = _job(tmp_path, steps=steps, workers=workers)
         training = job.training.model_copy(update={"tensorboard": workers == 2})
         counts = train(replace(job, training=training), stage=stage)
