@@ -69,9 +69,7 @@ _RAM_FILES = {
         "f07de971155ff50dfe13e5e34b0211133f602934e7fe230febe60b5a93700f9a", 233
     ),
     "data/ram_tag_list.txt": Content("5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b", 41904),
-    "data/ram_tag_list_chinese.txt": Content(
-        "c912657a0f30be7b2f5df6ccffa17e1d84561d0bea508528e38b6d0d711bcfbe", 44181
-    ),
+    "data/ram_tag_list_chinese.txt": Content("c912657a0f30be7b2f5df6ccffa17e1d84561d0bea508528e38b6d0d711bcfbe", 44181),
     "data/ram_tag_list_threshold.txt": Content(
         "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510f4c6447", 22016
     ),
@@ -160,11 +158,17 @@ def download(release: Release, *, hub: str, github: str, cache: Path, revision: 
     if release.vocabulary is not None:
         vocabulary, _ = _fetch_from_hub(release.vocabulary, hub, cache)
     checkpoint, digest = _fetch_from_hub(wanted, hub, cache)
-    lists = {
-        option: next((str(root / path) for path in paths if path in release.reference), None)
-        for option, paths in _LISTS.items()
-    }
-    sources = Sources(configs=str(root / "configs"), tokenizer=vocabulary and str(vocabulary), **lists)
+
+    def list_of(option: str) -> str | None:
+        return next((str(root / path) for path in _LISTS[option] if path in release.reference), None)
+
+    sources = Sources(
+        configs=str(root / "configs"),
+        tag_list=list_of("tag_list"),
+        thresholds=list_of("thresholds"),
+        chinese=list_of("chinese"),
+        tokenizer=None if vocabulary is None else str(vocabulary),
+    )
     notes = [f"the checkpoint is kept at {checkpoint}; the bundle does not need it"]
     if wanted.content is None:
         notes.append(f"{wanted.name} at {wanted.revision} has sha256 {digest}; none is known to compare it with")

@@ -153,9 +153,7 @@ def _open(file: WebFile, part: Path, offset: int, advice: str) -> HTTPResponse:
         raise _InterruptedError(_reason(error)) from None
 
 
-def _append(
-    response: HTTPResponse, part: Path, size: int, *, total: int | None, file: WebFile, advice: str
-) -> int:
+def _append(response: HTTPResponse, part: Path, size: int, *, total: int | None, file: WebFile, advice: str) -> int:
     """Append the response to the first `size` bytes of `part`; the new size."""
     shown = time.monotonic()
     with part.open("ab" if size else "wb") as stream:
