@@ -6,6 +6,8 @@ Each command also exists without the word `models`; the help does not list those
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -57,8 +59,18 @@ def import_model(
 
     The architecture, RAM, RAM++ or Tag2Text, is recognised by the checkpoint's tensors.
     """
-    files = (config, tag_list, thresholds, tag_list_chinese)
-    sources = _make_sources(*files, tokenizer, text_encoder, text_encoder_revision, image_size)
+    from ram_ray.interop.importing import Sources
+
+    sources = Sources(
+        configs=_local_path(config),
+        tag_list=_local_path(tag_list),
+        thresholds=_local_path(thresholds),
+        chinese=_local_path(tag_list_chinese),
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        text_encoder_revision=text_encoder_revision,
+        image_size=image_size,
+    )
     return _import(checkpoint, out, sources, command="import")
 
 
@@ -66,24 +78,38 @@ def import_model(
 def download_model(
     name: Annotated[Release, typer.Argument(metavar="NAME", help="ram, ram-plus or tag2text.")],
     out: Out,
+    text_encoder: TextEncoder = None,
+    text_encoder_revision: TextEncoderRevision = None,
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="COMMIT", help="Commit on the hub, in place of the pinned one.")
     ] = None,
-    config: Configs = None,
-    tag_list: TagList = None,
-    thresholds: Thresholds = None,
-    tag_list_chinese: Chinese = None,
-    tokenizer: Tokenizer = None,
-    text_encoder: TextEncoder = None,
-    text_encoder_revision: TextEncoderRevision = None,
-    image_size: ImageSize = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="Where files are kept (default: ~/.cache/ram_ray/downloads)."),
+    ] = None,
+    hub: Annotated[
+        str, typer.Option("--hub", metavar="URL", envvar="HF_ENDPOINT", help="Hugging Face hub or a mirror.")
+    ] = "https://huggingface.co",
+    github: Annotated[
+        str, typer.Option("--github", metavar="URL", envvar="RAM_RAY_GITHUB", help="GitHub's raw files or a mirror.")
+    ] = "https://raw.githubusercontent.com",
 ) -> int:
-    """Download a released checkpoint from the Hugging Face Hub and import it."""
-    from ram_ray.interop.importing import download
+    """Download a released model and import it.
 
-    files = (config, tag_list, thresholds, tag_list_chinese)
-    sources = _make_sources(*files, tokenizer, text_encoder, text_encoder_revision, image_size)
-    return _import(download(name, revision=revision), out, sources, command="download")
+    The checkpoint comes from the Hugging Face hub; lists and configs come from the authors' repository on GitHub. Each
+    is checked by its sha256. The same command goes on after a break.
+    """
+    from ram_ray.interop.importing import check_new_folder
+    from ram_ray.interop.releases import RELEASES, default_cache, download
+    from ram_ray.runtime.screen import shown
+
+    check_new_folder(out)
+    with shown((sys.stderr, sys.stderr)):  # standard output has the bundle's line alone
+        files = download(RELEASES[name], hub=hub, github=github, cache=cache or default_cache(), revision=revision)
+    sources = replace(files.sources, text_encoder=text_encoder, text_encoder_revision=text_encoder_revision)
+    for note in files.notes:
+        print(f"ram-ray download: {note}", file=sys.stderr)
+    return _import(str(files.checkpoint), out, sources, command="download", origin=files.origin)
 
 
 @app.command("export", cls=Command)
@@ -111,30 +137,6 @@ def export_model(
     return 0
 
 
-def _make_sources(
-    config: str | None,
-    tag_list: str | None,
-    thresholds: str | None,
-    chinese: str | None,
-    tokenizer: str | None,
-    text_encoder: str | None,
-    text_encoder_revision: str | None,
-    image_size: int | None,
-) -> Sources:
-    from ram_ray.interop.importing import Sources
-
-    return Sources(
-        configs=_local_path(config),
-        tag_list=_local_path(tag_list),
-        thresholds=_local_path(thresholds),
-        chinese=_local_path(chinese),
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        text_encoder_revision=text_encoder_revision,
-        image_size=image_size,
-    )
-
-
 def _local_path(source: str | None) -> str | None:
     """Copy a URI to this machine and return the copy's path; a path is returned unchanged."""
     from ram_ray.runtime.storage import local_copy
@@ -142,11 +144,11 @@ def _local_path(source: str | None) -> str | None:
     return str(local_copy(source)) if source and "://" in source else source
 
 
-def _import(checkpoint: str, out: str, sources: Sources, *, command: str) -> int:
+def _import(checkpoint: str, out: str, sources: Sources, *, command: str, origin: str | None = None) -> int:
     """Import a checkpoint; notes on assumed values go to standard error."""
     from ram_ray.interop.importing import import_checkpoint
 
-    imported = import_checkpoint(checkpoint, out, sources=sources)
+    imported = import_checkpoint(checkpoint, out, sources=sources, origin=origin)
     for note in imported.notes:
         print(f"ram-ray {command}: {note}", file=sys.stderr)
     print(imported.summary)

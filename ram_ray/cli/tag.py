@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +33,9 @@ BatchConfig = Annotated[
 
 
 def tag(
-    model: Model,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="BUNDLE", help="Model bundle: folder, URI or Hugging Face id.")
+    ] = None,
     images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE", help="Files or URIs of images.")] = None,
     data: Annotated[
         list[str] | None,
@@ -65,6 +68,12 @@ def tag(
     """
     if bool(images) == bool(data):
         raise ValueError("name images, or folders and shards with --data and --out")
+    if model is None:
+        what = f"--data {shlex.quote(data[0])} --out tagged" if data else shlex.quote((images or ["photo.jpg"])[0])
+        raise ValueError(
+            "--model is missing; two commands give the authors' RAM++ and use it: `ram-ray download ram-plus "
+            f"bundles/ram-plus`, then `ram-ray tag {what} --model bundles/ram-plus`"
+        )
     single_only = {"--caption": caption, "--chinese": chinese, "--json": as_json, "--no-exif": no_exif}
     batch_only = {"--out": out, "--config": config, "--set": sets}
     if misplaced := [name for name, value in (single_only if data else batch_only).items() if value]:

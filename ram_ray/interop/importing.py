@@ -1,4 +1,4 @@
-"""Released checkpoints to model bundles: `ram-ray import` and `ram-ray download`.
+"""Released checkpoints to model bundles: `ram-ray import`, and `ram-ray download` with the files of `releases`.
 
 A checkpoint holds weights only, so names of tags, thresholds and the vocabulary of captions come from other files. For
 files that the user does not name, the reference's folder layout is tried: `configs/` and `data/` in one folder. What is
@@ -31,30 +31,6 @@ LISTS = {  # name of the file in the reference's data folder, by option and arch
 
 
 @dataclass(frozen=True)
-class Release:
-    """A checkpoint on the Hugging Face hub; with a `revision` of None, the user must name a revision."""
-
-    repository: str
-    file: str
-    revision: str | None
-
-
-RELEASES = {
-    "ram": Release(
-        "xinyu1205/recognize_anything_model",
-        "ram_swin_large_14m.pth",
-        "ebc52dc741e86466202a5ab8ab22eae6e7d48bf1",
-    ),
-    "ram-plus": Release(
-        "xinyu1205/recognize-anything-plus-model",
-        "ram_plus_swin_large_14m.pth",
-        "6afd703f04b23e1c18d4c7d9882c4f5f954848f8",
-    ),
-    "tag2text": Release("xinyu1205/recognize_anything_model", "tag2text_swin_14m.pth", None),
-}
-
-
-@dataclass(frozen=True)
 class Sources:
     """Files and models that a checkpoint does not hold: paths or ids, None where the user named nothing."""
 
@@ -76,13 +52,14 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
 
-def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Imported:
+def import_checkpoint(checkpoint: str, out: str, *, sources: Sources, origin: str | None = None) -> Imported:
     """Turn a checkpoint file of RAM, RAM++ or Tag2Text into a model bundle in the folder `out`.
 
     Args:
         checkpoint: path or URI of the file.
         out: a new or empty folder.
         sources: lists, configs and models that the checkpoint does not hold.
+        origin: where the file comes from, for the bundle's README.md; None: its name.
 
     Returns:
         A summary and notes for the user.
@@ -94,9 +71,7 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
     from ram_ray.models.bundle import save_bundle
     from ram_ray.models.teacher import Teacher
 
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{out} is there already: name a new or an empty folder")
+    target = check_new_folder(out)
     source = local_copy(checkpoint) if "://" in checkpoint else Path(checkpoint)
     architecture = recognise(read_state(source), source=checkpoint)
     notes: list[str] = []
@@ -117,42 +92,29 @@ def import_checkpoint(checkpoint: str, out: str, *, sources: Sources) -> Importe
                 f"--text-encoder {sources.text_encoder} makes vectors of {teacher.embed_dim} values, but the label "
                 f"embeddings have {model.config.label_width}: name the model that made them (CLIP ViT-B/16)"
             )
-    card: dict[str, object] = {"model": NAMES[architecture], "imported from": source.name}
+    card: dict[str, object] = {"model": NAMES[architecture], "imported from": origin or source.name}
     save_bundle(target, model, labels=labels, tokenizer=tokenizer, teacher=teacher, card=card)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     size = model.config.image_size
     return Imported(f"{NAMES[architecture]}: {len(labels)} tags, {size} px, {millions:.0f}M parameters -> {out}", notes)
 
 
-def download(name: str, *, revision: str | None) -> str:
-    """Fetch a released checkpoint from the Hugging Face hub.
+def check_new_folder(out: str) -> Path:
+    """Check that a folder can be made, or is empty, so that nothing in it is overwritten.
 
     Args:
-        name: of a release, a key of `RELEASES`.
-        revision: commit of its repository; None: the pinned revision.
+        out: path of the folder.
 
     Returns:
-        Path of the file.
+        The path.
 
     Raises:
-        ValueError: if neither `revision` nor a pinned revision is there, or the download fails.
+        ValueError: if it holds files, or is one.
     """
-    from huggingface_hub import hf_hub_download
-
-    release = RELEASES[name]
-    revision = revision or release.revision
-    if revision is None:
-        raise ValueError(
-            f"no pinned revision of {release.file} is known: give --revision, a commit of {release.repository}, or "
-            "fetch the file yourself and use ram-ray import"
-        )
-    try:
-        return hf_hub_download(release.repository, release.file, revision=revision)
-    except Exception as error:  # the hub's client raises its own, httpx's and OSErrors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(
-            f"{release.repository} at {revision[:12]}: {release.file} cannot be downloaded: {reason}"
-        ) from None
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{out} is there already: name a new or an empty folder")
+    return target
 
 
 def _lines(option: str, architecture: str, sources: Sources, notes: list[str]) -> list[str] | None:

@@ -24,7 +24,7 @@ from ram_ray.cli.models import Release
 from ram_ray.cli.options import Kind
 from ram_ray.cli.run import Stage, ablation, full_pipeline
 from ram_ray.cli.tag import tag_images
-from ram_ray.interop.importing import RELEASES
+from ram_ray.interop.releases import RELEASES
 from ram_ray.pipeline import STAGES
 from ram_ray.records import KINDS
 from tests.tiny import photo
@@ -191,6 +191,13 @@ def test_mistakes_of_a_job(function, line: str, message: str, tmp_path: Path, mo
         ("serve --model . --set serve.prt=1", "ram-ray serve: serve.prt: no such field"),
         ("serve --model .", "ram-ray serve: . is not a model bundle: it has no config.json"),
         ("tag --model m", "ram-ray tag: name images, or folders and shards with --data and --out"),
+        (
+            "tag a.jpg",
+            "ram-ray tag: --model is missing; two commands give the authors' RAM++ and use it: `ram-ray download "
+            "ram-plus bundles/ram-plus`, then `ram-ray tag a.jpg --model bundles/ram-plus`",
+        ),
+        ("tag --data x --out y", "ram-ray tag: --model is missing"),
+        ("download ram-plus out --revision main", "ram-ray download: --revision main: give a commit of "),
         ("tag a.jpg --model m --out o", "ram-ray tag: --out: only with --data"),
         ("tag --data . --model m", "ram-ray tag: --data needs --out"),
         ("tag --data . --out o --model m --json", "ram-ray tag: --json: not with --data"),

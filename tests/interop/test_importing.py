@@ -14,7 +14,6 @@ from PIL import Image
 
 from ram_ray.cli.main import main
 from ram_ray.inference.predictor import Predictor
-from ram_ray.interop.importing import RELEASES, download
 from ram_ray.settings.models import Decoding, SwinConfig
 from tests import released
 from tests.models.parity import MODELS, Reference
@@ -221,16 +220,6 @@ def test_equal_names_are_told_apart_by_id(folder: Path, tmp_path: Path) -> None:
     assert _import(folder, tmp_path / "bundle", *options) == 0
     tags = Predictor.from_pretrained(str(tmp_path / "bundle"), device="cpu").tag([photo(1)], top_k=7)[0]
     assert sorted(tag.id for tag in tags) == list(range(7)) and [tag.tag for tag in tags].count("train") == 2
-
-
-def test_a_release_without_a_pinned_revision_needs_one_and_a_failed_download_is_an_error(monkeypatch) -> None:
-    with pytest.raises(ValueError, match="give --revision"):
-        download("tag2text", revision=None)
-    assert all(release.revision is None or len(release.revision) == 40 for release in RELEASES.values())
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="cannot be downloaded") as caught:
-        download("ram", revision=None)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_command_tags_images(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
