@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.data_engine import clean, clustering
+from ram_ray.data_engine import clustering, measured_crops
 from ram_ray.data_engine.clean import CLEANED_LABELS, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide_removals
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import REGIONS
@@ -122,7 +122,7 @@ def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
 def test_a_large_label_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
     table, planted = make_regions(right=900, outlier=60, unseen=40, negatives=100)
     everything = removed_of(table, images_per_cluster=200)
-    for module in (clean, clustering):
+    for module in (measured_crops, clustering):
         monkeypatch.setattr(module, "FIT_POINTS", 400)
     sampled = removed_of(table, images_per_cluster=200)
     assert len(planted.keys() & sampled) >= 0.7 * len(planted) and len(sampled.keys() - planted) <= 0.01 * 900

@@ -18,6 +18,7 @@ from ram_ray.data_engine.crops import (
     to_pixels,
 )
 from ram_ray.data_engine.stage_settings import RegionSettings
+from ram_ray.detectors.regions import Region
 from tests.data_engine.test_generate import annotation, numpy_batch
 from tests.tiny import count_encodings
 
@@ -65,6 +66,23 @@ def rows_of(embedder: RegionEmbedder, rows: list[dict]) -> tuple[list[dict], dic
     return regions.to_pylist(), batch
 
 
+def check_crops(embedder: RegionEmbedder, regions: list[dict], batch: dict[str, np.ndarray]) -> None:
+    """Scores and embeddings of the regions of ROWS are those of crops of the images, not of the tagger's squares."""
+    images = dict(zip(("s/1", "s/4"), to_images(batch, [0, 3]), strict=True))
+    thresholds, size = embedder.predictor.thresholds, embedder.teacher.image_size
+    for row in regions:
+        image = images[row["key"]]
+        corners = to_pixels(row["box"], (56, 72))
+        scored = np.stack([crop(image, corners, size=32), resize_square(image, size=32)])
+        probabilities = embedder.predictor.probabilities(scored)[:, row["tag"]]
+        assert [row["region_score"], row["image_score"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
+        assert row["predicted"] == (row["region_score"] >= thresholds[row["tag"]])
+        embedding = embeddings_of([row["embedding"]])
+        expected = embedder.teacher.encode_images(np.stack([crop(image, corners, size=size)]))
+        assert np.allclose(embedding, expected, atol=2e-3)
+        assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
+
+
 ROWS = [
     annotation("s/1", tags=[tag(0), tag(4), tag(2)]),
     annotation("s/2", tags=[]),
@@ -81,35 +99,27 @@ def test_every_tag_is_embedded_and_scored_on_its_own_crop(embedder):
     assert all(
         row["other_mentions"] == ([0, 4, 2] if row["key"] == "s/1" else [5]) for row in regions if not row["positive"]
     )
-    images = dict(zip(("s/1", "s/4"), to_images(batch, [0, 3]), strict=True))
-    thresholds, size = embedder.predictor.thresholds, embedder.teacher.image_size
-    for row in regions:
-        image = images[row["key"]]
-        corners = to_pixels(row["box"], (56, 72))
-        scored = np.stack([crop(image, corners, size=32), resize_square(image, size=32)])
-        probabilities = embedder.predictor.probabilities(scored)[:, row["tag"]]
-        assert [row["region_score"], row["image_score"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
-        assert row["predicted"] == (row["region_score"] >= thresholds[row["tag"]])
-        embedding = embeddings_of([row["embedding"]])
-        expected = embedder.teacher.encode_images(crop(image, corners, size=size)[None])
-        assert np.allclose(embedding, expected, atol=2e-3)
-        assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
-    assert any(row["region_score"] != row["image_score"] for row in regions), "some boxes are a part of the image"
+    check_crops(embedder, regions, batch)
 
 
-def test_a_zero_shot_detector_gets_the_images(embedder, monkeypatch):
-    class Recorder:
+def test_a_zero_shot_detector_gets_the_images_and_crops_are_cut_out_of_them(embedder, monkeypatch):
+    class Corner:
+        """Finds tag 0 in a corner of each image, and keeps the images."""
+
         takes_tokens = False
         images: list[Image.Image] = []
 
         def detect(self, images, *, tags, tag_ids):
             self.images += images
-            return [[] for _ in tag_ids]
+            return [[Region(0, (0.5, 0.25, 1.0, 0.75), 0.4)] if 0 in ids else [] for ids in tag_ids]
 
-    monkeypatch.setattr(embedder, "detector", Recorder())
+    monkeypatch.setattr(embedder, "detector", Corner())
     regions, batch = rows_of(embedder, ROWS)
-    assert [image.tobytes() for image in Recorder.images] == [batch["rgb"][0], batch["rgb"][3]]
-    assert all(row["box"] == [0, 0, 1, 1] for row in regions)
+    assert [image.tobytes() for image in Corner.images] == [batch["rgb"][0], batch["rgb"][3]]
+    check_crops(embedder, regions, batch)
+    found = [row for row in regions if row["tag"] == 0]
+    assert all(row["box"] == [0.5, 0.25, 1, 0.75] and row["region_score"] != row["image_score"] for row in found)
+    assert found and all(row["box"] == [0, 0, 1, 1] for row in regions if row["tag"] != 0)
 
 
 def test_labels_that_are_not_selected_are_not_measured(embedder):

@@ -85,7 +85,7 @@ def test_a_batch_gives_what_single_images_give(which, kind, request, images):
 
 @pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
 def test_images_of_other_proportions_in_a_batch_change_nothing(which, kind, request, images):
-    """The processor brings each image to its own size and pads it; a box is a share of the image without padding."""
+    """The processor brings each image to the model's size; a result must not depend on the other images' padding."""
     detector = kind(request.getfixturevalue(which), device="cpu", threshold=0.0, batch_size=8)
     wide, high = (Image.fromarray(images[0]).resize(size) for size in ((120, 60), (50, 110)))
     together = detector.detect([wide, high], tags=TAGS[:2], tag_ids=IDS[:2])

@@ -1,5 +1,5 @@
-"""Contract: colours change with their probability and in their bounds, by a generator alone; without settings nothing is
-drawn, so crops of other trainings stay as they are."""
+"""Contract: colours change with their probability and in their bounds, by a generator alone; without settings nothing
+is drawn, so crops of other trainings stay as they are."""
 
 from __future__ import annotations
 
