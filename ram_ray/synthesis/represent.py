@@ -233,8 +233,10 @@ class PairStep(nn.Module):
             total = losses["simclr" if self.method == "simclr" else "stablerep"] = world_size() * loss
         if self.trains_text:
             scale = self.model.logit_scale.exp().clamp(max=100)
-            sides = {"images": every["image"], "texts": every["text"]}
-            loss = image_text_loss(own["image"], own["text"], ids, logit_scale=scale, **sides, **weights)
+            images, texts = every["image"], every["text"]
+            loss = image_text_loss(
+                own["image"], own["text"], ids, logit_scale=scale, images=images, texts=texts, **weights
+            )
             losses["image_text"] = world_size() * loss
             total = total + (self.weight if self.head else 1.0) * losses["image_text"]
         return {**losses, "total": total}
