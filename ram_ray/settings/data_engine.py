@@ -109,8 +109,8 @@ class CleanConfig(Section):
     rule: Literal["probability", "paper"] = Field(
         "probability",
         description=(
-            "Which tags are removed. `probability`: those that are wrong with `min_wrong_probability`, by all signals. "
-            "`paper`: of each label the `outlier_share`, and what the model does not predict on the region."
+            "Which tags are removed. `probability`: those that all signals together call wrong. `paper`: of each label "
+            "the `outlier_share`, and what the model does not predict on the region."
         ),
     )
     outlier_share: float = Field(

@@ -56,9 +56,8 @@ class RepresentConfig(Section):
     method: Literal["stablerep_plus", "stablerep", "clip", "simclr"] = Field(
         "stablerep_plus",
         description=(
-            "Losses of the dual encoder. `stablerep`: the images of a caption are positives; `stablerep_plus`: also "
-            "the image-text loss; `clip`: the image-text loss alone, of one view; `simclr`: the crops of an image are "
-            "positives. `stablerep` and `simclr` train no text encoder."
+            "Losses of the dual encoder: `stablerep` is between images of a caption, `stablerep_plus` adds image-text, "
+            "`clip` is image-text alone, `simclr` is between crops of an image."
         ),
     )
     images: Literal["synthetic", "real", "both"] = Field("both", description="Images to train the dual encoder on.")
