@@ -118,6 +118,13 @@ class RunConfig(Section):
             for name, stage in stages.items():
                 if stage.distill_loss:  # the tokens of tag2text are not projected to the teacher's space
                     raise ValueError(f"{name}.distill_loss: tag2text does not distill; set it to false")
+        if self.represent.is_trained and not self.represent.trains_text:
+            for name, stage in stages.items():
+                if stage.distill_loss:  # only the image encoder is trained, and not its projection
+                    raise ValueError(
+                        f"{name}.distill_loss: represent.method {self.represent.method} trains no feature to distil; "
+                        "set it to false"
+                    )
         if self.model.image_encoder.name:
             return self  # preflight asks timm what sizes it takes
         unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)

@@ -171,9 +171,10 @@ class Regions(StageResult):
 class Removals(StageResult):
     """Which image loses which tag, and why."""
 
-    labels: int
+    labels: int  # with crops
     decided: int  # labels with enough images
     crops: int
+    decided_crops: int  # of decided labels
     outliers: int  # removed tags, by reason
     disagreements: int
     protected: int  # tags that would be removed but for a human label or `protected`
@@ -183,12 +184,19 @@ class Removals(StageResult):
         """URI of the folder of sample crops (`data_engine.clean.SAMPLE_ROWS`)."""
         return f"{self.path}/samples"
 
+    @property
+    def untouched(self) -> str:
+        """URI of the names of the labels that were not cleaned (`data_engine.clean_stages.untouched_labels`)."""
+        return f"{self.path}/untouched.json"
+
 
 class CleanedAnnotations(Annotations):
     """Annotations without the tags that a round removed."""
 
     removals: str  # digest of the stage `removals`
     samples: str  # URI of its sample crops
+    untouched_tags: int  # tags before the stage that were not decided on: their label is not selected or too rare
+    untouched_labels: int  # of the label system
 
 
 class DualEncoderResult(StageResult):

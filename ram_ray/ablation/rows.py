@@ -1,14 +1,15 @@
 """The rows of an ablation over seeds: mean, standard deviation and gain of each figure, as JSON, text and Markdown.
 
-What a seed measured is a mapping of row -> figure -> number. The gain of a row is its difference to the row before it
-within a seed, because seeds differ in their data and first weights. A figure that a seed did not measure is not in its
+What a seed measured is a mapping of row -> figure -> number. The gain of a row is its difference to its base within a
+seed, because seeds differ in their data and first weights. The base is the row before it; an alternative, a row that no
+other row builds on, is compared with the base of the row before it. A figure that a seed did not measure is not in its
 mean. A single seed has no standard deviation.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypedDict
 
 FIGURES = {  # column -> its title, and digits
@@ -37,17 +38,19 @@ Row = dict[str, Any]  # of ablation.json: "row" is its name, "gain" and each fig
 Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 
-def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[Row]:
+def build_rows(names: Sequence[str], seeds: Mapping[int, Measured], *, alternatives: Collection[str] = ()) -> list[Row]:
     """Summarise each row that any seed measured.
 
     Args:
         names: of the rows, in their order.
         seeds: what was measured, by seed, then by row.
+        alternatives: rows that replace the row before them, and that the row after them does not build on.
 
     Returns:
         A dict a row: "row", each figure with mean, sd and values, and the gain in mAP.
     """
     rows: list[Row] = []
+    base: str | None = None  # of an alternative
     previous: str | None = None
     for name in names:
         measured = {seed: by_row[name] for seed, by_row in seeds.items() if name in by_row}
@@ -58,15 +61,17 @@ def build_rows(names: Sequence[str], seeds: Mapping[int, Measured]) -> list[Row]
         for figure in [*FIGURES, *others]:  # the others are not in the tables
             if summary := seed_statistics({seed: figures.get(figure) for seed, figures in measured.items()}):
                 row[figure] = summary
-        if previous is not None:
+        compared = base if name in alternatives else previous
+        if compared is not None:
             row["gain"] = seed_statistics(
                 {
-                    seed: _difference(figures.get("mAP"), seeds[seed].get(previous, {}).get("mAP"))
+                    seed: _difference(figures.get("mAP"), seeds[seed].get(compared, {}).get("mAP"))
                     for seed, figures in measured.items()
                 }
             )
         rows.append(row)
-        previous = name
+        if name not in alternatives:
+            base, previous = previous, name
     return rows
 
 

@@ -59,11 +59,24 @@ def to_square(image: ImageLike, *, size: int, limits: Limits = LIMITS, as_stored
     decoded = _decode(image, limits)
     try:
         rgb = decoded.convert("RGB") if as_stored else as_seen(decoded)
-        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+        return resize_square(rgb, size=size)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises nearly anything on bad bytes, of a PIL image as late as this
         raise Reject("undecodable", str(error)) from None
+
+
+def resize_square(image: Image.Image, *, size: int) -> np.ndarray:
+    """Stretch an image to the model's size.
+
+    Args:
+        image: RGB, as it is seen.
+        size: S, pixels a side.
+
+    Returns:
+        uint8 (S, S, 3), RGB.
+    """
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def to_squares(images: Images, *, size: int, limits: Limits = LIMITS, as_stored: bool = False) -> np.ndarray:

@@ -15,7 +15,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
 from ram_ray.data_engine.clean import CLEANED_LABELS, REMOVALS, Decision, apply_removals, decide_removals
+from ram_ray.data_engine.cleaned_labels import count_removals, read_label_rows, untouched_labels
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
 from ram_ray.data_engine.model_by_fold import ModelByFold
@@ -94,7 +95,8 @@ def clean(
     Returns:
         The cleaned annotations.
     """
-    settings, execution = CleanSettings.from_config(config), config.execution
+    system = LabelSystem.load(labels.uri)
+    settings, execution = CleanSettings.from_config(config, labels=system), config.execution
     inputs = [annotations, *scoring_models, labels, dual_encoder]
     stage = run.stage(f"clean_{round}", CleanedAnnotations, settings=settings, inputs=inputs)
     if stage.result:
@@ -118,7 +120,16 @@ def clean(
         rows_in=annotations.rows_out,
     )
     counts = count_annotations(stage, rows_in=annotations.rows_out, execution=execution)
-    return stage.finish(removals=removals.digest, samples=removals.samples, **counts)
+    untouched = {
+        "untouched_tags": annotations.tags - removals.decided_crops,
+        "untouched_labels": len(system) - removals.decided,
+    }
+    logger.info(
+        "%s: %s of %s tags and %s of %s labels were not cleaned; %s names the labels", stage.name,
+        *(f"{number:,}" for number in (untouched["untouched_tags"], annotations.tags)),
+        *(f"{number:,}" for number in (untouched["untouched_labels"], len(system))), removals.untouched,
+    )  # fmt: skip
+    return stage.finish(removals=removals.digest, samples=removals.samples, **untouched, **counts)
 
 
 def find_regions(
@@ -131,7 +142,7 @@ def find_regions(
     *,
     round: int,
 ) -> Regions:
-    """Compute boxes, embeddings and agreement of all tags of each image, and of some negatives.
+    """Compute boxes, embeddings and agreement of the tags of each image that are cleaned, and of some negatives.
 
     Args:
         run: the run that gets the stage.
@@ -146,7 +157,7 @@ def find_regions(
         The IMAGE_REGIONS rows.
     """
     images, execution = annotations.rows_out, config.execution
-    settings = RegionSettings.from_config(config, num_tags=labels.labels, num_images=images)
+    settings = RegionSettings.from_config(config, labels=LabelSystem.load(labels.uri), num_images=images)
     inputs = [annotations, *scoring_models, dual_encoder]
     stage = run.stage(f"regions_{round}", Regions, settings=settings, inputs=inputs)
     if stage.result:
@@ -155,7 +166,9 @@ def find_regions(
     bundles = [model.path for model in scoring_models]
     annotate(
         stage,
-        lambda dataset: with_pixels(dataset, size=size, batch_size=batch_size, execution=execution).map_batches(
+        lambda dataset: with_pixels(
+            dataset, size=size, batch_size=batch_size, execution=execution, bounds=settings.image_bounds
+        ).map_batches(
             ModelByFold,
             fn_constructor_args=(RegionEmbedder, bundles, dual_encoder.source, settings),
             fn_constructor_kwargs={"teacher_revision": dual_encoder.revision, **predictor_options(execution)},
@@ -174,8 +187,8 @@ def find_regions(
 def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSystemResult, *, round: int) -> Removals:
     """Decide for each label which images lose the tag.
 
-    Writes `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS) and
-    `labels/GROUP.parquet` (CLEANED_LABELS).
+    Writes `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS),
+    `labels/GROUP.parquet` (CLEANED_LABELS) and `untouched.json`, the names of the labels that are not cleaned.
 
     Args:
         run: the run that gets the stage.
@@ -190,11 +203,12 @@ def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSy
     Raises:
         ValueError: if a protected tag is not in the label system.
     """
-    settings, execution = CleanSettings.from_config(config), config.execution
+    system = LabelSystem.load(labels.uri)
+    settings, execution = CleanSettings.from_config(config, labels=system), config.execution
     stage = run.stage(f"removals_{round}", Removals, settings=settings, inputs=[regions, labels])
     if stage.result:
         return stage.result
-    protected = protected_ids(settings.clean, LabelSystem.load(labels.uri))
+    protected = protected_ids(settings.clean, system)
     batches, folder = list_file_batches(regions.path), f"{stage.work}/layout"
     groups, counts = _plan(stage, batches, execution=execution)
     decide = functools.partial(
@@ -217,7 +231,10 @@ def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSy
         execution=execution,
         num_gpus=execution.resources.actor_gpus or None,
     )
-    return stage.finish(**_count_removals(stage.path, groups))
+    decided = read_label_rows(stage.path, [group.name for group in groups])
+    untouched = untouched_labels(decided, system, selected=settings.labels)
+    write_text(f"{stage.path}/untouched.json", json.dumps(untouched, indent=1, ensure_ascii=False) + "\n")
+    return stage.finish(**count_removals(decided))
 
 
 def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
@@ -304,20 +321,6 @@ def _run_tasks(
         if time.monotonic() - printed > PROGRESS_SECONDS:
             printed = time.monotonic()
             logger.info("%s: %s/%s %s", stage, f"{finished:,}", f"{len(items):,}", done)
-
-
-def _count_removals(path: str, groups: Iterable[Group]) -> dict[str, int]:
-    """Sum the CLEANED_LABELS rows."""
-    names = ("crops", "outliers", "disagreements", "protected")
-    total = dict.fromkeys(("labels", "decided", *names), 0)
-    for group in groups:
-        with fsspec.open(f"{path}/labels/{group.name}.parquet", "rb") as file:
-            rows = pq.read_table(file, columns=["clusters", *names])
-        total["labels"] += len(rows)
-        total["decided"] += pc.sum(pc.greater(rows["clusters"], 0)).as_py() or 0
-        for name in names:
-            total[name] += pc.sum(rows[name]).as_py() or 0
-    return total
 
 
 def _shard_folder(path: str, shard: str) -> str:

@@ -1,16 +1,22 @@
 """Crop each tag's region out of its image, embed it with the teacher, and score it with the tagger.
 
+    own resolution         The detector gets the image in its own proportions, and crops are cut out of it: the tagger's
+                           square of 224 pixels has too little of a small region. A crop is stretched to the input of
+                           the tagger, which scores it, and of the teacher, which embeds it.
     tags without a region  A scene or an attribute ("beach", "red") has no region, and a detector may find none. The tag
                            is then measured on the whole image, which is scored anyway.
     negatives              A probability alone means little: the asymmetric loss leaves negatives near 0.6, another
                            value for each tag. So a few tags that the image does not have are drawn (by key and seed)
                            and measured alike, for the comparison in `data_engine.wrong_tags`.
+    selected labels        With `engine.clean.labels` or `max_labels` only these labels are searched for, drawn as
+                           negatives, and counted as mentioned.
     shared passes          Scores of the whole image and attention boxes share an encoding. Crops of a batch go through
-                           the models together, and a box that several tags share is cropped once.
+                           the models together, and a box that several tags share is cropped once. The pixels of at
+                           most `batch_size` crops are held at once.
 
 Pixels end here: the output is a small row an image.
 
-Letters: B images, S pixels, C crops, N tags, D width of an embedding.
+Letters: B images, S pixels a side of the tagger's input, C crops, N tags, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -22,11 +28,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
+from ram_ray.data.pixels import to_images
+from ram_ray.data.preprocess import resize_square
 from ram_ray.data_engine.generate import to_rows
 from ram_ray.data_engine.stage_settings import RegionSettings
 from ram_ray.detectors.regions import WHOLE_IMAGE, Box
 from ram_ray.detectors.registry import make_detector
+from ram_ray.label_system import is_present
 from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import Row, to_table
 from ram_ray.runtime.key_hash import hash_key
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
     from ram_ray.models.teacher import Teacher
 
 KINDS_WITH_REGION = ("object", "action")
+Corners = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 CAPTION_ORIGINS = (PARSED, MATCHED)  # origins of mentioned tags
 
 # A row for each tag of an image.
@@ -53,6 +64,7 @@ REGIONS = pa.schema(
         ("detector_score", pa.float32()),  # 0 if it found no region and the box is the whole image
         ("image_score", pa.float32()),  # the tagger's probability of the tag on the whole image
         ("region_score", pa.float32()),  # the tagger's probability of the tag on the crop
+        ("predicted", pa.bool_()),  # whether the tagger predicts the tag on the crop: region_score >= its threshold
         ("other_mentions", pa.list_(pa.int32())),  # the image's other tags that a caption mentions
         ("embedding", pa.binary()),  # float16 (D,), little-endian
     ]
@@ -70,8 +82,8 @@ IMAGE_REGIONS = pa.schema(
 class RegionEmbedder:
     """Actor: images and their annotations -> IMAGE_REGIONS rows.
 
-    A batch holds `pixels` (B, S, S, 3) uint8 and the ANNOTATION columns, as numpy. Rows with a `reason` and rows
-    without tags get no regions.
+    A batch holds the ANNOTATION columns and those of `data.pixels.add_pixels`, as numpy. Rows with a `reason` and rows
+    without tags of the selected labels get no regions.
 
     Args:
         bundle_uri: path, URI or id of the tagger.
@@ -105,6 +117,8 @@ class RegionEmbedder:
         if teacher is None:
             teacher = _load_teacher(teacher_uri, teacher_revision, device)
         self.predictor, self.teacher, self.settings = predictor, teacher, settings
+        self._labels = np.arange(len(predictor.labels)) if settings.labels is None else np.array(settings.labels)
+        self._selected = frozenset(self._labels.tolist())
         self.detector = make_detector(
             settings.detector,
             predictor=predictor,
@@ -117,34 +131,40 @@ class RegionEmbedder:
         """Measure the tags of a batch.
 
         Args:
-            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3).
+            batch: ANNOTATION rows as numpy columns, with `pixels` uint8 (B, S, S, 3), and `rgb`, `width` and `height`.
 
         Returns:
-            IMAGE_REGIONS rows; a rejected row, or one without tags, has no regions.
+            IMAGE_REGIONS rows; a rejected row, or one without tags of selected labels, has no regions.
         """
         rows = to_rows(batch)
         images = [{"key": row["key"], "shard": row["shard"], "regions": []} for row in rows]
-        tagged = [index for index, row in enumerate(rows) if row["tags"] and not row["reason"]]
+        tagged = [index for index, row in enumerate(rows) if not row["reason"] and self._selected_ids(row["tags"])]
         if tagged:
             pixels = np.stack([batch["pixels"][index] for index in tagged])
-            for index, regions in zip(tagged, self._measure([rows[index] for index in tagged], pixels), strict=True):
-                images[index]["regions"] = regions
+            regions = self._measure([rows[index] for index in tagged], pixels, to_images(batch, tagged))
+            for index, image_regions in zip(tagged, regions, strict=True):
+                images[index]["regions"] = image_regions
         return to_table(images, IMAGE_REGIONS)
 
-    def _measure(self, rows: list[Row], pixels: np.ndarray) -> list[list[Row]]:
-        """The regions of tagged images (B, S, S, 3)."""
+    def _selected_ids(self, tags: list[Row] | None) -> list[int]:
+        return [tag["id"] for tag in tags or () if tag["id"] in self._selected]
+
+    def _measure(self, rows: list[Row], pixels: np.ndarray, images: list[Image.Image]) -> list[list[Row]]:
+        """The regions of tagged images: `pixels` (B, S, S, 3) for the tagger, and B images for detector and crops."""
         import torch
 
-        positives = [[tag["id"] for tag in row["tags"]] for row in rows]
-        mentioned = [[tag["id"] for tag in row["tags"] if tag["origin"] in CAPTION_ORIGINS] for row in rows]
-        negatives = [self._draw_negatives(row["key"], ids) for row, ids in zip(rows, positives, strict=True)]
+        positives = [self._selected_ids(row["tags"]) for row in rows]
+        mentioned = [
+            self._selected_ids([tag for tag in row["tags"] if tag["origin"] in CAPTION_ORIGINS]) for row in rows
+        ]
+        negatives = [self._draw_negatives(row) for row in rows]
         confirmed = [set(row["truth"] or ()) for row in rows]
         # Encoded once, for the scores of the whole images and for attention boxes.
         tokens = [self.predictor.encode(part) for part in self._parts(pixels)]
         whole = np.concatenate([self.predictor.token_probabilities(part) for part in tokens])  # (B, N)
         tag_ids = [[*ids, *negative_ids] for ids, negative_ids in zip(positives, negatives, strict=True)]
-        boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else pixels, tag_ids)
-        crops = _Crops(pixels)
+        boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else images, tag_ids)
+        crops = _Crops(images)
         regions: list[list[Row]] = [[] for _ in rows]
         crop_indices: list[list[int]] = [[] for _ in rows]
         for image, image_boxes in enumerate(boxes):
@@ -160,7 +180,9 @@ class RegionEmbedder:
         self._score_crops(crops, whole, regions, crop_indices)
         return regions
 
-    def _boxes(self, images: np.ndarray | Tensor, tag_ids: list[list[int]]) -> list[dict[int, tuple[Box, float]]]:
+    def _boxes(
+        self, images: list[Image.Image] | Tensor, tag_ids: list[list[int]]
+    ) -> list[dict[int, tuple[Box, float]]]:
         """The box and the detector's score of each tag of each image; `images` as in `RegionDetector.detect`."""
         labels = self.predictor.labels
         local_ids = [[id for id in ids if labels[id].kind in KINDS_WITH_REGION] for ids in tag_ids]
@@ -175,25 +197,28 @@ class RegionEmbedder:
     def _score_crops(
         self, crops: _Crops, whole: np.ndarray, regions: list[list[Row]], crop_indices: list[list[int]]
     ) -> None:
-        """Add `region_score` and `embedding` to the regions."""
-        embeddings = np.concatenate([self.teacher.encode_images(np.stack(part)) for part in self._parts(crops.pixels)])
-        partial = [index for index, is_whole in enumerate(crops.is_whole) if not is_whole]  # crops to score
+        """Add `region_score`, `predicted` and `embedding` to the regions."""
         parts = [
-            self.predictor.probabilities(np.stack([crops.pixels[index] for index in part]))
-            for part in self._parts(partial)
+            self.teacher.encode_images(crops.cut(part, self.teacher.image_size))
+            for part in self._parts(range(len(crops.corners)))
         ]
+        embeddings = np.concatenate(parts)
+        partial = [index for index, is_whole in enumerate(crops.is_whole) if not is_whole]  # crops to score
+        size = self.predictor.image_size
+        parts = [self.predictor.probabilities(crops.cut(part, size)) for part in self._parts(partial)]
         probabilities = np.concatenate(parts) if parts else whole[:0]  # (C, N)
         row_of_crop = {index: row for row, index in enumerate(partial)}
         for image, (image_regions, indices) in enumerate(zip(regions, crop_indices, strict=True)):
             for region, index in zip(image_regions, indices, strict=True):
                 row = whole[image] if crops.is_whole[index] else probabilities[row_of_crop[index]]
-                region["region_score"] = float(row[region["tag"]])
+                predicted = is_present(row[region["tag"]], self.predictor.thresholds[region["tag"]])
+                region |= {"region_score": float(row[region["tag"]]), "predicted": bool(predicted)}
                 region["embedding"] = embeddings[index].astype("<f2").tobytes()
 
-    def _draw_negatives(self, key: str, positives: list[int]) -> list[int]:
-        """Tags that the image does not have, always the same for a key."""
-        others = np.setdiff1d(np.arange(len(self.predictor.labels)), positives)
-        rng = np.random.default_rng(seeded_hash(key, self.settings.seed))
+    def _draw_negatives(self, row: Row) -> list[int]:
+        """Selected labels that are no tags of the image, always the same for a key."""
+        others = np.setdiff1d(self._labels, [tag["id"] for tag in row["tags"]])
+        rng = np.random.default_rng(seeded_hash(row["key"], self.settings.seed))
         return sorted(
             int(id) for id in rng.choice(others, min(self.settings.num_negatives, len(others)), replace=False)
         )
@@ -212,23 +237,28 @@ def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher
 
 
 class _Crops:
-    """The crops of a batch of images (B, S, S, 3), each box of an image once."""
+    """The crops of a batch of images, each box of an image once. Their pixels are cut when they are needed."""
 
-    def __init__(self, images: np.ndarray) -> None:
+    def __init__(self, images: list[Image.Image]) -> None:
         self.images = images
-        self.pixels: list[np.ndarray] = []
+        self.corners: list[tuple[int, Corners]] = []  # of each crop: index of the image, and corners in its pixels
         self.is_whole: list[bool] = []
-        self._indices: dict[tuple[int, tuple[int, int, int, int]], int] = {}
+        self._indices: dict[tuple[int, Corners], int] = {}
 
     def add(self, image: int, box: Box) -> int:
         """Add a crop, and return its index among all crops."""
-        height, width = self.images.shape[1:3]
+        width, height = self.images[image].size
         corners = to_pixels(box, (height, width))
-        index = self._indices.setdefault((image, corners), len(self.pixels))
-        if index == len(self.pixels):
-            self.pixels.append(crop(self.images[image], corners))
+        index = self._indices.setdefault((image, corners), len(self.corners))
+        if index == len(self.corners):
+            self.corners.append((image, corners))
             self.is_whole.append(corners == (0, 0, width, height))
         return index
+
+    def cut(self, indices: Sequence[int], size: int) -> np.ndarray:
+        """Cut crops of these indices, each stretched to (`size`, `size`, 3) uint8."""
+        crops = (self.corners[index] for index in indices)
+        return np.stack([crop(self.images[image], corners, size=size) for image, corners in crops])
 
 
 def seeded_hash(key: str, seed: int) -> int:
@@ -244,7 +274,7 @@ def seeded_hash(key: str, seed: int) -> int:
     return hash_key(f"{seed}/{key}", byteorder="little")
 
 
-def to_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def to_pixels(box: Box, size: tuple[int, int]) -> Corners:
     """Convert a box from shares to pixels; each side has at least a pixel.
 
     Args:
@@ -259,23 +289,18 @@ def to_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return x0, y0, max(x0 + 1, min(width, round(box[2] * width))), max(y0 + 1, min(height, round(box[3] * height)))
 
 
-def crop(image: np.ndarray, corners: tuple[int, int, int, int]) -> np.ndarray:
-    """Crop an image, and stretch the crop to the image's size as in training.
+def crop(image: Image.Image, corners: Corners, *, size: int) -> np.ndarray:
+    """Crop an image, and stretch the crop to a square, as images are for the models.
 
     Args:
-        image: (S, S, 3) uint8.
+        image: RGB.
         corners: x0, y0, x1, y1 in pixels.
+        size: pixels a side of the square.
 
     Returns:
-        (S, S, 3) uint8.
+        (size, size, 3) uint8.
     """
-    from PIL import Image
-
-    height, width = image.shape[:2]
-    if corners == (0, 0, width, height):
-        return image
-    # not `resize(box=)`, which mixes in pixels around the box
-    return np.asarray(Image.fromarray(image).crop(corners).resize((width, height), Image.Resampling.BILINEAR))
+    return resize_square(image.crop(corners), size=size)  # not `resize(box=)`, which mixes in pixels around the box
 
 
 def explode_regions(table: pa.Table) -> pa.Table:

@@ -15,6 +15,8 @@ from pydantic import Field
 
 from ram_ray.config import RunConfig
 from ram_ray.data.folds import Fold
+from ram_ray.label_system import LabelSystem
+from ram_ray.labels.lists import read_list
 from ram_ray.settings.data_engine import CleanConfig
 from ram_ray.settings.section import RUNTIME_ONLY, StageSettings
 
@@ -164,34 +166,67 @@ class GenerateSettings(StageSettings):
         )
 
 
+def select_labels(settings: CleanConfig, labels: LabelSystem) -> tuple[int, ...] | None:
+    """The labels to clean, by `engine.clean.labels` and `max_labels`.
+
+    Args:
+        settings: section `engine.clean`.
+        labels: the label system.
+
+    Returns:
+        Ids in ascending order; None: all.
+
+    Raises:
+        ValueError: if the list cannot be read, or names no label of the system.
+    """
+    if settings.labels is None and settings.max_labels is None:
+        return None
+    selected = set(range(len(labels)))
+    if settings.labels:
+        entries = read_list(settings.labels)
+        ids = [[labels.find(name, entry.kind) for name in (entry.name, *entry.synonyms)] for entry in entries]
+        matches = [next((id for id in entry_ids if id is not None), None) for entry_ids in ids]
+        selected = {id for id in matches if id is not None}
+        if not selected:
+            raise ValueError(f"engine.clean.labels: no name of {settings.labels} is a label of the label system")
+    frequent = sorted(selected, key=lambda id: (-labels[id].count, id))
+    return tuple(sorted(frequent[: settings.max_labels]))
+
+
 class RegionSettings(StageSettings):
     """The regions of tags, and of some tags that the image does not have."""
 
     detector: str
     revision: str | None
     detector_precision: Literal["fp32", "fp16", "bf16"] | None
+    image_bounds: tuple[int, int]  # most pixels of the shorter and the longer side
+    labels: tuple[int, ...] | None  # that are cleaned; None: all
     num_negatives: int  # tags of an image that it does not have
     seed: int
     batch_size: int = Field(json_schema_extra=RUNTIME_ONLY)
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, num_tags: int, num_images: int) -> RegionSettings:
+    def from_config(cls, config: RunConfig, *, labels: LabelSystem, num_images: int) -> RegionSettings:
         """Take the settings out of the configuration of the run.
 
         Args:
             config: of the run.
-            num_tags: number of labels of the label system.
+            labels: the label system.
             num_images: number of images that are annotated.
 
         Returns:
             The settings.
         """
         clean = config.engine.clean
+        selected = select_labels(clean, labels)
+        num_labels = len(labels) if selected is None else len(selected)
         return cls(
             detector=clean.detector,
             revision=clean.revision,
             detector_precision=clean.detector_precision,
-            num_negatives=min(MAX_NEGATIVES, math.ceil(clean.negatives_per_tag * num_tags / max(1, num_images))),
+            image_bounds=clean.image_bounds,
+            labels=selected,
+            num_negatives=min(MAX_NEGATIVES, math.ceil(clean.negatives_per_tag * num_labels / max(1, num_images))),
             seed=config.seed,
             batch_size=clean.batch_size,
         )
@@ -201,13 +236,25 @@ class CleanSettings(StageSettings):
     """Which tags are removed; of the stages `removals` and `clean`."""
 
     clean: CleanConfig
+    labels: tuple[int, ...] | None  # that are cleaned; None: all
     trusts_labels: bool  # see `trusts_labels`
     seed: int
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> CleanSettings:
-        """Take the settings out of the configuration of the run."""
-        return cls(clean=config.engine.clean, trusts_labels=trusts_labels(config), seed=config.seed)
+    def from_config(cls, config: RunConfig, *, labels: LabelSystem) -> CleanSettings:
+        """Take the settings out of the configuration of the run.
+
+        Args:
+            config: of the run.
+            labels: the label system.
+
+        Returns:
+            The settings.
+        """
+        clean = config.engine.clean
+        return cls(
+            clean=clean, labels=select_labels(clean, labels), trusts_labels=trusts_labels(config), seed=config.seed
+        )
 
 
 def _bounds(fold: Fold | None) -> Bounds | None:

@@ -6,7 +6,9 @@
     OWLv2, OWL-ViT   by transformers; the tags of an image are its text queries.
 
 A detector searches only for the tags of the image, so the cost grows with images and not with labels (the paper
-searches for categories, 534 of them). `attention` and `zero_shot` implement the detectors; `make` selects one.
+searches for categories, 534 of them; `engine.clean.labels` and `max_labels` select as few). A transformers detector
+gets the image in its own proportions, and its processor brings it to the detector's own size. `attention` and
+`zero_shot` implement the detectors; `registry` selects one.
 """
 
 from __future__ import annotations

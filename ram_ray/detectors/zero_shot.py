@@ -3,7 +3,8 @@
 The post-processing of transformers returns phrases of the prompt (Grounding-DINO) or a single class for each box
 (OWLv2), so a tag can lose its box to another tag of the image. This module reads each tag's best box from the logits:
 the score of a tag on a box is the model's probability for the tag's tokens or query. The tags of an image are packed
-into prompts, and (image, prompt) pairs are batched. Weights are read as safetensors only.
+into prompts, and (image, prompt) pairs are batched, of images of one size. The processor brings images to the model's
+own size. Weights are read as safetensors only.
 
 Letters: B pairs, Q boxes of the model, P tags of a prompt.
 """
@@ -11,7 +12,7 @@ Letters: B pairs, Q boxes of the model, P tags of a prompt.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from ram_ray.detectors.regions import Box, Region
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Pair = tuple[int, list[int]]  # index of the image, indices of the prompt's tags in the image's list
 
 
 class ZeroShotDetector(ABC):
@@ -78,13 +81,12 @@ class ZeroShotDetector(ABC):
         from PIL import Image
 
         rgb = [Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB") for image in images]
-        pairs = []  # (index of the image, indices of the prompt's tags in the image's list)
+        pairs: list[Pair] = []
         for row, names in enumerate(tags):
             queries = [self.query_template.format(name) for name in names]
             pairs += [(row, indices) for indices in self.pack(queries)]
         regions: list[list[Region]] = [[] for _ in rgb]
-        for start in range(0, len(pairs), self.batch_size):
-            batch = pairs[start : start + self.batch_size]
+        for batch in self._batches(pairs, sizes=[image.size for image in rgb]):
             prompts = [[self.query_template.format(tags[row][index]) for index in indices] for row, indices in batch]
             best_boxes = self._best_boxes([rgb[row] for row, _ in batch], prompts)
             for (row, indices), boxes in zip(batch, best_boxes, strict=True):
@@ -93,6 +95,15 @@ class ZeroShotDetector(ABC):
                     if score >= self.threshold and clipped[2] > clipped[0] and clipped[3] > clipped[1]:
                         regions[row].append(Region(int(tag_ids[row][index]), clipped, float(score)))
         return regions
+
+    def _batches(self, pairs: list[Pair], *, sizes: Sequence[tuple[int, int]]) -> Iterator[list[Pair]]:
+        """Batches of images of one size: images of other sizes would be padded, which changes their scores."""
+        of_size: dict[tuple[int, int], list[Pair]] = {}
+        for pair in pairs:
+            of_size.setdefault(sizes[pair[0]], []).append(pair)
+        for group in of_size.values():
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size]
 
     @abstractmethod
     def pack(self, queries: Sequence[str]) -> list[list[int]]:

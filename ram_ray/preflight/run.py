@@ -20,6 +20,7 @@ from ram_ray.config import RunConfig
 from ram_ray.data.shard_counts import count_captions, count_images
 from ram_ray.data.shards import Shard, list_shards, shard_matches, shard_name
 from ram_ray.drawn_scenes import plan_corpus
+from ram_ray.labels.lists import read_list
 from ram_ray.labels.options import LabelSystemSettings, find_edits
 from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
@@ -47,6 +48,7 @@ def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capac
         problems += _find_batch_problems(needs, shards)
         problems += _find_caption_problems(config, run_uri, shards) if needs.has("labels") else []
     problems += _find_label_problems(config, run_uri) if needs.has("labels") else []
+    problems += _find_list_problems(config) if needs.has("clean") and config.engine.rounds else []
     problems += find_model_problems(config, stages=needs.stages)
     problems += _find_resource_problems(needs, capacity)
     problems += _find_package_problems(needs)
@@ -163,6 +165,16 @@ def _find_label_problems(config: RunConfig, run_uri: str) -> list[str]:
         LabelSystemSettings.from_config(config, run_uri=run_uri)
     except (ValueError, OSError) as error:
         return [f"labels: {_one_line(error)}"]
+    return []
+
+
+def _find_list_problems(config: RunConfig) -> list[str]:
+    """Whether the list of the labels to clean cannot be read; which of its names are labels is not known yet."""
+    try:
+        if config.engine.clean.labels:
+            read_list(config.engine.clean.labels)
+    except ValueError as error:
+        return [f"engine.clean.labels: {_one_line(error)}"]
     return []
 
 

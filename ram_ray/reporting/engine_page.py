@@ -86,6 +86,7 @@ class View:
     reasons: Sequence[Reason]
     labels: Sequence[LabelChanges]  # most changes first
     curve: Curve | None = None
+    untouched: tuple[int, int] | None = None  # tags and labels that the last cleaning did not decide on
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,9 @@ def _cards(view: View) -> list[Card]:
             Card("precision", number(last.precision, 3), f"{number(first.precision, 3)} before"),
             Card("recall", number(last.recall, 3), f"{number(first.recall, 3)} before"),
         ]
+    if view.untouched:
+        tags, labels = view.untouched
+        cards += [Card("tags not cleaned", number(tags), f"of {labels:,} labels: not selected, or too few images")]
     figures = [(title, note, view.figures.get(name)) for name, (title, note) in _FIGURES.items()]
     return cards + [Card(title, percent(value, 1), note) for title, note, value in figures if value is not None]
 

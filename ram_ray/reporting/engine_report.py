@@ -60,7 +60,8 @@ def report_engine(
     rows = read_tag_statistics(count_tag_statistics(run, config, steps[-1], labels))
     changes = label_changes(rows, system)
     shown = [label.id for label in changes if label.removed or label.added][: bounds.max_labels]
-    crops = [step.samples for step in steps if isinstance(step, CleanedAnnotations)]
+    cleaned = [step for step in steps if isinstance(step, CleanedAnnotations)]
+    crops = [step.samples for step in cleaned]
     images = sample_images(run, config, steps[-1], labels, crops=crops, tags=shown, bounds=bounds)
     changes = [
         replace(label, sample_images=[image for image in images if image["tag"] == label.id]) for label in changes
@@ -78,6 +79,7 @@ def report_engine(
         reasons=reasons(rows),
         labels=changes,
         curve=points,
+        untouched=(cleaned[-1].untouched_tags, cleaned[-1].untouched_labels) if cleaned else None,
     )
     uri = run.path("evaluation", "engine.html")
     write_text(uri, to_html(view))

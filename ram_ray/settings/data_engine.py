@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ram_ray.settings.section import Section
+from ram_ray.settings.section import RUNTIME_ONLY, Section
 
 
 class GenerateConfig(Section):
@@ -88,12 +88,43 @@ class CleanConfig(Section):
     detector_precision: Literal["fp32", "fp16", "bf16"] | None = Field(
         None, description="Number format of the detector. `null`: fp16 on a GPU, else fp32."
     )
+    image_bounds: tuple[int, int] = Field(
+        (800, 1333),
+        description=(
+            "Most pixels of the shorter and of the longer side of the image that the detector sees and crops are cut "
+            "from; a larger one is shrunk. The default is Grounding-DINO's."
+        ),
+    )
+    labels: str | None = Field(
+        None,
+        json_schema_extra=RUNTIME_ONLY,  # what it names is in the digest
+        description=(
+            "Only these labels are cleaned: path or URI of a list, a name on each line, or a shipped list such as "
+            "`coco80`. `null`: all. The paper cleans 534."
+        ),
+    )
+    max_labels: int | None = Field(
+        None, ge=1, description="Only so many labels are cleaned, those that most captions mention. `null`: all."
+    )
+    rule: Literal["probability", "paper"] = Field(
+        "probability",
+        description=(
+            "Which tags are removed. `probability`: those that all signals together call wrong. `paper`: of each label "
+            "the `outlier_share`, and what the model does not predict on the region."
+        ),
+    )
+    outlier_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="With the rule `paper`: share of a label's crops, the farthest from their cluster's centre.",
+    )
     min_images: int = Field(20, ge=2, description="Tags with fewer images are not cleaned.")
     expected_wrong_share: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="Share of a tag's images that is expected to be wrong; the paper removes this share.",
+        description="Share of a tag's images that is expected to be wrong.",
     )
     min_wrong_probability: float = Field(
         0.2, ge=0, le=1, description="Probability of being wrong from which a tag is removed."
@@ -109,6 +140,13 @@ class CleanConfig(Section):
     images_per_cluster: int = Field(50, ge=1, description="Images for each cluster of a tag.")
     max_clusters: int = Field(32, ge=1, description="Most clusters of a tag.")
     batch_size: int = Field(64, description="Images of one batch.")
+
+    @field_validator("image_bounds")
+    @classmethod
+    def _check_bounds(cls, bounds: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= bounds[0] <= bounds[1]:
+            raise ValueError("write the shorter side first, then the longer one, such as [800, 1333]")
+        return bounds
 
 
 class EngineConfig(Section):

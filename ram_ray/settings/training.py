@@ -19,6 +19,23 @@ class AugmentConfig(Section):
     randaugment: tuple[int, int] | None = Field(
         (2, 5), description="Number of operations and magnitude of RandAugment. `null`: none."
     )
+    colour_jitter: tuple[float, float, float, float] | None = Field(
+        None,
+        description=(
+            "Largest change of brightness, contrast, saturation and hue, made to four of five crops. `null`: none."
+        ),
+    )
+    greyscale: float = Field(0.0, ge=0, le=1, description="Share of the crops that are made grey.")
+    blur: float = Field(
+        0.0, ge=0, le=1, description="Share of the crops that are blurred, with a deviation of 0.1 to 2 pixels."
+    )
+
+    @field_validator("colour_jitter")
+    @classmethod
+    def _check_jitter(cls, jitter: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if jitter is not None and (min(jitter) < 0 or jitter[3] > 0.5):
+            raise ValueError("must be 0 or more, and the change of hue at most 0.5; write null for none")
+        return jitter
 
 
 class TrainConfig(Section):
@@ -55,6 +72,7 @@ class TrainConfig(Section):
             "trained. `null`: it is trained as the rest."
         ),
     )
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of AdamW's mean of squared gradients.")
     min_lr: float = Field(1e-6, ge=0, description="Smallest learning rate after the warmup.")
     warmup_steps: int = Field(
         3000, ge=0, description="Steps over which the learning rate rises from `warmup_lr` to `lr`."

@@ -53,20 +53,24 @@ class WeightedBatchNorm(nn.BatchNorm1d):
 class ProjectionHead(nn.Module):
     """The MLP between the backbone and the contrastive loss; it is not a part of the trained model.
 
-    BatchNorm follows every linear layer. The last BatchNorm has no scale and shift, because the loss takes cosines.
-    Training needs at least two rows of weight 1 over all workers.
+    BatchNorm follows every linear layer but the last, as in StableRep's official code. With `last_norm` it also follows
+    the last one, without scale and shift, because the loss takes cosines. Training needs at least two rows of weight 1
+    over all workers. The official code normalises each view of the captions alone; here all views are one batch.
 
     Args:
         in_dim: width of the features.
         hidden: width of hidden layers.
         out: width of the output.
         layers: number of linear layers.
+        last_norm: whether a BatchNorm follows the last linear layer.
 
     Raises:
         ValueError: if there is no layer.
     """
 
-    def __init__(self, in_dim: int, *, hidden: int = 4096, out: int = 256, layers: int = 3) -> None:
+    def __init__(
+        self, in_dim: int, *, hidden: int = 4096, out: int = 256, layers: int = 3, last_norm: bool = False
+    ) -> None:
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers is {layers}; use at least 1")
@@ -74,7 +78,10 @@ class ProjectionHead(nn.Module):
         modules: list[nn.Module] = []
         for index, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False)):
             last = index == layers - 1
-            modules += [nn.Linear(width_in, width_out, bias=False), WeightedBatchNorm(width_out, affine=not last)]
+            has_norm = last_norm or not last
+            modules.append(nn.Linear(width_in, width_out, bias=not has_norm))
+            if has_norm:
+                modules.append(WeightedBatchNorm(width_out, affine=not last))
             if not last:
                 modules.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*modules)

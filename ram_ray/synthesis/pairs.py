@@ -1,4 +1,4 @@
-"""The feed of `represent`: captions with several views of their images. It does not import torch, for decode tasks.
+"""The feed of `represent`: captions with views of their images. It does not import torch, for decode tasks.
 
 A row of the training table is a caption with its images: several synthetic images, or a real image, of which several
 crops are taken.
@@ -19,9 +19,10 @@ from ram_ray.training.feed import Feed, load_tokenizer
 
 @dataclass(frozen=True)
 class PairFeed(Feed):
-    """Several views of a caption's images, and the caption."""
+    """Views of a caption's images, and the caption; with `same_image` all views are crops of one image (SimCLR)."""
 
     num_views: int = 2
+    same_image: bool = False
     max_text_tokens: int = 40
 
     def views(self, row: dict) -> list[dict]:
@@ -35,6 +36,8 @@ class PairFeed(Feed):
         """
         locations = list(row["images"])
         self.row_rng(row, "views").shuffle(locations)
+        if self.same_image:
+            locations = locations[:1]
         return [locations[i % len(locations)] for i in range(self.num_views)]
 
     def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:
@@ -44,12 +47,14 @@ class PairFeed(Feed):
             rows: B rows of the training table.
 
         Returns:
-            text_ids int32 (B, T), and caption int64 (B,), a hash of the text: equal captions have equal hashes.
+            text_ids int32 (B, T), and caption int64 (B,), a hash of the text: equal captions have equal hashes. With
+            `same_image` it is a hash of the row's key.
         """
         texts = [self.row_rng(row, "caption").choice(row["captions"])["text"] for row in rows]
         tokenizer = load_tokenizer(self.tokenizer)
         ids = tokenizer.encode(texts, first=tokenizer.enc, max_tokens=self.max_text_tokens)
-        captions = np.array([hash_key(text) >> 1 for text in texts], dtype=np.int64)
+        named = [row["key"] for row in rows] if self.same_image else texts
+        captions = np.array([hash_key(name) >> 1 for name in named], dtype=np.int64)
         return {"text_ids": ids.astype(np.int32), "caption": captions}
 
 

@@ -8,7 +8,8 @@ rows of `pairs`:
 
     loss = multi-positive contrastive over all images of a caption + w x image-text contrastive
 
-(StableRep+, arXiv 2306.00984, sections 3.2 and 4). A batch has `views_per_caption` views of each caption. Both
+(StableRep+, arXiv 2306.00984, sections 3.2 and 4). `represent.method` may leave out one of the two (StableRep, CLIP),
+or make the crops of each image its only positives (SimCLR). A batch has `views_per_caption` views of each caption. Both
 losses compare the rows of all workers, so the step equals that of a single process with the whole batch. With micro
 batches (`micro_batch_size`), only rows of the same micro batch are compared.
 
@@ -144,6 +145,10 @@ def represent(run: Run, config: RunConfig, samples: Samples, vocabulary: Vocabul
         check = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_check_clip)
         ray.get(check.remote(settings.clip, settings.revision))
         return stage.finish(source=settings.clip, revision=settings.revision)
+    if not training.represent.trains_text:
+        logger.warning(
+            "represent: %s trains no text encoder: label queries are features of new weights", training.represent.method
+        )
     images = training.represent.images
     synthetic = synthesize(run, config, samples) if images != "real" else None
     real = samples if images != "synthetic" else None
@@ -171,19 +176,28 @@ def _copy_encoders(settings: EncodersApart, path: str) -> None:
 
 
 class PairStep(nn.Module):
-    """The dual encoder with the losses of StableRep+.
+    """The dual encoder with the losses of `represent.method`.
 
     Args:
-        model: the dual encoder to train.
+        model: the dual encoder to train; without the image-text loss all but its image encoder is frozen.
         config: section `represent`.
     """
 
     def __init__(self, model: DualEncoder, config: RepresentConfig) -> None:
         super().__init__()
-        self.model = model
-        hidden, out = config.head
-        self.head = ProjectionHead(model.image_encoder.width, hidden=hidden, out=out)
+        self.model, self.method = model, config.method
         self.temperature, self.weight = config.temperature, config.image_text_weight
+        self.trains_text = config.trains_text
+        self.head: ProjectionHead | None = None
+        if config.method != "clip":
+            hidden, out = config.head
+            self.head = ProjectionHead(
+                model.image_encoder.width, hidden=hidden, out=out, last_norm=config.head_last_norm
+            )
+        if not config.trains_text:
+            for name, parameter in model.named_parameters():
+                if not name.startswith("image_encoder."):
+                    parameter.requires_grad_(False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the losses of a batch; workers average their gradients.
@@ -192,25 +206,40 @@ class PairStep(nn.Module):
             batch: tensors by name: pixels uint8 (B, V, S, S, 3), text_ids (B, T), caption (B,), optionally weight (B,).
 
         Returns:
-            Scalars by name: stablerep, image_text and total.
+            Scalars by name: stablerep (or simclr) and image_text, as far as the method has them, and total.
         """
         config = self.model.config
         pixels, views = batch["pixels"], batch["pixels"].shape[1]
         weight = batch.get("weight", torch.ones(len(pixels), device=pixels.device)).repeat_interleave(views)
         pooled = self.model.pooled(normalise(pixels.flatten(0, 1), config.mean, config.std))
         ids = batch["caption"].repeat_interleave(views)
-        text = self.model.text_features(batch["text_ids"].long()).repeat_interleave(views, 0).float()
-        own = [self.head(pooled, weight).float(), self.model.image_proj(pooled).float(), text]
-        widths = [*(part.shape[1] for part in own), 1]
-        gathered, all_ids, offset = gather(torch.cat([*own, weight[:, None]], 1), ids)
-        *parts, all_weight = gathered.split(widths, 1)
-        features, images, texts = (Candidates(part, all_ids, offset) for part in parts)
+        own: dict[str, Tensor] = {}
+        if self.head:
+            own["projected"] = self.head(pooled, weight).float()
+        if self.trains_text:
+            own["image"] = self.model.image_proj(pooled).float()
+            text = self.model.text_features(batch["text_ids"].long())
+            own["text"] = text.repeat_interleave(views, 0).float()
+        gathered, all_ids, offset = gather(torch.cat([*own.values(), weight[:, None]], 1), ids)
+        *parts, all_weight = gathered.split([*(part.shape[1] for part in own.values()), 1], 1)
+        every = {name: Candidates(part, all_ids, offset) for name, part in zip(own, parts, strict=True)}
         weights: dict = {"weight": weight, "all_weight": all_weight[:, 0]}
-        stablerep = multi_positive_loss(own[0], ids, temperature=self.temperature, candidates=features, **weights)
-        scale = self.model.logit_scale.exp().clamp(max=100)
-        pair = image_text_loss(own[1], text, ids, logit_scale=scale, images=images, texts=texts, **weights)
-        stablerep, pair = world_size() * stablerep, world_size() * pair
-        return {"stablerep": stablerep, "image_text": pair, "total": stablerep + self.weight * pair}
+        losses: dict[str, Tensor] = {}
+        total = pooled.new_zeros((), dtype=torch.float32)
+        if self.head:
+            loss = multi_positive_loss(
+                own["projected"], ids, temperature=self.temperature, candidates=every["projected"], **weights
+            )
+            total = losses["simclr" if self.method == "simclr" else "stablerep"] = world_size() * loss
+        if self.trains_text:
+            scale = self.model.logit_scale.exp().clamp(max=100)
+            images, texts = every["image"], every["text"]
+            loss = image_text_loss(
+                own["image"], own["text"], ids, logit_scale=scale, images=images, texts=texts, **weights
+            )
+            losses["image_text"] = world_size() * loss
+            total = total + (self.weight if self.head else 1.0) * losses["image_text"]
+        return {**losses, "total": total}
 
 
 @dataclass(frozen=True)
@@ -294,7 +323,8 @@ def train_dual_encoder(
         seed=settings.seed,
         limits=replace(execution.limits, min_side=1),
         tokenizer=tokenizer,
-        num_views=settings.represent.views_per_caption,
+        num_views=settings.represent.num_views,
+        same_image=settings.represent.method == "simclr",
     )
     job = PairJob(stage.name, config, settings.training, feed, total_steps, steps_per_epoch, settings=settings)
     return train(job, stage=stage)

@@ -1,4 +1,4 @@
-"""Training crops: random resized crop, flip and RandAugment, drawn from a generator of each image.
+"""Training crops: random resized crop, flip, RandAugment and colours, drawn from a generator of each image.
 
 The generator is seeded by run, epoch and key, so an image's crop depends neither on the worker that decodes it
 nor on how often the run was resumed. torchvision's RandAugment draws from torch's global state,
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from ram_ray.settings.training import AugmentConfig
+from ram_ray.training.colour_augment import augment_colours
 
 RATIO = (3 / 4, 4 / 3)  # width by height of a crop
 
@@ -24,7 +25,7 @@ def train_crop(image: Image.Image, *, size: int, config: AugmentConfig, seed: in
     Args:
         image: RGB.
         size: S, pixels a side.
-        config: crop scale, flips and RandAugment.
+        config: crop scale, flips, RandAugment, and changes of colour.
         seed: seed of all draws.
 
     Returns:
@@ -36,7 +37,7 @@ def train_crop(image: Image.Image, *, size: int, config: AugmentConfig, seed: in
         image = ImageOps.mirror(image)
     if config.randaugment:
         image = randaugment(image, *config.randaugment, rng=rng)
-    return np.asarray(image)
+    return np.asarray(augment_colours(image, config, rng=rng))
 
 
 def randaugment(image: Image.Image, operations: int, magnitude: int, *, rng: random.Random) -> Image.Image:

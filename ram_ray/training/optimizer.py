@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.settings.training import TrainConfig
 
-BETAS = (0.9, 0.999)
+BETA1 = 0.9
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -31,7 +31,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """
     if config.optimizer == "muon":
         return MuonAdamW(model, config)
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=BETAS, fused=True)
+    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=(BETA1, config.beta2), fused=True)
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
@@ -102,7 +102,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._shares = _shares(matrices, distributed.get_world_size() if distributed.is_initialized() else 1)
         rest = [parameter for parameter in trainable if id(parameter) not in linear]
         groups = [*_groups(rest, config), *_encoder_groups(encoder, config)]
-        self._adamw = torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, fused=True)
+        self._adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(BETA1, config.beta2), fused=True)
         for group in self._muon.param_groups:
             group["lr_scale"] = config.muon_lr / config.lr
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})

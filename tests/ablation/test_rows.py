@@ -42,6 +42,14 @@ def test_a_gain_is_within_a_seed() -> None:
     assert total_gain(rows)["values"] == {"0": pytest.approx(0.08), "1": pytest.approx(0.05)}
 
 
+def test_an_alternative_is_compared_with_what_the_row_before_it_builds_on() -> None:
+    names = (*NAMES, "by another rule", "+ finetune")
+    more = {"by another rule": {"mAP": 0.59}, "+ finetune": {"mAP": 0.7}}
+    rows = build_rows(names, {0: {**SEEDS[0], **more}}, alternatives=["by another rule"])
+    assert [row["gain"]["mean"] for row in rows[2:]] == pytest.approx([0.02, 0.03, 0.12])
+    assert total_gain(rows)["mean"] == pytest.approx(0.2)
+
+
 def test_a_seed_that_stopped_half_way_counts_where_it_measured() -> None:
     parsed, generated = build_rows(NAMES, {0: SEEDS[0], 1: {"parsed": SEEDS[1]["parsed"]}})[:2]
     assert len(parsed["mAP"]["values"]) == 2 and generated["mAP"]["values"] == {"0": 0.56}

@@ -113,10 +113,12 @@ def test_table_5_on_drawn_scenes(ray_cluster: None, tmp_path: Path, capsys: pyte
     assert result == json.loads((tmp_path / "ablation.json").read_text())
     assert result["seeds"] == [0] and list(result["failed"]) == ["1"] and "seed 1 failed" in format_result(result)
     assert tuple(row["row"] for row in result["rows"]) == TABLE_5
-    parsed, generated, cleaned, finetuned, again = result["rows"]
+    parsed, generated, cleaned, by_paper, finetuned, again = result["rows"]
     steps = [row["steps"]["mean"] for row in result["rows"]]
     assert max(steps[:3]) - min(steps[:3]) <= 1, "the same training, but for images that cleaning left without a tag"
-    assert abs(steps[3] - steps[4]) <= 2 and steps[3] > steps[2]
+    assert abs(steps[4] - steps[5]) <= 2 and steps[4] > steps[2]
+    gain = by_paper["mAP"]["mean"] - generated["mAP"]["mean"]
+    assert by_paper["tags"]["mean"] < generated["tags"]["mean"] and by_paper["gain"]["mean"] == pytest.approx(gain)
     assert generated["recall"]["mean"] >= parsed["recall"]["mean"] and "added_precision" not in parsed
     assert cleaned["tags"] == finetuned["tags"] and "true_removed" in cleaned and again["tags"]["mean"] > 0
     assert all(0 <= row["mAP"]["mean"] <= 1 for row in result["rows"])

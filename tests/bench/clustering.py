@@ -58,6 +58,7 @@ def as_regions(points: np.ndarray) -> Any:
         "detector_score": np.full(count, 0.5),
         "image_score": probabilities[0],
         "region_score": probabilities[1],
+        "predicted": probabilities[1] >= 0.5,
         "other_mentions": [[place % 7, place % 11] for place in range(count)],
         "embedding": [vector.tobytes() for vector in np.concatenate([points, negatives]).astype("<f2")],
     }

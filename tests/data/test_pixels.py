@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from ram_ray.data.images import Limits
-from ram_ray.data.pixels import add_pixels
+from ram_ray.data.pixels import add_pixels, shrink, to_images
+from ram_ray.data.preprocess import to_square
 from ram_ray.records import ANNOTATION, to_table
 from tests.tiny import jpeg, photo
 
@@ -90,3 +91,42 @@ def test_a_reason_of_an_earlier_stage_is_kept(rows: list[dict]) -> None:
 def test_an_empty_block_stays_empty() -> None:
     table = add_pixels(to_table([], ANNOTATION), size=16, limits=LIMITS)
     assert len(table) == 0 and table.column_names == [*ANNOTATION.names, "pixels"]
+
+
+def test_images_in_their_own_proportions_beside_the_squares(rows: list[dict], tmp_path: Path) -> None:
+    """A large image is shrunk into the bounds, a small one stays, and EXIF turns each of both once."""
+    upright = photo(4, size=(90, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned to the left
+    stored = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(stored, "PNG", exif=exif)
+    (tmp_path / "turned.png").write_bytes(stored.getvalue())
+    rows.append(_row("s/turned", tmp_path / "turned.png", stored.getvalue()))
+    table = add_pixels(to_table(rows, ANNOTATION), size=24, limits=LIMITS, bounds=(32, 60))
+    plain = add_pixels(to_table(rows, ANNOTATION), size=24, limits=LIMITS)
+    assert table.column_names == [*plain.column_names, "width", "height", "rgb"]
+    assert table.select(plain.column_names).equals(plain), "the tagger sees what it sees without them"
+    batch = {name: table[name].to_numpy() for name in ("rgb", "width", "height")}
+    assert [content is None for content in batch["rgb"]] == [
+        reason is not None for reason in plain["reason"].to_pylist()
+    ]
+    small, turned = to_images(batch, [2, 7])
+    assert small.tobytes() == shrink(photo(1, size=(20, 64)), bounds=(32, 60)).tobytes() and small.size == (19, 60)
+    assert turned.size == (60, 27) and turned.tobytes() == shrink(upright, bounds=(32, 60)).tobytes()
+    squares = plain["pixels"].combine_chunks().to_numpy_ndarray()
+    np.testing.assert_array_equal(squares[7], to_square(stored.getvalue(), size=24, limits=LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("size", "bounds", "expected"),
+    [
+        ((640, 480), (800, 1333), (640, 480)),
+        ((4000, 3000), (800, 1333), (1067, 800)),
+        ((3000, 9000), (800, 1333), (444, 1333)),
+        ((9000, 10), (800, 1333), (1333, 1)),
+    ],
+)
+def test_an_image_is_shrunk_until_both_sides_are_in_their_bounds(
+    size: tuple[int, int], bounds: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert shrink(Image.new("RGB", size), bounds=bounds).size == expected

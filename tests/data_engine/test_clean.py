@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ram_ray.data_engine import clean, clustering
+from ram_ray.data_engine import clustering, measured_crops
 from ram_ray.data_engine.clean import CLEANED_LABELS, REMOVALS, SAMPLE_ROWS, SAMPLES, apply_removals, decide_removals
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import REGIONS
@@ -52,6 +52,7 @@ def make_regions(
             "detector_score": 0.5,
             "image_score": whole[row],
             "region_score": 1 / (1 + np.exp(-logits[row])),
+            "predicted": logits[row] >= 0,
             "other_mentions": [1, 2] if row % 2 else [],
             "embedding": embeddings[row].astype("<f2").tobytes(),
         }
@@ -121,7 +122,7 @@ def test_the_order_of_the_rows_and_their_chunks_do_not_matter():
 def test_a_large_label_is_fitted_on_a_sample_and_decided_alike(monkeypatch):
     table, planted = make_regions(right=900, outlier=60, unseen=40, negatives=100)
     everything = removed_of(table, images_per_cluster=200)
-    for module in (clean, clustering):
+    for module in (measured_crops, clustering):
         monkeypatch.setattr(module, "FIT_POINTS", 400)
     sampled = removed_of(table, images_per_cluster=200)
     assert len(planted.keys() & sampled) >= 0.7 * len(planted) and len(sampled.keys() - planted) <= 0.01 * 900
@@ -135,6 +136,44 @@ def test_every_label_of_enough_images_is_decided_and_no_smaller_one():
         decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(min_images=50))
         assert (decision.label_row["clusters"] > 0) == decided and decision.label_row["crops"] == crops
         assert (len(decision.removals) > 0) == decided and (len(decision.samples) > 0) == decided
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.1])
+def test_the_papers_rule_removes_the_farthest_share_and_what_is_not_predicted(share):
+    table, planted = make_regions(outlier=20)
+    decision = decide_removals(
+        table, tag=DOG, counts=COUNTS, config=CleanConfig(rule="paper", outlier_share=share), seed=1
+    )
+    assert decision.removals.schema.equals(REMOVALS)
+    rows = {row["key"]: row for row in table.to_pylist() if row["positive"]}
+    removed = {row["key"]: row for row in decision.removals.to_pylist()}
+    outliers = {key for key, row in removed.items() if row["reason"] == "outlier"}
+    assert len(outliers) == int(share * len(rows))
+    others = {key for key, row in rows.items() if not row["predicted"] and key not in outliers}
+    assert others == removed.keys() - outliers and 0 < len(others) < 20
+    for key in others:
+        assert removed[key]["score"] == pytest.approx(1 - rows[key]["region_score"], abs=1e-6)
+    label_row = decision.label_row
+    assert (label_row["outliers"], label_row["disagreements"]) == (len(outliers), len(others))
+    assert label_row["clusters"] == 4 and "wrong_share" not in label_row
+    if share == 0.1:  # 20 of 208: as many as random embeddings
+        assert sum(planted.get(key) == "outlier" for key in outliers) >= 0.9 * 20
+        assert len({removed[key]["score"] for key in outliers}) > 1 and all(
+            removed[key]["score"] > 0 for key in outliers
+        )
+
+
+def test_the_papers_rule_measures_a_crop_to_its_own_cluster_and_spares_protected_tags():
+    table, _ = make_regions()
+    config = CleanConfig(rule="paper")
+    first = decide_removals(table, tag=DOG, counts=COUNTS, config=config, seed=1)
+    shuffled = table.take(np.random.default_rng(3).permutation(table.num_rows))
+    again = decide_removals(shuffled, tag=DOG, counts=COUNTS, config=config, seed=1)
+    assert again.removals.equals(first.removals) and again.samples.equals(first.samples)
+    spared = decide_removals(table, tag=DOG, counts=COUNTS, config=config, seed=1, protected={DOG})
+    assert len(spared.removals) == 0 and spared.label_row["protected"] == len(first.removals) > 20
+    few = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(rule="paper", min_images=500))
+    assert len(few.removals) == 0 and few.label_row["clusters"] == 0
 
 
 def test_protected_tags_stay_and_are_counted():

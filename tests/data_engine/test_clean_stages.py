@@ -1,6 +1,7 @@
 """Contract: every label of at least `min_images` images is decided as it would be alone; a decided label
 is not decided again; and each shard gets its own removals."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def test_every_large_enough_label_is_decided_as_alone(ray_cluster, inputs, tmp_p
     assert decided == {tag: size >= settings.engine.clean.min_images for tag, size in SIZES.items()}
     removals = read(stage.path, "removals")
     assert (stage.labels, stage.decided, stage.crops) == (5, 4, sum(SIZES.values()))
+    assert stage.decided_crops == sum(SIZES.values()) - SIZES[4]
+    assert json.loads(Path(stage.untouched).read_text()) == {"not_selected": [], "too_few_images": ["rare"]}
     assert stage.outliers + stage.disagreements == len(removals) > 20
     counts = TagCounts(len(set(rows["key"].to_pylist())), SIZES)
     for tag in SIZES:

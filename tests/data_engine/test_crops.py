@@ -1,9 +1,13 @@
 """Contract: every tag of every image and some negatives are cropped, embedded and scored; a tag without a region is
-scored on the whole image, and a box is scored once."""
+scored on the whole image, and a box is scored once. The detector sees the image in its own proportions, and crops are
+cut out of it. Labels that are not selected cost nothing."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from ram_ray.data.pixels import to_images
+from ram_ray.data.preprocess import resize_square
 from ram_ray.data_engine.crops import (
     IMAGE_REGIONS,
     REGIONS,
@@ -14,6 +18,7 @@ from ram_ray.data_engine.crops import (
     to_pixels,
 )
 from ram_ray.data_engine.stage_settings import RegionSettings
+from ram_ray.detectors.regions import Region
 from tests.data_engine.test_generate import annotation, numpy_batch
 from tests.tiny import count_encodings
 
@@ -24,11 +29,13 @@ def tag(id: int, origin: str = "parsed", score: float = 1.0) -> dict:
     return {"id": id, "origin": origin, "score": score}
 
 
-def settings(*, num_negatives: int, seed: int) -> RegionSettings:
+def settings(*, num_negatives: int, seed: int, labels: tuple[int, ...] | None = None) -> RegionSettings:
     return RegionSettings(
         detector="attention",
         revision=None,
         detector_precision=None,
+        image_bounds=(80, 100),
+        labels=labels,
         num_negatives=num_negatives,
         seed=seed,
         batch_size=4,
@@ -40,13 +47,40 @@ def embedder(tiny_bundle) -> RegionEmbedder:
     return RegionEmbedder(tiny_bundle, f"{tiny_bundle}/../teacher", settings(num_negatives=2, seed=0), device="cpu")
 
 
-def rows_of(embedder: RegionEmbedder, rows: list[dict]) -> tuple[list[dict], dict[str, np.ndarray]]:
+def image_batch(rows: list[dict]) -> dict[str, np.ndarray]:
+    """A batch of noise images of 72 x 56 pixels, as `add_pixels` makes it; the tagger's input has 32."""
     batch = numpy_batch(rows)
+    noise = np.random.default_rng(1).integers(0, 256, (len(rows), 56, 72, 3), dtype=np.uint8)
+    batch["rgb"] = np.array([image.tobytes() for image in noise] + [None], dtype=object)[:-1]
+    batch |= {"width": np.full(len(rows), 72), "height": np.full(len(rows), 56)}
+    batch["pixels"] = np.stack([resize_square(image, size=32) for image in to_images(batch, range(len(rows)))])
+    return batch
+
+
+def rows_of(embedder: RegionEmbedder, rows: list[dict]) -> tuple[list[dict], dict[str, np.ndarray]]:
+    batch = image_batch(rows)
     images = embedder(batch)
     assert images.schema.equals(IMAGE_REGIONS) and images["key"].to_pylist() == [row["key"] for row in rows]
     regions = explode_regions(images)
     assert regions.schema.equals(REGIONS)
     return regions.to_pylist(), batch
+
+
+def check_crops(embedder: RegionEmbedder, regions: list[dict], batch: dict[str, np.ndarray]) -> None:
+    """Scores and embeddings of the regions of ROWS are those of crops of the images, not of the tagger's squares."""
+    images = dict(zip(("s/1", "s/4"), to_images(batch, [0, 3]), strict=True))
+    thresholds, size = embedder.predictor.thresholds, embedder.teacher.image_size
+    for row in regions:
+        image = images[row["key"]]
+        corners = to_pixels(row["box"], (56, 72))
+        scored = np.stack([crop(image, corners, size=32), resize_square(image, size=32)])
+        probabilities = embedder.predictor.probabilities(scored)[:, row["tag"]]
+        assert [row["region_score"], row["image_score"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
+        assert row["predicted"] == (row["region_score"] >= thresholds[row["tag"]])
+        embedding = embeddings_of([row["embedding"]])
+        expected = embedder.teacher.encode_images(np.stack([crop(image, corners, size=size)]))
+        assert np.allclose(embedding, expected, atol=2e-3)
+        assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
 
 
 ROWS = [
@@ -65,21 +99,45 @@ def test_every_tag_is_embedded_and_scored_on_its_own_crop(embedder):
     assert all(
         row["other_mentions"] == ([0, 4, 2] if row["key"] == "s/1" else [5]) for row in regions if not row["positive"]
     )
-    for row in regions:
-        image = batch["pixels"][0 if row["key"] == "s/1" else 3]
-        cropped = crop(image, to_pixels(row["box"], (32, 32)))[None]
-        probabilities = embedder.predictor.probabilities(np.concatenate([cropped, image[None]]))[:, row["tag"]]
-        assert [row["region_score"], row["image_score"]] == pytest.approx(probabilities.tolist(), abs=1e-5)
-        embedding = embeddings_of([row["embedding"]])
-        assert np.allclose(embedding, embedder.teacher.encode_images(cropped), atol=2e-3)
-        assert np.linalg.norm(embedding) == pytest.approx(1, abs=2e-3)
+    check_crops(embedder, regions, batch)
+
+
+def test_a_zero_shot_detector_gets_the_images_and_crops_are_cut_out_of_them(embedder, monkeypatch):
+    class Corner:
+        """Finds tag 0 in a corner of each image, and keeps the images."""
+
+        takes_tokens = False
+        images: list[Image.Image] = []
+
+        def detect(self, images, *, tags, tag_ids):
+            self.images += images
+            return [[Region(0, (0.5, 0.25, 1.0, 0.75), 0.4)] if 0 in ids else [] for ids in tag_ids]
+
+    monkeypatch.setattr(embedder, "detector", Corner())
+    regions, batch = rows_of(embedder, ROWS)
+    assert [image.tobytes() for image in Corner.images] == [batch["rgb"][0], batch["rgb"][3]]
+    check_crops(embedder, regions, batch)
+    found = [row for row in regions if row["tag"] == 0]
+    assert all(row["box"] == [0.5, 0.25, 1, 0.75] and row["region_score"] != row["image_score"] for row in found)
+    assert found and all(row["box"] == [0, 0, 1, 1] for row in regions if row["tag"] != 0)
+
+
+def test_labels_that_are_not_selected_are_not_measured(embedder):
+    labels = settings(num_negatives=9, seed=0, labels=(2, 4))
+    other = RegionEmbedder("", "", labels, predictor=embedder.predictor, teacher=embedder.teacher)
+    regions, _ = rows_of(other, [*ROWS, annotation("s/5", tags=[tag(2), tag(0)])])
+    measured = {(row["key"], row["tag"]): row for row in regions}
+    assert {place: row["positive"] for place, row in measured.items()} == {
+        ("s/1", 4): True, ("s/1", 2): True, ("s/5", 2): True, ("s/5", 4): False,
+    }  # fmt: skip
+    assert measured["s/1", 4]["other_mentions"] == [2] and measured["s/5", 4]["other_mentions"] == [2]
 
 
 def test_scores_and_boxes_of_an_image_share_one_encoding(embedder):
     with count_encodings(embedder.predictor) as counted:
         regions, batch = rows_of(embedder, ROWS)
-    whole = (0, 0, 32, 32)
-    boxes = {(row["key"], to_pixels(row["box"], (32, 32))) for row in regions}
+    whole = (0, 0, 72, 56)
+    boxes = {(row["key"], to_pixels(row["box"], (56, 72))) for row in regions}
     crops = [box for _, box in boxes if box != whole]
     assert counted[0] == 2 and sum(counted) == 2 + len(crops), "each image with tags once, and each of its crops"
     tagged = batch["pixels"][[0, 3]]
@@ -145,10 +203,11 @@ def test_a_batch_in_which_no_image_has_tags(embedder):
 def test_a_box_becomes_pixels_and_a_crop_fills_the_image():
     assert to_pixels((0.25, 0, 0.5, 1), (32, 32)) == (8, 0, 16, 32)
     assert to_pixels((0.999, 0.999, 1, 1), (32, 32)) == (31, 31, 32, 32)
-    image = np.zeros((32, 32, 3), np.uint8)
+    image = np.zeros((32, 48, 3), np.uint8)
     image[8:16, 16:24] = 200
-    assert (crop(image, (16, 8, 24, 16)) == 200).all()
-    assert crop(image, (0, 0, 32, 32)) is image
+    assert (crop(Image.fromarray(image), (16, 8, 24, 16), size=20) == 200).all()
+    whole = crop(Image.fromarray(image), (0, 0, 48, 32), size=20)
+    np.testing.assert_array_equal(whole, resize_square(Image.fromarray(image), size=20))
 
 
 def test_embeddings_of_two_teachers_are_refused():

@@ -84,6 +84,19 @@ def test_a_batch_gives_what_single_images_give(which, kind, request, images):
 
 
 @pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
+def test_images_of_other_proportions_in_a_batch_change_nothing(which, kind, request, images):
+    """The processor brings each image to the model's size; a result must not depend on the other images' padding."""
+    detector = kind(request.getfixturevalue(which), device="cpu", threshold=0.0, batch_size=8)
+    wide, high = (Image.fromarray(images[0]).resize(size) for size in ((120, 60), (50, 110)))
+    together = detector.detect([wide, high], tags=TAGS[:2], tag_ids=IDS[:2])
+    for index, image in enumerate((wide, high)):
+        alone = detector.detect([image], tags=[TAGS[index]], tag_ids=[IDS[index]])[0]
+        for region, other in zip(alone, together[index], strict=True):
+            assert region.score == pytest.approx(other.score, abs=1e-4)
+            assert np.allclose(region.box, other.box, atol=1e-3)
+
+
+@pytest.mark.parametrize("which, kind", [("dino", GroundingDinoDetector), ("owl", Owlv2Detector)])
 def test_half_precision_finds_nearly_the_same(which, kind, request, images):
     path = request.getfixturevalue(which)
     exact = kind(path, device="cpu", threshold=0.0).detect(images, tags=TAGS, tag_ids=IDS)

@@ -73,6 +73,13 @@ def test_nothing_is_wrong_and_nothing_is_left_behind(data: Path, models: Path) -
     assert not (data / "run").exists()
 
 
+def test_a_list_of_labels_to_clean_that_cannot_be_read(data: Path, models: Path) -> None:
+    sets = [*local(models), "engine.clean.labels=gone.txt"]
+    (line,) = problems(data, sets)
+    assert line.startswith("engine.clean.labels: gone.txt")
+    assert problems(data, sets, last="generate") == problems(data, [*local(models), "engine.clean.labels=coco80"]) == []
+
+
 def test_every_problem_is_one_line_that_begins_with_its_field(data: Path, models: Path) -> None:
     sets = [*local(models), f"engine.clean.detector={models / 'none'}"]
     lines = problems(data, sets, train=("none-*.tar", "coco", "nothing/*"), capacity=MACHINE)

@@ -91,7 +91,7 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
     samples.mkdir()
     before = {**truth, **GENERATED}
     generated = _write_stage(run, "generate_1", GeneratedAnnotations, _rows(image, cleaned=False), **before)
-    after = {**truth, "removals": "0", "samples": str(samples)}
+    after = {**truth, "removals": "0", "samples": str(samples), "untouched_tags": 1234, "untouched_labels": 7}
     cleaned = _write_stage(run, "clean_1", CleanedAnnotations, _rows(image, cleaned=True), **after)
     shares = count_tag_statistics(run, config, cleaned, labels).shares
     assert shares.added_precision == 20 / NUM and shares.recovered == 20 / (NUM + 20)
@@ -115,6 +115,7 @@ def test_a_page_of_a_run(ray_cluster: None, config: RunConfig, tmp_path: Path) -
     page = report()
     assert page.count("data:image/jpeg") == 5 + 5, "of cat, removed, and of ant, added; nothing happened to the dog"
     assert len(re.findall('class="thumbnail (true|false)"', page)) == 10 and page.count('class="thumbnail false"') >= 5
+    assert "1,234" in page and "of 7 labels: not selected, or too few images" in page
     assert "cluster 0" in page and "cluster 1" in page
     assert "&lt;ant&gt;" in page and "<ant>" not in page and "a dog &amp; a cat" in page
     assert f"{NUM} removed" in page and f"{NUM} added" in page and "precision 0.400" in page

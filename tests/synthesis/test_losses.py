@@ -10,8 +10,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from ram_ray.models.dual_encoder import DualEncoder
+from ram_ray.settings.models import DualEncoderConfig
+from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.synthesis.head import ProjectionHead, WeightedBatchNorm
 from ram_ray.synthesis.losses import Candidates, gather, image_text_loss, multi_positive_loss
+from ram_ray.synthesis.represent import PairStep
+from tests.tiny import STACK, SWIN
 
 
 def cosine(left: list[float], right: list[float]) -> float:
@@ -232,8 +237,12 @@ def test_projection_head_trains_towards_the_captions() -> None:
     torch.manual_seed(0)
     head = ProjectionHead(12, hidden=32, out=8)
     kinds = [type(layer).__name__ for layer in head.layers]
+    assert kinds == [*["Linear", "WeightedBatchNorm", "ReLU"] * 2, "Linear"]
+    assert head.layers[-1].bias is not None and head.layers[0].bias is None
+    with_norm = ProjectionHead(12, hidden=32, out=8, last_norm=True)
+    kinds = [type(layer).__name__ for layer in with_norm.layers]
     assert kinds == (["Linear", "WeightedBatchNorm", "ReLU"] * 3)[:-1]
-    assert head.layers[-1].weight is None, "the last BatchNorm has no scale"
+    assert with_norm.layers[-1].weight is None, "the last BatchNorm has no scale"
     ids = torch.arange(8).repeat_interleave(3)
     inputs = torch.randn(8, 12)[ids] + 1.5 * torch.randn(24, 12)
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
@@ -245,7 +254,7 @@ def test_projection_head_trains_towards_the_captions() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0] and losses[-1] >= math.log(2) - 1e-6  # the target's own entropy
-    assert ProjectionHead(4).layers[0].out_features == 4096 and ProjectionHead(4).layers[-2].out_features == 256
+    assert ProjectionHead(4).layers[0].out_features == 4096 and ProjectionHead(4).layers[-1].out_features == 256
 
 
 def test_gather_in_one_process_changes_nothing() -> None:
@@ -280,7 +289,25 @@ def _loss(head: ProjectionHead, features: torch.Tensor, ids: torch.Tensor, weigh
 
 def _head() -> ProjectionHead:
     torch.manual_seed(0)
-    return ProjectionHead(6, hidden=8, out=4)
+    return ProjectionHead(6, hidden=8, out=4, last_norm=True)
+
+
+def _step_gradients(captions: slice) -> torch.Tensor:
+    """Gradients of all parameters of `PairStep`, of a part of four captions with two views each."""
+    torch.manual_seed(0)
+    sizes = DualEncoderConfig(image_size=32, swin=SWIN, text=STACK, embed_dim=12, vocab_size=50, max_text_tokens=6)
+    step = PairStep(DualEncoder(sizes), RepresentConfig(head=(16, 8))).train()
+    rng = torch.Generator().manual_seed(1)
+    batch = {
+        "pixels": torch.randint(0, 256, (4, 2, 32, 32, 3), generator=rng, dtype=torch.uint8),
+        "text_ids": torch.randint(1, 50, (4, 6), generator=rng),
+        "caption": torch.tensor([3, 1, 3, 2]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    step({name: values[captions] for name, values in batch.items()})["total"].backward()
+    missing = [name for name, parameter in step.named_parameters() if parameter.grad is None]
+    assert not missing, missing
+    return torch.cat([parameter.grad.flatten() for parameter in step.parameters()])
 
 
 def _worker(rank: int, folder: str) -> None:
@@ -292,7 +319,8 @@ def _worker(rank: int, folder: str) -> None:
     head = _head()
     _loss(head, features, ids, weight).backward()
     weights = torch.cat([parameter.grad.flatten() for parameter in head.parameters()])
-    torch.save((features.grad, weights), f"{folder}/grad{rank}.pt")
+    step = _step_gradients(slice(0, 1) if rank == 0 else slice(1, 4))
+    torch.save((features.grad, weights, step), f"{folder}/grad{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -306,9 +334,11 @@ def test_two_workers_with_unequal_rows_step_as_one_with_the_whole_batch(tmp_path
     features.requires_grad_()
     head = _head()
     _loss(head, features, ids, weight).backward()
-    (grad_0, weights_0), (grad_1, weights_1) = (
+    (grad_0, weights_0, step_0), (grad_1, weights_1, step_1) = (
         torch.load(tmp_path / f"grad{rank}.pt", weights_only=True) for rank in (0, 1)
     )
     torch.testing.assert_close(torch.cat([grad_0, grad_1]), features.grad, rtol=1e-4, atol=1e-6)
     weights = torch.cat([parameter.grad.flatten() for parameter in head.parameters()])
     torch.testing.assert_close(weights_0 + weights_1, weights, rtol=1e-4, atol=1e-6)
+    # Both sides of the image-text loss, with the logit scale and the image encoder; workers average their gradients.
+    torch.testing.assert_close((step_0 + step_1) / 2, _step_gradients(slice(0, 4)), rtol=1e-3, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,15 +202,22 @@ def test_a_batch_holds_views_texts_and_caption_hashes(synthetic: pa.Table, tmp_p
     np.testing.assert_array_equal(again["pixels"], batch["pixels"][1:3])
 
 
-def test_training_lowers_the_losses_and_reaches_every_parameter(synthetic: pa.Table, tmp_path: Path) -> None:
-    rows = [{**row, "epoch": 0} for row in synthetic_rows(synthetic)]
-    arrays = _feed(tmp_path).batch(rows)
-    batch = {name: torch.from_numpy(arrays[name]) for name in ("pixels", "text_ids", "caption")}
+def _step(config: RepresentConfig) -> PairStep:
     torch.manual_seed(0)
     sizes = DualEncoderConfig(
         image_size=32, swin=SWIN, text=STACK, embed_dim=12, vocab_size=len(tokenizer()), max_text_tokens=10
     )
-    step = PairStep(DualEncoder(sizes), CONFIG).train()
+    return PairStep(DualEncoder(sizes), config).train()
+
+
+def _batch(feed: PairFeed, synthetic: pa.Table) -> dict[str, torch.Tensor]:
+    arrays = feed.batch([{**row, "epoch": 0} for row in synthetic_rows(synthetic)])
+    return {name: torch.from_numpy(arrays[name]) for name in ("pixels", "text_ids", "caption")}
+
+
+def test_training_lowers_the_losses_and_reaches_every_parameter(synthetic: pa.Table, tmp_path: Path) -> None:
+    batch = _batch(_feed(tmp_path), synthetic)
+    step = _step(CONFIG.model_copy(update={"image_text_weight": 0.5, "head_last_norm": True}))
     optimizer = torch.optim.AdamW(step.parameters(), lr=3e-3)
     history = []
     for _ in range(40):
@@ -225,3 +233,61 @@ def test_training_lowers_the_losses_and_reaches_every_parameter(synthetic: pa.Ta
     assert history[-1]["stablerep"] < 0.5 * history[0]["stablerep"], (history[0], history[-1])
     assert history[-1]["image_text"] < 0.5 * history[0]["image_text"], (history[0], history[-1])
     assert all(parameter.grad is not None for parameter in step.parameters()), "every parameter is trained"
+
+
+@pytest.mark.parametrize(
+    ("method", "views", "losses"),
+    [
+        ("stablerep_plus", 2, {"stablerep", "image_text"}),
+        ("stablerep", 2, {"stablerep"}),
+        ("simclr", 2, {"simclr"}),
+        ("clip", 1, {"image_text"}),
+    ],
+)
+def test_a_method_has_its_losses_and_trains_what_they_reach(
+    method: str, views: int, losses: set[str], synthetic: pa.Table, tmp_path: Path
+) -> None:
+    config = RepresentConfig.model_validate({**CONFIG.model_dump(), "method": method})
+    assert config.num_views == views and config.trains_text == ("image_text" in losses)
+    step = _step(config)
+    values = step(_batch(_feed(tmp_path, views=views), synthetic))
+    assert values.keys() == {*losses, "total"}
+    assert values["total"].item() == pytest.approx(sum(values[name].item() for name in losses), rel=1e-6)
+    values["total"].backward()
+    trained = {name for name, parameter in step.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, parameter in step.named_parameters() if parameter.requires_grad}
+    parts = {name.split(".")[1] if name.startswith("model.") else "head" for name in trained}
+    text = {"embedding", "layers", "text_proj", "image_proj", "logit_scale"} if config.trains_text else set()
+    assert parts == {"image_encoder", *text, *(() if method == "clip" else ("head",))}
+
+
+def test_simclr_has_the_crops_of_an_image_as_positives(synthetic: pa.Table, tmp_path: Path) -> None:
+    feed = replace(_feed(tmp_path, views=3), same_image=True)
+    rows = [{**row, "epoch": 0} for row in synthetic_rows(synthetic)]
+    for row in rows:
+        assert len({view["offset"] for view in feed.views(row)}) == 1
+    same_caption = {**rows[0], "key": "another image"}
+    batch = feed.batch([*rows, same_caption])
+    assert len(set(batch["caption"].tolist())) == 4, "images of one caption are no positives of each other"
+    assert (batch["pixels"][:, 0] != batch["pixels"][:, 1]).any((1, 2, 3)).all(), "other crops of the image"
+
+
+@pytest.mark.parametrize("method", ["stablerep", "simclr"])
+def test_a_feature_that_is_not_trained_is_not_distilled(method: str) -> None:
+    tree = {"represent": {"method": method}}
+    with pytest.raises(ValueError, match=f"pretrain.distill_loss: represent.method {method} trains no feature"):
+        RunConfig.model_validate(tree)
+    off = {name: {"distill_loss": False} for name in ("pretrain", "retrain", "finetune")}
+    assert RunConfig.model_validate({**tree, **off}).represent.method == method
+    RunConfig.model_validate({"represent": {**tree["represent"], "clip": "a/b"}})  # nothing is trained
+
+
+def test_what_a_preset_does_not_name_has_the_official_value() -> None:
+    official = RepresentConfig()
+    assert (official.image_text_weight, official.head, official.head_last_norm) == (1.0, (4096, 256), False)
+    assert (official.train.weight_decay, official.train.beta2) == (0.1, 0.95)
+    given = RepresentConfig.model_validate({"train": {"epochs": 3, "augment": {"flip": False}}}).train
+    assert given.epochs == 3 and not given.augment.flip
+    assert given.model_copy(update={"epochs": 10, "augment": official.train.augment}) == official.train
+    assert given.augment.model_copy(update={"flip": True}) == official.train.augment
+    assert official.train.augment.crop_scale == (0.08, 1.0) and official.train.augment.blur == 0.5

@@ -57,6 +57,13 @@ def test_muon_gets_matrices_of_linear_layers_and_each_parameter_is_in_one_group(
     assert sorted(grouped) == sorted(trainable)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_adamw_has_the_configured_decay(optimizer: str) -> None:
+    config = CONFIG.model_copy(update={"optimizer": optimizer, "beta2": 0.95})
+    groups = make_optimizer(Small(), config).param_groups
+    assert {group["betas"] for group in groups if "betas" in group} == {(0.9, 0.95)}
+
+
 def test_a_matrix_changes_equally_in_all_directions_and_the_rest_as_under_adamw() -> None:
     muon, adamw = _changes(Small(), CONFIG), _changes(Small(), CONFIG.model_copy(update={"optimizer": "adamw"}))
     strengths = torch.linalg.svdvals(muon["hidden.weight"]) / (CONFIG.muon_lr * 0.2 * 16**0.5)
