@@ -5,8 +5,8 @@ region. Here both are signals of a single decision (`data_engine.wrong_tags`):
 
     removed  tags that are wrong with a probability of at least `min_wrong_probability`, the most probable first, and of
              each label at most the share `max_removed_share`
-    never    tags that a human label confirms (`protect_labels`), tags in `protected`, and labels of fewer than
-             `min_images` images
+    never    human labels (`data.human_labels`), tags that a human label for scoring confirms (`protect_labels`), tags
+             in `protected`, and labels of fewer than `min_images` images
     reason   "outlier" if the evidence against the tag is mostly that it is unlike its label, by embedding or by
              co-occurrence, else "disagreement". The score is the probability to be wrong
 
@@ -73,7 +73,7 @@ SAMPLE_ROWS = pa.schema(
     ]
 )
 _COLUMNS = (
-    *("key", "shard", "positive", "mentioned", "confirmed", "box"),
+    *("key", "shard", "positive", "mentioned", "confirmed", "human", "box"),
     *("detector_score", "image_score", "region_score", "other_mentions"),
 )
 _OUTLIER_SIGNALS = [SIGNALS.index(name) for name in ("prototype_similarity", "co_occurrence")]
@@ -129,7 +129,8 @@ def decide_removals(
         signals[positive], signals[~positive], mentioned=mentioned, expected=config.expected_wrong_share
     )
     removable = _select_removals(evidence, config=config)
-    safe = (positives["confirmed"].to_numpy() & config.protect_labels) | (tag in protected)
+    confirmed = positives["confirmed"].to_numpy() & config.protect_labels
+    safe = confirmed | positives["human"].to_numpy() | (tag in protected)
     label_row["clusters"] = sum(int(prototypes.valid.sum()) for prototypes in halves)
     label_row |= {"wrong_share": evidence.share, "protected": int((removable & safe).sum())}
     label_row |= {f"weight_{name}": float(weight) for name, weight in zip(SIGNALS, evidence.weights, strict=True)}

@@ -8,9 +8,9 @@
 Between them travel SCORES rows, with the logits of the MAX_SCORES likeliest tags in half precision: a thousand bytes an
 image, whatever the size of the label system.
 
-A tag keeps its first origin (parsed, generated caption, tagger). Every round starts from the original captions and the
-tags that survived. A tag that cleaning removed is not added again: the model learnt from the same images and captions,
-so its score is no new evidence.
+A tag keeps its first origin (human, parsed, generated caption, tagger). Every round starts from the original captions
+and the tags that survived. A tag that cleaning removed is not added again: the model learnt from the same images and
+captions, so its score is no new evidence. Neither is a tag that a person excludes.
 """
 
 from __future__ import annotations
@@ -278,13 +278,25 @@ def merge(row: Row, *, rule: Threshold | Calibrated, logits: Logits = tagger_log
         originals = [caption for caption in captions if caption["origin"] == "original"]
         captions = originals + [dict(caption) for caption in row["generated"]]
     tags = [dict(tag) for tag in row["tags"] or []]
-    decided = {tag["id"] for tag in tags} | {removal["id"] for removal in row["removed"] or []}
+    decided = {tag["id"] for tag in tags} | decided_against(row)
     ids = np.array(row["tagger_ids"] or [], np.int64)
     for id, origin, score in rule(ids, logits(row), votes_of(row)):
         if id not in decided:
             decided.add(id)
             tags.append({"id": id, "origin": origin, "score": score})
     return {**annotation, "captions": captions, "tags": tags}
+
+
+def decided_against(row: Row) -> set[int]:
+    """Tags that are never added to an image: cleaning removed them, or a person excludes them.
+
+    Args:
+        row: of ANNOTATION or SCORES.
+
+    Returns:
+        Tag ids.
+    """
+    return {removal["id"] for removal in row["removed"] or []} | set(row["absent"] or [])
 
 
 def votes_of(row: Row) -> dict[int, int]:

@@ -20,7 +20,14 @@ COUNTS = TagCounts(1_000, {1: 500, 2: 500, DOG: 200})
 
 
 def make_regions(
-    *, right: int = 180, outlier: int = 12, unseen: int = 8, negatives: int = 60, seed: int = 0, confirmed: bool = False
+    *,
+    right: int = 180,
+    outlier: int = 12,
+    unseen: int = 8,
+    negatives: int = 60,
+    seed: int = 0,
+    confirmed: bool = False,
+    human: bool = False,
 ) -> tuple[pa.Table, dict[str, str]]:
     """REGIONS rows of a label with two prototypes, and the reason of each wrong key: "outlier" or "unseen".
 
@@ -48,6 +55,7 @@ def make_regions(
             "positive": row < count - negatives,
             "mentioned": row < count - negatives,
             "confirmed": confirmed,
+            "human": human,
             "box": [0, 0, 0.5, 1],
             "detector_score": 0.5,
             "image_score": whole[row],

@@ -36,6 +36,8 @@ def annotation(key: str = "s/1", **changes) -> dict:
         "captions": [{"text": "a dog", "origin": "original", "tags": [0], "sources": ["parsed"]}],
         "tags": [{"id": 0, "origin": "parsed", "score": 1.0}],
         "removed": [],
+        "absent": None,
+        "partial": None,
         "truth": None,
         "unknown_labels": None,
         "reason": None,
