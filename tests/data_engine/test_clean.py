@@ -148,6 +148,8 @@ def test_every_label_of_enough_images_is_decided_and_no_smaller_one():
 def test_protected_tags_stay_and_are_counted():
     table, _ = make_regions(confirmed=True)
     assert removed_of(table) == {} and len(removed_of(table, protect_labels=False)) > 10
+    table, _ = make_regions(human=True)
+    assert removed_of(table) == removed_of(table, protect_labels=False) == {}, "human labels that are trained on stay"
     table, _ = make_regions()
     decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
     assert len(decision.removals) == 0 and decision.label_row["protected"] == len(removed_of(table))
