@@ -71,9 +71,11 @@ def build_labels(
     counts = add_counts(counts, human)
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
     system, report = _build(counts, settings, vectors=vectors, human=frozenset(human))
-    evidence = read_evidence(
-        parsed.path, execution=execution, system=system, max_caption_chars=settings.max_caption_chars
-    )
+    evidence: dict[int, Evidence] = {}
+    if parsed.captions:
+        evidence = read_evidence(
+            parsed.path, execution=execution, system=system, max_caption_chars=settings.max_caption_chars
+        )
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)
     report.captions = captions
