@@ -79,9 +79,9 @@ class SampleSettings(StageSettings):
         data, num_shown = config.data, config.data.measure.captions_per_image
         hides = num_shown is not None and not held_out
         shards = list_shards(uris, folders=data.shard_folders, images=data.images)
-        lists = [shard.uri for shard in shards if shard.format == "json"]
-        for uri in lists:
-            check_system(uri, config.labels.system)
+        lists = [shard for shard in shards if shard.format == "json"]
+        for shard in lists:
+            check_system(shard.uri, config.labels.system)
         return cls(
             shards=tuple(
                 ListedShard(name=shard.name, uri=shard.uri, size=shard.size, changed=shard.version, format=shard.format)
@@ -91,7 +91,7 @@ class SampleSettings(StageSettings):
             min_side=data.min_side,
             max_pixels=data.max_pixels,
             max_bytes=data.max_bytes,
-            images=data.images if lists else None,
+            images=lists[0].images if lists else None,
             hidden=HiddenCaptions(captions_per_image=num_shown, seed=config.seed) if hides else None,
         )
 

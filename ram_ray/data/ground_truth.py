@@ -82,6 +82,18 @@ def true_tags(truth: Iterable[int] | None, captions: Iterable[Row] | None) -> se
     return {int(id) for caption in original for id in _list(caption["tags"])} if original else None
 
 
+def decided_against(row: Row) -> set[int]:
+    """Tags that are never added to an image: cleaning removed them, or a person excludes them.
+
+    Args:
+        row: with the columns `removed` and `absent` of `records.ANNOTATION`.
+
+    Returns:
+        Tag ids.
+    """
+    return {removal["id"] for removal in row["removed"] or []} | set(row["absent"] or [])
+
+
 def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]]) -> Counts:
     """Count the tags of images against their truth, image by image.
 

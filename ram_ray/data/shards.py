@@ -81,6 +81,8 @@ def list_shards(uris: list[str], *, folders: int = 1, images: str | None = None)
         shard_files |= {_uri(fs, path): (format, info) for path, format, info in shards}
     if not shard_files:
         raise ValueError("no shards are named; write a path, a URI or a glob, such as 'data/*.tar'")
+    if images is not None:
+        images = _uri(*fsspec.url_to_fs(images))  # absolute, for tasks that run in other folders
     return [replace(shard, images=images) for shard in make_shards(shard_files, folders=folders)]
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.data.folds import fold_hash
+from ram_ray.data.ground_truth import decided_against
 from ram_ray.data_engine.calibrate import bin_of
 from ram_ray.data_engine.stage_settings import ScoreSettings
 from ram_ray.label_system import LabelSystem, is_present
@@ -285,18 +286,6 @@ def merge(row: Row, *, rule: Threshold | Calibrated, logits: Logits = tagger_log
             decided.add(id)
             tags.append({"id": id, "origin": origin, "score": score})
     return {**annotation, "captions": captions, "tags": tags}
-
-
-def decided_against(row: Row) -> set[int]:
-    """Tags that are never added to an image: cleaning removed them, or a person excludes them.
-
-    Args:
-        row: of ANNOTATION or SCORES.
-
-    Returns:
-        Tag ids.
-    """
-    return {removal["id"] for removal in row["removed"] or []} | set(row["absent"] or [])
 
 
 def votes_of(row: Row) -> dict[int, int]:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from ram_ray.data.ground_truth import decided_against
 from ram_ray.data_engine.calibrate import BINS, MentionCounts, bin_of
-from ram_ray.data_engine.generate import Logits, decided_against, tagger_logits_of, votes_of
+from ram_ray.data_engine.generate import Logits, tagger_logits_of, votes_of
 from ram_ray.records import HUMAN, Row
 
 CELL_COUNTS = ("images", "mentioned", "candidates", "labelled", "labelled_candidates", "true_candidates")

@@ -147,6 +147,9 @@ class HumanLabels:
     sets: tuple[LabelSet, ...] = ()
     vocabularies: tuple[frozenset[int], ...] = ()  # of each set; empty if it is not complete
 
+    def __post_init__(self) -> None:
+        assert len(self.vocabularies) == len(self.sets)
+
     def apply(self, row: Row, annotation: Row, system: LabelSystem, *, has_captions: bool) -> None:
         """Add the human labels of an image to its annotation, as tags or as truth.
 

@@ -71,8 +71,8 @@ class MeasureConfig(Section):
 class LabelSet(Section):
     """Shards whose human labels are trained on, and what an unlisted label means there."""
 
-    shards: str  # a glob, see `data.shards.shard_matches`
-    kind: LabelKind
+    shards: str = Field(description="Glob of shards, as in `pretrain.shards`.")
+    kind: LabelKind = Field(description="What their human labels teach, see `data.human_labels`.")
 
 
 class DataConfig(Section):
@@ -95,10 +95,8 @@ class DataConfig(Section):
     human_labels: LabelKind | dict[str, LabelKind] = Field(
         "none",
         description=(
-            "What the human labels of training shards teach. `none`: nothing, they are for scoring. `positive`: they "
-            "are tags, and other labels are negative unless a caption mentions them. `partial`: other labels are "
-            "unknown (no loss). `complete`: labels that are used anywhere in these shards are negative where they are "
-            "not listed. Or a mapping from globs of shards to these words; the first glob that matches counts."
+            "What human labels of training shards teach: nothing (they score), or tags; `docs/data-formats.md` says what "
+            "an unlisted label means. Or a mapping from globs of shards to these words."
         ),
     )
     drawn: DrawnConfig = Field(DrawnConfig(), description="The embedded corpus of drawn scenes.")
