@@ -95,8 +95,8 @@ class DataConfig(Section):
     human_labels: LabelKind | dict[str, LabelKind] = Field(
         "none",
         description=(
-            "What human labels of training shards teach: nothing (they score), or tags; `docs/data-formats.md` says what "
-            "an unlisted label means. Or a mapping from globs of shards to these words."
+            "What human labels of training shards teach: nothing (they score), or tags; `docs/data-formats.md` says "
+            "what an unlisted label means. Or a mapping from globs of shards to these words."
         ),
     )
     drawn: DrawnConfig = Field(DrawnConfig(), description="The embedded corpus of drawn scenes.")
