@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ import numpy as np
 
 from ram_ray.records import KINDS
 
+_SPACES = re.compile(r"[\s_]+")
 LIST_FIELDS = ("synonyms", "ambiguous", "read_as")  # fields of a label that hold several names
 
 
@@ -33,6 +35,32 @@ class Label:
     ambiguous: tuple[str, ...] = ()  # of name and synonyms: words that captions mostly use in another meaning
     read_as: tuple[str, ...] = ()  # other kinds that a parser may assign to its names
     chinese: str | None = None  # the Chinese name, where an imported list contains it
+
+
+def normalize_name(name: str) -> str:
+    """Write a name in lower case, its words separated by single spaces.
+
+    Args:
+        name: underscores are read as spaces.
+
+    Returns:
+        The normalized name.
+    """
+    return _SPACES.sub(" ", name).strip().lower()
+
+
+def split_kind(text: str) -> tuple[str | None, str]:
+    """Split "action:train" into ("action", "train").
+
+    Args:
+        text: a name, or a kind, a colon and a name.
+
+    Returns:
+        The kind and the normalized name; the kind is None unless one of `records.KINDS` stands before a colon.
+    """
+    kind, colon, name = text.partition(":")
+    kind = kind.strip().lower()
+    return (kind, normalize_name(name)) if colon and kind in KINDS else (None, normalize_name(text))
 
 
 def is_present(scores: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:

@@ -35,6 +35,8 @@ REASONS: tuple[str, ...] = get_args(Reason)
 TagKind = Literal["object", "scene", "attribute", "action"]
 KINDS: tuple[str, ...] = get_args(TagKind)
 
+HUMAN = "human"  # origin of a tag that is a human label
+
 _LOCATION = [
     ("key", pa.string()),  # unique over the run: "<shard>/<member>"
     ("shard", pa.string()),  # name of the shard, unique over the run
@@ -45,6 +47,8 @@ _LOCATION = [
 _REJECTION = [("reason", pa.string()), ("detail", pa.string())]  # null where the row can be used
 
 # After `shards`. `labels` is null where a shard has no human labels; an empty list means "labelled, no label applies".
+# `negative_labels` are names that a person says do not apply. `given_tags` are tags that came with the data and are no
+# human labels: those of released annotations, as ids of `labels.system`.
 # `hidden_captions` contains captions that are used for measuring only (`data.measure`); null where nothing is measured.
 SAMPLE = pa.schema(
     [
@@ -53,6 +57,8 @@ SAMPLE = pa.schema(
         ("height", pa.int32()),
         ("captions", pa.list_(pa.string())),
         ("labels", pa.list_(pa.string())),
+        ("negative_labels", pa.list_(pa.string())),
+        ("given_tags", pa.list_(pa.struct([("id", pa.int32()), ("caption", pa.int32())]))),  # null: of no caption
         ("hidden_captions", pa.list_(pa.string())),
         *_REJECTION,
     ]
@@ -82,7 +88,7 @@ CAPTION = pa.struct(
 TAG = pa.struct(
     [
         ("id", pa.int32()),
-        ("origin", pa.string()),  # parsed | matched | generated_caption | tagger
+        ("origin", pa.string()),  # human | parsed | matched | generated_caption | tagger
         ("score", pa.float32()),  # of an added tag: probability that it is correct, or the tagger's probability; else 1
     ]
 )
@@ -95,8 +101,10 @@ REMOVED = pa.struct(
     ]
 )
 
-# After `labels`, `generate` and `clean`: tags by id of the label system, with the origin of each. `truth` is the ground
-# truth, not used for training: the ids of the human labels, or, where `data.measure` is set and there are none, of all
+# After `labels`, `generate` and `clean`: tags by id of the label system, with the origin of each. Human labels are
+# tags where `data.human_labels` says so: `absent` are then the labels that a person excludes, and in a `partial` row
+# every label that is neither a tag nor absent is unknown, not negative. `truth` is the ground truth, not used for
+# training: the ids of human labels that are not trained on, or, where `data.measure` is set and there are none, of all
 # captions' tags; null where it is not known, and an empty list where no label applies. The stage `labels` resolves the
 # names, once; those that the label system does not contain are in `unknown_labels`, as they were written.
 ANNOTATION = pa.schema(
@@ -105,6 +113,8 @@ ANNOTATION = pa.schema(
         ("captions", pa.list_(CAPTION)),
         ("tags", pa.list_(TAG)),
         ("removed", pa.list_(REMOVED)),
+        ("absent", pa.list_(pa.int32())),
+        ("partial", pa.bool_()),
         ("truth", pa.list_(pa.int32())),
         ("unknown_labels", pa.list_(pa.string())),
         *_REJECTION,

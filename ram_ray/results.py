@@ -102,6 +102,7 @@ class TaggedRows(RowsResult):
     fp: int
     fn: int
     unknown: int  # human labels that the label system does not contain
+    human: int = 0  # tags of human labels
 
     @property
     def truth(self) -> Counts | None:

@@ -162,6 +162,7 @@ def serve(run: Run, config: RunConfig, final: FinalModel, *, num_images: int, ke
     """
     import ray.serve
 
+    from ram_ray.data.shards import list_shards
     from ram_ray.serving.app import deploy
     from ram_ray.serving.client import tag_examples
 
@@ -169,7 +170,8 @@ def serve(run: Run, config: RunConfig, final: FinalModel, *, num_images: int, ke
     try:
         logger.info("the tagger answers at %s (page: %s/, API: %s/docs)", url, url, url)
         if final.held_out:
-            tag_examples(url, final.held_out[0], folder=run.path("evaluation", "tried"), num_images=num_images)
+            shard = list_shards(final.held_out[:1], images=config.data.images)[0]
+            tag_examples(url, shard, folder=run.path("evaluation", "tried"), num_images=num_images)
         while keep_serving:
             time.sleep(3600)
     except KeyboardInterrupt:

@@ -243,28 +243,6 @@ def _export(source: str, out: str, *, kind: str | None) -> int:
     return 0
 
 
-@app.command("annotations", cls=Command)
-def import_annotations(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="JSON", help="List of {image_path, caption, union_label_id, parse_label_id}."),
-    ],
-    system: Annotated[
-        str, typer.Argument(metavar="SYSTEM", help="The label system of its ids, for example ram_tag_list.txt.")
-    ],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the annotations.")],
-    images: Annotated[
-        str, typer.Option("--images", metavar="URI", help="The folder that image_path starts from.")
-    ] = "",
-) -> int:
-    """Turn the released RAM annotations into those of a run."""
-    from ram_ray.interop import annotations
-
-    counts = annotations.import_annotations(source, load_system(system), out, images=images)
-    print(", ".join(f"{value:,} {name}" for name, value in counts.items()))
-    return 0
-
-
 def _write(uri: str, text: str) -> None:
     import fsspec
 

@@ -136,6 +136,8 @@ def _format_annotation(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin is list or (origin is tuple and arguments[-1] is Ellipsis):
         return f"list of {_format_annotation(arguments[0])}"
+    if origin is dict:
+        return f"mapping of text to {_format_annotation(arguments[1])}"
     if origin is tuple:
         return f"[{', '.join(_format_annotation(argument) for argument in arguments)}]"
     return TYPE_NAMES[annotation]

@@ -17,6 +17,7 @@ import ray.data
 from pydantic import Field
 
 from ram_ray.config import RunConfig
+from ram_ray.data.annotation_list import check_system
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.data.shards import Format, Shard, list_shards, scan_shard
 from ram_ray.drawn_scenes import plan_corpus, write_shard
@@ -57,6 +58,7 @@ class SampleSettings(StageSettings):
     min_side: int
     max_pixels: int
     max_bytes: int
+    images: str | None = None  # folder that the image paths of JSON lists start from; None: the folder of each list
     hidden: HiddenCaptions | None = None
 
     @classmethod
@@ -72,19 +74,24 @@ class SampleSettings(StageSettings):
             The settings.
 
         Raises:
-            ValueError: if a name is no shard.
+            ValueError: if a name is no shard, or a JSON list has label ids and `labels.system` does not name them.
         """
         data, num_shown = config.data, config.data.measure.captions_per_image
         hides = num_shown is not None and not held_out
+        shards = list_shards(uris, folders=data.shard_folders, images=data.images)
+        lists = [shard for shard in shards if shard.format == "json"]
+        for shard in lists:
+            check_system(shard.uri, config.labels.system)
         return cls(
             shards=tuple(
                 ListedShard(name=shard.name, uri=shard.uri, size=shard.size, changed=shard.version, format=shard.format)
-                for shard in list_shards(uris, folders=data.shard_folders)
+                for shard in shards
             ),
             check=data.check,
             min_side=data.min_side,
             max_pixels=data.max_pixels,
             max_bytes=data.max_bytes,
+            images=lists[0].images if lists else None,
             hidden=HiddenCaptions(captions_per_image=num_shown, seed=config.seed) if hides else None,
         )
 
@@ -102,7 +109,7 @@ class SampleSettings(StageSettings):
         Returns:
             An iterator of rows.
         """
-        shard = Shard(source["shard"], source["uri"], source["format"])
+        shard = Shard(source["shard"], source["uri"], source["format"], images=self.images)
         rows = scan_shard(shard, limits=self.limits, check=self.check)
         hidden = self.hidden
         if hidden is None:

@@ -1,9 +1,10 @@
 """The ground truth of an image, and how well its tags agree with it, counted batch by batch.
 
-The truth is the image's human labels; a model is scored against the tags of the original captions where there are none.
-A human label is a name, or `kind:name` for a name with two meanings ("orange"); a name of several kinds means the kind
-that captions use most. Names are resolved once, by the stage `labels`; all others read the ids in the rows. Names that
-the label system does not contain cannot be scored; they are counted as `unknown`.
+The truth is the image's human labels; a model is scored against the tags of the original captions where there are
+none. A human label is a name, or `kind:name` for a name with two meanings ("orange"); a name of several kinds means
+the kind that captions use most. Case, underscores and further white space do not count. Names are resolved once, by
+the stage `labels`; all others read the ids in the rows. Names that the label system does not contain cannot be scored;
+they are counted as `unknown`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from ram_ray.label_system import LabelSystem
+from ram_ray.label_system import LabelSystem, split_kind
 from ram_ray.records import KINDS, Row
 from ram_ray.results import Counts
 
@@ -40,10 +41,10 @@ def label_id(label: str, system: LabelSystem) -> int | None:
     Returns:
         The id, or None if the label system does not contain the name.
     """
-    kind, colon, name = label.partition(":")
-    if colon and kind in KINDS:
-        return system.find(name.strip().lower(), kind)
-    ids = [id for id in (system.find(label.strip().lower(), kind) for kind in KINDS) if id is not None]
+    kind, name = split_kind(label)
+    if kind:
+        return system.find(name, kind)
+    ids = [id for id in (system.find(name, kind) for kind in KINDS) if id is not None]
     return max(ids, key=lambda id: system[id].count) if ids else None
 
 
@@ -79,6 +80,18 @@ def true_tags(truth: Iterable[int] | None, captions: Iterable[Row] | None) -> se
         return {int(id) for id in truth}
     original = [caption for caption in captions if caption["origin"] == "original"] if captions is not None else []
     return {int(id) for caption in original for id in _list(caption["tags"])} if original else None
+
+
+def decided_against(row: Row) -> set[int]:
+    """Tags that are never added to an image: cleaning removed them, or a person excludes them.
+
+    Args:
+        row: with the columns `removed` and `absent` of `records.ANNOTATION`.
+
+    Returns:
+        Tag ids.
+    """
+    return {removal["id"] for removal in row["removed"] or []} | set(row["absent"] or [])
 
 
 def score_tags(predicted: Iterable[Iterable[int]], truth: Iterable[Iterable[int]]) -> Counts:

@@ -27,14 +27,15 @@ def hide_captions(row: Row, *, num_shown: int, seed: int) -> Row:
         seed: seed of the draw, with the row's key.
 
     Returns:
-        The row with both columns, each in the order of the captions.
+        The row with both columns, each in the order of the captions, and without `given_tags`, which are made of all
+        captions.
     """
     captions = row["captions"] or []
     shown = sorted(
         seeded_random(row["key"], seed, "captions").sample(range(len(captions)), min(num_shown, len(captions)))
     )
     hidden = [text for index, text in enumerate(captions) if index not in shown]
-    return {**row, "captions": [captions[index] for index in shown], "hidden_captions": hidden}
+    return {**row, "captions": [captions[index] for index in shown], "hidden_captions": hidden, "given_tags": None}
 
 
 def seeded_random(key: str, seed: int, what: str) -> random.Random:

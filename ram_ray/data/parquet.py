@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ram_ray.data.samples import ImageCheck, Sample, parse_labels, parse_texts
+from ram_ray.data.samples import ImageCheck, Sample, parse_texts
 from ram_ray.records import Reject
 
 BATCH_BYTES = 32 << 20  # of rows held at once
@@ -119,8 +119,9 @@ def _columns(uri: str, schema: pa.Schema) -> dict[str, str | None]:
     def first(names: Iterable[str]) -> str | None:
         return next((name for name in names if name in schema.names), None)
 
-    columns = {"image": image_column(uri, schema), "captions": first(CAPTION_COLUMNS), "labels": first(["labels"])}
-    if not columns["captions"] and not columns["labels"]:
+    columns = {"image": image_column(uri, schema), "captions": first(CAPTION_COLUMNS)}
+    columns |= {name: first([name]) for name in ("labels", "negative_labels")}
+    if not any(columns[name] for name in ("captions", "labels", "negative_labels")):
         names = ", ".join(CAPTION_COLUMNS)
         raise ValueError(f"{uri}: no captions among {schema.names}; name the column one of {names}")
     return {**columns, "key": first(KEY_COLUMNS)}
@@ -132,7 +133,7 @@ def _batch_samples(
     assert columns["image"]
     images = image_values(batch, columns["image"])
     lengths = pc.binary_length(images).to_pylist()
-    values = {name: _raw_list(batch, columns[name]) for name in ("captions", "labels", "key")}
+    values = {name: _raw_list(batch, columns[name]) for name in ("captions", "labels", "negative_labels", "key")}
     for index in range(batch.num_rows):
         sample = Sample(str(first + index), uri, first + index, lengths[index] or 0)
         try:
@@ -142,7 +143,7 @@ def _batch_samples(
             elif key is not None:
                 sample.key = str(key)
             sample.captions = parse_texts(values["captions"][index], "captions")
-            sample.labels = parse_labels(values["labels"][index])
+            sample.set_labels(values["labels"][index], values["negative_labels"][index])
         except Reject as reject:
             sample.problem = reject
         sample.check_image(check_image, partial(_read_value, images, index))

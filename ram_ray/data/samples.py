@@ -13,7 +13,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Protocol
+from typing import IO, Protocol, TypedDict
 
 import fsspec
 
@@ -44,6 +44,13 @@ class ImageCheck(Protocol):
         ...
 
 
+class GivenTag(TypedDict):
+    """A tag that came with the data and is no human label."""
+
+    id: int  # of `labels.system`
+    caption: int | None  # index of the caption that mentions it; None: no caption does
+
+
 @dataclass(slots=True)
 class Sample:
     """One image with its texts, as a shard has it; `key` need not be unique. With a `problem` it cannot be used."""
@@ -55,7 +62,29 @@ class Sample:
     size: tuple[int, int] | None = None  # (width, height)
     captions: list[str] = field(default_factory=list)
     labels: list[str] | None = None
+    negative_labels: list[str] | None = None
+    given_tags: list[GivenTag] | None = None
     problem: Reject | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether anything but a caption says what the image shows."""
+        return not (self.labels is None and self.negative_labels is None and self.given_tags is None)
+
+    def set_labels(self, labels: object, negative_labels: object) -> None:
+        """Set the human labels.
+
+        Args:
+            labels: value of the field `labels`, see `parse_labels`.
+            negative_labels: value of the field `negative_labels`.
+
+        Raises:
+            Reject: bad_metadata, if a value is no list of texts, or a name is in both.
+        """
+        positive, negative = parse_labels(labels), parse_labels(negative_labels, name="negative_labels")
+        if both := set(positive or ()) & set(negative or ()):
+            raise Reject("bad_metadata", f"labels and negative_labels both contain {min(both)[:100]!r}")
+        self.labels, self.negative_labels = positive, negative
 
     def check_image(self, check_image: ImageCheck, read: Read) -> None:
         """Check the image, and set its size or its problem.
@@ -121,11 +150,12 @@ def parse_texts(value: object, name: str) -> list[str]:
     return cleaned
 
 
-def parse_labels(value: object) -> list[str] | None:
+def parse_labels(value: object, *, name: str = "labels") -> list[str] | None:
     """The human labels of an image.
 
     Args:
         value: value from JSON or Parquet.
+        name: name of the field, for the error.
 
     Returns:
         The labels; None if the image is not labelled, an empty list if it is labelled with nothing.
@@ -134,8 +164,8 @@ def parse_labels(value: object) -> list[str] | None:
         Reject: bad_metadata, if the value is no list of texts.
     """
     if value is not None and not isinstance(value, list):
-        raise Reject("bad_metadata", f"labels must be a list of texts, not {type(value).__name__}")
-    return None if value is None else parse_texts(value, "labels")
+        raise Reject("bad_metadata", f"{name} must be a list of texts, not {type(value).__name__}")
+    return None if value is None else parse_texts(value, name)
 
 
 def read_json(raw: bytes) -> Json:
@@ -212,13 +242,29 @@ def _folder_sample(
         if line is None:
             raise Reject("bad_metadata", f"line {number} is longer than {MAX_TEXT} bytes")
         tree = read_json(line)
-        name = _relative_name(tree.get("file_name", tree.get("image")))
+        name = relative_name(tree.get("file_name", tree.get("image")))
         sample.key, sample.uri = name, f"{uri}/{name}"
         sample.captions = parse_captions(tree, ("caption", "captions", "text"))
-        sample.labels = parse_labels(tree.get("labels"))
+        sample.set_labels(tree.get("labels"), tree.get("negative_labels"))
     except Reject as reject:
         sample.problem = reject
         return sample
+    check_file(sample, fs=fs, named_in=f"line {number}", check_image=check_image)
+    return sample
+
+
+def check_file(sample: Sample, *, fs: fsspec.AbstractFileSystem, named_in: str, check_image: ImageCheck) -> None:
+    """Set the length and the size of a sample whose image is a file, or its problem.
+
+    Args:
+        sample: has the URI of the file.
+        fs: the fsspec file system of the URI.
+        named_in: what names the file, for the error: "line 7".
+        check_image: function that checks an image.
+
+    Raises:
+        OSError: if the storage fails.
+    """
     path = fs._strip_protocol(sample.uri)
     try:
         info = fs.info(path)
@@ -230,14 +276,24 @@ def _folder_sample(
         gone = isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
         if not gone and error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise  # the storage failed, not this row
-        sample.problem = Reject("bad_metadata", f"line {number} names an image that cannot be read: {error}")
-    return sample
+        sample.problem = Reject("bad_metadata", f"{named_in} names an image that cannot be read: {error}")
 
 
-def _relative_name(name: object) -> str:
-    """Check and normalise an image's path relative to its folder: it must stay inside."""
+def relative_name(name: object, *, fields: str = '"file_name" or "image"') -> str:
+    """Check and normalise an image's path relative to its folder: it must stay inside.
+
+    Args:
+        name: value of the field.
+        fields: names of the fields, for the error.
+
+    Returns:
+        The normalised path.
+
+    Raises:
+        Reject: bad_metadata, if there is no path or it leaves the folder.
+    """
     if not isinstance(name, str) or not name.strip():
-        raise Reject("bad_metadata", 'no image is named: write "file_name" or "image"')
+        raise Reject("bad_metadata", f"no image is named: write {fields}")
     parse_texts(name, "file_name")
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or "::" in name:
         raise Reject("bad_metadata", f"the image's path must stay inside the folder: {name[:200]!r}")

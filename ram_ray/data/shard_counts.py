@@ -15,7 +15,7 @@ import fsspec
 import pyarrow.parquet as pq
 
 from ram_ray.data.samples import Read, Sample
-from ram_ray.data.shards import READERS, Shard
+from ram_ray.data.shards import Shard, read_samples
 
 
 def count_images(shards: Iterable[Shard], *, enough: int) -> int | None:
@@ -69,7 +69,7 @@ def _samples(shard: Shard) -> Iterator[Sample]:
     def accept(read: Read, nbytes: int) -> tuple[int, int]:
         return 1, 1
 
-    return (sample for sample in READERS[shard.format](shard.uri, check_image=accept) if sample.problem is None)
+    return (sample for sample in read_samples(shard, check_image=accept) if sample.problem is None)
 
 
 def _stated_images(shard: Shard) -> int | None:

@@ -10,24 +10,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Literal
 
 import fsspec
 
+from ram_ray.data.annotation_list import read_annotation_list
 from ram_ray.data.images import Limits, check_bytes, decode, header
 from ram_ray.data.parquet import read_parquet
-from ram_ray.data.samples import CAPTIONS_FILE, Read, Sample, read_folder
+from ram_ray.data.samples import CAPTIONS_FILE, ImageCheck, Read, Sample, read_folder
 from ram_ray.data.tar import read_tar
 from ram_ray.records import Reject, Row
 from ram_ray.runtime.storage import Info, version_of
 
-Format = Literal["tar", "parquet", "folder"]
+Format = Literal["tar", "parquet", "folder", "json"]
 HEADER_BYTES = 32 << 10  # read first; for a longer header the whole image is read
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-READERS = {"tar": read_tar, "parquet": read_parquet, "folder": read_folder}
+_READERS = {"tar": read_tar, "parquet": read_parquet, "folder": read_folder}
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,20 @@ class Shard:
     format: Format
     size: int | None = None  # bytes, of a folder those of its captions.jsonl
     version: str = ""  # changes when the content does
+    images: str | None = None  # of a JSON list: folder that image paths start from; None: the folder of the list
 
 
-def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
+def list_shards(uris: list[str], *, folders: int = 1, images: str | None = None) -> list[Shard]:
     """List the shards that paths, URIs and globs name; for a folder of .tar or .parquet files, each of these files.
 
     A glob skips files that are no shards; a file named in full must be a shard. A .parquet beside a .tar of the same
-    name is img2dataset's table of URLs, holds no images, and is skipped too.
+    name is img2dataset's table of URLs, holds no images, and is skipped too. A JSON list is a shard only where it, or a
+    glob that ends with .json, is named: other .json files lie beside shards.
 
     Args:
         uris: paths, URIs or globs, of any fsspec storage.
         folders: how many of the folders above a shard are a part of its name.
+        images: folder that the image paths of JSON lists start from; None: the folder of each list.
 
     Returns:
         The shards, sorted by URI.
@@ -68,16 +72,18 @@ def list_shards(uris: list[str], *, folders: int = 1) -> list[Shard]:
             raise ValueError(f"{pattern}: cannot be listed: {_advice(pattern, error)}") from error
         if not entries:
             raise ValueError(f"{pattern}: nothing is there; check the path, or quote a glob such as 'data/*.tar'")
-        shards = list(find_shards(fs, entries, named=named, nested=True))
+        shards = list(find_shards(fs, entries, named=named or pattern.endswith(".json"), nested=True))
         if not shards:
             raise ValueError(
                 f"{pattern}: no shard among {len(entries)} match(es); use .tar, .parquet, "
-                f"or a folder that holds {CAPTIONS_FILE}, .tar or .parquet files"
+                f"a folder that holds {CAPTIONS_FILE}, .tar or .parquet files, or a JSON list, whose name must be given"
             )
         shard_files |= {_uri(fs, path): (format, info) for path, format, info in shards}
     if not shard_files:
         raise ValueError("no shards are named; write a path, a URI or a glob, such as 'data/*.tar'")
-    return make_shards(shard_files, folders=folders)
+    if images is not None:
+        images = _uri(*fsspec.url_to_fs(images))  # absolute, for tasks that run in other folders
+    return [replace(shard, images=images) for shard in make_shards(shard_files, folders=folders)]
 
 
 def make_shards(shard_files: dict[str, tuple[Format, Info]], *, folders: int) -> list[Shard]:
@@ -126,7 +132,7 @@ def shard_name(uri: str, *, folders: int = 1) -> str:
         The name; it has letters, digits, "-", "_", ".", and "/" between the parts.
     """
     parts = [part for part in uri.partition("://")[2 if "://" in uri else 0].split("/") if part]
-    stem = parts[-1].removesuffix(".tar").removesuffix(".parquet") if parts else ""
+    stem = re.sub(r"\.(tar|parquet|json)$", "", parts[-1]) if parts else ""
     name_parts = [*parts[:-1][-folders:], stem or "shard"] if folders else [stem or "shard"]
     return "/".join(re.sub(r"[^A-Za-z0-9._-]", "_", part) for part in name_parts)
 
@@ -148,10 +154,25 @@ def shard_matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(part, pattern) for part in parts)
 
 
+def read_samples(shard: Shard, *, check_image: ImageCheck) -> Iterator[Sample]:
+    """Read the samples of a shard of any format.
+
+    Args:
+        shard: the shard to read.
+        check_image: function that checks an image.
+
+    Returns:
+        An iterator of samples.
+    """
+    if shard.format == "json":
+        return read_annotation_list(shard.uri, images=shard.images, check_image=check_image)
+    return _READERS[shard.format](shard.uri, check_image=check_image)
+
+
 def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header"]) -> Iterator[Row]:
     """Read a shard, in bounded memory: a row for every image and every defect.
 
-    An image with human labels needs no captions.
+    An image with human labels, or with tags that came with it, needs no captions.
 
     Args:
         shard: the shard to read.
@@ -170,7 +191,7 @@ def scan_shard(shard: Shard, *, limits: Limits, check: Literal["decode", "header
         raise ValueError(f"check must be 'decode' or 'header', not {check!r}")
     used: Counter[str] = Counter()
     check_image = partial(_check_image, limits=limits, check=check)
-    for sample in READERS[shard.format](shard.uri, check_image=check_image):
+    for sample in read_samples(shard, check_image=check_image):
         yield _row(shard, sample, used)
 
 
@@ -196,7 +217,7 @@ def _row(shard: Shard, sample: Sample, used: Counter[str]) -> Row:
         while key in used:
             used[sample.key] += 1
             key = f"{sample.key}#{used[sample.key]}"
-    elif problem is None and not sample.captions and sample.labels is None:
+    elif problem is None and not sample.captions and not sample.has_labels:
         problem = Reject("no_caption", "no text, or only white space")
     used[key] = 1
     width, height = sample.size or (None, None)
@@ -210,6 +231,8 @@ def _row(shard: Shard, sample: Sample, used: Counter[str]) -> Row:
         "height": height,
         "captions": sample.captions,
         "labels": sample.labels,
+        "negative_labels": sample.negative_labels,
+        "given_tags": sample.given_tags,
         "reason": problem.reason if problem else None,
         "detail": problem.detail if problem else None,
     }
@@ -262,8 +285,12 @@ def find_shards(
         elif path.endswith(".parquet"):
             if named or f"{path.removesuffix('.parquet')}.tar" not in archives:
                 yield path, "parquet", info
+        elif named and path.endswith(".json"):
+            yield path, "json", info
         elif named:
-            raise ValueError(f"{path}: unknown kind of shard; use .tar, .parquet or a folder with {CAPTIONS_FILE}")
+            raise ValueError(
+                f"{path}: unknown kind of shard; use .tar, .parquet, a JSON list or a folder with {CAPTIONS_FILE}"
+            )
 
 
 def _captions(fs: fsspec.AbstractFileSystem, folder: str) -> Info | None:

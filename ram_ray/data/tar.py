@@ -25,7 +25,6 @@ from ram_ray.data.samples import (
     decode_text,
     merge_texts,
     parse_captions,
-    parse_labels,
     parse_texts,
     read_json,
 )
@@ -153,7 +152,7 @@ class _Group:
     images: list[Sample] = field(default_factory=list)
     txt_captions: list[str] = field(default_factory=list)
     json_captions: list[str] = field(default_factory=list)
-    labels: list[str] | None = None
+    labels: tuple[object, object] = (None, None)  # values of `labels` and `negative_labels`
     problem: Reject | None = None  # of the texts
     beside_corrupt: bool = False
 
@@ -168,9 +167,15 @@ class _Group:
             else:
                 tree = read_json(raw)
                 self.json_captions += parse_captions(tree)
-                self.labels = parse_labels(tree.get("labels"))
+                self.labels = tree.get("labels"), tree.get("negative_labels")
         except Reject as reject:
             self.problem = reject
+
+    def _set_labels(self, sample: Sample) -> None:
+        try:
+            sample.set_labels(*self.labels)
+        except Reject as reject:
+            self.problem = self.problem or reject
 
     def samples(self, uri: str) -> Iterator[Sample]:
         """The sample, and a rejected one for each further image; nothing if a corrupt span took a part of it."""
@@ -181,7 +186,7 @@ class _Group:
                 sample.problem = Reject("duplicate_key", f"a second image of {self.key[:200]!r}")
             else:
                 sample.captions = merge_texts(self.txt_captions, self.json_captions)
-                sample.labels = self.labels
+                self._set_labels(sample)
                 sample.problem = sample.problem or self.problem
             yield sample
         dotted = [extension for extension in self.extensions if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]

@@ -2,8 +2,8 @@
 
 `engine.clean.rule` says which (`data_engine.cleaning_rules`). By either rule:
 
-    never    tags that a human label confirms (`protect_labels`), tags in `protected`, and labels of fewer than
-             `min_images` images
+    never    human labels (`data.human_labels`), tags that a human label for scoring confirms (`protect_labels`), tags
+             in `protected`, and labels of fewer than `min_images` images
     reason   "outlier": the tag is unlike its label; "disagreement": the model does not see it
 
 `decide_removals` reads the rows of a label in chunks, several times, so memory is about 150 bytes a crop and the
@@ -112,7 +112,8 @@ def decide_removals(
         return Decision(REMOVALS.empty_table(), SAMPLE_ROWS.empty_table(), label_row)
     seed += tag
     ruling = RULES[config.rule](chunks, crops=crops, config=config, counts=counts, seed=seed)
-    safe = (ruling.positives["confirmed"].to_numpy() & config.protect_labels) | (tag in protected)
+    confirmed = ruling.positives["confirmed"].to_numpy() & config.protect_labels
+    safe = confirmed | ruling.positives["human"].to_numpy() | (tag in protected)
     label_row |= {"clusters": ruling.clusters, "protected": int((ruling.removable & safe).sum()), **ruling.figures}
     decided = _decided_rows(ruling, tag, removed=ruling.removable & ~safe)
     reasons = decided["reason"].to_pylist()

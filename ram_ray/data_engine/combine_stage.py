@@ -24,7 +24,7 @@ from ram_ray.data_engine.combine_scores import (
 )
 from ram_ray.data_engine.ray_counts import sum_rows
 from ram_ray.data_engine.stage_settings import ScoreWeightSettings
-from ram_ray.data_engine.tag_pairs import PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs
+from ram_ray.data_engine.tag_pairs import MENTION_COLUMNS, PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs
 from ram_ray.label_system import LabelSystem
 from ram_ray.results import LabelSystemResult, Scores, ScoreWeights
 from ram_ray.runtime.annotate import read_rows
@@ -74,7 +74,7 @@ def load_score_combiner(score_weights: ScoreWeights) -> ScoreCombiner:
 
 def _read_pairs(path: str, *, execution: Execution, system: LabelSystem) -> Pairs:
     num_tags = len(system)
-    rows = read_rows(path, execution=execution, columns=["key", "captions", "removed", "reason"])
+    rows = read_rows(path, execution=execution, columns=["key", *MENTION_COLUMNS, "reason"])
     return gather_pairs(
         sum_rows(rows, lambda block: count_pairs(block, num_tags=num_tags), PAIRS, execution=execution), system
     )
@@ -87,7 +87,7 @@ def _fit(path: str, pairs: Pairs, *, execution: Execution, fold: Fold | None) ->
         selected = fold.contains if fold else lambda key: True
         return count_score_cells(block, co_occurrence=ray.get(reference), selected=selected)
 
-    columns = ["key", "captions", "removed", "reason", "tagger_ids", "tagger_logits"]
+    columns = ["key", *MENTION_COLUMNS, "reason", "tagger_ids", "tagger_logits"]
     return fit_weights(
         sum_rows(read_rows(path, execution=execution, columns=columns), count, SCORE_CELLS, execution=execution)
     )

@@ -38,7 +38,7 @@ from ram_ray.detectors.regions import WHOLE_IMAGE, Box
 from ram_ray.detectors.registry import make_detector
 from ram_ray.label_system import is_present
 from ram_ray.labels.match import MATCHED, PARSED
-from ram_ray.records import Row, to_table
+from ram_ray.records import HUMAN, Row, to_table
 from ram_ray.runtime.key_hash import hash_key
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 KINDS_WITH_REGION = ("object", "action")
 Corners = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
-CAPTION_ORIGINS = (PARSED, MATCHED)  # origins of mentioned tags
+MENTIONED_ORIGINS = (PARSED, MATCHED, HUMAN)  # a caption or a person names the tag
 
 # A row for each tag of an image.
 REGIONS = pa.schema(
@@ -58,14 +58,15 @@ REGIONS = pa.schema(
         ("shard", pa.string()),
         ("tag", pa.int32()),
         ("positive", pa.bool_()),  # false: a negative, a tag that the image does not have
-        ("mentioned", pa.bool_()),  # a caption mentions the tag; false if the engine added it
-        ("confirmed", pa.bool_()),  # a human label of the image confirms the tag
+        ("mentioned", pa.bool_()),  # a caption or a human label names the tag; false if the engine added it
+        ("confirmed", pa.bool_()),  # a human label of the image that is for scoring alone confirms the tag
+        ("human", pa.bool_()),  # the tag is a human label: never removed
         ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 as shares of the image's sides
         ("detector_score", pa.float32()),  # 0 if it found no region and the box is the whole image
         ("image_score", pa.float32()),  # the tagger's probability of the tag on the whole image
         ("region_score", pa.float32()),  # the tagger's probability of the tag on the crop
         ("predicted", pa.bool_()),  # whether the tagger predicts the tag on the crop: region_score >= its threshold
-        ("other_mentions", pa.list_(pa.int32())),  # the image's other tags that a caption mentions
+        ("other_mentions", pa.list_(pa.int32())),  # the image's other mentioned tags
         ("embedding", pa.binary()),  # float16 (D,), little-endian
     ]
 )
@@ -155,8 +156,9 @@ class RegionEmbedder:
 
         positives = [self._selected_ids(row["tags"]) for row in rows]
         mentioned = [
-            self._selected_ids([tag for tag in row["tags"] if tag["origin"] in CAPTION_ORIGINS]) for row in rows
+            self._selected_ids([tag for tag in row["tags"] if tag["origin"] in MENTIONED_ORIGINS]) for row in rows
         ]
+        human = [{tag["id"] for tag in row["tags"] if tag["origin"] == HUMAN} for row in rows]
         negatives = [self._draw_negatives(row) for row in rows]
         confirmed = [set(row["truth"] or ()) for row in rows]
         # Encoded once, for the scores of the whole images and for attention boxes.
@@ -170,7 +172,8 @@ class RegionEmbedder:
         for image, image_boxes in enumerate(boxes):
             for id, (box, score) in image_boxes.items():
                 region: Row = {"tag": id, "positive": id in positives[image], "mentioned": id in mentioned[image]}
-                region |= {"confirmed": id in confirmed[image], "box": list(box), "detector_score": score}
+                region |= {"confirmed": id in confirmed[image], "human": id in human[image]}
+                region |= {"box": list(box), "detector_score": score}
                 region |= {
                     "image_score": float(whole[image, id]),
                     "other_mentions": [tag for tag in mentioned[image] if tag != id],

@@ -8,9 +8,9 @@
 Between them travel SCORES rows, with the logits of the MAX_SCORES likeliest tags in half precision: a thousand bytes an
 image, whatever the size of the label system.
 
-A tag keeps its first origin (parsed, generated caption, tagger). Every round starts from the original captions and the
-tags that survived. A tag that cleaning removed is not added again: the model learnt from the same images and captions,
-so its score is no new evidence.
+A tag keeps its first origin (human, parsed, generated caption, tagger). Every round starts from the original captions
+and the tags that survived. A tag that cleaning removed is not added again: the model learnt from the same images and
+captions, so its score is no new evidence. Neither is a tag that a person excludes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.data.folds import fold_hash
+from ram_ray.data.ground_truth import decided_against
 from ram_ray.data_engine.calibrate import bin_of
 from ram_ray.data_engine.stage_settings import ScoreSettings
 from ram_ray.label_system import LabelSystem, is_present
@@ -278,7 +279,7 @@ def merge(row: Row, *, rule: Threshold | Calibrated, logits: Logits = tagger_log
         originals = [caption for caption in captions if caption["origin"] == "original"]
         captions = originals + [dict(caption) for caption in row["generated"]]
     tags = [dict(tag) for tag in row["tags"] or []]
-    decided = {tag["id"] for tag in tags} | {removal["id"] for removal in row["removed"] or []}
+    decided = {tag["id"] for tag in tags} | decided_against(row)
     ids = np.array(row["tagger_ids"] or [], np.int64)
     for id, origin, score in rule(ids, logits(row), votes_of(row)):
         if id not in decided:

@@ -22,7 +22,7 @@ from ram_ray.data_engine.wrong_tags import SIGNALS
 from ram_ray.settings.data_engine import CleanConfig
 
 _COLUMNS = (
-    *("key", "shard", "positive", "mentioned", "confirmed", "box"),
+    *("key", "shard", "positive", "mentioned", "confirmed", "human", "box"),
     *("detector_score", "image_score", "region_score", "predicted", "other_mentions"),
 )
 

@@ -4,8 +4,9 @@ An image gives a row for each tag that has a score, is mentioned by its captions
 image is a low score without a mention, which follows from the totals. So a block of images becomes at most a row for
 each cell, Ray Data sums the blocks, and the driver holds at most tags x bins.
 
-A mention counts unless cleaning removed the tag. A tag is a candidate on an image that neither has it nor lost it in
-cleaning: it can be added.
+A mention counts unless cleaning removed the tag or a person excludes it. The human labels of an image that are tags
+mention them as one caption more. A tag is a candidate on an image that neither has it nor lost it in cleaning, and from
+which no person excludes it: it can be added.
 
 Letters: V votes, T tags, B bins (`data_engine.calibrate`).
 """
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from ram_ray.data.ground_truth import decided_against
 from ram_ray.data_engine.calibrate import BINS, MentionCounts, bin_of
 from ram_ray.data_engine.generate import Logits, tagger_logits_of, votes_of
-from ram_ray.records import Row
+from ram_ray.records import HUMAN, Row
 
 CELL_COUNTS = ("images", "mentioned", "candidates", "labelled", "labelled_candidates", "true_candidates")
 TAG_COUNTS = ("once", "twice", "often")  # of images with several captions: by how many of them mention the tag
@@ -120,17 +122,18 @@ def gather_cells(tables: Iterable[pa.Table], *, num_tags: int, votes: int) -> Ce
 
 
 def mentions(row: Row) -> list[set[int]]:
-    """The tags that each original caption of a row mentions, without those that cleaning removed.
+    """The tags that each original caption of a row mentions, without those that cleaning removed or a person excludes.
 
     Args:
         row: of ANNOTATION or SCORES.
 
     Returns:
-        For each original caption a set of tag ids.
+        For each original caption a set of tag ids, and one of the human labels if any are tags.
     """
-    removed = {removal["id"] for removal in row["removed"] or []}
+    excluded = decided_against(row)
     originals = [caption for caption in row["captions"] or [] if caption["origin"] == "original"]
-    return [set(caption["tags"] or []) - removed for caption in originals]
+    human = {tag["id"] for tag in row["tags"] or [] if tag["origin"] == HUMAN}
+    return [set(caption["tags"] or []) - excluded for caption in originals] + ([human] if human else [])
 
 
 class _Counter:
@@ -143,18 +146,18 @@ class _Counter:
 
     def add(self, row: Row) -> None:
         """Count an image, a SCORES row."""
-        removed = {removal["id"] for removal in row["removed"] or []}
+        excluded = decided_against(row)
         tags = {tag["id"] for tag in row["tags"] or []}
         original = mentions(row)
         num_mentions = Counter(id for caption_tags in original for id in caption_tags)
         truth = None if row["truth"] is None else set(row["truth"])
         votes = votes_of(row)
         bins = dict(zip(row["tagger_ids"] or [], bin_of(self.logits(row)).tolist(), strict=True))
-        ids = np.array(sorted({*bins, *num_mentions, *tags, *removed, *votes, *(truth or ())}), np.int64)
+        ids = np.array(sorted({*bins, *num_mentions, *tags, *excluded, *votes, *(truth or ())}), np.int64)
         vote = np.array([min(votes.get(id, 0), self.votes) for id in ids.tolist()], np.int64)
         score_bin = np.array([bins.get(id, 0) for id in ids.tolist()], np.int64)
         cells = (vote * self.num_tags + ids) * BINS + score_bin
-        is_candidate = ~np.isin(ids, list(tags | removed))
+        is_candidate = ~np.isin(ids, list(tags | excluded))
         true = np.isin(ids, list(truth or ()))
         self._append("images", cells)
         self._append("mentioned", cells[np.isin(ids, list(num_mentions))])

@@ -1,8 +1,8 @@
 """Count what the data engine did to each tag, and how much of it was correct.
 
-An annotation has both: the source of a tag, "mentioned" if an original caption mentions it, else "added", and its
-status, "kept" or the reason of its removal. Where the truth of an image is known (human labels, drawn scenes, or hidden
-captions by `data.measure`), each tag is correct or wrong:
+An annotation has both: the source of a tag, "mentioned" if an original caption or a person names it, else "added", and
+its status, "kept" or the reason of its removal. Where the truth of an image is known (human labels, drawn scenes, or
+hidden captions by `data.measure`), each tag is correct or wrong:
 
     precision of added tags   added, kept and true                    / added and kept
     recovered                 added, kept and true                    / true and unmentioned
@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
+from ram_ray.records import HUMAN
 from ram_ray.results import Annotations, LabelSystemResult, TagStatistics
 from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.artifacts import Run, write_text
@@ -71,6 +72,7 @@ def count_block(block: pa.Table) -> pa.Table:
         truth = row["truth"]
         originals = [caption for caption in row["captions"] or () if caption["origin"] == "original"]
         mentioned = {id for caption in originals for id in caption["tags"]}
+        mentioned |= {tag["id"] for tag in row["tags"] or () if tag["origin"] == HUMAN}
         statuses = {removal["id"]: removal["reason"] for removal in row["removed"] or ()}
         statuses |= {tag["id"]: "kept" for tag in row["tags"] or ()}
         keys = [(id, "mentioned" if id in mentioned else "added", status) for id, status in statuses.items()]

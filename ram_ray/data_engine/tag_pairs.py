@@ -36,6 +36,7 @@ _FOLD_COLUMNS = tuple(f"fold_{number}" for number in range(FOLDS))
 PAIRS = pa.schema(
     [("pair", pa.int64()), *((name, pa.int64()) for name in _FOLD_COLUMNS)]
 )  # pair is u T + t; -1: all images
+MENTION_COLUMNS = ("captions", "tags", "removed", "absent")  # that `mentions` reads
 LIMIT = 10.0  # the score is within -LIMIT .. LIMIT
 
 
@@ -49,7 +50,7 @@ def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
     Returns:
         PAIRS rows, a pair once.
     """
-    rows = block.filter(pc.is_null(block["reason"])).select(["key", "captions", "removed"]).to_pylist()
+    rows = block.filter(pc.is_null(block["reason"])).select(["key", *MENTION_COLUMNS]).to_pylist()
     pairs: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(FOLDS)]
     for row in rows:
         ids = mentioned_ids(row)
@@ -65,7 +66,7 @@ def count_pairs(block: pa.Table, *, num_tags: int) -> pa.Table:
 
 
 def mentioned_ids(row: Row) -> np.ndarray:
-    """Tags that the original captions of a row mention, without those that cleaning removed.
+    """Tags that the original captions or the human labels of a row mention, see `mentions`.
 
     Args:
         row: of ANNOTATION or SCORES.

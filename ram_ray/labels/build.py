@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ram_ray.label_system import Label, LabelSystem
+from ram_ray.label_system import Label, LabelSystem, split_kind
 from ram_ray.labels.edits import Edits
 from ram_ray.labels.embeddings import merge_similar
 from ram_ray.labels.merge import (
@@ -35,7 +35,7 @@ from ram_ray.labels.merge import (
     merge_senses,
     merge_spellings,
 )
-from ram_ray.labels.names import Key, keys_of, split_kind
+from ram_ray.labels.names import Key, keys_of
 from ram_ray.labels.report import BuildReport, DropReason
 from ram_ray.labels.synonyms import Synonyms
 from ram_ray.records import KINDS
@@ -53,6 +53,7 @@ class BuildOptions:
     min_share: float = 0.0
     spread: float = 0.5
     kinds: Sequence[str] = KINDS
+    human: frozenset[Key] = frozenset()  # names of human labels: selected first, however rare
     stop: frozenset[str] = frozenset()
     edits: Edits = Edits()
     shipped: Synonyms = field(default_factory=Synonyms)
@@ -72,6 +73,7 @@ class _Candidate:
     sources: dict[str, int]
     score: float
     added: bool  # by an edit: selected whatever its count
+    human: bool  # a human label
 
     @property
     def count(self) -> int:
@@ -223,7 +225,8 @@ def _candidates(admitted: Counts, groups: Groups, counts: Counts, options: Build
         label_name = next((name for name in names if name in preferred), names[0])
         score = sum(sources.values()) * spread(sources, totals) ** options.spread
         is_added = bool(added & set(names))
-        candidates.append(_Candidate(label_name, names, dict(sorted(sources.items())), score, is_added))
+        is_human = bool(options.human & set(names))
+        candidates.append(_Candidate(label_name, names, dict(sorted(sources.items())), score, is_added, is_human))
     return [_rename(candidate, options.edits) for candidate in candidates]
 
 
@@ -259,7 +262,7 @@ def _select(
     candidates: Iterable[_Candidate], options: BuildOptions, report: BuildReport, misread: dict[Key, set[str]]
 ) -> list[_Candidate]:
     """Select labels by score; report the other names, and add wrong kinds to `misread` under the intended label."""
-    ordered = sorted(candidates, key=lambda candidate: (not candidate.added, *_rank(candidate)))
+    ordered = sorted(candidates, key=lambda candidate: (not candidate.added, not candidate.human, *_rank(candidate)))
     main: dict[str, _Candidate] = {}  # name -> the candidate of its most frequent kind
     for candidate in ordered:
         name = candidate.name[0]
@@ -273,7 +276,9 @@ def _select(
         if candidate.name in selected_names:
             reason = "edit"  # renamed to the name of another label
         elif not candidate.added:
-            if candidate.count < options.min_share * main[name].count:
+            if candidate.human:
+                reason = "over max_labels" if len(selected) >= options.max_labels else None
+            elif candidate.count < options.min_share * main[name].count:
                 reason = "misread"
                 misread[main[name].name].add(kind)
             elif candidate.count < options.min_count:

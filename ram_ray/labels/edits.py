@@ -16,7 +16,8 @@ from __future__ import annotations
 import yaml
 from pydantic import ValidationError, field_validator
 
-from ram_ray.labels.names import MAX_NAME, keys_of, normalize_name, read_text, split_kind
+from ram_ray.label_system import normalize_name, split_kind
+from ram_ray.labels.names import MAX_NAME, keys_of, read_text
 from ram_ray.records import KINDS
 from ram_ray.settings.section import Section
 

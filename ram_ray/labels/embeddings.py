@@ -13,8 +13,9 @@ from pathlib import Path
 import fsspec
 import numpy as np
 
+from ram_ray.label_system import normalize_name
 from ram_ray.labels.merge import Groups
-from ram_ray.labels.names import Key, normalize_name
+from ram_ray.labels.names import Key
 
 _CHUNK = 1024
 _MAX_WIDTH = 8192

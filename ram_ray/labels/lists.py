@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import PurePosixPath
 
-from ram_ray.label_system import Label, LabelSystem
-from ram_ray.labels.names import MAX_NAME, normalize_name, read_text, split_kind
+from ram_ray.label_system import Label, LabelSystem, normalize_name, split_kind
+from ram_ray.labels.names import MAX_NAME, read_text
 from ram_ray.records import KINDS, Json
 
 MAX_ENTRIES = 1_000_000

@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
-from ram_ray.labels.names import Key, keys_of, split_kind
+from ram_ray.label_system import split_kind
+from ram_ray.labels.names import Key, keys_of
 from ram_ray.labels.synonyms import Synonyms
 
 MergeReason = Literal["edit", "file", "spelling", "compound", "table", "inflection", "wordnet", "embedding"]

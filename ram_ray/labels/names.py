@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 
 import fsspec
 
+from ram_ray.label_system import split_kind
 from ram_ray.records import KINDS
 
 Key = tuple[str, str]  # (name, kind): the unit of counts and merges
 
 MAX_NAME = 100  # characters
-_SPACES = re.compile(r"[\s_]+")
-
-
-def normalize_name(name: str) -> str:
-    """Write a name in lower case, its words separated by single spaces.
-
-    Args:
-        name: underscores are read as spaces.
-
-    Returns:
-        The normalized name.
-    """
-    return _SPACES.sub(" ", name).strip().lower()
-
-
-def split_kind(text: str) -> tuple[str | None, str]:
-    """Split "action:train" into ("action", "train").
-
-    Args:
-        text: a name, or a kind, a colon and a name.
-
-    Returns:
-        The kind and the normalized name; the kind is None unless one of `records.KINDS` stands before a colon.
-    """
-    kind, colon, name = text.partition(":")
-    kind = kind.strip().lower()
-    return (kind, normalize_name(name)) if colon and kind in KINDS else (None, normalize_name(text))
 
 
 def keys_of(text: str) -> list[Key]:

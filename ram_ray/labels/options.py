@@ -20,6 +20,7 @@ from ram_ray.labels.embeddings import read_vectors
 from ram_ray.labels.names import Key, digest, read_names
 from ram_ray.labels.synonyms import Synonyms, read_synonyms, shipped_synonyms
 from ram_ray.labels.wordnet import WordNet
+from ram_ray.settings.data import LabelSet
 from ram_ray.settings.labels import LabelsConfig
 from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
 
@@ -56,6 +57,7 @@ class LabelSystemSettings(StageSettings):
     spread: float
     min_share: float
     kinds: tuple[str, ...]
+    human_labels: tuple[LabelSet, ...]  # their names become labels too
     system: InputFile | None
     stop: InputFile | None
     synonyms: InputFile | None
@@ -92,6 +94,7 @@ class LabelSystemSettings(StageSettings):
             spread=labels.spread,
             min_share=labels.min_share,
             kinds=tuple(labels.kinds),
+            human_labels=config.data.label_sets,
             system=InputFile.find(labels.system),
             stop=InputFile.find(labels.stop),
             synonyms=InputFile.find(labels.synonyms),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ram_ray.data.hidden_captions import seeded_random
 from ram_ray.label_system import LabelSystem
-from ram_ray.records import Row
+from ram_ray.records import HUMAN, Row
 
 
 class Planter:
@@ -50,7 +50,10 @@ class Planter:
             true_ids: ids that are never sampled.
         """
         rng = seeded_random(row["key"], self.seed, "place")
-        for id in self.sample(row["key"], num_tags=len(row["tags"]), true_ids=true_ids):
+        if not row["captions"]:
+            return  # false tags stand for a caption's errors
+        num_tags = sum(tag["origin"] != HUMAN for tag in row["tags"])
+        for id in self.sample(row["key"], num_tags=num_tags, true_ids=true_ids):
             caption = rng.choice(row["captions"])
             index = rng.randint(0, len(caption["tags"]))
             caption["tags"].insert(index, id)

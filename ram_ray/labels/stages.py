@@ -23,6 +23,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
 from ram_ray.labels.counts import Evidence, ambiguous_names, read_evidence, read_name_counts
+from ram_ray.labels.human_labels import name_counts, read_label_counts, vocabularies
 from ram_ray.labels.listed import fit_ready, make_kind_guesser
 from ram_ray.labels.lists import read_system
 from ram_ray.labels.match import MATCHED
@@ -30,7 +31,7 @@ from ram_ray.labels.names import Key
 from ram_ray.labels.options import LabelSystemSettings, make_options
 from ram_ray.labels.page import to_html
 from ram_ray.labels.report import BuildReport
-from ram_ray.records import ANNOTATION
+from ram_ray.records import ANNOTATION, HUMAN
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, Parsed
 from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions, sum_blocks
 from ram_ray.runtime.artifacts import Run
@@ -65,11 +66,16 @@ def build_labels(
     if stage.result:
         return stage.result
     counts, captions = read_name_counts(parsed.path, execution=execution)
+    mentions = read_label_counts(parsed.path, sets=settings.human_labels, execution=execution)
+    human = name_counts(mentions, kind_of=make_kind_guesser(load_lemmas(), counts)) if mentions else {}
+    counts = add_counts(counts, human)
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
-    system, report = _build(counts, settings, vectors=vectors)
-    evidence = read_evidence(
-        parsed.path, execution=execution, system=system, max_caption_chars=settings.max_caption_chars
-    )
+    system, report = _build(counts, settings, vectors=vectors, human=frozenset(human))
+    evidence: dict[int, Evidence] = {}
+    if parsed.captions:
+        evidence = read_evidence(
+            parsed.path, execution=execution, system=system, max_caption_chars=settings.max_caption_chars
+        )
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)
     report.captions = captions
@@ -83,13 +89,35 @@ def build_labels(
     )
 
 
+def add_counts(counts: dict[Key, dict[str, int]], more: dict[Key, dict[str, int]]) -> dict[Key, dict[str, int]]:
+    """Add up two counts of names.
+
+    Args:
+        counts: (name, kind) -> source -> captions.
+        more: the same of human labels, whose images count as captions.
+
+    Returns:
+        The sums.
+    """
+    sums = {key: dict(sources) for key, sources in counts.items()}
+    for key, sources in more.items():
+        total = sums.setdefault(key, {})
+        for source, count in sources.items():
+            total[source] = total.get(source, 0) + count
+    return sums
+
+
 def _build(
-    counts: dict[Key, dict[str, int]], settings: LabelSystemSettings, *, vectors: dict[str, np.ndarray] | None
+    counts: dict[Key, dict[str, int]],
+    settings: LabelSystemSettings,
+    *,
+    vectors: dict[str, np.ndarray] | None,
+    human: frozenset[Key],
 ) -> tuple[LabelSystem, BuildReport]:
     """The label system of counted names: built of them, or a ready one to which they only add synonyms."""
     lemmas = load_lemmas()
     if not settings.system:
-        return build(counts, make_options(settings, counts, lemmas=lemmas, vectors=vectors))
+        return build(counts, replace(make_options(settings, counts, lemmas=lemmas, vectors=vectors), human=human))
     listed = read_system(settings.system.uri, kind_of=make_kind_guesser(lemmas, counts))
     names = [*counts, *((entry.name, entry.kind) for entry in listed.labels)]
     return fit_ready(listed, counts, make_options(settings, names, lemmas=lemmas, vectors=vectors))
@@ -127,12 +155,18 @@ def label_captions(
 
     Returns:
         The annotations.
+
+    Raises:
+        ValueError: if no image has a label that is known to be negative.
     """
     settings, execution = LabelSettings.from_config(config, held_out=parsed.held_out), config.execution
     stage = run.stage(name, Annotations, settings=settings, inputs=[parsed, labels])
     if stage.result:
         return stage.result
-    labeller = PerProcess(Labeller.load, labels.uri, settings)
+    mentions = read_label_counts(parsed.path, sets=settings.human_labels, execution=execution)
+    system = LabelSystem.load(labels.uri)
+    used = vocabularies(mentions, sets=settings.human_labels, system=system)
+    labeller = PerProcess(Labeller.load, labels.uri, settings, used)
     annotate(
         stage,
         lambda dataset: map_captions(dataset, labeller, execution=execution),
@@ -142,7 +176,13 @@ def label_captions(
         rows_in=parsed.rows_out,
         rows_per_block=caption_rows_per_block(parsed.rows_out, execution=execution),
     )
-    counts = annotation_counts(stage.path, execution=execution)
+    counts = annotation_counts(stage.path, execution=execution, extra_counts=count_without_negatives)
+    without_negatives, tagged = counts.pop("without_negatives"), counts.pop("tagged")
+    if settings.human_labels and without_negatives == tagged > 0:
+        raise ValueError(
+            f"data.human_labels: each of the {tagged:,} images with tags leaves all other labels unknown, so a model "
+            "would learn to predict every label; add negative_labels to the data, or set it to positive or complete"
+        )
     rejected, images = counts.pop("rejected_rows"), counts["images"]
     assert parsed.rows_out == images and not rejected, f"{name}: {parsed.rows_out} rows in, {images} + {rejected} out"
     return stage.finish(rows_in=images, rows_out=images, rejected=0, held_out=parsed.held_out, **counts)
@@ -154,7 +194,7 @@ def annotation_counts(
     execution: Execution,
     extra_counts: Callable[[pa.Table], dict[str, float]] | None = None,
 ) -> dict[str, int]:
-    """Count images, tags and matched tags and, where rows have a truth, true and false tags: tp, fp, fn.
+    """Count images and tags, also those matched and those of human labels, and with a truth true and false tags.
 
     Args:
         path: folder of ANNOTATION rows.
@@ -162,18 +202,18 @@ def annotation_counts(
         extra_counts: additional counts of a block, see `annotate.sum_blocks`.
 
     Returns:
-        Count by name.
+        Count by name; tp, fp and fn are over the rows with a truth.
     """
 
     def count(block: pa.Table) -> dict[str, float]:
         return {
             "rejected_rows": len(block) - block["reason"].null_count,
-            **_count_matched(block),
+            **_count_origins(block),
             **(extra_counts(block) if extra_counts else {}),
             **tag_counts(block).to_pylist()[0],
         }
 
-    columns = ["tags", "truth", "unknown_labels", "reason"]
+    columns = ["tags", "absent", "partial", "truth", "unknown_labels", "reason"]
     sums = sum_blocks(path, count, columns=columns, execution=execution)
     return {name: int(value) for name, value in sums.items()}
 
@@ -210,7 +250,22 @@ def _write_outputs(run: Run, path: str, system: LabelSystem, report: BuildReport
     run.write_text("label_system.json", system.to_json())
 
 
-def _count_matched(block: pa.Table) -> dict[str, float]:
+def _count_origins(block: pa.Table) -> dict[str, float]:
     valid = block.filter(pc.is_null(block["reason"])).combine_chunks()
     origins = pc.struct_field(pc.list_flatten(valid["tags"]), "origin")
-    return {"matched": pc.sum(pc.equal(origins, MATCHED)).as_py() or 0}
+    return {name: pc.sum(pc.equal(origins, name)).as_py() or 0 for name in (MATCHED, HUMAN)}
+
+
+def count_without_negatives(block: pa.Table) -> dict[str, float]:
+    """Count the images with tags, and those of them without any negative; for `annotate.sum_blocks`.
+
+    Args:
+        block: ANNOTATION rows.
+
+    Returns:
+        Counts by name.
+    """
+    rows = block.select(["tags", "absent", "partial", "reason"]).to_pylist()
+    tagged = [row for row in rows if not row["reason"] and row["tags"]]
+    unknown = [row for row in tagged if row["partial"] and not row["absent"]]
+    return {"tagged": len(tagged), "without_negatives": len(unknown)}

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 
-from ram_ray.labels.names import MAX_NAME, Key, normalize_name, read_text
+from ram_ray.label_system import normalize_name
+from ram_ray.labels.names import MAX_NAME, Key, read_text
 from ram_ray.records import KINDS
 
 

@@ -112,7 +112,8 @@ def distillation_loss(features: Tensor, teacher: Tensor, *, weight: Tensor | Non
 def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor:
     """Compute the total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment.
 
-    RAM: arXiv 2306.03514, section 3.2. Without captions (RAM++, arXiv 2310.15200) L_tag has the factor 1.
+    RAM: arXiv 2306.03514, section 3.2. Without captions (RAM++, arXiv 2310.15200; a step whose images have none, so
+    that L_text is 0) L_tag has the factor 1.
 
     Args:
         losses: scalars by name: "tag", and optionally "text", "distill" and "alignment".
@@ -124,7 +125,7 @@ def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor
     total = losses["tag"]
     if "text" in losses:
         ratio = losses["text"] / total.clamp(min=1e-8) if ratio is None else ratio
-        total = losses["text"] + total * ratio.detach()
+        total = losses["text"] + total * torch.where(ratio > 0, ratio, 1.0).detach()
     for name in ("distill", "alignment"):
         if name in losses:
             total = total + losses[name]

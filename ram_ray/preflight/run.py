@@ -2,9 +2,9 @@
 
 A run of days must not end in its last stage because of a glob or a model id. So before the first stage, and alone with
 `--check`, the requirements of all stages that will run are checked: the data can be listed, `shards` of each training
-section matches a shard, there are enough images for a step and captions for a label (`data.shard_counts`), the
-resources exist now or the autoscaler can add them, every model is pinned and loads except for its weights, the run's
-folder can be written. A problem is one line that begins with the field to change.
+section and `data.human_labels` match shards, there are enough images for a step and captions for a label
+(`data.shard_counts`), the resources exist now or the autoscaler can add them, every model is pinned and loads except
+for its weights, the run's folder can be written. A problem is one line that begins with the field to change.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import fsspec
 
 from ram_ray.config import RunConfig
+from ram_ray.data.annotation_list import check_system
 from ram_ray.data.shard_counts import count_captions, count_images
 from ram_ray.data.shards import Shard, list_shards, shard_matches, shard_name
 from ram_ray.drawn_scenes import plan_corpus
@@ -98,15 +99,15 @@ class Needs:
 def _find_data_problems(config: RunConfig) -> tuple[list[Shard] | None, list[str]]:
     """Training shards, None if they are not known, and the problems of the patterns of `data`."""
     data = config.data
-    train, problems = _list_patterns("data.train", data.train, folders=data.shard_folders)
-    problems += _list_patterns("data.eval", data.eval, folders=data.shard_folders)[1]
+    train, problems = _list_patterns("data.train", data.train, config=config)
+    problems += _list_patterns("data.eval", data.eval, config=config)[1]
     if problems or data.train:
         return train, problems
     planned = plan_corpus("drawn", config=data.drawn)
     return [Shard(shard_name(scenes.uri), scenes.uri, "tar") for scenes in planned if scenes.kind != "eval"], []
 
 
-def _list_patterns(field: str, patterns: list[str], *, folders: int) -> tuple[list[Shard] | None, list[str]]:
+def _list_patterns(field: str, patterns: list[str], *, config: RunConfig) -> tuple[list[Shard] | None, list[str]]:
     """The shards, and the problems of each pattern or, if there are none, of all patterns together."""
     problems: list[str] = []
     shards: list[Shard] | None = None
@@ -115,7 +116,10 @@ def _list_patterns(field: str, patterns: list[str], *, folders: int) -> tuple[li
         if group is patterns and problems:
             break
         try:
-            shards = list_shards(group, folders=folders)
+            shards = list_shards(group, folders=config.data.shard_folders, images=config.data.images)
+            for shard in shards:
+                if shard.format == "json":
+                    check_system(shard.uri, config.labels.system)
         except ValueError as error:
             problems.append(f"{field}: {_one_line(error)}")
     return (None if problems else shards), problems
@@ -125,7 +129,13 @@ def _find_glob_problems(needs: Needs, shards: list[Shard] | None) -> list[str]:
     if shards is None:
         return []
     names = [shard.name for shard in shards]
-    return [
+    sets = [
+        f"data.human_labels: {label_set.shards!r} matches none of {len(names)} shards, such as {names[0]}; "
+        "write another glob"
+        for label_set in needs.config.data.label_sets
+        if not any(shard_matches(shard_name, label_set.shards) for shard_name in names)
+    ]
+    return sets + [
         f"{name}.shards: {section.shards!r} matches none of {len(names)} shards, such as {names[0]}; set {name}.shards"
         for name, section in needs.training.items()
         if not any(shard_matches(shard_name, section.shards) for shard_name in names)
@@ -149,9 +159,10 @@ def _find_batch_problems(needs: Needs, shards: list[Shard]) -> list[str]:
 
 
 def _find_caption_problems(config: RunConfig, run_uri: str, shards: list[Shard]) -> list[str]:
-    """Whether there are fewer captions than a label must be in; labels of a ready system or of edits need none."""
+    """Whether there are fewer captions than a label must be in; a ready system, edits and human labels need none."""
     min_count = config.labels.min_count
-    num_captions = None if config.labels.system else count_captions(shards, enough=min_count)
+    is_named = config.labels.system or config.data.label_sets
+    num_captions = None if is_named else count_captions(shards, enough=min_count)
     if num_captions is None or num_captions >= min_count or find_edits(config.labels, run_uri):
         return []
     return [

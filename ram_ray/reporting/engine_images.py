@@ -21,7 +21,7 @@ from PIL import Image
 from ray.data import Dataset
 
 from ram_ray.data.images import Limits, decode, read_bytes
-from ram_ray.records import Reject, to_table
+from ram_ray.records import HUMAN, Reject, to_table
 from ram_ray.reporting.engine_rows import (
     OUTCOMES,
     SAMPLE_IMAGE,
@@ -126,7 +126,7 @@ def _smallest(best: Mapping[tuple[int, Outcome], list[SampledTag]], each: int) -
 
 def _outcomes(row: Annotation) -> list[tuple[Tag | RemovedTag, Outcome, str]]:
     """Each tag of an image, what happened to it, and its origin or the reason of its removal."""
-    mentioned = _mentioned(_original(row))
+    mentioned = _mentioned(row)
     outcomes: list[tuple[Tag | RemovedTag, Outcome, str]] = [
         (tag, "kept" if tag["id"] in mentioned else "added", tag["origin"]) for tag in row["tags"] or ()
     ]
@@ -138,8 +138,10 @@ def _original(row: Annotation) -> list[Caption]:
     return [caption for caption in row["captions"] or () if caption["origin"] == "original"]
 
 
-def _mentioned(captions: Iterable[Caption]) -> set[int]:
-    return {id for caption in captions for id in caption["tags"]}
+def _mentioned(row: Annotation) -> set[int]:
+    """The tags that a caption or a human label names."""
+    human = {tag["id"] for tag in row["tags"] or () if tag["origin"] == HUMAN}
+    return human | {id for caption in _original(row) for id in caption["tags"]}
 
 
 def sample_order(key: str, tag: int) -> int:
@@ -175,7 +177,7 @@ def make_thumbnails(
     for row, content in zip(rows, data, strict=True):
         truth = row["truth"]
         original = _original(row)
-        mentioned, text = _mentioned(original), original[0]["text"][:300] if original else ""
+        mentioned, text = _mentioned(row), original[0]["text"][:300] if original else ""
         try:
             if isinstance(content, Reject):
                 raise content

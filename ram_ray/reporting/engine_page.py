@@ -19,7 +19,7 @@ from ram_ray.reporting.line_chart import LineChart
 from ram_ray.reporting.rendering import number, percent, render
 
 NUM_OPEN = 3  # labels that are unfolded at first
-UNSCORED = ("parsed", "matched", "generated_caption")  # origins that have no score of their own
+UNSCORED = ("human", "parsed", "matched", "generated_caption")  # origins that have no score of their own
 _STRIPS: tuple[Outcome, ...] = ("removed", "added", "kept")  # in their order on the page
 _FIGURES = {  # title and note by the name in `statistics.tag_shares`
     "added_precision": ("added tags that are correct", "of those still there at the end"),

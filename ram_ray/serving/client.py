@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from ram_ray.data.images import decode, read_bytes
 from ram_ray.data.preprocess import LIMITS
-from ram_ray.data.shards import list_shards, scan_shard
+from ram_ray.data.shards import Shard, scan_shard
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +47,17 @@ def request_tags(url: str, images: list[bytes], **options: Any) -> dict[str, Any
         return json.load(answer)
 
 
-def tag_examples(url: str, shard_uri: str, *, folder: str, num_images: int = 3) -> None:
+def tag_examples(url: str, shard: Shard, *, folder: str, num_images: int = 3) -> None:
     """Tag the first images of a shard over HTTP, log the answers, and write a contact sheet.
 
     Args:
         url: of the server.
-        shard_uri: of the shard.
+        shard: the shard of the images.
         folder: path or URI of the folder for `sheet.png`.
         num_images: number of images to tag.
     """
     rows = []
-    for row in scan_shard(list_shards([shard_uri])[0], limits=LIMITS, check="header"):
+    for row in scan_shard(shard, limits=LIMITS, check="header"):
         if row.get("reason") is None:
             rows.append(row)
         if len(rows) == num_images:

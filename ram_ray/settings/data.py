@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ram_ray.settings.section import Section
+
+LabelKind = Literal["none", "positive", "partial", "complete"]
+LABEL_KINDS: tuple[str, ...] = get_args(LabelKind)
 
 MAX_PIXELS = 50_000_000
 """Most pixels of an image, wherever it comes from: shards, files, the command line, `Predictor`, HTTP.
@@ -65,6 +68,13 @@ class MeasureConfig(Section):
         return self.captions_per_image is not None or self.planted > 0
 
 
+class LabelSet(Section):
+    """Shards whose human labels are trained on, and what an unlisted label means there."""
+
+    shards: str = Field(description="Glob of shards, as in `pretrain.shards`.")
+    kind: LabelKind = Field(description="What their human labels teach, see `data.human_labels`.")
+
+
 class DataConfig(Section):
     """Where the images and captions are, and which rows are usable."""
 
@@ -79,6 +89,16 @@ class DataConfig(Section):
     shard_folders: int = Field(
         1, ge=0, description="Folders above a shard that are a part of its name: with 1 it is `coco/00000`."
     )
+    images: str | None = Field(
+        None, description="Folder that the image paths of a JSON list start from. `null`: the folder of the list."
+    )
+    human_labels: LabelKind | dict[str, LabelKind] = Field(
+        "none",
+        description=(
+            "What human labels of training shards teach: nothing (they score), or tags; `docs/data-formats.md` says "
+            "what an unlisted label means. Or a mapping from globs of shards to these words."
+        ),
+    )
     drawn: DrawnConfig = Field(DrawnConfig(), description="The embedded corpus of drawn scenes.")
     check: Literal["decode", "header"] = Field(
         "header",
@@ -91,6 +111,25 @@ class DataConfig(Section):
         512, ge=1, description="Images that one task reads and decodes. The result does not depend on it."
     )
     measure: MeasureConfig = Field(MeasureConfig(), description="To measure the data engine on photos.")
+
+    @field_validator("human_labels", mode="before")
+    @classmethod
+    def _check_human_labels(cls, value: object) -> object:
+        kinds = list(value.values()) if isinstance(value, dict) else [value]
+        if wrong := [kind for kind in kinds if kind not in LABEL_KINDS]:
+            raise ValueError(
+                f"{wrong[0]!r} is not one of {', '.join(LABEL_KINDS)}; write one of them, or a mapping from globs of "
+                "shards to them"
+            )
+        return value
+
+    @property
+    def label_sets(self) -> tuple[LabelSet, ...]:
+        """The shards whose human labels `human_labels` names, in its order; empty if nothing is trained on them."""
+        kinds = self.human_labels if isinstance(self.human_labels, dict) else {"*": self.human_labels}
+        if set(kinds.values()) <= {"none"}:
+            return ()
+        return tuple(LabelSet(shards=shards, kind=kind) for shards, kind in kinds.items())
 
     def limits(self, *, min_side: int | None = None) -> Limits:
         """The limits of a usable image.

@@ -133,7 +133,10 @@ class CleanConfig(Section):
         0.2, ge=0, lt=1, description="Largest share of a tag's images from which it is removed."
     )
     protected: list[str] = Field([], description="Names of tags that are never removed.")
-    protect_labels: bool = Field(True, description="Whether a tag is kept if a human label of the image confirms it.")
+    protect_labels: bool = Field(
+        True,
+        description="Whether a tag is kept if a human label for scoring confirms it. One that is trained on always is.",
+    )
     negatives_per_tag: int = Field(
         50, ge=1, description="Approximate number of images without the tag that its images are compared with."
     )

@@ -305,12 +305,9 @@ class TaggerFeed(Feed):
         Returns:
             targets uint8 (B, N) for `asymmetric_loss`; with the caption loss also caption_ids and tag_ids int32 (B, T).
         """
-        targets = np.zeros((len(rows), len(self.tag_names)), dtype=np.uint8)
+        targets = np.stack([self._targets(row) for row in rows])
         texts, tags = [], []
-        for index, row in enumerate(rows):
-            if self.config.removed == "unknown":
-                targets[index, row["removed"] or []] = UNKNOWN
-            targets[index, row["tags"]] = 1
+        for row in rows:
             captions = row["captions"] or [{"text": "", "tags": []}]
             caption = self.row_rng(row, "caption").choice(captions)
             texts.append(caption["text"])
@@ -320,8 +317,19 @@ class TaggerFeed(Feed):
             return {"targets": targets}
         tokenizer = load_tokenizer(self.tokenizer)
         caption_ids = tokenizer.encode_captions(texts, prompt=self.prompt, max_tokens=self.max_caption_tokens)
+        for index, row in enumerate(rows):
+            if not row["captions"]:  # without its end, the prompt alone has no token to learn
+                caption_ids[index, np.count_nonzero(caption_ids[index]) - 1] = 0
         tag_ids = tokenizer.encode_tags(tags, max_tokens=self.max_tag_tokens)
         return {"targets": targets, "caption_ids": caption_ids.astype(np.int32), "tag_ids": tag_ids.astype(np.int32)}
+
+    def _targets(self, row: dict) -> np.ndarray:
+        """The targets of a row's labels, (N,) uint8: what a person says comes before what cleaning says."""
+        targets = np.full(len(self.tag_names), UNKNOWN if row["partial"] else 0, np.uint8)
+        targets[row["removed"] or []] = UNKNOWN if self.config.removed == "unknown" else 0
+        targets[row["absent"] or []] = 0
+        targets[row["tags"]] = 1
+        return targets
 
 
 @functools.lru_cache(maxsize=2)

@@ -18,6 +18,8 @@ ROWS = pa.schema(
         ("images", pa.list_(IMAGE_LOCATION)),  # a single image for the tagger, several for StableRep
         ("tags", pa.list_(pa.int32())),
         ("removed", pa.list_(pa.int32())),  # tags that cleaning removed; null without cleaning
+        ("absent", pa.list_(pa.int32())),  # labels that a person excludes
+        ("partial", pa.bool_()),  # true: a label that is neither a tag nor absent is unknown; null: negative
         ("weight", pa.float32()),  # relative sampling frequency; null: all rows are equally frequent
         ("captions", pa.list_(pa.struct([("text", pa.string()), ("tags", pa.list_(pa.int32()))]))),
     ]
@@ -42,11 +44,14 @@ def to_training_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Ta
 
 
 def tagged_rows(annotations: pa.Table, *, weights: Mapping[int, float] | None = None) -> list[dict]:
-    """Make the tagger's training rows of annotations; rejected rows and rows without a tag are left out.
+    """Make the tagger's training rows of annotations; rejected rows and rows that teach no label are left out.
+
+    A row without tags teaches where a person says which labels are absent.
 
     Args:
         annotations: rows of `records.ANNOTATION`.
-        weights: tag id -> weight, see `tag_weights`; an image gets the largest weight of its tags. None: no weights.
+        weights: tag id -> weight, see `tag_weights`; an image gets the largest weight of its tags, and 1 without a tag.
+            None: no weights.
 
     Returns:
         Rows for `to_table`.
@@ -58,14 +63,16 @@ def tagged_rows(annotations: pa.Table, *, weights: Mapping[int, float] | None = 
             "images": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
             "tags": sorted({tag["id"] for tag in row["tags"]}),
             "removed": sorted({tag["id"] for tag in row["removed"] or ()}),
+            "absent": row["absent"] or [],
+            "partial": bool(row["partial"]),
             "captions": [{"text": caption["text"], "tags": caption["tags"]} for caption in row["captions"]],
         }
         for row in annotations.to_pylist()
-        if row["reason"] is None and row["tags"]
+        if row["reason"] is None and (row["tags"] or row["absent"])
     ]
     if weights is None:
         return rows
-    return [{**row, "weight": max(weights[id] for id in row["tags"])} for row in rows]
+    return [{**row, "weight": max((weights[id] for id in row["tags"]), default=1.0)} for row in rows]
 
 
 def tag_weights(counts: Mapping[int, int], *, num_images: int, cap: float) -> dict[int, float]:

@@ -76,7 +76,7 @@ def row_maker(annotations: str, *, config: TrainConfig, selection: RowSelection,
 
 
 def count_tags(annotations: str, *, selection: RowSelection, execution: Execution) -> tuple[dict[int, int], int]:
-    """Count the images of each tag, and the images with any tag, among the selected rows.
+    """Count the images of each tag, and the images that are trained on, among the selected rows.
 
     Args:
         annotations: folder of ANNOTATION rows.
@@ -84,7 +84,7 @@ def count_tags(annotations: str, *, selection: RowSelection, execution: Executio
         execution: how the stages of the run are executed.
 
     Returns:
-        Tag id -> number of images with the tag, and the number of images with at least one tag.
+        Tag id -> number of images with the tag, and the number of images that are trained on.
     """
     total: Counter[int] = Counter()
     rows = read_rows(annotations, execution=execution).map_batches(
@@ -107,7 +107,7 @@ def count_block(block: pa.Table, *, selection: RowSelection) -> pa.Table:
         selection: the rows to train on.
 
     Returns:
-        Columns id (int32) and count (int64); the id -1 has the number of images with at least one tag.
+        Columns id (int32) and count (int64); the id -1 has the number of images that are trained on.
     """
     tags = [row["tags"] for row in tagged_rows(selection(block))]
     counts = Counter(id for ids in tags for id in ids)

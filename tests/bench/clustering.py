@@ -54,6 +54,7 @@ def as_regions(points: np.ndarray) -> Any:
         "positive": positive,
         "mentioned": positive,
         "confirmed": np.zeros(count, bool),
+        "human": np.zeros(count, bool),
         "box": [[0.0, 0.0, 1.0, 1.0]] * count,
         "detector_score": np.full(count, 0.5),
         "image_score": probabilities[0],

@@ -89,16 +89,6 @@ def test_coverage(run: Path, tmp_path: Path, capsys) -> None:
     assert len(json.loads(_run(capsys, "coverage", str(run), "--wordnet", "none", "--json")[1])) == 2
 
 
-def test_released_annotations(tmp_path: Path, capsys) -> None:
-    entry = {"image_path": "a.jpg", "caption": ["a dog"], "union_label_id": [0], "parse_label_id": [[0]]}
-    (tmp_path / "coco.json").write_text(json.dumps([entry, {}]))
-    (tmp_path / "tags.txt").write_text("dog\n")
-    code, out = _run(
-        capsys, "annotations", str(tmp_path / "coco.json"), str(tmp_path / "tags.txt"), str(tmp_path / "o")
-    )
-    assert code == 0 and "2 rows_in, 1 rows_out, 1 rejected, 1 tags" in out
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -107,7 +97,6 @@ def test_released_annotations(tmp_path: Path, capsys) -> None:
         ["export", "coco80", "out.xlsx"],
         ["coverage", "coco80", "nowhere.csv"],
         ["coverage", "coco80", "--wordnet", "nowhere"],
-        ["annotations", "nowhere.json", "coco80", "out"],
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], tmp_path: Path, monkeypatch, capsys) -> None:

@@ -25,6 +25,7 @@ def system() -> LabelSystem:
 
 def test_labels_by_name_synonym_and_kind(system):
     assert [label_id(name, system) for name in ("Dog ", "puppy", "run", "cat")] == [0, 0, 3, None]
+    assert label_id("Attribute: orange", system) == 2
     assert label_id("orange", system) == 2  # captions use the colour more
     assert label_id("object:orange", system) == 1 and label_id("action:orange", system) is None
 

@@ -326,3 +326,25 @@ def test_real_photo_shards() -> None:
         for row, data in zip(picked, contents, strict=True):
             member = tar.extractfile(truth[row["key"].partition("/")[2]])
             assert member is not None and data == member.read()
+
+
+def test_negative_labels_are_read_from_every_format(tmp_path: Path) -> None:
+    trees = [{"labels": ["dog"], "negative_labels": ["cat"]}, {"negative_labels": ["cat"]}]
+    trees += [{"labels": ["dog", "cat"], "negative_labels": ["cat"]}, {"labels": ["dog"], "negative_labels": "cat"}]
+    members = [[(f"{seed}.jpg", image_bytes(seed)), (f"{seed}.json", json.dumps(tree).encode())] for seed, tree in
+               enumerate(trees)]  # fmt: skip
+    write_tar(tmp_path / "s.tar", [member for pair in members for member in pair])
+    (tmp_path / "album").mkdir()
+    for seed in range(4):
+        (tmp_path / "album" / f"{seed}.jpg").write_bytes(image_bytes(seed))
+    lines = [json.dumps({"file_name": f"{seed}.jpg", **tree}) for seed, tree in enumerate(trees)]
+    (tmp_path / "album" / "captions.jsonl").write_text("\n".join(lines))
+    columns = {name: pa.array([tree.get(name) for tree in trees[:3]], pa.list_(pa.string())) for name in trees[0]}
+    table = pa.table({"image": [image_bytes(seed) for seed in range(3)], **columns})
+    pq.write_table(table, tmp_path / "t.parquet")
+    for name in ("s.tar", "album", "t.parquet"):
+        first, second, both, *wrong = scan(tmp_path / name)
+        assert (first["labels"], first["negative_labels"]) == (["dog"], ["cat"])
+        assert (second["labels"], second["negative_labels"], second["reason"]) == (None, ["cat"], None)
+        assert both["reason"] == "bad_metadata" and "both contain 'cat'" in both["detail"]
+        assert all(row["reason"] == "bad_metadata" and "negative_labels must be" in row["detail"] for row in wrong)

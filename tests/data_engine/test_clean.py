@@ -20,7 +20,14 @@ COUNTS = TagCounts(1_000, {1: 500, 2: 500, DOG: 200})
 
 
 def make_regions(
-    *, right: int = 180, outlier: int = 12, unseen: int = 8, negatives: int = 60, seed: int = 0, confirmed: bool = False
+    *,
+    right: int = 180,
+    outlier: int = 12,
+    unseen: int = 8,
+    negatives: int = 60,
+    seed: int = 0,
+    confirmed: bool = False,
+    human: bool = False,
 ) -> tuple[pa.Table, dict[str, str]]:
     """REGIONS rows of a label with two prototypes, and the reason of each wrong key: "outlier" or "unseen".
 
@@ -48,6 +55,7 @@ def make_regions(
             "positive": row < count - negatives,
             "mentioned": row < count - negatives,
             "confirmed": confirmed,
+            "human": human,
             "box": [0, 0, 0.5, 1],
             "detector_score": 0.5,
             "image_score": whole[row],
@@ -179,6 +187,8 @@ def test_the_papers_rule_measures_a_crop_to_its_own_cluster_and_spares_protected
 def test_protected_tags_stay_and_are_counted():
     table, _ = make_regions(confirmed=True)
     assert removed_of(table) == {} and len(removed_of(table, protect_labels=False)) > 10
+    table, _ = make_regions(human=True)
+    assert removed_of(table) == removed_of(table, protect_labels=False) == {}, "human labels that are trained on stay"
     table, _ = make_regions()
     decision = decide_removals(table, tag=DOG, counts=COUNTS, config=CleanConfig(), seed=1, protected={DOG})
     assert len(decision.removals) == 0 and decision.label_row["protected"] == len(removed_of(table))

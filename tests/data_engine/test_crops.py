@@ -213,3 +213,12 @@ def test_a_box_becomes_pixels_and_a_crop_fills_the_image():
 def test_embeddings_of_two_teachers_are_refused():
     with pytest.raises(ValueError, match="two teachers"):
         embeddings_of([b"\0" * 8, b"\0" * 16])
+
+
+def test_a_human_label_is_marked_and_mentioned(embedder):
+    regions, _ = rows_of(embedder, [annotation(tags=[tag(0, "human"), tag(4, "tagger"), tag(5)])])
+    by_tag = {row["tag"]: row for row in regions if row["positive"]}
+    assert {id: (row["human"], row["mentioned"]) for id, row in by_tag.items()} == {
+        0: (True, True), 4: (False, False), 5: (False, True),
+    }  # fmt: skip
+    assert by_tag[4]["other_mentions"] == [0, 5]

@@ -36,6 +36,8 @@ def annotation(key: str = "s/1", **changes) -> dict:
         "captions": [{"text": "a dog", "origin": "original", "tags": [0], "sources": ["parsed"]}],
         "tags": [{"id": 0, "origin": "parsed", "score": 1.0}],
         "removed": [],
+        "absent": None,
+        "partial": None,
         "truth": None,
         "unknown_labels": None,
         "reason": None,
@@ -206,3 +208,9 @@ def test_each_image_is_scored_by_the_model_of_its_fold(tiny_bundle):
     assert both.keys() == set(keys) and {fold_index(key, 2) for key in keys} == {0, 1}
     for index, key in enumerate(keys):
         assert both[key] == alone[fold_index(key, 2)][index] != alone[1 - fold_index(key, 2)][index]
+
+
+def test_what_a_person_excludes_is_not_added():
+    row = scored(annotation(absent=[5, 2]), captions=[("a red dog", [2])], scores={5: 0.9, 1: 0.8})
+    merged = merge(row, rule=Threshold(0.7))
+    assert origins(merged) == [(0, "parsed"), (1, "tagger")] and merged["absent"] == [5, 2]

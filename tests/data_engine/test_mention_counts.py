@@ -10,7 +10,7 @@ import pytest
 from ram_ray.data_engine.addition_curve import make_curve, uncalibrated_scores
 from ram_ray.data_engine.calibrate import BINS, bin_of
 from ram_ray.data_engine.generate import SCORES
-from ram_ray.data_engine.mention_counts import CELLS, Cells, count_cells, gather_cells
+from ram_ray.data_engine.mention_counts import CELLS, Cells, count_cells, gather_cells, mentions
 from ram_ray.label_system import Label, LabelSystem
 from tests.data_engine.test_generate import annotation, scored
 
@@ -118,3 +118,13 @@ def test_a_generated_caption_comes_first_without_calibration_and_no_truth_is_no_
     assert first == {"threshold": 1.0, "added": 1, "estimated": None}
     correct = np.full((2, len(SYSTEM), BINS), 0.25)
     assert make_curve(counts, correct, correct=correct) == [{"threshold": 0.25, "added": 10, "estimated": 0.25}]
+
+
+def test_human_labels_are_one_caption_more_and_what_they_exclude_is_no_mention() -> None:
+    human = {"id": 4, "origin": "human", "score": 1.0}
+    row = annotation("s/1", captions=captions_of([0, 1], [0]), tags=[human, *tags(0)], absent=[1, 3])
+    assert mentions(row) == [{0}, {0}, {4}]
+    assert mentions(annotation("s/2", captions=[], tags=[human])) == [{4}]
+    counts = cells([scored(row, scores={1: 0.9, 2: 0.8})])
+    assert counts.candidates.sum((0, 2)).tolist() == [0, 0, 1, 0, 0], "only the hat may be added"
+    assert counts.mentioned.sum((0, 2)).tolist() == [1, 0, 0, 0, 1] and counts.totals["captions"] == 3

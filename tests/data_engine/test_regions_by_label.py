@@ -40,6 +40,7 @@ def regions(tmp_path: Path) -> tuple[Path, pa.Table]:
                     "positive": bool(positive := rng.random() < 0.8),
                     "mentioned": bool(positive and rng.random() < 0.7),
                     "confirmed": False,
+                    "human": False,
                     "box": [0, 0, 1, 1],
                     "detector_score": 0.5,
                     "image_score": float(rng.random()),

@@ -85,3 +85,10 @@ def test_blocks_add_up(rows: list[dict]) -> None:
         for row in summed.to_pylist()
     ]
     assert tag_shares(doubled) == tag_shares(rows)
+
+
+def test_a_human_label_is_not_an_addition_of_the_engine() -> None:
+    row = _row("s/0", mentioned=[0], tags=[0, 1, 2])
+    row["tags"][1]["origin"] = "human"
+    counts = count_block(to_table([row], ANNOTATION)).to_pylist()
+    assert {counted["tag"]: counted["source"] for counted in counts} == {0: "mentioned", 1: "mentioned", 2: "added"}

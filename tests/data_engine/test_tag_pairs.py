@@ -109,3 +109,10 @@ def test_a_tag_that_implies_another_bounds_its_mention_rate() -> None:
     bound = mention_rate_bounds(pairs)
     assert bound[SEA] == pytest.approx((89 + 10 * 94 / 204) / (119 + 10)) and bound[HAT] > 0.85
     assert bound[TREE] == bound[CUP] == 0 and bound[DOG] < 0.1
+
+
+def test_human_labels_are_counted_with_captions() -> None:
+    human = [{"id": id, "origin": "human", "score": 1.0} for id in (SEA, HAT)]
+    rows = [scored(annotation("s/1", captions=captions_of([DOG, TREE]), tags=[*human, *tags(DOG)], absent=[TREE]))]
+    assert mentioned_ids(rows[0]).tolist() == [DOG, SEA, HAT]
+    assert count(rows).tag_counts().sum(axis=1).tolist() == [1, 1, 1, 0, 0]

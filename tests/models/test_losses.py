@@ -107,3 +107,11 @@ def test_missing_losses_are_left_out_of_the_total() -> None:
     assert combine({"tag": tag, "distill": distill}) == 8.5
     assert combine({"tag": tag, "text": text}) == 4
     assert combine({"tag": torch.tensor(0.0), "text": text}).isfinite()
+
+
+def test_tags_are_learned_in_a_step_without_captions() -> None:
+    losses = {"tag": torch.tensor(3.0, requires_grad=True), "text": torch.tensor(0.0)}
+    total = combine(losses)
+    total.backward()
+    assert total.item() == 3 and losses["tag"].grad == 1
+    assert combine({"tag": torch.tensor(3.0), "text": torch.tensor(6.0)}).item() == pytest.approx(12)

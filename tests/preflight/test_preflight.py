@@ -108,6 +108,18 @@ def test_globs_of_every_section_that_runs_must_match(data: Path, models: Path) -
     assert problems(data, sets, last="parse") == []
 
 
+def test_human_labels_and_lists_of_annotations_are_checked(data: Path, models: Path) -> None:
+    sets = [*local(models), "data.human_labels={flickr*: complete, coco: positive}"]
+    (line,) = problems(data, sets)
+    assert line.startswith("data.human_labels: 'flickr*' matches none of 2 shards, such as coco/") and "glob" in line
+    labelled = [*local(models), "labels.min_count=1000", "data.human_labels=positive"]
+    assert problems(data, labelled) == [], "names of human labels need no captions"
+    (data / "list").mkdir(exist_ok=True)
+    (data / "list" / "released.json").write_text('[{"image_path": "a.jpg", "union_label_id": [1]}]')
+    (line,) = problems(data, local(models), train=("list/released.json",), last="parse")
+    assert line.startswith("data.train: ") and line.endswith("to the list of their names, such as ram_tag_list.txt")
+
+
 def test_data_that_is_too_small_is_reported_with_the_setting_to_change(data: Path, models: Path) -> None:
     sets = [*local(models), "labels.min_count=1000", "pretrain.epochs=1", "pretrain.batch_size=6"]
     sets += ["finetune.epochs=2.5", "finetune.batch_size=10"]

@@ -12,7 +12,15 @@ from PIL import Image
 from ram_ray.data.images import Limits
 from ram_ray.data_engine.clean import SAMPLE_ROWS
 from ram_ray.records import ANNOTATION, to_table
-from ram_ray.reporting.engine_images import Bounds, _limit_bytes, make_thumbnails, sample_crops, sample_tags, thumbnail
+from ram_ray.reporting.engine_images import (
+    Bounds,
+    _limit_bytes,
+    _outcomes,
+    make_thumbnails,
+    sample_crops,
+    sample_tags,
+    thumbnail,
+)
 from ram_ray.reporting.engine_rows import SAMPLE_IMAGE, SAMPLED_TAG
 from tests.tiny import jpeg
 
@@ -107,3 +115,9 @@ def test_bytes_are_bounded_and_every_strip_has_its_first_image() -> None:
     assert bounds.max_labels * 3 * bounds.per_outcome <= bounds.max_images
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8))
     assert len(thumbnail(noise, None, bounds=bounds)) * bounds.max_images * 4 / 3 < 20e6
+
+
+def test_a_human_label_is_kept_not_added() -> None:
+    row = _row(0)
+    row["tags"].append({"id": 5, "origin": "human", "score": 1.0})
+    assert (row["tags"][-1], "kept", "human") in _outcomes(row)

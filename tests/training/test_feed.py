@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ram_ray.data.folds import Fold
 from ram_ray.data.images import Limits
-from ram_ray.models.losses import UNKNOWN
+from ram_ray.models.losses import UNKNOWN, caption_targets
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
 from ram_ray.settings.training import AugmentConfig, TrainConfig
@@ -268,6 +269,25 @@ def test_a_removed_tag_is_unknown_or_negative_as_configured(feed: TaggerFeed) ->
     assert np.flatnonzero(feed.batch([row])["targets"][0]).tolist() == [1, 3], "as in the paper, it is negative"
 
 
+def test_labels_of_a_partial_row_are_unknown_but_for_those_that_a_person_names(feed: TaggerFeed) -> None:
+    (row,) = _rows(feed, 1)
+    row = {**row, "tags": [1], "removed": [0, 4], "absent": [2, 4], "partial": True}
+    expected = {"negative": [0, 1, 0, UNKNOWN, 0, UNKNOWN], "unknown": [UNKNOWN, 1, 0, UNKNOWN, 0, UNKNOWN]}
+    for removed, targets in expected.items():
+        configured = replace(feed, config=TrainConfig(image_size=32, removed=removed))
+        assert configured.batch([row])["targets"][0].tolist() == targets
+    complete = replace(feed, config=TrainConfig(image_size=32, removed="unknown")).batch([{**row, "partial": False}])
+    assert complete["targets"][0].tolist() == [UNKNOWN, 1, 0, 0, 0, 0]
+
+
+def test_an_image_without_captions_has_no_token_to_learn(feed: TaggerFeed) -> None:
+    first, second = _rows(feed, 2)
+    rows = [{**first, "captions": []}, {**second, "captions": [{"text": "a", "tags": []}]}]
+    ids = torch.from_numpy(feed.batch(rows)["caption_ids"]).long()
+    start = tokenizer().prompt_length(PROMPT)
+    assert [int((row != -100).sum()) for row in caption_targets(ids, start=start)] == [0, 2], "a word and the end"
+
+
 def test_rejected_and_untagged_rows_are_left_out() -> None:
     source = {"shard": "s", "uri": "u", "offset": 1, "nbytes": 2}
     tags = [{"id": 4, "origin": "parsed", "score": 1.0}, {"id": 1, "origin": "tagger", "score": 0.9}]
@@ -281,8 +301,21 @@ def test_rejected_and_untagged_rows_are_left_out() -> None:
     (row,) = tagged_rows(to_records(rows, ANNOTATION))
     assert row == {
         "key": "s/1", "shard": "s", "images": [{"uri": "u", "offset": 1, "nbytes": 2}], "tags": [1, 4],
-        "removed": [0, 7], "captions": [{"text": "a dog", "tags": [4]}],
+        "removed": [0, 7], "absent": [], "partial": False, "captions": [{"text": "a dog", "tags": [4]}],
     }  # fmt: skip
+
+
+def test_a_row_without_tags_teaches_what_is_absent() -> None:
+    row = {"key": "s/1", "shard": "s", "uri": "u", "offset": 1, "nbytes": 2, "captions": [], "tags": [], "removed": []}
+    rows = [{**row, "absent": [3, 5], "partial": True}, {**row, "key": "s/2", "absent": [], "partial": True}]
+    (made,) = tagged_rows(to_records(rows, ANNOTATION), weights={})
+    assert (made["key"], made["tags"], made["absent"], made["partial"], made["weight"]) == (
+        "s/1",
+        [],
+        [3, 5],
+        True,
+        1.0,
+    )
 
 
 def test_a_frequent_tag_gives_an_image_less_weight() -> None:
