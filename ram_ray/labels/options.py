@@ -57,6 +57,7 @@ class LabelSystemSettings(StageSettings):
     min_share: float
     kinds: tuple[str, ...]
     system: InputFile | None
+    added: InputFile | None  # labels that follow those of `system`
     stop: InputFile | None
     synonyms: InputFile | None
     edits: InputFile | None
@@ -93,6 +94,7 @@ class LabelSystemSettings(StageSettings):
             min_share=labels.min_share,
             kinds=tuple(labels.kinds),
             system=InputFile.find(labels.system),
+            added=InputFile.find(labels.add),
             stop=InputFile.find(labels.stop),
             synonyms=InputFile.find(labels.synonyms),
             edits=InputFile.find(find_edits(labels, run_uri)),

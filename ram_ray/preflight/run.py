@@ -66,7 +66,8 @@ class Needs:
         """Names of the stages that run."""
         stages = STAGES[: STAGES.index(self.last) + 1]
         engine = () if self.config.engine.rounds else ("generate", "clean", "retrain")
-        return tuple(name for name in stages if name not in engine)
+        given = ("pretrain",) if self.config.engine.model else ()
+        return tuple(name for name in stages if name not in (*engine, *given))
 
     def has(self, stage: str) -> bool:
         """Whether this stage runs."""
@@ -88,9 +89,9 @@ class Needs:
     @property
     def runs_models(self) -> bool:
         """Whether a stage runs a tagger in an actor pool."""
-        return any(self.has(stage) for stage in ("generate", "clean")) or (
-            self.has("pretrain") and (bool(self.config.data.eval) or not self.config.data.train)
-        )
+        scores = bool(self.config.data.eval) or not self.config.data.train
+        has_model = STAGES.index(self.last) >= STAGES.index("pretrain")
+        return any(self.has(stage) for stage in ("generate", "clean")) or (has_model and scores)
 
 
 def _find_data_problems(config: RunConfig) -> tuple[list[Shard] | None, list[str]]:
