@@ -44,15 +44,13 @@ def finetune_sets(source: str, *, revision: str | None = None, add_labels: str |
         `section.field=value` pairs.
 
     Raises:
-        ValueError: if it is no bundle, or it cannot be trained.
+        ValueError: if it is no bundle.
     """
     from ram_ray.models.bundle_config import read_config
     from ram_ray.runtime.storage import local_copy
 
     source = _absolute(source)
     model = read_config(source, revision=revision)
-    if model.architecture == "ram_plus":
-        raise ValueError(f"--model {source}: RAM++ is not trained here; use it as engine.model, or finetune a RAM")
     is_id = "://" not in source and not Path(source).exists()
     root = str(local_copy(source, revision=revision)) if is_id else source.rstrip("/")
     values: dict[str, object] = {

@@ -178,6 +178,7 @@ class RAM(nn.Module):
                 teacher (B, C), optional: the teacher's image feature of the same crop
                 kept_ids (K,) and kept_logits (B, K), optional: labels, and their logits by another model
                 text_embed (B, E), optional (RAM++): text embedding of each image's caption
+                text_weight (B,), optional: 0 for a caption to be ignored, else 1; without it that of the image
                 weight (B,), optional: 0 for an image to be ignored, else 1
 
         Returns:
@@ -199,8 +200,9 @@ class RAM(nn.Module):
         if "text_embed" in batch:
             text_logits = self.alignment_logits(tokens, batch["text_embed"])
             pairs = torch.eye(len(text_logits), device=text_logits.device)
-            if weight is not None:
-                pairs = pairs.masked_fill(weight[None, :] == 0, UNKNOWN)
+            text_weight = batch.get("text_weight", weight)
+            if text_weight is not None:
+                pairs = pairs.masked_fill(text_weight[None, :] == 0, UNKNOWN)
             losses["alignment"] = asymmetric_loss(text_logits, pairs, gamma_neg=4.0, weight=weight)
         return losses
 

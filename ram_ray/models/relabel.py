@@ -4,7 +4,6 @@ A label of RAM is its text embedding, so a new label is one more embedding of th
 RAM++ has several texts of a label. Tag2Text has a trained query and a classifier for each label: a new label starts
 from the mean classifier, which scores it as it scores an average label, and from a random query.
 
-Letters: N labels of the run, M of them new, K descriptions of a label, E width of text embeddings, D width.
 """
 
 from __future__ import annotations
@@ -15,34 +14,6 @@ from torch import Tensor
 from ram_ray.models.label_match import LabelMatch
 from ram_ray.models.ram import RAM
 from ram_ray.models.recognition import PerTagLinear
-from ram_ray.models.teacher import Teacher
-
-
-def new_queries(model: RAM, names: list[str], teacher: Teacher) -> Tensor:
-    """Embed new labels as the model's own are: with its templates; for RAM++ each template is a description.
-
-    Args:
-        model: RAM or RAM++.
-        names: names of M labels.
-        teacher: the text encoder of the model's label embeddings.
-
-    Returns:
-        (M, E); RAM++: (M, K, E), the templates repeated to K. Equal descriptions share their weight.
-
-    Raises:
-        ValueError: if the encoder has another width.
-    """
-    config = model.config
-    if teacher.embed_dim != config.label_width:
-        raise ValueError(
-            f"the text encoder {teacher.source} makes vectors of {teacher.embed_dim} values, and the label embeddings "
-            f"of the bundle have {config.label_width}: name the encoder that made them"
-        )
-    if not model.reweighs:
-        return teacher.label_embeddings(names, list(config.templates)).cpu()
-    templates = [config.templates[index % len(config.templates)] for index in range(config.descriptions)]
-    vectors = {template: teacher.label_embeddings(names, [template]).cpu() for template in dict.fromkeys(templates)}
-    return torch.stack([vectors[template] for template in templates], 1)
 
 
 def relabel(model: RAM, match: LabelMatch, queries: Tensor | None) -> None:
@@ -51,7 +22,7 @@ def relabel(model: RAM, match: LabelMatch, queries: Tensor | None) -> None:
     Args:
         model: of the bundle, on the CPU; changed in place.
         match: of the run's labels with the bundle's.
-        queries: of the new labels, in their order, as of `new_queries`; None: Tag2Text, or no label is new.
+        queries: of the new labels, in their order, as of `descriptions.embed_labels`; None: Tag2Text, or no label is new.
     """
     kept, new = match.kept, match.new
     bundle_ids = [match.bundle_ids[id] for id in kept]

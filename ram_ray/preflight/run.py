@@ -25,6 +25,7 @@ from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
 from ram_ray.runtime.capacity import Capacity
 from ram_ray.settings.training import TrainConfig
+from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.trainer import count_steps
 
 
@@ -162,6 +163,7 @@ def _find_caption_problems(config: RunConfig, run_uri: str, shards: list[Shard])
 def _find_label_problems(config: RunConfig, run_uri: str) -> list[str]:
     try:
         LabelSystemSettings.from_config(config, run_uri=run_uri)
+        DescriptionsFile.find(config.labels.descriptions)
     except (ValueError, OSError) as error:
         return [f"labels: {_one_line(error)}"]
     return []

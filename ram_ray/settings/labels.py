@@ -42,6 +42,13 @@ class LabelsConfig(Section):
             "that are there already are not added."
         ),
     )
+    descriptions: str | None = Field(
+        None,
+        description=(
+            "JSON file of texts that describe each label, by name, for `ram_plus`. `null`, or a label that it does not "
+            "have: `model.templates`."
+        ),
+    )
     stop: str | None = Field(None, description="File of names that are no labels, one a line.")
     synonyms: str | None = Field(
         None, description="File of names with one meaning; its form is described in `ram_ray/labels/synonyms.py`."

@@ -14,6 +14,7 @@ import torch
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle import TEXT_ENCODER, Bundle, load_bundle, save_bundle
+from ram_ray.models.descriptions import embed_labels
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.label_match import MATCH_FILE, read_kept
 from ram_ray.models.pretrained import fit_weights, load_pretrained, training_fields
@@ -23,6 +24,7 @@ from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.training import TrainConfig
+from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.step import TrainStep
 from ram_ray.training.worker import Job
 
@@ -35,6 +37,7 @@ class TaggerJob(Job):
     label_system: str = ""  # URI
     teacher: str = ""  # URI or Hugging Face id
     teacher_revision: str | None = None
+    descriptions: DescriptionsFile | None = None  # of labels, for RAM++
     start: str | None = None  # URI of the run's model to start from, with its labels; None: as `config.start` says
 
     def build(self, device: torch.device) -> TrainStep:
@@ -60,6 +63,7 @@ class TaggerJob(Job):
         return TrainStep(
             model,
             teacher=self._distilled(teacher, model.config),
+            aligner=self._aligner(teacher, bundle, device) if model.reweighs else None,
             caption_start=tokenizer.prompt_length(model.config.prompt),
             keeper=make_keeper(keeper, device) if keeper else None,
             kept_ids=find_kept(keeper) if keeper else (),
@@ -78,10 +82,11 @@ class TaggerJob(Job):
             }
         )
         names = LabelSystem.load(self.label_system).names
+        described = self.descriptions.read() if self.descriptions else None
         queries = (
             torch.randn(len(names), config.label_width) * (config.init_std or config.label_width**-0.5)
             if learned_queries
-            else teacher.label_embeddings(names, list(config.templates)).cpu()
+            else embed_labels(config, names, teacher, descriptions=described)
         )
         model = RAM(config, queries)
         if self.config.start != "scratch" and (backbone := teacher.backbone()) is not None:
@@ -95,6 +100,17 @@ class TaggerJob(Job):
         model = RAM(config, bundle.model.label_embed.detach().clone())
         load_weights(model, bundle.model.state_dict())
         return model
+
+    def _aligner(self, teacher: Teacher, bundle: Bundle | None, device: torch.device) -> Teacher:
+        """The text encoder of the label embeddings, which embeds captions for RAM++'s alignment loss."""
+        if bundle is None:
+            return teacher
+        if bundle.has_text_encoder:
+            return bundle.teacher().to(device)
+        raise ValueError(
+            f"{self.stage} aligns images with captions, and the RAM++ that it starts from has no text encoder: import it "
+            "with --text-encoder, the CLIP that made its label embeddings"
+        )
 
     def _distilled(self, teacher: Teacher, config: ModelConfig) -> Teacher | None:
         """The teacher, if its image feature is distilled."""

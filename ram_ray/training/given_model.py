@@ -21,14 +21,16 @@ from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle import Bundle, load_bundle, save_bundle
 from ram_ray.models.bundle_config import BUNDLE_FILES, read_config
+from ram_ray.models.descriptions import embed_labels
 from ram_ray.models.label_match import MATCH_FILE, LabelMatch, match_labels
-from ram_ray.models.relabel import new_queries, relabel
+from ram_ray.models.relabel import relabel
 from ram_ray.models.teacher import Teacher
 from ram_ray.results import DualEncoderResult, GivenModel, LabelSystemResult
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.content import content_digest
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
 from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
+from ram_ray.training.descriptions_file import DescriptionsFile
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class GivenModelSettings(StageSettings):
     """All that a given model depends on, beside the label system and the encoders of the run."""
 
     bundle: NamedBundle
+    descriptions: DescriptionsFile | None  # of new labels, for RAM++
     unused: tuple[str, ...] = Field(json_schema_extra=RUNTIME_ONLY)  # fields of section `model` with other values
 
     @classmethod
@@ -68,6 +71,7 @@ class GivenModelSettings(StageSettings):
         named = [name for name in type(model).model_fields if name in config.model.model_fields_set - {"image_size"}]
         digest = content_digest(source, revision=revision, files=BUNDLE_FILES)
         return cls(
+            descriptions=DescriptionsFile.find(config.labels.descriptions) if model.architecture == "ram_plus" else None,
             bundle=NamedBundle(source=source, revision=revision, digest=digest),
             unused=tuple(name for name in named if getattr(config.model, name) != getattr(model, name)),
         )
@@ -115,7 +119,8 @@ def give_model(
     encoder = Encoder(dual_encoder.source, dual_encoder.revision, is_trained=dual_encoder.steps is not None)
     system = LabelSystem.load(labels.uri)
     adapt = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(adapt_bundle)
-    match, dropped, image_size = ray.get(adapt.remote(settings.bundle, system, encoder, stage.path))
+    task = adapt.remote(settings.bundle, system, encoder, stage.path, descriptions=settings.descriptions)
+    match, dropped, image_size = ray.get(task)
     for what, names in (("new", [system[id].name for id in match.new]), ("dropped", dropped)):
         if names:
             logger.info("given: %s labels %s: %s", f"{len(names):,}", what, shorten(names))
@@ -131,7 +136,12 @@ def give_model(
 
 
 def adapt_bundle(
-    named: NamedBundle, labels: LabelSystem, encoder: Encoder, path: str
+    named: NamedBundle,
+    labels: LabelSystem,
+    encoder: Encoder,
+    path: str,
+    *,
+    descriptions: DescriptionsFile | None = None,
 ) -> tuple[LabelMatch, list[str], int]:
     """Write the bundle with other labels; the task of the stage.
 
@@ -140,6 +150,7 @@ def adapt_bundle(
         labels: of the run.
         encoder: of the run.
         path: folder or URI to write to.
+        descriptions: of labels, for RAM++; None: its templates.
 
     Returns:
         How labels were matched, the names of the bundle's labels that are dropped, and the model's image size.
@@ -156,7 +167,8 @@ def adapt_bundle(
         )
     new = [labels[id].name for id in match.new]
     teacher = find_text_encoder(bundle, new, encoder, source=named.source)
-    queries = new_queries(bundle.model, new, teacher) if new and teacher else None
+    described = descriptions.read() if descriptions else None
+    queries = embed_labels(bundle.model.config, new, teacher, descriptions=described) if new and teacher else None
     text = match.to_json(bundle.labels, labels)
     relabel(bundle.model, match, queries)
     card: dict[str, object] = {"stage": "given", "from": named.source, "kept labels": len(match.kept)}

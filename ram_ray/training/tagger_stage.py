@@ -14,6 +14,7 @@ from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob
+from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.feed import TaggerFeed
 from ram_ray.training.given_model import give_model
 from ram_ray.training.table import RowSelection, make_table, row_maker
@@ -26,6 +27,7 @@ class TaggerSettings(StageSettings):
     train: TrainConfig
     training: TrainingConfig
     model: ModelConfig
+    descriptions: DescriptionsFile | None  # of labels, for RAM++
     seed: int
     left_out: tuple[int, int] | None  # start and end of the `Fold` that is not trained on
 
@@ -46,10 +48,12 @@ class TaggerSettings(StageSettings):
         """
         if train.bundle:  # `start` identifies it; another path to the same bundle is the same training
             train = train.model_copy(update={"start": "bundle", "start_revision": None})
+        describes = start is None and config.model.architecture == "ram_plus"
         return cls(
             train=train,
             training=config.training,
             model=read_config(start.path) if start else config.model,
+            descriptions=DescriptionsFile.find(config.labels.descriptions) if describes else None,
             seed=config.seed,
             left_out=(left_out.start, left_out.end) if left_out else None,
         )
@@ -126,6 +130,7 @@ def train_tagger(
         prompt=settings.model.prompt,
         max_caption_tokens=settings.model.max_caption_tokens,
         max_tag_tokens=settings.model.max_tag_tokens,
+        aligns=settings.model.architecture == "ram_plus",
     )
     job = TaggerJob(
         stage=name,
@@ -136,6 +141,7 @@ def train_tagger(
         steps_per_epoch=steps_per_epoch,
         model=settings.model,
         label_system=labels.uri,
+        descriptions=settings.descriptions,
         teacher=dual_encoder.source,
         teacher_revision=dual_encoder.revision,
         start=start.path if start else None,
