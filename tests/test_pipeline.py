@@ -206,7 +206,11 @@ def test_the_data_engine_scores_with_a_given_bundle_and_pretrain_is_not_trained(
     log = run(load(TINY, sets=[f"engine.model={bundle}"]), run_folder, last="generate")
     assert [line.stage for line in log.lines] == ["shards", "represent", "parse", "labels", "given", "generate_1"]
     given = log.results["given"]
-    assert (given.kept, given.new, given.dropped) == (log.results["label_system"].labels, 0, 0) and given.image_size == 48
+    assert (given.kept, given.new, given.dropped) == (
+        log.results["label_system"].labels,
+        0,
+        0,
+    ) and given.image_size == 48
     assert log.made == ["given", "generate_1"] and log.results["generate_1"].added > 0
     finetuned = manifests(run_folder)["evaluate_finetune"]
     assert log.results["evaluate_given"].mAP == pytest.approx(finetuned["mAP"], rel=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from ram_ray.cli.options import absolute
@@ -95,5 +96,5 @@ def find_text_encoder(root: str) -> str | None:
     return "represent.clip" if is_dual else "represent.text_encoder"
 
 
-def _absolute(source: str | None) -> str | None:
-    return absolute(source) if source and Path(source).expanduser().exists() else source
+def _absolute(source: str) -> str:
+    return absolute(os.path.expanduser(source)) if Path(source).expanduser().exists() else source

@@ -1,7 +1,7 @@
 """Texts that describe a label, and their embeddings: one embedding of a label for RAM, several for RAM++.
 
-RAM++ (arXiv 2310.15200) has 51 descriptions of each label, written by a language model. A file has them; a label that it
-does not have is described by the model's templates. They are repeated to the number that the model has: equal
+RAM++ (arXiv 2310.15200) has 51 descriptions of each label, written by a language model. A file has them; a label that
+it does not have is described by the model's templates. They are repeated to the number that the model has: equal
 descriptions of a label share their weight.
 
 Letters: M labels, K descriptions of a label, E width of text embeddings.

@@ -22,7 +22,7 @@ def relabel(model: RAM, match: LabelMatch, queries: Tensor | None) -> None:
     Args:
         model: of the bundle, on the CPU; changed in place.
         match: of the run's labels with the bundle's.
-        queries: of the new labels, in their order, as of `descriptions.embed_labels`; None: Tag2Text, or no label is new.
+        queries: of the new labels, as of `descriptions.embed_labels`; None: Tag2Text, or no label is new.
     """
     kept, new = match.kept, match.new
     bundle_ids = [match.bundle_ids[id] for id in kept]

@@ -135,9 +135,7 @@ def _named_bundles(config: RunConfig, stages: Sequence[str]) -> Iterator[NamedMo
             yield NamedModel(f"{name}.start", section.bundle, f"{name}.start_revision", section.start_revision, load)
     if config.engine.model:
         captions = "generate" in stages and config.engine.generate.captions > 0
-        load = functools.partial(
-            check_bundle, sections=sections_after(config, stages), writes_captions=captions
-        )
+        load = functools.partial(check_bundle, sections=sections_after(config, stages), writes_captions=captions)
         yield NamedModel("engine.model", config.engine.model, "engine.revision", config.engine.revision, load)
 
 

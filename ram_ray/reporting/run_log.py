@@ -177,8 +177,8 @@ def describe_given(model: GivenModel) -> str:
     """
     return (
         f"{model.stage}: {model.source} has {model.kept:,} of {model.kept + model.new:,} labels "
-        f"({model.by_synonym:,} by a synonym); {model.new:,} are new, {model.dropped:,} of its own are dropped; names in "
-        f"{model.path}/{MATCH_FILE}"
+        f"({model.by_synonym:,} by a synonym); {model.new:,} are new, {model.dropped:,} of its own are dropped; names "
+        f"in {model.path}/{MATCH_FILE}"
     )
 
 

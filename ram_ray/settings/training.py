@@ -8,7 +8,6 @@ from pydantic import Field, field_validator
 
 from ram_ray.settings.section import RUNTIME_ONLY, Section
 
-
 STARTS = ("represent", "previous", "scratch")  # what a training starts from, if not a bundle
 
 

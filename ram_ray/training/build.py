@@ -72,8 +72,8 @@ class TaggerJob(Job):
     def _build_new(self, teacher: Teacher, vocab_size: int) -> RAM:
         learned_queries = self.model.architecture == "tag2text"
         sizes = {} if learned_queries else {"label_width": teacher.embed_dim}
-        if teacher.is_dual and not learned_queries:
-            sizes["image_proj"] = teacher.embed_dim  # its image feature is distilled
+        if self.model.architecture == "ram_plus" or (teacher.is_dual and not learned_queries):
+            sizes["image_proj"] = teacher.embed_dim  # its image feature is distilled, or weights descriptions
         config = self.model.model_copy(
             update={  # known at run time: the encoder's normalisation, the teacher's width, the vocabulary's size
                 **training_fields(self.model, image_size=self.config.image_size, window_size=self.config.window_size),
@@ -108,8 +108,8 @@ class TaggerJob(Job):
         if bundle.has_text_encoder:
             return bundle.teacher().to(device)
         raise ValueError(
-            f"{self.stage} aligns images with captions, and the RAM++ that it starts from has no text encoder: import it "
-            "with --text-encoder, the CLIP that made its label embeddings"
+            f"{self.stage} aligns images with captions, and the RAM++ that it starts from has no text encoder: import "
+            "it with --text-encoder, the CLIP that made its label embeddings"
         )
 
     def _distilled(self, teacher: Teacher, config: ModelConfig) -> Teacher | None:

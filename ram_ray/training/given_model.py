@@ -71,7 +71,9 @@ class GivenModelSettings(StageSettings):
         named = [name for name in type(model).model_fields if name in config.model.model_fields_set - {"image_size"}]
         digest = content_digest(source, revision=revision, files=BUNDLE_FILES)
         return cls(
-            descriptions=DescriptionsFile.find(config.labels.descriptions) if model.architecture == "ram_plus" else None,
+            descriptions=DescriptionsFile.find(config.labels.descriptions)
+            if model.architecture == "ram_plus"
+            else None,
             bundle=NamedBundle(source=source, revision=revision, digest=digest),
             unused=tuple(name for name in named if getattr(config.model, name) != getattr(model, name)),
         )
@@ -119,7 +121,7 @@ def give_model(
     encoder = Encoder(dual_encoder.source, dual_encoder.revision, is_trained=dual_encoder.steps is not None)
     system = LabelSystem.load(labels.uri)
     adapt = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(adapt_bundle)
-    task = adapt.remote(settings.bundle, system, encoder, stage.path, descriptions=settings.descriptions)
+    task = adapt.remote(settings.bundle, system, encoder, settings.descriptions, stage.path)
     match, dropped, image_size = ray.get(task)
     for what, names in (("new", [system[id].name for id in match.new]), ("dropped", dropped)):
         if names:
@@ -139,9 +141,8 @@ def adapt_bundle(
     named: NamedBundle,
     labels: LabelSystem,
     encoder: Encoder,
+    descriptions: DescriptionsFile | None,
     path: str,
-    *,
-    descriptions: DescriptionsFile | None = None,
 ) -> tuple[LabelMatch, list[str], int]:
     """Write the bundle with other labels; the task of the stage.
 
@@ -149,8 +150,8 @@ def adapt_bundle(
         named: the bundle.
         labels: of the run.
         encoder: of the run.
-        path: folder or URI to write to.
         descriptions: of labels, for RAM++; None: its templates.
+        path: folder or URI to write to.
 
     Returns:
         How labels were matched, the names of the bundle's labels that are dropped, and the model's image size.

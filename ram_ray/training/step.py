@@ -34,7 +34,8 @@ class TrainStep(nn.Module):
     """The model with its losses: a batch of uint8 crops in, a dict of scalar losses out.
 
     Batch, from `feed`: pixels uint8 (B, 1, S, S, 3), targets uint8 (B, N), and with the caption loss
-    caption_ids and tag_ids (B, T) integers, with the alignment loss caption_text uint8 (B, T); weight (B,), 0 for an image that must not be learned.
+    caption_ids and tag_ids (B, T) integers, with the alignment loss caption_text uint8 (B, T); weight (B,), 0 for an
+    image that must not be learned.
 
     Args:
         model: the tagger to train.

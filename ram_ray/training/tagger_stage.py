@@ -198,6 +198,6 @@ def check_start(model: ModelConfig, train: TrainConfig, *, section: str) -> None
     unit = model.swin.patch_size * 2 ** (len(model.swin.depths) - 1)
     if not model.image_encoder.name and train.image_size % unit:
         raise ValueError(
-            f"{section}.image_size: {train.image_size} is not a multiple of {unit}, the smallest grid of the model that it "
+            f"{section}.image_size: {train.image_size} is not a multiple of {unit}, the smallest grid of the model it "
             f"starts from, whose own size is {model.image_size}; set {section}.image_size"
         )

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,7 +156,12 @@ def test_finetune_adds_labels_to_a_bundle(
     assert (config.labels.system, config.labels.add) == (f"{bundle}/label_system.json", f"{tmp_path}/more.txt")
     assert (config.represent.clip, config.represent.text_encoder) == (f"{bundle}/text_encoder", None)
     training = config.finetune
-    assert (training.start, training.old_labels, training.image_size, training.window_size) == ("previous", "keep", 32, 4)
+    assert (training.start, training.old_labels, training.image_size, training.window_size) == (
+        "previous",
+        "keep",
+        32,
+        4,
+    )
     assert training.caption_loss and not training.distill_loss and training.epochs == 7
 
 
@@ -165,7 +170,8 @@ def test_paths_of_bundles_are_absolute(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b").symlink_to(tiny_bundle)
-    assert main("run --set pretrain.start=./b --set retrain.start=OWNER/NAME --set engine.model=b".split()) == 0
+    line = "run --set pretrain.start=./b --set retrain.start=OWNER/NAME --set engine.model=b"
+    assert main(line.split()) == 0
     config = executed[0]["config"]
     assert (config.pretrain.start, config.engine.model) == (str(tmp_path / "b"), str(tmp_path / "b"))
     assert (config.retrain.start, config.finetune.start) == ("OWNER/NAME", "previous")
@@ -193,8 +199,16 @@ def test_what_a_run_ends_with(executed: list[dict], line: str, expected: dict) -
         (full_pipeline, "--foo", "error: No such option: --foo; see full_pipeline --help"),
         (full_pipeline, "--try x", "error: Invalid value for '--try': "),
         (full_pipeline, "--data", "error: Option '--data' requires an argument"),
-        (finetune, "--model nowhere/b", "error: nowhere/b is not a model bundle: nowhere/b: no such file or folder, and"),
-        (finetune, "--add-labels a.txt", "error: --add-labels and --revision need the bundle that they are about: give"),
+        (
+            finetune,
+            "--model nowhere/b",
+            "error: nowhere/b is not a model bundle: nowhere/b: no such file or folder, and",
+        ),
+        (
+            finetune,
+            "--add-labels a.txt",
+            "error: --add-labels and --revision need the bundle that they are about: give",
+        ),
         (ablation, "", "error: Missing option '--out'"),
         (ablation, "--out x --table 3", "error: --table 3: use 4 or 5"),
         (ablation, "--out x --seeds 0", "error: --seeds 0: at least one is needed"),

@@ -1,4 +1,4 @@
-"""Contract: labels of a run are matched with those of a bundle by name, then by synonym, each label of the bundle once."""
+"""Contract: labels of a run are matched with those of a bundle by name, then by synonym, each of the bundle once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def _system(*labels: tuple) -> LabelSystem:
 def test_by_name_then_by_synonym_and_the_rest_is_new_or_dropped() -> None:
     bundle = _system(("sofa", "object"), ("dog", "object", "puppy"), ("beach", "scene"), ("cup", "object", "mug"))
     labels = _system(
-        ("dog", "object"), ("couch", "object", "sofa"), ("zebra", "object"), ("mug", "object"), ("teacup", "object", "mug")
+        ("dog", "object"),
+        ("couch", "object", "sofa"),
+        ("zebra", "object"),
+        ("mug", "object"),
+        ("teacup", "object", "mug"),
     )
     match = match_labels(bundle, labels)
     assert match.bundle_ids == (1, 0, None, 3, None), "the first label with a synonym gets the label of the bundle"

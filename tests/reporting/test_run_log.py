@@ -15,8 +15,8 @@ from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import (
     Annotations,
     DualEncoderResult,
-    GivenModel,
     Evaluation,
+    GivenModel,
     Parsed,
     Regions,
     Samples,

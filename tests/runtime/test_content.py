@@ -1,4 +1,4 @@
-"""Contract: the digest of a folder changes with its content alone: not with its place, nor with files that do not count."""
+"""Contract: the digest of a folder changes with its content alone, not with its place or files that do not count."""
 
 from __future__ import annotations
 

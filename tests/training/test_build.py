@@ -241,7 +241,9 @@ def test_old_labels_are_kept_by_the_model_that_the_training_starts_from(tmp_path
     kept = _job(tmp_path, config(), start="./bundle", bundle=bundle, old_labels="keep").build(torch.device("cpu"))
     assert trained._keeper == [None] and kept._kept_ids.tolist() == [1, 4]
     (keeper,) = kept._keeper
-    assert keeper is not None and not keeper.training and not any(weight.requires_grad for weight in keeper.parameters())
+    assert (
+        keeper is not None and not keeper.training and not any(weight.requires_grad for weight in keeper.parameters())
+    )
     assert {name.split(".")[0] for name in kept.state_dict()} == {"model"}
     (Path(bundle) / MATCH_FILE).unlink()
     job = _job(tmp_path, config(), start="./bundle", bundle=bundle, old_labels="keep")

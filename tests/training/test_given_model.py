@@ -40,7 +40,7 @@ def _without_text_encoder(folder: Path, **sizes) -> Path:
 
 
 def test_a_bundle_gets_the_labels_of_a_run(tiny_bundle: str, tmp_path: Path) -> None:
-    match, dropped, image_size = adapt_bundle(_named(tiny_bundle), NEW, TRAINED, f"{tmp_path}/given")
+    match, dropped, image_size = adapt_bundle(_named(tiny_bundle), NEW, TRAINED, None, f"{tmp_path}/given")
     assert image_size == 32 and dropped == ["dog", "beach", "run", "traffic light"]
     old, given = load_bundle(tiny_bundle), load_bundle(f"{tmp_path}/given")
     assert [label.name for label in given.labels.labels] == ["zebra", "person", "red", "cup"]
@@ -62,7 +62,7 @@ def test_an_imported_model_gets_the_labels_of_a_run(architecture: str, tiny_bund
     labels = LabelSystem(Label(id, name, "object") for id, name in enumerate(names))
     save_bundle(tmp_path / "ram", made, labels=labels, tokenizer=None, teacher=None)
     encoder = Encoder(f"{tiny_bundle}/text_encoder", None, is_trained=False)
-    match, dropped, _ = adapt_bundle(_named(tmp_path / "ram"), NEW, encoder, f"{tmp_path}/given")
+    match, dropped, _ = adapt_bundle(_named(tmp_path / "ram"), NEW, encoder, None, f"{tmp_path}/given")
     given = load_bundle(f"{tmp_path}/given").model
     pixels = torch.randn(2, 3, 48, 48)
     torch.testing.assert_close(
@@ -74,19 +74,19 @@ def test_an_imported_model_gets_the_labels_of_a_run(architecture: str, tiny_bund
 def test_without_an_encoder_of_the_embeddings_new_labels_are_a_clear_error(tiny_bundle: str, tmp_path: Path) -> None:
     bundle = _without_text_encoder(tmp_path / "bundle")
     with pytest.raises(ValueError, match=r"has no text encoder to embed its new labels \(zebra, cup\); import it with"):
-        adapt_bundle(_named(bundle), NEW, TRAINED, f"{tmp_path}/given")
+        adapt_bundle(_named(bundle), NEW, TRAINED, None, f"{tmp_path}/given")
     other = Encoder(f"{tiny_bundle}/text_encoder", None, is_trained=False)
     with pytest.raises(ValueError, match="label embeddings of 10 values and no text encoder, and .* makes 16; set"):
-        adapt_bundle(_named(bundle), NEW, other, f"{tmp_path}/given")
+        adapt_bundle(_named(bundle), NEW, other, None, f"{tmp_path}/given")
     kept = LabelSystem([Label(0, "person", "object")])
-    adapt_bundle(_named(bundle), kept, TRAINED, f"{tmp_path}/given")
+    adapt_bundle(_named(bundle), kept, TRAINED, None, f"{tmp_path}/given")
     assert not load_bundle(f"{tmp_path}/given").has_text_encoder, "an encoder of another space is not put into it"
 
 
 def test_a_bundle_without_a_label_of_the_run_is_a_clear_error(tiny_bundle: str, tmp_path: Path) -> None:
     labels = LabelSystem([Label(0, "zebra", "object")])
     with pytest.raises(ValueError, match="has none of the 1 labels of the run, such as 'zebra'; set labels.system"):
-        adapt_bundle(_named(tiny_bundle), labels, TRAINED, f"{tmp_path}/given")
+        adapt_bundle(_named(tiny_bundle), labels, TRAINED, None, f"{tmp_path}/given")
 
 
 def test_settings_that_only_say_where_a_bundle_is_are_no_part_of_a_run(tiny_bundle: str, tmp_path: Path) -> None:
@@ -128,7 +128,11 @@ def test_a_training_has_the_sizes_of_the_model_that_it_starts_from(tiny_bundle: 
 @pytest.mark.parametrize(
     ("model", "train", "message"),
     [
-        ({"captions": False}, {}, "set finetune.caption_loss to false: the model that it starts from writes no captions"),
+        (
+            {"captions": False},
+            {},
+            "set finetune.caption_loss to false: the model that it starts from writes no captions",
+        ),
         ({"architecture": "tag2text", "label_width": 768}, {}, "set finetune.distill_loss to false: Tag2Text does not"),
         ({}, {"image_size": 40}, "finetune.image_size: 40 is not a multiple of 32.* whose own size is 224"),
     ],

@@ -1,4 +1,4 @@
-"""Contract: labels added to a trained model are learned, and those that it had stay, though no annotation names them."""
+"""Contract: labels added to a trained model are learned; those that it had stay, though no annotation names them."""
 
 from __future__ import annotations
 
