@@ -86,9 +86,8 @@ class TrainConfig(Section):
         "represent",
         min_length=1,
         description=(
-            "Initial weights. `represent`: the backbone that it trained, the rest new; `previous`: the previous model; "
-            "`scratch`: all new; or path, URI or Hugging Face id of a bundle, whose sizes replace section `model`. A "
-            "new image encoder starts from `model.image_encoder.weights`, if set."
+            "Initial weights: the backbone of `represent` (or `model.image_encoder.weights`), the `previous` model, all "
+            "new (`scratch`), or path, URI or id of a bundle, whose sizes replace `model`."
         ),
     )
     start_revision: str | None = Field(None, description="Commit of the bundle `start` on the hub.")
