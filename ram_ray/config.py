@@ -102,8 +102,6 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_models(self) -> RunConfig:
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
-        if self.model.architecture == "ram_plus":
-            raise ValueError("model.architecture ram_plus is not trained here; use ram, or tag2text")
         if not self.model.captions:
             writes = [f"{name}.caption_loss false" for name, stage in stages.items() if stage.caption_loss]
             writes += ["engine.generate.captions 0"] if self.engine.generate.captions else []
@@ -125,11 +123,11 @@ class RunConfig(Section):
                         f"{name}.distill_loss: represent.method {self.represent.method} trains no feature to distil; "
                         "set it to false"
                     )
-        if self.model.image_encoder.name:
-            return self  # preflight asks timm what sizes it takes
+        if self.model.image_encoder.name or self.engine.model:
+            return self  # preflight asks timm, or the bundle, what sizes it takes
         unit = self.model.swin.patch_size * 2 ** (len(self.model.swin.depths) - 1)
         for name, stage in {"represent.train": self.represent.train, **stages}.items():
-            if stage.image_size % unit:
+            if stage.image_size % unit and not stage.bundle:
                 raise ValueError(f"{name}.image_size {stage.image_size} is not a multiple of {unit}, the smallest grid")
         return self
 

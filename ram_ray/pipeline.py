@@ -3,6 +3,8 @@
     shards -> represent -> parse -> labels -> pretrain -> [ generate -> clean -> retrain ] x rounds
            -> finetune -> evaluate -> serve
 
+A given bundle (`engine.model`) takes the place of pretrain, and any training may start from one (`start`).
+
 Read `recipe` first: it is the whole system on one page. The functions below it are its parts; the ablations are
 composed of them too. A result has a class (`ram_ray.results`), and nothing but the run's log keeps any state.
 """
@@ -17,6 +19,7 @@ from ram_ray.config import RunConfig, dump
 from ram_ray.data.collect import collect, draw_corpus
 from ram_ray.data.folds import Fold
 from ram_ray.data_engine.clean_stages import clean
+from ram_ray.data_engine.convergence import has_converged
 from ram_ray.data_engine.generate_stages import generate
 from ram_ray.evaluation.stages import evaluate
 from ram_ray.labels.parse_stage import parse
@@ -32,7 +35,8 @@ from ram_ray.results import (
 from ram_ray.runtime.artifacts import Run, StopRun
 from ram_ray.settings.training import TrainConfig
 from ram_ray.synthesis.represent import represent
-from ram_ray.training.tagger_stage import TrainingInputs, train_tagger
+from ram_ray.training.given_model import give_model
+from ram_ray.training.tagger_stage import TrainingInputs, find_start, train_tagger
 from ram_ray.training.vocabulary import build_vocabulary
 
 STAGES = ("shards", "represent", "parse", "labels", "pretrain", "generate", "clean", "retrain", "finetune", "evaluate")
@@ -93,13 +97,14 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
 
     rounds = config.engine.rounds
     left_out = find_holdout(config) if rounds else None
-    model = train_and_score(run, config, config.pretrain, annotations, inputs, name="pretrain", left_out=left_out)
-    scoring_models = train_scoring_models(run, config, config.pretrain, annotations, inputs, model) if rounds else []
+    model, scoring_models = preliminary_models(run, config, annotations, inputs, left_out=left_out)
     run.stop_after("pretrain")
 
     for round in range(1, rounds + 1):
         generated, cleaned = run_round(run, config, annotations, scoring_models, inputs, round=round)
-        converged = has_converged(run, config, annotations, generated, cleaned, round=round)
+        converged = has_converged(
+            run, annotations, generated, cleaned, min_change=config.engine.min_change, round=round
+        )
         annotations = cleaned
         if converged:
             break
@@ -175,6 +180,31 @@ def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: l
     return annotations, Inputs(labels, dual_encoder, vocabulary, held_out)
 
 
+def preliminary_models(
+    run: Run, config: RunConfig, annotations: Annotations, inputs: Inputs, *, left_out: Fold | None
+) -> tuple[TrainedModel, list[TrainedModel]]:
+    """The model that the data engine begins with: a given bundle, which is not trained, or that of pretrain.
+
+    Args:
+        run: the folder of the run.
+        config: of the run.
+        annotations: rows to train on.
+        inputs: the other inputs of training.
+        left_out: images that are not trained on.
+
+    Returns:
+        The model, and the scoring models of the first round.
+    """
+    source, revision = config.engine.model, config.engine.revision
+    if source is None:
+        model = train_and_score(run, config, config.pretrain, annotations, inputs, name="pretrain", left_out=left_out)
+        return model, train_scoring_models(run, config, config.pretrain, annotations, inputs, model)
+    model = give_model(run, config, inputs.labels, inputs.dual_encoder, source=source, revision=revision)
+    if inputs.held_out:
+        evaluate(run, config, inputs.held_out, model, inputs.labels)
+    return model, [model]  # it has not seen the images, so it scores all
+
+
 def train_and_score(
     run: Run,
     config: RunConfig,
@@ -201,16 +231,10 @@ def train_and_score(
     Returns:
         The model.
     """
-    model = train_tagger(
-        run,
-        config,
-        train_config,
-        annotations,
-        inputs,
-        name=name,
-        newest=newest,
-        left_out=left_out,
-    )
+    start = find_start(run, config, train_config, inputs, newest)
+    if start and start is not newest and inputs.held_out:
+        evaluate(run, config, inputs.held_out, start, inputs.labels)  # shows what the training changes
+    model = train_tagger(run, config, train_config, annotations, inputs, name=name, start=start, left_out=left_out)
     if inputs.held_out:
         evaluate(run, config, inputs.held_out, model, inputs.labels)
     return model
@@ -226,10 +250,10 @@ def train_scoring_models(
     *,
     earlier: Sequence[TrainedModel] = (),
 ) -> list[TrainedModel]:
-    """The scoring models of a round, which see all images.
+    """The scoring models of a round, which see all images; none without a round.
 
     With `engine.folds` they are further models: each leaves out the fold that it scores, and starts from
-    the one before it that did.
+    the one before it that did, or from the given model.
 
     Args:
         run: the folder of the run.
@@ -244,8 +268,11 @@ def train_scoring_models(
         One model, or one for each fold.
     """
     folds = config.engine.folds
+    if not config.engine.rounds:
+        return []
     if folds == 1:
         return [model]
+    before = earlier if len(earlier) == folds else [earlier[0] if earlier else None] * folds
     return [
         train_tagger(
             run,
@@ -254,11 +281,11 @@ def train_scoring_models(
             annotations,
             inputs,
             name=f"{model.stage}_fold_{fold}",
-            newest=newest,
+            start=find_start(run, config, train_config, inputs, newest),
             left_out=Fold.of_index(fold, folds),
             fold=fold,
         )
-        for fold, newest in enumerate(earlier or [None] * folds)
+        for fold, newest in enumerate(before)
     ]
 
 
@@ -307,36 +334,3 @@ def run_round(
     cleaned = clean(run, config, generated, scoring_models, labels, dual_encoder, round=round)
     run.stop_after("clean")
     return generated, cleaned
-
-
-def has_converged(
-    run: Run,
-    config: RunConfig,
-    before: Annotations,
-    generated: GeneratedAnnotations,
-    cleaned: CleanedAnnotations,
-    *,
-    round: int,
-) -> bool:
-    """Whether a round changed so few tags that neither training on them nor another round is worth it.
-
-    Args:
-        run: gets a note if it is so.
-        config: of the run; `engine.min_change` is the least share of tags.
-        before: annotations that the round began with.
-        generated: with its additions.
-        cleaned: without what it removed.
-        round: number of the round.
-
-    Returns:
-        Whether the share of added and removed tags is below `engine.min_change`.
-    """
-    added, removed = generated.added, generated.tags - cleaned.tags
-    change, least = (added + removed) / max(1, before.tags), config.engine.min_change
-    if change >= least:
-        return False
-    run.note(
-        f"stopped in round {round}: it added {added:,} tags and removed {removed:,}, {change:.2%} of those that it "
-        f"began with, and engine.min_change is {least:.2%}"
-    )
-    return True

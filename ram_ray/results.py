@@ -4,7 +4,7 @@ A stage takes results of earlier stages and returns one of these. Paths are URIs
 stage may not have measured is None then. The classes are here and not in `records`, which describes tables, since a
 result is made by a stage of a run (`runtime.artifacts`), and imports point one way.
 
-    shards      Samples (DrawnShards: the drawn scenes)     pretrain    TrainedModel
+    shards      Samples (DrawnShards: the drawn scenes)     pretrain    TrainedModel (GivenModel)
     represent   DualEncoderResult (Vocabulary, Synthetic)   generate    GeneratedAnnotations (Scores, ScoreWeights,
     parse       Parsed                                                  Thresholds)
     labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Regions, Removals)
@@ -241,6 +241,16 @@ class TrainedModel(StageResult):
     images_seen: int
     strategy: str  # deepspeed | ddp
     fold: int | None = None  # index of the fold that only this model scores; None: a model of the recipe itself
+
+
+class GivenModel(TrainedModel):
+    """A bundle that the user named, with the labels of the run; nothing is trained, so counts of training are 0."""
+
+    source: str  # path, URI or Hugging Face id
+    kept: int  # labels of the run that the bundle has
+    by_synonym: int  # of these, matched by a synonym
+    new: int  # labels of the run that it did not have
+    dropped: int  # its labels that the run does not have
 
 
 class Evaluation(StageResult):

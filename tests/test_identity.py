@@ -23,7 +23,18 @@ from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
 ROOT = Path(ram_ray.__file__).parent
 STAGE_NAMES = {
     *("shards", "captions", "scenes", "parse", "label_system", "labels", "vocabulary", "represent", "synthesize"),
-    *("train", "scores", "score_weights", "thresholds", "generate", "regions", "removals", "clean", "evaluate"),
+    *(
+        "given",
+        "train",
+        "scores",
+        "score_weights",
+        "thresholds",
+        "generate",
+        "regions",
+        "removals",
+        "clean",
+        "evaluate",
+    ),
     *("tag_statistics", "sample_images"),
 }
 

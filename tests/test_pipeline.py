@@ -213,3 +213,36 @@ def test_the_bundle_tags_images_by_itself(run_folder: str) -> None:
     assert predictor.image_size == 48
     (tags,) = predictor.tag([Image.new("RGB", (60, 40), "red")], top_k=3)
     assert len(tags) == 3 and all(tag.id is not None for tag in tags)
+
+
+def test_the_data_engine_scores_with_a_given_bundle_and_pretrain_is_not_trained(
+    run_folder: str, ray_cluster: None
+) -> None:
+    bundle = manifests(run_folder)["finetune"]["path"]
+    log = run(load(TINY, sets=[f"engine.model={bundle}"]), run_folder, last="generate")
+    assert [line.stage for line in log.lines] == ["shards", "represent", "parse", "labels", "given", "generate_1"]
+    given = log.results["given"]
+    assert (given.kept, given.new, given.dropped) == (
+        log.results["label_system"].labels,
+        0,
+        0,
+    ) and given.image_size == 48
+    assert log.made == ["given", "generate_1"] and log.results["generate_1"].added > 0
+    finetuned = manifests(run_folder)["evaluate_finetune"]
+    assert log.results["evaluate_given"].mAP == pytest.approx(finetuned["mAP"], rel=1e-4)
+
+
+def test_labels_are_added_to_a_given_bundle(run_folder: str, ray_cluster: None, tmp_path: Path) -> None:
+    from ram_ray.cli.given_bundle import finetune_sets
+    from ram_ray.label_system import LabelSystem
+
+    bundle = manifests(run_folder)["finetune"]["path"]
+    (tmp_path / "labels.txt").write_text("zebra\nyellow umbrella\n")
+    sets = finetune_sets(bundle, add_labels=f"{tmp_path}/labels.txt")
+    log = run(load(TINY, sets=[*sets, "finetune.epochs=1"]), run_folder, last="finetune")
+    old, new = (LabelSystem.load(f"{path}/label_system.json") for path in (bundle, log.results["finetune"].path))
+    assert new.names == [*old.names, "zebra", "yellow umbrella"]
+    assert (log.results["given"].kept, log.results["given"].new) == (len(old), 2) and log.results["given"].dropped == 0
+    assert "pretrain" not in log.made and log.made[-1] == "finetune"
+    lines = Path(log.results["finetune"].path, "metrics.jsonl").read_text().splitlines()
+    assert all({"kept", "tag", "text"} <= json.loads(line)["losses"].keys() for line in lines) and lines

@@ -46,6 +46,7 @@ from ram_ray.pipeline import (
     Inputs,
     find_data,
     find_holdout,
+    preliminary_models,
     prepare,
     run_round,
     train_and_score,
@@ -183,7 +184,7 @@ def measure_engine(config: RunConfig, run_uri: str) -> Measured:
     run.write_text("config.yaml", dump(config))
     parsed, inputs = prepare(run, config, *find_data(run, config))
     holdout = find_holdout(config)
-    preliminary = train_and_score(run, config, config.pretrain, parsed, inputs, name="pretrain", left_out=holdout)
+    preliminary, scoring_models = preliminary_models(run, config, parsed, inputs, left_out=holdout)
 
     def retrain(annotations: Annotations, name: str) -> TrainedModel:
         return train_and_score(
@@ -193,7 +194,6 @@ def measure_engine(config: RunConfig, run_uri: str) -> Measured:
     def finetune(annotations: Annotations, model: TrainedModel, name: str) -> TrainedModel:
         return train_and_score(run, config, config.finetune, annotations, inputs, name=name, newest=model)
 
-    scoring_models = train_scoring_models(run, config, config.pretrain, parsed, inputs, preliminary)
     generated, cleaned = run_round(run, config, parsed, scoring_models, inputs, round=1)
     first_models = scoring_models
     first = retrain(cleaned, "retrain_1")

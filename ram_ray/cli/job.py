@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ram_ray.cli.given_bundle import with_absolute_bundles
 from ram_ray.cli.options import PRESET_NAMES, PRESETS, absolute
 from ram_ray.config import RunConfig, load
 from ram_ray.runtime import outcome
@@ -37,7 +38,7 @@ def configure(
         held_out: paths, globs or URIs of held-out shards; None: those of the settings.
 
     Returns:
-        The configuration; its data are absolute paths or URIs.
+        The configuration; its data and bundles are absolute paths, URIs, or Hugging Face ids.
 
     Raises:
         ValueError: for an unknown preset, an unknown field or a wrong value.
@@ -51,7 +52,7 @@ def configure(
     config = load(path, files=files, sets=sets)
     uris = {"train": train or config.data.train, "eval": held_out or config.data.eval}
     data = {name: [absolute(uri) for uri in values] for name, values in uris.items()}
-    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+    return with_absolute_bundles(config.model_copy(update={"data": config.data.model_copy(update=data)}))
 
 
 def execute(

@@ -39,6 +39,17 @@ TryOut = Annotated[
     ),
 ]
 
+GivenModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="BUNDLE", help="Bundle to finetune: folder, URI or Hugging Face id."),
+]
+GivenRevision = Annotated[
+    str | None, typer.Option("--revision", metavar="COMMIT", help="Commit of the bundle on the hub.")
+]
+AddLabels = Annotated[
+    str | None, typer.Option("--add-labels", metavar="FILE", help="Labels to add to those of --model, one a line.")
+]
+
 Model = Annotated[str, typer.Option("--model", metavar="BUNDLE", help="Model bundle: folder, URI or Hugging Face id.")]
 TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="The best K tags of each image.")]
 Threshold = Annotated[

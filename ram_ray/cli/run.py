@@ -12,7 +12,20 @@ from typing import Annotated, Literal, NoReturn, get_args
 import typer
 
 from ram_ray.cli.command import require, run_job
-from ram_ray.cli.options import Check, ConfigFiles, HeldOut, Preset, RunUri, Serve, Sets, Train, TryOut
+from ram_ray.cli.options import (
+    AddLabels,
+    Check,
+    ConfigFiles,
+    GivenModel,
+    GivenRevision,
+    HeldOut,
+    Preset,
+    RunUri,
+    Serve,
+    Sets,
+    Train,
+    TryOut,
+)
 
 Stage = Literal[
     "shards", "represent", "parse", "labels", "pretrain", "generate", "clean", "retrain", "finetune", "evaluate"
@@ -61,6 +74,31 @@ def evaluate(
     Unfinished stages before it run first.
     """
     return run(preset, "evaluate", config, sets, train, held_out, run_uri, check)
+
+
+def finetune(
+    model: GivenModel = None,
+    revision: GivenRevision = None,
+    add_labels: AddLabels = None,
+    preset: Preset = None,
+    config: ConfigFiles = None,
+    sets: Sets = None,
+    train: Train = None,
+    held_out: HeldOut = None,
+    run_uri: RunUri = None,
+    check: Check = False,
+) -> int:
+    """Run the recipe up to the stage finetune; with --model, finetune a given bundle.
+
+    With --add-labels the bundle gets more labels, and those that it has stay as good as they are. The settings that
+    --model makes win over the preset and the files, and --set over them.
+    """
+    from ram_ray.cli.given_bundle import finetune_sets
+
+    if model is None and (add_labels or revision):
+        raise ValueError("--add-labels and --revision need the bundle that they are about: give --model BUNDLE")
+    fixed_sets = finetune_sets(model, revision=revision, add_labels=add_labels) if model else []
+    return run(preset, "finetune", config, [*fixed_sets, *(sets or ())], train, held_out, run_uri, check)
 
 
 def full_pipeline(

@@ -49,7 +49,7 @@ def fit_score_weights(
     Returns:
         The weights; `score_weights.npz` in the stage's folder is for `load_score_combiner`.
     """
-    settings, execution = ScoreWeightSettings.from_config(config, num_models=num_models), config.execution
+    settings, execution = ScoreWeightSettings.from_config(config, num_models=num_models, round=round), config.execution
     stage = run.stage(f"score_weights_{round}", ScoreWeights, settings=settings, inputs=[scores, labels])
     if stage.result:
         return stage.result

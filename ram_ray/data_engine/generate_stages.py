@@ -171,8 +171,8 @@ def find_thresholds(
 ) -> Thresholds:
     """Calibrate the threshold of each tag, and write `thresholds.json` and `curve.json`.
 
-    Images that the model did not learn from are counted: all, if each fold has a scoring model; else those of
-    `engine.holdout`, or all if nothing is calibrated.
+    Images that the model did not learn from are counted: all, if each fold has a scoring model or the model is given;
+    else those of `engine.holdout`, or all if nothing is calibrated.
 
     Args:
         run: the run that gets the stage.
@@ -186,7 +186,7 @@ def find_thresholds(
     Returns:
         The thresholds.
     """
-    settings, execution = ThresholdSettings.from_config(config, num_models=num_models), config.execution
+    settings, execution = ThresholdSettings.from_config(config, num_models=num_models, round=round), config.execution
     inputs = [scores, labels, *([score_weights] if score_weights else [])]
     stage = run.stage(f"thresholds_{round}", Thresholds, settings=settings, inputs=inputs)
     if stage.result:
@@ -197,7 +197,7 @@ def find_thresholds(
     cells = read_cells(
         scores.path, votes=votes, num_tags=len(system), fold=fold, combiner=combiner, execution=execution
     )
-    curve = {"held_out": fold is not None or settings.num_models > 1, **cells.totals}
+    curve = {"held_out": settings.is_held_out, **cells.totals}
     if settings.precision is None or combiner is None:
         points = make_curve(cells, uncalibrated_scores(cells))
         write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))

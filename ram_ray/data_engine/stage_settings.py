@@ -24,18 +24,33 @@ MAX_NEGATIVES = 4  # negatives an image, at most
 Bounds = tuple[int, int]  # start and end of a `Fold`
 
 
-def calibration_fold(config: RunConfig, num_models: int) -> Fold | None:
+def is_given(config: RunConfig, *, round: int) -> bool:
+    """Whether a given model scores, which has not seen the images of the run.
+
+    Args:
+        config: of the run.
+        round: number of the round.
+
+    Returns:
+        Whether it is the first round of a run with `engine.model`.
+    """
+    return round == 1 and config.engine.model is not None
+
+
+def calibration_fold(config: RunConfig, num_models: int, *, round: int) -> Fold | None:
     """The images that scores are calibrated on: those that the model did not learn from.
 
     Args:
         config: of the run.
         num_models: number of scoring models; with several, each scores images that it did not learn from.
+        round: number of the round.
 
     Returns:
         The fold; None: all images.
     """
     calibrated = config.engine.generate.precision is not None
-    return Fold.of_share(config.engine.holdout) if num_models == 1 and calibrated else None
+    learnt = num_models == 1 and not is_given(config, round=round)
+    return Fold.of_share(config.engine.holdout) if learnt and calibrated else None
 
 
 def trusts_labels(config: RunConfig) -> bool:
@@ -108,17 +123,18 @@ class ScoreWeightSettings(CalibrationSettings):
     """The weights of the tagger's score and of co-occurrence."""
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, num_models: int) -> ScoreWeightSettings:
+    def from_config(cls, config: RunConfig, *, num_models: int, round: int) -> ScoreWeightSettings:
         """Take the settings out of the configuration of the run.
 
         Args:
             config: of the run.
             num_models: number of scoring models.
+            round: number of the round.
 
         Returns:
             The settings.
         """
-        return cls(bounds=_bounds(calibration_fold(config, num_models)))
+        return cls(bounds=_bounds(calibration_fold(config, num_models, round=round)))
 
 
 class ThresholdSettings(CalibrationSettings):
@@ -127,25 +143,33 @@ class ThresholdSettings(CalibrationSettings):
     precision: float | None
     captions: int  # generated for an image, each a vote for its tags
     num_models: int
+    given: bool  # see `is_given`
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, num_models: int) -> ThresholdSettings:
+    def from_config(cls, config: RunConfig, *, num_models: int, round: int) -> ThresholdSettings:
         """Take the settings out of the configuration of the run.
 
         Args:
             config: of the run.
             num_models: number of scoring models.
+            round: number of the round.
 
         Returns:
             The settings.
         """
         generate = config.engine.generate
         return cls(
-            bounds=_bounds(calibration_fold(config, num_models)),
+            bounds=_bounds(calibration_fold(config, num_models, round=round)),
             precision=generate.precision,
             captions=generate.captions,
             num_models=num_models,
+            given=is_given(config, round=round),
         )
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether scores are counted on images that the model did not learn from."""
+        return self.fold is not None or self.num_models > 1 or self.given
 
 
 class GenerateSettings(StageSettings):

@@ -59,6 +59,7 @@ class LabelSystemSettings(StageSettings):
     kinds: tuple[str, ...]
     human_labels: tuple[LabelSet, ...]  # their names become labels too
     system: InputFile | None
+    added: InputFile | None  # labels that follow those of `system`
     stop: InputFile | None
     synonyms: InputFile | None
     edits: InputFile | None
@@ -96,6 +97,7 @@ class LabelSystemSettings(StageSettings):
             kinds=tuple(labels.kinds),
             human_labels=config.data.label_sets,
             system=InputFile.find(labels.system),
+            added=InputFile.find(labels.add),
             stop=InputFile.find(labels.stop),
             synonyms=InputFile.find(labels.synonyms),
             edits=InputFile.find(find_edits(labels, run_uri)),

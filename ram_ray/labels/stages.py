@@ -24,8 +24,8 @@ from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
 from ram_ray.labels.counts import Evidence, ambiguous_names, read_evidence, read_name_counts
 from ram_ray.labels.human_labels import name_counts, read_label_counts, vocabularies
-from ram_ray.labels.listed import fit_ready, make_kind_guesser
-from ram_ray.labels.lists import read_system
+from ram_ray.labels.listed import add_entries, fit_ready, make_kind_guesser, read_released
+from ram_ray.labels.lists import read_list, read_system
 from ram_ray.labels.match import MATCHED
 from ram_ray.labels.names import Key
 from ram_ray.labels.options import LabelSystemSettings, make_options
@@ -118,7 +118,10 @@ def _build(
     lemmas = load_lemmas()
     if not settings.system:
         return build(counts, replace(make_options(settings, counts, lemmas=lemmas, vectors=vectors), human=human))
-    listed = read_system(settings.system.uri, kind_of=make_kind_guesser(lemmas, counts))
+    kind_of = make_kind_guesser(lemmas, counts)
+    listed = read_released(read_system(settings.system.uri, kind_of=kind_of), kind_of=kind_of)
+    if settings.added:
+        listed = add_entries(listed, read_list(settings.added.uri), kind_of=kind_of)
     names = [*counts, *((entry.name, entry.kind) for entry in listed.labels)]
     return fit_ready(listed, counts, make_options(settings, names, lemmas=lemmas, vectors=vectors))
 
@@ -135,10 +138,11 @@ def mark_ambiguous(system: LabelSystem, evidence: dict[int, Evidence], *, agreem
         The system with `Label.ambiguous`; its version does not change.
     """
     no_evidence = Evidence({}, [])
-    return LabelSystem(
+    labels = (
         replace(entry, ambiguous=ambiguous_names(evidence.get(entry.id, no_evidence), entry.kind, agreement=agreement))
         for entry in system.labels
     )
+    return LabelSystem(labels, unique=system.unique)
 
 
 def label_captions(

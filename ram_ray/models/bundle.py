@@ -29,6 +29,7 @@ from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.runtime.storage import local_copy
 
+TEXT_ENCODER = "text_encoder"  # folder of a bundle
 _CHUNK_BYTES = 1 << 26  # bytes of weights read at once
 _CAPTIONER = ("tag_encoder.", "caption_decoder.")
 
@@ -42,6 +43,11 @@ class Bundle:
     tokenizer: TextTokenizer | None  # None: the model writes no captions
     folder: Path
 
+    @property
+    def has_text_encoder(self) -> bool:
+        """Whether it has the text encoder that made the label embeddings."""
+        return (self.folder / TEXT_ENCODER).is_dir()
+
     def teacher(self) -> Teacher:
         """Load the text encoder that made the label embeddings; of a dual encoder, both encoders.
 
@@ -51,12 +57,12 @@ class Bundle:
         Raises:
             ValueError: if the bundle has no text encoder.
         """
-        if not (self.folder / "text_encoder").is_dir():
+        if not self.has_text_encoder:
             raise ValueError(
                 f"{self.folder} has no text encoder for your own tags; import the checkpoint with --text-encoder "
                 "(RAM and RAM++: the CLIP ViT-B/16 that made their label embeddings), or give the embeddings yourself"
             )
-        return Teacher.from_pretrained(str(self.folder / "text_encoder"))
+        return Teacher.from_pretrained(str(self.folder / TEXT_ENCODER))
 
 
 def save_bundle(
@@ -94,7 +100,7 @@ def save_bundle(
     if tokenizer is not None:
         tokenizer.save(folder)
     if teacher is not None:
-        teacher.save_text(folder / "text_encoder")
+        teacher.save_text(folder / TEXT_ENCODER)
     (folder / "README.md").write_text(_card(model, labels, card or {}))
 
 

@@ -11,13 +11,16 @@ from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.models import ModelConfig
 
 KIND = "ram_ray.bundle"
+# All that a bundle's outputs depend on; a bundle has at least the first.
+BUNDLE_FILES = ("config.json", "model.safetensors", "label_system.json", "tokenizer.json", "text_encoder/*")
 
 
-def read_config(path_or_id: str) -> ModelConfig:
+def read_config(path_or_id: str, *, revision: str | None = None) -> ModelConfig:
     """Read the config of a bundle; only config.json is downloaded.
 
     Args:
         path_or_id: local folder, fsspec URI or Hugging Face id of the bundle.
+        revision: commit of an id.
 
     Returns:
         The model's config.
@@ -26,7 +29,7 @@ def read_config(path_or_id: str) -> ModelConfig:
         ValueError: if it is not a bundle.
     """
     try:
-        folder = local_copy(path_or_id, files=("config.json",))
+        folder = local_copy(path_or_id, revision=revision, files=("config.json",))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path_or_id} is not a model bundle: {error}") from None
     return parse_config(folder, source=path_or_id)

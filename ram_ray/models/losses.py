@@ -109,14 +109,34 @@ def distillation_loss(features: Tensor, teacher: Tensor, *, weight: Tensor | Non
     return (differences * weight).sum() / weight.sum().clamp(min=1)
 
 
+def kept_loss(logits: Tensor, target_logits: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """Compute the divergence of the probabilities of labels from those of another model (0 where they are equal).
+
+    Args:
+        logits: (B, K), any float dtype; computed in float32.
+        target_logits: (B, K), of the other model.
+        weight: (B,), 0 for an image to be ignored, else 1; None: all 1.
+
+    Returns:
+        A float32 scalar: the Kullback-Leibler divergence, summed over labels, as a mean over images.
+    """
+    logits, target_logits = logits.float(), target_logits.float()
+    targets = target_logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(target_logits, targets, reduction="none")
+    loss = (F.binary_cross_entropy_with_logits(logits, targets, reduction="none") - entropy).sum(1)
+    if weight is None:
+        return loss.mean()
+    return (loss * weight).sum() / weight.sum().clamp(min=1)
+
+
 def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor:
-    """Compute the total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment.
+    """Compute the total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment + L_kept.
 
     RAM: arXiv 2306.03514, section 3.2. Without captions (RAM++, arXiv 2310.15200; a step whose images have none, so
     that L_text is 0) L_tag has the factor 1.
 
     Args:
-        losses: scalars by name: "tag", and optionally "text", "distill" and "alignment".
+        losses: scalars by name: "tag", and optionally "text", "distill", "alignment" and "kept".
         ratio: L_text / L_tag over all workers; None: the ratio of these losses.
 
     Returns:
@@ -126,7 +146,7 @@ def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor
     if "text" in losses:
         ratio = losses["text"] / total.clamp(min=1e-8) if ratio is None else ratio
         total = losses["text"] + total * torch.where(ratio > 0, ratio, 1.0).detach()
-    for name in ("distill", "alignment"):
+    for name in ("distill", "alignment", "kept"):
         if name in losses:
             total = total + losses[name]
     return total

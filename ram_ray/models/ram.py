@@ -25,7 +25,7 @@ from ram_ray.models.blocks import initialise
 from ram_ray.models.captioner import CaptionDecoder, TagEncoder
 from ram_ray.models.generation import Generators, generate
 from ram_ray.models.image_encoder import ImageEncoder, token_width
-from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, caption_targets, distillation_loss
+from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, caption_targets, distillation_loss, kept_loss
 from ram_ray.models.recognition import RecognitionDecoder
 from ram_ray.settings.models import Decoding, ModelConfig
 
@@ -176,15 +176,20 @@ class RAM(nn.Module):
                 caption_ids (B, T) and tag_ids (B, T'), optional: the caption and its tags as text
                 caption_start: number of prompt tokens, which are not learned
                 teacher (B, C), optional: the teacher's image feature of the same crop
+                kept_ids (K,) and kept_logits (B, K), optional: labels, and their logits by another model
                 text_embed (B, E), optional (RAM++): text embedding of each image's caption
+                text_weight (B,), optional: 0 for a caption to be ignored, else 1; without it that of the image
                 weight (B,), optional: 0 for an image to be ignored, else 1
 
         Returns:
-            Scalars by name: tag, and text, distill and alignment if the batch has their inputs.
+            Scalars by name: tag, and text, distill, kept and alignment if the batch has their inputs.
         """
         weight = batch.get("weight")
         tokens = self.encode(batch["pixel_values"])
-        losses = {"tag": asymmetric_loss(self.logits(tokens), batch["targets"], weight=weight)}
+        logits = self.logits(tokens)
+        losses = {"tag": asymmetric_loss(logits, batch["targets"], weight=weight)}
+        if "kept_logits" in batch:
+            losses["kept"] = kept_loss(logits[:, batch["kept_ids"]], batch["kept_logits"], weight=weight)
         if "caption_ids" in batch:
             ids, tag_ids = batch["caption_ids"], batch["tag_ids"]
             predicted = self.caption_decoder(ids, self.tag_encoder(tag_ids, tokens), self._context_mask(tag_ids))
@@ -193,11 +198,12 @@ class RAM(nn.Module):
         if "teacher" in batch:
             losses["distill"] = distillation_loss(tokens[:, 0], batch["teacher"], weight=weight)
         if "text_embed" in batch:
-            logits = self.alignment_logits(tokens, batch["text_embed"])
-            pairs = torch.eye(len(logits), device=logits.device)
-            if weight is not None:
-                pairs = pairs.masked_fill(weight[None, :] == 0, UNKNOWN)
-            losses["alignment"] = asymmetric_loss(logits, pairs, gamma_neg=4.0, weight=weight)
+            text_logits = self.alignment_logits(tokens, batch["text_embed"])
+            pairs = torch.eye(len(text_logits), device=text_logits.device)
+            text_weight = batch.get("text_weight", weight)
+            if text_weight is not None:
+                pairs = pairs.masked_fill(text_weight[None, :] == 0, UNKNOWN)
+            losses["alignment"] = asymmetric_loss(text_logits, pairs, gamma_neg=4.0, weight=weight)
         return losses
 
     @torch.inference_mode()

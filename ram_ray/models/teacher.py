@@ -148,13 +148,7 @@ class Teacher:
             ValueError: if there is no image encoder.
         """
         encoder = self._pixel_encoder()
-        size = encoder.image_size
-        if pixels.shape[1] != size:
-            scaled = F.interpolate(
-                pixels.permute(0, 3, 1, 2).float(), size=(size, size), mode="bilinear", antialias=True
-            )
-            pixels = scaled.round().clamp(0, 255).permute(0, 2, 3, 1)
-        return encoder.images(pixels)
+        return encoder.images(resize_crops(pixels, encoder.image_size))
 
     def encode_images(self, images: np.ndarray | list) -> np.ndarray:
         """Compute unit vectors of images.
@@ -240,6 +234,22 @@ class Teacher:
         if self.image is None:
             raise ValueError(f"the text encoder {self.source!r} embeds no images: a run needs an image encoder too")
         return self.image
+
+
+def resize_crops(pixels: Tensor, size: int) -> Tensor:
+    """Resize crops to the input of another model.
+
+    Args:
+        pixels: (B, S, S, 3) uint8.
+        size: S of the result.
+
+    Returns:
+        (B, S, S, 3) of whole numbers 0 to 255; the same tensor if it has this size.
+    """
+    if pixels.shape[1] == size:
+        return pixels
+    scaled = F.interpolate(pixels.permute(0, 3, 1, 2).float(), size=(size, size), mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).permute(0, 2, 3, 1)
 
 
 def _load_towers(folder: Path) -> tuple[TextEncoder, PixelEncoder | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ram_ray.config import RunConfig
+from ram_ray.preflight.bundle import sections_after
 
 
 def find_encoder_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str]:
@@ -49,7 +50,12 @@ def training_sizes(config: RunConfig, *, stages: Sequence[str]) -> dict[str, tup
         Image size and window size by the name of the training section.
     """
     sections = {"pretrain": config.pretrain, "retrain": config.retrain, "finetune": config.finetune}
-    sections = {name: section for name, section in sections.items() if name in stages}
+    given = sections_after(config, stages) if config.engine.model else {}
+    sections = {
+        name: section
+        for name, section in sections.items()
+        if name in stages and not section.bundle and name not in given  # these have the encoder of a bundle
+    }
     if "represent" in stages and config.represent.is_trained:
         sections["represent.train"] = config.represent.train
     return {name: (section.image_size, section.window_size) for name, section in sections.items()}

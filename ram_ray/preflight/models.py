@@ -24,8 +24,10 @@ from typing import Any
 import fsspec
 
 from ram_ray.config import RunConfig
+from ram_ray.preflight.bundle import check_bundle, sections_after
 from ram_ray.preflight.encoder import find_encoder_problems, training_sizes
 from ram_ray.runtime.storage import PACKAGE, find_files, package_path
+from ram_ray.settings.training import TrainConfig
 
 SMALL_FILE = 20_000_000  # bytes; larger files are weights and are not read
 HUB_TIMEOUT_S = 5.0
@@ -99,7 +101,7 @@ def named_models(config: RunConfig, *, stages: Sequence[str]) -> list[NamedModel
     Returns:
         The models.
     """
-    represent, clean = config.represent, config.engine.clean
+    represent = config.represent
     models = []
     if "represent" in stages:
         if config.tokenizer != "trained":
@@ -122,10 +124,26 @@ def named_models(config: RunConfig, *, stages: Sequence[str]) -> list[NamedModel
     embeds_crops = "represent" in stages and represent.text_encoder and config.crop_encoder == encoder
     if encoder.weights and (embeds_crops or training_sizes(config, stages=stages)):
         models.append(_encoder_model("model.image_encoder", encoder.weights, encoder.revision))
+    return [*models, *_named_bundles(config, stages), *_named_detector(config, stages)]
+
+
+def _named_bundles(config: RunConfig, stages: Sequence[str]) -> Iterator[NamedModel]:
+    for name in ("pretrain", "retrain", "finetune"):
+        section: TrainConfig = getattr(config, name)
+        if section.bundle and name in stages:
+            load = functools.partial(check_bundle, sections={name: section})
+            yield NamedModel(f"{name}.start", section.bundle, f"{name}.start_revision", section.start_revision, load)
+    if config.engine.model:
+        captions = "generate" in stages and config.engine.generate.captions > 0
+        load = functools.partial(check_bundle, sections=sections_after(config, stages), writes_captions=captions)
+        yield NamedModel("engine.model", config.engine.model, "engine.revision", config.engine.revision, load)
+
+
+def _named_detector(config: RunConfig, stages: Sequence[str]) -> Iterator[NamedModel]:
+    clean = config.engine.clean
     if "clean" in stages and clean.detector != "attention":
         fields = ("engine.clean.detector", clean.detector, "engine.clean.revision", clean.revision)
-        models.append(NamedModel(*fields, load=_load_detector))
-    return models
+        yield NamedModel(*fields, load=_load_detector)
 
 
 def _encoder_model(section: str, weights: str, revision: str | None) -> NamedModel:

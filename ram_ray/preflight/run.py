@@ -27,6 +27,7 @@ from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
 from ram_ray.runtime.capacity import Capacity
 from ram_ray.settings.training import TrainConfig
+from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.trainer import count_steps
 
 
@@ -69,7 +70,8 @@ class Needs:
         """Names of the stages that run."""
         stages = STAGES[: STAGES.index(self.last) + 1]
         engine = () if self.config.engine.rounds else ("generate", "clean", "retrain")
-        return tuple(name for name in stages if name not in engine)
+        given = ("pretrain",) if self.config.engine.model else ()
+        return tuple(name for name in stages if name not in (*engine, *given))
 
     def has(self, stage: str) -> bool:
         """Whether this stage runs."""
@@ -91,9 +93,9 @@ class Needs:
     @property
     def runs_models(self) -> bool:
         """Whether a stage runs a tagger in an actor pool."""
-        return any(self.has(stage) for stage in ("generate", "clean")) or (
-            self.has("pretrain") and (bool(self.config.data.eval) or not self.config.data.train)
-        )
+        scores = bool(self.config.data.eval) or not self.config.data.train
+        has_model = STAGES.index(self.last) >= STAGES.index("pretrain")
+        return any(self.has(stage) for stage in ("generate", "clean")) or (has_model and scores)
 
 
 def _find_data_problems(config: RunConfig) -> tuple[list[Shard] | None, list[str]]:
@@ -174,6 +176,7 @@ def _find_caption_problems(config: RunConfig, run_uri: str, shards: list[Shard])
 def _find_label_problems(config: RunConfig, run_uri: str) -> list[str]:
     try:
         LabelSystemSettings.from_config(config, run_uri=run_uri)
+        DescriptionsFile.find(config.labels.descriptions)
     except (ValueError, OSError) as error:
         return [f"labels: {_one_line(error)}"]
     return []

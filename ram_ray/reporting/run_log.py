@@ -14,6 +14,7 @@ from dataclasses import replace
 from ram_ray.config import RunConfig
 from ram_ray.evaluation.metrics import Summary
 from ram_ray.evaluation.stages import read_summary
+from ram_ray.models.label_match import MATCH_FILE
 from ram_ray.reporting.engine_report import report_engine
 from ram_ray.reporting.loss_curves import read_loss_curves
 from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
@@ -21,6 +22,7 @@ from ram_ray.results import (
     Annotations,
     DualEncoderResult,
     Evaluation,
+    GivenModel,
     LabelSystemResult,
     Parsed,
     Samples,
@@ -71,6 +73,8 @@ class RunLog:
         self._digests.add((result.stage, result.digest))
         if isinstance(result, (TrainedModel, DualEncoderResult)) and result.steps is not None:
             self._trained[result.stage] = result.path
+        if isinstance(result, GivenModel):
+            self.on_note(describe_given(result))
         if isinstance(result, LabelSystemResult):
             self._labels = result
         elif isinstance(result, (Samples, Parsed, Annotations)) and result.held_out:
@@ -155,9 +159,27 @@ def to_line(result: StageResult, *, is_reused: bool) -> StageLine | None:
                 precision=truth.precision if truth else None,
                 recall=truth.recall if truth else None,
             )
+        case GivenModel():
+            return line
         case TrainedModel() | DualEncoderResult():
             return replace(line, images=result.images_seen, rejected=result.rejected)
     return None
+
+
+def describe_given(model: GivenModel) -> str:
+    """How the labels of a given model were matched, in one line.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The counts, and where the names are.
+    """
+    return (
+        f"{model.stage}: {model.source} has {model.kept:,} of {model.kept + model.new:,} labels "
+        f"({model.by_synonym:,} by a synonym); {model.new:,} are new, {model.dropped:,} of its own are dropped; names "
+        f"in {model.path}/{MATCH_FILE}"
+    )
 
 
 def format_line(line: StageLine) -> str:

@@ -155,6 +155,15 @@ class CleanConfig(Section):
 class EngineConfig(Section):
     """The data engine (paper, section 3.3)."""
 
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Path, URI or Hugging Face id of a bundle in place of the model of `pretrain`, which is not trained then. "
+            "`null`: `pretrain` trains it."
+        ),
+    )
+    revision: str | None = Field(None, description="Commit of the bundle `model` on the hub.")
     rounds: int = Field(1, ge=0, description="Most rounds of generate, clean and retrain.")
     min_change: float = Field(
         0.01, ge=0, lt=1, description="A round that adds and removes a smaller share of the tags is the last."

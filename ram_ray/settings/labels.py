@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ram_ray.settings.section import Section
 
@@ -33,6 +33,20 @@ class LabelsConfig(Section):
         None,
         description=(
             "A ready label system or list: its labels and ids stay as they are, and captions only add synonyms."
+        ),
+    )
+    add: str | None = Field(
+        None,
+        description=(
+            "List of labels that follow those of `system`, one a line: `name`, `name;synonym` or `kind:name`. Names "
+            "that are there already are not added."
+        ),
+    )
+    descriptions: str | None = Field(
+        None,
+        description=(
+            "JSON file of texts that describe each label, by name, for `ram_plus`. `null`, or a label that it does not "
+            "have: `model.templates`."
         ),
     )
     stop: str | None = Field(None, description="File of names that are no labels, one a line.")
@@ -64,3 +78,12 @@ class LabelsConfig(Section):
         le=1,
         description="Share of a word's captions in which the parse must agree before the word alone gives the label.",
     )
+
+    @model_validator(mode="after")
+    def _check_add(self) -> LabelsConfig:
+        if self.add and not self.system:
+            raise ValueError(
+                f"add {self.add!r} needs the labels that it is added to: set labels.system to the label_system.json of "
+                "a bundle, or to a list"
+            )
+        return self

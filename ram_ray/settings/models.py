@@ -125,9 +125,7 @@ class ModelConfig(Section):
     image encoder's tokens directly.
     """
 
-    architecture: Literal["ram", "ram_plus", "tag2text"] = Field(
-        "ram", description="The model. `ram_plus` can be imported and not trained."
-    )
+    architecture: Literal["ram", "ram_plus", "tag2text"] = Field("ram", description="The model.")
     image_size: int = Field(224, description="Side of the model's input in pixels. A training stage sets its own.")
     mean: tuple[float, float, float] = Field(
         (0.48145466, 0.4578275, 0.40821073),

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 
 from ram_ray.settings.section import RUNTIME_ONLY, Section
 
+STARTS = ("represent", "previous", "scratch")  # what a training starts from, if not a bundle
+
 
 class AugmentConfig(Section):
     """Training crops (paper, appendix): random resized crop, flip, RandAugment."""
@@ -98,11 +100,20 @@ class TrainConfig(Section):
         "negative",
         description="Target of a tag that cleaning removed: `negative` (as in the paper), `unknown` (no loss).",
     )
-    start: Literal["represent", "previous", "scratch"] = Field(
+    start: str = Field(
         "represent",
+        min_length=1,
         description=(
-            "Initial weights: the backbone that `represent` trained and the rest new, the previous model, or all new. "
-            "A new image encoder starts from `model.image_encoder.weights`, if set."
+            "Initial weights: the backbone of `represent` (or `model.image_encoder.weights`), the `previous` model, all "
+            "new (`scratch`), or path, URI or id of a bundle, whose sizes replace `model`."
+        ),
+    )
+    start_revision: str | None = Field(None, description="Commit of the bundle `start` on the hub.")
+    old_labels: Literal["train", "keep"] = Field(
+        "train",
+        description=(
+            "What teaches the labels that a given bundle (`start`, `engine.model`) already has: `train`, the "
+            "annotations; `keep`, the scores of the model that the training starts from, so that they stay."
         ),
     )
     augment: AugmentConfig = Field(AugmentConfig(), description="Training crops.")
@@ -114,6 +125,18 @@ class TrainConfig(Section):
         1000, ge=1, json_schema_extra=RUNTIME_ONLY, description="Steps from checkpoint to checkpoint."
     )
     max_checkpoints: int = Field(2, json_schema_extra=RUNTIME_ONLY, description="Checkpoints that are kept.")
+
+    @property
+    def bundle(self) -> str | None:
+        """Path, URI or id of the bundle that the training starts from; None: it starts from none."""
+        return None if self.start in STARTS else self.start
+
+    @field_validator("start")
+    @classmethod
+    def _check_start(cls, start: str) -> str:
+        if start not in STARTS and "/" not in start:
+            raise ValueError(f"write {', '.join(STARTS)}, or ./FOLDER, a URI or OWNER/NAME of a bundle")
+        return start
 
     @field_validator("clip_grad")
     @classmethod

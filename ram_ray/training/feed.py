@@ -33,6 +33,7 @@ from ram_ray.settings.training import TrainConfig
 from ram_ray.training.augment import train_crop
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.rows import ROWS
+from ram_ray.training.text_column import write_texts
 
 
 def systematic_sample(weights: list[float], *, seed: str) -> list[int]:
@@ -295,6 +296,7 @@ class TaggerFeed(Feed):
     prompt: str = ""
     max_caption_tokens: int = 40
     max_tag_tokens: int = 40
+    aligns: bool = False  # whether images are aligned with captions (RAM++)
 
     def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:
         """Make targets and token ids of a batch.
@@ -303,7 +305,8 @@ class TaggerFeed(Feed):
             rows: B rows of the training table.
 
         Returns:
-            targets uint8 (B, N) for `asymmetric_loss`; with the caption loss also caption_ids and tag_ids int32 (B, T).
+            targets uint8 (B, N) for `asymmetric_loss`; with the caption loss also caption_ids and tag_ids int32 (B, T);
+            with the alignment loss caption_text, see `text_column`.
         """
         targets = np.stack([self._targets(row) for row in rows])
         texts, tags = [], []
@@ -313,15 +316,16 @@ class TaggerFeed(Feed):
             texts.append(caption["text"])
             # In the order of their ids, as inference gives them: in the order of the caption they would tell its words.
             tags.append([self.tag_names[id] for id in sorted(caption["tags"])])
+        columns = {"targets": targets} | ({"caption_text": write_texts(texts)} if self.aligns else {})
         if not self.config.caption_loss:
-            return {"targets": targets}
+            return columns
         tokenizer = load_tokenizer(self.tokenizer)
         caption_ids = tokenizer.encode_captions(texts, prompt=self.prompt, max_tokens=self.max_caption_tokens)
         for index, row in enumerate(rows):
             if not row["captions"]:  # without its end, the prompt alone has no token to learn
                 caption_ids[index, np.count_nonzero(caption_ids[index]) - 1] = 0
         tag_ids = tokenizer.encode_tags(tags, max_tokens=self.max_tag_tokens)
-        return {"targets": targets, "caption_ids": caption_ids.astype(np.int32), "tag_ids": tag_ids.astype(np.int32)}
+        return {**columns, "caption_ids": caption_ids.astype(np.int32), "tag_ids": tag_ids.astype(np.int32)}
 
     def _targets(self, row: dict) -> np.ndarray:
         """The targets of a row's labels, (N,) uint8: what a person says comes before what cleaning says."""

@@ -1,45 +1,66 @@
 """A training step in plain torch: the losses and the learning rate. No Ray, no DeepSpeed.
 
-The teacher encodes the same crop as the student (the released code takes another crop).
+The teacher encodes the same crop as the student (the released code takes another crop). So does the keeper, a copy of
+the model that a training starts from: it gives the targets of the labels that must stay as they are, and annotations
+do not teach these (learning without forgetting, arXiv 1606.09282).
 
 Workers average their gradients. So each worker's loss is W times its part of the loss over all workers: its own sum,
 divided by the denominator over all workers. The step equals that of a single process with all rows, whichever worker
 has which rows.
 
-Letters: B images of this worker's micro batch, N tags, T tokens, S pixels, W workers.
+Letters: B images of this worker's micro batch, N tags, K of them kept, T tokens, S pixels, W workers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ram_ray.models.image_encoder import normalise
-from ram_ray.models.losses import caption_targets, combine, num_learnt
+from ram_ray.models.losses import UNKNOWN, caption_targets, combine, num_learnt
 from ram_ray.models.ram import RAM
-from ram_ray.models.teacher import Teacher
+from ram_ray.models.teacher import Teacher, resize_crops
 from ram_ray.settings.training import TrainConfig
+from ram_ray.training.text_column import read_texts
 from ram_ray.training.worker_sums import sum_over_workers, world_size
+
+SUMS = ("tag", "alignment")  # losses that are sums over images
 
 
 class TrainStep(nn.Module):
     """The model with its losses: a batch of uint8 crops in, a dict of scalar losses out.
 
     Batch, from `feed`: pixels uint8 (B, 1, S, S, 3), targets uint8 (B, N), and with the caption loss
-    caption_ids and tag_ids (B, T) integers; weight (B,), 0 for an image that must not be learned.
+    caption_ids and tag_ids (B, T) integers, with the alignment loss caption_text uint8 (B, T); weight (B,), 0 for an
+    image that must not be learned.
 
     Args:
         model: the tagger to train.
         teacher: frozen teacher of the distillation; None: no distillation.
         caption_start: number of prompt tokens, which are not learned.
+        aligner: frozen text encoder of the captions of the alignment loss (RAM++); None: nothing is aligned.
+        keeper: frozen model that teaches the kept labels, with the same labels as `model`; None: all are trained.
+        kept_ids: ids of the K kept labels.
     """
 
-    def __init__(self, model: RAM, *, teacher: Teacher | None, caption_start: int) -> None:
+    def __init__(
+        self,
+        model: RAM,
+        *,
+        teacher: Teacher | None,
+        caption_start: int,
+        aligner: Teacher | None = None,
+        keeper: RAM | None = None,
+        kept_ids: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.model = model
-        self._teacher = [teacher]  # in a list, so that it is not a submodule: it is frozen
+        # In lists, so that they are not submodules: they are frozen.
+        self._teacher, self._aligner, self._keeper = [teacher], [aligner], [keeper]
+        self._kept_ids = torch.tensor(list(kept_ids), dtype=torch.int64)
         self.caption_start = caption_start
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -49,7 +70,7 @@ class TrainStep(nn.Module):
             batch: batch of `TaggerFeed`, as tensors on the model's device.
 
         Returns:
-            Scalars by name: tag (a mean over images), text and distill (if trained), and total.
+            Scalars by name: tag (a mean over images), text, distill, kept and alignment (if trained), and total.
         """
         config = self.model.config
         pixels = batch["pixels"][:, 0]
@@ -68,13 +89,34 @@ class TrainStep(nn.Module):
             }
         if self._teacher[0] is not None:
             inputs["teacher"] = self._teacher[0].features(pixels).clone()
+        if self._aligner[0] is not None:
+            inputs |= self._align(self._aligner[0], batch)
+        if self._keeper[0] is not None:
+            inputs |= self._keep(self._keeper[0], pixels, batch["targets"])
         return losses_over_workers(self.model(inputs), self._denominators(batch, inputs))
+
+    @staticmethod
+    def _align(aligner: Teacher, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The embeddings (B, E) of the captions; an image without a caption is paired with none."""
+        texts, device = read_texts(batch["caption_text"]), batch["pixels"].device
+        has_text = torch.tensor([bool(text) for text in texts], dtype=torch.float32, device=device)
+        weight = has_text * batch["weight"] if "weight" in batch else has_text
+        return {"text_embed": torch.from_numpy(aligner.encode_texts(texts)).to(device), "text_weight": weight}
+
+    @torch.no_grad()
+    def _keep(self, keeper: RAM, pixels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Targets without those of the kept labels, and the keeper's logits (B, K) of these on crops (B, S, S, 3)."""
+        ids = self._kept_ids.to(targets.device)
+        config = keeper.config
+        crops = normalise(resize_crops(pixels, config.image_size), config.mean, config.std)
+        logits = keeper.logits(keeper.encode(crops))[:, ids]
+        return {"targets": targets.index_fill(1, ids, UNKNOWN), "kept_ids": ids, "kept_logits": logits}
 
     def _denominators(self, batch: dict[str, Tensor], inputs: dict) -> dict[str, Tensor]:
         """Count what each loss is a mean over: images, or tokens."""
         pixels, weight = batch["pixels"], batch.get("weight")
         images = torch.tensor(float(len(pixels)), device=pixels.device) if weight is None else weight.sum()
-        denominators = {"tag": images, "distill": images}
+        denominators = dict.fromkeys(("tag", "distill", "kept", "alignment"), images)
         if "caption_ids" in inputs:
             targets = caption_targets(inputs["caption_ids"], start=self.caption_start, weight=weight)
             denominators["text"] = num_learnt(targets).float()
@@ -85,14 +127,14 @@ def losses_over_workers(losses: dict[str, Tensor], denominators: dict[str, Tenso
     """Scale the losses of this worker to W times its parts of the losses over all workers, and add their total.
 
     Args:
-        losses: losses of `RAM.forward`: tag is a sum over images, the others are means over `denominators`.
+        losses: losses of `RAM.forward`: those of `SUMS` are sums over images, the others means over `denominators`.
         denominators: a scalar for each loss: the images or tokens of this worker.
 
     Returns:
         Scalars by name, with "total". The average of the workers' gradients of "total" is the gradient of the step.
     """
     names = list(losses)
-    sums = [losses[name] * (1 if name == "tag" else denominators[name]) for name in names]
+    sums = [losses[name] * (1 if name in SUMS else denominators[name]) for name in names]
     detached = [loss_sum.detach().float() for loss_sum in sums]
     all_sums = sum_over_workers(torch.stack([*detached, *(denominators[name] for name in names)]))
     counts = all_sums[len(names) :].clamp(min=1)

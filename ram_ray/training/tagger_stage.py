@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass
 from ram_ray.config import RunConfig
 from ram_ray.data.folds import Fold
 from ram_ray.label_system import LabelSystem
+from ram_ray.models.bundle_config import read_config
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, TrainedModel, Vocabulary
 from ram_ray.runtime.artifacts import Run
 from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob
+from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.feed import TaggerFeed
+from ram_ray.training.given_model import give_model
 from ram_ray.training.table import RowSelection, make_table, row_maker
 from ram_ray.training.trainer import count_steps, train
 
@@ -24,25 +27,33 @@ class TaggerSettings(StageSettings):
     train: TrainConfig
     training: TrainingConfig
     model: ModelConfig
+    descriptions: DescriptionsFile | None  # of labels, for RAM++
     seed: int
     left_out: tuple[int, int] | None  # start and end of the `Fold` that is not trained on
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, train: TrainConfig, left_out: Fold | None) -> TaggerSettings:
+    def from_config(
+        cls, config: RunConfig, *, train: TrainConfig, left_out: Fold | None, start: TrainedModel | None = None
+    ) -> TaggerSettings:
         """Take the settings out of the configuration of the run.
 
         Args:
             config: of the run.
             train: section of this training.
             left_out: fold that is not trained on.
+            start: model to start from, which has its own sizes; None: it starts from none.
 
         Returns:
             The settings.
         """
+        if train.bundle:  # `start` identifies it; another path to the same bundle is the same training
+            train = train.model_copy(update={"start": "bundle", "start_revision": None})
+        describes = start is None and config.model.architecture == "ram_plus"
         return cls(
             train=train,
             training=config.training,
-            model=config.model,
+            model=read_config(start.path) if start else config.model,
+            descriptions=DescriptionsFile.find(config.labels.descriptions) if describes else None,
             seed=config.seed,
             left_out=(left_out.start, left_out.end) if left_out else None,
         )
@@ -65,7 +76,7 @@ def train_tagger(
     inputs: TrainingInputs,
     *,
     name: str,
-    newest: TrainedModel | None = None,
+    start: TrainedModel | None = None,
     left_out: Fold | None = None,
     fold: int | None = None,
 ) -> TrainedModel:
@@ -78,15 +89,20 @@ def train_tagger(
         annotations: rows to train on.
         inputs: the other inputs of training.
         name: of the stage; it begins with the section of the training.
-        newest: model to start from where `train_config.start` is "previous"; None: the backbone of the dual encoder.
+        start: model to start from, with the labels of the run; None: the backbone of the dual encoder, or new weights.
         left_out: fold that is not trained on; epochs count the other images.
         fold: index of the fold that only this model scores.
 
     Returns:
         The trained model.
+
+    Raises:
+        ValueError: if the model to start from cannot be trained as the section says.
     """
-    settings, execution = TaggerSettings.from_config(config, train=train_config, left_out=left_out), config.execution
-    start = newest if settings.train.start == "previous" else None
+    settings = TaggerSettings.from_config(config, train=train_config, left_out=left_out, start=start)
+    execution, section = config.execution, name.partition("_")[0]
+    if start:
+        check_start(settings.model, settings.train, section=section)
     labels, dual_encoder, vocabulary = inputs.labels, inputs.dual_encoder, inputs.vocabulary
     results = [annotations, labels, dual_encoder, vocabulary, *([start] if start else [])]
     stage = run.stage(name, TrainedModel, settings=settings, inputs=results)
@@ -103,17 +119,18 @@ def train_tagger(
         seed=settings.seed,
         execution=execution,
     )
-    total_steps, steps_per_epoch = count_steps(table.num_rows, section=name.partition("_")[0], config=settings.train)
+    total_steps, steps_per_epoch = count_steps(table.num_rows, section=section, config=settings.train)
     feed = TaggerFeed(
         table=table,
         config=settings.train,
         seed=settings.seed,
         limits=execution.limits,
-        tokenizer=vocabulary.path,
+        tokenizer=start.path if start and settings.model.captions else vocabulary.path,
         tag_names=tuple(LabelSystem.load(labels.uri).names),
         prompt=settings.model.prompt,
         max_caption_tokens=settings.model.max_caption_tokens,
         max_tag_tokens=settings.model.max_tag_tokens,
+        aligns=settings.model.architecture == "ram_plus",
     )
     job = TaggerJob(
         stage=name,
@@ -124,9 +141,63 @@ def train_tagger(
         steps_per_epoch=steps_per_epoch,
         model=settings.model,
         label_system=labels.uri,
+        descriptions=settings.descriptions,
         teacher=dual_encoder.source,
         teacher_revision=dual_encoder.revision,
         start=start.path if start else None,
     )
     counts = train(job, stage=stage)
     return stage.finish(image_size=settings.train.image_size, fold=fold, **asdict(counts))
+
+
+def find_start(
+    run: Run, config: RunConfig, train_config: TrainConfig, inputs: TrainingInputs, newest: TrainedModel | None
+) -> TrainedModel | None:
+    """Find the model that a training starts from; a named bundle is given the labels of the run.
+
+    Args:
+        run: the folder of the run.
+        config: of the run.
+        train_config: section of the training.
+        inputs: the label system and the encoder of new labels.
+        newest: the model before it.
+
+    Returns:
+        The newest or a given model; None: the backbone that `represent` trained, or new weights.
+    """
+    if train_config.bundle is None:
+        return newest if train_config.start == "previous" else None
+    return give_model(
+        run,
+        config,
+        inputs.labels,
+        inputs.dual_encoder,
+        source=train_config.bundle,
+        revision=train_config.start_revision,
+    )
+
+
+def check_start(model: ModelConfig, train: TrainConfig, *, section: str) -> None:
+    """Check that a model of a bundle can be trained as a section says.
+
+    Args:
+        model: sizes and parts of the bundle.
+        train: settings of the training.
+        section: name of the section.
+
+    Raises:
+        ValueError: with the settings to change.
+    """
+    fixes = []
+    if train.caption_loss and not model.captions:
+        fixes.append(f"{section}.caption_loss to false: the model that it starts from writes no captions")
+    if train.distill_loss and model.architecture == "tag2text":
+        fixes.append(f"{section}.distill_loss to false: Tag2Text does not distill")
+    if fixes:
+        raise ValueError(f"set {'; '.join(fixes)}")
+    unit = model.swin.patch_size * 2 ** (len(model.swin.depths) - 1)
+    if not model.image_encoder.name and train.image_size % unit:
+        raise ValueError(
+            f"{section}.image_size: {train.image_size} is not a multiple of {unit}, the smallest grid of the model it "
+            f"starts from, whose own size is {model.image_size}; set {section}.image_size"
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from ram_ray.cli.command import run_job, spread_values
 from ram_ray.cli.main import app, main
 from ram_ray.cli.models import Release
 from ram_ray.cli.options import Kind
-from ram_ray.cli.run import Stage, ablation, full_pipeline
+from ram_ray.cli.run import Stage, ablation, finetune, full_pipeline
 from ram_ray.cli.tag import tag_images
 from ram_ray.interop.releases import RELEASES
 from ram_ray.pipeline import STAGES
@@ -34,6 +35,7 @@ COMMANDS = ["run", "evaluate", "serve", "tag", "parse", "labels", "models"]
 RECIPE = {"--preset", "--config", "--set", "--data", "--eval"}
 OPTIONS = {  # of a job, beside --help
     **{stage: RECIPE | {"--run", "--check"} for stage in STAGES},
+    "finetune": RECIPE | {"--run", "--check", "--model", "--revision", "--add-labels"},
     "full_pipeline": RECIPE | {"--run", "--check", "--serve", "--try"},
     "ablation": RECIPE | {"--out", "--seeds", "--table"},
     "serve": {"--model", "--config", "--set"},
@@ -140,6 +142,41 @@ def test_run_passes_its_options(executed: list[dict], tmp_path: Path, monkeypatc
     assert call == {"run": "r", "last": "clean", "check": True, "keep_serving": False, "num_try_images": 0}
 
 
+def test_finetune_adds_labels_to_a_bundle(
+    executed: list[dict], tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bundle, tmp_path / "bundles" / "ram")
+    line = "--preset photos --model bundles/ram --data mine --add-labels more.txt --set finetune.epochs=7"
+    monkeypatch.setattr(sys, "argv", ["jobs/finetune.py", *line.split()])
+    assert run_job(finetune) == 0
+    (call,) = executed
+    config, bundle = call["config"], str(tmp_path / "bundles" / "ram")
+    assert call["last"] == "finetune" and (config.engine.model, config.engine.rounds) == (bundle, 0)
+    assert (config.labels.system, config.labels.add) == (f"{bundle}/label_system.json", f"{tmp_path}/more.txt")
+    assert (config.represent.clip, config.represent.text_encoder) == (f"{bundle}/text_encoder", None)
+    training = config.finetune
+    assert (training.start, training.old_labels, training.image_size, training.window_size) == (
+        "previous",
+        "keep",
+        32,
+        4,
+    )
+    assert training.caption_loss and not training.distill_loss and training.epochs == 7
+
+
+def test_paths_of_bundles_are_absolute(
+    executed: list[dict], tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").symlink_to(tiny_bundle)
+    line = "run --set pretrain.start=./b --set retrain.start=OWNER/NAME --set engine.model=b"
+    assert main(line.split()) == 0
+    config = executed[0]["config"]
+    assert (config.pretrain.start, config.engine.model) == (str(tmp_path / "b"), str(tmp_path / "b"))
+    assert (config.retrain.start, config.finetune.start) == ("OWNER/NAME", "previous")
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -162,6 +199,16 @@ def test_what_a_run_ends_with(executed: list[dict], line: str, expected: dict) -
         (full_pipeline, "--foo", "error: No such option: --foo; see full_pipeline --help"),
         (full_pipeline, "--try x", "error: Invalid value for '--try': "),
         (full_pipeline, "--data", "error: Option '--data' requires an argument"),
+        (
+            finetune,
+            "--model nowhere/b",
+            "error: nowhere/b is not a model bundle: nowhere/b: no such file or folder, and",
+        ),
+        (
+            finetune,
+            "--add-labels a.txt",
+            "error: --add-labels and --revision need the bundle that they are about: give",
+        ),
         (ablation, "", "error: Missing option '--out'"),
         (ablation, "--out x --table 3", "error: --table 3: use 4 or 5"),
         (ablation, "--out x --seeds 0", "error: --seeds 0: at least one is needed"),

@@ -14,7 +14,7 @@ from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.build import BuildOptions
 from ram_ray.labels.compare import agreement, diff, format_diff
 from ram_ray.labels.coverage import CoverageFinder, name_variants
-from ram_ray.labels.listed import fit_ready, make_kind_guesser
+from ram_ray.labels.listed import add_entries, fit_ready, make_kind_guesser, read_released
 from ram_ray.labels.lists import Entry, read_list, read_system, shipped_lists, to_csv, to_system
 from ram_ray.labels.synonyms import shipped_synonyms
 
@@ -155,6 +155,31 @@ def test_coverage_has_the_rule_of_each_match() -> None:
     assert coverage.to_dict()["spelling"] == 2
     assert "wall" in name_variants("wall-other-merged") and "sky" in name_variants("sky-other-merged")
     assert "door" in name_variants("door-stuff")
+
+
+def test_labels_are_added_after_those_of_a_list() -> None:
+    entries = [Entry("zebra"), Entry("sofa"), Entry("train", kind="object"), Entry("run", ("jog",), "action")]
+    system = add_entries(SYSTEM, [*entries, Entry("jog")], kind_of=lambda name: "object")
+    assert system.labels[:7] == SYSTEM.labels
+    added = [(label.id, label.name, label.kind, label.synonyms) for label in system.labels[7:]]
+    assert added == [(7, "zebra", "object", ()), (8, "run", "action", ("jog",))]
+
+
+def test_the_labels_of_a_released_model_are_found_in_captions_whatever_their_kind() -> None:
+    names = ("Christmas tree", "red", "dog")
+    listed = LabelSystem(Label(id, name, "object") for id, name in enumerate(names))
+    released = read_released(listed, kind_of=make_kind_guesser(load_lemmas()))
+    counts = {("christmas tree", "object"): {"a": 3}, ("red", "attribute"): {"a": 2}}
+    system, _ = fit_ready(released, counts, BuildOptions())
+    assert system.names == list(names) and [label.count for label in system.labels] == [3, 2, 0]
+    assert system.find("red", "attribute") == 1 and system.find("dog", "action") is None
+    assert read_released(SYSTEM, kind_of=lambda name: "scene") is SYSTEM
+
+
+def test_a_released_list_may_have_a_name_twice() -> None:
+    listed = LabelSystem([Label(0, "crane", "object"), Label(1, "crane", "object")], unique=False)
+    system, _ = fit_ready(listed, {("crane", "object"): {"a": 3}}, BuildOptions())
+    assert len(system) == 2 and not system.unique and [label.count for label in system.labels] == [3, 0]
 
 
 def test_a_diff_has_the_change_of_each_label() -> None:

@@ -244,3 +244,24 @@ def test_check_alone_ends_with_the_problems_and_starts_nothing(data: Path, model
     lines = process.stderr.splitlines()
     assert [line.partition(": ")[0] for line in lines] == ["error"] * 4, process.stderr
     assert not process.stdout and not (data / "checked").exists()
+
+
+def test_a_bundle_must_be_there_and_able_to_do_what_is_asked(data: Path, models: Path, tiny_bundle: str) -> None:
+    sets = [*local(models), f"pretrain.start={tiny_bundle}"]
+    assert problems(data, sets) == []
+    (line,) = problems(data, [*sets, "pretrain.image_size=100"])
+    assert line.startswith("pretrain.start: ") and "pretrain.image_size: 100 is not a multiple of 8" in line
+    (line,) = problems(data, [*local(models), "retrain.start=/nowhere/ram"])
+    assert line == "retrain.start: '/nowhere/ram' cannot be loaded: there is no such file or folder; set retrain.start"
+    (line,) = problems(data, [*local(models), f"engine.model={models / 'clip'}"])
+    assert line.startswith("engine.model: ") and "is not a model bundle's" in line
+    (line,) = problems(data, [*local(models), "engine.model=owner/ram"])
+    assert line.startswith("engine.revision: engine.model 'owner/ram' is not pinned; set engine.revision to the commit")
+
+
+def test_with_a_given_model_pretrain_needs_nothing(data: Path, models: Path, tiny_bundle: str) -> None:
+    sets = [*local(models), "pretrain.batch_size=1000", "pretrain.shards=none*", "retrain.start=represent"]
+    assert len(problems(data, sets)) > 0
+    assert problems(data, [*sets, f"engine.model={tiny_bundle}"]) == []
+    (line,) = problems(data, [*sets, f"engine.model={tiny_bundle}", "retrain.start=previous", "retrain.image_size=100"])
+    assert "retrain.image_size: 100 is not a multiple of 8" in line

@@ -16,6 +16,7 @@ from ram_ray.results import (
     Annotations,
     DualEncoderResult,
     Evaluation,
+    GivenModel,
     Parsed,
     Regions,
     Samples,
@@ -82,6 +83,17 @@ def test_a_model_has_its_line_when_it_is_scored(caplog: pytest.LogCaptureFixture
     assert caplog.messages == ["done: pretrain, 16 images, 0.250 mAP, 2 s"]
     log.on_result(score_of(PRETRAINED, 0.25), True)
     assert [line.mAP for line in log.lines] == [0.25], "the final evaluation is that of the last model again"
+
+
+def test_a_given_model_has_its_line_when_it_is_scored_and_a_note_of_its_labels() -> None:
+    counts = {"kept": 4000, "by_synonym": 12, "new": 20, "dropped": 585}
+    given = make(GivenModel, "given", **{**MODEL, "images_seen": 0}, source="bundles/ram", path="r/given", **counts)
+    log = listen(HELD_OUT, given)
+    log.on_result(score_of(given, 0.25), False)
+    log.on_result(given, True)
+    assert [(line.stage, line.images, line.mAP) for line in log.lines] == [("given", None, 0.25)]
+    (note,) = log.notes
+    assert note.startswith("given: bundles/ram has 4,000 of 4,020 labels (12 by a synonym); 20 are new, 585 of its own")
 
 
 def test_what_is_not_scored_has_its_line_at_once() -> None:

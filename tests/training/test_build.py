@@ -13,11 +13,14 @@ from ram_ray.data.images import Limits
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.models.bundle import load_bundle, save_bundle
 from ram_ray.models.dual_encoder import DualEncoder
+from ram_ray.models.label_match import MATCH_FILE
 from ram_ray.models.teacher import Teacher
 from ram_ray.settings.models import DualEncoderConfig, ModelConfig, TimmConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob, freeze_captioner, load_weights
+from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.feed import Table, TaggerFeed
+from ram_ray.training.text_column import write_texts
 from tests.models.test_towers import write_bert
 from tests.tiny import NAMES, STACK, SWIN, batch, config, tagger, tokenizer
 
@@ -202,3 +205,82 @@ def test_first_weights_come_from_represent_or_a_bundle_or_are_new_as_the_stage_s
     assert torch.equal(first_weights("previous", f"{tmp_path}/bundle"), bundled)
     new = first_weights("scratch")
     assert not torch.equal(new, backbone) and not torch.equal(new, bundled)
+
+
+def _bundle_folder(tmp_path: Path, **sizes) -> tuple[str, LabelSystem]:
+    """A teacher, labels.json and a bundle of another shape than `config()` that descends from a given one."""
+    words, labels = tokenizer(), LabelSystem([Label(id, name, "object") for id, name in enumerate(NAMES)])
+    labels.save(f"{tmp_path}/labels.json")
+    (tmp_path / "teacher").mkdir()
+    dual = {"image_size": 32, "swin": SWIN, "text": STACK, "embed_dim": 12, "vocab_size": len(words)}
+    DualEncoder(DualEncoderConfig(**dual)).save(tmp_path / "teacher", words)
+    made = tagger(seed=5, vocab_size=len(words), mean=(0.1, 0.2, 0.3), **sizes)
+    save_bundle(f"{tmp_path}/bundle", made, labels=labels, tokenizer=words, teacher=None)
+    (tmp_path / "bundle" / MATCH_FILE).write_text('{"kept_ids": [1, 4]}')
+    return f"{tmp_path}/bundle", labels
+
+
+def test_a_training_from_a_bundle_has_its_shape_and_label_embeddings(tmp_path: Path) -> None:
+    bundle, _ = _bundle_folder(tmp_path, recognition=STACK.model_copy(update={"heads": 4}), label_width=14)
+    first = load_bundle(bundle).model
+    job = _job(tmp_path, config(image_proj=99), start="./bundle", bundle=bundle, image_size=64, window_size=8)
+    step = job.build(torch.device("cpu"))
+    assert step.model.config.recognition.heads == 4 and step.model.config.mean == (0.1, 0.2, 0.3)
+    assert step.model.config.image_size == 64 and step.model.config.swin.window_size == 8
+    assert torch.equal(step.model.label_embed, first.label_embed)
+    assert torch.equal(step.model.image_proj.weight, first.image_proj.weight)
+    job.save(step, f"{tmp_path}/trained")
+    trained = load_bundle(f"{tmp_path}/trained")
+    assert not trained.has_text_encoder, "the run's encoder did not make the embeddings"
+    assert (tmp_path / "trained" / MATCH_FILE).is_file(), "the next training knows the old labels too"
+
+
+def test_old_labels_are_kept_by_the_model_that_the_training_starts_from(tmp_path: Path) -> None:
+    bundle, _ = _bundle_folder(tmp_path)
+    trained = _job(tmp_path, config(), start="./bundle", bundle=bundle).build(torch.device("cpu"))
+    kept = _job(tmp_path, config(), start="./bundle", bundle=bundle, old_labels="keep").build(torch.device("cpu"))
+    assert trained._keeper == [None] and kept._kept_ids.tolist() == [1, 4]
+    (keeper,) = kept._keeper
+    assert (
+        keeper is not None and not keeper.training and not any(weight.requires_grad for weight in keeper.parameters())
+    )
+    assert {name.split(".")[0] for name in kept.state_dict()} == {"model"}
+    (Path(bundle) / MATCH_FILE).unlink()
+    job = _job(tmp_path, config(), start="./bundle", bundle=bundle, old_labels="keep")
+    assert job.build(torch.device("cpu"))._kept_ids.tolist() == list(range(6)), "all labels of a model of the run"
+
+
+def test_a_teacher_of_another_width_cannot_be_distilled(tmp_path: Path) -> None:
+    bundle, _ = _bundle_folder(tmp_path, image_proj=20)
+    message = "pretrain.distill_loss: .* has features of 12 values, .* has 20; set pretrain.distill_loss to false"
+    with pytest.raises(ValueError, match=message):
+        _job(tmp_path, config(), start="./bundle", bundle=bundle).build(torch.device("cpu"))
+    _job(tmp_path, config(), start="./bundle", bundle=bundle, distill_loss=False).build(torch.device("cpu"))
+
+
+def test_ram_plus_is_trained_with_descriptions_and_its_alignment_loss(tmp_path: Path) -> None:
+    _bundle_folder(tmp_path)
+    (tmp_path / "texts.json").write_text('{"dog": ["a pet that barks", "a dog"]}')
+    model = config(architecture="ram_plus", captions=False, descriptions=3)
+    job = _job(tmp_path, model, start="scratch", caption_loss=False)
+    job = dataclasses.replace(job, descriptions=DescriptionsFile.find(f"{tmp_path}/texts.json"))
+    step = job.build(torch.device("cpu"))
+    assert step.model.label_embed.shape == (6, 3, 12)
+    expected = Teacher.from_pretrained(f"{tmp_path}/teacher").encode_texts(["a pet that barks", "a dog"])
+    torch.testing.assert_close(step.model.label_embed[0, :2], torch.from_numpy(expected))
+    inputs = {
+        "pixels": torch.randint(0, 256, (3, 1, 32, 32, 3), dtype=torch.uint8),
+        "targets": torch.randint(0, 2, (3, 6), dtype=torch.uint8),
+        "caption_text": torch.from_numpy(write_texts(["a red dog", "a beach", ""])),
+        "weight": torch.ones(3),
+    }
+    losses = step.train()(inputs)
+    assert losses.keys() == {"tag", "distill", "alignment", "total"} and all(map(torch.isfinite, losses.values()))
+    losses["total"].backward()
+    trainable = {name: weight for name, weight in step.named_parameters() if weight.requires_grad}
+    assert all(weight.grad is not None for weight in trainable.values()) and "model.reweight_scale" in trainable
+    other = {**inputs, "caption_text": torch.from_numpy(write_texts(["run", "a beach", ""]))}
+    assert step.eval()(other)["alignment"] != step(inputs)["alignment"]
+    job.save(step, f"{tmp_path}/ram-plus")
+    again = dataclasses.replace(job, start=f"{tmp_path}/ram-plus", descriptions=None).build(torch.device("cpu"))
+    assert again(inputs)["alignment"].isfinite()

@@ -25,6 +25,7 @@ from ram_ray.training.feed import Table, TaggerFeed, plan, systematic_sample
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
 from ram_ray.training.table import RowSelection, count_block
+from ram_ray.training.text_column import read_texts
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
 NUM_ROWS, NUM_BUCKETS, SEED = 61, 8, 5
@@ -253,9 +254,11 @@ def test_a_padding_row_has_weight_0_and_no_key(feed: TaggerFeed) -> None:
     np.testing.assert_array_equal(batch["pixels"][2], feed.batch(rows)["pixels"][2])
 
 
-def test_without_the_caption_loss_there_are_no_ids(feed: TaggerFeed) -> None:
+def test_without_the_caption_loss_there_are_no_ids_and_the_alignment_loss_has_texts(feed: TaggerFeed) -> None:
     tags_only = replace(feed, config=TrainConfig(image_size=32, caption_loss=False))
     assert tags_only.batch(_rows(feed, 2)).keys() == {"pixels", "weight", "key", "shard", "reason", "detail", "targets"}
+    column = replace(tags_only, aligns=True).batch(_rows(feed, 6))["caption_text"]
+    assert set(read_texts(torch.from_numpy(column))) == {"a red dog", "a beach"}
 
 
 def test_a_removed_tag_is_unknown_or_negative_as_configured(feed: TaggerFeed) -> None:
