@@ -68,6 +68,7 @@ class TaggerJob(Job):
         elif config.image_encoder.weights:
             load_pretrained(model.image_encoder)
         freeze_encoder(model.image_encoder, self.config)
+        model.set_recompute(self.training.recompute)
         if not self.config.caption_loss:
             freeze_captioner(model)
         return TrainStep(
