@@ -186,6 +186,7 @@ def measure_engine(config: RunConfig, run_uri: str) -> Measured:
         )
 
     def finetune(annotations: Annotations, model: TrainedModel, name: str) -> TrainedModel:
+        annotations = parsed if config.finetune.annotations == "parsed" else annotations
         return train_and_score(run, config, config.finetune, annotations, inputs, name=name, newest=model)
 
     scoring_models = train_scoring_models(run, config, config.pretrain, parsed, inputs, preliminary)

@@ -1,0 +1,20 @@
+"""Contract: the presets of the paper have as many weights as the official models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ram_ray.cli.options import PRESETS
+from ram_ray.config import load
+from ram_ray.models.ram import RAM
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("ram_4m", 358.1), ("ram_14m", 466.6)])
+def test_a_preset_has_the_official_number_of_weights(preset: str, millions: float) -> None:
+    config = load(PRESETS / f"{preset}.yaml").model
+    with torch.device("meta"):
+        model = RAM(config, torch.zeros(4585, config.label_width))
+    assert round(sum(weight.numel() for weight in model.parameters()) / 1e6, 1) == millions
+    shared = [layer.ffn is other.ffn for layer, other in zip(model.tag_encoder.layers, model.recognition.layers, strict=False)]
+    assert shared == [True, True] and len(model.tag_encoder.layers) == 12
