@@ -2,9 +2,9 @@
 
 python -m ram_ray.cli.paper_page docs/paper-settings.md
 
-The official values, with their sources, are in `official_settings.yaml`; ours are read from the presets. A row where the
-two are equal gives no reason, and a row where they differ must give one. A test holds the page in the repository to this
-module.
+The official values, with their sources, are in `official_settings.yaml`; ours are read from the presets. A row where
+the two are equal gives no reason, and a row where they differ must give one. A test holds the page in the repository to
+this module.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ram_ray.settings.prompts import ENSEMBLE, ensemble
 NAMES = ("ram_4m", "ram_14m")
 INTRODUCTION = """# The paper's settings
 
-<!-- made by `python -m ram_ray.cli.paper_page docs/paper-settings.md` of ram_ray/cli/official_settings.yaml and the presets -->
+<!-- made by `python -m ram_ray.cli.paper_page docs/paper-settings.md` of official_settings.yaml and the presets -->
 
 The presets `ram_4m` and `ram_14m` beside the official training code of RAM,
 [xinyu1205/recognize-anything](https://github.com/xinyu1205/recognize-anything) at
-`7cb804a8609e9f4b1a50b7f31436d2df40bb9481`. The last column is empty where the two are equal. `retrain` has the values of
-`pretrain`. The data engine has no official code.
+`7cb804a8609e9f4b1a50b7f31436d2df40bb9481`. The last column is empty where the two are equal. `retrain` has the values
+of `pretrain`. The data engine has no official code.
 """
 
 

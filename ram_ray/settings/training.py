@@ -19,8 +19,8 @@ class AugmentConfig(Section):
     randaugment: tuple[int, int] | None = Field(
         (2, 5),
         description=(
-            "Number of operations and magnitude of RandAugment, whose operations are applied with probability 0.5 each. "
-            "`null`: none."
+            "Number of operations and magnitude of RandAugment; each operation is applied with probability 0.5. `null`: "
+            "none."
         ),
     )
 
@@ -151,8 +151,8 @@ class TrainingConfig(Section):
         False,
         json_schema_extra=RUNTIME_ONLY,
         description=(
-            "Whether the backward pass computes the tagger's layers again, so that less memory and more time is needed. "
-            "The gradients are the same."
+            "Whether the backward pass computes the tagger's layers again, which needs less memory and more time. The "
+            "gradients are the same."
         ),
     )
     threads: int = Field(1, ge=1, json_schema_extra=RUNTIME_ONLY, description="Torch threads of a worker on a CPU.")

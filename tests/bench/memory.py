@@ -6,8 +6,8 @@ The model runs on fake tensors (shapes and dtypes without data) in bf16 autocast
 nothing is computed and no GPU is needed. Saved tensors are counted once for each storage, and weights apart: 4 bytes
 each for the weight and its gradient, and AdamW's 12 (with the float32 copy) over the workers with ZeRO stage 1. With
 `training.recompute` the largest layer is added, which is whole while its backward pass runs. The CPU's attention with
-dropout saves its probabilities, which a GPU's kernels do not, so the figures are upper bounds of what autograd holds;
-kernels' workspaces, NCCL's buffers and the fragmentation of the allocator come on top.
+dropout saves its probabilities, which a GPU's kernels do not, so the figures are upper bounds of what autograd holds.
+On top come DeepSpeed's buckets (2 GiB each), gradients of activations, kernels' workspaces, and the allocator's waste.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from ram_ray.settings.training import TrainConfig  # noqa: E402
 
 GIB = 2**30
 TEACHER_PARAMETERS = 150_000_000  # CLIP ViT-B/16, both encoders, float32
-CARD_GIB = 40
 
 
 class SavedTensors:
@@ -94,6 +93,19 @@ def layers_of(model: RAM) -> list[nn.Module]:
     return [*stages, *model.recognition.layers, *model.tag_encoder.layers, *model.caption_decoder.layers]
 
 
+def fill_with_fakes(model: nn.Module) -> None:
+    """Replace weights of the meta device by those of the fake mode that is on; shared modules stay shared.
+
+    Args:
+        model: changed in place.
+    """
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype)))
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, torch.zeros(buffer.shape, dtype=buffer.dtype))
+
+
 def measure(config: RunConfig, train: TrainConfig, *, num_labels: int, recompute: bool) -> tuple[int, int, int]:
     """Run a forward pass on fake tensors.
 
@@ -111,8 +123,8 @@ def measure(config: RunConfig, train: TrainConfig, *, num_labels: int, recompute
     sizes = config.model.model_copy(update=fields)
     with torch.device("meta"):
         model = RAM(sizes, torch.zeros(num_labels, sizes.label_width)).train()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = model.to_empty(device="cpu")
+    with FakeTensorMode():
+        fill_with_fakes(model)
         model.set_recompute(recompute)
         inputs = {
             "pixel_values": torch.zeros(batch, 3, size, size),
