@@ -19,8 +19,8 @@ class AugmentConfig(Section):
     randaugment: tuple[int, int] | None = Field(
         (2, 5),
         description=(
-            "Number of operations and magnitude of RandAugment; each operation is applied with probability 0.5. `null`: "
-            "none."
+            "Number of operations and magnitude of RandAugment; each operation is applied with probability 0.5. "
+            "`null`: none."
         ),
     )
 
