@@ -100,6 +100,13 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_annotations(self) -> RunConfig:
+        for name in ("pretrain", "retrain"):
+            if getattr(self, name).annotations != "newest":
+                raise ValueError(f"{name}.annotations must be newest: only finetune has a choice")
+        return self
+
+    @model_validator(mode="after")
     def _check_models(self) -> RunConfig:
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         if not self.model.captions:

@@ -92,7 +92,8 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
         StopRun: after the last stage that was asked for.
     """
     train_uris, held_out_uris = find_data(run, config)
-    annotations, inputs = prepare(run, config, train_uris, held_out_uris)
+    parsed, inputs = prepare(run, config, train_uris, held_out_uris)
+    annotations = parsed
     run.stop_after("labels")
 
     rounds = config.engine.rounds
@@ -119,6 +120,8 @@ def recipe(run: Run, config: RunConfig) -> FinalModel:
     for name in ("generate", "clean", "retrain"):  # without a round the data engine has nothing to do
         run.stop_after(name)
 
+    if config.finetune.annotations == "parsed":
+        annotations = parsed
     model = train_and_score(run, config, config.finetune, annotations, inputs, name="finetune", newest=model)
     run.stop_after("finetune")
 

@@ -85,6 +85,8 @@ def test_the_demo_preset_is_there() -> None:
         ("model.recognition.heads=7", "width 768 is not a multiple of heads 7"),
         ("pretrain.epochs", "write section.field=value"),
         ("model.captions=false", "model.captions is false.*set pretrain.caption_loss false, .*generate.captions 0"),
+        ("retrain.annotations=parsed", "retrain.annotations must be newest: only finetune has a choice"),
+        ("model.templates=[]", "model.templates: .*at least 1 item"),
         ("engine.generate.caption_threshold=0.5", "caption_threshold 0.5 goes with threshold, which is not set"),
         ("=2", "write section.field=value"),
         ("name=[", "--set 'name=\\['"),

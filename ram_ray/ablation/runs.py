@@ -192,6 +192,7 @@ def measure_engine(config: RunConfig, run_uri: str) -> Measured:
         )
 
     def finetune(annotations: Annotations, model: TrainedModel, name: str) -> TrainedModel:
+        annotations = parsed if config.finetune.annotations == "parsed" else annotations
         return train_and_score(run, config, config.finetune, annotations, inputs, name=name, newest=model)
 
     generated, cleaned = run_round(run, config, parsed, scoring_models, inputs, round=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ram_ray.inference.backends.backend import LabelSet, make_label_set
 from ram_ray.models.bundle import Bundle
 from ram_ray.models.teacher import Teacher
+from ram_ray.settings.prompts import fill
 
 MAX_LABEL_SETS = 32  # in the cache of a model
 
@@ -95,7 +96,7 @@ class CustomTags:
         if isinstance(tags, Mapping):
             texts = [list(tags[name]) for name in tags]
         else:
-            texts = [[template.format(name) for template in templates] for name in tags]
+            texts = [[fill(template, name) for template in templates] for name in tags]
         if len({len(descriptions) for descriptions in texts}) > 1 or not texts[0]:
             raise ValueError("every tag needs equally many descriptions, at least one")
         flat = torch.from_numpy(self._teacher.encode_texts([text for descriptions in texts for text in descriptions]))

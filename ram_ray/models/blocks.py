@@ -12,9 +12,13 @@ Letters: B batch, T queries, S context tokens, D width, C context width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 NORM_EPS = 1e-12  # BERT's value, as in released checkpoints
 
@@ -197,6 +201,25 @@ class Block(nn.Module):
                 x, context, heads=self.heads, mask=context_mask, cache=past, static_context=True, projected=projected
             )
         return self.ffn(x)
+
+
+def run_layer(layer: Callable[..., Tensor], *inputs: Any, recompute: bool, **options: Any) -> Tensor:
+    """Call a layer; with `recompute` its activations are not kept, and the backward pass computes them again.
+
+    The second computation draws the same dropout, so the gradients are the same, bit for bit on a CPU.
+
+    Args:
+        layer: called with the inputs and options.
+        inputs: positional arguments.
+        recompute: whether activations are computed again; without gradients it has no effect.
+        options: named arguments.
+
+    Returns:
+        What the layer returns.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False, **options)
+    return layer(*inputs, **options)
 
 
 class TokenEmbedding(nn.Module):

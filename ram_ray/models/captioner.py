@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ram_ray.models.blocks import Block, TokenEmbedding
+from ram_ray.models.blocks import Block, TokenEmbedding, run_layer
 from ram_ray.models.recognition import RecognitionDecoder
 from ram_ray.settings.models import ModelConfig, TransformerConfig
 
@@ -28,6 +28,7 @@ class TagEncoder(nn.Module):
     def __init__(self, config: ModelConfig, shared: RecognitionDecoder, *, context_width: int) -> None:
         super().__init__()
         size = config.tag_encoder
+        self.recompute = False
         self.embedding = _embedding(config, size)
         self.layers = _layers(size, context_width=context_width)
         for layer, shared_layer in zip(self.layers, shared.layers, strict=False):
@@ -46,7 +47,7 @@ class TagEncoder(nn.Module):
         mask = (ids != 0)[:, None, None, :]
         x = self.embedding(ids)
         for layer in self.layers:
-            x = layer(x, image_tokens, mask=mask)
+            x = run_layer(layer, x, image_tokens, mask=mask, recompute=self.recompute)
         return x
 
 
@@ -62,6 +63,7 @@ class CaptionDecoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = config.caption_decoder
+        self.recompute = False
         self.embedding = _embedding(config, size)
         self.layers = _layers(size, context_width=config.tag_encoder.width)
         self.transform = nn.Linear(size.width, size.width)
@@ -98,9 +100,11 @@ class CaptionDecoder(nn.Module):
             mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() & (ids != 0)[:, None, None, :]
             causal = False
         for index, layer in enumerate(self.layers):
-            x = layer(
+            x = run_layer(
+                layer,
                 x,
                 context,
+                recompute=self.recompute,
                 mask=mask,
                 context_mask=None if context_mask is None else context_mask[:, None, None, :],
                 causal=causal,

@@ -9,6 +9,7 @@ Letters: B batch, S pixels a side, L tokens, C their width.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -87,6 +88,17 @@ class ImageEncoder(nn.Module):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    def set_recompute(self, enabled: bool) -> None:
+        """Set whether the backward pass computes the blocks again, where timm can and no BatchNorm counts images.
+
+        Args:
+            enabled: True: activations of the blocks are not kept.
+        """
+        norms = [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        counts = not isinstance(self.config, SwinConfig) and any(norm.training for norm in norms)
+        with contextlib.suppress(AssertionError):  # timm's way to say that a model cannot
+            self.backbone.set_grad_checkpointing(enabled and not counts)
 
     def freeze_unused(self) -> None:
         """Freeze the weights that no token depends on, such as attention pooling, because DDP waits for gradients."""

@@ -93,6 +93,17 @@ class RAM(nn.Module):
             self.config = self.config.model_copy(update={"captions": False})
             del self.tag_encoder, self.caption_decoder
 
+    def set_recompute(self, enabled: bool) -> None:
+        """Set whether the backward pass computes the layers again: less memory, the same gradients, more time.
+
+        Args:
+            enabled: True: activations of the layers are not kept.
+        """
+        self.image_encoder.set_recompute(enabled)
+        self.recognition.recompute = enabled
+        if self.config.captions:
+            self.tag_encoder.recompute = self.caption_decoder.recompute = enabled
+
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Encode images.
 

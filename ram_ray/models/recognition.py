@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ram_ray.models.blocks import Block
+from ram_ray.models.blocks import Block, run_layer
 from ram_ray.settings.models import TransformerConfig
 
 
@@ -66,6 +66,7 @@ class RecognitionDecoder(nn.Module):
         similarity: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = False
         self.text_queries = label_width is not None
         self.label_proj = nn.Linear(label_width, config.width) if label_width is not None and label_proj else None
         self.layers = nn.ModuleList(
@@ -145,7 +146,7 @@ class RecognitionDecoder(nn.Module):
         """
         x = queries
         for layer in self.layers:
-            x = layer(x, image_tokens, projected=projected_queries)
+            x = run_layer(layer, x, image_tokens, projected=projected_queries, recompute=self.recompute)
             projected_queries = None
         logits = self.fc(x).squeeze(-1)
         if self.similarity is None:

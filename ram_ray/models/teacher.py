@@ -30,6 +30,7 @@ from ram_ray.models.towers import (
 )
 from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.models import TimmConfig
+from ram_ray.settings.prompts import fill
 
 APART = "ram_ray.encoders"  # the "kind" of config.json of encoders apart
 _TEXT, _IMAGE = "text", "image"  # their folders
@@ -181,7 +182,7 @@ class Teacher:
 
         Args:
             names: names of N labels.
-            templates: prompts with "{}" for the name.
+            templates: prompts with "{}" for the name, see `prompts.fill`.
             batch: number of names that are encoded at once.
 
         Returns:
@@ -190,7 +191,7 @@ class Teacher:
         rows = []
         for start in range(0, len(names), batch):
             part = names[start : start + batch]
-            embeddings = [self.encode_texts([template.format(name) for name in part]) for template in templates]
+            embeddings = [self.encode_texts([fill(template, name) for name in part]) for template in templates]
             mean = np.mean(embeddings, axis=0)
             rows.append(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
         return torch.from_numpy(np.concatenate(rows)).float()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ram_ray.settings.prompts import ENSEMBLE, ensemble
 from ram_ray.settings.section import Section
 
 
@@ -156,8 +157,10 @@ class ModelConfig(Section):
         False, description="Adds query x mean image token to each logit, as CLIP scores: small models learn faster."
     )
     tag_encoder: TransformerConfig = Field(
-        TransformerConfig(layers=2, heads=12),
-        description="The encoder of the tags that guide a caption; it shares weights with `recognition`.",
+        TransformerConfig(layers=12, heads=12),
+        description=(
+            "The encoder of the tags that guide a caption; its lowest layers share weights with those of `recognition`."
+        ),
     )
     caption_decoder: TransformerConfig = Field(
         TransformerConfig(layers=12, heads=12), description="The decoder that writes captions."
@@ -175,7 +178,12 @@ class ModelConfig(Section):
     decoding: Decoding = Field(Decoding(), description="How captions are written by default.")
     prompt: str = Field("a picture of ", description="First words of every caption.")
     templates: tuple[str, ...] = Field(
-        ("a photo of a {}.", "{}"), description="Prompts whose mean text embedding is a label query."
+        ("a photo of a {}.", "{}"),
+        min_length=1,
+        description=(
+            "Prompts whose mean text embedding is a label query; `{article}` is `a` or `an`. The word `ensemble` in "
+            "place of the list: CLIP's 63 prompts."
+        ),
     )
     init_std: float | None = Field(
         0.02, description="Standard deviation of new weights. `null`: by the layer's width, for small models."
@@ -185,6 +193,11 @@ class ModelConfig(Section):
     muted: tuple[int, ...] = Field(
         (), description="Ids of tags that are never predicted, such as Tag2Text's number words, which harm captions."
     )
+
+    @field_validator("templates", mode="before")
+    @classmethod
+    def _expand_ensemble(cls, templates: object) -> object:
+        return ensemble() if templates == ENSEMBLE else templates
 
     @property
     def encoder(self) -> SwinConfig | TimmConfig:

@@ -19,7 +19,11 @@ class AugmentConfig(Section):
     )
     flip: bool = Field(True, description="Whether half of the crops are mirrored.")
     randaugment: tuple[int, int] | None = Field(
-        (2, 5), description="Number of operations and magnitude of RandAugment. `null`: none."
+        (2, 5),
+        description=(
+            "Number of operations and magnitude of RandAugment; each operation is applied with probability 0.5. "
+            "`null`: none."
+        ),
     )
     colour_jitter: tuple[float, float, float, float] | None = Field(
         None,
@@ -80,9 +84,18 @@ class TrainConfig(Section):
         3000, ge=0, description="Steps over which the learning rate rises from `warmup_lr` to `lr`."
     )
     warmup_lr: float = Field(5e-7, description="Learning rate of the first step.")
-    schedule: Literal["step", "cosine"] = Field("step", description="How the learning rate falls after the warmup.")
+    schedule: Literal["step", "cosine", "cosine_epochs"] = Field(
+        "step",
+        description=(
+            "How the learning rate falls after the warmup: x `decay` an epoch, a cosine, or a cosine that is constant "
+            "within an epoch."
+        ),
+    )
     decay: float = Field(0.9, description="Factor of the learning rate for each epoch of the schedule `step`.")
     weight_decay: float = Field(0.05, description="Weight decay.")
+    decay_vectors: bool = Field(
+        False, description="Whether biases, norms and other vectors decay too, as in the official training."
+    )
     clip_grad: float | None = Field(1.0, description="Largest norm of a step's gradient. `null`: it is not clipped.")
     shards: str = Field(
         "*", description="Shards to train on: a glob on a folder or a stem, or with `/` on shard names."
@@ -94,6 +107,13 @@ class TrainConfig(Section):
         description=(
             "Share of images above which a tag does not add to the weight of its images. `null`: all images have the "
             "same weight."
+        ),
+    )
+    annotations: Literal["newest", "parsed"] = Field(
+        "newest",
+        description=(
+            "Captions and tags to train on: those of the last round of the data engine, or those before it. Only "
+            "`finetune` has a choice."
         ),
     )
     removed: Literal["negative", "unknown"] = Field(
@@ -118,6 +138,13 @@ class TrainConfig(Section):
     )
     augment: AugmentConfig = Field(AugmentConfig(), description="Training crops.")
     caption_loss: bool = Field(True, description="Whether the caption loss is part of the loss.")
+    clean_captions: bool = Field(
+        False,
+        description=(
+            "Whether captions are learnt in lower case, without punctuation and cut at 30 words, as in the official "
+            "training."
+        ),
+    )
     distill_loss: bool = Field(
         True, description="Whether distillation of the teacher's image feature is part of the loss."
     )
@@ -161,6 +188,14 @@ class TrainingConfig(Section):
     strategy: Literal["deepspeed", "ddp"] = Field("deepspeed", description="What spreads a step over the workers.")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="ZeRO stage of DeepSpeed.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format of the forward and backward pass.")
+    recompute: bool = Field(
+        False,
+        json_schema_extra=RUNTIME_ONLY,
+        description=(
+            "Whether the backward pass computes the tagger's layers again, which needs less memory and more time. The "
+            "gradients are the same."
+        ),
+    )
     threads: int = Field(1, ge=1, json_schema_extra=RUNTIME_ONLY, description="Torch threads of a worker on a CPU.")
     worker_cpus: float = Field(1.0, gt=0, json_schema_extra=RUNTIME_ONLY, description="CPUs of a worker.")
     max_failures: int = Field(

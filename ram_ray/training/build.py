@@ -57,6 +57,7 @@ class TaggerJob(Job):
         bundle = load_bundle(self.start) if self.start else None
         model = self._build_new(teacher, len(tokenizer)) if bundle is None else self._build_from(bundle)
         freeze_encoder(model.image_encoder, self.config)
+        model.set_recompute(self.training.recompute)
         if not self.config.caption_loss:
             freeze_captioner(model)
         keeper = bundle if self.config.old_labels == "keep" else None

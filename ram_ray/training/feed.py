@@ -31,6 +31,7 @@ from ram_ray.records import Reject
 from ram_ray.runtime.cluster import configure_data
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.augment import train_crop
+from ram_ray.training.caption_text import clean_caption
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.rows import ROWS
 from ram_ray.training.text_column import write_texts
@@ -313,7 +314,7 @@ class TaggerFeed(Feed):
         for row in rows:
             captions = row["captions"] or [{"text": "", "tags": []}]
             caption = self.row_rng(row, "caption").choice(captions)
-            texts.append(caption["text"])
+            texts.append(clean_caption(caption["text"]) if self.config.clean_captions else caption["text"])
             # In the order of their ids, as inference gives them: in the order of the caption they would tell its words.
             tags.append([self.tag_names[id] for id in sorted(caption["tags"])])
         columns = {"targets": targets} | ({"caption_text": write_texts(texts)} if self.aligns else {})

@@ -35,14 +35,14 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict]:
-    """Make AdamW's groups: no decay for biases, norms and other vectors; `backbone_lr` for the image encoder.
+    """Make AdamW's groups: `decay_vectors` says whether biases and norms decay; `backbone_lr` is the image encoder's.
 
     Args:
         model: its trainable parameters are grouped.
         config: settings of the training.
 
     Returns:
-        A group with decay and a group without, and two more for an image encoder with its own learning rate.
+        A group of matrices and a group of vectors, and two more for an image encoder with its own learning rate.
     """
     trainable, encoder = split_parameters(model, config)
     return [*_groups(trainable, config), *_encoder_groups(encoder, config)]
@@ -148,7 +148,11 @@ class MuonAdamW(torch.optim.Optimizer):
 def _groups(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict]:
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    decay = config.weight_decay
+    return [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": decay if config.decay_vectors else 0.0},
+    ]
 
 
 def _encoder_groups(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict]:

@@ -152,10 +152,12 @@ def _trim(ids: Tensor) -> Tensor:
 def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total_steps: int) -> float:
     """Compute the learning rate of a step: linear warm-up, then x`decay` in each epoch, or a cosine to `min_lr`.
 
+    The cosine of `cosine_epochs` takes the value of an epoch's first step for the whole epoch.
+
     Args:
         step: step, counted from 0.
         config: settings of the training.
-        steps_per_epoch: steps of an epoch, for the step schedule.
+        steps_per_epoch: steps of an epoch, for the schedules `step` and `cosine_epochs`.
         total_steps: steps of the run, for the cosine.
 
     Returns:
@@ -165,6 +167,8 @@ def learning_rate(step: int, *, config: TrainConfig, steps_per_epoch: int, total
         return config.warmup_lr + (config.lr - config.warmup_lr) * step / config.warmup_steps
     if config.schedule == "step":
         return max(config.min_lr, config.lr * config.decay ** (step // max(1, steps_per_epoch)))
+    if config.schedule == "cosine_epochs":
+        step = max(config.warmup_steps, step - step % max(1, steps_per_epoch))
     progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 

@@ -13,7 +13,8 @@ import torch
 from ram_ray.models.dual_encoder import DualEncoder
 from ram_ray.models.image_encoder import normalise
 from ram_ray.models.teacher import Teacher
-from ram_ray.settings.models import DualEncoderConfig
+from ram_ray.settings.models import DualEncoderConfig, ModelConfig
+from ram_ray.settings.prompts import fill
 from tests.s3 import S3Proxy
 from tests.tiny import NAMES, STACK, SWIN, photo, tokenizer
 
@@ -156,6 +157,15 @@ def test_crops_are_resized_to_the_teachers_size(which: str, request) -> None:
     )
     torch.testing.assert_close(teacher.features(large), teacher.features(small))
     assert teacher.features(_pixels(56)).shape == (3, 12)
+
+
+def test_the_ensemble_has_an_article_where_the_name_needs_one() -> None:
+    prompts = ModelConfig(templates="ensemble").templates
+    assert len(set(prompts)) == 63 and all(prompt.count("{}") == 1 for prompt in prompts)
+    assert ModelConfig(templates=prompts).templates == prompts
+    texts = {fill(prompt, "apple") for prompt in prompts}
+    assert "There is an apple in the scene." in texts and "This is a painting of a apple." in texts
+    assert fill("a photo of {article} {}.", "dog") == "a photo of a dog."
 
 
 def test_label_embeddings_are_the_unit_mean_over_templates_whatever_the_batch(own: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ram_ray.settings.training import AugmentConfig
-from ram_ray.training.augment import _OPERATIONS, _crop_box, randaugment, train_crop
+from ram_ray.training.augment import OPERATIONS, _crop_box, randaugment, train_crop
 from tests.tiny import photo
 
 PAPER = AugmentConfig()
@@ -79,25 +80,38 @@ def test_half_of_the_crops_are_flipped() -> None:
     )
 
 
-@pytest.mark.parametrize("index", range(len(_OPERATIONS)))
-def test_each_operation_keeps_size_and_mode_and_acts_more_when_stronger(index: int) -> None:
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_keeps_size_and_mode_and_acts_more_when_stronger(name: str) -> None:
     image = photo(4, size=(33, 21)).point(lambda value: 40 + value * 0.6)  # room for contrast
     original = np.asarray(image).astype(int)
+    neutral = 0.5 if name in ("brightness", "sharpness") else 0.0  # the level at which nothing changes
     changes = {}
-    for level in (-1.0, -0.1, 0.1, 1.0):
-        made = _OPERATIONS[index](image, level)
+    for level, sign in itertools.product((neutral, neutral + 0.1, 1.0), (-1, 1)):
+        made = OPERATIONS[name](image, level, sign)
         assert made.size == image.size and made.mode == "RGB"
-        changes[level] = np.abs(np.asarray(made).astype(int) - original).mean()
-    if index == 0:
-        assert not any(changes.values()), "the first operation is the identity"
-    else:
-        assert max(changes[1.0], changes[-1.0]) > 0.5
-        assert changes[1.0] >= changes[0.1] and changes[-1.0] >= changes[-0.1]
+        changes[level, sign] = np.abs(np.asarray(made).astype(int) - original).mean()
+    for sign in (-1, 1):
+        changed = [changes[level, sign] for level in (neutral, neutral + 0.1, 1.0)]
+        if name == "identity":
+            assert not any(changed)
+        elif name in ("autocontrast", "equalize"):
+            assert changed[0] == changed[1] == changed[2] > 0.5, "they have no strength"
+        else:
+            assert changed[0] <= 1 and changed[2] > 0.5 and changed[2] > changed[1]
 
 
-def test_strength_zero_of_randaugment_moves_nothing_geometric() -> None:
-    image = photo(5)
-    for index in (3, 6, 7, 8, 9, 10, 11, 12):  # rotate, colour, brightness, sharpness, shears, shifts
-        assert np.abs(np.asarray(_OPERATIONS[index](image, 0.0)).astype(int) - np.asarray(image)).max() <= 1
-    rng = random.Random(0)
-    assert len({randaugment(image, 2, 5, rng=rng).tobytes() for _ in range(30)}) > 15
+def test_what_comes_in_from_outside_is_grey_and_the_sign_is_the_direction() -> None:
+    white = Image.new("RGB", (40, 40), "white")
+    left, right = (np.asarray(OPERATIONS["translate_x"](white, 0.5, sign)) for sign in (1, -1))
+    assert (left[:, :35] == 255).all() and (left[:, 35:] == 128).all(), "5 pixels, whatever the size"
+    assert (right[:, 5:] == 255).all() and (right[:, :5] == 128).all()
+
+
+def test_operations_are_the_official_ten_and_each_is_applied_half_of_the_time() -> None:
+    assert len(OPERATIONS) == 10 and not {"solarize", "posterize", "color", "contrast"} & set(OPERATIONS)
+    image, rng = photo(5).point(lambda value: 40 + value * 0.6), random.Random(0)
+    made = [randaugment(image, 1, 5, rng=rng) for _ in range(400)]
+    unchanged = sum(result.tobytes() == image.tobytes() for result in made)
+    # Half are not applied; of the others identity, brightness and sharpness, 3 of 10, change nothing at magnitude 5.
+    assert 230 < unchanged < 290  # 260 are expected, with a standard deviation of 10
+    assert len({randaugment(image, 2, 5, rng=rng).tobytes() for _ in range(60)}) > 8

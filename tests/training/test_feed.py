@@ -21,6 +21,7 @@ from ram_ray.models.losses import UNKNOWN, caption_targets
 from ram_ray.records import ANNOTATION
 from ram_ray.records import to_table as to_records
 from ram_ray.settings.training import AugmentConfig, TrainConfig
+from ram_ray.training.caption_text import clean_caption
 from ram_ray.training.feed import Table, TaggerFeed, plan, systematic_sample
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
@@ -207,6 +208,16 @@ def test_the_tag_list_is_that_of_the_learned_caption(feed: TaggerFeed) -> None:
             assert pair in {("a picture of a red dog", "dog | red"), ("a picture of a beach", "beach")}
             seen.add(pair)
     assert len(seen) == 2, "another caption in another epoch"
+
+
+def test_captions_are_cleaned_where_the_settings_say_so(feed: TaggerFeed) -> None:
+    rows = [{**row, "captions": [{"text": 'A (red)  DOG!: "dog".', "tags": [0]}]} for row in _rows(feed, 2)]
+    clean = replace(feed, config=feed.config.model_copy(update={"clean_captions": True}))
+    decoder = tokenizer()
+    texts = [decoder.decode(ids.tolist()) for ids in clean.batch(rows)["caption_ids"]]
+    assert texts == ["a picture of a red dog dog"] * 2
+    assert clean_caption("A man's T-shirt, red; ~1:2. *") == "a man's t-shirt, red 1 2"
+    assert clean_caption(" word" * 40) == " ".join(["word"] * 30)
 
 
 def test_crops_depend_on_seed_epoch_and_key_and_not_on_their_batch(feed: TaggerFeed) -> None:

@@ -185,6 +185,20 @@ def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(step: TrainSte
     assert num_trainable == len(grouped) - len(list(step.model.image_encoder.parameters()))
 
 
+def test_vectors_decay_too_where_the_settings_say_so(step: TrainStep) -> None:
+    groups = parameter_groups(step, TrainConfig(weight_decay=0.05, decay_vectors=True))
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.05]
+
+
+def test_a_cosine_by_epochs_is_constant_within_an_epoch() -> None:
+    config = TrainConfig(schedule="cosine_epochs", lr=5e-6, min_lr=0.0, warmup_steps=0)
+    rates = [learning_rate(step, config=config, steps_per_epoch=10, total_steps=20) for step in range(20)]
+    assert rates[:10] == [5e-6] * 10 and rates[10:] == pytest.approx([2.5e-6] * 10)
+    warm = config.model_copy(update={"warmup_steps": 4, "warmup_lr": 0.0})
+    rates = [learning_rate(step, config=warm, steps_per_epoch=10, total_steps=20) for step in range(10)]
+    assert rates[0] == 0 and rates[4:] == [5e-6] * 6
+
+
 def test_every_step_and_rank_has_its_own_seed() -> None:
     seeds = {step_seed(seed, step=step, rank=rank) for seed in (0, 1) for step in range(50) for rank in range(8)}
     assert len(seeds) == 2 * 50 * 8
