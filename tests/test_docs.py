@@ -20,7 +20,7 @@ from typer.main import get_command
 import ram_ray
 from ram_ray.cli.command import DEFAULT_VALUES, SEVERAL_VALUES, make_app
 from ram_ray.cli.main import app
-from ram_ray.cli.run import ablation
+from ram_ray.cli.run import ablation, finetune
 from ram_ray.config import RunConfig
 from ram_ray.pipeline import STAGES
 from ram_ray.settings.section import Section
@@ -31,6 +31,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 MAX_README_LINES = 150
 # The command of `ram-ray` that has the options of a job.
 JOBS = {"full_pipeline": "run", "tag_images": "tag", "serve": "serve", **{stage: "evaluate" for stage in STAGES}}
+OWN_OPTIONS = {"ablation": ablation, "finetune": finetune}  # jobs whose options no command has
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A program stands where the shell expects one: at the start, after `|`, `&&`, `;`, `$(`, the prompt `$` or `--`.
 PROGRAM = re.compile(r"(?:^|\||&&|;|\$\(|\$ |-- )\s*(ram-ray|(?:\S*python\S* )?jobs/\w+\.py)(?= |$)")
@@ -67,10 +68,10 @@ def options_of(program: str) -> frozenset[str]:
     job = re.search(r"jobs/(\w+)\.py", program)
     if job and job[1] == "contact_sheet":  # the job that is not typer's
         return frozenset({"--help"} | set(OPTION.findall((ROOT / job[0]).read_text(encoding="utf-8"))))
-    if job and job[1] == "ablation":
-        ablation_app = make_app()
-        ablation_app.command()(ablation)
-        command: Any = get_command(ablation_app)
+    if job and job[1] in OWN_OPTIONS:
+        job_app = make_app()
+        job_app.command()(OWN_OPTIONS[job[1]])
+        command: Any = get_command(job_app)
     else:
         words = ["ram-ray", JOBS[job[1]]] if job else program.split()
         command = get_command(app)

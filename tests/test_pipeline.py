@@ -195,9 +195,7 @@ def test_a_round_that_changes_little_is_the_last_and_says_so(run_folder: str, ra
     ],
     ids=["labels", "pretrain"],
 )
-def test_too_little_data_is_one_line(
-    run_folder: str, ray_cluster: None, sets: list[str], last: str, line: str
-) -> None:
+def test_too_little_data_is_one_line(run_folder: str, ray_cluster: None, sets: list[str], last: str, line: str) -> None:
     """What only a stage can count; `tests/runtime/test_outcome.py` has how an error is shown."""
     with pytest.raises(ValueError, match="lower, or give more data$") as error:
         run(load(TINY, sets=sets), run_folder, last=last)

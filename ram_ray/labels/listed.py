@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from ram_ray.captions.lemmas import Lemmatizer
 from ram_ray.captions.words import COLOURS, SCENES
-from ram_ray.label_system import Label, LabelSystem
+from ram_ray.label_system import Label, LabelSystem, normalize_name
 from ram_ray.labels.build import BuildOptions, Counts, merge_names
 from ram_ray.labels.lists import Entry
-from ram_ray.labels.names import Key, normalize_name
+from ram_ray.labels.names import Key
 from ram_ray.labels.report import BuildReport
 from ram_ray.records import KINDS
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ram_ray.models.teacher import Teacher
 from ram_ray.settings.models import ModelConfig
+from ram_ray.settings.prompts import fill
 
 MAX_FILE_BYTES = 512_000_000
 Descriptions = Mapping[str, list[str]]  # texts by name of a label, in lower case
@@ -87,5 +88,5 @@ def describe(name: str, *, config: ModelConfig, texts: list[str] | None) -> list
     Returns:
         K texts.
     """
-    texts = texts or [template.format(name) for template in config.templates]
+    texts = texts or [fill(template, name) for template in config.templates]
     return [texts[index % len(texts)] for index in range(config.descriptions)]

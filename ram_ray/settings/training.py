@@ -124,8 +124,8 @@ class TrainConfig(Section):
         "represent",
         min_length=1,
         description=(
-            "Initial weights: the backbone of `represent` (or `model.image_encoder.weights`), the `previous` model, all "
-            "new (`scratch`), or path, URI or id of a bundle, whose sizes replace `model`."
+            "Initial weights: the backbone of `represent` (or `model.image_encoder.weights`), the `previous` model, "
+            "all new (`scratch`), or path, URI or id of a bundle, whose sizes replace `model`."
         ),
     )
     start_revision: str | None = Field(None, description="Commit of the bundle `start` on the hub.")
