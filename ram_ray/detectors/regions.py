@@ -2,13 +2,14 @@
 
     attention        the tagger's own cross-attention from a tag's query to the image tokens; no download, and little
                      cost since the tagger is loaded anyway. Coarse, but enough for a crop.
+    whole_image      no regions: a tag's crop is the whole image, encoded once for all its tags. The cheapest.
     Grounding-DINO   by transformers; the tags of an image are packed into prompts up to the token limit.
     OWLv2, OWL-ViT   by transformers; the tags of an image are its text queries.
 
 A detector searches only for the tags of the image, so the cost grows with images and not with labels (the paper
 searches for categories, 534 of them; `engine.clean.labels` and `max_labels` select as few). A transformers detector
 gets the image in its own proportions, and its processor brings it to the detector's own size. `attention` and
-`zero_shot` implement the detectors; `registry` selects one.
+`zero_shot` implement detectors; `registry` selects one.
 """
 
 from __future__ import annotations
@@ -50,3 +51,24 @@ class RegionDetector(Protocol):
             The regions of each image, in the order of its tags.
         """
         ...
+
+
+class WholeImageDetector:
+    """Finds no region, so that every tag's crop is the whole image."""
+
+    takes_tokens = True
+
+    def detect(
+        self, images: Any, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
+    ) -> list[list[Region]]:
+        """Find nothing; see `RegionDetector.detect`.
+
+        Args:
+            images: not used.
+            tags: not used.
+            tag_ids: ids of each image's tags.
+
+        Returns:
+            No region for any image.
+        """
+        return [[] for _ in tag_ids]

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from ram_ray.detectors.attention import AttentionDetector
-from ram_ray.detectors.regions import RegionDetector
+from ram_ray.detectors.regions import RegionDetector, WholeImageDetector
 from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector, ZeroShotDetector
 from ram_ray.runtime.storage import local_copy
 
@@ -22,7 +22,7 @@ def make_detector(
     precision: str | None = None,
     device: str | None = None,
 ) -> RegionDetector:
-    """The detector of a name: "attention", or a model by path, URI or Hugging Face id.
+    """The detector of a name: "attention", "whole_image", or a model by path, URI or Hugging Face id.
 
     Args:
         name: as in `engine.clean.detector`.
@@ -39,6 +39,8 @@ def make_detector(
     """
     if name == "attention":
         return AttentionDetector(predictor)
+    if name == "whole_image":
+        return WholeImageDetector()
     return _zero_shot(name, revision, device, precision)
 
 

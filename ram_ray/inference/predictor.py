@@ -23,6 +23,7 @@ from ram_ray.inference.custom_tags import CustomTags
 from ram_ray.inference.tag_score import TagScore
 from ram_ray.label_system import is_present
 from ram_ray.models.bundle import Bundle, load_bundle
+from ram_ray.runtime.allocator import keep_freed_memory
 from ram_ray.settings.models import Decoding, ModelConfig
 
 
@@ -70,7 +71,8 @@ class Predictor:
             device: of torch; None: the GPU if there is one and the backend is "torch", else the CPU.
             precision: "fp32", exact, or "bf16", faster if the processor supports it.
             backend: "torch", or "openvino", faster on a CPU (the extra `openvino`).
-            threads: of torch for the whole process, and of the backend.
+            threads: of torch for the whole process, and of the backend. On a CPU the process then also keeps memory
+                that it frees (`runtime.allocator`), since running models is what it is for.
             revision: commit, branch or tag of a Hugging Face id.
             exif: apply EXIF orientation, and put transparent parts on white. False: use images as they are stored, as
                 the released models' own code does (`as_stored` of `ram_ray.data.preprocess`).
@@ -84,6 +86,8 @@ class Predictor:
         if threads is not None:
             torch.set_num_threads(threads)
         device = device or ("cuda" if torch.cuda.is_available() and backend == "torch" else "cpu")
+        if threads is not None and device == "cpu":
+            keep_freed_memory()
         bundle = load_bundle(path_or_id, revision=revision, device=device)
         return cls(bundle, precision=precision, backend=backend, threads=threads, exif=exif)
 

@@ -39,6 +39,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.config, self.image_size = config, image_size
         self.backbone = _swin(config, image_size) if isinstance(config, SwinConfig) else _timm(config, image_size)
+        if self._is_convolutional():
+            self.backbone.to(memory_format=torch.channels_last)  # twice as fast on a CPU, and faster on a GPU
         self.train()
 
     @property
@@ -129,6 +131,11 @@ class ImageEncoder(nn.Module):
             for key, buffer in module.named_buffers(recurse=False):
                 if buffer.is_meta:
                     module.register_buffer(key, filled[f"{name}.{key}"], persistent=False)
+
+    def _is_convolutional(self) -> bool:
+        """Whether the maps between the layers are (B, C, h, w)."""
+        has_norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.backbone.modules())
+        return isinstance(self.config, TimmConfig) and has_norms
 
     def _apply_head_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm of a head that normalises after pooling, to each token (B, L, C)."""

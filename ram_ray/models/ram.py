@@ -28,6 +28,7 @@ from ram_ray.models.image_encoder import ImageEncoder, token_width
 from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, caption_targets, distillation_loss, kept_loss
 from ram_ray.models.recognition import RecognitionDecoder
 from ram_ray.settings.models import Decoding, ModelConfig
+from ram_ray.settings.training import TagLossConfig
 
 __all__ = ["RAM", "RecognitionDecoder"]
 
@@ -65,6 +66,7 @@ class RAM(nn.Module):
             label_proj=config.label_proj,
             per_tag=len(label_embed) if learned_queries else None,
             similarity=config.similarity,
+            pooled=config.pooled,
         )
         if config.captions:
             self.tag_encoder = TagEncoder(config, self.recognition, context_width=self.context_width)
@@ -177,7 +179,7 @@ class RAM(nn.Module):
         """
         return self.recognition(self.recognition.queries(text_embed), image_tokens)
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor], *, tag_loss: TagLossConfig | None = None) -> dict[str, Tensor]:
         """Compute the training losses.
 
         Args:
@@ -191,6 +193,7 @@ class RAM(nn.Module):
                 text_embed (B, E), optional (RAM++): text embedding of each image's caption
                 text_weight (B,), optional: 0 for a caption to be ignored, else 1; without it that of the image
                 weight (B,), optional: 0 for an image to be ignored, else 1
+            tag_loss: settings of the loss of tags; None: the paper's.
 
         Returns:
             Scalars by name: tag, and text, distill, kept and alignment if the batch has their inputs.
@@ -198,7 +201,9 @@ class RAM(nn.Module):
         weight = batch.get("weight")
         tokens = self.encode(batch["pixel_values"])
         logits = self.logits(tokens)
-        losses = {"tag": asymmetric_loss(logits, batch["targets"], weight=weight)}
+        loss = tag_loss or TagLossConfig()
+        exponents = {"gamma_neg": loss.gamma_neg, "gamma_pos": loss.gamma_pos}
+        losses = {"tag": asymmetric_loss(logits, batch["targets"], **exponents, clip=loss.clip, weight=weight)}
         if "kept_logits" in batch:
             losses["kept"] = kept_loss(logits[:, batch["kept_ids"]], batch["kept_logits"], weight=weight)
         if "caption_ids" in batch:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ram_ray.models.blocks import Block, run_layer
-from ram_ray.settings.models import TransformerConfig
+from ram_ray.settings.models import PooledConfig, TransformerConfig
 
 
 class PerTagLinear(nn.Module):
@@ -43,6 +43,37 @@ class PerTagLinear(nn.Module):
         return (x.unsqueeze(-2) @ self.weight.unsqueeze(-1)).squeeze(-1) + self.bias.unsqueeze(-1)
 
 
+class PooledScores(nn.Module):
+    """Products of queries with a hidden layer over the mean and the maximum of the image tokens.
+
+    Args:
+        config: width and dropout of the layer.
+        width: D.
+        context_width: C.
+    """
+
+    def __init__(self, config: PooledConfig, *, width: int, context_width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(2 * context_width, config.width)
+        self.query = nn.Linear(width, config.width)
+        self.dropout = config.dropout
+
+    def forward(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
+        """Score labels.
+
+        Args:
+            queries: (1 or B, N, D).
+            image_tokens: (B, 1 + L, C).
+
+        Returns:
+            Logits (B, N).
+        """
+        pooled = torch.cat([image_tokens[:, 0], image_tokens[:, 1:].amax(1)], dim=-1)
+        hidden = F.relu(self.hidden(F.dropout(pooled, self.dropout, self.training)))
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        return (self.query(queries) @ hidden.unsqueeze(-1)).squeeze(-1)
+
+
 class RecognitionDecoder(nn.Module):
     """Cross-attention of label queries to image tokens. There is no self-attention, so tags do not affect each other.
 
@@ -53,6 +84,7 @@ class RecognitionDecoder(nn.Module):
         label_proj: whether text embeddings are projected to the decoder's width.
         per_tag: number of tags with separate classifiers; None: a shared classifier.
         similarity: whether a logit also gets the product of the tag's query with the mean image token.
+        pooled: whether, and how, a logit also gets a score from pooled tokens.
     """
 
     def __init__(
@@ -64,6 +96,7 @@ class RecognitionDecoder(nn.Module):
         label_proj: bool = True,
         per_tag: int | None = None,
         similarity: bool = False,
+        pooled: PooledConfig | None = None,
     ) -> None:
         super().__init__()
         self.recompute = False
@@ -83,6 +116,7 @@ class RecognitionDecoder(nn.Module):
         )
         self.fc = nn.Linear(config.width, 1) if per_tag is None else PerTagLinear(per_tag, config.width)
         self.similarity = nn.Linear(config.width, context_width, bias=False) if similarity else None
+        self.pooled = PooledScores(pooled, width=config.width, context_width=context_width) if pooled else None
 
     def queries(self, label_embed: Tensor) -> Tensor:
         """Compute the queries of labels.
@@ -149,10 +183,10 @@ class RecognitionDecoder(nn.Module):
             x = run_layer(layer, x, image_tokens, projected=projected_queries, recompute=self.recompute)
             projected_queries = None
         logits = self.fc(x).squeeze(-1)
-        if self.similarity is None:
-            return logits
-        mean = image_tokens[:, 0] / image_tokens.shape[-1] ** 0.5
-        return logits + (self.similarity(queries) @ mean.unsqueeze(-1)).squeeze(-1)
+        if self.similarity is not None:
+            mean = image_tokens[:, 0] / image_tokens.shape[-1] ** 0.5
+            logits = logits + (self.similarity(queries) @ mean.unsqueeze(-1)).squeeze(-1)
+        return logits if self.pooled is None else logits + self.pooled(queries, image_tokens)
 
     def attention(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
         """Compute the attention probabilities of the last layer.

@@ -27,6 +27,7 @@ from ram_ray.config import RunConfig
 from ram_ray.preflight.bundle import check_bundle, sections_after
 from ram_ray.preflight.encoder import find_encoder_problems, training_sizes
 from ram_ray.runtime.storage import PACKAGE, find_files, package_path
+from ram_ray.settings.data_engine import OWN_DETECTORS
 from ram_ray.settings.training import TrainConfig
 
 SMALL_FILE = 20_000_000  # bytes; larger files are weights and are not read
@@ -141,7 +142,7 @@ def _named_bundles(config: RunConfig, stages: Sequence[str]) -> Iterator[NamedMo
 
 def _named_detector(config: RunConfig, stages: Sequence[str]) -> Iterator[NamedModel]:
     clean = config.engine.clean
-    if "clean" in stages and clean.detector != "attention":
+    if "clean" in stages and clean.detector not in OWN_DETECTORS:
         fields = ("engine.clean.detector", clean.detector, "engine.clean.revision", clean.revision)
         yield NamedModel(*fields, load=_load_detector)
 

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from ram_ray.settings.section import RUNTIME_ONLY, Section
 
+OWN_DETECTORS = ("attention", "whole_image")  # values of `engine.clean.detector` that name no model
+
 
 class GenerateConfig(Section):
     """Missing tags and captions (paper, section 3.3, generation).
@@ -82,7 +84,10 @@ class CleanConfig(Section):
 
     detector: str = Field(
         "attention",
-        description="Finds a tag's region: `attention` (the model's own), or id or path of a Grounding-DINO or OWLv2.",
+        description=(
+            "Finds a tag's region: `attention` (the model's own), `whole_image` (none), or id or path of a "
+            "Grounding-DINO or OWLv2."
+        ),
     )
     revision: str | None = Field(None, description="Commit of the detector on the hub.")
     detector_precision: Literal["fp32", "fp16", "bf16"] | None = Field(

@@ -93,6 +93,13 @@ class TransformerConfig(Section):
         return self
 
 
+class PooledConfig(Section):
+    """Scores from pooled tokens beside those of the recognition decoder, as a probe of a frozen encoder has them."""
+
+    width: int = Field(512, ge=1, description="Width of the hidden layer.")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout probability of the layer's input and output.")
+
+
 class Decoding(Section):
     """How captions are written. Lengths count tokens with the prompt; defaults: greedy, to `max_caption_tokens`."""
 
@@ -155,6 +162,13 @@ class ModelConfig(Section):
     )
     similarity: bool = Field(
         False, description="Adds query x mean image token to each logit, as CLIP scores: small models learn faster."
+    )
+    pooled: PooledConfig | None = Field(
+        None,
+        description=(
+            "Adds to each logit the product of the query with a hidden layer over the mean and the maximum of the "
+            "image tokens: for a pretrained encoder that is not trained, or little. `null`: nothing is added."
+        ),
     )
     tag_encoder: TransformerConfig = Field(
         TransformerConfig(layers=12, heads=12),

@@ -44,6 +44,16 @@ class AugmentConfig(Section):
         return jitter
 
 
+class TagLossConfig(Section):
+    """The asymmetric loss of tags (arXiv 2009.14119); with three zeros it is binary cross-entropy."""
+
+    gamma_neg: float = Field(7.0, ge=0, description="Focusing exponent of negatives.")
+    gamma_pos: float = Field(0.0, ge=0, description="Focusing exponent of positives.")
+    clip: float = Field(
+        0.05, ge=0, lt=1, description="Shift of the probability of negatives; easier ones have no loss."
+    )
+
+
 class TrainConfig(Section):
     """One training run: pretrain, retrain or finetune. Defaults: the paper's pretraining."""
 
@@ -137,6 +147,7 @@ class TrainConfig(Section):
         ),
     )
     augment: AugmentConfig = Field(AugmentConfig(), description="Training crops.")
+    tag_loss: TagLossConfig = Field(TagLossConfig(), description="Loss of the tags.")
     caption_loss: bool = Field(True, description="Whether the caption loss is part of the loss.")
     clean_captions: bool = Field(
         False,

@@ -68,6 +68,7 @@ class TaggerJob(Job):
             caption_start=tokenizer.prompt_length(model.config.prompt),
             keeper=make_keeper(keeper, device) if keeper else None,
             kept_ids=find_kept(keeper) if keeper else (),
+            tag_loss=self.config.tag_loss,
         )
 
     def _build_new(self, teacher: Teacher, vocab_size: int) -> RAM:

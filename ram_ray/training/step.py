@@ -23,7 +23,7 @@ from ram_ray.models.image_encoder import normalise
 from ram_ray.models.losses import UNKNOWN, caption_targets, combine, num_learnt
 from ram_ray.models.ram import RAM
 from ram_ray.models.teacher import Teacher, resize_crops
-from ram_ray.settings.training import TrainConfig
+from ram_ray.settings.training import TagLossConfig, TrainConfig
 from ram_ray.training.text_column import read_texts
 from ram_ray.training.worker_sums import sum_over_workers, world_size
 
@@ -44,6 +44,7 @@ class TrainStep(nn.Module):
         aligner: frozen text encoder of the captions of the alignment loss (RAM++); None: nothing is aligned.
         keeper: frozen model that teaches the kept labels, with the same labels as `model`; None: all are trained.
         kept_ids: ids of the K kept labels.
+        tag_loss: settings of the loss of tags; None: the paper's.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class TrainStep(nn.Module):
         aligner: Teacher | None = None,
         keeper: RAM | None = None,
         kept_ids: Sequence[int] = (),
+        tag_loss: TagLossConfig | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         # In lists, so that they are not submodules: they are frozen.
         self._teacher, self._aligner, self._keeper = [teacher], [aligner], [keeper]
         self._kept_ids = torch.tensor(list(kept_ids), dtype=torch.int64)
-        self.caption_start = caption_start
+        self.caption_start, self.tag_loss = caption_start, tag_loss
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the losses of a batch.
@@ -93,7 +95,8 @@ class TrainStep(nn.Module):
             inputs |= self._align(self._aligner[0], batch)
         if self._keeper[0] is not None:
             inputs |= self._keep(self._keeper[0], pixels, batch["targets"])
-        return losses_over_workers(self.model(inputs), self._denominators(batch, inputs))
+        losses = self.model(inputs, tag_loss=self.tag_loss)
+        return losses_over_workers(losses, self._denominators(batch, inputs))
 
     @staticmethod
     def _align(aligner: Teacher, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -50,3 +50,8 @@ def test_every_tag_of_every_image_gets_a_region_from_a_real_model(predictor):
     detected = detector.detect(images, tags=[["x"] * len(image_ids) for image_ids in ids], tag_ids=ids)
     assert [[region.tag_id for region in regions] for regions in detected] == ids
     assert all(0 < region.score <= 1 for regions in detected for region in regions)
+
+
+def test_whole_image_finds_no_region(predictor):
+    detector = make_detector("whole_image", predictor=predictor)
+    assert detector.detect(None, tags=[["dog", "red"], []], tag_ids=[[0, 2], []]) == [[], []]

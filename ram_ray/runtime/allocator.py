@@ -1,0 +1,22 @@
+"""How glibc's allocator treats the large blocks of memory that torch asks for on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory and use it again, until it ends; no effect without glibc.
+
+    By default glibc gets each block above 32 MB from the kernel and gives it back when it is freed. The activations of
+    a batch are such blocks, so each layer of each step waits for the kernel to map and clear its pages. For processes
+    of our own that do nothing but run a model on a CPU: their memory stays at its peak.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
