@@ -71,7 +71,8 @@ class PooledScores(nn.Module):
         pooled = torch.cat([image_tokens[:, 0], image_tokens[:, 1:].amax(1)], dim=-1)
         hidden = F.relu(self.hidden(F.dropout(pooled, self.dropout, self.training)))
         hidden = F.dropout(hidden, self.dropout, self.training)
-        return (self.query(queries) @ hidden.unsqueeze(-1)).squeeze(-1)
+        scale = hidden.shape[-1] ** -0.5
+        return (self.query(queries) @ hidden.unsqueeze(-1)).squeeze(-1) * scale
 
 
 class RecognitionDecoder(nn.Module):
@@ -133,7 +134,7 @@ class RecognitionDecoder(nn.Module):
         return F.relu(x if self.label_proj is None else self.label_proj(x))
 
     def project_queries(self, queries: Tensor) -> Tensor:
-        """Project queries in the first layer's attention; this does not depend on the image.
+        """Project queries in the first layer's attention, if there is one; this does not depend on the image.
 
         Args:
             queries: (1, N, D).
@@ -141,6 +142,8 @@ class RecognitionDecoder(nn.Module):
         Returns:
             (1, N, D).
         """
+        if not self.layers:
+            return queries
         first = self.layers[0]
         assert isinstance(first, Block) and first.cross is not None
         return first.cross.query(queries)
@@ -197,7 +200,12 @@ class RecognitionDecoder(nn.Module):
 
         Returns:
             (B, N, L), without the mean token; each row sums to 1.
+
+        Raises:
+            ValueError: if the decoder has no layers.
         """
+        if not self.layers:
+            raise ValueError("a model with model.recognition.layers 0 has no attention to image tokens")
         x = queries
         *lower, last = self.layers
         for layer in lower:

@@ -80,7 +80,7 @@ class TransformerConfig(Section):
     """A transformer as in BERT: width, depth and heads."""
 
     width: int = Field(768, description="Width of the tokens.")
-    layers: int = Field(2, description="Number of layers.")
+    layers: int = Field(2, ge=0, description="Number of layers.")
     heads: int = Field(12, description="Attention heads; they divide the width.")
     ffn: int = Field(3072, description="Width of the hidden layer of the feed-forward network.")
     dropout: float = Field(0.1, description="Dropout probability in training.")
@@ -158,7 +158,8 @@ class ModelConfig(Section):
     descriptions: int = Field(1, ge=1, description="Text embeddings of each label; 51 in RAM++.")
     captions: bool = Field(True, description="Whether the model has the tag encoder and the caption decoder.")
     recognition: TransformerConfig = Field(
-        TransformerConfig(layers=2, heads=4), description="The recognition decoder, which scores the tags."
+        TransformerConfig(layers=2, heads=4),
+        description="The recognition decoder, which scores the tags. With 0 layers `pooled` alone does.",
     )
     similarity: bool = Field(
         False, description="Adds query x mean image token to each logit, as CLIP scores: small models learn faster."
@@ -223,6 +224,8 @@ class ModelConfig(Section):
         width = self.recognition.width
         if (self.architecture == "tag2text" or not self.label_proj) and self.label_width != width:
             raise ValueError(f"without label_proj label_width {self.label_width} must be the decoder's width {width}")
+        if not self.recognition.layers and not self.pooled:
+            raise ValueError("with recognition.layers 0 nothing sees the image: set pooled, or at least one layer")
         if self.architecture == "ram_plus" and self.captions:
             raise ValueError("ram_plus has no captions: set captions to false")
         if self.architecture != "ram_plus" and self.descriptions != 1:
