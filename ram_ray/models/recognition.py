@@ -47,16 +47,17 @@ class PooledScores(nn.Module):
     """Products of queries with a hidden layer over the mean and the maximum of the image tokens.
 
     Args:
-        config: width and dropout of the layer.
+        hidden_width: of the layer.
+        dropout: probability, of the layer's input and output in training.
         width: D.
         context_width: C.
     """
 
-    def __init__(self, config: PooledConfig, *, width: int, context_width: int) -> None:
+    def __init__(self, hidden_width: int, *, dropout: float, width: int, context_width: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(2 * context_width, config.width)
-        self.query = nn.Linear(width, config.width)
-        self.dropout = config.dropout
+        self.hidden = nn.Linear(2 * context_width, hidden_width)
+        self.query = nn.Linear(width, hidden_width)
+        self.dropout = dropout
 
     def forward(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
         """Score labels.
@@ -85,7 +86,7 @@ class RecognitionDecoder(nn.Module):
         label_proj: whether text embeddings are projected to the decoder's width.
         per_tag: number of tags with separate classifiers; None: a shared classifier.
         similarity: whether a logit also gets the product of the tag's query with the mean image token.
-        pooled: whether, and how, a logit also gets a score from pooled tokens.
+        pooled: whether a logit also gets a score from pooled tokens.
     """
 
     def __init__(
@@ -117,7 +118,11 @@ class RecognitionDecoder(nn.Module):
         )
         self.fc = nn.Linear(config.width, 1) if per_tag is None else PerTagLinear(per_tag, config.width)
         self.similarity = nn.Linear(config.width, context_width, bias=False) if similarity else None
-        self.pooled = PooledScores(pooled, width=config.width, context_width=context_width) if pooled else None
+        self.pooled: PooledScores | None = None
+        if pooled and pooled.width:
+            self.pooled = PooledScores(
+                pooled.width, dropout=pooled.dropout, width=config.width, context_width=context_width
+            )
 
     def queries(self, label_embed: Tensor) -> Tensor:
         """Compute the queries of labels.

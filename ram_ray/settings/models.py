@@ -94,9 +94,12 @@ class TransformerConfig(Section):
 
 
 class PooledConfig(Section):
-    """Scores from pooled tokens beside those of the recognition decoder, as a probe of a frozen encoder has them."""
+    """Products of queries with a hidden layer over the mean and the maximum of the image tokens, added to the scores.
 
-    width: int = Field(512, ge=1, description="Width of the hidden layer.")
+    For a pretrained encoder that is not trained, or little.
+    """
+
+    width: int | None = Field(None, ge=1, description="Width of the hidden layer. `null`: no such scores.")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout probability of the layer's input and output.")
 
 
@@ -164,12 +167,8 @@ class ModelConfig(Section):
     similarity: bool = Field(
         False, description="Adds query x mean image token to each logit, as CLIP scores: small models learn faster."
     )
-    pooled: PooledConfig | None = Field(
-        None,
-        description=(
-            "Adds to each logit the product of the query with a hidden layer over the mean and the maximum of the "
-            "image tokens: for a pretrained encoder that is not trained, or little. `null`: nothing is added."
-        ),
+    pooled: PooledConfig = Field(
+        PooledConfig(), description="Scores from pooled tokens, which are added to those of `recognition`."
     )
     tag_encoder: TransformerConfig = Field(
         TransformerConfig(layers=12, heads=12),
@@ -224,8 +223,8 @@ class ModelConfig(Section):
         width = self.recognition.width
         if (self.architecture == "tag2text" or not self.label_proj) and self.label_width != width:
             raise ValueError(f"without label_proj label_width {self.label_width} must be the decoder's width {width}")
-        if not self.recognition.layers and not self.pooled:
-            raise ValueError("with recognition.layers 0 nothing sees the image: set pooled, or at least one layer")
+        if not self.recognition.layers and not self.pooled.width:
+            raise ValueError("with recognition.layers 0 nothing sees the image: set pooled.width, or one layer")
         if self.architecture == "ram_plus" and self.captions:
             raise ValueError("ram_plus has no captions: set captions to false")
         if self.architecture != "ram_plus" and self.descriptions != 1:

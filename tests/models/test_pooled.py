@@ -84,7 +84,7 @@ def test_three_zeros_are_cross_entropy() -> None:
 
 
 def test_a_model_that_cannot_see_is_refused() -> None:
-    with pytest.raises(ValidationError, match="set pooled, or at least one layer"):
+    with pytest.raises(ValidationError, match="set pooled.width, or one layer"):
         config(recognition=ALONE)
     with pytest.raises(ValueError, match="no attention to image tokens"):
         alone = tagger(pooled=POOLED, recognition=ALONE)
