@@ -10,11 +10,13 @@ Letters: B batch, S pixels a side, L tokens, C their width.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ram_ray.settings.models import SwinConfig, TimmConfig
 
@@ -39,6 +41,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.config, self.image_size = config, image_size
         self.backbone = _swin(config, image_size) if isinstance(config, SwinConfig) else _timm(config, image_size)
+        self._fused: list[Any] | None = None  # in a list, so that it is not a submodule: see `freeze`
         self.train()
 
     @property
@@ -66,7 +69,7 @@ class ImageEncoder(nn.Module):
             self._is_convolutional
         ):  # twice as fast on a CPU; the weights stay as they are, or DeepSpeed cannot send them
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        features = self.backbone.forward_features(pixel_values)
+        features = self._running_backbone().forward_features(pixel_values)
         if features.ndim == 4:
             nhwc = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
             tokens = features.flatten(1, 2) if nhwc else features.flatten(2).transpose(1, 2)
@@ -104,14 +107,41 @@ class ImageEncoder(nn.Module):
         with contextlib.suppress(AssertionError):  # timm's way to say that a model cannot
             self.backbone.set_grad_checkpointing(enabled and not counts)
 
+    def freeze(self) -> None:
+        """Freeze all weights. From then on a copy computes, whose batch norms are a part of the convolutions.
+
+        The copy is made of the weights at the first forward pass, on their device; it is in no state dict.
+        """
+        self.requires_grad_(False)
+        self._fused = []
+
+    def _running_backbone(self) -> Any:
+        if self._fused is None or not self._is_convolutional:
+            return self.backbone
+        if not self._fused:
+            self._fused.append(self._fuse())
+        return self._fused[0]
+
+    @torch.no_grad()
+    def _fuse(self) -> Any:
+        """A copy for inference; the order of its layers was guessed right if it gives the same features."""
+        plain = copy.deepcopy(self.backbone).eval()
+        fused = fuse_batch_norms(copy.deepcopy(plain))
+        weight = next(self.backbone.parameters())
+        pixels = torch.rand(1, 3, self.image_size, self.image_size).to(weight)
+        with torch.autocast(weight.device.type, enabled=False):
+            expected, features = plain.forward_features(pixels).float(), fused.forward_features(pixels).float()
+        is_same = (features - expected).abs().max() <= 0.01 * expected.abs().max()
+        return fused if is_same else plain
+
     def freeze_unused(self) -> None:
         """Freeze the weights that no token depends on, such as attention pooling, because DDP waits for gradients."""
         if isinstance(self.config, SwinConfig):
             return
         with torch.device("meta"):
-            copy = ImageEncoder(self.config, image_size=self.image_size)
-            copy(torch.zeros(2, 3, self.image_size, self.image_size)).sum().backward()
-        for parameter, shape_only in zip(self.parameters(), copy.parameters(), strict=True):
+            on_meta = ImageEncoder(self.config, image_size=self.image_size)
+            on_meta(torch.zeros(2, 3, self.image_size, self.image_size)).sum().backward()
+        for parameter, shape_only in zip(self.parameters(), on_meta.parameters(), strict=True):
             if shape_only.grad is None:
                 parameter.requires_grad_(False)
 
@@ -149,6 +179,32 @@ class ImageEncoder(nn.Module):
         return (
             self.backbone.fc_norm(tokens) if isinstance(getattr(self.backbone, "fc_norm", None), nn.Module) else tokens
         )
+
+
+def fuse_batch_norms(module: nn.Module) -> nn.Module:
+    """Fold batch norms in eval mode into the convolutions before them; the results differ only by rounding.
+
+    Folded is a batch norm with an activation (timm's `BatchNormAct2d`) or without, if the layer registered just before
+    it is a convolution to as many channels. A model may register its layers in another order than it runs them.
+
+    Args:
+        module: changed in place, and its weights laid out for channels last.
+
+    Returns:
+        The module.
+    """
+    previous: Any = None  # name and layer
+    for name, child in list(module.named_children()):
+        convolution = previous[1] if previous else None
+        follows = isinstance(convolution, nn.Conv2d) and isinstance(child, nn.BatchNorm2d)
+        if follows and convolution.out_channels == child.num_features:
+            setattr(module, previous[0], fuse_conv_bn_eval(convolution, child))
+            setattr(module, name, getattr(child, "act", nn.Identity()))
+            previous = None
+            continue
+        fuse_batch_norms(child)
+        previous = name, child
+    return module.to(memory_format=torch.channels_last)
 
 
 def token_width(config: SwinConfig | TimmConfig) -> int:

@@ -206,7 +206,8 @@ class ImageTower:
     """
 
     def __init__(self, config: TimmConfig, *, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.model = ImageEncoder(config, image_size=image_size).eval().requires_grad_(False)
+        self.model = ImageEncoder(config, image_size=image_size).eval()
+        self.model.freeze()
         self.image_size, self.mean, self.std = image_size, mean, std
 
     @classmethod

@@ -223,7 +223,7 @@ def freeze_encoder(encoder: ImageEncoder, config: TrainConfig) -> None:
     """
     encoder.freeze_unused()
     if config.backbone_lr == 0:
-        encoder.requires_grad_(False)
+        encoder.freeze()
 
 
 def load_weights(model: RAM, state: dict[str, torch.Tensor]) -> None:

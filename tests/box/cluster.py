@@ -105,7 +105,7 @@ class Box:
             num_cpus=0,
         )
 
-    def join(self, *, nodes: Sequence[str] = ("first", "second"), num_cpus: int = 3) -> None:
+    def join(self, *, nodes: Sequence[str] = ("first", "second"), num_cpus: int = 2) -> None:
         """Wait for the head and the S3 server, make the bucket, and start the worker nodes; `wait_ready` waits."""
         self._wait_started("head")
         for name in nodes:
@@ -118,7 +118,7 @@ class Box:
         for name in self.nodes:
             self._wait_started(name)
 
-    def start_node(self, name: str, *, num_cpus: int = 3) -> None:
+    def start_node(self, name: str, *, num_cpus: int = 2) -> None:
         """Start a node that was killed again, and wait until it has joined."""
         assert name not in self.nodes, name
         self._ray_start(name, f"--address={self.address}", num_cpus=num_cpus)

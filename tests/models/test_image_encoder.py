@@ -163,3 +163,27 @@ def test_drop_path_is_the_configs() -> None:
 
     assert rates() == set() and max(rates(drop_path=0.2)) == 0.2
     assert ImageEncoder(TimmConfig(name="mobilenetv3_small_050"), image_size=64).width == 288
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_vit"])
+def test_a_frozen_encoder_gives_the_same_tokens_and_keeps_its_weights(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoder(TimmConfig(name=name, weights="w"), image_size=64)
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 2)
+    pixels = torch.randn(2, 3, 64, 64)
+    expected, weights = encoder.eval()(pixels), encoder.state_dict()
+    encoder.freeze()
+    tokens = encoder.train()(pixels)
+    assert not tokens.requires_grad
+    torch.testing.assert_close(tokens, expected.detach(), atol=1e-4 * float(expected.abs().max()), rtol=0)
+    assert encoder.state_dict().keys() == weights.keys()
+    has_norms = any(isinstance(module, torch.nn.BatchNorm2d) for module in encoder.backbone.modules())
+    running = encoder._running_backbone()
+    assert has_norms == (running is not encoder.backbone)
+    left = sum(isinstance(module, torch.nn.BatchNorm2d) for module in running.modules())
+    assert left == (1 if name == "test_resnet" else 0), "its stem is a sequence of layers before a norm"

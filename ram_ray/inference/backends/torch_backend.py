@@ -22,6 +22,7 @@ class TorchBackend:
         self._model = model
         self._device = model.label_embed.device
         bias_windows(model)
+        model.image_encoder.freeze()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         packed = self._device.type == "cpu" and can_pack(dtype)
         if packed:
