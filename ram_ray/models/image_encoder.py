@@ -181,7 +181,7 @@ class ImageEncoder(nn.Module):
         )
 
 
-def fuse_batch_norms(module: nn.Module) -> nn.Module:
+def fuse_batch_norms(module: Any) -> Any:
     """Fold batch norms in eval mode into the convolutions before them; the results differ only by rounding.
 
     Folded is a batch norm with an activation (timm's `BatchNormAct2d`) or without, if the layer registered just before
@@ -193,17 +193,17 @@ def fuse_batch_norms(module: nn.Module) -> nn.Module:
     Returns:
         The module.
     """
-    previous: Any = None  # name and layer
+    before: str = ""  # name of the child before, and the child
+    convolution: Any = None
     for name, child in list(module.named_children()):
-        convolution = previous[1] if previous else None
-        follows = isinstance(convolution, nn.Conv2d) and isinstance(child, nn.BatchNorm2d)
-        if follows and convolution.out_channels == child.num_features:
-            setattr(module, previous[0], fuse_conv_bn_eval(convolution, child))
+        is_norm = isinstance(child, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d)
+        if is_norm and convolution.out_channels == child.num_features:
+            setattr(module, before, fuse_conv_bn_eval(convolution, child))
             setattr(module, name, getattr(child, "act", nn.Identity()))
-            previous = None
+            convolution = None
             continue
         fuse_batch_norms(child)
-        previous = name, child
+        before, convolution = name, child
     return module.to(memory_format=torch.channels_last)
 
 
