@@ -55,7 +55,7 @@ def test_torch(precision: str, kind: str) -> None:
     _check("torch", kind, precision)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["ram", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_openvino(kind: str) -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     _check("openvino", kind, "fp32")

@@ -117,7 +117,7 @@ def test_batch_norm_keeps_the_statistics_of_pretrained_weights(weights: str | No
     assert encoder.training and encoder.backbone.bn1.weight.requires_grad
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "test_vit2"])
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
 @pytest.mark.parametrize(("backend", "precision"), [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32")])
 def test_backends_give_the_plain_models_logits(name: str, backend: str, precision: str) -> None:
     pytest.importorskip(backend, reason=f"{backend} is not installed")

@@ -50,8 +50,7 @@ def test_other_labels_and_captions(model: RAM) -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_backends(model: RAM, backend: str) -> None:
-    if backend == "openvino":
-        pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    pytest.importorskip(backend, reason=f"the extra {backend} is not installed")
     pixels = batch()["pixel_values"]
     expected = model.logits(model.encode(pixels)).detach()
     labels = make_label_set(model, model.label_embed)
