@@ -18,7 +18,7 @@ setup: .venv/ready
 demo: setup
 	$(PY) jobs/full_pipeline.py --preset demo --try
 
-# Two processes, a file of tests each; the longest, the cluster in a box, is among the first.
+# Two processes, a file of tests each; the longest files first (tests/conftest.py).
 test: setup check
 	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -110,13 +110,15 @@ class ImageEncoder(nn.Module):
     def freeze(self) -> None:
         """Freeze all weights. From then on a copy computes, whose batch norms are a part of the convolutions.
 
-        The copy is made of the weights at the first forward pass, on their device; it is in no state dict.
+        The copy is made of the weights at the first forward pass, on their device; it is in no state dict. Where ZeRO-3
+        has spread the weights over workers there is none.
         """
         self.requires_grad_(False)
         self._fused = []
 
     def _running_backbone(self) -> Any:
-        if self._fused is None or not self._is_convolutional:
+        is_spread = not all(parameter.numel() for parameter in self.backbone.parameters())
+        if self._fused is None or not self._is_convolutional or is_spread:
             return self.backbone
         if not self._fused:
             self._fused.append(self._fuse())

@@ -21,7 +21,8 @@ def test_the_tags_of_a_caption_come_in_the_order_of_their_ids(tmp_path: Path) ->
         tokenizer=str(tmp_path),
         tag_names=NAMES,
     )
-    row = {"key": "s/1", "epoch": 0, "tags": [0], "removed": [], "captions": [{"text": "", "tags": [2, 0, 1]}]}
+    row = {"key": "s/1", "epoch": 0, "tags": [0], "captions": [{"text": "", "tags": [2, 0, 1]}]}
+    row |= {"removed": [], "absent": [], "partial": False}
     (ids,) = feed.target_columns([row])["tag_ids"]
     (expected,) = tokenizer().encode_tags([list(NAMES[:3])], max_tokens=feed.max_tag_tokens)
     assert ids.tolist() == expected.tolist()
