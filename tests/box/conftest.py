@@ -1,4 +1,4 @@
-"""The cluster in a box, with its corpus and models in the bucket: one for all tests of this folder, and no longer."""
+"""The cluster in a box, with its corpus and models in the bucket: one for each file of tests, and no longer than it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.box.runs import RunFolder, command
 RUN_TIMEOUT_S = 1500
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A running cluster whose bucket holds `data/<source>`, `data/eval` and `models/<name>`."""
     cluster = Box()
@@ -26,7 +26,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         cluster.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def unbroken(box: Box) -> RunFolder:
     """The promised command, run once from the first stage to the last with nothing in its way."""
     box.run(*command("full_pipeline", "unbroken"), name="unbroken", timeout_s=RUN_TIMEOUT_S)
