@@ -13,12 +13,12 @@ import json
 import sys
 from functools import reduce
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ram_ray.cli.options import PRESETS
+from ram_ray.cli.settings_page import put_page
 from ram_ray.config import RunConfig, load
 from ram_ray.settings.prompts import ENSEMBLE, ensemble
 
@@ -89,18 +89,5 @@ def _format(values: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {text}" for name, text in texts.items())
 
 
-def main(arguments: list[str]) -> None:
-    """Write the page to the file that is named, or to standard output.
-
-    Args:
-        arguments: the file's path, or nothing.
-    """
-    page = write_page()
-    if arguments:
-        Path(arguments[0]).write_text(page, encoding="utf-8")
-    else:
-        print(page, end="")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    put_page(write_page(), sys.argv[1:])

@@ -151,13 +151,13 @@ def _escape(text: str | None) -> str:
     return (text or "").replace("|", "\\|")
 
 
-def main(arguments: list[str]) -> None:
-    """Write the page to the file that is named, or to standard output.
+def put_page(page: str, arguments: list[str]) -> None:
+    """Write a page to the file that is named, or to standard output.
 
     Args:
+        page: its text.
         arguments: the file's path, or nothing.
     """
-    page = write_page()
     if arguments:
         Path(arguments[0]).write_text(page, encoding="utf-8")
     else:
@@ -165,4 +165,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    put_page(write_page(), sys.argv[1:])

@@ -71,8 +71,7 @@ class Predictor:
             device: of torch; None: the GPU if there is one and the backend is "torch", else the CPU.
             precision: "fp32", exact, or "bf16", faster if the processor supports it.
             backend: "torch", or "openvino", faster on a CPU (the extra `openvino`).
-            threads: of torch for the whole process, and of the backend. On a CPU the process then also keeps memory
-                that it frees (`runtime.allocator`), since running models is what it is for.
+            threads: of the backend, and of torch for the whole process, which on a CPU then keeps memory that it frees.
             revision: commit, branch or tag of a Hugging Face id.
             exif: apply EXIF orientation, and put transparent parts on white. False: use images as they are stored, as
                 the released models' own code does (`as_stored` of `ram_ray.data.preprocess`).

@@ -178,7 +178,9 @@ def test_a_frozen_encoder_gives_the_same_tokens_and_keeps_its_weights(name: str)
     pixels = torch.randn(2, 3, 64, 64)
     expected, weights = encoder.eval()(pixels), encoder.state_dict()
     encoder.freeze()
+    draws = torch.get_rng_state()
     tokens = encoder.train()(pixels)
+    assert torch.equal(torch.get_rng_state(), draws), "or a resumed training would draw other numbers"
     assert not tokens.requires_grad
     torch.testing.assert_close(tokens, expected.detach(), atol=1e-4 * float(expected.abs().max()), rtol=0)
     assert encoder.state_dict().keys() == weights.keys()
