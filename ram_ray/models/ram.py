@@ -57,8 +57,9 @@ class RAM(nn.Module):
             raise ValueError(f"label_embed has shape {tuple(label_embed.shape)}, the model needs ({expected})")
         learned_queries = config.architecture == "tag2text"
         width = token_width(config.encoder)
-        self.context_width = width if learned_queries else config.image_proj  # C, of the tokens that decoders see
-        self.image_proj = nn.Identity() if learned_queries else nn.Linear(width, config.image_proj)
+        projected = None if learned_queries else config.image_proj
+        self.context_width = projected or width  # C, of the tokens that decoders see
+        self.image_proj = nn.Linear(width, projected) if projected else nn.Identity()
         self.recognition = RecognitionDecoder(
             config.recognition,
             label_width=None if learned_queries else config.label_width,
@@ -83,6 +84,8 @@ class RAM(nn.Module):
         on_meta = self.label_embed.is_meta  # weights will be loaded
         if config.init_std is None and config.architecture == "ram" and config.label_proj and not on_meta:
             self.recognition.spread_queries(self.label_embed)
+        if self.recognition.pooled is not None:
+            self.recognition.pooled.start_at_zero()
 
     @property
     def reweighs(self) -> bool:

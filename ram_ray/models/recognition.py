@@ -44,7 +44,9 @@ class PerTagLinear(nn.Module):
 
 
 class PooledScores(nn.Module):
-    """Products of queries with a hidden layer over the mean and the maximum of the image tokens.
+    """Products of queries with a hidden layer over the mean and the maximum of the image tokens, all normalised.
+
+    `start_at_zero` is for a new model: its first steps then do not depend on random products.
 
     Args:
         hidden_width: of the layer.
@@ -59,6 +61,11 @@ class PooledScores(nn.Module):
         self.query = nn.Linear(width, hidden_width)
         self.dropout = dropout
 
+    def start_at_zero(self) -> None:
+        """Set the weights so that all scores are 0."""
+        nn.init.zeros_(self.query.weight)
+        nn.init.zeros_(self.query.bias)
+
     def forward(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
         """Score labels.
 
@@ -69,11 +76,11 @@ class PooledScores(nn.Module):
         Returns:
             Logits (B, N).
         """
-        pooled = torch.cat([image_tokens[:, 0], image_tokens[:, 1:].amax(1)], dim=-1)
+        parts = (image_tokens[:, 0], image_tokens[:, 1:].amax(1))
+        pooled = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
         hidden = F.relu(self.hidden(F.dropout(pooled, self.dropout, self.training)))
         hidden = F.dropout(hidden, self.dropout, self.training)
-        scale = hidden.shape[-1] ** -0.5
-        return (self.query(queries) @ hidden.unsqueeze(-1)).squeeze(-1) * scale
+        return (self.query(F.normalize(queries, dim=-1)) @ hidden.unsqueeze(-1)).squeeze(-1)
 
 
 class RecognitionDecoder(nn.Module):
@@ -131,12 +138,13 @@ class RecognitionDecoder(nn.Module):
             label_embed: text embeddings (N, E), the same for every image, or (B, N, E).
 
         Returns:
-            (1, N, D) or (B, N, D).
+            (1, N, D) or (B, N, D); after a ReLU if layers attend with them.
         """
         x = label_embed if label_embed.ndim == 3 else label_embed.unsqueeze(0)
         if not self.text_queries:
             return x
-        return F.relu(x if self.label_proj is None else self.label_proj(x))
+        queries = x if self.label_proj is None else self.label_proj(x)
+        return F.relu(queries) if self.layers else queries
 
     def project_queries(self, queries: Tensor) -> Tensor:
         """Project queries in the first layer's attention, if there is one; this does not depend on the image.
@@ -155,11 +163,12 @@ class RecognitionDecoder(nn.Module):
 
     @torch.no_grad()
     def spread_queries(self, label_embed: Tensor) -> None:
-        """Initialise `label_proj` so that the queries of these labels are random and dissimilar before the ReLU.
+        """Initialise `label_proj` so that the queries of these labels are dissimilar before the ReLU.
 
         Text embeddings of names are similar to each other (in a small text encoder, their mean cosine is 0.9), and
-        similar queries slow down the start of training. The projection centres and whitens the embeddings, then
-        projects them at random to a standard deviation of 2. Training changes it, and any other label can be used.
+        similar queries slow down the start of training. The projection centres and whitens the embeddings; for layers,
+        it then projects them at random to a standard deviation of 2. Training changes it, and any other label can be
+        used.
 
         Args:
             label_embed: (N, E) float.
@@ -171,8 +180,13 @@ class RecognitionDecoder(nn.Module):
         if not selected.any():
             return
         axes, singular_values = axes[selected], singular_values[selected]
-        whiten = axes.T @ (axes / singular_values[:, None]) * (len(label_embed) / len(axes)) ** 0.5
-        self.label_proj.weight.copy_(2 * torch.randn_like(self.label_proj.weight) @ whiten)
+        whiten = axes / singular_values[:, None] * (len(label_embed) / len(axes)) ** 0.5
+        if self.layers:
+            self.label_proj.weight.copy_(2 * torch.randn_like(self.label_proj.weight) @ (axes.T @ whiten))
+        else:
+            self.label_proj.weight.zero_()
+            rows = min(len(whiten), len(self.label_proj.weight))
+            self.label_proj.weight[:rows] = whiten[:rows]
         self.label_proj.bias.copy_(-self.label_proj.weight @ mean)
 
     def forward(self, queries: Tensor, image_tokens: Tensor, *, projected_queries: Tensor | None = None) -> Tensor:

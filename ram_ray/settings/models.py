@@ -148,8 +148,10 @@ class ModelConfig(Section):
     )
     image_encoder: TimmConfig = Field(TimmConfig(), description="A timm model by its name as the image encoder.")
     swin: SwinConfig = Field(SwinConfig(), description="The image encoder where `image_encoder.name` is `null`.")
-    image_proj: int = Field(
-        512, description="Width of the projected image tokens and of the CLIP image feature. Not for `tag2text`."
+    image_proj: int | None = Field(
+        512,
+        description="Width of the projected image tokens and of the CLIP image feature. `null`: the encoder's own "
+        "tokens, not projected. Not for `tag2text`.",
     )
     label_width: int = Field(
         512,
@@ -225,6 +227,8 @@ class ModelConfig(Section):
             raise ValueError(f"without label_proj label_width {self.label_width} must be the decoder's width {width}")
         if not self.recognition.layers and not self.pooled.width:
             raise ValueError("with recognition.layers 0 nothing sees the image: set pooled.width, or one layer")
+        if self.architecture == "ram_plus" and self.image_proj is None:
+            raise ValueError("ram_plus compares images with descriptions: image_proj is the width of both, not null")
         if self.architecture == "ram_plus" and self.captions:
             raise ValueError("ram_plus has no captions: set captions to false")
         if self.architecture != "ram_plus" and self.descriptions != 1:

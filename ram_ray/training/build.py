@@ -74,7 +74,8 @@ class TaggerJob(Job):
     def _build_new(self, teacher: Teacher, vocab_size: int) -> RAM:
         learned_queries = self.model.architecture == "tag2text"
         sizes = {} if learned_queries else {"label_width": teacher.embed_dim}
-        if self.model.architecture == "ram_plus" or (teacher.is_dual and not learned_queries):
+        projected = self.model.image_proj is not None and not learned_queries
+        if self.model.architecture == "ram_plus" or (teacher.is_dual and projected):
             sizes["image_proj"] = teacher.embed_dim  # its image feature is distilled, or weights descriptions
         config = self.model.model_copy(
             update={  # known at run time: the encoder's normalisation, the teacher's width, the vocabulary's size
@@ -122,8 +123,8 @@ class TaggerJob(Job):
             section = self.stage.partition("_")[0]
             raise ValueError(
                 f"{section}.distill_loss: the encoder {teacher.source} has features of {teacher.embed_dim} values, and "
-                f"the model that it starts from has {config.image_proj}; set {section}.distill_loss to false, or "
-                "represent.clip to the CLIP that the model was trained with"
+                f"the model has {config.image_proj or 'no projection (image_proj: null)'}; set {section}.distill_loss "
+                "to false, or represent.clip to the CLIP that the model was trained with"
             )
         return teacher
 

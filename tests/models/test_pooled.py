@@ -18,9 +18,14 @@ POOLED = PooledConfig(width=8, dropout=0.5)
 ALONE = STACK.model_copy(update={"layers": 0})
 
 
-@pytest.fixture(params=[2, 0], ids=["with_layers", "alone"])
+@pytest.fixture(params=[(2, 12), (0, 12), (0, None)], ids=["with_layers", "alone", "not_projected"])
 def model(request: pytest.FixtureRequest) -> RAM:
-    return tagger(spread=12.0, pooled=POOLED, recognition=STACK.model_copy(update={"layers": request.param}))
+    layers, image_proj = request.param
+    sizes = {"recognition": STACK.model_copy(update={"layers": layers}), "image_proj": image_proj}
+    made = tagger(spread=12.0, pooled=POOLED, **sizes)
+    assert made.recognition.pooled is not None and not made.recognition.pooled.query.weight.any()
+    torch.nn.init.normal_(made.recognition.pooled.query.weight)  # as a training leaves it, not at zero
+    return made
 
 
 @torch.no_grad()
@@ -30,14 +35,24 @@ def test_a_score_is_the_product_of_the_query_with_the_hidden_layer(model: RAM) -
     pooled = model.recognition.pooled
     assert pooled is not None
     scores = pooled(queries, tokens)
-    features = torch.cat([tokens[0, 0], tokens[0, 1:].max(0).values])
+    parts = tokens[0, 0], tokens[0, 1:].max(0).values
+    features = torch.cat([(part - part.mean()) / (part.var(correction=0) + 1e-5).sqrt() for part in parts])
     hidden = (pooled.hidden.weight @ features + pooled.hidden.bias).clamp(min=0)
-    expected = float(pooled.query(queries[0, 1]) @ hidden) / 8**0.5
+    expected = float(pooled.query(queries[0, 1] / queries[0, 1].norm()) @ hidden)
     assert float(scores[0, 1]) == pytest.approx(expected, rel=1e-4) and scores.std() > 0.01
     model.recognition.pooled = None
     rest = model.logits(tokens)
     model.recognition.pooled = pooled
     torch.testing.assert_close(model.logits(tokens), rest + scores)
+
+
+def test_without_layers_the_queries_of_the_labels_are_white() -> None:
+    made = tagger(pooled=POOLED, recognition=ALONE, init_std=None)
+    queries = made.recognition.queries(made.label_embed)[0].detach()
+    used = queries.abs().sum(0) > 0
+    white = queries[:, used]
+    assert used.any() and (queries < 0).any()
+    torch.testing.assert_close(white.T @ white / len(white) * used.sum(), torch.eye(white.shape[1]), atol=1e-3, rtol=0)
 
 
 def test_other_labels_and_captions(model: RAM) -> None:
