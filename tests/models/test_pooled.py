@@ -63,7 +63,11 @@ def test_other_labels_and_captions(model: RAM) -> None:
     assert ids.shape[0] == 3
 
 
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize(
+    ("model", "backend"),
+    [((2, 12), "torch"), ((0, None), "torch"), ((2, 12), "openvino"), ((0, None), "openvino")],
+    indirect=["model"],
+)
 def test_backends(model: RAM, backend: str) -> None:
     pytest.importorskip(backend, reason=f"the extra {backend} is not installed")
     pixels = batch()["pixel_values"]

@@ -250,12 +250,18 @@ def test_old_labels_are_kept_by_the_model_that_the_training_starts_from(tmp_path
     assert job.build(torch.device("cpu"))._kept_ids.tolist() == list(range(6)), "all labels of a model of the run"
 
 
-def test_a_teacher_of_another_width_cannot_be_distilled(tmp_path: Path) -> None:
+def test_a_teacher_of_another_width_cannot_be_distilled_nor_into_tokens_without_projection(tmp_path: Path) -> None:
     bundle, _ = _bundle_folder(tmp_path, image_proj=20)
-    message = "pretrain.distill_loss: .* has features of 12 values, .* has 20; set pretrain.distill_loss to false"
-    with pytest.raises(ValueError, match=message):
-        _job(tmp_path, config(), start="./bundle", bundle=bundle).build(torch.device("cpu"))
-    _job(tmp_path, config(), start="./bundle", bundle=bundle, distill_loss=False).build(torch.device("cpu"))
+    for width, job in (
+        ("20", lambda **sets: _job(tmp_path, config(), start="./bundle", bundle=bundle, **sets)),
+        ("no projection", lambda **sets: _job(tmp_path, config(image_proj=None), start="scratch", **sets)),
+    ):
+        message = f"pretrain.distill_loss: .* has features of 12 values, .* has {width}.*; set pretrain.distill_loss to"
+        with pytest.raises(ValueError, match=message):
+            job().build(torch.device("cpu"))
+        job(distill_loss=False).build(torch.device("cpu"))
+    with pytest.raises(ValueError, match="image_proj is the width of both, not null"):
+        config(architecture="ram_plus", captions=False, image_proj=None)
 
 
 def test_ram_plus_is_trained_with_descriptions_and_its_alignment_loss(tmp_path: Path) -> None:
