@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ram_ray.data.preprocess import Images, preprocess
-from ram_ray.inference.backends.backend import LabelSet, make_label_set
+from ram_ray.inference.backends.backend import make_label_set
 from ram_ray.inference.backends.registry import make_backend
 from ram_ray.inference.custom_tags import CustomTags
 from ram_ray.inference.tag_score import TagScore
@@ -119,7 +119,7 @@ class Predictor:
             ValueError: if the model takes no other tags, or the embeddings' shape does not fit.
         """
         labels = self._labels if embeddings is None else self._custom_tags.from_embeddings(embeddings)
-        return self._logits(self._encode(pixel_values), labels)
+        return self._backend.logits(self._encode(pixel_values), labels)
 
     def probabilities(self, images: Images | Tensor) -> np.ndarray:
         """Probability of each of the model's tags.
@@ -167,7 +167,7 @@ class Predictor:
         tokens = self._tokens(images)
         if not len(tokens):
             return []
-        scores = self._logits(tokens, labels).sigmoid().cpu().numpy()
+        scores = self._backend.logits(tokens, labels).sigmoid().cpu().numpy()
         return self._select_tags(scores, None if tags is None else list(tags), top_k=top_k, threshold=threshold)
 
     def _select_tags(
@@ -330,7 +330,7 @@ class Predictor:
         Returns:
             (B, N) float32, 0 to 1.
         """
-        return self._logits(tokens, self._labels).sigmoid().cpu().numpy()
+        return self._backend.logits(tokens, self._labels).sigmoid().cpu().numpy()
 
     def _tokens(self, images: Images | Tensor) -> Tensor:
         """Image tokens (B, 1 + L, C): encode images, or return tokens unchanged."""
@@ -347,6 +347,3 @@ class Predictor:
         if not len(pixel_values):
             return torch.zeros(0, 1, self.model.context_width, device=self.device)
         return self._backend.encode(pixel_values.to(self.device))
-
-    def _logits(self, tokens: Tensor, labels: LabelSet) -> Tensor:
-        return self._backend.logits(tokens, labels)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import fsspec
 
 from ram_ray.label_system import split_kind
@@ -72,27 +70,3 @@ def read_names(uri: str, *, setting: str) -> list[str]:
         if len(line) > MAX_NAME:
             raise ValueError(f"{uri}, line {number}: a name of {len(line)} characters; at most {MAX_NAME} ({setting})")
     return [line for line in lines if line]
-
-
-def digest(uri: str | None) -> str | None:
-    """Digest of a file's bytes, for a stage's identity.
-
-    Args:
-        uri: any fsspec URI, or None.
-
-    Returns:
-        12 hexadecimal digits; None for None.
-
-    Raises:
-        ValueError: if the file cannot be read.
-    """
-    if uri is None:
-        return None
-    sha256 = hashlib.sha256()
-    try:
-        with fsspec.open(uri, "rb") as file:
-            while chunk := file.read(1 << 20):
-                sha256.update(chunk)
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{uri}: cannot be read ({error.__class__.__name__}); the section labels names it") from None
-    return sha256.hexdigest()[:12]

@@ -10,42 +10,19 @@ from collections.abc import Iterable
 
 import fsspec
 import numpy as np
-from pydantic import Field
 
 from ram_ray.captions.lemmas import PART_OF_SPEECH, Lemmatizer
 from ram_ray.config import RunConfig
 from ram_ray.labels.build import BuildOptions
 from ram_ray.labels.edits import Edits, read_edits
 from ram_ray.labels.embeddings import read_vectors
-from ram_ray.labels.names import Key, digest, read_names
+from ram_ray.labels.names import Key, read_names
 from ram_ray.labels.synonyms import Synonyms, read_synonyms, shipped_synonyms
 from ram_ray.labels.wordnet import WordNet
+from ram_ray.runtime.input_file import InputFile
 from ram_ray.settings.data import LabelSet
 from ram_ray.settings.labels import LabelsConfig
-from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
-
-
-class InputFile(Section):
-    """A file that a label system is built with; only its content is part of the identity."""
-
-    uri: str = Field(json_schema_extra=RUNTIME_ONLY)
-    digest: str
-
-    @classmethod
-    def find(cls, uri: str | None) -> InputFile | None:
-        """Read the digest of a file.
-
-        Args:
-            uri: of the file; None: no file.
-
-        Returns:
-            The file, or None.
-
-        Raises:
-            ValueError: if the file cannot be read.
-        """
-        content = digest(uri)
-        return cls(uri=uri, digest=content) if uri and content else None
+from ram_ray.settings.section import StageSettings
 
 
 class LabelSystemSettings(StageSettings):

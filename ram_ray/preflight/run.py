@@ -23,11 +23,11 @@ from ram_ray.data.shards import Shard, list_shards, shard_matches, shard_name
 from ram_ray.drawn_scenes import plan_corpus
 from ram_ray.labels.lists import read_list
 from ram_ray.labels.options import LabelSystemSettings, find_edits
+from ram_ray.models.descriptions import read_descriptions
 from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
 from ram_ray.runtime.capacity import Capacity
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.trainer import count_steps
 
 
@@ -176,7 +176,8 @@ def _find_caption_problems(config: RunConfig, run_uri: str, shards: list[Shard])
 def _find_label_problems(config: RunConfig, run_uri: str) -> list[str]:
     try:
         LabelSystemSettings.from_config(config, run_uri=run_uri)
-        DescriptionsFile.find(config.labels.descriptions)
+        if config.labels.descriptions:
+            read_descriptions(config.labels.descriptions)
     except (ValueError, OSError) as error:
         return [f"labels: {_one_line(error)}"]
     return []

@@ -14,17 +14,17 @@ import torch
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle import TEXT_ENCODER, Bundle, load_bundle, save_bundle
-from ram_ray.models.descriptions import embed_labels
+from ram_ray.models.descriptions import embed_labels, read_descriptions
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.label_match import MATCH_FILE, read_kept
 from ram_ray.models.pretrained import fit_weights, load_pretrained, training_fields
 from ram_ray.models.ram import RAM
 from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
+from ram_ray.runtime.input_file import InputFile
 from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.step import TrainStep
 from ram_ray.training.worker import Job
 
@@ -37,7 +37,7 @@ class TaggerJob(Job):
     label_system: str = ""  # URI
     teacher: str = ""  # URI or Hugging Face id
     teacher_revision: str | None = None
-    descriptions: DescriptionsFile | None = None  # of labels, for RAM++
+    descriptions: InputFile | None = None  # of labels, for RAM++
     start: str | None = None  # URI of the run's model to start from, with its labels; None: as `config.start` says
 
     def build(self, device: torch.device) -> TrainStep:
@@ -85,7 +85,7 @@ class TaggerJob(Job):
             }
         )
         names = LabelSystem.load(self.label_system).names
-        described = self.descriptions.read() if self.descriptions else None
+        described = read_descriptions(self.descriptions.uri) if self.descriptions else None
         queries = (
             torch.randn(len(names), config.label_width) * (config.init_std or config.label_width**-0.5)
             if learned_queries

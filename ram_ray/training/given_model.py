@@ -21,16 +21,16 @@ from ram_ray.config import RunConfig
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle import Bundle, load_bundle, save_bundle
 from ram_ray.models.bundle_config import BUNDLE_FILES, read_config
-from ram_ray.models.descriptions import embed_labels
+from ram_ray.models.descriptions import embed_labels, read_descriptions
 from ram_ray.models.label_match import MATCH_FILE, LabelMatch, match_labels
 from ram_ray.models.relabel import relabel
 from ram_ray.models.teacher import Teacher
 from ram_ray.results import DualEncoderResult, GivenModel, LabelSystemResult
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.content import content_digest
+from ram_ray.runtime.input_file import InputFile
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
 from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
-from ram_ray.training.descriptions_file import DescriptionsFile
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class GivenModelSettings(StageSettings):
     """All that a given model depends on, beside the label system and the encoders of the run."""
 
     bundle: NamedBundle
-    descriptions: DescriptionsFile | None  # of new labels, for RAM++
+    descriptions: InputFile | None  # of new labels, for RAM++
     unused: tuple[str, ...] = Field(json_schema_extra=RUNTIME_ONLY)  # fields of section `model` with other values
 
     @classmethod
@@ -71,9 +71,7 @@ class GivenModelSettings(StageSettings):
         named = [name for name in type(model).model_fields if name in config.model.model_fields_set - {"image_size"}]
         digest = content_digest(source, revision=revision, files=BUNDLE_FILES)
         return cls(
-            descriptions=DescriptionsFile.find(config.labels.descriptions)
-            if model.architecture == "ram_plus"
-            else None,
+            descriptions=InputFile.find(config.labels.descriptions) if model.architecture == "ram_plus" else None,
             bundle=NamedBundle(source=source, revision=revision, digest=digest),
             unused=tuple(name for name in named if getattr(config.model, name) != getattr(model, name)),
         )
@@ -141,7 +139,7 @@ def adapt_bundle(
     named: NamedBundle,
     labels: LabelSystem,
     encoder: Encoder,
-    descriptions: DescriptionsFile | None,
+    descriptions: InputFile | None,
     path: str,
 ) -> tuple[LabelMatch, list[str], int]:
     """Write the bundle with other labels; the task of the stage.
@@ -168,7 +166,7 @@ def adapt_bundle(
         )
     new = [labels[id].name for id in match.new]
     teacher = find_text_encoder(bundle, new, encoder, source=named.source)
-    described = descriptions.read() if descriptions else None
+    described = read_descriptions(descriptions.uri) if descriptions else None
     queries = embed_labels(bundle.model.config, new, teacher, descriptions=described) if new and teacher else None
     text = match.to_json(bundle.labels, labels)
     relabel(bundle.model, match, queries)

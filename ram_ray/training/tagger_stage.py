@@ -10,11 +10,11 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import read_config
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, TrainedModel, Vocabulary
 from ram_ray.runtime.artifacts import Run
+from ram_ray.runtime.input_file import InputFile
 from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob
-from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.feed import TaggerFeed
 from ram_ray.training.given_model import give_model
 from ram_ray.training.table import RowSelection, make_table, row_maker
@@ -27,7 +27,7 @@ class TaggerSettings(StageSettings):
     train: TrainConfig
     training: TrainingConfig
     model: ModelConfig
-    descriptions: DescriptionsFile | None  # of labels, for RAM++
+    descriptions: InputFile | None  # of labels, for RAM++
     seed: int
     left_out: tuple[int, int] | None  # start and end of the `Fold` that is not trained on
 
@@ -53,7 +53,7 @@ class TaggerSettings(StageSettings):
             train=train,
             training=config.training,
             model=read_config(start.path) if start else config.model,
-            descriptions=DescriptionsFile.find(config.labels.descriptions) if describes else None,
+            descriptions=InputFile.find(config.labels.descriptions) if describes else None,
             seed=config.seed,
             left_out=(left_out.start, left_out.end) if left_out else None,
         )

@@ -15,10 +15,10 @@ from ram_ray.models.bundle import load_bundle, save_bundle
 from ram_ray.models.dual_encoder import DualEncoder
 from ram_ray.models.label_match import MATCH_FILE
 from ram_ray.models.teacher import Teacher
+from ram_ray.runtime.input_file import InputFile
 from ram_ray.settings.models import DualEncoderConfig, ModelConfig, TimmConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob, freeze_captioner, load_weights
-from ram_ray.training.descriptions_file import DescriptionsFile
 from ram_ray.training.feed import Table, TaggerFeed
 from ram_ray.training.text_column import write_texts
 from tests.models.test_towers import write_bert
@@ -269,7 +269,7 @@ def test_ram_plus_is_trained_with_descriptions_and_its_alignment_loss(tmp_path: 
     (tmp_path / "texts.json").write_text('{"dog": ["a pet that barks", "a dog"]}')
     model = config(architecture="ram_plus", captions=False, descriptions=3)
     job = _job(tmp_path, model, start="scratch", caption_loss=False)
-    job = dataclasses.replace(job, descriptions=DescriptionsFile.find(f"{tmp_path}/texts.json"))
+    job = dataclasses.replace(job, descriptions=InputFile.find(f"{tmp_path}/texts.json"))
     step = job.build(torch.device("cpu"))
     assert step.model.label_embed.shape == (6, 3, 12)
     expected = Teacher.from_pretrained(f"{tmp_path}/teacher").encode_texts(["a pet that barks", "a dog"])
