@@ -181,13 +181,10 @@ class RecognitionDecoder(nn.Module):
             return
         axes, singular_values = axes[selected], singular_values[selected]
         whiten = axes / singular_values[:, None] * (len(label_embed) / len(axes)) ** 0.5
-        if self.layers:
-            self.label_proj.weight.copy_(2 * torch.randn_like(self.label_proj.weight) @ (axes.T @ whiten))
-        else:
-            self.label_proj.weight.zero_()
-            rows = min(len(whiten), len(self.label_proj.weight))
-            self.label_proj.weight[:rows] = whiten[:rows]
-        self.label_proj.bias.copy_(-self.label_proj.weight @ mean)
+        weight = self.label_proj.weight
+        spread = 2 * torch.randn_like(weight) @ axes.T if self.layers else torch.eye(len(weight), len(axes)).to(weight)
+        weight.copy_(spread @ whiten)
+        self.label_proj.bias.copy_(-weight @ mean)
 
     def forward(self, queries: Tensor, image_tokens: Tensor, *, projected_queries: Tensor | None = None) -> Tensor:
         """Score labels on encoded images.

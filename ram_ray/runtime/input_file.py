@@ -31,13 +31,11 @@ class InputFile(Section):
         """
         if not uri:
             return None
-        sha256 = hashlib.sha256()
         try:
             with fsspec.open(uri, "rb") as file:
-                while chunk := file.read(1 << 20):
-                    sha256.update(chunk)
+                content = hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(
                 f"{uri}: cannot be read ({error.__class__.__name__}); the section labels names it"
             ) from None
-        return cls(uri=uri, digest=sha256.hexdigest()[:12])
+        return cls(uri=uri, digest=content[:12])

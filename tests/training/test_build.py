@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -252,10 +253,9 @@ def test_old_labels_are_kept_by_the_model_that_the_training_starts_from(tmp_path
 
 def test_a_teacher_of_another_width_cannot_be_distilled_nor_into_tokens_without_projection(tmp_path: Path) -> None:
     bundle, _ = _bundle_folder(tmp_path, image_proj=20)
-    for width, job in (
-        ("20", lambda **sets: _job(tmp_path, config(), start="./bundle", bundle=bundle, **sets)),
-        ("no projection", lambda **sets: _job(tmp_path, config(image_proj=None), start="scratch", **sets)),
-    ):
+    narrow = partial(_job, tmp_path, config(), start="./bundle", bundle=bundle)
+    not_projected = partial(_job, tmp_path, config(image_proj=None), start="scratch")
+    for job, width in ((narrow, "20"), (not_projected, "no projection")):
         message = f"pretrain.distill_loss: .* has features of 12 values, .* has {width}.*; set pretrain.distill_loss to"
         with pytest.raises(ValueError, match=message):
             job().build(torch.device("cpu"))
