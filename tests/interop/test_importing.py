@@ -61,10 +61,10 @@ def test_an_imported_release_answers_as_the_reference(name: str, shared: Path, t
     assert [[tag.chinese for tag in row] for row in by_id] == chinese
     embed = reference.input("openset_label_embed")
     names = [f"thing {i}" for i in range(len(reference.expected["openset_logits"][0]))]
-    labels = predictor._custom_tags(names, embeddings=embed)
-    own = predictor._logits(predictor._encode(reference.input("images")), labels)
+    images, descriptions = reference.input("images"), [-1] if predictor.model.reweighs else []
+    own = predictor.logits(images, embeddings=embed.view(len(names), *descriptions, embed.shape[-1]))
     np.testing.assert_allclose(own.numpy(), reference.expected["openset_logits"], atol=2e-5)
-    own_tags = predictor._select_tags(own.sigmoid().numpy(), names, top_k=None, threshold=None)
+    own_tags = predictor.tag(predictor._encode(images), tags=names, embeddings=embed)
     assert own_tags[0][0].threshold == reference.inputs["openset_threshold"]
     sorted_names = [[name for name in names if name in {tag.tag for tag in row}] for row in own_tags]
     assert [" | ".join(row) for row in sorted_names] == reference.expected["openset_tags"].tolist()
