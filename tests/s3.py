@@ -29,18 +29,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from ram_ray.runtime.own_cluster import free_port
+
 SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
 FAULTS = ("slow_down", "reset", "cut")
 _OF_ONE_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "expect", "content-length")
-
-
-def free_port() -> int:
-    """A port on loopback that nothing listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager

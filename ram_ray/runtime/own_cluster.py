@@ -12,9 +12,11 @@ it. Ray's processes end with this process. The next run removes the folder of a 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import glob
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -25,6 +27,8 @@ from ram_ray.runtime import ray_internals
 from ram_ray.runtime.ray_internals import LOOPBACK
 
 PREFIX = "ramray-"
+PORTS = range(20000, 32768)
+PORT_ATTEMPTS = 100
 _MAX_FOLDER_CHARS = 18  # of the folder for temporary files: the path of a socket has at most 107 characters
 _REMOVE_SECONDS = 10.0  # time that worker processes get to end after Ray
 
@@ -47,7 +51,7 @@ def start(*, num_cpus: int, object_store_bytes: int | None, dashboard: bool) -> 
     try:
         ray_internals.start_private_cluster(
             folder=_folder,
-            port=_free_port(),
+            port=free_port(),
             num_cpus=num_cpus,
             object_store_bytes=object_store_bytes,
             dashboard=dashboard,
@@ -117,7 +121,20 @@ def _make_folder(base: Path) -> tuple[Path, int]:
     return folder, descriptor
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port on the loopback address that nothing listens at.
+
+    It is below the ports that the kernel gives to outgoing connections, of which Ray opens many: one of those could
+    take it before its server does.
+
+    Returns:
+        A port of `PORTS`.
+
+    Raises:
+        OSError: if none is found in `PORT_ATTEMPTS` attempts.
+    """
+    for port in random.SystemRandom().sample(PORTS, PORT_ATTEMPTS):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise OSError(f"no port from {PORTS[0]} to {PORTS[-1]} is free")

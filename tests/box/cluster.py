@@ -26,7 +26,8 @@ from typing import Any
 
 import psutil
 
-from tests.s3 import free_port, variables
+from ram_ray.runtime.own_cluster import free_port
+from tests.s3 import variables
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")

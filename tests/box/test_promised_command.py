@@ -12,11 +12,11 @@ import tarfile
 
 import httpx
 
+from ram_ray.runtime.own_cluster import free_port
 from tests.box.cluster import BUCKET, Box, answers
 from tests.box.corpus import CUT, HELD_OUT, NUM_IMAGES, SOURCES
 from tests.box.kills import PRETRAIN, kill_driver
 from tests.box.runs import RunFolder, command, uri
-from tests.s3 import free_port
 
 BROKEN = f"{CUT[0]}/00000/{CUT[1]:09d}"
 ROWS = NUM_IMAGES * len(SOURCES)

@@ -8,9 +8,9 @@ import urllib.request
 
 import pytest
 
+from ram_ray.runtime.own_cluster import free_port
 from tests.box.cluster import Box, answers
 from tests.box.runs import RunFolder, command
-from tests.s3 import free_port
 
 pytestmark = pytest.mark.slow  # the whole command, once as it is and once refused
 

@@ -26,9 +26,9 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ram_ray.config import load
 from ram_ray.runtime.artifacts import Run, StageResult
 from ram_ray.runtime.cluster import configure_data
+from ram_ray.runtime.own_cluster import free_port
 from tests.box.cluster import answers, die_too, kill_family
 from tests.node_death import SETS, generate, parse
-from tests.s3 import free_port
 
 # By the way of other clouds: what the type "fake_multinode" takes its defaults from is not in the package.
 FAKE = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"

@@ -14,9 +14,9 @@ from ram_ray.config import RunConfig, load
 from ram_ray.drawn_scenes import write_corpus
 from ram_ray.preflight.run import find_problems
 from ram_ray.runtime.capacity import Capacity, NodeGroup, node_groups
+from ram_ray.runtime.own_cluster import free_port
 from tests.box.models import write_models
 from tests.models.test_towers import write_bert
-from tests.s3 import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "ram_ray" / "presets" / "ram_14m.yaml"

@@ -160,6 +160,11 @@ def test_the_token_is_in_no_file_and_on_no_command_line(ray_cluster: None, token
     assert "RAY_AUTH_TOKEN" not in os.environ and "RAY_ADDRESS" not in os.environ, "not for what this process starts"
 
 
+def test_a_free_port_is_not_one_that_the_kernel_gives_to_outgoing_connections() -> None:
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(own_cluster.free_port() < first for _ in range(20))
+
+
 def test_a_folder_is_removed_when_its_owner_is_gone(tmp_path: Path) -> None:
     living, dead, other = (tmp_path / f"{own_cluster.PREFIX}{name}" for name in ("living", "dead", "new"))
     for folder in (living, dead, other):

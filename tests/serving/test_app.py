@@ -9,15 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from ram_ray.runtime.own_cluster import free_port
 from ram_ray.settings.serving import ServeConfig
 from tests.serving.image_files import base64_of, bomb, image_file
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
 
 CONFIG = ServeConfig(
     port=free_port(),
