@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import safetensors.torch
@@ -34,16 +34,18 @@ GENERATE = Step("generate", "scores_1", "generate_1", "ray::MapWorker")
 CLEANING = Step("clean", "regions_1", "clean_1", "ray::MapWorker")
 
 
-def kill_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
-    """SIGKILL for the driver in the middle of the step; the same command again ends as the unbroken run did."""
-    run = prepare(unbroken, step, f"driver-{step.job}")
-    job = half_done(box, run, step)
-    kill(driver(box, run))
-    assert job.wait(TIMEOUT_S) != 0
+def kill_driver(box: Box, unbroken: RunFolder, *steps: Step) -> None:
+    """SIGKILL for the driver in the middle of each step in turn; after all, the run ends as the unbroken one did."""
+    job, last = steps[-1].job, steps[-1]
+    run = prepare(unbroken, steps[0], "driver-" + "-".join(step.job for step in steps))
+    for step in steps:
+        process = half_done(box, run, replace(step, job=job))
+        kill(driver(box, run))
+        assert process.wait(TIMEOUT_S) != 0
     work = f"{BUCKET}/{run.run}/work/"
     old_objects = {path: version for path, version in run.objects().items() if not path.startswith(work)}
-    box.run(*command(step.job, run.run, held_out=False), name=f"{run.run}-again", timeout_s=TIMEOUT_S)
-    check(run, unbroken, step)
+    box.run(*command(job, run.run, held_out=False), name=f"{run.run}-again", timeout_s=TIMEOUT_S)
+    check(run, unbroken, last)
     new_objects = run.objects()
     changed = [path for path, version in old_objects.items() if new_objects.get(path) != version]
     assert changed in ([], [f"{BUCKET}/{run.run}/config.yaml"]), "what was done is not done again"

@@ -2,7 +2,7 @@
 
 Each run starts from the stages that the unbroken run left before the one in question, on S3. A killed driver is
 submitted again, and what was done before is not done twice; everything else the job gets over by itself. A driver
-killed in pretrain is in `test_promised_command.py`.
+killed in parse and in pretrain is in `test_promised_command.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.box.runs import RunFolder
 pytestmark = pytest.mark.slow  # a minute each, after the unbroken run
 
 
-@pytest.mark.parametrize("step", [PARSE, GENERATE, CLEANING], ids=lambda s: s.job)
+@pytest.mark.parametrize("step", [GENERATE, CLEANING], ids=lambda s: s.job)
 def test_killed_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
     kill_driver(box, unbroken, step)
 

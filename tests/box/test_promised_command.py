@@ -2,7 +2,8 @@
 
 `ray job submit -- python jobs/full_pipeline.py --preset ram_4m` in small: two DeepSpeed workers, two rounds of the data
 engine, an image that only decoding finds broken. Rows in = rows out + rejected in every stage; the model answers over
-HTTP from the bucket; the same command again does nothing twice; a driver killed in a training goes on where it was.
+HTTP from the bucket; the same command again does nothing twice; a driver killed in parse, and again in pretrain, goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import httpx
 from ram_ray.runtime.own_cluster import free_port
 from tests.box.cluster import BUCKET, Box, answers
 from tests.box.corpus import CUT, HELD_OUT, NUM_IMAGES, SOURCES
-from tests.box.kills import PRETRAIN, kill_driver
+from tests.box.kills import PARSE, PRETRAIN, kill_driver
 from tests.box.runs import RunFolder, command, uri
 
 BROKEN = f"{CUT[0]}/00000/{CUT[1]:09d}"
@@ -82,7 +83,7 @@ def test_the_bundle_on_s3_answers_over_http(box: Box, unbroken: RunFolder) -> No
 
 
 def test_a_killed_driver_goes_on(box: Box, unbroken: RunFolder) -> None:
-    kill_driver(box, unbroken, PRETRAIN)
+    kill_driver(box, unbroken, PARSE, PRETRAIN)
 
 
 def read_image(box: Box, source: str, number: int) -> bytes:
