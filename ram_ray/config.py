@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from ram_ray.records import Json
 from ram_ray.settings.data import DataConfig
 from ram_ray.settings.data_engine import EngineConfig
 from ram_ray.settings.evaluation import EvaluateConfig
@@ -158,7 +159,7 @@ def load(preset: str | Path | None = None, *, files: Iterable[str | Path] = (), 
     Raises:
         ValueError: if a file cannot be read, a field is unknown or a value is wrong; one line names all mistakes.
     """
-    tree: dict[str, Any] = {}
+    tree: Json = {}
     for path in [*([preset] if preset else []), *files]:
         tree = _merge(tree, _read_yaml(str(path)))
     for pair in sets:

@@ -13,13 +13,13 @@ import json
 import sys
 from functools import reduce
 from importlib import resources
-from typing import Any
 
 import yaml
 
 from ram_ray.cli.options import PRESETS
 from ram_ray.cli.settings_page import put_page
 from ram_ray.config import RunConfig, load
+from ram_ray.records import Json
 from ram_ray.settings.prompts import ENSEMBLE, ensemble
 
 NAMES = ("ram_4m", "ram_14m")
@@ -53,7 +53,7 @@ def write_page() -> str:
     return "\n".join(parts)
 
 
-def _write_row(row: dict[str, Any], configs: dict[str, RunConfig]) -> str:
+def _write_row(row: Json, configs: dict[str, RunConfig]) -> str:
     official = _by_preset(row["official"])
     if "settings" in row:
         title = ", ".join(f"`{path}`" for path in row["settings"])
@@ -70,11 +70,11 @@ def _write_row(row: dict[str, Any], configs: dict[str, RunConfig]) -> str:
     return f"| {title} | {_format(ours)} | {_format(official)} | {row['source']} | {why} |"
 
 
-def _by_preset(value: Any) -> dict[str, Any]:
+def _by_preset(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else dict.fromkeys(NAMES, value)
 
 
-def _read(config: RunConfig, path: str) -> Any:
+def _read(config: RunConfig, path: str) -> object:
     """The value of a setting, as in YAML."""
     value = reduce(getattr, path.split("."), config)
     if value == ensemble():
@@ -82,7 +82,7 @@ def _read(config: RunConfig, path: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _format(values: dict[str, Any]) -> str:
+def _format(values: dict[str, object]) -> str:
     texts = {name: f"`{json.dumps(value)}`" for name, value in values.items()}
     if len(set(texts.values())) == 1:
         return texts[NAMES[0]]

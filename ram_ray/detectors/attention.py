@@ -6,13 +6,14 @@ Letters: h, w height and width of an attention map, in image tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ram_ray.detectors.regions import Box, Region
 
 if TYPE_CHECKING:
+    from ram_ray.detectors.regions import Images
     from ram_ray.inference.predictor import Predictor
 
 
@@ -37,7 +38,7 @@ class AttentionDetector:
         self.share, self.margin, self.min_side = share, margin, min_side
 
     def detect(
-        self, images: Any, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
+        self, images: Images, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
     ) -> list[list[Region]]:
         """Find a region for every tag; see `RegionDetector.detect`.
 
@@ -93,7 +94,7 @@ def _enlarge(values: np.ndarray, *, times: int) -> np.ndarray:
     return values
 
 
-def _connected_component(mask: np.ndarray, start: tuple[Any, ...]) -> np.ndarray:
+def _connected_component(mask: np.ndarray, start: tuple[np.intp, ...]) -> np.ndarray:
     """The 4-connected component of a bool map (h, w) that holds `start`."""
     component = np.zeros_like(mask)
     component[start] = True

@@ -16,7 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+    Images: TypeAlias = np.ndarray | Sequence[Image] | Tensor
 
 Box = tuple[float, float, float, float]
 WHOLE_IMAGE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -37,7 +44,7 @@ class RegionDetector(Protocol):
     takes_tokens: bool  # `images` may be the tagger's image tokens, so that an image is encoded once
 
     def detect(
-        self, images: Any, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
+        self, images: Images, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
     ) -> list[list[Region]]:
         """Find at most one region for each tag of each image.
 
@@ -59,7 +66,7 @@ class WholeImageDetector:
     takes_tokens = True
 
     def detect(
-        self, images: Any, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
+        self, images: Images, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
     ) -> list[list[Region]]:
         """Find nothing; see `RegionDetector.detect`.
 

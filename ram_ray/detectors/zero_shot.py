@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ram_ray.detectors.regions import Box, Region
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
+
+    from ram_ray.detectors.regions import Images
 
 Pair = tuple[int, list[int]]  # index of the image, indices of the prompt's tags in the image's list
 
@@ -66,7 +69,7 @@ class ZeroShotDetector(ABC):
         self.model = model.to(self.device).eval()
 
     def detect(
-        self, images: Any, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
+        self, images: Images, *, tags: Sequence[Sequence[str]], tag_ids: Sequence[Sequence[int]]
     ) -> list[list[Region]]:
         """Find the best box of each tag; a tag whose best box scores under `threshold` has no region.
 
@@ -117,7 +120,7 @@ class ZeroShotDetector(ABC):
         """
 
     @abstractmethod
-    def _forward(self, images: list[Image], prompts: list[list[str]]) -> tuple[Any, Any]:
+    def _forward(self, images: list[Image], prompts: list[list[str]]) -> tuple[Tensor, Tensor]:
         """Scores (B, Q, P), P being that of the longest prompt, and boxes (B, Q, 4) as centre, width, height."""
 
     def _to_image(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -129,8 +132,8 @@ class ZeroShotDetector(ABC):
         import torch
 
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            scores, boxes = self._forward(images, prompts)
-        scores, boxes = scores.float().cpu().numpy(), boxes.float().cpu().numpy()
+            tensors = self._forward(images, prompts)
+        scores, boxes = (tensor.float().cpu().numpy() for tensor in tensors)
         corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], axis=-1)
         best = scores.argmax(axis=1)  # (B, P)
         return [
@@ -172,7 +175,7 @@ class GroundingDinoDetector(ZeroShotDetector):
         ids = self.processor.tokenizer([query.lower() for query in queries], add_special_tokens=False)["input_ids"]
         return [query_ids[: self._max_tokens - 3] for query_ids in ids]
 
-    def _forward(self, images: list[Image], prompts: list[list[str]]) -> tuple[Any, Any]:
+    def _forward(self, images: list[Image], prompts: list[list[str]]) -> tuple[Tensor, Tensor]:
         import torch
 
         tokenizer = self.processor.tokenizer
@@ -223,7 +226,7 @@ class Owlv2Detector(ZeroShotDetector):
         indices = list(range(len(queries)))
         return [indices[start : start + self.max_queries] for start in range(0, len(indices), self.max_queries)]
 
-    def _forward(self, images: list[Image], prompts: list[list[str]]) -> tuple[Any, Any]:
+    def _forward(self, images: list[Image], prompts: list[list[str]]) -> tuple[Tensor, Tensor]:
         num_queries = max(len(queries) for queries in prompts)
         texts = [query for queries in prompts for query in [*queries, *[" "] * (num_queries - len(queries))]]
         length = self.model.config.text_config.max_position_embeddings

@@ -19,13 +19,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import fsspec
 
 from ram_ray.config import RunConfig
 from ram_ray.preflight.bundle import check_bundle, sections_after
 from ram_ray.preflight.encoder import find_encoder_problems, training_sizes
+from ram_ray.records import Json
 from ram_ray.runtime.storage import PACKAGE, find_files, package_path
 from ram_ray.settings.data_engine import OWN_DETECTORS
 from ram_ray.settings.training import TrainConfig
@@ -228,7 +228,7 @@ def _load_generator(folder: Path, names: list[str]) -> None:
     _need_weights(names)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> Json:
     try:
         tree = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:

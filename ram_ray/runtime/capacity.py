@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from ram_ray.records import Json
 from ram_ray.runtime import ray_internals
 
 _ROUNDING = 1e-6
@@ -91,7 +91,7 @@ def cluster_capacity() -> Capacity:
     return Capacity(node_groups(yaml.safe_load(Path(config).expanduser().read_text())), "this cluster's autoscaler")
 
 
-def node_groups(config: Mapping[str, Any]) -> tuple[NodeGroup, ...]:
+def node_groups(config: Json) -> tuple[NodeGroup, ...]:
     """Read the node types of an autoscaler's configuration (`ray up`), the head's type included.
 
     Args:

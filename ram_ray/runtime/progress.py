@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ram_ray.runtime.progress_actor import get_answer, start_actor, this_job
+from ram_ray.runtime.progress_actor import Fields, get_answer, start_actor, this_job
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,8 @@ def worker_lines() -> Iterator[None]:
     stop = threading.Event()
 
     def log_records(*, more: bool) -> None:
-        for fields in get_answer(actor.take_records.remote(more=more)) or []:
+        records: list[Fields] = get_answer(actor.take_records.remote(more=more)) or []
+        for fields in records:
             record = logging.makeLogRecord(fields)
             workers_logger = logging.getLogger(record.name)
             if workers_logger.isEnabledFor(record.levelno):

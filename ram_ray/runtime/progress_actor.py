@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
+T = TypeVar("T")
 Fields = dict[str, Any]  # of a record of `logging`, by name
 
 ANSWER_SECONDS = 20.0  # after this time the actor counts as busy or dead, and is asked again later
@@ -101,7 +104,7 @@ def send_record(record: Fields) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def start_actor(job: str, node: str) -> Any:
+def start_actor(job: str, node: str) -> ActorHandle[ProgressActor]:
     """Start the actor of a job, or return the handle of the running actor.
 
     Args:
@@ -128,7 +131,7 @@ def _name(job: str) -> str:
     return f"ram_ray-progress-{job}"
 
 
-def get_answer(reference: Any) -> Any:
+def get_answer(reference: ObjectRef[T]) -> T | None:
     """Wait for an answer of the actor.
 
     Args:

@@ -7,7 +7,6 @@ import json
 import logging
 import textwrap
 import urllib.request
-from typing import Any
 
 import fsspec
 from PIL import Image, ImageDraw
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw
 from ram_ray.data.images import decode, read_bytes
 from ram_ray.data.preprocess import LIMITS
 from ram_ray.data.shards import Shard, scan_shard
+from ram_ray.records import Json
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ MAX_TAG_LINES = 12  # beside an image
 TEXT_WIDTH = 56  # characters of a line beside an image
 
 
-def request_tags(url: str, images: list[bytes], **options: Any) -> dict[str, Any]:
+def request_tags(url: str, images: list[bytes], **options: object) -> Json:
     """Send `POST /v1/tag` with JSON.
 
     Args:

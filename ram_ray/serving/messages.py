@@ -54,7 +54,7 @@ class Options(Message):
 
     @field_validator("tags", mode="before")
     @classmethod
-    def _list_as_tuple(cls, tags: Any) -> Any:
+    def _list_as_tuple(cls, tags: object) -> object:
         return tuple(tags) if isinstance(tags, list) else tags
 
     @field_validator("tags")

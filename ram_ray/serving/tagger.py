@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -118,7 +118,7 @@ def tag_batch(predictor: Predictor, jobs: list[Job]) -> list[ImageResult]:
     Returns:
         A result for each job, in order. Each image of a group that fails gets an error.
     """
-    groups: dict[tuple[Any, ...], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for index, (_, options) in enumerate(jobs):
         key = (options.top_k, options.threshold, options.tags, options.caption, options.regions)
         groups.setdefault(key, []).append(index)

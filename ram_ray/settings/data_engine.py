@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,7 +55,7 @@ class GenerateConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_precision(cls, values: Any) -> Any:
+    def _default_precision(cls, values: object) -> object:
         if isinstance(values, dict) and values.get("precision") is None and values.get("threshold") is None:
             return {**values, "precision": 0.8}
         return values

@@ -105,7 +105,7 @@ class RepresentConfig(Section):
 
     @field_validator("train", mode="before")
     @classmethod
-    def _fill_in_defaults(cls, train: Any) -> Any:
+    def _fill_in_defaults(cls, train: object) -> object:
         """Fields that a preset does not name have the defaults of this section, not those of `TrainConfig`."""
         if not isinstance(train, dict):
             return train
