@@ -19,7 +19,7 @@ import numpy as np
 
 from tests.training.test_trainer import STEP, RecordingFeed, _job
 
-STEPS, NOTICE_S = 120, 40
+STEPS, NOTICE_S = 200, 20
 
 
 class SlowFeed(RecordingFeed):
