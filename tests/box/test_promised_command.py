@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from ram_ray.runtime.own_cluster import free_port
 from tests.box.cluster import BUCKET, Box, answers
@@ -54,6 +57,14 @@ def test_training_was_that_of_the_preset(unbroken: RunFolder) -> None:
     assert stages["represent"]["source"] == f"s3://{BUCKET}/models/clip"
 
 
+@pytest.fixture(scope="module")
+def killed(box: Box, unbroken: RunFolder) -> Iterator[Future[None]]:
+    """Another run whose driver is killed, in a thread beside the tests from here on: they all wait most of the time."""
+    with ThreadPoolExecutor(1) as pool:  # its thread lives as long as what it starts, see `die_too`
+        yield pool.submit(kill_driver, box, unbroken, PARSE, PRETRAIN)
+
+
+@pytest.mark.usefixtures("killed")
 def test_again_everything_is_reused(box: Box, unbroken: RunFolder) -> None:
     before = unbroken.objects()
     text = box.run(*command("full_pipeline", unbroken.run), name="again", timeout_s=300)
@@ -82,8 +93,8 @@ def test_the_bundle_on_s3_answers_over_http(box: Box, unbroken: RunFolder) -> No
         box.stop(job, title=f"serve.port={port}")
 
 
-def test_a_killed_driver_goes_on(box: Box, unbroken: RunFolder) -> None:
-    kill_driver(box, unbroken, PARSE, PRETRAIN)
+def test_a_killed_driver_goes_on(killed: Future[None]) -> None:
+    killed.result()
 
 
 def read_image(box: Box, source: str, number: int) -> bytes:
