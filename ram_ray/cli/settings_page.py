@@ -9,6 +9,7 @@ that differ. A test holds the page in the repository to this module.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import types
@@ -158,8 +159,11 @@ def put_page(page: str, arguments: list[str]) -> None:
         page: its text.
         arguments: the file's path, or nothing.
     """
-    if arguments:
-        Path(arguments[0]).write_text(page, encoding="utf-8")
+    parser = argparse.ArgumentParser(description="Write the page to a file, or to standard output.")
+    parser.add_argument("file", nargs="?", type=Path, help="the Markdown file to write")
+    file: Path | None = parser.parse_args(arguments).file
+    if file:
+        file.write_text(page, encoding="utf-8")
     else:
         print(page, end="")
 

@@ -341,9 +341,9 @@ class Predictor:
         return images
 
     def _encode(self, pixel_values: Tensor) -> Tensor:
-        shape = (3, self.image_size, self.image_size)
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != shape:
-            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, {shape})")
+        side = self.image_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, side, side):
+            raise ValueError(f"pixel_values have shape {tuple(pixel_values.shape)}; expected (B, 3, {side}, {side})")
         if not len(pixel_values):
             return torch.zeros(0, 1, self.model.context_width, device=self.device)
         return self._backend.encode(pixel_values.to(self.device))

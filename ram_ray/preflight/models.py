@@ -74,7 +74,7 @@ def find_model_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str
         if model.on_hub and not _COMMIT.fullmatch(model.revision or ""):
             problems.append(
                 f"{model.revision_field}: {model.field} {model.source!r} is not pinned; set {model.revision_field} to "
-                "the commit (40 hexadecimal digits) of its repository"
+                f"the commit (40 hexadecimal digits) of its repository, or {model.field} to a path that exists"
             )
             continue
         try:

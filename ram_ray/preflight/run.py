@@ -44,18 +44,19 @@ def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capac
         A line for each problem; empty if there is none.
     """
     needs = Needs(config, last)
+    folder_problems = _find_folder_problems(run_uri)
+    edited_run = None if folder_problems else run_uri  # edits in a folder that cannot be reached are not looked for
     shards, problems = _find_data_problems(config)
     problems += _find_glob_problems(needs, shards)
     if shards and config.data.train:
         problems += _find_batch_problems(needs, shards)
-        problems += _find_caption_problems(config, run_uri, shards) if needs.has("labels") else []
-    problems += _find_label_problems(config, run_uri) if needs.has("labels") else []
+        problems += _find_caption_problems(config, edited_run, shards) if needs.has("labels") else []
+    problems += _find_label_problems(config, edited_run) if needs.has("labels") else []
     problems += _find_list_problems(config) if needs.has("clean") and config.engine.rounds else []
     problems += find_model_problems(config, stages=needs.stages)
     problems += _find_resource_problems(needs, capacity)
     problems += _find_package_problems(needs)
-    problems += _find_folder_problems(run_uri)
-    return problems
+    return problems + folder_problems
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _find_batch_problems(needs: Needs, shards: list[Shard]) -> list[str]:
     return problems
 
 
-def _find_caption_problems(config: RunConfig, run_uri: str, shards: list[Shard]) -> list[str]:
+def _find_caption_problems(config: RunConfig, run_uri: str | None, shards: list[Shard]) -> list[str]:
     """Whether there are fewer captions than a label must be in; a ready system, edits and human labels need none."""
     min_count = config.labels.min_count
     is_named = config.labels.system or config.data.label_sets
@@ -173,7 +174,7 @@ def _find_caption_problems(config: RunConfig, run_uri: str, shards: list[Shard])
     ]
 
 
-def _find_label_problems(config: RunConfig, run_uri: str) -> list[str]:
+def _find_label_problems(config: RunConfig, run_uri: str | None) -> list[str]:
     try:
         LabelSystemSettings.from_config(config, run_uri=run_uri)
         if config.labels.descriptions:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from ram_ray.config import RunConfig, load
@@ -222,6 +223,21 @@ def test_run_folder_must_be_writable(data: Path, models: Path) -> None:
     config = config.model_copy(update={"data": config.data.model_copy(update={"train": [str(data / "coco")]})})
     (line,) = find_problems(config, str(data / "file" / "run"), last="evaluate", capacity=CLOUD)
     assert line.startswith("--run ") and "cannot be written" in line
+
+
+def test_run_folder_without_credentials_is_one_line(
+    data: Path, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # an instance keeps the credentials that it was made with
+    config = load(PRESET, sets=local(models))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train": [str(data / "coco")]})})
+    (line,) = find_problems(config, "s3://bucket/run", last="evaluate", capacity=CLOUD)
+    assert line.startswith("--run s3://bucket/run: cannot be written: ") and "credentials" in line
 
 
 def test_node_groups_of_an_autoscaler_file() -> None:
