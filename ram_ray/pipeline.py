@@ -180,7 +180,7 @@ def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: l
     if held_out_samples:
         held_out_parsed = parse(run, config, held_out_samples, name="parse_eval")
         held_out = label_captions(run, config, held_out_parsed, labels, name="labels_eval")
-    return annotations, Inputs(labels, dual_encoder, vocabulary, held_out)
+    return annotations, Inputs(labels, dual_encoder, vocabulary, samples, held_out)
 
 
 def preliminary_models(

@@ -8,7 +8,8 @@ result is made by a stage of a run (`runtime.artifacts`), and imports point one 
     represent   DualEncoderResult (Vocabulary, Synthetic)   generate    GeneratedAnnotations (Scores, ScoreWeights,
     parse       Parsed                                                  Thresholds)
     labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Regions, Removals)
-    evaluate    Evaluation                                  report      TagStatistics, SampleImages
+    encode      EncodedViews                                evaluate    Evaluation
+                                                            report      TagStatistics, SampleImages
 """
 
 from __future__ import annotations
@@ -219,6 +220,13 @@ class Synthetic(StageResult):
 
     rows_out: int
     images: int
+
+
+class EncodedViews(RowsResult):
+    """`training.encode_stage.VIEWS` rows: where the tokens of each view of an image are."""
+
+    token_shape: tuple[int, int]  # of a view
+    nbytes: int  # of all tokens
 
 
 class Vocabulary(StageResult):

@@ -64,6 +64,7 @@ def finetune_sets(source: str, *, revision: str | None = None, add_labels: str |
         "finetune.window_size": model.image_encoder.window_size or model.swin.window_size,
         "finetune.caption_loss": model.captions,
         "finetune.distill_loss": False,
+        **{f"{section}.views": None for section in ("pretrain", "retrain", "finetune")},
     }
     if add_labels:
         values |= {"labels.add": absolute(add_labels), "finetune.old_labels": "keep"}

@@ -65,9 +65,7 @@ class ImageEncoder(nn.Module):
         Returns:
             Tokens (B, 1 + L, C); token 0 is the mean of the others.
         """
-        if (
-            self._is_convolutional
-        ):  # twice as fast on a CPU; the weights stay as they are, or DeepSpeed cannot send them
+        if self._is_convolutional:  # twice as fast on a CPU; the weights stay, or DeepSpeed cannot send them
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         features = self._running_backbone().forward_features(pixel_values)
         if features.ndim == 4:
@@ -233,21 +231,30 @@ def check_encoder(config: TimmConfig, *, image_size: int) -> None:
         ValueError: if there is no such model, or it takes no images of this size or has no grid of tokens.
     """
     try:
-        num_tokens, width = _token_shape(config, image_size)
+        num_tokens, width = count_tokens(config, image_size)
     except (RuntimeError, AssertionError, AttributeError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{config.name} takes no images of {image_size} px: {reason}") from None
-    if round(num_tokens**0.5) ** 2 != num_tokens or width != token_width(config):
-        raise ValueError(f"{config.name} has no square grid of tokens at {image_size} px, but {num_tokens} x {width}")
+    grid = num_tokens - 1  # without the mean
+    if round(grid**0.5) ** 2 != grid or width != token_width(config):
+        raise ValueError(f"{config.name} has no square grid of tokens at {image_size} px, but {grid} x {width}")
 
 
 @functools.lru_cache(maxsize=32)
-def _token_shape(config: TimmConfig, image_size: int) -> tuple[int, int]:
-    """Number of tokens without the mean, and their width."""
+def count_tokens(config: SwinConfig | TimmConfig, image_size: int) -> tuple[int, int]:
+    """Find the shape of an image's tokens; nothing is computed, and no weights are needed.
+
+    Args:
+        config: of the encoder.
+        image_size: S.
+
+    Returns:
+        (1 + L, C).
+    """
     with torch.device("meta"):
         encoder = ImageEncoder(config, image_size=image_size).eval()
         _, num_tokens, width = encoder(torch.zeros(1, 3, image_size, image_size)).shape
-    return num_tokens - 1, width
+    return num_tokens, width
 
 
 @functools.lru_cache(maxsize=32)

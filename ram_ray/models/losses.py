@@ -129,8 +129,8 @@ def kept_loss(logits: Tensor, target_logits: Tensor, *, weight: Tensor | None = 
     return (loss * weight).sum() / weight.sum().clamp(min=1)
 
 
-def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor:
-    """Compute the total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment + L_kept.
+def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None, kept_weight: float = 1.0) -> Tensor:
+    """Compute the total loss: L_text + L_tag x (L_text / L_tag, a constant) + L_distill + L_alignment + W L_kept.
 
     RAM: arXiv 2306.03514, section 3.2. Without captions (RAM++, arXiv 2310.15200; a step whose images have none, so
     that L_text is 0) L_tag has the factor 1.
@@ -138,6 +138,7 @@ def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor
     Args:
         losses: scalars by name: "tag", and optionally "text", "distill", "alignment" and "kept".
         ratio: L_text / L_tag over all workers; None: the ratio of these losses.
+        kept_weight: W.
 
     Returns:
         A scalar.
@@ -146,7 +147,7 @@ def combine(losses: dict[str, Tensor], *, ratio: Tensor | None = None) -> Tensor
     if "text" in losses:
         ratio = losses["text"] / total.clamp(min=1e-8) if ratio is None else ratio
         total = losses["text"] + total * torch.where(ratio > 0, ratio, 1.0).detach()
-    for name in ("distill", "alignment", "kept"):
+    for name, weight in (("distill", 1.0), ("alignment", 1.0), ("kept", kept_weight)):
         if name in losses:
-            total = total + losses[name]
+            total = total + weight * losses[name]
     return total

@@ -187,7 +187,7 @@ class RAM(nn.Module):
 
         Args:
             batch: tensors by name:
-                pixel_values (B, 3, S, S) float, normalised
+                pixel_values (B, 3, S, S) float, normalised; or tokens (B, 1 + L, C'), of the image encoder
                 targets (B, N), 1 for a positive, 0 for a negative, `losses.UNKNOWN` for a target that is ignored
                 caption_ids (B, T) and tag_ids (B, T'), optional: the caption and its tags as text
                 caption_start: number of prompt tokens, which are not learned
@@ -202,7 +202,7 @@ class RAM(nn.Module):
             Scalars by name: tag, and text, distill, kept and alignment if the batch has their inputs.
         """
         weight = batch.get("weight")
-        tokens = self.encode(batch["pixel_values"])
+        tokens = self.image_proj(batch["tokens"]) if "tokens" in batch else self.encode(batch["pixel_values"])
         logits = self.logits(tokens)
         loss = tag_loss or TagLossConfig()
         exponents = {"gamma_neg": loss.gamma_neg, "gamma_pos": loss.gamma_pos}

@@ -146,7 +146,18 @@ class TrainConfig(Section):
             "annotations; `keep`, the scores of the model that the training starts from, so that they stay."
         ),
     )
+    kept_weight: float = Field(
+        1.0, gt=0, description="Weight of the loss of labels that stay (`old_labels: keep`), beside that of the others."
+    )
     augment: AugmentConfig = Field(AugmentConfig(), description="Training crops.")
+    views: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Number of fixed crops of each image. The frozen image encoder (`backbone_lr: 0`) encodes them once a run, "
+            "and epochs take turns. `null`: every epoch draws and encodes new crops."
+        ),
+    )
     tag_loss: TagLossConfig = Field(TagLossConfig(), description="Loss of the tags.")
     caption_loss: bool = Field(True, description="Whether the caption loss is part of the loss.")
     clean_captions: bool = Field(

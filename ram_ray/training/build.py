@@ -68,6 +68,7 @@ class TaggerJob(Job):
             caption_start=tokenizer.prompt_length(model.config.prompt),
             keeper=make_keeper(keeper, device) if keeper else None,
             kept_ids=find_kept(keeper) if keeper else (),
+            kept_weight=self.config.kept_weight,
             tag_loss=self.config.tag_loss,
         )
 

@@ -24,43 +24,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ram_ray.data.images import Limits, decode, read_bytes
+from ram_ray.data.images import Limits
 from ram_ray.models.targets import UNKNOWN
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.records import Reject
 from ram_ray.runtime.cluster import configure_data
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.augment import train_crop
 from ram_ray.training.caption_text import clean_caption
+from ram_ray.training.image_columns import make_crops, read_contents, unpack_tokens
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.rows import ROWS
+from ram_ray.training.systematic_sample import systematic_sample
 from ram_ray.training.text_column import write_texts
-
-
-def systematic_sample(weights: list[float], *, seed: str) -> list[int]:
-    """Draw as many indices as there are weights, in proportion to the weights (systematic sampling).
-
-    An index is drawn as often as its expected count, rounded up or down. A bucket keeps its number of rows, so the
-    position in the run stays a single number.
-
-    Args:
-        weights: positive numbers.
-        seed: seed of the draw.
-
-    Returns:
-        Indices in ascending order, as many as weights; an index may occur several times.
-    """
-    total, index = sum(weights), 0
-    step = total / len(weights)
-    point, cumulative = random.Random(seed).random() * step, weights[0]
-    indices = []
-    for _ in weights:
-        while cumulative < point and index + 1 < len(weights):
-            index += 1
-            cumulative += weights[index]
-        indices.append(index)
-        point += step
-    return indices
 
 
 @dataclass(frozen=True)
@@ -184,46 +159,29 @@ class Feed(ABC):
             yield {**row, "is_padding": is_padding, "epoch": position.epoch}
 
     def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
-        """Read, decode and augment the images of rows.
+        """Make the batch of rows.
 
         Args:
             rows: B rows of the training table.
 
         Returns:
-            pixels uint8 (B, V, S, S, 3); weight float32 (B,), 0 for a row that must not be learned;
+            The columns of `image_columns`; weight float32 (B,), 0 for a row that must not be learned;
             key, shard, reason and detail (B,) strings, with an empty reason for a usable row; and the columns of
             `target_columns`. A row with a reason has weight 0, and zeros for an image that could not be read. A
             padding row has an empty key.
         """
-        views = [self.views(row) for row in rows]
-        locations = [location for row in views for location in row]
-        columns = ([location[name] for location in locations] for name in ("uri", "offset", "nbytes"))
-        contents = iter(read_bytes(*columns))
-        size = self.config.image_size
-        pixels = np.zeros((len(rows), len(views[0]), size, size, 3), dtype=np.uint8)
-        reasons, details = [""] * len(rows), [""] * len(rows)
-        for index, row in enumerate(rows):
-            for view in range(len(views[index])):
-                content = next(contents)
-                try:
-                    if isinstance(content, Reject):
-                        raise content
-                    image = decode(content, limits=self.limits, size=size)
-                except Reject as reject:
-                    reasons[index], details[index] = reject.reason, reject.detail
-                    continue
-                seed = f"{self.seed}/{row['epoch']}/{row['key']}/{view}"
-                pixels[index, view] = train_crop(image, size=size, config=self.config.augment, seed=seed)
+        columns, rejects = self.image_columns(rows)
+        reasons = [reject.reason if reject else "" for reject in rejects]
         padding = [row.get("is_padding", False) for row in rows]
         usable = [not reason and not is_padding for reason, is_padding in zip(reasons, padding, strict=True)]
         keys = ["" if is_padding else row["key"] for row, is_padding in zip(rows, padding, strict=True)]
         return {
-            "pixels": pixels,
+            **columns,
             "weight": np.array(usable, dtype=np.float32),
             "key": np.array(keys),
             "shard": np.array([row["shard"] for row in rows]),
             "reason": np.array(reasons),
-            "detail": np.array(details),
+            "detail": np.array([reject.detail if reject else "" for reject in rejects]),
             **self.target_columns(rows),
         }
 
@@ -265,6 +223,25 @@ class Feed(ABC):
         """
         return row["images"][:1]
 
+    def image_columns(self, rows: list[dict]) -> tuple[dict[str, np.ndarray], list[Reject | None]]:
+        """Read, decode and augment the images of rows.
+
+        Args:
+            rows: B rows of the training table.
+
+        Returns:
+            pixels uint8 (B, V, S, S, 3); and why a row's images cannot be read, None for a usable row.
+        """
+        crops, rejects = [], []
+        contents = read_contents([self.views(row) for row in rows])
+        for row, files in zip(rows, contents, strict=True):
+            seeds = [f"{self.seed}/{row['epoch']}/{row['key']}/{view}" for view in range(len(files))]
+            size, augment = self.config.image_size, self.config.augment
+            pixels, reject = make_crops(files, seeds, size=size, limits=self.limits, augment=augment)
+            crops.append(pixels)
+            rejects.append(reject)
+        return {"pixels": np.stack(crops)}, rejects
+
     @abstractmethod
     def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:
         """Make the columns of a batch that are learned from the images.
@@ -298,6 +275,19 @@ class TaggerFeed(Feed):
     max_caption_tokens: int = 40
     max_tag_tokens: int = 40
     aligns: bool = False  # whether images are aligned with captions (RAM++)
+    token_shape: tuple[int, int] | None = None  # of the stored tokens of a view; None: images are read
+
+    def views(self, row: dict) -> list[dict]:
+        """The image of a row, or the stored view whose turn it is in the row's epoch."""
+        return super().views(row) if self.token_shape is None else [row["images"][row["epoch"] % len(row["images"])]]
+
+    def image_columns(self, rows: list[dict]) -> tuple[dict[str, np.ndarray], list[Reject | None]]:
+        """As `Feed.image_columns`; with stored views tokens float16 (B, 1 + L, C) in place of pixels."""
+        if self.token_shape is None:
+            return super().image_columns(rows)
+        contents = read_contents([self.views(row) for row in rows])
+        tokens, rejects = zip(*(unpack_tokens(data, self.token_shape) for (data,) in contents), strict=True)
+        return {"tokens": np.stack(tokens)}, list(rejects)
 
     def target_columns(self, rows: list[dict]) -> dict[str, np.ndarray]:
         """Make targets and token ids of a batch.

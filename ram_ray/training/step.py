@@ -33,9 +33,9 @@ SUMS = ("tag", "alignment")  # losses that are sums over images
 class TrainStep(nn.Module):
     """The model with its losses: a batch of uint8 crops in, a dict of scalar losses out.
 
-    Batch, from `feed`: pixels uint8 (B, 1, S, S, 3), targets uint8 (B, N), and with the caption loss
-    caption_ids and tag_ids (B, T) integers, with the alignment loss caption_text uint8 (B, T); weight (B,), 0 for an
-    image that must not be learned.
+    Batch, from `feed`: pixels uint8 (B, 1, S, S, 3), or tokens float16 (B, 1 + L, C) of a frozen image encoder;
+    targets uint8 (B, N); with the caption loss caption_ids and tag_ids (B, T) integers, with the alignment loss
+    caption_text uint8 (B, T); weight (B,), 0 for an image that must not be learned.
 
     Args:
         model: the tagger to train.
@@ -44,6 +44,7 @@ class TrainStep(nn.Module):
         aligner: frozen text encoder of the captions of the alignment loss (RAM++); None: nothing is aligned.
         keeper: frozen model that teaches the kept labels, with the same labels as `model`; None: all are trained.
         kept_ids: ids of the K kept labels.
+        kept_weight: weight of their loss.
         tag_loss: settings of the loss of tags; None: the paper's.
     """
 
@@ -56,6 +57,7 @@ class TrainStep(nn.Module):
         aligner: Teacher | None = None,
         keeper: RAM | None = None,
         kept_ids: Sequence[int] = (),
+        kept_weight: float = 1.0,
         tag_loss: TagLossConfig | None = None,
     ) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class TrainStep(nn.Module):
         # In lists, so that they are not submodules: they are frozen.
         self._teacher, self._aligner, self._keeper = [teacher], [aligner], [keeper]
         self._kept_ids = torch.tensor(list(kept_ids), dtype=torch.int64)
-        self.caption_start, self.tag_loss = caption_start, tag_loss
+        self.caption_start, self.tag_loss, self.kept_weight = caption_start, tag_loss, kept_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the losses of a batch.
@@ -75,12 +77,12 @@ class TrainStep(nn.Module):
             Scalars by name: tag (a mean over images), text, distill, kept and alignment (if trained), and total.
         """
         config = self.model.config
-        pixels = batch["pixels"][:, 0]
-        inputs: dict = {
-            "pixel_values": normalise(pixels, config.mean, config.std),
-            "targets": batch["targets"],
-            "weight": batch.get("weight"),
-        }
+        inputs: dict = {"targets": batch["targets"], "weight": batch.get("weight")}
+        if "tokens" in batch:
+            inputs["tokens"] = batch["tokens"].float()
+        else:
+            pixels = batch["pixels"][:, 0]
+            inputs["pixel_values"] = normalise(pixels, config.mean, config.std)
         if "caption_ids" in batch:
             tag_ids = batch["tag_ids"]
             inputs |= {
@@ -96,12 +98,12 @@ class TrainStep(nn.Module):
         if self._keeper[0] is not None:
             inputs |= self._keep(self._keeper[0], pixels, batch["targets"])
         losses = self.model(inputs, tag_loss=self.tag_loss)
-        return losses_over_workers(losses, self._denominators(batch, inputs))
+        return losses_over_workers(losses, self._denominators(batch, inputs), kept_weight=self.kept_weight)
 
     @staticmethod
     def _align(aligner: Teacher, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The embeddings (B, E) of the captions; an image without a caption is paired with none."""
-        texts, device = read_texts(batch["caption_text"]), batch["pixels"].device
+        texts, device = read_texts(batch["caption_text"]), batch["targets"].device
         has_text = torch.tensor([bool(text) for text in texts], dtype=torch.float32, device=device)
         weight = has_text * batch["weight"] if "weight" in batch else has_text
         return {"text_embed": torch.from_numpy(aligner.encode_texts(texts)).to(device), "text_weight": weight}
@@ -117,21 +119,24 @@ class TrainStep(nn.Module):
 
     def _denominators(self, batch: dict[str, Tensor], inputs: dict) -> dict[str, Tensor]:
         """Count what each loss is a mean over: images, or tokens."""
-        pixels, weight = batch["pixels"], batch.get("weight")
-        images = torch.tensor(float(len(pixels)), device=pixels.device) if weight is None else weight.sum()
+        targets, weight = batch["targets"], batch.get("weight")
+        images = torch.tensor(float(len(targets)), device=targets.device) if weight is None else weight.sum()
         denominators = dict.fromkeys(("tag", "distill", "kept", "alignment"), images)
         if "caption_ids" in inputs:
-            targets = caption_targets(inputs["caption_ids"], start=self.caption_start, weight=weight)
-            denominators["text"] = num_learnt(targets).float()
+            words = caption_targets(inputs["caption_ids"], start=self.caption_start, weight=weight)
+            denominators["text"] = num_learnt(words).float()
         return denominators
 
 
-def losses_over_workers(losses: dict[str, Tensor], denominators: dict[str, Tensor]) -> dict[str, Tensor]:
+def losses_over_workers(
+    losses: dict[str, Tensor], denominators: dict[str, Tensor], *, kept_weight: float = 1.0
+) -> dict[str, Tensor]:
     """Scale the losses of this worker to W times its parts of the losses over all workers, and add their total.
 
     Args:
         losses: losses of `RAM.forward`: those of `SUMS` are sums over images, the others means over `denominators`.
         denominators: a scalar for each loss: the images or tokens of this worker.
+        kept_weight: weight of the loss of kept labels in the total.
 
     Returns:
         Scalars by name, with "total". The average of the workers' gradients of "total" is the gradient of the step.
@@ -144,7 +149,7 @@ def losses_over_workers(losses: dict[str, Tensor], denominators: dict[str, Tenso
     parts = {name: loss_sum * world_size() / count for name, loss_sum, count in zip(names, sums, counts, strict=True)}
     means = dict(zip(names, all_sums[: len(names)] / counts, strict=True))
     ratio = means["text"] / means["tag"].clamp(min=1e-8) if "text" in means else None
-    return {**parts, "total": combine(parts, ratio=ratio)}
+    return {**parts, "total": combine(parts, ratio=ratio, kept_weight=kept_weight)}
 
 
 def _trim(ids: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from ram_ray.config import RunConfig
 from ram_ray.data.folds import Fold
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import read_config
-from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, TrainedModel, Vocabulary
+from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, Samples, TrainedModel, Vocabulary
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.input_file import InputFile
 from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob
+from ram_ray.training.encode_stage import encode_views, with_views
 from ram_ray.training.feed import TaggerFeed
 from ram_ray.training.given_model import give_model
 from ram_ray.training.table import RowSelection, make_table, row_maker
@@ -66,6 +67,7 @@ class TrainingInputs:
     labels: LabelSystemResult
     dual_encoder: DualEncoderResult  # embeds the labels, and is distilled
     vocabulary: Vocabulary  # a folder that every node can read
+    samples: Samples  # all images that are trained on
 
 
 def train_tagger(
@@ -111,6 +113,9 @@ def train_tagger(
     selection = RowSelection(settings.train.shards, left_out)
     path = annotations.path
     make_rows = row_maker(path, config=settings.train, selection=selection, execution=execution)
+    views = encode_views(run, config, settings.train, inputs.samples) if settings.train.views else None
+    if views:
+        make_rows = with_views(make_rows, views.path)
     table = make_table(
         f"{stage.work}/table",
         {path: make_rows},
@@ -131,6 +136,7 @@ def train_tagger(
         max_caption_tokens=settings.model.max_caption_tokens,
         max_tag_tokens=settings.model.max_tag_tokens,
         aligns=settings.model.architecture == "ram_plus",
+        token_shape=views.token_shape if views else None,
     )
     job = TaggerJob(
         stage=name,

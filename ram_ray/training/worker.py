@@ -153,7 +153,7 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
     for batch in feed.stream(num_cpus=job.training.feed_cpus):
         rejected.add(batch)
         usable = np.flatnonzero(batch["weight"])
-        if 0 < len(usable) < len(batch["weight"]):
+        if "pixels" in batch and 0 < len(usable) < len(batch["weight"]):
             unusable = np.flatnonzero(batch["weight"] == 0)
             pixels = np.array(batch["pixels"])
             pixels[unusable] = pixels[usable[np.arange(len(unusable)) % len(usable)]]

@@ -19,9 +19,10 @@ from ram_ray.data.images import Limits
 from ram_ray.models.losses import UNKNOWN, caption_targets
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.training.caption_text import clean_caption
-from ram_ray.training.feed import Table, TaggerFeed, plan, systematic_sample
+from ram_ray.training.feed import Table, TaggerFeed, plan
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.rows import to_training_table
+from ram_ray.training.systematic_sample import systematic_sample
 from ram_ray.training.text_column import read_texts
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
