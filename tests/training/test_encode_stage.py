@@ -7,7 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import timm
 import torch
@@ -102,7 +101,7 @@ def test_packed_tokens_are_unpacked_bit_for_bit_and_a_lost_file_is_named() -> No
     tokens = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float16)
     unpacked, reject = unpack_tokens(pack_tokens(tokens), (5, 8))
     assert reject is None and np.array_equal(unpacked, tokens)
-    with pytest.raises(pa.ArrowInvalid):
+    with pytest.raises(OSError, match="too small"):
         unpack_tokens(pack_tokens(tokens), (4, 8))
     zeros, reject = unpack_tokens(Reject("broken_archive", "gone"), (5, 8))
     assert not zeros.any() and reject is not None and reject.reason == "broken_archive"
@@ -173,4 +172,4 @@ def test_the_settings_are_those_of_the_training(weights: str) -> None:
     tree = {"model": {"image_encoder": {"name": "test_resnet", "weights": weights}}, "seed": 7}
     settings = EncodeSettings.from_config(RunConfig.model_validate(tree), train)
     assert (settings.views, settings.seed, settings.augment, settings.image_size) == (3, 7, AUGMENT, SIZE)
-    assert settings.mean == (0.485, 0.456, 0.406)
+    assert settings.mean == (0.5, 0.5, 0.5) != tuple(RunConfig().model.mean), "the encoder's own"
