@@ -112,11 +112,10 @@ class RunConfig(Section):
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         for name in (name for name, stage in stages.items() if stage.views):
             needs = {
-                "represent.text_encoder, which is not an image encoder too": bool(self.represent.text_encoder),
+                "represent.text_encoder, so that nothing is distilled": bool(self.represent.text_encoder),
                 "model.image_encoder.weights": bool(self.model.image_encoder.weights),
                 "backbone_lr 0 in every training": all(stage.backbone_lr == 0 for stage in stages.values()),
                 "no given bundle": not self.engine.model and not any(stage.bundle for stage in stages.values()),
-                f"{name}.distill_loss false": not stages[name].distill_loss,
                 f"{name}.old_labels train": stages[name].old_labels == "train",
             }
             if missing := [need for need, is_met in needs.items() if not is_met]:

@@ -25,6 +25,7 @@ STAGE_NAMES = {
     *("shards", "captions", "scenes", "parse", "label_system", "labels", "vocabulary", "represent", "synthesize"),
     *(
         "given",
+        "encode",
         "train",
         "scores",
         "score_weights",

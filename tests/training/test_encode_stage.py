@@ -137,7 +137,7 @@ def _sets(text: Path, weights: str) -> list[str]:
     [
         ("finetune.backbone_lr=1e-5", "backbone_lr 0 in every training"),
         ("model.image_encoder.weights=null", "model.image_encoder.weights"),
-        ("pretrain.distill_loss=true", "pretrain.distill_loss false"),
+        ("pretrain.old_labels=keep", "pretrain.old_labels train"),
         ("engine.model=bundles/ram", "no given bundle"),
     ],
 )
