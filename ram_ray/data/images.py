@@ -3,6 +3,10 @@
 The header is checked before a pixel is decoded: format, bytes, pixels, shorter side. So a decompression bomb of
 30,000 x 30,000 pixels in a few hundred bytes costs nothing. Every failure is a `Reject` of this image with one of the
 fixed reasons; a broken image is never replaced by an empty one.
+
+A larger JPEG than `max_pixels`, as phones of 108 and 200 megapixels write it, is decoded at 1/2, 1/4 or 1/8, so that
+what is decoded is within the limit; no other image is decoded at a fraction, since that changes scores. A progressive
+JPEG is not: its coefficients are held whole, whatever the fraction.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ram_ray.data.fetch import read_bytes
 from ram_ray.records import Reject
@@ -21,8 +27,16 @@ from ram_ray.settings.data import Limits
 __all__ = ["Limits", "as_seen", "check_bytes", "decode", "header", "open_image", "read_bytes"]
 
 PILLOW_PIXELS = 178_956_970  # Pillow opens no image that has more
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
+FORMATS = ("PNG", "WEBP", "GIF", "BMP", "TIFF")  # that Pillow tells apart; `_open` does so with JPEG, HEIF and AVIF
+FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC/HEIF, AVIF"
+DRAFTED = 8  # a JPEG may have so many times `max_pixels`
+JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_MAGIC = (JPEG, PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_MAGIC_BYTES = 16
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that hold no pixels
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"avif", b"avis"}
+)
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,11 +66,12 @@ def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
     if not data:
         raise Reject("undecodable", "zero bytes")
     if _is_webp(data):  # Pillow would want the whole file and room for its canvas first
-        size = _webp_size(data)
+        size, draft = _webp_size(data), False
     else:
-        with _open(data, limits) as image:
-            size = image.size
-    _check_size(size, limits)
+        image = _open(data, limits)
+        size, draft = image.size, isinstance(image, JpegImageFile) and "progressive" not in image.info
+        image.close()
+    _check_size(size, limits, draft=draft)
     return size
 
 
@@ -111,15 +126,47 @@ def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image
         Reject: undecodable, truncated, too_small or too_large.
     """
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut images as whole"
-    header(data, limits=limits)
+    stored = header(data, limits=limits)
     if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
-    image = _open(data, limits)
+    try:
+        return _load(_open(data, limits), data, scale=_scale(stored, size, limits))
+    except Reject:
+        plain = _without_texts(data)
+        if len(plain) == len(data):
+            raise
+    return _load(_open(plain, limits), plain)  # Pillow refuses long texts and profiles: a PNG without them is an image
+
+
+def is_image(data: bytes) -> bool:
+    """Whether bytes begin like an image in a format that is read; the end of a file's name says nothing certain.
+
+    Args:
+        data: the first `_MAGIC_BYTES` or more bytes of a file.
+
+    Returns:
+        Whether they do.
+    """
+    return data.startswith(_MAGIC[:3]) or data.startswith(_MAGIC[4:]) or _is_webp(data) or _is_heif(data)
+
+
+def _load(image: Image.Image, data: bytes, *, scale: int = 1) -> Image.Image:
+    """Decode an open image, a JPEG at 1 / `scale`."""
     with _reject_errors(data):
-        if size is not None and image.format in ("JPEG", "MPO"):
-            image.draft(None, (size, size))  # type: ignore[arg-type]
+        if scale > 1 and isinstance(image, JpegImageFile):
+            width, height = image.size
+            image.draft(None, (width // scale, height // scale))  # type: ignore[arg-type]
         image.load()
     return image
+
+
+def _scale(stored: tuple[int, int], size: int | None, limits: Limits) -> int:
+    """At which fraction a JPEG is decoded: 1, 2, 4 or 8; at least so that it is within the limits."""
+    width, height = stored
+    least = next(scale for scale in (1, 2, 4, 8) if -(-width // scale) * -(-height // scale) <= limits.max_pixels)
+    if size is None:
+        return least
+    return max(least, *(scale for scale in (1, 2, 4, 8) if scale == 1 or min(stored) >= scale * size))
 
 
 def as_seen(image: Image.Image, *, exif: bool = True) -> Image.Image:
@@ -164,7 +211,9 @@ class _Bytes(io.BytesIO):
 def _open(data: bytes, limits: Limits) -> Image.Image:
     stream = _Bytes(data)
     try:
-        return Image.open(stream, formats=FORMATS)
+        if data.startswith(JPEG):
+            return JpegImageFile(stream)  # `Image.open` opens no image that has more than `PILLOW_PIXELS`
+        return Image.open(stream, formats=_formats(data))
     except MemoryError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -179,14 +228,26 @@ def _rejection(data: bytes, error: Exception, short: bool = False) -> Reject:
     `short` means that the header asked for more bytes than there are; while pixels are read this is so for every file.
     """
     detail = "no image that can be read" if isinstance(error, UnidentifiedImageError) else f"{error}"
-    ended = "truncated" in detail.lower() or "cannot load" in detail  # the latter: no pixels follow the header
-    cut = short or ended or isinstance(error, EOFError)
-    return Reject("truncated" if cut and data.startswith(_MAGIC) else "undecodable", detail)
+    words = ("truncated", "cannot load", "end of file")  # "cannot load": no pixels follow the header
+    cut = short or isinstance(error, EOFError) or any(word in detail.lower() for word in words)
+    is_part = cut and data.startswith(_MAGIC)
+    return Reject("truncated" if is_part or (_is_heif(data) and (cut or _is_cut(data))) else "undecodable", detail)
 
 
-def _check_size(size: tuple[int, int], limits: Limits) -> None:
+def _is_cut(data: bytes) -> bool:
+    """Whether the last box of HEIC or AVIF is longer than what is there."""
+    position = 0
+    while position + 8 <= len(data):
+        nbytes = int.from_bytes(data[position : position + 4], "big")
+        if nbytes < 8:  # 0: to the end; 1: a length of 64 bits, which follows
+            return nbytes == 1 and int.from_bytes(data[position + 8 : position + 16], "big") > len(data) - position
+        position += nbytes
+    return position != len(data)
+
+
+def _check_size(size: tuple[int, int], limits: Limits, *, draft: bool) -> None:
     width, height = size
-    if width * height > limits.max_pixels:
+    if width * height > limits.max_pixels * (DRAFTED if draft else 1):
         raise _too_many_pixels(f"{width} x {height}", limits)
     if min(width, height) < limits.min_side:
         raise Reject("too_small", f"{width} x {height} pixels; data.min_side is {limits.min_side}")
@@ -194,7 +255,36 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
 
 def _too_many_pixels(pixels: str, limits: Limits) -> Reject:
     max_pixels = min(limits.max_pixels, PILLOW_PIXELS)
-    return Reject("too_large", f"{pixels} pixels; an image may have {max_pixels:,} (max_pixels)")
+    return Reject("too_large", f"{pixels} pixels; an image may have {max_pixels:,} (max_pixels), a JPEG {DRAFTED} times")
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """The formats that bytes can have; the decoder of HEIF is loaded for bytes that begin like it."""
+    if not _is_heif(data):
+        return FORMATS
+    if "HEIF" not in Image.OPEN:
+        import pi_heif
+
+        pi_heif.register_heif_opener(thumbnails=False)
+    return ("AVIF", "HEIF")
+
+
+def _is_heif(data: bytes) -> bool:
+    """Whether bytes begin as HEIC, HEIF or AVIF do, which share a container."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its texts and its colour profile, which Pillow bounds; other bytes as they are."""
+    if not data.startswith(PNG):
+        return data
+    kept, position = [PNG], len(PNG)
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] not in _PNG_TEXTS:
+            kept.append(data[position:end])
+        position = end
+    return b"".join(kept)
 
 
 def _is_webp(data: bytes) -> bool:
@@ -219,7 +309,11 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey: keep the upper 8, where Pillow would clip
-        return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
+        return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":  # of 0 to 1, 8 bits or 16 bits, whichever its values need
+        values = np.nan_to_num(np.asarray(image))
+        scale = next((scale for most, scale in ((1, 255), (255, 1)) if values.max() <= most), 1 / 256)
+        return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

@@ -1,0 +1,206 @@
+r"""Locations of files: from a path or URI to a filesystem and a path, for every name that a file can have.
+
+fsspec gives "::" in a name a meaning, and neither Arrow nor JSON can hold a name that is not Unicode, which a path on
+Linux may be. So a path without "://" is never a URI here, and a location is text: a byte that is not UTF-8 is written
+as `\xe9`, and the backslash of a name that looks like this as `\x5c`. `to_path` turns it into the name again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from ram_ray.runtime.storage import Info, is_local
+
+MAX_BRACED = 1_000_000  # names of one brace pattern
+_ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
+_LOOKS_ESCAPED = re.compile(r"\\(?=x[0-9a-f]{2})")
+_CHAINED = re.compile(r"^\w+::|::\w+://")  # fsspec's URL of one storage inside another
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def to_text(path: str) -> str:
+    r"""Write a path as text that is valid Unicode.
+
+    Args:
+        path: as Python gives it: bytes that are not UTF-8 are lone surrogates.
+
+    Returns:
+        The text; most paths are not changed.
+    """
+    path = _LOOKS_ESCAPED.sub(r"\\x5c", path)
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def to_path(text: str) -> str:
+    r"""The path that `to_text` wrote.
+
+    Args:
+        text: with `\xNN` in place of bytes that are not UTF-8.
+
+    Returns:
+        The path, as Python gives it.
+    """
+    if "\\x" not in text:
+        return text
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text.encode("utf-8"))
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Find the filesystem of a path or URI, and the path in the form of it.
+
+    Args:
+        uri: text as `to_text` writes it.
+
+    Returns:
+        (filesystem, path).
+    """
+    protocol, separator, _ = uri.partition("://")
+    if not separator or protocol == "file":
+        fs = LocalFileSystem()
+        return fs, fs._strip_protocol(to_path(uri))
+    if "::" in uri and not _CHAINED.search(uri):
+        fs = fsspec.filesystem(protocol)
+        return fs, fs._strip_protocol(uri)
+    return fsspec.url_to_fs(uri)
+
+
+def uri_of(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """The location of a file as text, for a row.
+
+    Args:
+        fs: filesystem of the path.
+        path: in the form of `fs`.
+
+    Returns:
+        The path of a local file, else the URI with its protocol.
+    """
+    return to_text(path) if is_local(fs) else fs.unstrip_protocol(path)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a pattern with braces stands for, as WebDataset and shells write it.
+
+    Args:
+        pattern: such as `train-{0000..0003}.tar` or `{coco,vg}/*.tar`; without braces, or as the name of a file that
+            exists, it stands for itself.
+
+    Returns:
+        The names, in order.
+
+    Raises:
+        ValueError: if there are too many.
+    """
+    match = next((match for match in _BRACES.finditer(pattern) if _choices(match[1])), None)
+    if match is None or ("://" not in pattern and os.path.lexists(to_path(pattern))):
+        return [pattern]
+    names: list[str] = []
+    for choice in _choices(match[1]):
+        names += expand_braces(pattern[: match.start()] + choice + pattern[match.end() :])
+        if len(names) > MAX_BRACED:
+            raise ValueError(f"{pattern}: stands for more than {MAX_BRACED:,} names; write a glob with *")
+    return names
+
+
+def _choices(inside: str) -> list[str]:
+    """What the text between two braces stands for; nothing if it is no list and no range."""
+    if bounds := _RANGE.fullmatch(inside):
+        first, last = int(bounds[1]), int(bounds[2])
+        if last - first > MAX_BRACED:
+            raise ValueError(f"{{{inside}}}: stands for more than {MAX_BRACED:,} names; write a glob with *")
+        return [f"{number:0{len(bounds[1])}d}" for number in range(first, last + 1)]
+    return inside.split(",") if "," in inside else []
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of a walk. Without a name that the caller removes from `folders`, the walk does not go there."""
+
+    path: str
+    files: list[Info]  # by name; "type" is "file", or "link" of what is not followed, with "destination"
+    folders: list[str]  # paths
+
+
+def walk(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[Folder]:
+    """Walk the folders below a path, the root first, in the order of names.
+
+    A linked folder is followed once, after all others; a link to a folder that was walked already, to nothing, or to
+    itself is a file of the type "link".
+
+    Args:
+        fs: a filesystem of fsspec.
+        root: a folder, in the form of `fs`.
+
+    Yields:
+        Each folder with its files.
+    """
+    linked: list[str] = []
+    walked: set[object] = set()
+    yield from _walk(fs, root.rstrip("/") or "/", linked, walked)
+    while linked:
+        path = linked.pop(0)
+        if _identity(path) in walked:
+            yield Folder(path.rpartition("/")[0], [_link_info(path, "a folder that is read already")], [])
+        else:
+            yield from _walk(fs, path, linked, walked)
+
+
+def _walk(fs: fsspec.AbstractFileSystem, root: str, linked: list[str], walked: set[object]) -> Iterator[Folder]:
+    pending = [root]
+    while pending:
+        path = pending.pop()
+        if is_local(fs):
+            walked.add(_identity(path))
+        folder = Folder(path, [], [])
+        for info in _list(fs, path):
+            if info.get("islink"):
+                info = _followed(info)
+            if info["type"] == "directory":
+                (linked if info.get("islink") else folder.folders).append(info["name"].rstrip("/"))
+            else:
+                folder.files.append(info)
+        yield folder
+        pending += folder.folders[::-1]
+
+
+def _list(fs: fsspec.AbstractFileSystem, path: str) -> list[Info]:
+    """The entries of a folder by name, without the empty object that stands for a folder in an object store."""
+    try:
+        entries = fs.ls(path, detail=True)
+    except PermissionError:
+        return [{**_link_info(path, "a folder that may not be read"), "type": "link"}]
+    marker = path.rstrip("/")
+    return sorted(
+        (info for info in entries if info["name"].rstrip("/") != marker or info["type"] == "directory"),
+        key=lambda info: info["name"],
+    )
+
+
+def _followed(info: Info) -> Info:
+    """A link's info with the type of what it leads to."""
+    try:
+        target = os.stat(info["name"])
+    except OSError:
+        return _link_info(info["name"], "nothing")
+    kind = "directory" if os.path.isdir(info["name"]) else "file"
+    return {**info, "type": kind, "size": target.st_size, "mtime": target.st_mtime}
+
+
+def _link_info(path: str, destination: str) -> Info:
+    return {"name": path, "type": "link", "size": 0, "destination": destination}
+
+
+def _identity(path: str) -> object:
+    """What two paths to one folder share."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path
+    return status.st_dev, status.st_ino
