@@ -22,6 +22,7 @@ Row = dict[str, Any]  # a row of one of the schemas below: values by column
 
 Reason = Literal[
     "undecodable",  # bytes that no image decoder accepts
+    "unsupported_format",  # one row for the files of an archive or folder with one ending, which nothing reads
     "truncated",  # an image file that ends before its last pixel
     "too_small",  # shorter side below data.min_side pixels
     "too_large",  # more than data.max_pixels pixels or data.max_bytes bytes

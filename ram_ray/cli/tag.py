@@ -125,7 +125,7 @@ def tag_images(
     """
     require("ray", extra="serve")
     from ram_ray.config import load
-    from ram_ray.inference import batch
+    from ram_ray.inference import batch, image_files
     from ram_ray.runtime import cluster, outcome
 
     _check_choice("--backend", backend, ("torch", "openvino"))
@@ -134,7 +134,7 @@ def tag_images(
     own_tags = _split_tags(tags)
     query = batch.Query(top_k=top_k, threshold=threshold, tags=tuple(own_tags) if own_tags is not None else None)
     # Report a wrong path before Ray starts.
-    batch.find_work(data, shard_folders=settings.data.shard_folders)
+    image_files.find_work(data, shard_folders=settings.data.shard_folders, layout=settings.data.layout)
     resources = settings.resources
     if not cluster.joins_cluster():
         cpus = cluster.machine_cpus()

@@ -8,21 +8,17 @@ data engine. Both become tags that came with the data (`given_tags`), not human 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from itertools import islice
 
-import fsspec
-
-from ram_ray.data.samples import GivenTag, ImageCheck, Sample, check_file, parse_texts, relative_name
+from ram_ray.data.json_stream import JsonStream, open_json
+from ram_ray.data.samples import GivenTag, ImageCheck, Sample, check_file, folder_of, relative_name
+from ram_ray.data.texts import parse_texts
 from ram_ray.records import Json, Reject
+from ram_ray.runtime.location import child_uri
 
-MAX_ENTRY = 1_000_000  # characters of one entry
 MAX_ID = 1_000_000
 NUM_CHECKED = 100  # entries that are read before a run
-_READ = 1 << 20  # characters of one read
-_SPACES = re.compile(r"[ \t\r\n]*")
 
 
 def check_system(uri: str, system: str | None) -> None:
@@ -57,8 +53,7 @@ def read_annotation_list(uri: str, *, images: str | None, check_image: ImageChec
     Raises:
         OSError: if the storage fails.
     """
-    root = (images or uri.rpartition("/")[0] or ".").rstrip("/")
-    fs, _ = fsspec.url_to_fs(root)
+    root = folder_of(uri, images)
     entries, number = read_entries(uri), 0
     while True:
         number += 1
@@ -75,7 +70,7 @@ def read_annotation_list(uri: str, *, images: str | None, check_image: ImageChec
         except Reject as reject:
             sample.problem = reject
         else:
-            check_file(sample, fs=fs, named_in=f"entry {number}", check_image=check_image)
+            check_file(sample, named_in=f"entry {number}", check_image=check_image)
         yield sample
 
 
@@ -83,7 +78,7 @@ def _read_entry(entry: object, sample: Sample, *, root: str) -> None:
     """Set what an entry says of an image."""
     if not isinstance(entry, dict):
         raise Reject("bad_metadata", f"not a JSON object: {str(entry)[:100]}")
-    name = relative_name(entry.get("image_path", entry.get("image")), fields='"image_path"')
+    name = relative_name(entry.get("image_path", entry.get("image")), root=root, fields='"image_path"')
     texts, ids_of_texts = _captions(entry)
     union = _ids(entry.get("union_label_id"), "union_label_id")
     given: list[GivenTag] = []
@@ -94,7 +89,10 @@ def _read_entry(entry: object, sample: Sample, *, root: str) -> None:
     mentioned = {tag["id"] for tag in given}
     given += [GivenTag(id=id, caption=None) for id in dict.fromkeys(union) if id not in mentioned]
     sample.given_tags = given or None
-    sample.key, sample.uri = name, f"{root}/{name}"  # last: an entry that cannot be used does not take the image's key
+    sample.key, sample.uri = (
+        name,
+        child_uri(root, name),
+    )  # last: an entry that cannot be used does not take the image's key
 
 
 def _captions(entry: Json) -> tuple[list[object], list[list[int]]]:
@@ -134,33 +132,8 @@ def read_entries(uri: str) -> Iterator[object]:
     Raises:
         ValueError: if the file is not a JSON list, ends early, or has an entry of more than `MAX_ENTRY` characters.
     """
-    decoder = json.JSONDecoder()
-    fs, path = fsspec.url_to_fs(uri)
-    if not fs.isfile(path):
-        raise ValueError(f"{uri}: there is no such file")
-    with fsspec.open(uri, "r", encoding="utf-8", errors="replace", compression="infer") as file:
-        text, position, in_list = file.read(_READ), 0, False
-        while True:
-            position = _SPACES.match(text, position).end()  # type: ignore[union-attr]
-            if position < len(text) and (text[position] in ",]" if in_list else text[position] == "["):
-                if text[position] == "]":
-                    return
-                in_list, position = True, position + 1
-                continue
-            if text and not in_list and position < len(text):
-                raise ValueError(f"{uri}: not a JSON list; the released annotations begin with '['")
-            try:
-                entry, end = decoder.raw_decode(text, position)
-                next_position = _SPACES.match(text, end).end()  # type: ignore[union-attr]
-                if text[next_position : next_position + 1] not in (",", "]"):  # "3." may continue in the next read
-                    raise json.JSONDecodeError("not the end of the entry", text, end)
-                yield entry
-                position = end
-            except (json.JSONDecodeError, RecursionError) as error:
-                start = text[position : position + 60]
-                if len(text) - position > MAX_ENTRY or isinstance(error, RecursionError):
-                    raise ValueError(f"{uri}: an entry cannot be read as JSON: {start!r}") from None
-                more = file.read(_READ)
-                if not more:
-                    raise ValueError(f"{uri} ends early or is not JSON at {start!r}") from None
-                text, position = text[position:] + more, 0
+    with open_json(uri) as file:
+        stream = JsonStream(file, uri)
+        if stream.peek() not in ("[", ""):
+            raise ValueError(f"{uri}: not a JSON list; the released annotations begin with '['")
+        yield from stream.items()

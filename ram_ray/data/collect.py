@@ -5,6 +5,7 @@ If a run names no shards, the drawn scenes are written first, as ordinary shards
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
@@ -20,15 +21,18 @@ from ram_ray.config import RunConfig
 from ram_ray.data.annotation_list import check_system
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.data.shards import Format, Shard, list_shards, scan_shard
+from ram_ray.data.unread import Unread
 from ram_ray.drawn_scenes import plan_corpus, write_shard
 from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import DrawnShards, Samples
 from ram_ray.runtime.annotate import annotate, count_and_reject
 from ram_ray.runtime.artifacts import Run, Stage
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
-from ram_ray.settings.data import DrawnConfig, Limits
+from ram_ray.settings.data import DrawnConfig, LayoutConfig, Limits
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
+
+logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 1000
 
@@ -58,7 +62,8 @@ class SampleSettings(StageSettings):
     min_side: int
     max_pixels: int
     max_bytes: int
-    images: str | None = None  # folder that the image paths of JSON lists start from; None: the folder of each list
+    images: str | None = None  # folder that the image paths of lists and tables start from; None: theirs
+    layout: LayoutConfig
     hidden: HiddenCaptions | None = None
 
     @classmethod
@@ -78,7 +83,10 @@ class SampleSettings(StageSettings):
         """
         data, num_shown = config.data, config.data.measure.captions_per_image
         hides = num_shown is not None and not held_out
-        shards = list_shards(uris, folders=data.shard_folders, images=data.images)
+        unread = Unread()
+        shards = list_shards(uris, folders=data.shard_folders, images=data.images, layout=data.layout, unread=unread)
+        if unread:
+            logger.info("not read, for they are no shards: %s", unread)
         lists = [shard for shard in shards if shard.format == "json"]
         for shard in lists:
             check_system(shard.uri, config.labels.system)
@@ -91,7 +99,8 @@ class SampleSettings(StageSettings):
             min_side=data.min_side,
             max_pixels=data.max_pixels,
             max_bytes=data.max_bytes,
-            images=lists[0].images if lists else None,
+            images=shards[0].images,
+            layout=data.layout,
             hidden=HiddenCaptions(captions_per_image=num_shown, seed=config.seed) if hides else None,
         )
 
@@ -110,7 +119,7 @@ class SampleSettings(StageSettings):
             An iterator of rows.
         """
         shard = Shard(source["shard"], source["uri"], source["format"], images=self.images)
-        rows = scan_shard(shard, limits=self.limits, check=self.check)
+        rows = scan_shard(shard, limits=self.limits, check=self.check, layout=self.layout)
         hidden = self.hidden
         if hidden is None:
             return rows
@@ -143,7 +152,7 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
         The result of the stage.
 
     Raises:
-        ValueError: if a name is no shard, or no row is usable.
+        ValueError: if a name is no shard, or no row is usable; the message has the reason of a row.
     """
     settings = SampleSettings.from_config(config, uris=uris, held_out=held_out)
     stage = run.stage(name, Samples, settings=settings, inputs=[])

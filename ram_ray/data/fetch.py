@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import fsspec
 
-from ram_ray.data.parquet import read_rows
+from ram_ray.data.parquet import is_parquet, read_rows
 from ram_ray.records import Reject
+from ram_ray.runtime.location import locate
 
 MAX_GAP = 64 << 10  # bytes between two images that are still fetched in one request
 MAX_REQUEST = 64 << 20  # bytes of one request
@@ -40,7 +41,7 @@ def read_bytes(uris: Sequence[str], offsets: Sequence[int], nbytes: Sequence[int
         rows[uri].append(index)
     ranges: dict[str, list[int]] = {}
     for uri, indices in rows.items():
-        if not uri.lower().endswith(".parquet"):
+        if not is_parquet(uri):
             ranges[uri] = indices
             continue
         wanted = {offsets[index] for index in indices}
@@ -58,7 +59,7 @@ def _read_ranges(
     """(index, bytes) for the rows of each URI; near ranges share a request, and requests run concurrently."""
     requests: dict[int, tuple[fsspec.AbstractFileSystem, list[tuple[str, int, int, list[int]]]]] = {}
     for uri, indices in rows.items():
-        fs, path = fsspec.url_to_fs(uri)
+        fs, path = locate(uri)
         for start, end, covered in _coalesce(indices, offsets, nbytes):
             requests.setdefault(id(fs), (fs, []))[1].append((path, start, end, covered))
     for fs, wanted in requests.values():

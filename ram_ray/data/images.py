@@ -32,7 +32,7 @@ FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC/HEIF, AVIF"
 DRAFTED = 8  # a JPEG may have so many times `max_pixels`
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _MAGIC = (JPEG, PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_MAGIC_BYTES = 16
+MAGIC_BYTES = 16
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that hold no pixels
 _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"avif", b"avis"}
@@ -129,20 +129,21 @@ def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image
     stored = header(data, limits=limits)
     if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
+    scale = _scale(stored, size, limits)
     try:
-        return _load(_open(data, limits), data, scale=_scale(stored, size, limits))
+        return _load(_open(data, limits), data, scale=scale)
     except Reject:
         plain = _without_texts(data)
         if len(plain) == len(data):
             raise
-    return _load(_open(plain, limits), plain)  # Pillow refuses long texts and profiles: a PNG without them is an image
+    return _load(_open(plain, limits), plain)  # long texts may also follow the pixels of a PNG
 
 
 def is_image(data: bytes) -> bool:
     """Whether bytes begin like an image in a format that is read; the end of a file's name says nothing certain.
 
     Args:
-        data: the first `_MAGIC_BYTES` or more bytes of a file.
+        data: the first `MAGIC_BYTES` or more bytes of a file.
 
     Returns:
         Whether they do.
@@ -209,6 +210,17 @@ class _Bytes(io.BytesIO):
 
 
 def _open(data: bytes, limits: Limits) -> Image.Image:
+    """Open an image; a PNG with texts or a profile that are longer than Pillow reads is opened without them."""
+    try:
+        return _open_whole(data, limits)
+    except Reject:
+        plain = _without_texts(data)
+        if len(plain) == len(data):
+            raise
+    return _open_whole(plain, limits)
+
+
+def _open_whole(data: bytes, limits: Limits) -> Image.Image:
     stream = _Bytes(data)
     try:
         if data.startswith(JPEG):
@@ -255,7 +267,9 @@ def _check_size(size: tuple[int, int], limits: Limits, *, draft: bool) -> None:
 
 def _too_many_pixels(pixels: str, limits: Limits) -> Reject:
     max_pixels = min(limits.max_pixels, PILLOW_PIXELS)
-    return Reject("too_large", f"{pixels} pixels; an image may have {max_pixels:,} (max_pixels), a JPEG {DRAFTED} times")
+    return Reject(
+        "too_large", f"{pixels} pixels; an image may have {max_pixels:,} (max_pixels), a JPEG {DRAFTED} times"
+    )
 
 
 def _formats(data: bytes) -> tuple[str, ...]:

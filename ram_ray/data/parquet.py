@@ -1,59 +1,80 @@
-"""Samples of a Parquet file with image bytes, as img2dataset and Hugging Face write them, and its rows by number.
+"""Samples of a Parquet file with images, as img2dataset and Hugging Face write them, and its rows by number.
 
-A row group can be too large for memory, and for one row of bad text Arrow fails the whole column. So rows are read in
-batches of bounded bytes, and strings are read as bytes and decoded row by row.
+A row group can be too large for memory, so rows are read in batches of bounded bytes. `columns.py` says which columns
+are read. An image column that the user named is a part of the location of each image: `x.parquet#column=photo`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
-import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ram_ray.data.samples import ImageCheck, Sample, parse_texts
-from ram_ray.records import Reject
+from ram_ray.data.columns import Columns, find_columns, find_image_column, images_of, values_of
+from ram_ray.data.samples import ImageCheck, Sample, check_file, folder_of, relative_name
+from ram_ray.data.texts import merge_texts, parse_captions, parse_texts, read_json
+from ram_ray.records import Json, Reject
+from ram_ray.runtime.location import child_uri, locate
+from ram_ray.settings.data import LayoutConfig
 
 BATCH_BYTES = 32 << 20  # of rows held at once
-IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "image_bytes")
-CAPTION_COLUMNS = ("caption", "captions", "text", "TEXT")
-KEY_COLUMNS = ("key", "__key__", "image_id", "url")
+_COLUMN = "#column="
 
 
-def read_parquet(uri: str, *, check_image: ImageCheck) -> Iterator[Sample]:
+def read_parquet(
+    uri: str, *, check_image: ImageCheck, layout: LayoutConfig, images: str | None = None, needs_text: bool = True
+) -> Iterator[Sample]:
     """Read the samples of a Parquet file in batches of about `BATCH_BYTES`.
 
     Args:
         uri: URI of the file.
         check_image: function that checks an image.
+        layout: names columns, or leaves it to the usual names.
+        images: folder that paths of images start from; None: that of the file.
+        needs_text: whether there must be a column of captions or labels.
 
     Yields:
-        A sample for each row; its `offset` is the row number.
-
-    Raises:
-        ValueError: if there is no image column, or neither captions nor labels.
+        A sample for each row; its `offset` is the row number. A file without the columns is one rejected sample.
     """
-    fs, path = fsspec.url_to_fs(uri)
+    fs, path = locate(uri)
     with fs.open(path, "rb") as file:
         try:
             parquet = pq.ParquetFile(file, buffer_size=1 << 20)
         except (pa.ArrowException, OSError) as error:
             yield _broken_rows(uri, 0, error)
             return
-        columns = _columns(uri, parquet.schema_arrow)
+        try:
+            columns = find_columns(uri, parquet.schema_arrow, layout, needs_text=needs_text)
+        except ValueError as error:
+            yield Sample("#columns", uri, problem=Reject("bad_metadata", str(error)))
+            return
+        if not parquet.metadata.num_rows:
+            yield Sample("#empty", uri, problem=Reject("broken_archive", "a file without a row"))
+        rows = _Rows(uri, columns, layout, images, check_image)
         first = 0
         for group in range(parquet.num_row_groups):
             row = first
             try:
-                for batch in group_batches(parquet, group, [column for column in columns.values() if column]):
-                    yield from _batch_samples(uri, row, batch, columns, check_image)
+                for batch in group_batches(parquet, group, columns.names):
+                    yield from rows.samples(row, batch)
                     row += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 yield _broken_rows(uri, row, error)
             first += parquet.metadata.row_group(group).num_rows
+
+
+def is_parquet(uri: str) -> bool:
+    """Whether the images at a location are rows of a Parquet file.
+
+    Args:
+        uri: of an image.
+
+    Returns:
+        Whether they are.
+    """
+    return uri.partition(_COLUMN)[0].lower().endswith(".parquet")
 
 
 def group_batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -73,116 +94,79 @@ def group_batches(parquet: pq.ParquetFile, group: int, columns: list[str]) -> It
     yield from parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False)
 
 
-def image_column(uri: str, schema: pa.Schema) -> str:
-    """Find the column of image bytes.
+class _Rows:
+    """Makes samples of rows; arguments are those of `read_parquet`."""
 
-    Args:
-        uri: URI of the file, for the error.
-        schema: schema of the file.
+    def __init__(
+        self, uri: str, columns: Columns, layout: LayoutConfig, images: str | None, check_image: ImageCheck
+    ) -> None:
+        self._uri, self._columns, self._layout, self._check_image = uri, columns, layout, check_image
+        self._root = folder_of(uri, images)
+        self._location = f"{uri}{_COLUMN}{columns.image}" if layout.image_columns else uri
 
-    Returns:
-        The column's name; "NAME.bytes" for a struct column with the field `bytes`.
+    def samples(self, first: int, batch: pa.RecordBatch) -> Iterator[Sample]:
+        """The samples of a batch whose first row is number `first`."""
+        columns = self._columns
+        captions = [(name, values_of(batch, name)) for name in columns.captions]
+        names = (columns.json, columns.labels, columns.negative_labels, columns.key)
+        trees, labels, negatives, keys = (values_of(batch, name) for name in names)
+        image_values = batch.column(columns.image)
+        for index in range(batch.num_rows):
+            number = first + index
+            sample = Sample(str(number), self._location, number)
+            try:
+                key = keys[index]
+                if isinstance(key, bytes):
+                    sample.key = key.decode("utf-8", "backslashreplace") or sample.key
+                elif key is not None:
+                    sample.key = str(key)
+                texts = [parse_texts(values[index], name, encoding=self._layout.encoding) for name, values in captions]
+                tree = _tree(trees[index])
+                sample.captions = merge_texts(*texts, parse_captions(tree))
+                sample.set_labels(
+                    tree.get("labels") if labels[index] is None else labels[index],
+                    tree.get("negative_labels") if negatives[index] is None else negatives[index],
+                )
+            except Reject as reject:
+                sample.problem = reject
+            images = images_of(image_values[index])
+            self._check(sample, images[0] if images else b"")
+            yield sample
+            for _ in images[1:]:
+                detail = f"a second image of row {number}"
+                yield Sample(sample.key, self._location, number, problem=Reject("duplicate_key", detail))
 
-    Raises:
-        ValueError: if the file has no such column.
-    """
-    for name in IMAGE_COLUMNS:
-        if name not in schema.names:
-            continue
-        kind = schema.field(name).type
-        if _is_bytes(kind):
-            return name
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type):
-            return f"{name}.bytes"
-    raise ValueError(
-        f"{uri}: no column of image bytes among {schema.names}; name it one of {', '.join(IMAGE_COLUMNS)} "
-        "(the .parquet files that img2dataset writes beside its .tar files hold no images: name the .tar files)"
-    )
-
-
-def image_values(batch: pa.RecordBatch, column: str) -> pa.Array:
-    """The image bytes of a batch.
-
-    Args:
-        batch: rows of the file.
-        column: as `image_column` names it: a column, or "column.field" of a struct.
-
-    Returns:
-        A binary array, one value a row.
-    """
-    name, _, inner = column.partition(".")
-    array = batch.column(name)
-    return pc.struct_field(array, inner) if inner else array
-
-
-def _columns(uri: str, schema: pa.Schema) -> dict[str, str | None]:
-    def first(names: Iterable[str]) -> str | None:
-        return next((name for name in names if name in schema.names), None)
-
-    columns = {"image": image_column(uri, schema), "captions": first(CAPTION_COLUMNS)}
-    columns |= {name: first([name]) for name in ("labels", "negative_labels")}
-    if not any(columns[name] for name in ("captions", "labels", "negative_labels")):
-        names = ", ".join(CAPTION_COLUMNS)
-        raise ValueError(f"{uri}: no captions among {schema.names}; name the column one of {names}")
-    return {**columns, "key": first(KEY_COLUMNS)}
-
-
-def _batch_samples(
-    uri: str, first: int, batch: pa.RecordBatch, columns: dict[str, str | None], check_image: ImageCheck
-) -> Iterator[Sample]:
-    assert columns["image"]
-    images = image_values(batch, columns["image"])
-    lengths = pc.binary_length(images).to_pylist()
-    values = {name: _raw_list(batch, columns[name]) for name in ("captions", "labels", "negative_labels", "key")}
-    for index in range(batch.num_rows):
-        sample = Sample(str(first + index), uri, first + index, lengths[index] or 0)
+    def _check(self, sample: Sample, image: bytes | str) -> None:
+        if isinstance(image, bytes):
+            sample.nbytes = len(image)
+            sample.check_image(self._check_image, partial(_first_bytes, image))
+            return
+        number = sample.offset
         try:
-            key = values["key"][index]
-            if isinstance(key, bytes):
-                sample.key = key.decode("utf-8", "backslashreplace") or sample.key
-            elif key is not None:
-                sample.key = str(key)
-            sample.captions = parse_texts(values["captions"][index], "captions")
-            sample.set_labels(values["labels"][index], values["negative_labels"][index])
+            name = relative_name(image, root=self._root, fields=self._columns.image)
         except Reject as reject:
-            sample.problem = reject
-        sample.check_image(check_image, partial(_read_value, images, index))
-        yield sample
+            sample.problem = sample.problem or reject
+            return
+        sample.uri, sample.offset = child_uri(self._root, name), 0
+        check_file(sample, named_in=f"row {number}", check_image=self._check_image)
 
 
-def _read_value(images: pa.Array, index: int, num_bytes: int) -> bytes:
-    return (images[index].as_py() or b"")[:num_bytes]
+def _first_bytes(image: bytes, num_bytes: int) -> bytes:
+    return image[:num_bytes]
 
 
-def _raw_list(batch: pa.RecordBatch, name: str | None) -> list:
-    """A column as Python values, its strings as undecoded bytes: Arrow would fail the batch for one bad row."""
-    if name is None:
-        return [None] * batch.num_rows
-    array = batch.column(name)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    kind = array.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        binary = _binary(kind.value_type)
-        array = array.cast(pa.large_list(binary)) if binary else array
-    elif binary := _binary(kind):
-        array = array.cast(binary)
-    return array.to_pylist()
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _binary(kind: pa.DataType) -> pa.DataType | None:
-    return pa.large_binary() if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None
+def _tree(value: object) -> Json:
+    """An object as img2dataset's .json files hold it, from a struct or from text."""
+    if isinstance(value, bytes):
+        return read_json(value) if value.strip() else {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_rows(uri: str, wanted: set[int]) -> dict[int, bytes | Reject]:
     """Read the images of some rows, from the row groups that hold them.
 
     Args:
-        uri: URI of the file.
+        uri: location of the images: the file, with the column if the user named it.
         wanted: row numbers.
 
     Returns:
@@ -191,11 +175,12 @@ def read_rows(uri: str, wanted: set[int]) -> dict[int, bytes | Reject]:
     Raises:
         OSError: if the storage fails.
     """
-    fs, path = fsspec.url_to_fs(uri)
+    uri, _, named = uri.partition(_COLUMN)
+    fs, path = locate(uri)
     try:
         with fs.open(path, "rb") as file:
             parquet = pq.ParquetFile(file, buffer_size=1 << 20)
-            column = image_column(uri, parquet.schema_arrow)
+            column = find_image_column(uri, parquet.schema_arrow, [named] if named else ())
             results: dict[int, bytes | Reject] = {}
             first = 0
             for group in range(parquet.num_row_groups):
@@ -218,10 +203,12 @@ def _group_rows(
     start = first
     try:
         for batch in group_batches(parquet, group, [column]):
-            values = image_values(batch, column)
+            values = batch.column(column)
             for row in rows:
                 if start <= row < start + batch.num_rows:
-                    results[row] = values[row - start].as_py() or Reject("broken_archive", f"row {row} holds no image")
+                    image = next(iter(images_of(values[row - start])), b"")
+                    whole = isinstance(image, bytes) and image
+                    results[row] = image if whole else Reject("broken_archive", f"row {row} holds no image")
             start += batch.num_rows
             if start > rows[-1]:
                 break

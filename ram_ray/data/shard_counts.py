@@ -11,37 +11,40 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-import fsspec
 import pyarrow.parquet as pq
 
 from ram_ray.data.samples import Read, Sample
-from ram_ray.data.shards import Shard, read_samples
+from ram_ray.data.shards import DEFAULT_LAYOUT, Shard, read_samples
+from ram_ray.runtime.location import locate
+from ram_ray.settings.data import LayoutConfig
 
 
-def count_images(shards: Iterable[Shard], *, enough: int) -> int | None:
+def count_images(shards: Iterable[Shard], *, enough: int, layout: LayoutConfig = DEFAULT_LAYOUT) -> int | None:
     """Count the images of shards, until there are enough.
 
     Args:
         shards: shards of any format.
         enough: number at which counting ends.
+        layout: how images and captions lie in their files.
 
     Returns:
         Most images that the shards can give, or a number of at least `enough`; None if a shard cannot be read.
     """
-    return _sum((number for shard in shards for number in _image_numbers(shard)), enough=enough)
+    return _sum((number for shard in shards for number in _image_numbers(shard, layout)), enough=enough)
 
 
-def count_captions(shards: Iterable[Shard], *, enough: int) -> int | None:
+def count_captions(shards: Iterable[Shard], *, enough: int, layout: LayoutConfig = DEFAULT_LAYOUT) -> int | None:
     """Count the captions of shards, until there are enough.
 
     Args:
         shards: shards of any format.
         enough: number at which counting ends.
+        layout: how images and captions lie in their files.
 
     Returns:
         Most captions that the shards can give, or a number of at least `enough`; None if a shard cannot be read.
     """
-    return _sum((len(sample.captions) for shard in shards for sample in _samples(shard)), enough=enough)
+    return _sum((len(sample.captions) for shard in shards for sample in _samples(shard, layout)), enough=enough)
 
 
 def _sum(numbers: Iterable[int], *, enough: int) -> int | None:
@@ -57,24 +60,24 @@ def _sum(numbers: Iterable[int], *, enough: int) -> int | None:
     return count
 
 
-def _image_numbers(shard: Shard) -> Iterator[int]:
+def _image_numbers(shard: Shard, layout: LayoutConfig) -> Iterator[int]:
     """Numbers of images that add up to those of a shard: the number that it states, or one for each sample."""
     stated = _stated_images(shard)
-    return (1 for _ in _samples(shard)) if stated is None else iter([stated])
+    return (1 for _ in _samples(shard, layout)) if stated is None else iter([stated])
 
 
-def _samples(shard: Shard) -> Iterator[Sample]:
+def _samples(shard: Shard, layout: LayoutConfig) -> Iterator[Sample]:
     """The samples of a shard that have no problem with their texts; images are not looked at."""
 
     def accept(read: Read, nbytes: int) -> tuple[int, int]:
         return 1, 1
 
-    return (sample for sample in read_samples(shard, check_image=accept) if sample.problem is None)
+    return (sample for sample in read_samples(shard, check_image=accept, layout=layout) if sample.problem is None)
 
 
 def _stated_images(shard: Shard) -> int | None:
     """The number of images that a shard itself states; None if it states none."""
-    fs, path = fsspec.url_to_fs(shard.uri)
+    fs, path = locate(shard.uri)
     if shard.format == "parquet":
         with fs.open(path, "rb") as file:
             return pq.ParquetFile(file).metadata.num_rows

@@ -3,50 +3,40 @@
 Python's `tarfile.TarFile` stops at the first bad header, keeps every member in memory and reads extension
 headers of any size. So the walk from header to header is written here, on `tarfile.TarInfo`'s header parser:
 where no header can be read it searches for the next header, block by block, and yields one `CorruptSpan` for the
-bytes between. A sample is the members that share a name up to the first dot after the last slash (WebDataset's
-rule). Its members are usually adjacent; an incomplete sample waits, within bounds, for its other members.
+bytes between. `tar_groups.py` makes samples of the members. A hard or symbolic link to a member is read as that
+member: an archive with links is walked a second time to find what they lead to.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 import tarfile
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, TypedDict
 
-import fsspec
-
-from ram_ray.data.samples import (
-    MAX_TEXT,
-    ImageCheck,
-    Sample,
-    decode_text,
-    merge_texts,
-    parse_captions,
-    parse_texts,
-    read_json,
-)
+from ram_ray.data.samples import ImageCheck, Sample
+from ram_ray.data.tar_groups import Groups, Member
+from ram_ray.data.unread import LINK, LOST
 from ram_ray.records import Reject
+from ram_ray.runtime.location import locate, to_text
+from ram_ray.settings.data import LayoutConfig
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
-TEXT_EXTENSIONS = frozenset({"txt", "json"})
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 2048 * BLOCK  # bytes searched at a time for the next header
 MAX_HEADER = 1 << 20  # bytes of a pax or long-name header
-MAX_WAITING = 50_000  # samples that wait for an image or a text further on
+MAX_LINKS = 100_000  # that are followed in one archive
 _EXTENSION_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstandard"}
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A regular file of the archive; its data is `nbytes` bytes from byte `offset`."""
+class Link:
+    """A hard or symbolic link, or a device, which has no target."""
 
     name: str
-    offset: int
-    nbytes: int
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +52,12 @@ class Extension(TypedDict, total=False):
     """Fields of the next member, from extension headers."""
 
     path: str
+    linkpath: str
     size: int
     sparse: bool
 
 
-def walk(file: IO[bytes], size: int) -> Iterator[Member | CorruptSpan]:
+def walk(file: IO[bytes], size: int) -> Iterator[Member | Link | CorruptSpan]:
     """Walk a tar from header to header.
 
     Args:
@@ -74,7 +65,7 @@ def walk(file: IO[bytes], size: int) -> Iterator[Member | CorruptSpan]:
         size: size of the file in bytes.
 
     Yields:
-        The members and the corrupt spans between them, in order.
+        The members, links, and the corrupt spans between them, in order.
     """
     position, ended = 0, False
     extended: Extension = {}  # fields of the next member, from extension headers
@@ -110,13 +101,15 @@ def walk(file: IO[bytes], size: int) -> Iterator[Member | CorruptSpan]:
         else:
             if info.isreg():
                 yield Member(name, data, nbytes)
+            elif not info.isdir():
+                yield Link(name, _target(info, name, extended.get("linkpath", info.linkname)))
             extended = {}
         position = end
     if not ended:
         yield CorruptSpan(size, size, "cut: the archive has no end marker" if size else "an empty file")
 
 
-def read_tar(uri: str, *, check_image: ImageCheck) -> Iterator[Sample]:
+def read_tar(uri: str, *, check_image: ImageCheck, layout: LayoutConfig) -> Iterator[Sample]:
     """Read the samples of a tar: complete ones as soon as the next sample begins, incomplete ones at the end.
 
     A sample that lacks its image or its text and lies beside a corrupt span was lost with it: the span's row counts it.
@@ -124,143 +117,55 @@ def read_tar(uri: str, *, check_image: ImageCheck) -> Iterator[Sample]:
     Args:
         uri: URI of the tar.
         check_image: function that checks an image.
+        layout: says which members are images and texts, and where a key ends.
 
     Yields:
         Samples; what cannot be used has a `problem`.
     """
-    fs, path = fsspec.url_to_fs(uri)
+    fs, path = locate(uri)
     size = fs.size(path)
     with fs.open(path, "rb", block_size=4 << 20, cache_type="readahead") as file:
-        groups = _Groups(uri)
-        for part in walk(file, size):
-            if isinstance(part, Member):
-                yield from groups.add(part, file=file, check_image=check_image)
-                continue
-            groups.mark_corrupt()
-            problem = Reject("broken_archive", part.detail)
-            yield Sample(f"#broken-{part.offset}", uri, part.offset, part.end - part.offset, problem=problem)
-        yield from groups.finish()
-
-
-@dataclass(slots=True)
-class _Group:
-    """The members of one sample that were read so far."""
-
-    key: str
-    first: Member
-    extensions: set[str] = field(default_factory=set)
-    images: list[Sample] = field(default_factory=list)
-    txt_captions: list[str] = field(default_factory=list)
-    json_captions: list[str] = field(default_factory=list)
-    labels: tuple[object, object] = (None, None)  # values of `labels` and `negative_labels`
-    problem: Reject | None = None  # of the texts
-    beside_corrupt: bool = False
-
-    @property
-    def is_complete(self) -> bool:
-        return bool(self.images) and not TEXT_EXTENSIONS.isdisjoint(self.extensions)
-
-    def add_text(self, extension: str, raw: bytes) -> None:
+        groups, links, num_links, is_empty = Groups(uri, layout), dict[str, list[str]](), 0, True
         try:
-            if extension == "txt":
-                self.txt_captions += parse_texts(decode_text(raw), ".txt")
-            else:
-                tree = read_json(raw)
-                self.json_captions += parse_captions(tree)
-                self.labels = tree.get("labels"), tree.get("negative_labels")
-        except Reject as reject:
-            self.problem = reject
-
-    def _set_labels(self, sample: Sample) -> None:
-        try:
-            sample.set_labels(*self.labels)
-        except Reject as reject:
-            self.problem = self.problem or reject
-
-    def samples(self, uri: str) -> Iterator[Sample]:
-        """The sample, and a rejected one for each further image; nothing if a corrupt span took a part of it."""
-        if not self.is_complete and self.beside_corrupt:
-            return
-        for index, sample in enumerate(self.images):
-            if index:
-                sample.problem = Reject("duplicate_key", f"a second image of {self.key[:200]!r}")
-            else:
-                sample.captions = merge_texts(self.txt_captions, self.json_captions)
-                self._set_labels(sample)
-                sample.problem = sample.problem or self.problem
-            yield sample
-        dotted = [extension for extension in self.extensions if extension.rpartition(".")[2] in IMAGE_EXTENSIONS]
-        if not self.images and (dotted or not TEXT_EXTENSIONS.isdisjoint(self.extensions)):
-            detail = f"no image beside {self.first.name[:200]!r}"
-            if dotted:
-                detail += "; a WebDataset key ends at the first dot: put no other dot into an image's name"
-            yield Sample(self.key, uri, self.first.offset, self.first.nbytes, problem=Reject("bad_metadata", detail))
+            for part in walk(file, size):
+                is_empty = False
+                if isinstance(part, Member):
+                    yield from groups.add(part, file=file, check_image=check_image)
+                elif isinstance(part, Link):
+                    num_links += 1
+                    if num_links <= MAX_LINKS and part.target:
+                        links.setdefault(part.target, []).append(part.name)
+                    else:
+                        groups.unread.add(to_text(part.name), 0, kind=LOST, ending=LINK)
+                else:
+                    groups.mark_corrupt()
+                    problem = Reject("broken_archive", part.detail)
+                    yield Sample(f"#broken-{part.offset}", uri, part.offset, part.end - part.offset, problem=problem)
+            for member in _follow(links, walk(file, size) if links else iter(())):
+                yield from groups.add(member, file=file, check_image=check_image)
+            for target, names in links.items():
+                for name in names:
+                    groups.unread.add(to_text(f"{name} -> {target}"), 0, kind=LOST, ending=LINK)
+            yield from groups.finish()
+        finally:
+            groups.close()
+    if is_empty:
+        yield Sample("#empty", uri, problem=Reject("broken_archive", "an archive without a file"))
 
 
-class _Groups:
-    """Groups members to samples: the group being read, and incomplete groups that wait for a member."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.current: _Group | None = None
-        self.waiting: OrderedDict[str, _Group] = OrderedDict()
-        self.after_corrupt = False
-
-    def add(self, member: Member, *, file: IO[bytes], check_image: ImageCheck) -> Iterator[Sample]:
-        """Add a member, and yield the samples that are finished with it."""
-        folder, slash, base = member.name.removeprefix("./").lstrip("/").rpartition("/")
-        stem, dot, extension = base.partition(".")
-        if not stem or not dot:
-            return  # not part of a sample by WebDataset's rule: README, .hidden, ._resource
-        key = (folder + slash + stem).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        extension = extension.lower()
-        group = self.current
-        if group is None or group.key != key or (group.is_complete and extension in group.extensions):
-            yield from self._close()
-            group = self.current = self.waiting.pop(key, None) or _Group(key, member)
-        group.beside_corrupt |= self.after_corrupt
-        self.after_corrupt = False
-        group.extensions.add(extension)
-        if extension in IMAGE_EXTENSIONS:
-            group.images.append(_image_sample(self.uri, key, member, file=file, check_image=check_image))
-        elif extension in TEXT_EXTENSIONS and member.nbytes > MAX_TEXT:
-            group.problem = Reject("bad_metadata", f"{member.nbytes} bytes of .{extension}; the bound is {MAX_TEXT}")
-        elif extension in TEXT_EXTENSIONS:
-            file.seek(member.offset)
-            group.add_text(extension, file.read(member.nbytes))
-
-    def mark_corrupt(self) -> None:
-        """Mark the group read last and the next one as beside a corrupt span."""
-        self.after_corrupt = True
-        if self.current:
-            self.current.beside_corrupt = True
-
-    def finish(self) -> Iterator[Sample]:
-        """Yield the samples of all remaining groups."""
-        yield from self._close()
-        for group in self.waiting.values():
-            yield from group.samples(self.uri)
-
-    def _close(self) -> Iterator[Sample]:
-        group, self.current = self.current, None
-        if group is None:
-            return
-        if group.is_complete:
-            yield from group.samples(self.uri)
-            return
-        self.waiting[group.key] = group
-        if len(self.waiting) > MAX_WAITING:
-            yield from self.waiting.popitem(last=False)[1].samples(self.uri)
+def _follow(links: dict[str, list[str]], parts: Iterator[Member | Link | CorruptSpan]) -> Iterator[Member]:
+    """What links lead to, under the names of the links, which are removed from `links`."""
+    for part in parts:
+        if isinstance(part, Member):
+            for name in links.pop(posixpath.normpath(part.name), ()):
+                yield Member(name, part.offset, part.nbytes)
 
 
-def _image_sample(uri: str, key: str, member: Member, *, file: IO[bytes], check_image: ImageCheck) -> Sample:
-    def read(num_bytes: int) -> bytes:
-        file.seek(member.offset)
-        return file.read(min(num_bytes, member.nbytes))
-
-    sample = Sample(key, uri, member.offset, member.nbytes)
-    sample.check_image(check_image, read)
-    return sample
+def _target(info: tarfile.TarInfo, name: str, target: str) -> str:
+    """The name of the member that a link leads to; "" of a device."""
+    if info.islnk():
+        return posixpath.normpath(target)
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), target)) if info.issym() else ""
 
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
@@ -298,14 +203,17 @@ def _skip_zeros(file: IO[bytes], position: int, size: int) -> int:
 
 def _extension(kind: bytes, raw: bytes) -> Extension:
     """The fields of the next member in a long-name or pax header: path, size, sparse."""
-    if kind == tarfile.GNUTYPE_LONGNAME:
-        return {"path": raw.rstrip(b"\0").decode("utf-8", "surrogateescape")}
+    if kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+        value = raw.rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return {"path": value} if kind == tarfile.GNUTYPE_LONGNAME else {"linkpath": value}
     fields: Extension = {}
     while kind in (tarfile.XHDTYPE, b"X") and (match := re.match(rb"(\d{1,7}) ([^=]+)=", raw)):
         length = int(match[1])
         value = raw[match.end() : length - 1]
         if match[2] == b"path":
             fields["path"] = value.decode("utf-8", "surrogateescape")
+        elif match[2] == b"linkpath":
+            fields["linkpath"] = value.decode("utf-8", "surrogateescape")
         elif match[2] == b"size" and value.isdigit() and len(value) < 20:
             fields["size"] = int(value)
         elif match[2].startswith(b"GNU.sparse."):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
 
 import fsspec
 import numpy as np
@@ -20,18 +21,18 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
 from ram_ray.config import RunConfig
+from ram_ray.data.unread import BESIDE, Unread
+from ram_ray.inference.image_files import find_work
 from ram_ray.models.bundle_config import read_config
 from ram_ray.records import Reject, Row
 from ram_ray.runtime.actors import model_actors
-from ram_ray.runtime.storage import Info, make_folder
+from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.data import DataConfig
 from ram_ray.settings.runtime import ResourcesConfig
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-FILES_PER_BLOCK = 5000  # image files in one item of work
+logger = logging.getLogger(__name__)
+
 BLOCKS_PER_ACTOR = 4  # at least, so that all actors finish at about the same time
-# Reasons that concern a row's text, which tagging does not read.
-_TEXT_REASONS = ("no_caption", "bad_metadata", "duplicate_key")
 
 TAGGED = pa.schema(
     [
@@ -84,7 +85,10 @@ def tag_to_folder(
 
     resources = config.resources
     size = read_config(model).image_size  # only the actors load the weights
-    work = find_work(data, shard_folders=config.data.shard_folders)
+    unread = Unread()
+    work = find_work(data, shard_folders=config.data.shard_folders, layout=config.data.layout, unread=unread)
+    if unread:
+        logger.warning("not read: %s", unread)
     fs, root = fsspec.url_to_fs(out)
     if fs.glob(f"{root}/part-*"):
         raise ValueError(f"{out} already holds tagged parts; name another folder or empty it")
@@ -112,64 +116,6 @@ def tag_to_folder(
     return {"images": num_tagged, "errors": num_errors}
 
 
-def find_work(data: list[str], *, shard_folders: int = 1) -> list[Row]:
-    """List the items of work for `Lister`: shards, and image files in groups.
-
-    Args:
-        data: paths, URIs or globs of images, folders and shards.
-        shard_folders: how many of the folders above a shard are a part of its name.
-
-    Returns:
-        Items with the keys `shard` (name, URI and format, or None) and `rows` (rows of image files, or None).
-
-    Raises:
-        ValueError: if a path or glob matches nothing, or holds neither images nor shards; if two shards share a name.
-    """
-    from ram_ray.data.shards import Format, find_shards, make_shards
-
-    files: dict[str, tuple[str, int]] = {}  # uri: (key, bytes)
-    shards: dict[str, tuple[Format, Info]] = {}
-    for pattern in data:
-        fs, path = fsspec.url_to_fs(pattern)
-        num_matches = 0
-        for root, infos in _matches(fs, path):
-            for info in infos:
-                if info["name"].lower().endswith(IMAGE_SUFFIXES):
-                    key = info["name"].removeprefix(root).lstrip("/")
-                    files[_uri(fs, pattern, info["name"])] = key, int(info["size"])
-                    num_matches += 1
-            archives = [info for info in infos if info["name"].endswith((".tar", ".parquet"))]
-            for name, format, info in find_shards(fs, archives, named=False, nested=False):
-                shards[_uri(fs, pattern, name)] = format, info
-                num_matches += 1
-        if not num_matches:
-            raise ValueError(f"{pattern}: no images ({', '.join(IMAGE_SUFFIXES)}) and no .tar or .parquet there")
-    used: set[str] = set()
-    rows = []
-    for uri, (key, size) in files.items():
-        unique = uri if key in used else key
-        used.add(unique)
-        rows.append({"key": unique, "uri": uri, "offset": 0, "nbytes": size, "error": ""})
-    work = [{"shard": None, "rows": rows[i : i + FILES_PER_BLOCK]} for i in range(0, len(rows), FILES_PER_BLOCK)]
-    named_shards = make_shards(shards, folders=shard_folders)
-    return work + [{"shard": (shard.name, shard.uri, shard.format), "rows": None} for shard in named_shards]
-
-
-def _matches(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, list[Info]]]:
-    """For each match of a path or glob: its parent folder, and fsspec's infos of the match or of all files in it."""
-    try:
-        matches = {path: fs.info(path)}
-    except FileNotFoundError:
-        matches = fs.glob(path, detail=True)
-    for match, info in sorted(matches.items()):
-        files = fs.find(match, detail=True) if info["type"] == "directory" else {match: info}
-        yield match.rstrip("/").rpartition("/")[0], [{**file, "name": name} for name, file in sorted(files.items())]
-
-
-def _uri(fs: fsspec.AbstractFileSystem, pattern: str, path: str) -> str:
-    return fs.unstrip_protocol(path) if "://" in pattern else path
-
-
 class Lister:
     """A task: turns an item of work into rows that locate images.
 
@@ -194,17 +140,18 @@ class Lister:
         item = json.loads(row["work"])
         if item["shard"] is None:
             return list(item["rows"])
-        shard = Shard(*item["shard"])
-        samples = scan_shard(shard, limits=self._config.limits(min_side=1), check="header")
+        shard, config = Shard(*item["shard"]), self._config
+        samples = scan_shard(
+            shard, limits=config.limits(min_side=1), check="header", layout=config.layout, needs_text=False
+        )
         return [
             {
                 **{name: sample[name] for name in ("key", "uri", "offset", "nbytes")},
-                "error": ""
-                if sample["reason"] in (None, *_TEXT_REASONS)
-                else f"{sample['reason']}: {sample['detail']}",
+                # An image that was read has a size: what is wrong with its texts does not matter here.
+                "error": "" if sample["width"] else f"{sample['reason']}: {sample['detail']}",
             }
             for sample in samples
-            if sample["nbytes"] or sample["reason"] not in _TEXT_REASONS
+            if not sample["key"].startswith(f"{shard.name}/#{BESIDE}")
         ]
 
 

@@ -119,7 +119,9 @@ def _list_patterns(field: str, patterns: list[str], *, config: RunConfig) -> tup
         if group is patterns and problems:
             break
         try:
-            shards = list_shards(group, folders=config.data.shard_folders, images=config.data.images)
+            shards = list_shards(
+                group, folders=config.data.shard_folders, images=config.data.images, layout=config.data.layout
+            )
             for shard in shards:
                 if shard.format == "json":
                     check_system(shard.uri, config.labels.system)
@@ -152,7 +154,9 @@ def _find_batch_problems(needs: Needs, shards: list[Shard]) -> list[str]:
         matching = [shard for shard in shards if shard_matches(shard.name, section.shards)]
         if not matching or (name == "represent.train" and needs.config.represent.images != "real"):
             continue
-        num_images = count_images(matching, enough=math.ceil(section.batch_size / section.epochs))
+        num_images = count_images(
+            matching, enough=math.ceil(section.batch_size / section.epochs), layout=needs.config.data.layout
+        )
         try:
             if num_images is not None:
                 count_steps(num_images, section=name, config=section)
@@ -165,7 +169,7 @@ def _find_caption_problems(config: RunConfig, run_uri: str | None, shards: list[
     """Whether there are fewer captions than a label must be in; a ready system, edits and human labels need none."""
     min_count = config.labels.min_count
     is_named = config.labels.system or config.data.label_sets
-    num_captions = None if is_named else count_captions(shards, enough=min_count)
+    num_captions = None if is_named else count_captions(shards, enough=min_count, layout=config.data.layout)
     if num_captions is None or num_captions >= min_count or find_edits(config.labels, run_uri):
         return []
     return [

@@ -85,6 +85,20 @@ def uri_of(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return to_text(path) if is_local(fs) else fs.unstrip_protocol(path)
 
 
+def child_uri(root: str, name: str) -> str:
+    """The location of a file in a folder.
+
+    Args:
+        root: location of the folder.
+        name: the file's path below it, as it is: not escaped.
+
+    Returns:
+        Its location.
+    """
+    local = "://" not in root or root.startswith("file://")
+    return f"{root.rstrip('/')}/{to_text(name) if local else name}"
+
+
 def expand_braces(pattern: str) -> list[str]:
     """The names that a pattern with braces stands for, as WebDataset and shells write it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +18,7 @@ MAX_PIXELS = 50_000_000
 
 The largest photos of most phones have fewer (8160 x 6120). Decoded to RGB it is 150 MB, and four times that while
 transparency is flattened, in each of a server's or a node's decoding threads; 100 million would be too much for both.
+A larger JPEG is decoded at a fraction (`data.images.DRAFTED`).
 It is the default of `data.max_pixels`, which the command line and `Predictor` use, and of `serve.max_pixels`. An image
 that is already decoded, a PIL image or an array, has no limit.
 """
@@ -29,6 +31,65 @@ class Limits:
     min_side: int  # pixels of the shorter side, at least
     max_pixels: int
     max_bytes: int
+
+
+IMAGE_EXTENSIONS = (
+    "jpg",
+    "jpeg",
+    "jpe",
+    "jfif",
+    "png",
+    "webp",
+    "gif",
+    "bmp",
+    "tif",
+    "tiff",
+    "heic",
+    "heif",
+    "hif",
+    "avif",
+)
+CAPTION_EXTENSIONS = ("txt", "caption", "cap", "text")
+
+
+class LayoutConfig(Section):
+    """How images and captions lie in archives, folders and tables; the defaults read what is usual."""
+
+    image_extensions: tuple[str, ...] = Field(
+        IMAGE_EXTENSIONS, description="Endings of image files; a file without an ending is read if it begins as one."
+    )
+    caption_extensions: tuple[str, ...] = Field(
+        CAPTION_EXTENSIONS, description="Endings of caption files; `.json` is always one."
+    )
+    image_columns: tuple[str, ...] = Field(
+        (), description="Columns or fields of images or their paths; the first that is there counts. None: usual names."
+    )
+    caption_columns: tuple[str, ...] = Field(
+        (), description="Columns or fields of captions, all of which are read. None: usual names."
+    )
+    key_end: Literal["first_dot", "last_dot"] = Field(
+        "first_dot", description="Where the key ends in a tar: `22.01.jpg` is `22` (WebDataset's rule) or `22.01`."
+    )
+    caption_lines: bool = Field(False, description="Each line of a caption file is a caption.")
+    encoding: str = Field("utf-8", description="Encoding of caption files, CSV, TSV and Parquet's captions.")
+
+    @field_validator("image_extensions", "caption_extensions")
+    @classmethod
+    def _check_extensions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(extension.lower().lstrip(".") for extension in value)
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, value: str) -> str:
+        try:
+            return codecs.lookup(value).name
+        except LookupError:
+            raise ValueError(f"{value!r} is no encoding that Python knows; write utf-8, latin-1 or cp1252") from None
+
+    @property
+    def image_suffixes(self) -> tuple[str, ...]:
+        """Endings of image files, with their dots."""
+        return tuple(f".{extension}" for extension in self.image_extensions)
 
 
 class DrawnConfig(Section):
@@ -90,7 +151,7 @@ class DataConfig(Section):
         1, ge=0, description="Folders above a shard that are a part of its name: with 1 it is `coco/00000`."
     )
     images: str | None = Field(
-        None, description="Folder that the image paths of a JSON list start from. `null`: the folder of the list."
+        None, description="Folder that the image paths of JSON lists, COCO files and tables start from. `null`: theirs."
     )
     human_labels: LabelKind | dict[str, LabelKind] = Field(
         "none",
@@ -104,8 +165,11 @@ class DataConfig(Section):
         "header",
         description="How the stage `shards` checks an image: `decode` reads it whole, `header` its first bytes.",
     )
+    layout: LayoutConfig = Field(LayoutConfig(), description="How images and captions lie in their files.")
     min_side: int = Field(32, ge=1, description="An image whose shorter side has fewer pixels is rejected.")
-    max_pixels: int = Field(MAX_PIXELS, ge=1, description="An image with more pixels is rejected.")
+    max_pixels: int = Field(
+        MAX_PIXELS, ge=1, description="An image with more pixels is rejected, a JPEG with 8 times more."
+    )
     max_bytes: int = Field(50_000_000, ge=1, description="An image with more bytes is rejected.")
     rows_per_block: int = Field(
         512, ge=1, description="Images that one task reads and decodes. The result does not depend on it."
