@@ -26,7 +26,7 @@ Found = tuple[str, Format, Info]  # path, format, and fsspec's info
 DEFAULT_LAYOUT = LayoutConfig()
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _TABLES = (".csv", ".tsv", ".jsonl")
-_LISTS = (".json", *_TABLES)  # shards where they, or a glob with their ending, are named
+LISTS = (".json", *_TABLES)  # shards where they, or a glob with their ending, are named
 _SPLIT = re.compile(r"(train|test|val|valid|validation|dev|eval)(ing|\d+)?([-_.]|$)", re.IGNORECASE)
 
 
@@ -72,14 +72,15 @@ def list_shards(
             raise ValueError(
                 f"{pattern}: nothing is there; check the path, or quote a glob such as 'data/*.tar'{brackets}"
             )
-        lists = named or pattern.lower().endswith(_LISTS)
+        lists = named or pattern.lower().endswith(LISTS)
         found = list(find_shards(fs, entries, named=lists, layout=layout, unread=unread))
         if not found:
             are_images = any(is_image_file(fs, info, layout) for info in entries)
             raise ValueError(
                 f"{pattern}: no shard among {len(entries)} match(es); use .tar, .parquet, a folder with images and "
-                f"their captions, or a list of images ({', '.join(_LISTS)}), whose name must be given"
+                f"their captions, or a list of images ({', '.join(LISTS)}), whose name must be given"
                 + ("; name the folder in place of its images" if are_images else "")
+                + (f"; not read: {unread}" if unread else "")
             )
         shard_files |= {uri_of(fs, path): (format, info) for path, format, info in found}
     if not shard_files:
@@ -139,12 +140,11 @@ def find_shards(
             yield from _find_in_folder(fs, path, layout, unread)
         elif shard := _archive(info, names, named=named and len(files) == 1):
             yield shard
-        elif named and path.lower().endswith(_LISTS):
+        elif named and path.lower().endswith(LISTS):
             yield path, _list_format(fs, path), info
         elif named:
             raise ValueError(
-                f"{path}: unknown kind of shard; use .tar, .parquet, a folder, or a list of images "
-                f"({', '.join(_LISTS)})"
+                f"{path}: unknown kind of shard; use .tar, .parquet, a folder, or a list of images ({', '.join(LISTS)})"
             )
         elif not _is_table_of_urls(path, names):
             count_unread(info, "", unread, kind=BESIDE)

@@ -7,6 +7,7 @@ keys of the rows tell which: `#unread-.cls`, `#lost-.jp2`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ram_ray.data.samples import Sample
 from ram_ray.records import Reject
@@ -20,7 +21,7 @@ class Unread:
     """Counts the files of a shard that nothing reads."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], list] = {}  # (kind, ending) -> [files, bytes, name of the first]
+        self._counts: dict[tuple[str, str], list[Any]] = {}  # (kind, ending) -> [files, bytes, name of the first]
 
     def add(self, name: str, nbytes: int, *, kind: str = BESIDE, ending: str | None = None, count: int = 1) -> None:
         """Count a file.
@@ -43,7 +44,7 @@ class Unread:
         return bool(self._counts)
 
     def __str__(self) -> str:
-        return ", ".join(_describe(ending, *entry) for (_, ending), entry in self._counts.items())
+        return ", ".join(_describe(ending, entry[0], entry[2]) for (_, ending), entry in self._counts.items())
 
     def samples(self, uri: str) -> Iterator[Sample]:
         """The rows of the counts.
@@ -55,7 +56,7 @@ class Unread:
             A rejected sample for each ending.
         """
         for (kind, ending), (count, nbytes, name) in self._counts.items():
-            detail = _describe(ending, count, nbytes, name) + (
+            detail = _describe(ending, count, name) + (
                 "" if ending == LINK else "; data.layout.image_extensions and caption_extensions say what is read"
             )
             problem = Reject("unsupported_format", detail)
@@ -71,6 +72,7 @@ def ending_of(name: str) -> str:
     return f".{ending.lower()[:20]}" if dot and stem else ""
 
 
-def _describe(ending: str, count: int, nbytes: int, name: str) -> str:
-    what = ending.strip() or "without an ending"
-    return f"{count:,} file{'s' if count > 1 else ''} {what}, such as {name[-200:]!r}"
+def _describe(ending: str, count: int, name: str) -> str:
+    plural = "s" if count > 1 else ""
+    what = f"link{plural} not followed" if ending == LINK else f"file{plural} {ending or 'without an ending'}"
+    return f"{count:,} {what}, such as {name[-200:]!r}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import fsspec
 
-from ram_ray.data.find import find_shards, match
+from ram_ray.data.find import LISTS, find_shards, match
 from ram_ray.data.folder import is_image_file
 from ram_ray.data.shard import Format, make_shards
 from ram_ray.data.unread import Unread
@@ -72,7 +72,7 @@ def find_work(
 
 
 def _matches(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, list[Info], bool]]:
-    """For each match of a path or glob, and each folder in it: the match's parent, infos, whether it was named."""
+    """For each match of a path or glob, and each folder in it: the match's parent, infos, and whether it is a list."""
     entries, named = match(fs, path)
     for entry in entries:
         root = entry["name"].rstrip("/").rpartition("/")[0]
@@ -80,7 +80,7 @@ def _matches(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, li
             for folder in walk(fs, entry["name"]):
                 yield root, folder.files, False
         else:
-            yield root, [entry], named
+            yield root, [entry], named and entry["name"].lower().endswith(LISTS)
 
 
 def _image_row(fs: fsspec.AbstractFileSystem, info: Info, root: str, layout: LayoutConfig) -> Row | None:

@@ -119,7 +119,7 @@ def _bad_images() -> list[tuple[str, str, bytes, str, bool]]:
         ("page", "jpg", b"<!DOCTYPE html><title>404 Not Found</title>" * 40, "undecodable", True),
         ("random", "png", random.Random(5).randbytes(4000), "undecodable", True),
         ("png-flipped", "png", bytes(flipped), "undecodable", False),
-        ("tiff", "jpg", image_bytes(6, "TIFF"), "undecodable", True),
+        ("pixmap", "jpg", image_bytes(6, "PPM"), "undecodable", True),
         ("bomb", "png", bomb(), "too_large", True),
         ("gif-bomb", "png", bytes(gif), "too_large", True),
         ("too-many-bytes", "png", _noise(300, "PNG"), "too_large", True),

@@ -26,6 +26,7 @@ from PIL import Image, PngImagePlugin
 from tests.data.defects import image_bytes
 
 N = 3  # images of a layout
+LONG = "l" * 150
 BYTES_AND_PATH = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -136,7 +137,6 @@ def parquet(**columns: object) -> Callable[[Path], None]:
     """A writer of a file with these columns, and a caption if there is none."""
 
     def write(path: Path) -> None:
-        images(path.parent / "of_parquet")
         named = columns if any(name in columns for name in ("caption", "txt", "json", "captions")) else {
             **columns, "caption": [caption(index) for index in range(N)]
         }  # fmt: skip
@@ -182,7 +182,19 @@ def formats(folder: Path) -> None:
     (folder / "._a.HEIC").write_bytes(b"\0\5\x16\7" + bytes(100))
 
 
-NAMES = ("a::b", "[2024] trip/t", "new\nline", "\U0001f600", "e\u0301te\u0301", "100%", "a*", "q?", "#1", "C:x", r"\xe9")
+NAMES = (
+    "a::b",
+    "[2024] trip/t",
+    "new\nline",
+    "\U0001f600",
+    "e\u0301te\u0301",
+    "100%",
+    "a*",
+    "q?",
+    "#1",
+    "C:x",
+    r"\xe9",
+)
 
 
 def names(folder: Path) -> None:
@@ -263,7 +275,7 @@ LAYOUTS = [
     Layout("t_folders.tar", lambda path: tar(path, apart("set/images/{}.jpg", "set/captions/{}.txt"))),
     Layout("t_dots.tar", lambda path: tar(path, pairs("22.0{}.png", "22.0{}.txt")), usable=0,
         rejected={"bad_metadata": 1}, errors={"bad_metadata": 1}),
-    Layout("t_masks.tar", lambda path: tar(path, [*pairs(), *(("{}.seg.png".format(i), image_bytes(i)) for i in range(N)),
+    Layout("t_masks.tar", lambda path: tar(path, [*pairs(), *((f"{i}.seg.png", image_bytes(i)) for i in range(N)),
         ("README", "x")]), rejected={"unsupported_format": 2}),
     Layout("t_captions.tar", lambda path: tar(path, pairs("{}.jpeg", "{}.caption"))),
     Layout("t_heic.tar", lambda path: tar(path, [(name, heic(1) if name.endswith("heic") else data)
@@ -272,15 +284,16 @@ LAYOUTS = [
     Layout("t_unknown.tar", lambda path: tar(path, [*pairs("{}.img"), ("9.raw", "x")]), usable=0,
         rejected={"bad_metadata": N, "unsupported_format": 1}, errors={"bad_metadata": N, "unsupported_format": 1}),
     Layout("t_links.tar", linked_tar, rejected={"unsupported_format": 1}, errors={"unsupported_format": 1}),
-    Layout("t_pax.tar", lambda path: tar(path, pairs("d\u00e9/" + "l" * 150 + "/{}.jpg", "d\u00e9/" + "l" * 150 + "/{}.txt"),
+    Layout("t_pax.tar", lambda path: tar(path, pairs("d\u00e9/" + LONG + "/{}.jpg", "d\u00e9/" + LONG + "/{}.txt"),
         format=tarfile.PAX_FORMAT)),
-    Layout("t_gnu.tar", lambda path: tar(path, pairs("l" * 150 + "/{}.jpg", "l" * 150 + "/{}.txt"))),
+    Layout("t_gnu.tar", lambda path: tar(path, pairs(LONG + "/{}.jpg", LONG + "/{}.txt"))),
     Layout("t_empty.tar", lambda path: tar(path, []), usable=0, rejected={"broken_archive": 1},
         errors={"broken_archive": 1}),
     Layout("t_zero.tar", lambda path: path.write_bytes(b"") and None, usable=0, rejected={"broken_archive": 1},
         errors={"broken_archive": 1}),
     Layout("t_gzip.tar", lambda path: path.write_bytes(gzip.compress(bytes(10240))) and None, usable=0,
         rejected={"broken_archive": 1}, errors={"broken_archive": 1}),
+    Layout("of_parquet", in_folder(images), usable=0, rejected={"no_caption": N}, tagged=N),
     Layout("p_hub.parquet", parquet(__key__=list("abc"), jpg=structs(JPEGS), txt=CAPTIONS,
         json=[json.dumps({"caption": text, "url": "x"}) for text in CAPTIONS])),
     Layout("p_hub_struct.parquet", parquet(__key__=list("abc"), jpg=structs(JPEGS),

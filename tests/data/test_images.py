@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ram_ray.data import fetch
-from ram_ray.data.images import Limits, decode, header, read_bytes
+from ram_ray.data.images import Limits, decode, header, is_image, open_image, read_bytes
 from ram_ray.records import Reject
 from tests.data.defects import bomb, image_bytes
+from tests.data.layouts import heic
 
 LIMITS = Limits(min_side=16, max_pixels=50_000_000, max_bytes=50_000_000)
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP"]
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 
 
 def encode(image: Image.Image, format: str, **options) -> bytes:
@@ -48,6 +49,69 @@ def test_every_format_is_read(format: str) -> None:
     assert image.mode == "RGB" and image.size == (90, 40)
     with Image.open(io.BytesIO(data)) as truth:
         assert np.array_equal(np.asarray(image), np.asarray(truth.convert("RGB")))
+    assert is_image(data[:16]) or format == "BMP", "two letters at the start are not enough"
+
+
+def test_heic_is_read_upright_and_cut_heic_is_truncated() -> None:
+    truth = decode(image_bytes(1, "PNG", size=(90, 40)), limits=LIMITS)
+    data = heic(1, size=(90, 40))
+    image = decode(data, limits=LIMITS)
+    assert header(data, limits=LIMITS) == image.size == (90, 40) and is_image(data[:16])
+    assert np.abs(np.asarray(image, float) - np.asarray(truth, float)).mean() < 3
+    for length in range(40, len(data) - 24, 61):
+        assert reason(data[:length]) == "truncated", (length, len(data))
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}])
+def test_of_a_tiff_the_first_page_is_read(options: dict) -> None:
+    pages = [Image.new("RGB", (64, 48), colour) for colour in ((200, 20, 20), (20, 200, 20))]
+    data = encode(pages[0], "TIFF", save_all=True, append_images=pages[1:], **options)
+    assert np.abs(np.subtract(decode(data, limits=LIMITS).getpixel((9, 9)), (200, 20, 20))).max() < 4
+
+
+def test_deep_and_real_numbers_of_a_tiff_come_out_as_they_look() -> None:
+    grey = np.full((32, 32), 0x8000, np.uint16)
+    big = Image.frombytes("I;16B", (32, 32), grey.astype(">u2").tobytes())
+    shares = Image.fromarray(np.full((32, 32), 0.5, np.float32))
+    for image in (Image.fromarray(grey), big, shares, Image.fromarray(np.full((32, 32), 128, np.float32))):
+        value = decode(encode(image, "TIFF"), limits=LIMITS).getpixel((9, 9))
+        assert value in ((128,) * 3, (127,) * 3), image.mode
+
+
+def test_a_jpeg_over_the_limit_is_decoded_at_the_least_fraction_within_it() -> None:
+    data = image_bytes(1, size=(400, 300))
+    whole = decode(data, limits=LIMITS)
+    for max_pixels, size in ((120_000, (400, 300)), (119_999, (200, 150)), (30_000, (200, 150)), (15_000, (100, 75))):
+        image = decode(data, limits=Limits(16, max_pixels, 10**6))
+        assert image.size == size
+        small = np.asarray(whole.resize(size, Image.Resampling.BOX), float)
+        assert np.abs(np.asarray(image, float) - small).mean() < 3
+    assert reason(data, limits=Limits(16, 14_999, 10**6)) == "too_large", "over 8 times the limit"
+    assert decode(data, limits=Limits(16, 30_000, 10**6), size=40).size == (100, 75), "training decodes no more"
+    progressive = encode(Image.new("RGB", (400, 300)), "JPEG", progressive=True)
+    assert reason(progressive, limits=Limits(16, 119_999, 10**6)) == "too_large", "its coefficients are held whole"
+    phone = encode(Image.new("RGB", (16_320, 12_240), (90, 140, 40)), "JPEG", quality=30)  # 200 megapixels
+    assert header(phone[:1000], limits=LIMITS) == (16_320, 12_240), "Pillow by itself opens no such image"
+    assert open_image(phone, limits=Limits(16, 4_000_000, 10**8 // 2)).size == (2040, 1530)
+
+
+def test_long_texts_and_profiles_of_a_png_do_not_matter() -> None:
+    image = Image.open(io.BytesIO(image_bytes(1, "PNG")))
+    packed, international, many = (PngImagePlugin.PngInfo() for _ in range(3))
+    packed.add_text("k", "x" * (2 << 20), zip=True)
+    international.add_itxt("k", "x" * (2 << 20), zip=True)
+    for index in range(80):
+        many.add_text(f"k{index}", "x" * (900 << 10), zip=True)
+    after = encode(image, "PNG")
+    end = after.index(b"IEND") - 4
+    text = encode(image, "PNG", pnginfo=packed)
+    chunk = text[text.index(b"zTXt") - 4 : text.index(b"IDAT") - 4]
+    files = [encode(image, "PNG", pnginfo=info) for info in (packed, international, many)]
+    files += [encode(image, "PNG", icc_profile=bytes(30 << 20)), after[:end] + chunk + after[end:]]
+    for data in files:
+        np.testing.assert_array_equal(np.asarray(decode(data, limits=LIMITS)), np.asarray(image))
+        assert header(data, limits=LIMITS) == image.size
+        assert reason(data[: len(data) - 60]) == "truncated"
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -64,7 +128,7 @@ def test_bytes_that_are_no_image() -> None:
     rng = random.Random(0)
     for data in (b"", b"text", rng.randbytes(5000), b"RIFF\0\0\0\0WEBPxxxx" + bytes(99)):
         assert reason(data) == "undecodable", data[:20]
-    assert reason(image_bytes(1, "TIFF")) == "undecodable", "a decoder that is not on the list is never tried"
+    assert reason(image_bytes(1, "PPM")) == "undecodable", "a decoder that is not on the list is never tried"
     whole = image_bytes(3, "PNG")
     for _ in range(200):
         data = bytearray(whole)
@@ -84,7 +148,7 @@ def test_limits_are_held_by_the_header_alone() -> None:
     webp = bytearray(encode(Image.new("RGB", (20, 20)), "WEBP", lossless=True))
     webp[21:25] = (16382 | 16382 << 14).to_bytes(4, "little")
     assert reason(bytes(webp)) == "too_large"
-    data = image_bytes(1, size=(40, 30))
+    data = image_bytes(1, "PNG", size=(40, 30))
     assert reason(data, limits=Limits(31, 10**6, 10**6)) == "too_small"
     assert reason(data, limits=Limits(30, 1200, 10**6)) is None
     assert reason(data, limits=Limits(30, 1199, 10**6)) == "too_large"
@@ -152,7 +216,10 @@ def test_exif_that_cannot_be_read_does_not_reject_the_image() -> None:
 
 
 def test_threads_decode_side_by_side() -> None:
-    batch = [image_bytes(seed, FORMATS[seed % 5]) for seed in range(40)] + [b"text", image_bytes(1)[:200]] * 5
+    batch = [image_bytes(seed, FORMATS[seed % len(FORMATS)]) for seed in range(40)] + [
+        b"text",
+        image_bytes(1)[:200],
+    ] * 5
     alone = [decode(data, limits=LIMITS).tobytes() for data in batch[:40]]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda data: decode(data, limits=LIMITS).tobytes(), batch[:40])) == alone

@@ -88,7 +88,8 @@ def test_texts_are_joined_from_txt_and_json_without_duplicates(tmp_path: Path) -
     members = [*sample("a", 1, text=" a cat\n"), ("a.json", json.dumps(tree).encode()), ("a.cls", b"3")]
     members += [("b.jpg", image_bytes(2)), ("b.json", b'{"captions": [], "labels": ["cat"]}')]
     write_tar(tmp_path / "s.tar", members)
-    first, second = scan(tmp_path / "s.tar")
+    first, second, third = scan(tmp_path / "s.tar")
+    assert (third["key"], third["reason"]) == ("s/#unread-.cls", "unsupported_format")
     assert first["captions"] == ["a cat", "a dog", "two dogs"] and first["labels"] == ["dog"]
     assert (first["width"], first["height"]) == (72, 56)
     assert second["reason"] is None and second["labels"] == ["cat"], "labels alone are something to learn from"
@@ -111,7 +112,11 @@ def test_odd_members_are_passed_over_or_named(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    assert outcome(scan(path)) == {"s/a": None, "s/photo": "bad_metadata"}
+    rows = {row["key"]: row for row in scan(path)}
+    endings = ("#lost-link", "#unread-._*", "#unread-no-ending")
+    expected = {"s/a": None, "s/photo": "bad_metadata", **{f"s/{ending}": "unsupported_format" for ending in endings}}
+    assert {key: row["reason"] for key, row in rows.items()} == expected
+    assert rows["s/#lost-link"]["detail"] == "2 links not followed, such as 'null.jpg'"
 
 
 def test_names_that_are_no_unicode_become_valid_keys(tmp_path: Path) -> None:
@@ -198,8 +203,9 @@ def test_a_parquet_file_that_is_none_or_holds_no_images(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing here")
     assert outcome(scan(tmp_path / "a.parquet")) == {"a/#broken-0": "broken_archive"}
     pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match="no column of image bytes"):
-        scan(tmp_path / "b.parquet")
+    (row,) = scan(tmp_path / "b.parquet")
+    assert row["reason"] == "bad_metadata" and "no column of image bytes among url: string, caption" in row["detail"]
+    assert "img2dataset" in row["detail"]
 
 
 def test_a_folder_keeps_its_readers_inside(tmp_path: Path) -> None:
