@@ -85,6 +85,7 @@ def tag(
     from ram_ray.data.preprocess import to_square
     from ram_ray.inference.predictor import Predictor
     from ram_ray.records import Reject
+    from ram_ray.runtime.location import to_text
 
     predictor = Predictor.from_pretrained(model, backend=backend, precision=precision or "fp32", exif=not no_exif)
     own_tags = _split_tags(tags)
@@ -94,13 +95,14 @@ def tag(
             pixels = to_square(path, size=predictor.image_size, as_stored=no_exif)
         except (Reject, ValueError) as error:
             num_failed += 1
-            print(json.dumps({"image": path, "error": str(error)}) if as_json else f"{error}", flush=True)
+            image, text = to_text(path), str(error).encode("utf-8", "backslashreplace").decode()
+            print(json.dumps({"image": image, "error": text}) if as_json else text, flush=True)
             continue
         tokens = predictor.encode(pixels)
         scores = predictor.tag(tokens, top_k=top_k, threshold=threshold, tags=own_tags)[0]
         text = predictor.caption(tokens)[0] if caption else None
         names = [score.chinese if chinese and score.chinese else score.tag for score in scores]
-        print((_format_json if as_json else _format_line)(path, names, scores, text), flush=True)
+        print((_format_json if as_json else _format_line)(to_text(path), names, scores, text), flush=True)
     return 1 if num_failed else 0
 
 

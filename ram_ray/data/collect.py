@@ -6,6 +6,7 @@ If a run names no shards, the drawn scenes are written first, as ordinary shards
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
@@ -161,7 +162,10 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
     _scan(stage, settings, execution=config.execution)
     rows, rejected = count_and_reject(stage, execution=config.execution)
     if rows == rejected:
-        raise ValueError(f"{name}: none of the {rows} rows of {', '.join(uris)} is usable; see {run.path('rejected')}")
+        raise ValueError(
+            f"{name}: none of the {rows} rows of {', '.join(uris)} is usable, such as {_first_rejected(stage)}; "
+            f"see {run.path('rejected')}"
+        )
     usable = rows - rejected
     return stage.finish(
         shards=len(settings.shards),
@@ -171,6 +175,16 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
         images=usable,
         held_out=held_out,
     )
+
+
+def _first_rejected(stage: Stage[Samples]) -> str:
+    """The key, the reason and the detail of a rejected row, one of the most frequent reason in a file of them."""
+    fs, root = fsspec.url_to_fs(stage.run.path("rejected", stage.name))
+    with fs.open(sorted(fs.find(root))[0], "rb") as file:
+        rows = pq.read_table(file, columns=["key", "reason", "detail"]).to_pylist()
+    ((reason, _),) = Counter(row["reason"] for row in rows).most_common(1)
+    row = next(row for row in rows if row["reason"] == reason)
+    return f"{row['key']}: {reason}: {row['detail']}"
 
 
 def _scan(stage: Stage[Samples], settings: SampleSettings, *, execution: Execution) -> None:

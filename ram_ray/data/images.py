@@ -28,7 +28,6 @@ __all__ = ["Limits", "as_seen", "check_bytes", "decode", "header", "open_image",
 
 PILLOW_PIXELS = 178_956_970  # Pillow opens no image that has more
 FORMATS = ("PNG", "WEBP", "GIF", "BMP", "TIFF")  # that Pillow tells apart; `_open` does so with JPEG, HEIF and AVIF
-FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC/HEIF, AVIF"
 DRAFTED = 8  # a JPEG may have so many times `max_pixels`
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _MAGIC = (JPEG, PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*")

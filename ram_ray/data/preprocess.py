@@ -5,9 +5,9 @@
 
 The data engine, evaluation, `Predictor`, the command line, batch tagging, HTTP and export all use this module, so an
 image has the same scores everywhere. The image is resized to a square by Pillow's bilinear filter, as the released
-models do. A JPEG is decoded at its full size first: scaled decoding (JPEG draft) gives other pixels and changes scores,
-so only training uses it. A square of the model's size is not changed, so one process can prepare images and another
-can tag them.
+models do. A JPEG is decoded at its full size first: scaled decoding (JPEG draft) gives other pixels and changes scores.
+Only training uses it, and a JPEG of more than `max_pixels`, which could not be decoded otherwise. A square of the
+model's size is not changed, so one process can prepare images and another can tag them.
 
 `as_stored` repeats the released models' own code, to compare with their figures: EXIF orientation and transparency are
 ignored, and grey of 16 bits is clipped to 8.

@@ -8,6 +8,8 @@ stage rejected are not read; rows rejected here stay in the output with their re
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,6 +28,9 @@ from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.runtime import Execution
 
 Transform = Callable[[Dataset], Dataset]
+logger = logging.getLogger(__name__)
+
+_REASON = "reason "  # before the name of a count
 COUNTED_ROWS = 16384  # rows of a block where rows are only counted: a few columns, some MB
 NUM_CAPTION_BLOCKS, MAX_CAPTION_ROWS = 256, 4096  # blocks of a stage that reads captions and no images; rows of a block
 
@@ -265,9 +270,17 @@ def count_and_reject(stage: Stage[R], *, execution: Execution) -> tuple[int, int
     """
     counts = sum_blocks(stage.path, _count_rows, columns=["key", "reason"], execution=execution)
     rows, rejected = int(counts.get("rows", 0)), int(counts.get("rejected", 0))
+    if rejected:
+        reasons = {name.removeprefix(_REASON): int(n) for name, n in counts.items() if name.startswith(_REASON)}
+        listed = ", ".join(f"{n:,} {name}" for name, n in sorted(reasons.items(), key=lambda item: -item[1]))
+        logger.info(
+            "%s rejects %s; each with its detail in %s", stage.name, listed, stage.run.path("rejected", stage.name)
+        )
     write_rejected(stage, execution=execution, num_rejected=rejected)
     return rows, rejected
 
 
 def _count_rows(block: pa.Table) -> dict[str, float]:
-    return {"rows": len(block), "rejected": len(block) - block["reason"].null_count}
+    """The number of rows, of rejected rows, and of those of each reason."""
+    reasons = Counter(reason for reason in block["reason"].to_pylist() if reason is not None)
+    return {"rows": len(block), "rejected": reasons.total(), **{f"{_REASON}{name}": n for name, n in reasons.items()}}

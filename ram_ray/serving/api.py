@@ -173,7 +173,7 @@ class Api:
 
     def _describe_reject(self, reject: Reject) -> str:
         return {
-            "undecodable": "this is not an image that can be read: send JPEG, PNG, WebP, GIF or BMP",
+            "undecodable": "this is not an image that can be read: send JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF",
             "truncated": "the image ends before its last pixel",
         }.get(reject.reason, reject.detail or reject.reason)
 

@@ -74,7 +74,7 @@ class Options(Message):
 class ImageContent(Message):
     """One image in a JSON request."""
 
-    content: str = Field(description="The image file (JPEG, PNG, WebP, GIF, BMP), base64")
+    content: str = Field(description="The image file (JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF), base64")
 
 
 class TagRequest(Options):

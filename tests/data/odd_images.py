@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+import pillow_heif
+from PIL import Image, PngImagePlugin
 
 from tests.tiny import photo
 
@@ -39,6 +40,11 @@ def odd_images() -> dict[str, bytes]:
     large = Image.fromarray(noise).resize((1000, 750), Image.Resampling.BICUBIC)
     upright = rgb.transpose(Image.Transpose.ROTATE_270)
     blank = Image.new("RGB", (40, 40), (255, 255, 255))
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(rgb).save(stream, format="HEIF", exif=rotated.tobytes())
+    heic = stream.getvalue()
+    long_text = PngImagePlugin.PngInfo()
+    long_text.add_text("comment", "x" * (2 << 20), zip=True)
     return {
         "rgb.png": encode(rgb, "PNG"),
         "alpha.png": encode(alpha, "PNG"),
@@ -61,6 +67,13 @@ def odd_images() -> dict[str, bytes]:
         "cmyk.jpg": encode(rgb.convert("CMYK"), "JPEG"),
         "two.jpg": encode(rgb, "MPO", save_all=True, append_images=[photo(4)], exif=rotated),
         "animated.gif": encode(blank, "GIF", save_all=True, append_images=[photo(5)]),
+        "photo.heic": heic,
+        "photo.avif": encode(rgb, "AVIF", exif=rotated),
+        "pages.tif": encode(rgb, "TIFF", save_all=True, append_images=[photo(4)]),
+        "grey16.tiff": encode(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "TIFF"),
+        "photo.jfif": encode(rgb, "JPEG", quality=90),
+        "no_ending": encode(rgb, "JPEG", quality=90),
+        "long_text.png": encode(rgb, "PNG", pnginfo=long_text),
         "large.jpg": encode(large, "JPEG", quality=90),
         "large_grey.jpg": encode(large.convert("L"), "JPEG", quality=90),
     }
