@@ -24,7 +24,7 @@ from ram_ray.settings.data import LayoutConfig
 Found = tuple[str, Format, Info]  # path, format, and fsspec's info
 
 DEFAULT_LAYOUT = LayoutConfig()
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _TABLES = (".csv", ".tsv", ".jsonl")
 LISTS = (".json", *_TABLES)  # shards where they, or a glob with their ending, are named
 _SPLIT = re.compile(r"(train|test|val|valid|validation|dev|eval)(ing|\d+)?([-_.]|$)", re.IGNORECASE)
@@ -115,6 +115,7 @@ def find_shards(
     named: bool,
     layout: LayoutConfig = DEFAULT_LAYOUT,
     unread: Unread | None = None,
+    beside: Iterable[str] = (),
 ) -> Iterator[Found]:
     """Find the shards among the files and folders of a listing.
 
@@ -124,6 +125,7 @@ def find_shards(
         named: whether the user named the entries: then a list is a shard, and a file that is no shard is an error.
         layout: how images and captions lie in their files.
         unread: counts the files that are no shards; None: they are not counted.
+        beside: paths of what else is in the folder of the entries.
 
     Yields:
         (path, format, info) of each shard.
@@ -133,7 +135,7 @@ def find_shards(
     """
     unread = Unread() if unread is None else unread
     files = [info for info in entries if info["type"] != "directory"]
-    names = {info["name"] for info in entries}
+    names = {info["name"] for info in entries} | set(beside)
     for info in entries:
         path = info["name"]
         if info["type"] == "directory":
@@ -189,7 +191,7 @@ def _hash(info: Info) -> int:
 
 def _archive(info: Info, names: Iterable[str], *, named: bool) -> Found | None:
     path, lower = info["name"], info["name"].lower()
-    if lower.endswith(_COMPRESSED):
+    if lower.endswith(COMPRESSED):
         raise ValueError(
             f"{path}: a compressed tar cannot be read in place; unpack it first (gunzip for .tar.gz and .tgz) "
             "and name the .tar"

@@ -207,8 +207,8 @@ def _group_rows(
             for row in rows:
                 if start <= row < start + batch.num_rows:
                     image = next(iter(images_of(values[row - start])), b"")
-                    whole = isinstance(image, bytes) and image
-                    results[row] = image if whole else Reject("broken_archive", f"row {row} holds no image")
+                    is_here = isinstance(image, bytes) and len(image) > 0
+                    results[row] = image if is_here else Reject("broken_archive", f"row {row} holds no image")  # type: ignore[assignment]
             start += batch.num_rows
             if start > rows[-1]:
                 break

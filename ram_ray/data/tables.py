@@ -46,8 +46,11 @@ def read_table(
     fs, path = locate(uri)
     with fs.open(path, "rb") as file:
         lines = enumerate(read_lines(file), start=1)
+        samples: Iterator[tuple[Sample, int]]
         if uri.lower().endswith(".jsonl"):
-            samples = (_json_sample(line, number, uri, root, layout) for number, line in lines if line != b"")
+            samples = (
+                _json_sample(line, number, uri, root, layout) for number, line in lines if line is None or line.strip()
+            )
         else:
             samples = _merge(_csv_samples(lines, uri, root, layout))
         for sample, number in samples:
@@ -108,8 +111,8 @@ def _csv_samples(
     _, first = next(lines, (1, b""))
     header = read_header(first or b"", layout)
     if header is None:
-        start = (first or b"")[:200].decode("utf-8", "replace")
-        detail = f"no columns of image paths and captions in the first line: {start!r}"
+        shown = (first or b"")[:200].decode("utf-8", "replace")
+        detail = f"no columns of image paths and captions in the first line: {shown!r}"
         yield Sample("#columns", uri, problem=Reject("bad_metadata", detail)), 1
         return
     columns, delimiter = header

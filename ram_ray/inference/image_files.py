@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import fsspec
 
-from ram_ray.data.find import LISTS, find_shards, match
-from ram_ray.data.folder import is_image_file
+from ram_ray.data.find import COMPRESSED, LISTS, find_shards, match
+from ram_ray.data.folder import count_unread, is_image_file
 from ram_ray.data.shard import Format, make_shards
 from ram_ray.data.unread import Unread
 from ram_ray.records import Row
@@ -46,15 +46,18 @@ def find_work(
     for pattern in (name for uri in data for name in expand_braces(to_text(uri))):
         fs, path = locate(pattern)
         num_matches = len(images) + len(shards)
-        for root, infos, named in _matches(fs, path):
+        for root, infos, folders, named in _matches(fs, path):
             others = []
             for info in infos:
                 row = _image_row(fs, info, root, layout)
                 if row:
                     images[row["uri"]] = row
+                elif info["name"].lower().endswith(COMPRESSED):
+                    count_unread(info, root, unread)
                 else:
                     others.append(info)
-            for name, format, info in find_shards(fs, others, named=named, layout=layout, unread=unread):
+            found = find_shards(fs, others, named=named, layout=layout, unread=unread, beside=folders)
+            for name, format, info in found:
                 shards[uri_of(fs, name)] = format, info
         if num_matches == len(images) + len(shards):
             raise ValueError(
@@ -71,16 +74,16 @@ def find_work(
     return work + [{"shard": (shard.name, shard.uri, shard.format), "rows": None} for shard in named_shards]
 
 
-def _matches(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, list[Info], bool]]:
-    """For each match of a path or glob, and each folder in it: the match's parent, infos, and whether it is a list."""
+def _matches(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, list[Info], list[str], bool]]:
+    """For each match, and each folder in it: the match's parent, infos, paths of folders, and whether it is a list."""
     entries, named = match(fs, path)
     for entry in entries:
         root = entry["name"].rstrip("/").rpartition("/")[0]
         if entry["type"] == "directory":
             for folder in walk(fs, entry["name"]):
-                yield root, folder.files, False
+                yield root, folder.files, folder.folders, False
         else:
-            yield root, [entry], named and entry["name"].lower().endswith(LISTS)
+            yield root, [entry], [other["name"] for other in entries], named and entry["name"].lower().endswith(LISTS)
 
 
 def _image_row(fs: fsspec.AbstractFileSystem, info: Info, root: str, layout: LayoutConfig) -> Row | None:

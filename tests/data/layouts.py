@@ -275,8 +275,8 @@ LAYOUTS = [
     Layout("t_folders.tar", lambda path: tar(path, apart("set/images/{}.jpg", "set/captions/{}.txt"))),
     Layout("t_dots.tar", lambda path: tar(path, pairs("22.0{}.png", "22.0{}.txt")), usable=0,
         rejected={"bad_metadata": 1}, errors={"bad_metadata": 1}),
-    Layout("t_masks.tar", lambda path: tar(path, [*pairs(), *((f"{i}.seg.png", image_bytes(i)) for i in range(N)),
-        ("README", "x")]), rejected={"unsupported_format": 2}),
+    Layout("t_masks.tar", lambda path: tar(path, [member for pair in zip(pairs()[::2], (
+        (f"{i}.seg.png", image_bytes(i)) for i in range(N)), pairs()[1::2], strict=True) for member in pair] + [("README", "x")]), rejected={"unsupported_format": 2}),
     Layout("t_captions.tar", lambda path: tar(path, pairs("{}.jpeg", "{}.caption"))),
     Layout("t_heic.tar", lambda path: tar(path, [(name, heic(1) if name.endswith("heic") else data)
         for name, data in pairs("{}.heic", "{}.cap")])),

@@ -64,10 +64,20 @@ def outcome(rows: list[dict]) -> dict[str, str | None]:
     return {row["key"].partition("/")[2]: row["reason"] for row in rows}
 
 
-def test_every_layout_through_the_stages_shards_and_parse(data: Path, tmp_path: Path) -> None:
-    screen = run("jobs/parse.py", "--data", f"{data}/*", "--run", str(tmp_path / "run"))
-    assert "not read" not in screen, "a row tells of all that is not read"
-    parsed = ds.dataset(tmp_path / "run/annotations/parse", partitioning="hive").to_table().to_pylist()
+def test_every_layout_through_the_stages_shards_and_parse(data: Path, tmp_path: Path, tiny_bundle: str) -> None:
+    teacher = Path(tiny_bundle).parent / "teacher"  # so that the stage before `parse` trains nothing
+    settings = {
+        "represent.clip": teacher,
+        "tokenizer": teacher,
+        "resources.task_cpus": 0.75,
+        "resources.num_cpus": 3,
+        "resources.object_store_gb": 0.3,
+    }
+    sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    screen = run("jobs/parse.py", "--data", f"{data}/*", "--run", str(tmp_path / "run"), *sets)
+    assert "shards rejects" in screen and "bad_metadata" in screen, "a line counts the reasons"
+    (folder,) = (path for path in (tmp_path / "run/annotations/parse").iterdir() if path.is_dir())
+    parsed = ds.dataset(folder, partitioning="hive").to_table().to_pylist()
     rejected = pq.read_table(tmp_path / "run/rejected/shards").to_pylist()
     usable = Counter(name_of(row["key"]) for row in parsed)
     reasons = Counter((name_of(row["key"]), row["reason"]) for row in rejected)
