@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -174,8 +175,6 @@ def _walk(fs: fsspec.AbstractFileSystem, root: str, linked: list[str], walked: s
             walked.add(_identity(path))
         folder = Folder(path, [], [])
         for info in _list(fs, path):
-            if info.get("islink"):
-                info = _followed(info)
             if info["type"] == "directory":
                 (linked if info.get("islink") else folder.folders).append(info["name"].rstrip("/"))
             else:
@@ -187,9 +186,9 @@ def _walk(fs: fsspec.AbstractFileSystem, root: str, linked: list[str], walked: s
 def _list(fs: fsspec.AbstractFileSystem, path: str) -> list[Info]:
     """The entries of a folder by name, without the empty object that stands for a folder in an object store."""
     try:
-        entries = fs.ls(path, detail=True)
+        entries = _scan(path) if is_local(fs) else fs.ls(path, detail=True)
     except PermissionError:
-        return [{**_link_info(path, "a folder that may not be read"), "type": "link"}]
+        return [_link_info(path, "a folder that may not be read")]
     marker = path.rstrip("/")
     return sorted(
         (info for info in entries if info["name"].rstrip("/") != marker or info["type"] == "directory"),
@@ -197,14 +196,18 @@ def _list(fs: fsspec.AbstractFileSystem, path: str) -> list[Info]:
     )
 
 
-def _followed(info: Info) -> Info:
-    """A link's info with the type of what it leads to."""
-    try:
-        target = os.stat(info["name"])
-    except OSError:
-        return _link_info(info["name"], "nothing")
-    kind = "directory" if os.path.isdir(info["name"]) else "file"
-    return {**info, "type": kind, "size": target.st_size, "mtime": target.st_mtime}
+def _scan(path: str) -> Iterator[Info]:
+    """The entries of a local folder, with no more details than a walk needs: a folder may hold millions."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            try:
+                status = entry.stat()
+            except OSError:  # also a loop of links
+                yield _link_info(entry.path, "nothing" if entry.is_symlink() else "a file that is gone")
+                continue
+            kind = "directory" if stat.S_ISDIR(status.st_mode) else "file" if stat.S_ISREG(status.st_mode) else "other"
+            info = {"name": entry.path, "type": kind, "size": status.st_size, "mtime": status.st_mtime}
+            yield info | {"islink": True} if entry.is_symlink() else info
 
 
 def _link_info(path: str, destination: str) -> Info:

@@ -115,6 +115,15 @@ def apart(image: str = "{}.jpg", text: str = "{}.txt", *, num: int = N) -> list[
     return members[::2] + members[1::2]
 
 
+def masked() -> list[tuple[str, bytes | str]]:
+    """Samples of three members, one of them a mask."""
+    return [
+        member
+        for index in range(N)
+        for member in (*pairs()[2 * index : 2 * index + 2], (f"{index}.seg.png", image_bytes(index, "PNG")))
+    ]
+
+
 def linked_tar(path: Path) -> None:
     with tarfile.open(path, "w") as archive:
         for name, data in pairs(num=1):
@@ -275,8 +284,7 @@ LAYOUTS = [
     Layout("t_folders.tar", lambda path: tar(path, apart("set/images/{}.jpg", "set/captions/{}.txt"))),
     Layout("t_dots.tar", lambda path: tar(path, pairs("22.0{}.png", "22.0{}.txt")), usable=0,
         rejected={"bad_metadata": 1}, errors={"bad_metadata": 1}),
-    Layout("t_masks.tar", lambda path: tar(path, [member for pair in zip(pairs()[::2], (
-        (f"{i}.seg.png", image_bytes(i)) for i in range(N)), pairs()[1::2], strict=True) for member in pair] + [("README", "x")]), rejected={"unsupported_format": 2}),
+    Layout("t_masks.tar", lambda path: tar(path, [*masked(), ("README", "x")]), rejected={"unsupported_format": 2}),
     Layout("t_captions.tar", lambda path: tar(path, pairs("{}.jpeg", "{}.caption"))),
     Layout("t_heic.tar", lambda path: tar(path, [(name, heic(1) if name.endswith("heic") else data)
         for name, data in pairs("{}.heic", "{}.cap")])),
