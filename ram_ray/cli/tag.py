@@ -95,8 +95,8 @@ def tag(
             pixels = to_square(path, size=predictor.image_size, as_stored=no_exif)
         except (Reject, ValueError) as error:
             num_failed += 1
-            image, text = to_text(path), str(error).encode("utf-8", "backslashreplace").decode()
-            print(json.dumps({"image": image, "error": text}) if as_json else text, flush=True)
+            problem = str(error).encode("utf-8", "backslashreplace").decode()
+            print(json.dumps({"image": to_text(path), "error": problem}) if as_json else problem, flush=True)
             continue
         tokens = predictor.encode(pixels)
         scores = predictor.tag(tokens, top_k=top_k, threshold=threshold, tags=own_tags)[0]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import fsspec
 
@@ -138,7 +137,7 @@ def _is_image_name(name: str, layout: LayoutConfig) -> bool:
     return name.lower().endswith(layout.image_suffixes) and not name.startswith("._")
 
 
-def count_unread(info: Info, root: str, unread: Unread, *, kind: Literal["lost", "unread"] = LOST) -> None:
+def count_unread(info: Info, root: str, unread: Unread, *, kind: str = LOST) -> None:
     """Count a file that nothing reads.
 
     Args:

@@ -204,8 +204,8 @@ def _skip_zeros(file: IO[bytes], position: int, size: int) -> int:
 def _extension(kind: bytes, raw: bytes) -> Extension:
     """The fields of the next member in a long-name or pax header: path, size, sparse."""
     if kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-        value = raw.rstrip(b"\0").decode("utf-8", "surrogateescape")
-        return {"path": value} if kind == tarfile.GNUTYPE_LONGNAME else {"linkpath": value}
+        name = raw.rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return {"path": name} if kind == tarfile.GNUTYPE_LONGNAME else {"linkpath": name}
     fields: Extension = {}
     while kind in (tarfile.XHDTYPE, b"X") and (match := re.match(rb"(\d{1,7}) ([^=]+)=", raw)):
         length = int(match[1])
