@@ -171,8 +171,9 @@ def serve(run: Run, config: RunConfig, final: FinalModel, *, num_images: int, ke
     try:
         logger.info("the tagger answers at %s (page: %s/, API: %s/docs)", url, url, url)
         if final.held_out:
-            shard = list_shards(final.held_out[:1], images=config.data.images, layout=config.data.layout)[0]
-            tag_examples(url, shard, folder=run.path("evaluation", "tried"), num_images=num_images)
+            layout = config.data.layout
+            shard = list_shards(final.held_out[:1], images=config.data.images, layout=layout)[0]
+            tag_examples(url, shard, folder=run.path("evaluation", "tried"), num_images=num_images, layout=layout)
         while keep_serving:
             time.sleep(3600)
     except KeyboardInterrupt:

@@ -173,14 +173,17 @@ def _walk(fs: fsspec.AbstractFileSystem, root: str, linked: list[str], walked: s
         path = pending.pop()
         if is_local(fs):
             walked.add(_identity(path))
-        folder = Folder(path, [], [])
+        folder, links = Folder(path, [], []), set[str]()
         for info in _list(fs, path):
-            if info["type"] == "directory":
-                (linked if info.get("islink") else folder.folders).append(info["name"].rstrip("/"))
-            else:
+            if info["type"] != "directory":
                 folder.files.append(info)
+                continue
+            folder.folders.append(info["name"].rstrip("/"))
+            if info.get("islink"):
+                links.add(folder.folders[-1])
         yield folder
-        pending += folder.folders[::-1]
+        linked += [path for path in folder.folders if path in links]
+        pending += [path for path in folder.folders[::-1] if path not in links]
 
 
 def _list(fs: fsspec.AbstractFileSystem, path: str) -> list[Info]:

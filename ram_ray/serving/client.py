@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 
 from ram_ray.data.images import decode, read_bytes
 from ram_ray.data.preprocess import LIMITS
-from ram_ray.data.shards import Shard, scan_shard
+from ram_ray.data.shards import DEFAULT_LAYOUT, Shard, scan_shard
 from ram_ray.records import Json
+from ram_ray.settings.data import LayoutConfig
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ def request_tags(url: str, images: list[bytes], **options: object) -> Json:
         return json.load(answer)
 
 
-def tag_examples(url: str, shard: Shard, *, folder: str, num_images: int = 3) -> None:
+def tag_examples(
+    url: str, shard: Shard, *, folder: str, num_images: int = 3, layout: LayoutConfig = DEFAULT_LAYOUT
+) -> None:
     """Tag the first images of a shard over HTTP, log the answers, and write a contact sheet.
 
     Args:
@@ -55,9 +58,10 @@ def tag_examples(url: str, shard: Shard, *, folder: str, num_images: int = 3) ->
         shard: the shard of the images.
         folder: path or URI of the folder for `sheet.png`.
         num_images: number of images to tag.
+        layout: how images and captions lie in the shard.
     """
     rows = []
-    for row in scan_shard(shard, limits=LIMITS, check="header"):
+    for row in scan_shard(shard, limits=LIMITS, check="header", layout=layout):
         if row.get("reason") is None:
             rows.append(row)
         if len(rows) == num_images:
