@@ -17,6 +17,7 @@ from ram_ray.runtime.location import locate
 
 MAX_ENTRY = 1_000_000  # characters of one entry
 _READ = 1 << 20  # characters of one read
+_AFTER_VALUE = frozenset(",]}: \t\r\n")
 _SPACES = re.compile(r"[ \t\r\n]*")
 
 
@@ -93,9 +94,11 @@ class JsonStream:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._position)
-                if end < len(self._text) or not self._read_more():  # "3." may continue in the next read
-                    self._position = end if end < len(self._text) else len(self._text)
+                if self._text[end : end + 1] in _AFTER_VALUE:  # "3." may continue in the next read
+                    self._position = end
                     return value
+                if not self._read_more():
+                    raise json.JSONDecodeError("not the end of the value", self._text, 0)
             except (json.JSONDecodeError, RecursionError) as error:
                 if len(self._text) - self._position > MAX_ENTRY or isinstance(error, RecursionError):
                     raise ValueError(f"{self._uri}: an entry cannot be read as JSON: {self._start()!r}") from None

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ram_ray.data.columns import Columns, find_columns, find_image_column, images_of, values_of
-from ram_ray.data.samples import ImageCheck, Sample, check_file, folder_of, relative_name
+from ram_ray.data.samples import NO_COLUMNS, ImageCheck, Sample, check_file, folder_of, relative_name
 from ram_ray.data.texts import merge_texts, parse_captions, parse_texts, read_json
 from ram_ray.records import Json, Reject
 from ram_ray.runtime.location import child_uri, locate
@@ -48,7 +48,7 @@ def read_parquet(
         try:
             columns = find_columns(uri, parquet.schema_arrow, layout, needs_text=needs_text)
         except ValueError as error:
-            yield Sample("#columns", uri, problem=Reject("bad_metadata", str(error)))
+            yield Sample(NO_COLUMNS, uri, problem=Reject("bad_metadata", str(error)))
             return
         if not parquet.metadata.num_rows:
             yield Sample("#empty", uri, problem=Reject("broken_archive", "a file without a row"))

@@ -17,6 +17,7 @@ from ram_ray.data.texts import parse_labels, parse_texts
 from ram_ray.records import Reject
 from ram_ray.runtime.location import locate
 
+NO_COLUMNS = "#columns"  # key of the one sample of a table that has no columns of images or of captions
 Read = Callable[[int], bytes]  # the first n bytes of an image
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow.parquet as pq
 
-from ram_ray.data.samples import Read, Sample
+from ram_ray.data.samples import NO_COLUMNS, Read, Sample
 from ram_ray.data.shards import DEFAULT_LAYOUT, Shard, read_samples
 from ram_ray.runtime.location import locate
 from ram_ray.settings.data import LayoutConfig
@@ -72,7 +72,11 @@ def _samples(shard: Shard, layout: LayoutConfig) -> Iterator[Sample]:
     def accept(read: Read, nbytes: int) -> tuple[int, int]:
         return 1, 1
 
-    return (sample for sample in read_samples(shard, check_image=accept, layout=layout) if sample.problem is None)
+    for sample in read_samples(shard, check_image=accept, layout=layout):
+        if sample.problem is None:
+            yield sample
+        elif sample.key == NO_COLUMNS:
+            raise ValueError(sample.problem.detail)
 
 
 def _stated_images(shard: Shard) -> int | None:

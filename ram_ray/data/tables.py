@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ram_ray.data.columns import IMAGE_COLUMNS, PATH_COLUMNS
-from ram_ray.data.samples import ImageCheck, Sample, check_file, folder_of, relative_name
+from ram_ray.data.samples import NO_COLUMNS, ImageCheck, Sample, check_file, folder_of, relative_name
 from ram_ray.data.texts import MAX_TEXT, caption_fields, decode_text, merge_texts, parse_captions, read_json, read_lines
 from ram_ray.records import Json, Reject
 from ram_ray.runtime.location import child_uri, locate
@@ -113,7 +113,7 @@ def _csv_samples(
     if header is None:
         shown = (first or b"")[:200].decode("utf-8", "replace")
         detail = f"no columns of image paths and captions in the first line: {shown!r}"
-        yield Sample("#columns", uri, problem=Reject("bad_metadata", detail)), 1
+        yield Sample(NO_COLUMNS, uri, problem=Reject("bad_metadata", detail)), 1
         return
     columns, delimiter = header
     record, start, last = b"", 2, 2
