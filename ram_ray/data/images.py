@@ -259,16 +259,19 @@ def _is_cut(data: bytes) -> bool:
 def _check_size(size: tuple[int, int], limits: Limits, *, draft: bool) -> None:
     width, height = size
     if width * height > limits.max_pixels * (DRAFTED if draft else 1):
-        raise _too_many_pixels(f"{width} x {height}", limits)
+        raise _too_many_pixels(f"{width} x {height}", limits, times=DRAFTED if draft else 1)
     if min(width, height) < limits.min_side:
         raise Reject("too_small", f"{width} x {height} pixels; data.min_side is {limits.min_side}")
 
 
-def _too_many_pixels(pixels: str, limits: Limits) -> Reject:
-    max_pixels = min(limits.max_pixels, PILLOW_PIXELS)
-    return Reject(
-        "too_large", f"{pixels} pixels; an image may have {max_pixels:,} (max_pixels), a JPEG {DRAFTED} times"
+def _too_many_pixels(pixels: str, limits: Limits, *, times: int = 1) -> Reject:
+    max_pixels = limits.max_pixels * times if times > 1 else min(limits.max_pixels, PILLOW_PIXELS)
+    allowed = (
+        f"a JPEG may have {max_pixels:,} ({times} max_pixels)"
+        if times > 1
+        else (f"an image may have {max_pixels:,} (max_pixels)")
     )
+    return Reject("too_large", f"{pixels} pixels; {allowed}")
 
 
 def _formats(data: bytes) -> tuple[str, ...]:

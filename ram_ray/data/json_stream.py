@@ -97,7 +97,7 @@ class JsonStream:
                 if self._text[end : end + 1] in _AFTER_VALUE:  # "3." may continue in the next read
                     self._position = end
                     return value
-                if not self._read_more():
+                if len(self._text) - self._position > MAX_ENTRY or not self._read_more():
                     raise json.JSONDecodeError("not the end of the value", self._text, 0)
             except (json.JSONDecodeError, RecursionError) as error:
                 if len(self._text) - self._position > MAX_ENTRY or isinstance(error, RecursionError):
