@@ -14,9 +14,10 @@ import pytest
 
 from ram_ray.data.images import read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
+from ram_ray.inference.image_files import find_work
 from ram_ray.records import Reject
 from ram_ray.runtime.artifacts import write_bytes
-from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, plant, sample, write_tar
+from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, image_bytes, plant, sample, write_tar
 from tests.s3 import FAULTS, S3Proxy
 
 pytestmark = [
@@ -58,6 +59,31 @@ def test_globs_list_what_lies_there(bucket: tuple[Planted, str, Path]) -> None:
         list_shards([f"{uri}/none-*.tar"])
     with pytest.raises(ValueError, match="s3://no-such-bucket"):
         list_shards(["s3://no-such-bucket/*.tar"])
+
+
+def test_a_folder_of_images_and_texts_is_read_and_what_else_is_there_is_counted(s3: S3Proxy) -> None:
+    fs, root = fsspec.filesystem("s3"), f"{s3.bucket}/album"
+    for index, name in enumerate(("1", "2020/a::b", "2020/no ending")):
+        ending = "" if "ending" in name else ".jpg"
+        fs.pipe_file(f"{root}/{name}{ending}", image_bytes(index))
+        fs.pipe_file(f"{root}/{name}.txt", b"a dog")
+    fs.pipe_file(f"{root}/2020/Thumbs.db", b"x")
+    (shard,) = list_shards([root])
+    rows = list(scan_shard(shard, limits=LIMITS, check="decode"))
+    assert {row["key"]: row["reason"] for row in rows} == {
+        f"{shard.name}/{key}": reason
+        for key, reason in (
+            ("1.jpg", None),
+            ("2020/a::b.jpg", None),
+            ("2020/no ending", None),
+            ("#unread-.db", "unsupported_format"),
+        )
+    }
+    whole = [row for row in rows if row["reason"] is None]
+    contents = read_bytes(*([row[name] for row in whole] for name in ("uri", "offset", "nbytes")))
+    assert contents == [image_bytes(index) for index in range(3)]
+    work = find_work([root])
+    assert sorted(row["uri"] for row in work[0]["rows"]) == sorted(row["uri"] for row in whole)
 
 
 def test_the_shape_that_img2dataset_writes(s3: S3Proxy, tmp_path: Path) -> None:
