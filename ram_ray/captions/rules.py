@@ -11,10 +11,13 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from ram_ray.captions.boilerplate import reasons
 from ram_ray.captions.lemmas import Lemmatizer
+from ram_ray.captions.names import mark_names, read_capitals
 from ram_ray.captions.negation import find_negated
 from ram_ray.captions.relations import MODIFIERS, NO_WORD, Word, next_word, previous_word, read_words
 from ram_ray.captions.repair import fixed_pair, repair
+from ram_ray.captions.titles import read_titles
 from ram_ray.captions.triples import Triple, find_described, find_triples
 from ram_ray.captions.words import (
     BEINGS,
@@ -30,6 +33,7 @@ from ram_ray.captions.words import (
     NOT_OBJECTS,
     SCENES,
     STATES,
+    TALK,
 )
 
 if TYPE_CHECKING:
@@ -51,31 +55,33 @@ class Reading(NamedTuple):
     described: list[tuple[str, str]]
 
 
-def find_tags(doc: Doc, lemmas: Lemmatizer) -> list[Tag]:
+def find_tags(doc: Doc, lemmas: Lemmatizer, caption: str | None = None) -> list[Tag]:
     """Find the tags of a parsed caption.
 
     Args:
         doc: spaCy's Doc of a caption.
         lemmas: dictionary forms.
+        caption: the text of `doc` with its capitals; None: it has none.
 
     Returns:
         Tags in the order of the text, each once.
     """
-    words = read_words(doc)
+    words = read_words(doc, caption)
     return list(dict.fromkeys(tag for _, tag in _locate_tags(words, lemmas)))
 
 
-def read_caption(doc: Doc, lemmas: Lemmatizer) -> Reading:
+def read_caption(doc: Doc, lemmas: Lemmatizer, caption: str | None = None) -> Reading:
     """Find the tags and relations of a parsed caption.
 
     Args:
         doc: spaCy's Doc of a caption.
         lemmas: dictionary forms.
+        caption: the text of `doc` with its capitals; None: it has none.
 
     Returns:
         Tags, relations, and attributes with the nouns they describe.
     """
-    words = read_words(doc)
+    words = read_words(doc, caption)
     located = _locate_tags(words, lemmas)
     things = {index: tag.name for index, tag in located if tag.kind in ("object", "scene")}
     actions = {index: tag.name for index, tag in located if tag.kind == "action"}
@@ -89,6 +95,9 @@ def read_caption(doc: Doc, lemmas: Lemmatizer) -> Reading:
 
 def _locate_tags(words: list[Word], lemmas: Lemmatizer) -> list[tuple[int, Tag]]:
     """Tags with their index (of a compound, the index of its head), in the order of the text; corrects the words."""
+    capitals = read_capitals(words)
+    mark_names(words, capitals, lemmas)
+    read_titles(words, capitals, lemmas)
     repair(words, lemmas)
     negated = find_negated(words)
     located: list[tuple[int, Tag]] = []
@@ -135,7 +144,7 @@ def _is_compound_part(words: list[Word], left: Word, right: Word, lemmas: Lemmat
     if right.rel == "flat" and right.head <= left.index:
         return True
     if left.rel in MODIFIERS and words[left.head].pos == "N" and left.head != left.index:
-        return True
+        return lemmas(left.text, "noun") == left.text or left.tag != "NNS"
     # Two adjacent nouns are a compound, whatever the parse says, unless the first is plural, a being or a scene.
     name = lemmas(left.text, "noun")
     return name == left.text and name not in BEINGS and name not in SCENES
@@ -143,7 +152,7 @@ def _is_compound_part(words: list[Word], left: Word, right: Word, lemmas: Lemmat
 
 def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer) -> list[Tag]:
     """The object or scene of a noun phrase; no tag for measures, places and times."""
-    head = lemmas(words[last].text, "noun")
+    head, boilerplate = lemmas(words[last].text, "noun"), reasons()
     names = [lemmas(words[part].text, "noun") for part in parts]
     if head == "glasses" and (set(names) & DRINKS or next_word(words, words[last]).text == "of"):
         head = "glass"
@@ -160,8 +169,8 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
         return []
     name = " ".join([*names, head])
     garment = head == "top" and _is_garment(words, words[last])
-    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS and not garment:
-        name = " ".join(part for part in names if part not in NOT_OBJECTS)
+    if (head in NOT_OBJECTS or head in boilerplate) and name not in SCENES and name not in COMPOUNDS and not garment:
+        name = " ".join(part for part in names if part not in NOT_OBJECTS and part not in boilerplate)
     if not name:
         return []
     return [Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")]
@@ -207,7 +216,7 @@ def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if word.rel in ("det", "case", "mark", "fixed", "cc", "aux", "num", "advmod") and word.text not in COLOURS:
         return ""
     name = lemmas(word.text, "adj") if word.pos == "A" else word.text
-    if {name, word.text} & NOT_ATTRIBUTES or fixed_pair(words, word, next_word(words, word), lemmas):
+    if {name, word.text} & NOT_ATTRIBUTES or word.text in reasons() or name in reasons() or fixed_pair(words, word, next_word(words, word), lemmas):
         return ""
     first = word  # of a list of attributes: "a black and white photo of"
     while first.rel == "conj" and words[first.head].pos == "A" and first.head < first.index:
@@ -227,7 +236,22 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if name == "go" and next_word(words, word).text == "to":
         follower = words[word.index + 2] if word.index + 2 < len(words) else NO_WORD
         return "" if follower.pos == "V" else name
-    return "" if name in NOT_ACTIONS else name
+    if name in NOT_ACTIONS or (name in TALK and not _is_acted(words, word, lemmas)):
+        return ""
+    return name
+
+
+def _is_acted(words: list[Word], word: Word, lemmas: Lemmatizer) -> bool:
+    """True for a verb that somebody in the image does: its subject is a noun, and no name ("a man buys fruit")."""
+    for child in words:
+        if child.head == word.index and child.rel == "subj":
+            return child.pos == "N" and lemmas(child.text, "noun") in BEINGS
+    if word.rel == "acl":
+        return lemmas(words[word.head].text, "noun") in BEINGS
+    if word.rel in ("conj", "comp", "advcl") and word.head != word.index:
+        head = words[word.head]
+        return head.pos == "V" and head.head != word.index and (head.rel in ("root", "acl") and _is_acted(words, head, lemmas))
+    return False
 
 
 @lru_cache(maxsize=1 << 16)

@@ -184,3 +184,19 @@ STATES = _words("""
     broken closed crowded tired bored excited interested married frozen rusted cluttered deserted abandoned cracked
     scattered worn torn faded wrinkled
 """)
+
+# Abbreviations that name something to be seen; others in capitals are names or codes.
+ACRONYMS = _words("""
+    tv pc cd dvd suv atm bbq dj led lcd rv atv usb vr hdtv cctv gps cpu lp mri dna ufo bmx lgbt usps nyc vip
+""")
+
+# Verbs of talk, trade and text, not of sight: an action only of somebody who is named ("a man buys fruit").
+TALK = _words("""
+    see become include consider select get check click view know think believe want need like love hope wish mean learn
+    discover find buy shop download order browse enjoy choose feature depict represent locate base inspire announce
+    reveal claim say tell ask explain describe name call own belong allow require offer provide contain consist release
+    launch update compare save contact subscribe share post add sell rent book schedule register apply compete continue
+    remain stay happen exist suggest recommend highlight showcase suit fit vary range relate refer concern note recall
+    remember understand agree discuss determine ensure achieve improve increase reduce avoid support establish found
+    report confirm warn urge accuse deny admit approve vote elect appoint star tag excite obsess credit fail spot
+""")

@@ -1,0 +1,175 @@
+"""Names of persons, brands and places: they give no tag, and they end the compounds that they stand in.
+
+    "pitcher David Price throws a ball"    pitcher, ball
+    "the Ritz hotel", "Hyndman Peak"       hotel, peak: a named thing gives its kind
+
+A capital inside a sentence marks a name. In a title every word has one, and many captions have none; there the word
+itself decides, by how often people write it with a capital (`names.txt`, made by `training.make_names`), and by the
+name beside it. Nationalities ("asian") and holidays ("christmas tree") are not names.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Literal, NamedTuple
+
+from ram_ray.captions.lemmas import Lemmatizer
+from ram_ray.captions.relations import NO_WORD, Word, next_word, previous_word
+from ram_ray.captions.sections import read_sections
+from ram_ray.captions.words import ACRONYMS, SCENES
+
+NAME = "NAME"  # `Word.pos` of a name
+# What the capitals of a caption tell: those inside a sentence are names'; a title has one at each word; or there are none.
+Capitals = Literal["sentence", "title", "none"]
+_OPEN = frozenset(("N", "A", "V", "X", "INTJ", "ADV"))  # classes of words that can be names
+_ENDS = frozenset(".!?:;\"|")
+_SMALL = frozenset(("a", "an", "the", "of", "in", "on", "at", "for", "with", "and", "or", "to", "by", "from", "as", "his",
+                    "her", "its", "their", "my", "your", "our", "is", "are"))  # fmt: skip
+
+
+class _Names(NamedTuple):
+    name: frozenset[str]
+    likely: frozenset[str]
+    given: frozenset[str]
+    surname: frozenset[str]
+    kept: frozenset[str]  # nationalities and holidays: a capital tells nothing
+
+
+@cache
+def _names() -> _Names:
+    words = read_sections((resources.files("ram_ray.captions") / "names.txt").read_text(encoding="utf-8"))
+    return _Names(
+        words["name"], words["likely"], words["given"], words["surname"], words["adjectives"] | words["holidays"]
+    )
+
+
+def read_capitals(words: list[Word]) -> Capitals:
+    """What the capitals of a caption tell.
+
+    Args:
+        words: of the caption.
+
+    Returns:
+        "sentence" if most of its longer words are in lower case and others begin with a capital.
+    """
+    longer = [word.written for word in words if len(word.text) > 2 and word.text.isalpha() and word.text not in _SMALL]
+    upper = sum(written[0].isupper() for written in longer)
+    if not upper:
+        return "none"
+    lower = len(longer) - upper
+    return "sentence" if lower > 2 and 3 * lower >= len(longer) else "title"
+
+
+def mark_names(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> None:
+    """Set `pos` of all names to NAME.
+
+    Args:
+        words: of a caption; changed.
+        capitals: as `read_capitals` returns.
+        lemmas: the known words.
+    """
+    if capitals == "sentence":
+        _mark_runs(words, lemmas)
+    for word in words:
+        if word.pos in _OPEN and (word.text in _names().name or _is_written_as_name(words, word, capitals, lemmas)):
+            word.pos = NAME
+    for word in reversed(words):
+        if word.pos in _OPEN and _is_beside_name(words, word, capitals, lemmas):
+            word.pos = NAME
+    for word in words:
+        if word.pos in _OPEN and _is_beside_name(words, word, capitals, lemmas):
+            word.pos = NAME
+    if capitals == "title":
+        _mark_parts_of_names(words, lemmas)
+
+
+def _mark_parts_of_names(words: list[Word], lemmas: Lemmatizer) -> None:
+    """The last word of a part that has only names and words that no table has: "Mrunal Thakur"."""
+    part: list[Word] = []
+    for word in [*words, NO_WORD]:
+        if word.pos not in ("", "PUNCT", "CCONJ", "ADP"):
+            part.append(word)
+            continue
+        if len(part) > 1 and all(member.pos == NAME for member in part[:-1]) and part[-1].pos in _OPEN:
+            if part[-1].text.isalpha() and not lemmas.known_word(part[-1].text):
+                part[-1].pos = NAME
+        part = []
+
+
+def _mark_runs(words: list[Word], lemmas: Lemmatizer) -> None:
+    """Runs of words with a capital inside a sentence; the last word of a run may tell the kind of what is named."""
+    run: list[Word] = []
+    for word in [*words, NO_WORD]:
+        if _has_capital(words, word):
+            run.append(word)
+            continue
+        if run and not _is_common_run(words, run, lemmas):
+            for member in run[: -1 if _tells_kind(run, lemmas) else None]:
+                member.pos = NAME
+        run = []
+
+
+def _has_capital(words: list[Word], word: Word) -> bool:
+    """True for a word with a capital that it does not have as the first of a sentence."""
+    if not word.written[:1].isupper() or len(word.text) < 2 or word.text in _SMALL or word.text in _names().kept:
+        return False
+    previous = previous_word(words, word)
+    return previous is not NO_WORD and previous.text[-1] not in _ENDS
+
+
+def _is_common_run(words: list[Word], run: list[Word], lemmas: Lemmatizer) -> bool:
+    """True for a single common word, and for common words with which a sentence begins: "Old Man rides"."""
+    begins = run[0].index == 1
+    if len(run) > 1 and not begins:
+        return False
+    return all(_is_common(word, lemmas) for word in [*(words[:1] if begins and len(run) > 1 else []), *run])
+
+
+def _is_common(word: Word, lemmas: Lemmatizer) -> bool:
+    """True for a word that people mostly write without a capital: "a T-shirt", "the Bridge"."""
+    if word.text in _names().name or word.text in _names().likely:
+        return False
+    return "-" in word.text or lemmas.known_word(word.text)
+
+
+def _tells_kind(run: list[Word], lemmas: Lemmatizer) -> bool:
+    """True if the last word of a name tells its kind: "Hyndman Peak", but neither "David Price" nor "Red Wings"."""
+    last, names = run[-1], _names()
+    if len(run) < 2 or last.text in names.name or not lemmas.known(last.text, "noun"):
+        return False
+    if run[-2].text in names.given and last.text in names.surname:
+        return False
+    noun = lemmas(last.text, "noun")
+    return noun == last.text or noun in SCENES
+
+
+def _is_written_as_name(words: list[Word], word: Word, capitals: Capitals, lemmas: Lemmatizer) -> bool:
+    """True for a word with a capital that its place, or its absence from all tables, makes a name."""
+    names, previous, following = _names(), previous_word(words, word), next_word(words, word)
+    if not word.written[:1].isupper() or len(word.text) < 2 or word.text in names.kept:
+        return False
+    if capitals == "title" and word.text in names.likely and previous.pos in ("", "PUNCT"):
+        return following.pos not in ("", "PUNCT")  # a brand: "Puma Shoes"
+    if previous.pos == NAME and previous.text in names.given:
+        if word.text in names.surname or word.text in names.likely:
+            return True
+    if capitals == "title" and (previous.text == "by" and previous_word(words, previous).tag != "VBN"):
+        return True  # an author or a maker
+    if lemmas.known_word(word.text) or not word.text.isalpha():
+        return False
+    is_acronym = word.written.isupper() and len(word.text) > 2 and word.text not in ACRONYMS
+    is_head = following.pos not in ("N", "A", "NUM")
+    return is_acronym or not is_head or (previous.pos == NAME and capitals != "title")
+
+
+def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: Lemmatizer) -> bool:
+    """True for a word beside a name that belongs to it: "vince guaraldi", "Mark Allen"."""
+    previous, following, capital = previous_word(words, word), next_word(words, word), word.written[:1].isupper()
+    if following.pos == NAME and word.text in _names().given and (capital or capitals == "none"):
+        return True
+    if not word.text.isalpha() or lemmas.known_word(word.text) or word.text in _names().kept:
+        return False
+    if capitals == "none":
+        return NAME in (previous.pos, following.pos)
+    return capital and (following.pos == NAME or (previous.pos == NAME and previous.text in _names().given))
