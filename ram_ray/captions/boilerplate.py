@@ -24,6 +24,7 @@ _PATTERNS = (
     rf"\([^()]{{0,60}}\b(?:{_IMAGES}|courtesy|credit|file)\b[^()]{{0,80}}\)",
     rf"\b{_IMAGES}(?: taken| courtesy| credits?)?(?: by| of courtesy|:| ©)\s[^,;|()]{{1,60}}",
     r"\b(?:image|photo) (?:courtesy|credit)\b[^,;|()]{0,60}",
+    r"[-,(]\s*[\w ]{1,30}? (?:not )?included\b",
     r"©[^,;|()]{0,60}",
 )
 _SITE = re.compile(r"^(.*\w.*)\s\|\s*([^|]{1,40})$")

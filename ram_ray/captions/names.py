@@ -22,6 +22,7 @@ from ram_ray.captions.words import ACRONYMS, SCENES
 NAME = "NAME"  # `Word.pos` of a name
 # What the capitals of a caption tell: those inside a sentence are names'; a title has one at each word; or there are none.
 Capitals = Literal["sentence", "title", "none"]
+_NEW = frozenset("york jersey zealand orleans hampshire mexico england delhi haven brunswick castle trafford".split())
 _OPEN = frozenset(("N", "A", "V", "X", "INTJ", "ADV"))  # classes of words that can be names
 _ENDS = frozenset(".!?:;\"|")
 _SMALL = frozenset(("a", "an", "the", "of", "in", "on", "at", "for", "with", "and", "or", "to", "by", "from", "as", "his",
@@ -44,6 +45,18 @@ def _names() -> _Names:
     )
 
 
+def is_listed(word: str) -> bool:
+    """Whether a word is in the list of names.
+
+    Args:
+        word: in lower case.
+
+    Returns:
+        True if it is.
+    """
+    return word in _names().name or word in _names().likely
+
+
 def read_capitals(words: list[Word]) -> Capitals:
     """What the capitals of a caption tell.
 
@@ -58,7 +71,7 @@ def read_capitals(words: list[Word]) -> Capitals:
     if not upper:
         return "none"
     lower = len(longer) - upper
-    return "sentence" if lower > 2 and 3 * lower >= len(longer) else "title"
+    return "sentence" if lower > 1 and 4 * lower >= len(longer) else "title"
 
 
 def mark_names(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> None:
@@ -71,6 +84,10 @@ def mark_names(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> Non
     """
     if capitals == "sentence":
         _mark_runs(words, lemmas)
+    else:
+        for word in words:  # what no table has was tagged by its shape: "Bendre" is no verb
+            if word.pos in ("V", "X", "INTJ", "ADV") and word.text.isalpha() and not lemmas.known_word(word.text):
+                word.pos = "N" if capitals == "title" and word.written[:1].isupper() and len(word.text) > 3 else word.pos
     for word in words:
         if word.pos in _OPEN and (word.text in _names().name or _is_written_as_name(words, word, capitals, lemmas)):
             word.pos = NAME
@@ -138,9 +155,10 @@ def _tells_kind(run: list[Word], lemmas: Lemmatizer) -> bool:
     last, names = run[-1], _names()
     if len(run) < 2 or last.text in names.name or not lemmas.known(last.text, "noun"):
         return False
-    if run[-2].text in names.given and last.text in names.surname:
-        return False
     noun = lemmas(last.text, "noun")
+    person = run[-2].text in names.given and (run[-2].text in names.name or run[-2].text in names.likely)
+    if (person and noun not in SCENES) or (run[-2].text in names.given and last.text in names.surname):
+        return False
     return noun == last.text or noun in SCENES
 
 
@@ -167,6 +185,8 @@ def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: L
     """True for a word beside a name that belongs to it: "vince guaraldi", "Mark Allen"."""
     previous, following, capital = previous_word(words, word), next_word(words, word), word.written[:1].isupper()
     if following.pos == NAME and word.text in _names().given and (capital or capitals == "none"):
+        return True
+    if word.text in ("new", "old") and following.pos == NAME and following.text in _NEW:
         return True
     if not word.text.isalpha() or lemmas.known_word(word.text) or word.text in _names().kept:
         return False

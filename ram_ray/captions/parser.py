@@ -21,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from ram_ray.captions.language import why_rejected
 from ram_ray.captions.lemmas import Lemmatizer
+from ram_ray.captions.names import is_listed
 from ram_ray.captions.normalize import clean
 from ram_ray.captions.rules import Tag, find_tags, read_caption
 from ram_ray.captions.triples import Triple
@@ -119,7 +120,7 @@ class CaptionParser:
             self._num_read = num_texts
 
     def _why_rejected(self, text: str) -> str | None:
-        return why_rejected(text.lower(), self._lemmas.known_word)
+        return why_rejected(text.lower(), lambda word: self._lemmas.known_word(word) or is_listed(word))
 
 
 @functools.lru_cache(maxsize=1)

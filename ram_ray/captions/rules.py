@@ -137,7 +137,7 @@ def _is_compound_part(words: list[Word], left: Word, right: Word, lemmas: Lemmat
     """True if `left` is a compound modifier of `right`."""
     if fixed_pair(words, left, right, lemmas):
         return True
-    if left.pos != "N" or length >= 2 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
+    if left.pos != "N" or length >= 3 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
         return False
     if right.text in ("rock", "bungee", "kite", "wind", "wake", "paddle") and next_word(words, right).pos == "V":
         return False  # "a man rock climbing"
@@ -170,10 +170,14 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     name = " ".join([*names, head])
     garment = head == "top" and _is_garment(words, words[last])
     if (head in NOT_OBJECTS or head in boilerplate) and name not in SCENES and name not in COMPOUNDS and not garment:
-        name = " ".join(part for part in names if part not in NOT_OBJECTS and part not in boilerplate)
+        *names, head = [part for part in names if part not in NOT_OBJECTS and part not in boilerplate] or [""]
+        name = " ".join([*names, head])
     if not name:
         return []
-    return [Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")]
+    tag = Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")
+    if len(names) > 1 and head not in NOT_OBJECTS:
+        return [tag, Tag(head, "scene" if head in SCENES else "object")]  # a long compound is rare; its head is not
+    return [tag]
 
 
 def _is_garment(words: list[Word], word: Word) -> bool:
@@ -232,6 +236,8 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     """Lemma of the verb, or "" for auxiliaries, light verbs, and verbs used as prepositions ("including")."""
     if word.rel in ("aux", "case", "mark", "fixed", "cc"):
         return ""
+    if word.tag in ("VB", "VBP") and word.rel == "root" and previous_word(words, word).pos in ("", "PUNCT"):
+        return ""  # an invitation: "Pick one", "Check out"
     name = lemmas(word.text, "verb")
     if name == "go" and next_word(words, word).text == "to":
         follower = words[word.index + 2] if word.index + 2 < len(words) else NO_WORD

@@ -13,6 +13,7 @@ from ram_ray.captions.relations import NO_WORD, Word, next_word, previous_word
 from ram_ray.captions.words import ADJECTIVES, BEINGS, COLOURS, PURPOSES
 
 AUDIENCE = "AUDIENCE"  # `Word.pos` of a word for whom a product is meant
+MODIFIER = "MODIFIER"  # `Word.pos` of a noun that is no head
 _BUYERS = frozenset(
     "men women man woman boy girl boys girls kid kids ladies lady mens womens gents unisex toddler toddlers baby adult "
     "adults youth juniors junior infant infants child children".split()
@@ -43,6 +44,8 @@ def read_titles(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> No
                 _mark_audience(words, word, loose=capitals == "title")
         if capitals == "title":
             _mark_makers(part)
+            for word in part:
+                _mark_modifier(words, word, lemmas)
 
 
 def _parts(words: list[Word]) -> list[list[Word]]:
@@ -85,7 +88,7 @@ def _acts(previous: Word, word: Word, following: Word, lemmas: Lemmatizer) -> bo
         return True
     if word.tag == "VBZ" and subject == previous.text and following.pos in ("ADP", "DET", "PRON", "ADV"):
         return True
-    return word.text.endswith("ing") and following.pos in ("ADP", "DET", "PRON", "CCONJ", "N", "A", NAME)
+    return word.text.endswith("ing") and following.pos in ("ADP", "DET", "PRON", "CCONJ")
 
 
 def _mark_audience(words: list[Word], word: Word, *, loose: bool) -> None:
@@ -111,3 +114,14 @@ def _mark_makers(part: list[Word]) -> None:
         for word in part[:buyer]:
             if word.text not in COLOURS and word.text not in ADJECTIVES:
                 word.pos = NAME
+
+
+def _mark_modifier(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
+    """Set `pos` of a noun before the adjectives of another one to MODIFIER: "Lifestyle Casual Shoes"."""
+    following = next_word(words, word)
+    if word.pos != "N" or following.pos != "A" or lemmas(word.text, "noun") in BEINGS:
+        return
+    while following.pos == "A":
+        following = next_word(words, following)
+    if following.pos == "N":
+        word.pos = MODIFIER

@@ -71,12 +71,12 @@ def sections(
             if low <= share < high and probability >= MIN_PROBABILITY and word not in not_names
         )
 
-    likely_names = {word for word, (share, _) in of_word.items() if share >= LIKELY}
+    names = between(NAME, 2)
     return {
-        "name": between(NAME, 2),
+        "name": names,
         "likely": between(LIKELY, NAME),
         "given": sorted(given - not_names),
-        "surname": sorted(surnames - likely_names),
+        "surname": sorted(surnames.difference(names)),
     }
 
 
