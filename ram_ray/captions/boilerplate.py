@@ -20,6 +20,7 @@ _PATTERNS = (
     r"\b\d[\d./]*(?:\s?x\s?\d[\d./]*)+\b",  # 5x7
     r"\bfig(?:ure|\.)?\s?\d+[a-z]?\b",
     r"^file\s?-\s",
+    r"\b(?:key|tag|keyword|categorie)s?\s?:",
     rf"\bin this (?:[\w.,-]+ ){{0,6}}?{_IMAGES}\b(?: (?:taken|made|provided|released)\b)?",
     rf"\([^()]{{0,60}}\b(?:{_IMAGES}|courtesy|credit|file)\b[^()]{{0,80}}\)",
     rf"\b{_IMAGES}(?: taken| courtesy| credits?)?(?: by| of courtesy|:| ©)\s[^,;|()]{{1,60}}",

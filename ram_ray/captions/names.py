@@ -23,6 +23,7 @@ NAME = "NAME"  # `Word.pos` of a name
 # What the capitals of a caption tell: those inside a sentence are names'; a title has one at each word; or there are none.
 Capitals = Literal["sentence", "title", "none"]
 _NEW = frozenset("york jersey zealand orleans hampshire mexico england delhi haven brunswick castle trafford".split())
+_PARTICLES = frozenset("de del della von der den du des la le les el los las di da dos jr sr ibn y et und".split())
 _OPEN = frozenset(("N", "A", "V", "X", "INTJ", "ADV"))  # classes of words that can be names
 _ENDS = frozenset(".!?:;\"|")
 _SMALL = frozenset(("a", "an", "the", "of", "in", "on", "at", "for", "with", "and", "or", "to", "by", "from", "as", "his",
@@ -89,7 +90,9 @@ def mark_names(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> Non
             if word.pos in ("V", "X", "INTJ", "ADV") and word.text.isalpha() and not lemmas.known_word(word.text):
                 word.pos = "N" if capitals == "title" and word.written[:1].isupper() and len(word.text) > 3 else word.pos
     for word in words:
-        if word.pos in _OPEN and (word.text in _names().name or _is_written_as_name(words, word, capitals, lemmas)):
+        if word.text in _PARTICLES and word.pos != "DET":
+            word.pos = NAME
+        elif word.pos in _OPEN and (word.text in _names().name or _is_written_as_name(words, word, capitals, lemmas)):
             word.pos = NAME
     for word in reversed(words):
         if word.pos in _OPEN and _is_beside_name(words, word, capitals, lemmas):
@@ -186,8 +189,12 @@ def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: L
     previous, following, capital = previous_word(words, word), next_word(words, word), word.written[:1].isupper()
     if following.pos == NAME and word.text in _names().given and (capital or capitals == "none"):
         return True
-    if word.text in ("new", "old") and following.pos == NAME and following.text in _NEW:
+    if word.text == "new" and following.pos == NAME and following.text in _NEW:
         return True
+    if word.text in ("saint", "st", "mount", "fort", "port", "san") and following.pos == NAME:
+        return True
+    if word.text in ("march", "may") and previous.pos in ("NUM", "ADP", "PUNCT", "A", ""):
+        return "NUM" in (previous.pos, following.pos) or previous.text in ("in", "of", "since", "early", "late", "mid")
     if not word.text.isalpha() or lemmas.known_word(word.text) or word.text in _names().kept:
         return False
     if capitals == "none":

@@ -83,8 +83,8 @@ def _determiner(words: list[Word], word: Word) -> str:
 def _repair_unknown(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     """Correct a class under which the tables do not have the word, while they have it under another class."""
     text, previous, following = word.text, previous_word(words, word), next_word(words, word)
-    if text in ("sport", "sports") and word.pos == "V" and following.pos not in ("DET", "PRON", "NUM"):
-        word.pos = "N"
+    if text in ("sport", "sports", "spring") and word.pos == "V" and following.pos not in ("DET", "PRON", "NUM"):
+        word.pos, word.tag = "N", "NN"
     if text in PREPOSITIONS and word.pos in ("N", "A", "V"):
         word.pos = "ADP"
     elif text in JOINED_PARTICIPLES and previous.pos in ("N", "A") and following.pos in ("N", "A"):

@@ -23,6 +23,7 @@ from ram_ray.captions.words import (
     BEINGS,
     COLOURS,
     COMPOUNDS,
+    DRAWINGS,
     DRINKS,
     IMAGE_WORDS,
     KIND_WORDS,
@@ -159,6 +160,8 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     following = next_word(words, words[last])
     if head in MEASURES and (following.text == "of" or following.pos == "N"):
         return []
+    if head in boilerplate and head in IMAGE_WORDS and words[last].rel == "obj" and not names:
+        return [Tag(head, "object")]  # "a man holds a photo"
     if head in IMAGE_WORDS and names[-1:] == [
         "stock"
     ]:  # "a red car on a beach stock photo": the last two words are an agency's
@@ -242,18 +245,25 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if name == "go" and next_word(words, word).text == "to":
         follower = words[word.index + 2] if word.index + 2 < len(words) else NO_WORD
         return "" if follower.pos == "V" else name
+    if name == "show" and _subject(words, word, lemmas) in IMAGE_WORDS | DRAWINGS:
+        return ""  # "a map that shows a river"
     if name in NOT_ACTIONS or (name in TALK and not _is_acted(words, word, lemmas)):
         return ""
     return name
 
 
-def _is_acted(words: list[Word], word: Word, lemmas: Lemmatizer) -> bool:
-    """True for a verb that somebody in the image does: its subject is a noun, and no name ("a man buys fruit")."""
+def _subject(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
+    """Lemma of the noun that is the subject of a verb, or that it describes; "" if there is none."""
     for child in words:
         if child.head == word.index and child.rel == "subj":
-            return child.pos == "N" and lemmas(child.text, "noun") in BEINGS
-    if word.rel == "acl":
-        return lemmas(words[word.head].text, "noun") in BEINGS
+            return lemmas(child.text, "noun")
+    return lemmas(words[word.head].text, "noun") if word.rel == "acl" else ""
+
+
+def _is_acted(words: list[Word], word: Word, lemmas: Lemmatizer) -> bool:
+    """True for a verb that somebody in the image does: its subject is a noun, and no name ("a man buys fruit")."""
+    if subject := _subject(words, word, lemmas):
+        return subject in BEINGS
     if word.rel in ("conj", "comp", "advcl") and word.head != word.index:
         head = words[word.head]
         return head.pos == "V" and head.head != word.index and (head.rel in ("root", "acl") and _is_acted(words, head, lemmas))

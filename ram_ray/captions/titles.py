@@ -67,8 +67,10 @@ def _read_noun_phrase(words: list[Word], word: Word, lemmas: Lemmatizer) -> None
         word.pos, word.rel = "A", "amod"
     elif word.pos in ("X", "INTJ") and word.text.isalpha() and lemmas.known(word.text, "noun"):
         word.pos = "N"
-    elif word.pos == "V" and word.tag not in _FINITE and lemmas.known(word.text, "noun"):
+    elif word.pos == "V" and word.tag not in _FINITE:
         word.pos = "A" if word.tag == "JJ" and lemmas.known(word.text, "adj") else "N"
+    elif word.pos == "N" and word.tag in _FINITE and not _acts(previous, word, following, lemmas):
+        word.tag = "NN"  # two components of the pipeline disagree
     elif word.pos == "V" and word.tag in _FINITE and not _acts(previous, word, following, lemmas):
         if lemmas.known(word.text, "adj") and following.pos in ("N", "A"):
             word.pos, word.rel = "A", "amod"

@@ -41,7 +41,7 @@ MEASURES = _words("""
 NOT_OBJECTS = _words("""
     front side top background foreground middle center centre back bottom left right edge end inside outside midst
     rear distance direction way position place spot part area corner number kind type sort pair number day morning
-    afternoon evening time moment year month week hour minute today summer winter fall autumn air midair mid-air mid
+    afternoon evening time moment year month week hour minute today spring summer winter fall autumn air midair mid-air mid
     other one ones something someone anything nothing everyone everything thing stuff each lot lots use case order
     addition process preparation while fun attention rest view image shot close-up closeup height level length size
     shape style color colour amount variety bit half behind base point action motion mid-jump mid-flight speed sort
@@ -198,5 +198,8 @@ TALK = _words("""
     launch update compare save contact subscribe share post add sell rent book schedule register apply compete continue
     remain stay happen exist suggest recommend highlight showcase suit fit vary range relate refer concern note recall
     remember understand agree discuss determine ensure achieve improve increase reduce avoid support establish found
-    report confirm warn urge accuse deny admit approve vote elect appoint star tag excite obsess credit fail spot
+    report confirm warn urge accuse deny admit approve vote elect appoint star tag excite obsess credit fail spot live
 """)
+
+# What shows something without an action to be seen.
+DRAWINGS = _words("map diagram drawing graph chart video tutorial illustration figure graphic plan panel clip")
