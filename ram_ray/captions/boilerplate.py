@@ -6,6 +6,7 @@ same list, for tags that another parser read or a person gave, and its report na
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import cache
 from importlib import resources
@@ -51,6 +52,16 @@ def reasons() -> dict[str, str]:
         Word, in lower case -> reason, the section of `boilerplate.txt`.
     """
     return {word: reason for reason, words in _sections().items() for word in words}
+
+
+def digest_of_list() -> str:
+    """Digest of the list, for the identity of what is made with it.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    rows = "\n".join(f"{reason} {word}" for word, reason in sorted(reasons().items()))
+    return hashlib.sha256(rows.encode()).hexdigest()[:12]
 
 
 def cut(text: str) -> str:

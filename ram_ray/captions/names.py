@@ -10,8 +10,11 @@ name beside it. Nationalities ("asian") and holidays ("christmas tree") are not 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from ram_ray.captions.lemmas import Lemmatizer
@@ -22,10 +25,52 @@ from ram_ray.captions.words import ACRONYMS, SCENES
 NAME = "NAME"  # `Word.pos` of a name
 # What the capitals of a caption tell: those inside a sentence are names'; a title has one at each word; or there are none.
 Capitals = Literal["sentence", "title", "none"]
-_NEW = frozenset("york jersey zealand orleans hampshire mexico england delhi haven brunswick castle trafford".split())
-_PARTICLES = frozenset("de del della von der den du des la le les el los las di da dos jr sr ibn y et und".split())
+_NEW = frozenset(
+    [
+        "york",
+        "jersey",
+        "zealand",
+        "orleans",
+        "hampshire",
+        "mexico",
+        "england",
+        "delhi",
+        "haven",
+        "brunswick",
+        "castle",
+        "trafford",
+    ]
+)
+_PARTICLES = frozenset(
+    [
+        "de",
+        "del",
+        "della",
+        "von",
+        "der",
+        "den",
+        "du",
+        "des",
+        "la",
+        "le",
+        "les",
+        "el",
+        "los",
+        "las",
+        "di",
+        "da",
+        "dos",
+        "jr",
+        "sr",
+        "ibn",
+        "y",
+        "et",
+        "und",
+    ]
+)
 _OPEN = frozenset(("N", "A", "V", "X", "INTJ", "ADV"))  # classes of words that can be names
-_ENDS = frozenset(".!?:;\"|")
+_ENDS = frozenset('.!?:;"|')
+_TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.!?:;|\"]")
 _SMALL = frozenset(("a", "an", "the", "of", "in", "on", "at", "for", "with", "and", "or", "to", "by", "from", "as", "his",
                     "her", "its", "their", "my", "your", "our", "is", "are"))  # fmt: skip
 
@@ -44,6 +89,37 @@ def _names() -> _Names:
     return _Names(
         words["name"], words["likely"], words["given"], words["surname"], words["adjectives"] | words["holidays"]
     )
+
+
+def sentence_words(caption: str) -> dict[str, bool]:
+    """Words inside the sentences of a caption whose capitals tell something; for the whole corpus.
+
+    Args:
+        caption: as people wrote it.
+
+    Returns:
+        Word, in lower case -> whether it is written with a capital; empty for a title, or where nothing has one.
+    """
+    tokens = _TOKEN.findall(caption)
+    if _capitals_of(tokens) != "sentence":
+        return {}
+    inside = {}
+    for before, word in pairwise(tokens):
+        if word[0].isalpha() and before[-1] not in _ENDS:
+            inside[word.lower()] = word[0].isupper()
+    return inside
+
+
+def is_kept(word: str) -> bool:
+    """Whether a word is a nationality or a holiday: English writes it with a capital, and it is no name.
+
+    Args:
+        word: in lower case.
+
+    Returns:
+        True if it is.
+    """
+    return word in _names().kept
 
 
 def is_listed(word: str) -> bool:
@@ -67,7 +143,11 @@ def read_capitals(words: list[Word]) -> Capitals:
     Returns:
         "sentence" if most of its longer words are in lower case and others begin with a capital.
     """
-    longer = [word.written for word in words if len(word.text) > 2 and word.text.isalpha() and word.text not in _SMALL]
+    return _capitals_of(word.written for word in words)
+
+
+def _capitals_of(words: Iterable[str]) -> Capitals:
+    longer = [word for word in words if len(word) > 2 and word.isalpha() and word.lower() not in _SMALL]
     upper = sum(written[0].isupper() for written in longer)
     if not upper:
         return "none"
@@ -83,16 +163,24 @@ def mark_names(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> Non
         capitals: as `read_capitals` returns.
         lemmas: the known words.
     """
+    for word in words:
+        if word.pos in ("N", "X") and any(char.isdigit() for char in word.text):
+            word.pos = "NUM"  # a code ends a compound: "Dial Watch NY8299"
     if capitals == "sentence":
         _mark_runs(words, lemmas)
     else:
         for word in words:  # what no table has was tagged by its shape: "Bendre" is no verb
             if word.pos in ("V", "X", "INTJ", "ADV") and word.text.isalpha() and not lemmas.known_word(word.text):
-                word.pos = "N" if capitals == "title" and word.written[:1].isupper() and len(word.text) > 3 else word.pos
+                word.pos = (
+                    "N" if capitals == "title" and word.written[:1].isupper() and len(word.text) > 3 else word.pos
+                )
     for word in words:
-        if word.text in _PARTICLES and word.pos != "DET":
-            word.pos = NAME
-        elif word.pos in _OPEN and (word.text in _names().name or _is_written_as_name(words, word, capitals, lemmas)):
+        if (
+            word.text in _PARTICLES
+            and word.pos != "DET"
+            or word.pos in _OPEN
+            and (word.text in _names().name or _is_written_as_name(words, word, capitals, lemmas))
+        ):
             word.pos = NAME
     for word in reversed(words):
         if word.pos in _OPEN and _is_beside_name(words, word, capitals, lemmas):

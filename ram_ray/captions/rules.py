@@ -223,7 +223,12 @@ def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if word.rel in ("det", "case", "mark", "fixed", "cc", "aux", "num", "advmod") and word.text not in COLOURS:
         return ""
     name = lemmas(word.text, "adj") if word.pos == "A" else word.text
-    if {name, word.text} & NOT_ATTRIBUTES or word.text in reasons() or name in reasons() or fixed_pair(words, word, next_word(words, word), lemmas):
+    if (
+        {name, word.text} & NOT_ATTRIBUTES
+        or word.text in reasons()
+        or name in reasons()
+        or fixed_pair(words, word, next_word(words, word), lemmas)
+    ):
         return ""
     first = word  # of a list of attributes: "a black and white photo of"
     while first.rel == "conj" and words[first.head].pos == "A" and first.head < first.index:
@@ -266,7 +271,11 @@ def _is_acted(words: list[Word], word: Word, lemmas: Lemmatizer) -> bool:
         return subject in BEINGS
     if word.rel in ("conj", "comp", "advcl") and word.head != word.index:
         head = words[word.head]
-        return head.pos == "V" and head.head != word.index and (head.rel in ("root", "acl") and _is_acted(words, head, lemmas))
+        return (
+            head.pos == "V"
+            and head.head != word.index
+            and (head.rel in ("root", "acl") and _is_acted(words, head, lemmas))
+        )
     return False
 
 

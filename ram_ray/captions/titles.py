@@ -15,10 +15,40 @@ from ram_ray.captions.words import ADJECTIVES, BEINGS, COLOURS, PURPOSES
 AUDIENCE = "AUDIENCE"  # `Word.pos` of a word for whom a product is meant
 MODIFIER = "MODIFIER"  # `Word.pos` of a noun that is no head
 _BUYERS = frozenset(
-    "men women man woman boy girl boys girls kid kids ladies lady mens womens gents unisex toddler toddlers baby adult "
-    "adults youth juniors junior infant infants child children".split()
+    [
+        "men",
+        "women",
+        "man",
+        "woman",
+        "boy",
+        "girl",
+        "boys",
+        "girls",
+        "kid",
+        "kids",
+        "ladies",
+        "lady",
+        "mens",
+        "womens",
+        "gents",
+        "unisex",
+        "toddler",
+        "toddlers",
+        "baby",
+        "adult",
+        "adults",
+        "youth",
+        "juniors",
+        "junior",
+        "infant",
+        "infants",
+        "child",
+        "children",
+    ]
 )
-_PLURAL_BUYERS = frozenset("men women boys girls kids ladies mens womens gents unisex toddlers".split())
+_PLURAL_BUYERS = frozenset(
+    ["men", "women", "boys", "girls", "kids", "ladies", "mens", "womens", "gents", "unisex", "toddlers"]
+)
 _SENTENCE = frozenset(("PRON", "AUX"))
 _MAX_MAKER = 4  # words
 _FINITE = frozenset(("VB", "VBP", "VBZ", "VBD", "VBN", "VBG"))
@@ -74,7 +104,7 @@ def _read_noun_phrase(words: list[Word], word: Word, lemmas: Lemmatizer) -> None
     elif word.pos == "V" and word.tag in _FINITE and not _acts(previous, word, following, lemmas):
         if lemmas.known(word.text, "adj") and following.pos in ("N", "A"):
             word.pos, word.rel = "A", "amod"
-        elif word.text.endswith("ed") and following.pos in ("N", "A"):
+        elif word.text.endswith("ed") and following.pos in ("N", "A", NAME):
             word.tag, word.rel = "VBN", "amod"
             word.head = following.index
         elif lemmas.known(word.text, "noun") or word.text in PURPOSES:

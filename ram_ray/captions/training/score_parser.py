@@ -174,7 +174,9 @@ def main() -> None:
         for source in sorted({row["source"] for row in split_rows}):
             pairs = [(row, names) for row, names in zip(split_rows, tags, strict=True) if row["source"] == source]
             of_source, _ = score([row for row, _ in pairs], [names for _, names in pairs])
-            print(f"  {source:14}" + "  ".join(f"{kind} {total.f1:.3f}" for kind, total in of_source.items()) + "  (F1)")
+            print(
+                f"  {source:14}" + "  ".join(f"{kind} {total.f1:.3f}" for kind, total in of_source.items()) + "  (F1)"
+            )
         if split == "dev":
             print("\n".join(text for _, text in errors[: options.errors]))
 
