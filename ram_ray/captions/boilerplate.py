@@ -24,7 +24,7 @@ _PATTERNS = (
     r"\b(?:key|tag|keyword|categorie)s?\s?:",
     rf"\bin this (?:[\w.,-]+ ){{0,6}}?{_IMAGES}\b(?: (?:taken|made|provided|released)\b)?",
     rf"\([^()]{{0,60}}\b(?:{_IMAGES}|courtesy|credit|file)\b[^()]{{0,80}}\)",
-    rf"\b{_IMAGES}(?: taken| courtesy| credits?)?(?: by| of courtesy|:| ©)\s[^,;|()]{{1,60}}",
+    rf"\b{_IMAGES}(?: taken| courtesy| credits?)?(?: by| of courtesy|:| ©)\s[^,:;|()]{{1,60}}",
     r"\b(?:image|photo) (?:courtesy|credit)\b[^,;|()]{0,60}",
     r"[-,(]\s*[\w ]{1,30}? (?:not )?included\b",
     r"©[^,;|()]{0,60}",

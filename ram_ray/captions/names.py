@@ -20,59 +20,22 @@ from typing import Literal, NamedTuple
 from ram_ray.captions.lemmas import Lemmatizer
 from ram_ray.captions.relations import NO_WORD, Word, next_word, previous_word
 from ram_ray.captions.sections import read_sections
-from ram_ray.captions.words import ACRONYMS, SCENES
+from ram_ray.captions.words import (
+    ACRONYMS,
+    BEFORE_MONTHS,
+    BEFORE_NAMES,
+    NAME_PARTICLES,
+    NEW_PLACES,
+    SCENES,
+    SMALL_WORDS,
+)
 
 NAME = "NAME"  # `Word.pos` of a name
-# What the capitals of a caption tell: those inside a sentence are names'; a title has one at each word; or there are none.
+# What the capitals of a caption tell: those inside a sentence are names'; a title has one at each word; or none has.
 Capitals = Literal["sentence", "title", "none"]
-_NEW = frozenset(
-    [
-        "york",
-        "jersey",
-        "zealand",
-        "orleans",
-        "hampshire",
-        "mexico",
-        "england",
-        "delhi",
-        "haven",
-        "brunswick",
-        "castle",
-        "trafford",
-    ]
-)
-_PARTICLES = frozenset(
-    [
-        "de",
-        "del",
-        "della",
-        "von",
-        "der",
-        "den",
-        "du",
-        "des",
-        "la",
-        "le",
-        "les",
-        "el",
-        "los",
-        "las",
-        "di",
-        "da",
-        "dos",
-        "jr",
-        "sr",
-        "ibn",
-        "y",
-        "et",
-        "und",
-    ]
-)
 _OPEN = frozenset(("N", "A", "V", "X", "INTJ", "ADV"))  # classes of words that can be names
 _ENDS = frozenset('.!?:;"|')
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.!?:;|\"]")
-_SMALL = frozenset(("a", "an", "the", "of", "in", "on", "at", "for", "with", "and", "or", "to", "by", "from", "as", "his",
-                    "her", "its", "their", "my", "your", "our", "is", "are"))  # fmt: skip
 
 
 class _Names(NamedTuple):
@@ -80,6 +43,7 @@ class _Names(NamedTuple):
     likely: frozenset[str]
     given: frozenset[str]
     surname: frozenset[str]
+    after_given: frozenset[str]  # surnames, and likely names
     kept: frozenset[str]  # nationalities and holidays: a capital tells nothing
 
 
@@ -87,7 +51,9 @@ class _Names(NamedTuple):
 def _names() -> _Names:
     words = read_sections((resources.files("ram_ray.captions") / "names.txt").read_text(encoding="utf-8"))
     return _Names(
-        words["name"], words["likely"], words["given"], words["surname"], words["adjectives"] | words["holidays"]
+        **{section: words[section] for section in ("name", "likely", "given", "surname")},
+        after_given=words["surname"] | words["likely"],
+        kept=words["adjectives"] | words["holidays"],
     )
 
 
@@ -147,7 +113,7 @@ def read_capitals(words: list[Word]) -> Capitals:
 
 
 def _capitals_of(words: Iterable[str]) -> Capitals:
-    longer = [word for word in words if len(word) > 2 and word.isalpha() and word.lower() not in _SMALL]
+    longer = [word for word in words if len(word) > 2 and word.isalpha() and word.lower() not in SMALL_WORDS]
     upper = sum(written[0].isupper() for written in longer)
     if not upper:
         return "none"
@@ -176,7 +142,7 @@ def mark_names(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> Non
                 )
     for word in words:
         if (
-            word.text in _PARTICLES
+            word.text in NAME_PARTICLES
             and word.pos != "DET"
             or word.pos in _OPEN
             and (word.text in _names().name or _is_written_as_name(words, word, capitals, lemmas))
@@ -199,9 +165,10 @@ def _mark_parts_of_names(words: list[Word], lemmas: Lemmatizer) -> None:
         if word.pos not in ("", "PUNCT", "CCONJ", "ADP"):
             part.append(word)
             continue
-        if len(part) > 1 and all(member.pos == NAME for member in part[:-1]) and part[-1].pos in _OPEN:
-            if part[-1].text.isalpha() and not lemmas.known_word(part[-1].text):
-                part[-1].pos = NAME
+        last = part[-1] if len(part) > 1 else NO_WORD
+        only_names = all(member.pos == NAME for member in part[:-1])
+        if only_names and last.pos in _OPEN and last.text.isalpha() and not lemmas.known_word(last.text):
+            last.pos = NAME
         part = []
 
 
@@ -220,7 +187,7 @@ def _mark_runs(words: list[Word], lemmas: Lemmatizer) -> None:
 
 def _has_capital(words: list[Word], word: Word) -> bool:
     """True for a word with a capital that it does not have as the first of a sentence."""
-    if not word.written[:1].isupper() or len(word.text) < 2 or word.text in _SMALL or word.text in _names().kept:
+    if not word.written[:1].isupper() or len(word.text) < 2 or word.text in SMALL_WORDS or word.text in _names().kept:
         return False
     previous = previous_word(words, word)
     return previous is not NO_WORD and previous.text[-1] not in _ENDS
@@ -260,9 +227,8 @@ def _is_written_as_name(words: list[Word], word: Word, capitals: Capitals, lemma
         return False
     if capitals == "title" and word.text in names.likely and previous.pos in ("", "PUNCT"):
         return following.pos not in ("", "PUNCT")  # a brand: "Puma Shoes"
-    if previous.pos == NAME and previous.text in names.given:
-        if word.text in names.surname or word.text in names.likely:
-            return True
+    if previous.pos == NAME and previous.text in names.given and word.text in names.after_given:
+        return True
     if capitals == "title" and (previous.text == "by" and previous_word(words, previous).tag != "VBN"):
         return True  # an author or a maker
     if lemmas.known_word(word.text) or not word.text.isalpha():
@@ -277,12 +243,12 @@ def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: L
     previous, following, capital = previous_word(words, word), next_word(words, word), word.written[:1].isupper()
     if following.pos == NAME and word.text in _names().given and (capital or capitals == "none"):
         return True
-    if word.text == "new" and following.pos == NAME and following.text in _NEW:
+    if word.text == "new" and following.pos == NAME and following.text in NEW_PLACES:
         return True
-    if word.text in ("saint", "st", "mount", "fort", "port", "san") and following.pos == NAME:
+    if word.text in BEFORE_NAMES and following.pos == NAME:
         return True
     if word.text in ("march", "may") and previous.pos in ("NUM", "ADP", "PUNCT", "A", ""):
-        return "NUM" in (previous.pos, following.pos) or previous.text in ("in", "of", "since", "early", "late", "mid")
+        return "NUM" in (previous.pos, following.pos) or previous.text in BEFORE_MONTHS
     if not word.text.isalpha() or lemmas.known_word(word.text) or word.text in _names().kept:
         return False
     if capitals == "none":

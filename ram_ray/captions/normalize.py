@@ -108,7 +108,7 @@ def _file_words(stem: str) -> str:
 
 def _hashtag_words(tag: str, known: Callable[[str], bool] | None) -> str:
     """Words of a hashtag, split at capitals and underscores, or "" for a single unknown word."""
-    words = _CAMEL.sub(" ", tag).split()
+    words = _CAMEL.sub(" ", tag).lower().split()
     return "" if known and len(words) == 1 and not known(tag.lower()) else " ".join(words)
 
 

@@ -244,7 +244,8 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     """Lemma of the verb, or "" for auxiliaries, light verbs, and verbs used as prepositions ("including")."""
     if word.rel in ("aux", "case", "mark", "fixed", "cc"):
         return ""
-    if word.tag in ("VB", "VBP") and word.rel == "root" and previous_word(words, word).pos in ("", "PUNCT"):
+    begins = previous_word(words, word).pos in ("", "PUNCT") and next_word(words, word).pos not in ("", "PUNCT")
+    if word.tag in ("VB", "VBP") and word.rel == "root" and begins:
         return ""  # an invitation: "Pick one", "Check out"
     name = lemmas(word.text, "verb")
     if name == "go" and next_word(words, word).text == "to":
@@ -259,10 +260,10 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
 
 def _subject(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     """Lemma of the noun that is the subject of a verb, or that it describes; "" if there is none."""
-    for child in words:
-        if child.head == word.index and child.rel == "subj":
-            return lemmas(child.text, "noun")
-    return lemmas(words[word.head].text, "noun") if word.rel == "acl" else ""
+    subject = next((child for child in words if child.head == word.index and child.rel == "subj"), NO_WORD)
+    if word.rel == "acl" and subject.pos in ("", "PRON"):
+        subject = words[word.head]  # "a map that shows a river"
+    return lemmas(subject.text, "noun")
 
 
 def _is_acted(words: list[Word], word: Word, lemmas: Lemmatizer) -> bool:

@@ -10,46 +10,12 @@ from __future__ import annotations
 from ram_ray.captions.lemmas import Lemmatizer
 from ram_ray.captions.names import NAME, Capitals
 from ram_ray.captions.relations import NO_WORD, Word, next_word, previous_word
-from ram_ray.captions.words import ADJECTIVES, BEINGS, COLOURS, PURPOSES
+from ram_ray.captions.words import ADJECTIVES, BEINGS, BUYERS, COLOURS, PLURAL_BUYERS, PURPOSES
 
 AUDIENCE = "AUDIENCE"  # `Word.pos` of a word for whom a product is meant
 MODIFIER = "MODIFIER"  # `Word.pos` of a noun that is no head
-_BUYERS = frozenset(
-    [
-        "men",
-        "women",
-        "man",
-        "woman",
-        "boy",
-        "girl",
-        "boys",
-        "girls",
-        "kid",
-        "kids",
-        "ladies",
-        "lady",
-        "mens",
-        "womens",
-        "gents",
-        "unisex",
-        "toddler",
-        "toddlers",
-        "baby",
-        "adult",
-        "adults",
-        "youth",
-        "juniors",
-        "junior",
-        "infant",
-        "infants",
-        "child",
-        "children",
-    ]
-)
-_PLURAL_BUYERS = frozenset(
-    ["men", "women", "boys", "girls", "kids", "ladies", "mens", "womens", "gents", "unisex", "toddlers"]
-)
 _SENTENCE = frozenset(("PRON", "AUX"))
+_PRODUCT = frozenset(("N", "A", NAME, "NUM", "PRON"))  # classes of the word after the buyer
 _MAX_MAKER = 4  # words
 _FINITE = frozenset(("VB", "VBP", "VBZ", "VBD", "VBN", "VBG"))
 
@@ -114,7 +80,7 @@ def _read_noun_phrase(words: list[Word], word: Word, lemmas: Lemmatizer) -> None
 def _acts(previous: Word, word: Word, following: Word, lemmas: Lemmatizer) -> bool:
     """True for a verb with a subject that can act: "Two Dogs Running On The Beach", "Dog Eats Cake"."""
     subject = lemmas(previous.text, "noun")
-    if previous.text in _PLURAL_BUYERS and (word.text.endswith("s") or following.pos in ("N", "A")):
+    if previous.text in PLURAL_BUYERS and (word.text.endswith("s") or following.pos in ("N", "A")):
         return False  # "Men Sports Shoes", "Women Running Shoes"
     if subject in BEINGS and word.text.endswith(("ing", "s")) and following is not NO_WORD:
         return True
@@ -125,22 +91,21 @@ def _acts(previous: Word, word: Word, following: Word, lemmas: Lemmatizer) -> bo
 
 def _mark_audience(words: list[Word], word: Word, *, loose: bool) -> None:
     """Set `pos` of "Men" in "Men Shoes", "Men's Shoes" and "Shoes for Men" to AUDIENCE."""
-    if word.text not in (_BUYERS if loose else _PLURAL_BUYERS):
+    if word.text not in (BUYERS if loose else PLURAL_BUYERS):
         return
     previous, following = previous_word(words, word), next_word(words, word)
     owns = following.text in ("'s", "'", "s")
     if owns:
         following = next_word(words, following)
-    singular = word.text not in _PLURAL_BUYERS
-    if loose and previous.text == "for" and following.pos in ("", "PUNCT"):
+    singular = word.text not in PLURAL_BUYERS
+    for_buyers = loose and previous.text == "for" and following.pos in ("", "PUNCT")
+    before_product = (owns or not singular) and (following.pos in _PRODUCT or following.tag == "VBN")
+    if for_buyers or before_product:
         word.pos = AUDIENCE
-    elif following.pos in ("N", "A", NAME, "NUM", "PRON") or (following.pos == "V" and following.tag == "VBN"):
-        if owns or not singular:
-            word.pos = AUDIENCE
 
 
 def _mark_makers(part: list[Word]) -> None:
-    """What stands before the buyer in a listing is the maker: "Arrow Men Black Socks", "French Connection Women Top"."""
+    """What stands before the buyer in a listing is the maker: "Arrow Men Black Socks", "Lotto Women Top"."""
     buyer = next((index for index, word in enumerate(part) if word.pos == AUDIENCE), 0)
     if buyer <= _MAX_MAKER and all(word.pos in ("N", "A", "V", "X", "NUM", "CCONJ", NAME) for word in part[:buyer]):
         for word in part[:buyer]:

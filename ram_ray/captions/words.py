@@ -41,8 +41,8 @@ MEASURES = _words("""
 NOT_OBJECTS = _words("""
     front side top background foreground middle center centre back bottom left right edge end inside outside midst
     rear distance direction way position place spot part area corner number kind type sort pair number day morning
-    afternoon evening time moment year month week hour minute today spring summer winter fall autumn air midair mid-air mid
-    other one ones something someone anything nothing everyone everything thing stuff each lot lots use case order
+    afternoon evening time moment year month week hour minute today spring summer winter fall autumn air midair mid-air
+    mid other one ones something someone anything nothing everyone everything thing stuff each lot lots use case order
     addition process preparation while fun attention rest view image shot close-up closeup height level length size
     shape style color colour amount variety bit half behind base point action motion mid-jump mid-flight speed sort
     work course name reason state condition purpose appearance self interior exterior surrounding surroundings set
@@ -203,3 +203,18 @@ TALK = _words("""
 
 # What shows something without an action to be seen.
 DRAWINGS = _words("map diagram drawing graph chart video tutorial illustration figure graphic plan panel clip")
+
+# Whom a product is for, in listings.
+PLURAL_BUYERS = _words("men women boys girls kids ladies mens womens gents unisex toddlers")
+BUYERS = PLURAL_BUYERS | _words("""
+    man woman boy girl kid lady toddler baby adult adults youth juniors junior infant infants child children
+""")
+
+# Words without a capital in titles, and words that begin or join names.
+SMALL_WORDS = _words("""
+    a an the of in on at for with and or to by from as his her its their my your our is are
+""")
+NEW_PLACES = _words("york jersey zealand orleans hampshire mexico england delhi haven brunswick castle")
+BEFORE_NAMES = _words("saint st mount fort port san")
+BEFORE_MONTHS = _words("in of since early late mid")
+NAME_PARTICLES = _words("de del della von der den du des la le les el los las di da dos jr sr ibn y et und")
