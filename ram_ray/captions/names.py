@@ -24,6 +24,7 @@ from ram_ray.captions.words import (
     ACRONYMS,
     BEFORE_MONTHS,
     BEFORE_NAMES,
+    BUYERS,
     NAME_PARTICLES,
     NEW_PLACES,
     SCENES,
@@ -231,11 +232,18 @@ def _is_written_as_name(words: list[Word], word: Word, capitals: Capitals, lemma
         return True
     if capitals == "title" and (previous.text == "by" and previous_word(words, previous).tag != "VBN"):
         return True  # an author or a maker
+    if "-" in word.text:
+        parts = [part for part in word.text.split("-") if len(part) > 1]
+        return len(parts) > 1 and all(is_listed(part) or not lemmas.known_word(part) for part in parts)
     if lemmas.known_word(word.text) or not word.text.isalpha():
         return False
     is_acronym = word.written.isupper() and len(word.text) > 2 and word.text not in ACRONYMS
     is_head = following.pos not in ("N", "A", "NUM")
-    return is_acronym or not is_head or (previous.pos == NAME and capitals != "title")
+    if is_acronym or not is_head:
+        return True
+    # The head of a listing may be a thing that no table has: "Navy Kurta", "Women Kurti".
+    is_thing = capitals != "title" or previous.pos == "A" or any(other.text in BUYERS for other in words)
+    return not is_thing or (previous.pos == NAME and capitals != "title")
 
 
 def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: Lemmatizer) -> bool:

@@ -33,6 +33,7 @@ from ram_ray.captions.words import (
     NOT_ATTRIBUTES,
     NOT_OBJECTS,
     SCENES,
+    SPEAKERS,
     STATES,
     TALK,
 )
@@ -178,6 +179,8 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     if not name:
         return []
     tag = Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")
+    if len(names) > 2:
+        return [Tag(head, "scene" if head in SCENES else "object")]  # so many nouns are no name of a thing
     if len(names) > 1 and head not in NOT_OBJECTS:
         return [tag, Tag(head, "scene" if head in SCENES else "object")]  # a long compound is rare; its head is not
     return [tag]
@@ -251,6 +254,10 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if name == "go" and next_word(words, word).text == "to":
         follower = words[word.index + 2] if word.index + 2 < len(words) else NO_WORD
         return "" if follower.pos == "V" else name
+    if next_word(words, word).text in ("like", "for") and name == "look":
+        return ""
+    if any(child.head == word.index and child.rel == "subj" and child.text in SPEAKERS for child in words):
+        return ""
     if name == "show" and _subject(words, word, lemmas) in IMAGE_WORDS | DRAWINGS:
         return ""  # "a map that shows a river"
     if name in NOT_ACTIONS or (name in TALK and not _is_acted(words, word, lemmas)):

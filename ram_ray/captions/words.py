@@ -202,7 +202,11 @@ TALK = _words("""
 """)
 
 # What shows something without an action to be seen.
-DRAWINGS = _words("map diagram drawing graph chart video tutorial illustration figure graphic plan panel clip")
+DRAWINGS = _words("""
+    map diagram drawing graph chart video tutorial illustration figure graphic plan panel clip painting sketch portrait
+    poster stamp screenshot ad infographic
+""")
+SPEAKERS = _words("i we you u")  # they are not in the image
 
 # Whom a product is for, in listings.
 PLURAL_BUYERS = _words("men women boys girls kids ladies mens womens gents unisex toddlers")
