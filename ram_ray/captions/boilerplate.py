@@ -29,6 +29,9 @@ _PATTERNS = (
     r"[-,(]\s*[\w ]{1,30}? (?:not )?included\b",
     r"©[^,;|()]{0,60}",
 )
+_QUOTE_MARKS = re.compile(r'"{2,}')
+_QUOTED = re.compile(r'"[^"]{1,80}"')
+_MIN_REST = 20  # characters beside a quotation that make it a part of the caption
 _SITE = re.compile(r"^(.*\w.*)\s\|\s*([^|]{1,40})$")
 
 
@@ -75,7 +78,15 @@ def cut(text: str) -> str:
     """
     if "|" in text and (match := _SITE.match(text)) and _is_site(match[2]):
         text = match[1]
+    if '"' in text:
+        text = _without_quotes(_QUOTE_MARKS.sub('"', text))
     return _pattern().sub(" , ", text)
+
+
+def _without_quotes(text: str) -> str:
+    """Remove what stands in quotation marks, a title or a slogan, unless it is most of the caption."""
+    rest = _QUOTED.sub(" ", text)
+    return rest if 2 * len(rest) > len(text) or len(rest) > _MIN_REST else text
 
 
 def _is_site(part: str) -> bool:

@@ -232,6 +232,8 @@ def _is_written_as_name(words: list[Word], word: Word, capitals: Capitals, lemma
         return True
     if capitals == "title" and (previous.text == "by" and previous_word(words, previous).tag != "VBN"):
         return True  # an author or a maker
+    if word.written.isupper() and len(word.text) < 4 and word.text not in ACRONYMS and capitals == "sentence":
+        return True
     if "-" in word.text:
         parts = [part for part in word.text.split("-") if len(part) > 1]
         return len(parts) > 1 and all(is_listed(part) or not lemmas.known_word(part) for part in parts)
@@ -260,5 +262,6 @@ def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: L
     if not word.text.isalpha() or lemmas.known_word(word.text) or word.text in _names().kept:
         return False
     if capitals == "none":
-        return NAME in (previous.pos, following.pos)
+        listed = following.text == "," and next_word(words, following).pos == NAME  # "storsteinen, norway"
+        return listed or NAME in (previous.pos, following.pos)
     return capital and (following.pos == NAME or (previous.pos == NAME and previous.text in _names().given))

@@ -76,6 +76,8 @@ def clean(text: str, *, max_chars: int, known: Callable[[str], bool] | None = No
         text = "".join(char if char.isprintable() else " " for char in text)
     if not _PLAIN.fullmatch(text):
         text = _without_markup(text, known)
+    if " " not in text and text.count("-") > 1:
+        text = text.replace("-", " ")  # the name of a page: "red-car-on-a-beach"
     text = cut(text)
     if len(text.lower()) != len(text):
         text = text.lower()  # of a few letters of other alphabets the small form is longer

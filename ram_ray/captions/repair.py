@@ -40,7 +40,11 @@ def repair(words: list[Word], lemmas: Lemmatizer) -> None:
     for word in words:
         if word.text.endswith("ing") and len(word.text) > 4:
             _repair_ing(words, word, lemmas)
-        elif word.pos == "N" and word.text in COLOURS:
+        elif (
+            word.pos == "N"
+            and word.text in COLOURS
+            and f"{previous_word(words, word).text} {word.text}" not in COMPOUNDS
+        ):
             _repair_colour(words, word)
         elif word.pos == "N" and lemmas.known(word.text, "verb"):
             _repair_verb(words, word, lemmas)

@@ -8,6 +8,7 @@ no tags.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +33,7 @@ from ram_ray.captions.words import (
     NOT_ACTIONS,
     NOT_ATTRIBUTES,
     NOT_OBJECTS,
+    POSTED,
     SCENES,
     SPEAKERS,
     STATES,
@@ -179,10 +181,12 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     if not name:
         return []
     tag = Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")
-    if len(names) > 2:
-        return [Tag(head, "scene" if head in SCENES else "object")]  # so many nouns are no name of a thing
-    if len(names) > 1 and head not in NOT_OBJECTS:
-        return [tag, Tag(head, "scene" if head in SCENES else "object")]  # a long compound is rare; its head is not
+    in_sentence = previous_word(words, words[parts[0] if parts else last]).pos in ("DET", "ADP", "PRON", "V", "NUM")
+    if len(names) > 1 and head not in NOT_OBJECTS and not in_sentence:
+        head_tag = Tag(head, "scene" if head in SCENES else "object")
+        is_known = any(" ".join(pair) in COMPOUNDS for pair in pairwise([*names, head]))
+        # So long a compound is rare, and mostly a heap of nouns: its head is what it names.
+        return [tag, head_tag] if is_known and len(names) == 2 else [head_tag]
     return [tag]
 
 
@@ -201,6 +205,9 @@ def _is_attributive_participle(words: list[Word], word: Word) -> bool:
     if word.text in STATES and word.tag == "VBN" and previous_word(words, word).text in ("is", "are", "was", "were"):
         return next_word(words, word).text != "by"
     following = next_word(words, word)
+    begins = previous_word(words, word).pos in ("", "PUNCT")
+    if begins and word.tag in ("VBN", "VBD") and word.text.endswith(("ed", "en")) and following.pos == "N":
+        return True  # "roasted oysters"
     if previous_word(words, word).text in ("while", "when", "by") or word.text in NEVER_DESCRIBING:
         return False
     if (
@@ -254,6 +261,9 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if name == "go" and next_word(words, word).text == "to":
         follower = words[word.index + 2] if word.index + 2 < len(words) else NO_WORD
         return "" if follower.pos == "V" else name
+    first = all(before.pos in ("ADV", "PUNCT", "INTJ") for before in words[: word.index])
+    if first and name in POSTED and word.rel == "root":
+        return ""
     if next_word(words, word).text in ("like", "for") and name == "look":
         return ""
     if any(child.head == word.index and child.rel == "subj" and child.text in SPEAKERS for child in words):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ram_ray.captions.lemmas import Lemmatizer
 from ram_ray.captions.names import NAME, Capitals
 from ram_ray.captions.relations import NO_WORD, Word, next_word, previous_word
-from ram_ray.captions.words import ADJECTIVES, BEINGS, BUYERS, COLOURS, PLURAL_BUYERS, PURPOSES
+from ram_ray.captions.words import ADJECTIVES, BEINGS, BUYERS, COLOURS, COMPOUNDS, PLURAL_BUYERS, PURPOSES
 
 AUDIENCE = "AUDIENCE"  # `Word.pos` of a word for whom a product is meant
 MODIFIER = "MODIFIER"  # `Word.pos` of a noun that is no head
@@ -39,6 +39,9 @@ def read_titles(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> No
             for word in part:
                 _mark_audience(words, word, loose=capitals == "title")
         if capitals == "title":
+            for word in part:
+                if word.pos == "N" and next_word(words, word).text == "'s":
+                    word.pos = AUDIENCE  # an owner: "The Entrepreneur's Guide"
             _mark_makers(part)
             for word in part:
                 _mark_modifier(words, word, lemmas)
@@ -59,7 +62,9 @@ def _read_noun_phrase(words: list[Word], word: Word, lemmas: Lemmatizer) -> None
     previous, following = previous_word(words, word), next_word(words, word)
     if word.pos == "A" and word.text in COLOURS | ADJECTIVES:
         return
-    if word.pos in ("N", "X", "INTJ", "ADV", "ADP") and word.text in COLOURS:
+    if f"{previous.text} {word.text}" in COMPOUNDS:
+        word.pos = "N"
+    elif word.pos in ("N", "X", "INTJ", "ADV", "ADP") and word.text in COLOURS:
         word.pos, word.rel = "A", "amod"
     elif word.pos in ("X", "INTJ") and word.text.isalpha() and lemmas.known(word.text, "noun"):
         word.pos = "N"

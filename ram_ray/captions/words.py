@@ -48,6 +48,7 @@ NOT_OBJECTS = _words("""
     work course name reason state condition purpose appearance self interior exterior surrounding surroundings set
     piece group bunch inch mile degree age pose halfway angle control progress walk swim run nap stroll jog public
     third second first dark stead high up uphill downhill whole hers mine yours ours theirs whilst
+    christmas halloween easter thanksgiving valentine birthday holiday
     mph kph pm am sight scene nearby together upside
     twenty thirty forty fifty sixty seventy eighty ninety
 """)
@@ -92,7 +93,8 @@ COMPOUNDS = _words("""
     clothing_store dump_truck air_plane air_balloon air_conditioner top_hat back_pack side_walk skateboarding_trick
     senior_citizen fire_truck pick-up_truck watering_can trash_can garbage_can soda_can beer_can tin_can spray_can
     reading_room petting_zoo stained_glass martial_art hot_air sports_team sports_car sports_field sports_fan
-    sports_event sports_game sports_uniform
+    sports_event sports_game sports_uniform cream_cheese sour_cream brown_sugar white_chocolate hot_sauce hot_chocolate
+    hot_pot hot_tub blue_cheese green_onion black_bean red_panda red_fox dutch_oven coffee_table duvet_cover
 """)
 
 # Nouns in -ing that name objects: not verbs after another noun or an article.
@@ -151,7 +153,10 @@ JOINED_PARTICIPLES = _words("""
 """)
 
 # Places and times that can be compound modifiers: "an evening gown", "an end table".
-KIND_WORDS = _words("air day night evening morning summer winter corner end place time spring")
+KIND_WORDS = _words("""
+    christmas halloween easter thanksgiving valentine birthday holiday air day night evening morning summer winter
+    corner end place time spring
+""")
 
 # Participles that need an object: before a noun they are verbs without an article ("boy wearing hat").
 NEVER_DESCRIBING = _words("""
@@ -194,7 +199,7 @@ ACRONYMS = _words("""
 TALK = _words("""
     see become include consider select get check click view know think believe want need like love hope wish mean learn
     discover find buy shop download order browse enjoy choose feature depict represent locate base inspire announce
-    reveal claim say tell ask explain describe name call own belong allow require offer provide contain consist release
+    reveal claim say tell ask explain describe name call own belong allow require offer provide consist release
     launch update compare save contact subscribe share post add sell rent book schedule register apply compete continue
     remain stay happen exist suggest recommend highlight showcase suit fit vary range relate refer concern note recall
     remember understand agree discuss determine ensure achieve improve increase reduce avoid support establish found
@@ -206,6 +211,10 @@ DRAWINGS = _words("""
     map diagram drawing graph chart video tutorial illustration figure graphic plan panel clip painting sketch portrait
     poster stamp screenshot ad infographic
 """)
+# What a post tells that its author did: no action at its beginning ("made this", "took the dog out").
+POSTED = _words(
+    "make take get find try start finish go come use give turn keep help meet identify build upgrade complete"
+)
 SPEAKERS = _words("i we you u")  # they are not in the image
 
 # Whom a product is for, in listings.
