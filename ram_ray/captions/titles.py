@@ -16,6 +16,7 @@ AUDIENCE = "AUDIENCE"  # `Word.pos` of a word for whom a product is meant
 MODIFIER = "MODIFIER"  # `Word.pos` of a noun that is no head
 _SENTENCE = frozenset(("PRON", "AUX"))
 _PRODUCT = frozenset(("N", "A", NAME, "NUM", "PRON"))  # classes of the word after the buyer
+_MAX_COMPOUND = 4  # words
 _MAX_MAKER = 4  # words
 _FINITE = frozenset(("VB", "VBP", "VBZ", "VBD", "VBN", "VBG"))
 
@@ -45,6 +46,7 @@ def read_titles(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> No
             _mark_makers(part)
             for word in part:
                 _mark_modifier(words, word, lemmas)
+            _mark_heap(part, lemmas)
 
 
 def _parts(words: list[Word]) -> list[list[Word]]:
@@ -70,8 +72,8 @@ def _read_noun_phrase(words: list[Word], word: Word, lemmas: Lemmatizer) -> None
         word.pos = "N"
     elif word.pos == "V" and word.tag not in _FINITE:
         word.pos = "A" if word.tag == "JJ" and lemmas.known(word.text, "adj") else "N"
-    elif word.pos == "N" and word.tag in _FINITE and not _acts(previous, word, following, lemmas):
-        word.tag = "NN"  # two components of the pipeline disagree
+    elif word.pos == "N" and word.tag in _FINITE:  # two components of the pipeline disagree
+        word.pos, word.tag = ("V", word.tag) if _acts(previous, word, following, lemmas) else ("N", "NN")
     elif word.pos == "V" and word.tag in _FINITE and not _acts(previous, word, following, lemmas):
         if lemmas.known(word.text, "adj") and following.pos in ("N", "A"):
             word.pos, word.rel = "A", "amod"
@@ -127,3 +129,13 @@ def _mark_modifier(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
         following = next_word(words, following)
     if following.pos == "N":
         word.pos = MODIFIER
+
+
+def _mark_heap(part: list[Word], lemmas: Lemmatizer) -> None:
+    """Set `pos` to MODIFIER of all but the last four nouns of a heap, and of a noun before the name of a maker."""
+    for index, word in enumerate(part[:-1]):
+        run = next((length for length, other in enumerate(part[index:]) if other.pos != "N"), len(part) - index)
+        if run > _MAX_COMPOUND and lemmas(word.text, "noun") not in BEINGS:
+            word.pos = MODIFIER
+    if len(part) > 2 and part[0].pos == "N" and part[1].pos == NAME and part[-1].pos == "N":
+        part[0].pos = MODIFIER  # "Filament Santo Wool Rug"
