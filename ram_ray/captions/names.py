@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from ram_ray.captions.lemmas import Lemmatizer
@@ -65,15 +64,17 @@ def sentence_words(caption: str) -> dict[str, bool]:
         caption: as people wrote it.
 
     Returns:
-        Word, in lower case -> whether it is written with a capital; empty for a title, or where nothing has one.
+        Word, in lower case -> whether it is written with a capital; empty for a title, or where nothing has one. Words
+        after another one with a capital are left out.
     """
     tokens = _TOKEN.findall(caption)
     if _capitals_of(tokens) != "sentence":
         return {}
     inside = {}
-    for before, word in pairwise(tokens):
-        if word[0].isalpha() and before[-1] not in _ENDS:
-            inside[word.lower()] = word[0].isupper()
+    for before, word, after in zip(tokens, tokens[1:], [*tokens[2:], ""], strict=False):
+        part_of_name = before[0].isupper() or after == "of"  # "Stanford University": a kind, not a name
+        if word[0].isalpha() and before[-1] not in _ENDS and not part_of_name:
+            inside[word.lower()] = word[0].isupper() and word[1:2].islower()  # neither "TV" nor "T-shirt"
     return inside
 
 

@@ -204,6 +204,7 @@ TALK = _words("""
     remain stay happen exist suggest recommend highlight showcase suit fit vary range relate refer concern note recall
     remember understand agree discuss determine ensure achieve improve increase reduce avoid support establish found
     report confirm warn urge accuse deny admit approve vote elect appoint star tag excite obsess credit fail spot live
+    isolate identify picture
 """)
 
 # What shows something without an action to be seen.

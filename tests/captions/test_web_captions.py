@@ -119,6 +119,7 @@ def test_boilerplate_is_cut_and_has_reasons() -> None:
 def test_only_sentences_tell_by_their_capitals() -> None:
     assert sentence_words("A Brown Dog Running On The Beach") == sentence_words("a dog on the beach") == {}
     words = sentence_words("A dog sits beside a fountain in Paris. Nobody looks.")
+    assert "university" not in sentence_words("A dog sits at the Stanford University and looks at a T-shirt")
     assert words["paris"] and not words["fountain"] and "nobody" not in words
 
 
