@@ -26,6 +26,7 @@ from ram_ray.captions.words import (
     BUYERS,
     NAME_PARTICLES,
     NEW_PLACES,
+    PLACES,
     SCENES,
     SMALL_WORDS,
 )
@@ -264,5 +265,6 @@ def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: L
         return False
     if capitals == "none":
         listed = following.text == "," and next_word(words, following).pos == NAME  # "storsteinen, norway"
-        return listed or NAME in (previous.pos, following.pos)
+        is_place = lemmas(following.text, "noun") in SCENES | PLACES  # "goygol lake"
+        return listed or is_place or NAME in (previous.pos, following.pos)
     return capital and (following.pos == NAME or (previous.pos == NAME and previous.text in _names().given))

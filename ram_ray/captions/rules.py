@@ -183,10 +183,12 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     tag = Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")
     in_sentence = previous_word(words, words[parts[0] if parts else last]).pos in ("DET", "ADP", "PRON", "V", "NUM")
     if len(names) > 1 and head not in NOT_OBJECTS and not in_sentence:
-        head_tag = Tag(head, "scene" if head in SCENES else "object")
+        *_, before, _ = [*names, head]
+        short = f"{before} {head}" if f"{before} {head}" in COMPOUNDS else head
+        short_tag = Tag(short, "scene" if short in SCENES else "object")
         is_known = any(" ".join(pair) in COMPOUNDS for pair in pairwise([*names, head]))
         # So long a compound is rare, and mostly a heap of nouns: its head is what it names.
-        return [tag, head_tag] if is_known and len(names) == 2 else [head_tag]
+        return [tag, short_tag] if is_known and len(names) == 2 and short == head else [short_tag]
     return [tag]
 
 

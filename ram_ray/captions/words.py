@@ -228,6 +228,7 @@ BUYERS = PLURAL_BUYERS | _words("""
 SMALL_WORDS = _words("""
     a an the of in on at for with and or to by from as his her its their my your our is are
 """)
+PLACES = _words("castle fort peak falls palace abbey cathedral island bridge glacier creek county")
 NEW_PLACES = _words("york jersey zealand orleans hampshire mexico england delhi haven brunswick castle")
 BEFORE_NAMES = _words("saint st mount fort port san")
 BEFORE_MONTHS = _words("in of since early late mid")
