@@ -182,10 +182,19 @@ def _mark_runs(words: list[Word], lemmas: Lemmatizer) -> None:
         if _has_capital(words, word):
             run.append(word)
             continue
-        if run and not _is_common_run(words, run, lemmas):
+        if run and _goes_on(words, run[0]):
+            for member in run:
+                member.pos = NAME
+        elif run and not _is_common_run(words, run, lemmas):
             for member in run[: -1 if _tells_kind(run, lemmas) else None]:
                 member.pos = NAME
         run = []
+
+
+def _goes_on(words: list[Word], first: Word) -> bool:
+    """True for what follows "of" in a name: "the Museum of Modern Art" has no art, but "Photo of Ludlow Castle"."""
+    joint = previous_word(words, first)
+    return joint.text == "of" and _has_capital(words, previous_word(words, joint))
 
 
 def _has_capital(words: list[Word], word: Word) -> bool:

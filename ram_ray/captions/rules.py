@@ -141,7 +141,7 @@ def _is_compound_part(words: list[Word], left: Word, right: Word, lemmas: Lemmat
     """True if `left` is a compound modifier of `right`."""
     if fixed_pair(words, left, right, lemmas):
         return True
-    if left.pos != "N" or length >= 3 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
+    if left.pos != "N" or len(left.text) < 2 or length >= 3 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
         return False
     if right.text in ("rock", "bungee", "kite", "wind", "wake", "paddle") and next_word(words, right).pos == "V":
         return False  # "a man rock climbing"
@@ -161,6 +161,8 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     if head == "glasses" and (set(names) & DRINKS or next_word(words, words[last]).text == "of"):
         head = "glass"
     following = next_word(words, words[last])
+    if boilerplate.get(head) == "organisations":
+        return []  # "sports association": neither of them
     if head in MEASURES and (following.text == "of" or following.pos == "N"):
         return []
     if head in boilerplate and head in IMAGE_WORDS and words[last].rel == "obj" and not names:

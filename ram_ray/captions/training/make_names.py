@@ -28,6 +28,11 @@ from ram_ray.captions.sections import read_sections
 NAME, LIKELY = 0.76, 0.6  # shares of capitals
 MIN_PROBABILITY = 5e-8  # rarer words: "likely" ones are left out
 NUM_GIVEN, NUM_SURNAMES = 1200, 1500  # the most frequent ones of each sex, and of all
+_HEADER = (
+    "# Made by ram_ray.captions.training.make_names from the packages",
+    "# spacy-lookups-data (MIT licence, copyright ExplosionAI GmbH), the file en_lexeme_prob.json.gz, and",
+    "# names (MIT licence, copyright Trey Hunner), the census files dist.*, which are in the public domain.",
+)
 _WORD = re.compile(r"[a-z]{2,20}|[A-Z][A-Za-z]{0,20}[a-z]")  # no acronyms
 
 
@@ -99,7 +104,7 @@ def main() -> None:
     surnames = _census(options.names_folder / "dist.all.last", NUM_SURNAMES)
     kept = read_sections(Path(__file__).with_name("not_names.txt").read_text(encoding="utf-8"))
     made = sections(of_word, given, surnames, set().union(*kept.values()))
-    lines = ["# Made by ram_ray.captions.training.make_names."]
+    lines = [*_HEADER]
     for section, words in {**made, "adjectives": kept["adjectives"], "holidays": kept["holidays"]}.items():
         lines += [f"[{section}]", *sorted(words)]
     options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
