@@ -243,7 +243,7 @@ def _is_written_as_name(words: list[Word], word: Word, capitals: Capitals, lemma
         return True
     if capitals == "title" and (previous.text == "by" and previous_word(words, previous).tag != "VBN"):
         return True  # an author or a maker
-    if word.written.isupper() and len(word.text) < 4 and word.text not in ACRONYMS and capitals == "sentence":
+    if word.written.isupper() and len(word.text) < 4 and word.text not in ACRONYMS and capitals != "title":
         return True
     if "-" in word.text:
         parts = [part for part in word.text.split("-") if len(part) > 1]
