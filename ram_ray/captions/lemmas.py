@@ -84,7 +84,7 @@ class Lemmatizer:
             True if it is.
         """
         table = self._known[kind]
-        return word in table or word in self._irregular[kind] or self(word, kind) in table
+        return word in _EXCEPTIONS[kind] or word in table or word in self._irregular[kind] or self(word, kind) in table
 
     def known_word(self, word: str) -> bool:
         """Whether `word` is a form of a noun, verb or adjective in the tables.

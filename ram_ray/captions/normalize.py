@@ -11,6 +11,8 @@ import html
 import re
 from collections.abc import Callable
 
+from ram_ray.captions.boilerplate import cut
+
 # Patterns have no nested repeats: their time is linear in the text.
 _PLAIN = re.compile(r"[\w\s,;:!?'\"()&-]*\.?\s*")  # no character of markup, file names or addresses
 _DOMAINS = "com|org|net|edu|gov|info|co|io|tv|cc|uk|de|fr|us|eu"
@@ -32,14 +34,21 @@ _HASHTAG = re.compile(r"#(\w{1,100})")
 _HASHTAGS = re.compile(r"(?:#\w{1,100}[\s,]{0,10}){2,}|#\w{1,100}[\s.!]{0,10}$")  # several, or one at the end
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|_+|(?<=[A-Za-z])(?=\d)")
 _NOT_TEXT = re.compile(r"[^\w\s.,;:!?'&()/\"%-]+")
-_BROKEN_WORD = re.compile(r" - (?=(?:colou?red|haired|sleeved|air|shirt|old|sized|shaped|eyed)\b)")
+_BROKEN_WORD = re.compile(r" - (?=(?:colou?red|haired|sleeved|air|shirt|old|sized|shaped|eyed)\b)", re.IGNORECASE)
 _DASH = re.compile(r"\s-{1,3}\s")
 _LOOSE_HYPHEN = re.compile(r"(?<!\w)-|-(?!\w)")
-_NO_SPACE = re.compile(r"(?<=[a-z]{3})\.(?=(?:[a-z]{2,}|a)\b)")  # "on a street.a bus"
+_NO_SPACE = re.compile(r"(?<=[a-z]{3})\.(?=(?:[a-z]{2,}|a)\b)", re.IGNORECASE)  # "on a street.a bus"
 _REPEATED = re.compile(r"([^\w\s])\1+")
 _SPACES = re.compile(r"\s+")
 _COMMAS = re.compile(r"(?: ?,)+ ?")
-_T_SHIRT = re.compile(r"\bt(?:ee)?[ -]?shirt(s?)\b")
+_T_SHIRT = re.compile(r"\bt(?:ee)?[ -]?shirt(s?)\b", re.IGNORECASE)
+_WORDS = re.compile(r"[A-Za-z\s,.'-]*")
+_JOINED = (
+    (re.compile(r"(?<=\w)_+(?=\w)"), " "),  # "long_hair"
+    (re.compile(r"\b\d\+?(?=(?:girl|boy|other)s?\b)"), ""),  # "1girl"
+    (re.compile(r"(?<=[A-Za-z])/(?=[A-Za-z])|[\[\](){}|]"), " , "),  # "grey/cream", alternatives in brackets, parts
+    (re.compile(r"\bw/\s?"), "with "),
+)
 _HYPHENS = str.maketrans({"‐": "-", "‑": "-", "–": " - ", "—": " - ", "’": "'", "‘": "'", "“": '"', "”": '"'})
 
 
@@ -56,7 +65,7 @@ def clean(text: str, *, max_chars: int, known: Callable[[str], bool] | None = No
         known: whether a lower-case word is in the English tables; None: all words count as known.
 
     Returns:
-        The text in lower case, on one line; may be empty.
+        The text with its capitals, on one line; may be empty. In lower case it has the same length.
     """
     text = _cut(text, max_chars)
     for _ in range(2):  # web captions are often escaped twice
@@ -67,9 +76,16 @@ def clean(text: str, *, max_chars: int, known: Callable[[str], bool] | None = No
         text = "".join(char if char.isprintable() else " " for char in text)
     if not _PLAIN.fullmatch(text):
         text = _without_markup(text, known)
-    text = text.lower()
+    if " " not in text and text.count("-") > 1:
+        text = text.replace("-", " ")  # the name of a page: "red-car-on-a-beach"
+    text = cut(text)
+    if len(text.lower()) != len(text):
+        text = text.lower()  # of a few letters of other alphabets the small form is longer
     if "-" in text:
         text = _LOOSE_HYPHEN.sub(" ", _DASH.sub(" , ", _BROKEN_WORD.sub("-", text)))
+    if not _WORDS.fullmatch(text):
+        for pattern, replacement in _JOINED:
+            text = pattern.sub(replacement, text)
     text = _NO_SPACE.sub(". ", _REPEATED.sub(r"\1", _NOT_TEXT.sub(" ", text)))
     text = _T_SHIRT.sub(r"t-shirt\1", text)
     text = _COMMAS.sub(", ", _SPACES.sub(" ", text)).strip(" ,")
@@ -94,7 +110,7 @@ def _file_words(stem: str) -> str:
 
 def _hashtag_words(tag: str, known: Callable[[str], bool] | None) -> str:
     """Words of a hashtag, split at capitals and underscores, or "" for a single unknown word."""
-    words = _CAMEL.sub(" ", tag).split()
+    words = _CAMEL.sub(" ", tag).lower().split()
     return "" if known and len(words) == 1 and not known(tag.lower()) else " ".join(words)
 
 

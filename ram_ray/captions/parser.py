@@ -21,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from ram_ray.captions.language import why_rejected
 from ram_ray.captions.lemmas import Lemmatizer
+from ram_ray.captions.names import is_listed
 from ram_ray.captions.normalize import clean
 from ram_ray.captions.rules import Tag, find_tags, read_caption
 from ram_ray.captions.triples import Triple
@@ -88,23 +89,23 @@ class CaptionParser:
             A `Caption` for each caption, in the order of `captions`.
         """
 
-        def to_caption(doc: Doc, lemmas: Lemmatizer) -> Caption:
-            return Caption(*read_caption(doc, lemmas), reason=None)
+        def to_caption(doc: Doc, lemmas: Lemmatizer, caption: str) -> Caption:
+            return Caption(*read_caption(doc, lemmas, caption), reason=None)
 
         return self._read_each(captions, to_caption, lambda reason: Caption([], [], [], reason))
 
     def _read_each(
-        self, captions: list[str], read: Callable[[Doc, Lemmatizer], T], reject: Callable[[str], T]
+        self, captions: list[str], read: Callable[[Doc, Lemmatizer, str], T], reject: Callable[[str], T]
     ) -> list[T]:
         """`read` of each caption's parse, `reject` of a rejected caption's reason; equal captions are parsed once."""
         texts = [clean(caption, max_chars=self.max_chars, known=self._lemmas.known_word) for caption in captions]
         results = {text: reject(reason) for text in set(texts) if (reason := self._why_rejected(text))}
         # Sorted by length, so that a batch holds equally long texts; results do not depend on the order.
-        distinct = sorted(set(texts) - results.keys(), key=lambda text: (len(text), text))
+        distinct = sorted(set(texts) - results.keys(), key=lambda text: (len(text), text.lower(), text))
         self._renew_memory_zone(len(distinct))
         with self._blas.limit(limits=1, user_api="blas"):  # small matrix products are slower on two threads
-            docs = self._nlp.pipe(distinct, batch_size=BATCH)
-            results |= {text: read(doc, self._lemmas) for text, doc in zip(distinct, docs, strict=True)}
+            docs = self._nlp.pipe(map(str.lower, distinct), batch_size=BATCH)
+            results |= {text: read(doc, self._lemmas, text) for text, doc in zip(distinct, docs, strict=True)}
         return [results[text] for text in texts]
 
     def _renew_memory_zone(self, num_texts: int) -> None:
@@ -119,7 +120,7 @@ class CaptionParser:
             self._num_read = num_texts
 
     def _why_rejected(self, text: str) -> str | None:
-        return why_rejected(text, self._lemmas.known_word)
+        return why_rejected(text.lower(), lambda word: self._lemmas.known_word(word) or is_listed(word))
 
 
 @functools.lru_cache(maxsize=1)

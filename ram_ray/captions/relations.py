@@ -29,7 +29,7 @@ RELATIONS = {
 }  # fmt: skip
 # Relations under which a noun can be part of a compound.
 MODIFIERS = frozenset(("compound", "flat", "nmod", "amod", "other", "num"))
-_ATTRIBUTES: list[int | str] = ["LOWER", "POS", "TAG", "DEP", "HEAD"]
+_ATTRIBUTES: list[int | str] = ["LOWER", "POS", "TAG", "DEP", "HEAD", "IDX"]
 _SIGN_BIT = 1 << 63  # spaCy's array is unsigned; the offset of a head on the left is negative
 _UNDER_PREPOSITIONS = frozenset(("pobj", "pcomp"))  # CLEAR labels
 _PREPOSITIONS = frozenset(("prep", "agent", "dative"))
@@ -46,6 +46,7 @@ class Word:
     tag: str  # Penn tag
     rel: str  # a value of RELATIONS, or "other"
     head: int  # index of the head; its own for a root
+    written: str = ""  # the text with the capitals of the caption
 
 
 _strings: dict[
@@ -59,14 +60,15 @@ def _string(key: int, strings: StringStore) -> str:
     return _strings.setdefault(key, strings[key])
 
 
-def read_words(doc: Doc) -> list[Word]:
+def read_words(doc: Doc, caption: str | None = None) -> list[Word]:
     """Convert a spaCy Doc to tokens with the common relations.
 
     In CLEAR the head of a noun is its preposition ("on" -> "beach"). Here, as in UD, the head of the noun is the word
     that the preposition modifies, and the head of the preposition is the noun.
 
     Args:
-        doc: a parsed caption.
+        doc: a parsed caption, in lower case.
+        caption: the same with its capitals; None: it has none.
 
     Returns:
         Its tokens in order.
@@ -78,7 +80,8 @@ def read_words(doc: Doc) -> list[Word]:
     for index, row in enumerate(rows):
         text, pos, tag, relation = [known(key) or _string(key, strings) for key in row[:4]]
         head = index + (row[4] if row[4] < _SIGN_BIT else row[4] - 2 * _SIGN_BIT)
-        words.append(Word(index, text, _CLASSES.get(pos, pos), tag, RELATIONS.get(relation, "other"), head))
+        written = caption[row[5] : row[5] + len(text)] if caption else text
+        words.append(Word(index, text, _CLASSES.get(pos, pos), tag, RELATIONS.get(relation, "other"), head, written))
         if relation in _UNDER_PREPOSITIONS:
             under_prepositions.append(index)
     for index in under_prepositions:

@@ -40,7 +40,11 @@ def repair(words: list[Word], lemmas: Lemmatizer) -> None:
     for word in words:
         if word.text.endswith("ing") and len(word.text) > 4:
             _repair_ing(words, word, lemmas)
-        elif word.pos == "N" and word.text in COLOURS:
+        elif (
+            word.pos == "N"
+            and word.text in COLOURS
+            and f"{previous_word(words, word).text} {word.text}" not in COMPOUNDS
+        ):
             _repair_colour(words, word)
         elif word.pos == "N" and lemmas.known(word.text, "verb"):
             _repair_verb(words, word, lemmas)
@@ -83,6 +87,8 @@ def _determiner(words: list[Word], word: Word) -> str:
 def _repair_unknown(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     """Correct a class under which the tables do not have the word, while they have it under another class."""
     text, previous, following = word.text, previous_word(words, word), next_word(words, word)
+    if text in ("sport", "sports", "spring") and word.pos == "V" and following.pos not in ("DET", "PRON", "NUM"):
+        word.pos, word.tag = "N", "NN"
     if text in PREPOSITIONS and word.pos in ("N", "A", "V"):
         word.pos = "ADP"
     elif text in JOINED_PARTICIPLES and previous.pos in ("N", "A") and following.pos in ("N", "A"):
@@ -148,6 +154,9 @@ def _repair_ing(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     being = previous.pos == "N" and lemmas(previous.text, "noun") in BEINGS
     if word.text in ING_THINGS:
         follows = following.pos in ("N", "DET", "A", "NUM") or following.text in ING_THINGS
+        if previous.pos in ("", "PUNCT") and following.text in ("of", "by"):
+            word.pos = "N"  # "painting by an artist"
+            return
         builds = previous.text in _FORMS_OF_BE and follows and previous_word(words, previous).pos == "N"
         if word.pos == "N" and (builds or (being and following.pos == "DET")) and lemmas.known(word.text, "verb"):
             word.pos, word.tag = "V", "VBG"  # "a worker is building a wall"

@@ -8,18 +8,23 @@ no tags.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from ram_ray.captions.boilerplate import reasons
 from ram_ray.captions.lemmas import Lemmatizer
+from ram_ray.captions.names import mark_names, read_capitals
 from ram_ray.captions.negation import find_negated
 from ram_ray.captions.relations import MODIFIERS, NO_WORD, Word, next_word, previous_word, read_words
 from ram_ray.captions.repair import fixed_pair, repair
+from ram_ray.captions.titles import read_titles
 from ram_ray.captions.triples import Triple, find_described, find_triples
 from ram_ray.captions.words import (
     BEINGS,
     COLOURS,
     COMPOUNDS,
+    DRAWINGS,
     DRINKS,
     IMAGE_WORDS,
     KIND_WORDS,
@@ -28,8 +33,11 @@ from ram_ray.captions.words import (
     NOT_ACTIONS,
     NOT_ATTRIBUTES,
     NOT_OBJECTS,
+    POSTED,
     SCENES,
+    SPEAKERS,
     STATES,
+    TALK,
 )
 
 if TYPE_CHECKING:
@@ -51,31 +59,33 @@ class Reading(NamedTuple):
     described: list[tuple[str, str]]
 
 
-def find_tags(doc: Doc, lemmas: Lemmatizer) -> list[Tag]:
+def find_tags(doc: Doc, lemmas: Lemmatizer, caption: str | None = None) -> list[Tag]:
     """Find the tags of a parsed caption.
 
     Args:
         doc: spaCy's Doc of a caption.
         lemmas: dictionary forms.
+        caption: the text of `doc` with its capitals; None: it has none.
 
     Returns:
         Tags in the order of the text, each once.
     """
-    words = read_words(doc)
+    words = read_words(doc, caption)
     return list(dict.fromkeys(tag for _, tag in _locate_tags(words, lemmas)))
 
 
-def read_caption(doc: Doc, lemmas: Lemmatizer) -> Reading:
+def read_caption(doc: Doc, lemmas: Lemmatizer, caption: str | None = None) -> Reading:
     """Find the tags and relations of a parsed caption.
 
     Args:
         doc: spaCy's Doc of a caption.
         lemmas: dictionary forms.
+        caption: the text of `doc` with its capitals; None: it has none.
 
     Returns:
         Tags, relations, and attributes with the nouns they describe.
     """
-    words = read_words(doc)
+    words = read_words(doc, caption)
     located = _locate_tags(words, lemmas)
     things = {index: tag.name for index, tag in located if tag.kind in ("object", "scene")}
     actions = {index: tag.name for index, tag in located if tag.kind == "action"}
@@ -89,6 +99,9 @@ def read_caption(doc: Doc, lemmas: Lemmatizer) -> Reading:
 
 def _locate_tags(words: list[Word], lemmas: Lemmatizer) -> list[tuple[int, Tag]]:
     """Tags with their index (of a compound, the index of its head), in the order of the text; corrects the words."""
+    capitals = read_capitals(words)
+    mark_names(words, capitals, lemmas)
+    read_titles(words, capitals, lemmas)
     repair(words, lemmas)
     negated = find_negated(words)
     located: list[tuple[int, Tag]] = []
@@ -128,14 +141,14 @@ def _is_compound_part(words: list[Word], left: Word, right: Word, lemmas: Lemmat
     """True if `left` is a compound modifier of `right`."""
     if fixed_pair(words, left, right, lemmas):
         return True
-    if left.pos != "N" or length >= 2 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
+    if left.pos != "N" or len(left.text) < 2 or length >= 3 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
         return False
     if right.text in ("rock", "bungee", "kite", "wind", "wake", "paddle") and next_word(words, right).pos == "V":
         return False  # "a man rock climbing"
     if right.rel == "flat" and right.head <= left.index:
         return True
     if left.rel in MODIFIERS and words[left.head].pos == "N" and left.head != left.index:
-        return True
+        return lemmas(left.text, "noun") == left.text or left.tag != "NNS"
     # Two adjacent nouns are a compound, whatever the parse says, unless the first is plural, a being or a scene.
     name = lemmas(left.text, "noun")
     return name == left.text and name not in BEINGS and name not in SCENES
@@ -143,13 +156,17 @@ def _is_compound_part(words: list[Word], left: Word, right: Word, lemmas: Lemmat
 
 def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer) -> list[Tag]:
     """The object or scene of a noun phrase; no tag for measures, places and times."""
-    head = lemmas(words[last].text, "noun")
+    head, boilerplate = lemmas(words[last].text, "noun"), reasons()
     names = [lemmas(words[part].text, "noun") for part in parts]
     if head == "glasses" and (set(names) & DRINKS or next_word(words, words[last]).text == "of"):
         head = "glass"
     following = next_word(words, words[last])
+    if boilerplate.get(head) == "organisations":
+        return []  # "sports association": neither of them
     if head in MEASURES and (following.text == "of" or following.pos == "N"):
         return []
+    if head in boilerplate and head in IMAGE_WORDS and words[last].rel == "obj" and not names:
+        return [Tag(head, "object")]  # "a man holds a photo"
     if head in IMAGE_WORDS and names[-1:] == [
         "stock"
     ]:  # "a red car on a beach stock photo": the last two words are an agency's
@@ -160,11 +177,21 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
         return []
     name = " ".join([*names, head])
     garment = head == "top" and _is_garment(words, words[last])
-    if head in NOT_OBJECTS and name not in SCENES and name not in COMPOUNDS and not garment:
-        name = " ".join(part for part in names if part not in NOT_OBJECTS)
+    if (head in NOT_OBJECTS or head in boilerplate) and name not in SCENES and name not in COMPOUNDS and not garment:
+        *names, head = [part for part in names if part not in NOT_OBJECTS and part not in boilerplate] or [""]
+        name = " ".join([*names, head])
     if not name:
         return []
-    return [Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")]
+    tag = Tag(name, "scene" if name in SCENES or (head in SCENES and names) else "object")
+    in_sentence = previous_word(words, words[parts[0] if parts else last]).pos in ("DET", "ADP", "PRON", "V", "NUM")
+    if len(names) > 1 and head not in NOT_OBJECTS and not in_sentence:
+        *_, before, _ = [*names, head]
+        short = f"{before} {head}" if f"{before} {head}" in COMPOUNDS else head
+        short_tag = Tag(short, "scene" if short in SCENES else "object")
+        is_known = any(" ".join(pair) in COMPOUNDS for pair in pairwise([*names, head]))
+        # So long a compound is rare, and mostly a heap of nouns: its head is what it names.
+        return [tag, short_tag] if is_known and len(names) == 2 and short == head else [short_tag]
+    return [tag]
 
 
 def _is_garment(words: list[Word], word: Word) -> bool:
@@ -182,6 +209,9 @@ def _is_attributive_participle(words: list[Word], word: Word) -> bool:
     if word.text in STATES and word.tag == "VBN" and previous_word(words, word).text in ("is", "are", "was", "were"):
         return next_word(words, word).text != "by"
     following = next_word(words, word)
+    begins = previous_word(words, word).pos in ("", "PUNCT")
+    if begins and word.tag in ("VBN", "VBD") and word.text.endswith(("ed", "en")) and following.pos == "N":
+        return True  # "roasted oysters"
     if previous_word(words, word).text in ("while", "when", "by") or word.text in NEVER_DESCRIBING:
         return False
     if (
@@ -207,7 +237,12 @@ def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if word.rel in ("det", "case", "mark", "fixed", "cc", "aux", "num", "advmod") and word.text not in COLOURS:
         return ""
     name = lemmas(word.text, "adj") if word.pos == "A" else word.text
-    if {name, word.text} & NOT_ATTRIBUTES or fixed_pair(words, word, next_word(words, word), lemmas):
+    if (
+        {name, word.text} & NOT_ATTRIBUTES
+        or word.text in reasons()
+        or name in reasons()
+        or fixed_pair(words, word, next_word(words, word), lemmas)
+    ):
         return ""
     first = word  # of a list of attributes: "a black and white photo of"
     while first.rel == "conj" and words[first.head].pos == "A" and first.head < first.index:
@@ -223,11 +258,47 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     """Lemma of the verb, or "" for auxiliaries, light verbs, and verbs used as prepositions ("including")."""
     if word.rel in ("aux", "case", "mark", "fixed", "cc"):
         return ""
+    begins = previous_word(words, word).pos in ("", "PUNCT") and next_word(words, word).pos not in ("", "PUNCT")
+    if word.tag in ("VB", "VBP") and word.rel == "root" and begins:
+        return ""  # an invitation: "Pick one", "Check out"
     name = lemmas(word.text, "verb")
     if name == "go" and next_word(words, word).text == "to":
         follower = words[word.index + 2] if word.index + 2 < len(words) else NO_WORD
         return "" if follower.pos == "V" else name
-    return "" if name in NOT_ACTIONS else name
+    first = all(before.pos in ("ADV", "PUNCT", "INTJ") for before in words[: word.index])
+    if first and name in POSTED and word.rel == "root":
+        return ""
+    if next_word(words, word).text in ("like", "for") and name == "look":
+        return ""
+    if any(child.head == word.index and child.rel == "subj" and child.text in SPEAKERS for child in words):
+        return ""
+    if name == "show" and _subject(words, word, lemmas) in IMAGE_WORDS | DRAWINGS:
+        return ""  # "a map that shows a river"
+    if name in NOT_ACTIONS or (name in TALK and not _is_acted(words, word, lemmas)):
+        return ""
+    return name
+
+
+def _subject(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
+    """Lemma of the noun that is the subject of a verb, or that it describes; "" if there is none."""
+    subject = next((child for child in words if child.head == word.index and child.rel == "subj"), NO_WORD)
+    if word.rel == "acl" and subject.pos in ("", "PRON"):
+        subject = words[word.head]  # "a map that shows a river"
+    return lemmas(subject.text, "noun")
+
+
+def _is_acted(words: list[Word], word: Word, lemmas: Lemmatizer) -> bool:
+    """True for a verb that somebody in the image does: its subject is a noun, and no name ("a man buys fruit")."""
+    if subject := _subject(words, word, lemmas):
+        return subject in BEINGS
+    if word.rel in ("conj", "comp", "advcl") and word.head != word.index:
+        head = words[word.head]
+        return (
+            head.pos == "V"
+            and head.head != word.index
+            and (head.rel in ("root", "acl") and _is_acted(words, head, lemmas))
+        )
+    return False
 
 
 @lru_cache(maxsize=1 << 16)

@@ -41,13 +41,14 @@ MEASURES = _words("""
 NOT_OBJECTS = _words("""
     front side top background foreground middle center centre back bottom left right edge end inside outside midst
     rear distance direction way position place spot part area corner number kind type sort pair number day morning
-    afternoon evening time moment year month week hour minute today summer winter fall autumn air midair mid-air mid
-    other one ones something someone anything nothing everyone everything thing stuff each lot lots use case order
+    afternoon evening time moment year month week hour minute today spring summer winter fall autumn air midair mid-air
+    mid other one ones something someone anything nothing everyone everything thing stuff each lot lots use case order
     addition process preparation while fun attention rest view image shot close-up closeup height level length size
     shape style color colour amount variety bit half behind base point action motion mid-jump mid-flight speed sort
     work course name reason state condition purpose appearance self interior exterior surrounding surroundings set
     piece group bunch inch mile degree age pose halfway angle control progress walk swim run nap stroll jog public
     third second first dark stead high up uphill downhill whole hers mine yours ours theirs whilst
+    christmas halloween easter thanksgiving valentine birthday holiday
     mph kph pm am sight scene nearby together upside
     twenty thirty forty fifty sixty seventy eighty ninety
 """)
@@ -92,7 +93,8 @@ COMPOUNDS = _words("""
     clothing_store dump_truck air_plane air_balloon air_conditioner top_hat back_pack side_walk skateboarding_trick
     senior_citizen fire_truck pick-up_truck watering_can trash_can garbage_can soda_can beer_can tin_can spray_can
     reading_room petting_zoo stained_glass martial_art hot_air sports_team sports_car sports_field sports_fan
-    sports_event sports_game sports_uniform
+    sports_event sports_game sports_uniform cream_cheese sour_cream brown_sugar white_chocolate hot_sauce hot_chocolate
+    hot_pot hot_tub blue_cheese green_onion black_bean red_panda red_fox dutch_oven coffee_table duvet_cover
 """)
 
 # Nouns in -ing that name objects: not verbs after another noun or an article.
@@ -151,7 +153,10 @@ JOINED_PARTICIPLES = _words("""
 """)
 
 # Places and times that can be compound modifiers: "an evening gown", "an end table".
-KIND_WORDS = _words("air day night evening morning summer winter corner end place time spring")
+KIND_WORDS = _words("""
+    christmas halloween easter thanksgiving valentine birthday holiday air day night evening morning summer winter
+    corner end place time spring
+""")
 
 # Participles that need an object: before a noun they are verbs without an article ("boy wearing hat").
 NEVER_DESCRIBING = _words("""
@@ -184,3 +189,47 @@ STATES = _words("""
     broken closed crowded tired bored excited interested married frozen rusted cluttered deserted abandoned cracked
     scattered worn torn faded wrinkled
 """)
+
+# Abbreviations that name something to be seen; others in capitals are names or codes.
+ACRONYMS = _words("""
+    tv pc cd dvd suv atm bbq dj led lcd rv atv usb vr hdtv cctv gps cpu lp mri dna ufo bmx lgbt usps nyc vip
+""")
+
+# Verbs of talk, trade and text, not of sight: an action only of somebody who is named ("a man buys fruit").
+TALK = _words("""
+    see become include consider select get check click view know think believe want need like love hope wish mean learn
+    discover find buy shop download order browse enjoy choose feature depict represent locate base inspire announce
+    reveal claim say tell ask explain describe name call own belong allow require offer provide consist release
+    launch update compare save contact subscribe share post add sell rent book schedule register apply compete continue
+    remain stay happen exist suggest recommend highlight showcase suit fit vary range relate refer concern note recall
+    remember understand agree discuss determine ensure achieve improve increase reduce avoid support establish found
+    report confirm warn urge accuse deny admit approve vote elect appoint star tag excite obsess credit fail spot live
+    isolate identify picture
+""")
+
+# What shows something without an action to be seen.
+DRAWINGS = _words("""
+    map diagram drawing graph chart video tutorial illustration figure graphic plan panel clip painting sketch portrait
+    poster stamp screenshot ad infographic
+""")
+# What a post tells that its author did: no action at its beginning ("made this", "took the dog out").
+POSTED = _words(
+    "make take get find try start finish go come use give turn keep help meet identify build upgrade complete"
+)
+SPEAKERS = _words("i we you u")  # they are not in the image
+
+# Whom a product is for, in listings.
+PLURAL_BUYERS = _words("men women boys girls kids ladies mens womens gents unisex toddlers")
+BUYERS = PLURAL_BUYERS | _words("""
+    man woman boy girl kid lady toddler baby adult adults youth juniors junior infant infants child children
+""")
+
+# Words without a capital in titles, and words that begin or join names.
+SMALL_WORDS = _words("""
+    a an the of in on at for with and or to by from as his her its their my your our is are
+""")
+PLACES = _words("castle fort peak falls palace abbey cathedral island bridge glacier creek county")
+NEW_PLACES = _words("york jersey zealand orleans hampshire mexico england delhi haven brunswick castle")
+BEFORE_NAMES = _words("saint st mount fort port san")
+BEFORE_MONTHS = _words("in of since early late mid")
+NAME_PARTICLES = _words("de del della von der den du des la le les el los las di da dos jr sr ibn y et und")

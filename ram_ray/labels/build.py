@@ -55,6 +55,9 @@ class BuildOptions:
     kinds: Sequence[str] = KINDS
     human: frozenset[Key] = frozenset()  # names of human labels: selected first, however rare
     stop: frozenset[str] = frozenset()
+    boilerplate: Mapping[str, str] = field(default_factory=dict)  # word -> why it is no label; not for actions
+    capitals: Mapping[Key, float] = field(default_factory=dict)  # share of mentions inside sentences with a capital
+    max_capitals: float = 1.0
     edits: Edits = Edits()
     shipped: Synonyms = field(default_factory=Synonyms)
     synonyms: Synonyms = field(default_factory=Synonyms)
@@ -169,6 +172,8 @@ def _admit(counts: Counts, options: BuildOptions, report: BuildReport) -> dict[K
             report.drop(key, total, "edit")
         elif not name or key in stopped or (name, kind) in stopped:
             report.drop(key, total, "stop list")
+        elif (name, kind) not in options.human and (reason := _why_no_label(name, kind, options)):
+            report.drop(key, total, *reason)
         else:
             sources = admitted.setdefault((name, kind), {})
             for source, count in counts[key].items():
@@ -177,6 +182,14 @@ def _admit(counts: Counts, options: BuildOptions, report: BuildReport) -> dict[K
         for key in keys_of(name):
             admitted.setdefault(key, {})
     return admitted
+
+
+def _why_no_label(name: str, kind: str, options: BuildOptions) -> tuple[DropReason, str] | None:
+    """The reason, and its detail, to drop a word of web text that is frequent and names nothing to be seen."""
+    if kind != "action" and (section := options.boilerplate.get(name)):
+        return "boilerplate", section
+    share = options.capitals.get((name, kind), 0.0)
+    return ("name", f"{share:.2f}") if share > options.max_capitals else None
 
 
 def merge_names(counts: Counts, options: BuildOptions, report: BuildReport) -> Groups:

@@ -94,7 +94,7 @@ class Matcher:
         Returns:
             Matches in the order of the caption, without repetition.
         """
-        words = _words(clean(text, max_chars=self._max_chars))
+        words = _words(clean(text, max_chars=self._max_chars).lower())
         forms = {part: [self._forms(word, part) for word in words] for part in self._tries}
         negated = negated_words(words)
         compounds = [_words(name) for name, _ in parsed if " " in name or "-" in name]

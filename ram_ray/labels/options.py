@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import fsspec
 import numpy as np
 
+from ram_ray.captions.boilerplate import digest_of_list, reasons
 from ram_ray.captions.lemmas import PART_OF_SPEECH, Lemmatizer
 from ram_ray.config import RunConfig
 from ram_ray.labels.build import BuildOptions
@@ -38,6 +39,8 @@ class LabelSystemSettings(StageSettings):
     system: InputFile | None
     added: InputFile | None  # labels that follow those of `system`
     stop: InputFile | None
+    boilerplate: str | None  # digest of the shipped list; None: it is not used
+    max_capitals: float
     synonyms: InputFile | None
     edits: InputFile | None
     shipped: str  # digest of the shipped synonyms
@@ -76,6 +79,8 @@ class LabelSystemSettings(StageSettings):
             system=InputFile.find(labels.system),
             added=InputFile.find(labels.add),
             stop=InputFile.find(labels.stop),
+            boilerplate=digest_of_list() if labels.boilerplate else None,
+            max_capitals=labels.max_capitals,
             synonyms=InputFile.find(labels.synonyms),
             edits=InputFile.find(find_edits(labels, run_uri)),
             shipped=shipped_synonyms().digest,
@@ -112,6 +117,7 @@ def make_options(
     *,
     lemmas: Lemmatizer | None = None,
     vectors: dict[str, np.ndarray] | None = None,
+    capitals: dict[Key, float] | None = None,
 ) -> BuildOptions:
     """Read all files that the settings name.
 
@@ -120,6 +126,7 @@ def make_options(
         names: counted names; dictionary forms and vectors are looked up for these only.
         lemmas: tables of dictionary forms; None: inflections are not merged.
         vectors: name -> (D,), where the vectors come from the run's own encoder.
+        capitals: (name, kind) -> share of its mentions inside sentences that have a capital.
 
     Returns:
         The options of `build`.
@@ -138,6 +145,9 @@ def make_options(
         min_share=settings.min_share,
         kinds=settings.kinds,
         stop=frozenset(read_names(settings.stop.uri, setting="labels.stop") if settings.stop else ()),
+        boilerplate=reasons() if settings.boilerplate else {},
+        capitals=capitals or {},
+        max_capitals=settings.max_capitals,
         edits=read_edits(settings.edits.uri) if settings.edits else Edits(),
         shipped=shipped_synonyms(),
         synonyms=read_synonyms(settings.synonyms.uri) if settings.synonyms else Synonyms(),

@@ -62,6 +62,7 @@ class DroppedName:
     name: str
     kind: str
     count: int
+    detail: str  # what the reason refers to, or ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _merges(report: BuildReport) -> list[Merge]:
 def _drops(report: BuildReport) -> list[Drops]:
     listed: dict[str, list[DroppedName]] = defaultdict(list)
     for row in report.dropped:
-        listed[row["reason"]].append(DroppedName(row["name"], row["kind"], row["count"]))
+        listed[row["reason"]].append(DroppedName(row["name"], row["kind"], row["count"], row.get("detail", "")))
     drops = [Drops(DROP_REASONS[reason], count, listed[reason]) for reason, count in report.num_dropped.items()]
     return sorted(drops, key=lambda drop: -drop.num_names)
 

@@ -15,9 +15,22 @@ from ram_ray.labels.counts import Evidence
 from ram_ray.labels.names import Key
 from ram_ray.records import Json
 
-DropReason = Literal["stop list", "edit", "kind", "rare", "misread", "few sources", "over max_labels", "not listed"]
+DropReason = Literal[
+    "stop list",
+    "boilerplate",
+    "name",
+    "edit",
+    "kind",
+    "rare",
+    "misread",
+    "few sources",
+    "over max_labels",
+    "not listed",
+]
 DROP_REASONS: dict[str, str] = {  # texts of the page
     "stop list": "on the stop list",
+    "boilerplate": "on the shipped list of boilerplate (labels.boilerplate), with its section",
+    "name": "mostly written with a capital inside sentences (labels.max_capitals), with the share",
     "edit": "dropped by an edit",
     "kind": "of a kind that is not in labels.kinds",
     "rare": "mentioned by fewer than labels.min_count captions",
@@ -50,7 +63,7 @@ class BuildReport:
     dropped: list[Json] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     captions: dict[str, int] = field(default_factory=dict)  # source -> captions
-    _all_dropped: dict[str, list[tuple[int, Key]]] = field(default_factory=dict, repr=False)
+    _all_dropped: dict[str, list[tuple[int, Key, str]]] = field(default_factory=dict, repr=False)
 
     def add_label(
         self,
@@ -87,22 +100,24 @@ class BuildReport:
             counts = sorted(label_evidence.names.items()) if label_evidence else []
             label["words"] = {name: list(pair) for name, pair in counts}
 
-    def drop(self, name: Key, count: int, reason: DropReason) -> None:
+    def drop(self, name: Key, count: int, reason: DropReason, detail: str = "") -> None:
         """Add a name that becomes neither label nor synonym.
 
         Args:
             name: name and kind.
             count: captions that mention it.
             reason: for the drop.
+            detail: what the reason refers to.
         """
-        self._all_dropped.setdefault(reason, []).append((-count, name))
+        self._all_dropped.setdefault(reason, []).append((-count, name, detail))
 
     def finish(self) -> None:
         """Count the dropped names, and list the most frequent of each reason."""
         self.num_dropped = {reason: len(names) for reason, names in sorted(self._all_dropped.items())}
         for reason in sorted(self._all_dropped):
-            for negative_count, (name, kind) in sorted(self._all_dropped[reason])[:MAX_DROPPED]:
-                self.dropped.append({"name": name, "kind": kind, "count": -negative_count, "reason": reason})
+            for negative_count, (name, kind), detail in sorted(self._all_dropped[reason])[:MAX_DROPPED]:
+                row = {"name": name, "kind": kind, "count": -negative_count, "reason": reason}
+                self.dropped.append({**row, "detail": detail} if detail else row)
         self._all_dropped = {}
 
     @property

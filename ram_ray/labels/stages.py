@@ -7,6 +7,7 @@ each tag is stored.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from ram_ray.data.ground_truth import tag_counts
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
+from ram_ray.labels.capitals import read_capitals
 from ram_ray.labels.counts import Evidence, ambiguous_names, read_evidence, read_name_counts
 from ram_ray.labels.human_labels import name_counts, read_label_counts, vocabularies
 from ram_ray.labels.listed import add_entries, fit_ready, make_kind_guesser, read_released
@@ -38,6 +40,8 @@ from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.runtime.storage import TASK_RETRIES, make_folder
 from ram_ray.settings.runtime import Execution
+
+logger = logging.getLogger(__name__)
 
 
 def build_labels(
@@ -70,7 +74,10 @@ def build_labels(
     human = name_counts(mentions, kind_of=make_kind_guesser(load_lemmas(), counts)) if mentions else {}
     counts = add_counts(counts, human)
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
-    system, report = _build(counts, settings, vectors=vectors, human=frozenset(human))
+    capitals = read_capitals(parsed.path, execution=execution) if settings.max_capitals < 1 and parsed.captions else {}
+    system, report = _build(counts, settings, vectors=vectors, human=frozenset(human), capitals=capitals)
+    if settings.wordnet is None and config.labels.wordnet == "auto":
+        logger.info("labels: WordNet is not installed, so it merges no names (labels.wordnet)")
     evidence: dict[int, Evidence] = {}
     if parsed.captions:
         evidence = read_evidence(
@@ -113,11 +120,13 @@ def _build(
     *,
     vectors: dict[str, np.ndarray] | None,
     human: frozenset[Key],
+    capitals: dict[Key, float],
 ) -> tuple[LabelSystem, BuildReport]:
     """The label system of counted names: built of them, or a ready one to which they only add synonyms."""
     lemmas = load_lemmas()
     if not settings.system:
-        return build(counts, replace(make_options(settings, counts, lemmas=lemmas, vectors=vectors), human=human))
+        options = make_options(settings, counts, lemmas=lemmas, vectors=vectors, capitals=capitals)
+        return build(counts, replace(options, human=human))
     kind_of = make_kind_guesser(lemmas, counts)
     listed = read_released(read_system(settings.system.uri, kind_of=kind_of), kind_of=kind_of)
     if settings.added:

@@ -50,6 +50,18 @@ class LabelsConfig(Section):
         ),
     )
     stop: str | None = Field(None, description="File of names that are no labels, one a line.")
+    boilerplate: bool = Field(
+        True, description="Whether the shipped list of words of web text that name nothing to be seen are no labels."
+    )
+    max_capitals: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description=(
+            "A name that more than this share of its mentions inside sentences writes with a capital is that of a "
+            "person, a brand or a place, and no label. 1: not used."
+        ),
+    )
     synonyms: str | None = Field(
         None, description="File of names with one meaning; its form is described in `ram_ray/labels/synonyms.py`."
     )

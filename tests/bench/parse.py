@@ -122,7 +122,9 @@ def pipe_alone(file: Path, cores: int, *, load: Callable[[], Language]) -> float
 def _pipe(file: Path, core: int, cores: int, barrier: threading.Barrier, load: Callable[[], Language]) -> None:
     nlp = load()
     with file.open(encoding="utf-8") as lines:
-        texts = [clean(line.rstrip("\n"), max_chars=1000) for line in itertools.islice(lines, core, None, cores)]
+        texts = [
+            clean(line.rstrip("\n"), max_chars=1000).lower() for line in itertools.islice(lines, core, None, cores)
+        ]
     barrier.wait()
     with threadpool_limits(limits=1, user_api="blas"):
         for _ in nlp.pipe(texts, batch_size=parser.BATCH):

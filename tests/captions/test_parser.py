@@ -178,7 +178,7 @@ def test_a_rejected_caption_has_a_reason(parser: CaptionParser) -> None:
 
 
 def test_clean_cuts_at_a_word_and_keeps_hyphens() -> None:
-    assert clean("A well-dressed   Man", max_chars=100) == "a well-dressed man"
+    assert clean("A well-dressed   Man", max_chars=100) == "A well-dressed Man"
     assert clean("one two three", max_chars=9) == "one two"
     assert clean("IMG_0042.JPG of a dog", max_chars=100) == "of a dog"
     assert clean("<b>dog</b> &amp;amp; cat", max_chars=100) == "dog & cat"

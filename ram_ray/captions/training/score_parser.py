@@ -1,8 +1,10 @@
 """Score a caption parser against captions that a person annotated: precision, recall, F1, and the worst errors.
 
     python -m ram_ray.captions.training.score_parser tests/captions/gold.jsonl [--split dev] [--model NAME] [--errors N]
+    python -m ram_ray.captions.training.score_parser tests/captions/web/gold.jsonl --captions FOLDER
 
 A line of the gold file is `{"id", "source", "split", "caption", "objects", "attributes", "actions", "optional"}`.
+Where "line" and "sha" stand in place of "caption", the caption is that line of FOLDER/captions-web-SOURCE.txt.gz.
 A name may have alternatives ("surfboard|surf board"). A name under "optional" counts neither as a hit nor as an error,
 nor does the head of an expected compound ("sign" of "street sign"). Errors are listed for the split "dev" alone, so
 that rules are not fitted to the test split.
@@ -11,6 +13,8 @@ that rules are not fitted to the test split.
 from __future__ import annotations
 
 import argparse
+import gzip
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -74,6 +78,27 @@ def read_gold(path: Path, *, split: str | None = None) -> list[Row]:
     return rows
 
 
+def add_captions(rows: list[Row], folder: Path) -> None:
+    """Add the captions to rows that have only the place of theirs.
+
+    Args:
+        rows: of a gold file, with "source", "line" (from 0) and "sha" (the start of the caption's SHA-256); changed.
+        folder: of the files `captions-web-SOURCE.txt.gz`.
+
+    Raises:
+        ValueError: if a caption is another one than the annotated.
+    """
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        source = row["source"]
+        if source not in lines:
+            with gzip.open(folder / f"captions-web-{source}.txt.gz", "rt", encoding="utf-8", newline="\n") as file:
+                lines[source] = file.read().split("\n")
+        row["caption"] = lines[source][row["line"]]
+        if not hashlib.sha256(row["caption"].encode()).hexdigest().startswith(row["sha"]):
+            raise ValueError(f"{folder}: line {row['line']} of the source {source} is not the caption of {row['id']}")
+
+
 def compare(predicted: Iterable[str], expected: list[str], optional: list[str]) -> tuple[int, list[str], list[str]]:
     """Compare the names of one kind of a caption.
 
@@ -130,18 +155,28 @@ def main() -> None:
     arguments.add_argument("gold", type=Path)
     arguments.add_argument("--split", help="a split of the file (default: each split)")
     arguments.add_argument("--model", default=SHIPPED, help="the shipped or an installed spaCy pipeline")
+    arguments.add_argument("--captions", type=Path, help="folder of the captions, for a file that has only their lines")
     arguments.add_argument("--errors", type=int, default=20, help="number of captions of the split dev that are listed")
     options = arguments.parse_args()
     try:
         rows, parser = read_gold(options.gold, split=options.split), CaptionParser(options.model)
+        if options.captions:
+            add_captions(rows, options.captions)
     except ValueError as error:
         arguments.error(str(error))
     for split in sorted({row["split"] for row in rows}):
         split_rows = [row for row in rows if row["split"] == split]
-        totals, errors = score(split_rows, parser.parse([row["caption"] for row in split_rows]))
+        tags = parser.parse([row["caption"] for row in split_rows])
+        totals, errors = score(split_rows, tags)
         print(f"{split}: {len(split_rows)} captions\n{'':12}{'precision':>10}{'recall':>10}{'F1':>10}")
         for kind, total in totals.items():
             print(f"{kind:12}{total.precision:10.3f}{total.recall:10.3f}{total.f1:10.3f}")
+        for source in sorted({row["source"] for row in split_rows}):
+            pairs = [(row, names) for row, names in zip(split_rows, tags, strict=True) if row["source"] == source]
+            of_source, _ = score([row for row, _ in pairs], [names for _, names in pairs])
+            print(
+                f"  {source:14}" + "  ".join(f"{kind} {total.f1:.3f}" for kind, total in of_source.items()) + "  (F1)"
+            )
         if split == "dev":
             print("\n".join(text for _, text in errors[: options.errors]))
 

@@ -1,0 +1,41 @@
+"""Draws the captions of `gold.jsonl` from the web captions beside the repository: which ones is decided by a seed.
+
+    python -m tests.captions.web.sample CAPTIONS_DIR
+
+prints 40 captions of each source, half of them `dev` and half `test`, with the line each stands on. Their annotations
+were then written by hand.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCES = ("cc3m", "laion2b", "laion400m", "redcaps", "shop-titles", "wikipedia-alt")
+NUM_OF_SOURCE = 40
+SEED = 19
+
+
+def lines_of(folder: Path, source: str) -> list[str]:
+    """All captions of a source, by line number from 0."""
+    with gzip.open(folder / f"captions-web-{source}.txt.gz", "rt", encoding="utf-8") as file:
+        return file.read().split("\n")[:-1]
+
+
+def sample(folder: Path) -> Iterator[dict[str, object]]:
+    """Rows `source`, `line`, `split` and `caption`."""
+    for source in SOURCES:
+        lines = lines_of(folder, source)
+        selected = random.Random(f"{SEED} {source}").sample(range(len(lines)), NUM_OF_SOURCE)
+        for index, line in enumerate(selected):
+            split = "dev" if index < NUM_OF_SOURCE // 2 else "test"
+            yield {"source": source, "line": line, "split": split, "caption": lines[line]}
+
+
+if __name__ == "__main__":
+    for row in sample(Path(sys.argv[1])):
+        print(json.dumps(row, ensure_ascii=False))

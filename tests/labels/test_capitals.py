@@ -1,0 +1,53 @@
+"""Contract: a name that captions write with a capital inside sentences is no label, and neither is boilerplate; the
+report says why. Titles and captions without capitals tell nothing, and nationalities are no names.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from ram_ray.captions.boilerplate import reasons
+from ram_ray.labels.build import BuildOptions, build
+from ram_ray.labels.capitals import CAPITALS, count_capitals
+from ram_ray.records import PARSED, to_table
+
+TITAN, WATCH, ASIAN = ("titan", "object"), ("watch", "object"), ("asian", "attribute")
+CAPTIONS = [
+    ("a man shows his Titan watches to a friend", [TITAN, WATCH]),
+    ("the new Titan stands beside an Asian woman", [TITAN, ASIAN]),
+    ("Titan Watch On A Table", [TITAN, WATCH]),  # a title
+    ("a titan watch on a table", [TITAN, WATCH]),  # no capitals
+]
+
+
+def _row(text: str, names: list[tuple[str, str]]) -> dict:
+    row = dict.fromkeys(PARSED.names)
+    parsed = [{"caption": 0, "name": name, "kind": kind} for name, kind in names]
+    return {**row, "key": text, "shard": "s", "captions": [text], "parsed": parsed}
+
+
+def test_only_sentences_count() -> None:
+    table = to_table([_row(*caption) for caption in CAPTIONS], PARSED)
+    counts = {(row["name"], row["kind"]): (row["capital"], row["inside"]) for row in count_capitals(table).to_pylist()}
+    assert counts == {TITAN: (2, 2), WATCH: (0, 1)}
+    assert count_capitals(to_table([], PARSED)).schema == CAPITALS
+
+
+def test_names_and_boilerplate_are_dropped_with_their_reasons() -> None:
+    counts = {TITAN: {"web": 90}, WATCH: {"web": 80}, ("sale", "object"): {"web": 70}, ("sail", "action"): {"web": 60}}
+    shares = {TITAN: 0.97, WATCH: 0.1}
+    options = BuildOptions(boilerplate=reasons(), capitals=shares, max_capitals=0.8)
+    system, report = build(counts, options)
+    assert system.names == ["watch", "sail"]
+    assert report.dropped == [
+        {"name": "sale", "kind": "object", "count": 70, "reason": "boilerplate", "detail": "trade"},
+        {"name": "titan", "kind": "object", "count": 90, "reason": "name", "detail": "0.97"},
+    ]
+    kept = build(counts, BuildOptions(boilerplate=reasons(), capitals=shares, human=frozenset([TITAN])))[0]
+    assert "titan" in kept.names, "a person named it"
+
+
+@pytest.mark.parametrize("name", ["sale", "monday", "getty"])
+def test_actions_are_not_boilerplate(name: str) -> None:
+    system, _ = build({(name, "action"): {"web": 9}, (name, "object"): {"web": 9}}, BuildOptions(boilerplate=reasons()))
+    assert [label.kind for label in system.labels] == ["action"]
