@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, UnidentifiedImageError
 
 from ram_ray.data.fetch import read_bytes
 from ram_ray.records import Reject
@@ -135,7 +135,7 @@ def as_seen(image: Image.Image, *, exif: bool = True) -> Image.Image:
     Returns:
         An RGB image.
     """
-    return _upright(_to_rgb(image), image) if exif else _to_rgb(image)
+    return upright(_to_rgb(image), image) if exif else _to_rgb(image)
 
 
 @contextmanager
@@ -220,14 +220,61 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey: keep the upper 8, where Pillow would clip
         return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+    if has_alpha(image):
+        return on_white(premultiplied(image))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
+def has_alpha(image: Image.Image) -> bool:
+    """Whether an image may have transparent parts.
+
+    Args:
+        image: of any mode.
+
+    Returns:
+        True for a mode with alpha, or a colour that stands for transparency.
+    """
+    if image.mode.startswith("I"):  # 16 bits of grey; a grey that stands for transparency is not applied
+        return False
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def premultiplied(image: Image.Image) -> Image.Image:
+    """Multiply the colours of an image by their alpha, after which it can be resized without wrong colours.
+
+    Args:
+        image: with alpha (`has_alpha`).
+
+    Returns:
+        The image in mode RGBa.
+    """
+    return image if image.mode == "RGBa" else (image if image.mode == "RGBA" else image.convert("RGBA")).convert("RGBa")
+
+
+def on_white(layer: Image.Image) -> Image.Image:
+    """Lay an image on white.
+
+    Args:
+        layer: mode RGBa, colours multiplied by alpha.
+
+    Returns:
+        An RGB image: colour + (255 - alpha).
+    """
+    *colours, alpha = layer.split()
+    rest = ImageChops.invert(alpha)
+    return Image.merge("RGB", [ImageChops.add(colour, rest) for colour in colours])
+
+
+def upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
+    """Turn an image upright.
+
+    Args:
+        rgb: the image, or a resized square of it.
+        image: the image with its EXIF orientation.
+
+    Returns:
+        `rgb`, turned or mirrored.
+    """
     if "exif" not in image.info:
         return rgb
     try:

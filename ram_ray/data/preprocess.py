@@ -25,7 +25,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from ram_ray.data.images import Limits, as_seen, open_image
+from ram_ray.data.images import Limits, as_seen, has_alpha, on_white, open_image, premultiplied, upright
 from ram_ray.records import Reject
 from ram_ray.settings.data import DataConfig
 
@@ -58,8 +58,12 @@ def to_square(image: ImageLike, *, size: int, limits: Limits = LIMITS, as_stored
     """
     decoded = _decode(image, limits)
     try:
-        rgb = decoded.convert("RGB") if as_stored else as_seen(decoded)
-        return resize_square(rgb, size=size)
+        if as_stored:
+            return resize_square(decoded.convert("RGB"), size=size)
+        if has_alpha(decoded):  # shrunk first: whole, an image of 50 million pixels would take 600 MB on white
+            shrunk = premultiplied(decoded).resize((size, size), Image.Resampling.BILINEAR)
+            return np.asarray(upright(on_white(shrunk), decoded))
+        return resize_square(as_seen(decoded), size=size)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises nearly anything on bad bytes, of a PIL image as late as this
