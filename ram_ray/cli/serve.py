@@ -55,7 +55,8 @@ def serve(model: Model, name: Name = None, config: Files = None, sets: Sets = No
         logger.info("Serving %s at %s (page), %s/docs (API). Ctrl-C stops it. Try:", model, url, url)
         logger.info("  curl -F images=@image.jpg -F top_k=5 %s/v1/tag", url)
         with control.listen(settings.port, lambda order: carry_out(order, settings)):
-            stop.wait()
+            while not stop.wait(1):  # a signal is noticed between two waits at the latest
+                pass
         logger.info("stopping: requests that are being answered end first")
         app.shutdown(everything=not cluster.joins_cluster())
 

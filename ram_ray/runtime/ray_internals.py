@@ -234,6 +234,11 @@ def proxy_callback(import_path: str) -> dict[str, Any] | None:
     return {"runtime_env": {"env_vars": {_PROXY_CALLBACK: import_path}}}
 
 
+def has_proxy_callback() -> bool:
+    """Whether the processes of this node that listen for HTTP call a function first, as far as this process knows."""
+    return bool(os.environ.get(_PROXY_CALLBACK))
+
+
 def with_version(deployment: Any, version: str) -> Any:
     """Give a deployment a version: deployed again with the same one, only its `user_config` is passed to the replicas.
 

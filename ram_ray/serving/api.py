@@ -206,6 +206,7 @@ def create_api(
         expose_headers=["Retry-After", "X-Request-ID"],
     )
     app.add_middleware(Guard, config=config, metrics=metrics if counts_requests else None)  # type: ignore[arg-type]
+    app.state.api = api
     _add_error_handlers(app)
     _add_pages(app)
     _add_state(app, api)
@@ -268,28 +269,36 @@ def _add_state(app: FastAPI, api: Api) -> None:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def error_response(
-        request: Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-    ) -> JSONResponse:
-        problem = {"code": code, "message": message, "request_id": request.headers.get("x-request-id")}
-        return JSONResponse({"error": problem}, status, headers)
+    for kind in (ApiError, HTTPException, Exception):
 
-    @app.exception_handler(ApiError)
-    async def handle_api_error(request: Request, error: ApiError) -> Response:
-        return error_response(request, error.status, error.code, error.message, error.headers)
+        @app.exception_handler(kind)
+        async def handle(request: Request, error: Exception) -> Response:
+            return error_response(request, error)
 
-    @app.exception_handler(HTTPException)
-    async def handle_http_error(request: Request, error: HTTPException) -> Response:
-        if str(error.detail).startswith("Too many files"):
-            return error_response(request, 413, "too_many_images", str(error.detail), error.headers)
-        code = CODES.get(error.status_code, "error")
-        return error_response(request, error.status_code, code, str(error.detail), error.headers)
 
-    @app.exception_handler(Exception)
-    async def handle_exception(request: Request, error: Exception) -> Response:
-        request_id = request.headers.get("x-request-id")
+def error_response(request: Request, error: Exception) -> Response:
+    """The answer of a request that failed.
+
+    Args:
+        request: that failed.
+        error: any; what is not the client's mistake is logged.
+
+    Returns:
+        The error as JSON.
+    """
+    request_id = request.headers.get("x-request-id")
+    headers: Mapping[str, str] | None = None
+    if isinstance(error, ApiError):
+        status, code, message, headers = error.status, error.code, error.message, error.headers
+    elif isinstance(error, HTTPException):
+        status, message, headers = error.status_code, str(error.detail), error.headers
+        code = CODES.get(status, "error")
+        if message.startswith("Too many files"):
+            status, code = 413, "too_many_images"
+    else:
         logger.error("%s %s failed (request %s)", request.method, request.url.path, request_id, exc_info=error)
-        return error_response(request, 500, "internal", "the server failed; its log says why")
+        status, code, message = 500, "internal", "the server failed; its log says why"
+    return JSONResponse({"error": {"code": code, "message": message, "request_id": request_id}}, status, headers)
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -34,7 +34,6 @@ MODEL_PREFIX = "model-"  # of the applications of bundles
 INGRESS_CPUS = 0.25  # decoding threads release the lock; on a cluster set it in the Serve config's `deployments`
 FACTS_S = 30.0
 CALLBACK = "ram_ray.serving.connections.middlewares"
-KEPT_PREVIOUS = 1
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 _CAUSE = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
 
@@ -50,13 +49,13 @@ def model_app(model_uri: str, config: ServeConfig, *, name: str | None = None) -
     Returns:
         The application, not yet deployed.
     """
-    check_s = max(1.0, config.timeout_s / 6)  # three failed checks in a row and the replica is replaced
+    check_s = max(1.0, config.timeout_s / 6)  # three checks in a row without an answer, and the replica is replaced
     return TaggerReplica.options(  # type: ignore[attr-defined]
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         max_ongoing_requests=2,  # one batch is computed, the next is there
         max_queued_requests=config.max_queued,
         health_check_period_s=check_s,
-        health_check_timeout_s=check_s,
+        health_check_timeout_s=2 * check_s,
         graceful_shutdown_timeout_s=config.timeout_s,
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=1,  # a broken bundle stays broken
@@ -85,7 +84,7 @@ def ingress_app(
             ray_actor_options={"num_cpus": INGRESS_CPUS},
             max_ongoing_requests=1000,  # waiting images have places of their own; health checks still pass
             health_check_period_s=check_s,
-            health_check_timeout_s=check_s,
+            health_check_timeout_s=2 * check_s,
             graceful_shutdown_timeout_s=config.timeout_s,
             graceful_shutdown_wait_loop_s=0.5,
             user_config=state,
@@ -120,7 +119,7 @@ def app(args: dict[str, Any]) -> serve.Application:
         from ram_ray.serving.messages import describe
 
         raise ValueError(f"args: {describe(error)}") from None
-    return ingress_app(config, tagger=model_app(model, config), guarded=False)
+    return ingress_app(config, tagger=model_app(model, config), guarded=ray_internals.has_proxy_callback())
 
 
 def _scaling(config: ServeConfig, *, target: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ram_ray.serving.keys import Keys
-from ram_ray.serving.limits import ApiError, ByteBudget, check_length, read_body
+from ram_ray.serving.limits import DRAIN_FACTOR, ApiError, ByteBudget, Places, check_length, drain, read_body
 from ram_ray.serving.metrics import Metrics
 from ram_ray.settings.serving import ServeConfig
 
@@ -40,10 +40,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # Of Ray Serve: with these a client could change how the proxy treats its request.
 _STRIPPED = {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"x-session-id", b"x-request-id"}
 _STRIPPED |= {b"serve_multiplexed_model_id", b"serve-multiplexed-model-id"}
-
-
-class Lost(Exception):
-    """No replica answers a request; `retry` says whether another one may."""
 
 
 class Answer(Protocol):
@@ -101,7 +97,7 @@ class Guard:
         self._budget = ByteBudget(self._config.max_held_bytes)
         self._metrics = metrics
         self._refused: dict[str, tuple[float, ApiError]] = {}
-        self._num_forwarded = 0
+        self._forwarded = Places(MAX_FORWARDED, what="requests")
         self._log: _AccessLog | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,14 +129,21 @@ class Guard:
             return
         if self._keys is not None and path.startswith(CLOSED_PREFIXES) and exchange.method != "OPTIONS":
             exchange.client = self._keys.client_of(exchange.headers, exchange.client)
-        self._check_refused(exchange)
+        if self._frontdoor is not None:
+            self._check_refused(exchange)
+            self._forwarded.check(1, client=exchange.client)
+        max_bytes = self._config.max_request_bytes
+        try:
+            length = check_length(exchange.headers.get("content-length"), max_bytes=max_bytes)
+        except ApiError:
+            await drain(receive, None, max_bytes=DRAIN_FACTOR * max_bytes)  # or the client does not read the answer
+            raise
         with self._budget.hold() as add:
-            length = check_length(exchange.headers.get("content-length"), max_bytes=self._config.max_request_bytes)
             body = b""
             if length or "transfer-encoding" in exchange.headers:
                 body = await read_body(
                     receive,
-                    max_bytes=self._config.max_request_bytes,
+                    max_bytes=max_bytes,
                     min_bytes_per_s=self._config.min_bytes_per_s,
                     timeout_s=self._config.timeout_s,
                     add=add,
@@ -152,22 +155,21 @@ class Guard:
         if self._frontdoor is None:
             await self._app(exchange.scope, _replay(body, receive), exchange.send)
             return
-        if self._num_forwarded >= MAX_FORWARDED:
-            raise ApiError(503, "busy", "too many requests are on their way; try again soon", retry_after_s=1)
-        self._num_forwarded += 1
-        try:
-            if not exchange.path.startswith("/-/"):
-                answer = await _until_gone(self._frontdoor.ask(exchange.scope, body), receive)
-                if answer is not None:
-                    if answer.status == 429:
-                        self._remember_refusal(exchange, answer)
-                    await exchange.reply(answer.status, answer.body, answer.headers)
-                    return
-            await self._app(exchange.scope, _replay(body, receive), exchange.send)
-            if not exchange.started:
-                raise ApiError(503, "not_ready", "the server is being restarted; try again", retry_after_s=2)
-        finally:
-            self._num_forwarded -= 1
+        with self._forwarded.take(1, client=exchange.client):
+            await self._forward_to_ingress(exchange, body, receive)
+
+    async def _forward_to_ingress(self, exchange: _Exchange, body: bytes, receive: Receive) -> None:
+        assert self._frontdoor is not None
+        if exchange.path in PATHS or exchange.path.startswith(API_PREFIX):
+            answer = await _until_gone(self._frontdoor.ask(exchange.scope, body), receive)
+            if answer is not None:
+                if answer.status >= 400:
+                    self._note_error(exchange, answer)
+                await exchange.reply(answer.status, answer.body, answer.headers)
+                return
+        await self._app(exchange.scope, _replay(body, receive), exchange.send)
+        if not exchange.started:
+            raise ApiError(503, "not_ready", "the server is being restarted; try again", retry_after_s=2)
 
     def _check_refused(self, exchange: _Exchange) -> None:
         until, error = self._refused.get(exchange.client, (0.0, None))
@@ -177,9 +179,14 @@ class Guard:
             if time.monotonic() >= until:
                 del self._refused[exchange.client]
 
-    def _remember_refusal(self, exchange: _Exchange, answer: Answer) -> None:
-        if len(self._refused) < MAX_REFUSED_CLIENTS:
+    def _note_error(self, exchange: _Exchange, answer: Answer) -> None:
+        """Remember the code for the log, and a client that was refused."""
+        try:
             problem = json.loads(answer.body)["error"]
+            exchange.code = problem["code"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if answer.status == 429 and len(self._refused) < MAX_REFUSED_CLIENTS:
             error = ApiError(429, problem["code"], problem["message"], retry_after_s=1)
             self._refused[exchange.client] = (time.monotonic() + REFUSED_S, error)
 

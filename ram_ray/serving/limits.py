@@ -75,15 +75,16 @@ class ByteBudget:
 
 
 class Places:
-    """Places for waiting images.
+    """Places for waiting images, or for requests on their way.
 
     Args:
         max_images: most images that wait at a time.
         max_wait_s: seconds after which no image should still wait.
+        what: waits, for messages.
     """
 
-    def __init__(self, max_images: int, *, max_wait_s: float) -> None:
-        self.max_images, self.max_wait_s = max_images, max_wait_s
+    def __init__(self, max_images: int, *, max_wait_s: float = math.inf, what: str = "images") -> None:
+        self.max_images, self.max_wait_s, self.what = max_images, max_wait_s, what
         self.num_images = 0
         self.seconds_an_image: float | None = None  # of the last images, while images waited
         self._of_client: Counter[Hashable] = Counter()
@@ -91,6 +92,27 @@ class Places:
     @contextmanager
     def take(self, num_images: int, *, client: Hashable) -> Iterator[None]:
         """Take places for as long as the context lasts.
+
+        Args:
+            num_images: of the request.
+            client: whose request it is.
+
+        Raises:
+            ApiError: of `check`.
+        """
+        self.check(num_images, client=client)
+        self.num_images += num_images
+        self._of_client[client] += num_images
+        try:
+            yield
+        finally:
+            self.num_images -= num_images
+            self._of_client[client] -= num_images
+            if not self._of_client[client]:
+                del self._of_client[client]
+
+    def check(self, num_images: int, *, client: Hashable) -> None:
+        """Check that there are places.
 
         A client that holds less than its share of the places may go over the limit, to twice of it: others that fill
         all places do not lock it out.
@@ -106,23 +128,15 @@ class Places:
         if self.seconds_an_image:
             limit = min(limit, max(num_images, int(self.max_wait_s / self.seconds_an_image)))
         total = self.num_images + num_images
-        share = limit // (len(self._of_client) + (client not in self._of_client))
-        has_share = self._of_client[client] + num_images <= share and total <= 2 * limit
-        if total > limit and self.num_images and not (has_share and len(self._of_client) > 1):
-            if not self._of_client[client]:
-                del self._of_client[client]
-            wait = self.num_images * (self.seconds_an_image or 0)
-            message = f"{self.num_images} images are already waiting; try again soon"
-            raise ApiError(429, "busy", message, retry_after_s=min(wait, 10))
-        self.num_images += num_images
-        self._of_client[client] += num_images
-        try:
-            yield
-        finally:
-            self.num_images -= num_images
-            self._of_client[client] -= num_images
-            if not self._of_client[client]:
-                del self._of_client[client]
+        if total <= limit or not self.num_images:
+            return
+        held = self._of_client.get(client, 0)
+        num_clients = len(self._of_client) + (not held)
+        if num_clients > 1 and held + num_images <= limit // num_clients and total <= 2 * limit:
+            return
+        wait = self.num_images * (self.seconds_an_image or 0)
+        message = f"{self.num_images} {self.what} are already waiting; try again soon"
+        raise ApiError(429, "busy", message, retry_after_s=min(wait, 10))
 
     def record(self, num_images: int, seconds: float) -> None:
         """Record how long images took while others waited.

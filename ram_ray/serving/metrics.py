@@ -7,7 +7,9 @@ itself. The values are those of Ray's last report, by default some seconds old.
 from __future__ import annotations
 
 import logging
+import time
 import urllib.request
+from collections import Counter as Counted
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +19,7 @@ EXPORTED = "ray_ram_ray_"  # Ray's prefix, then ours
 SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
 SIZES = [1, 2, 4, 8, 16, 32, 64]
 FETCH_S = 3.0
+PASS_ON_S = 1.0
 MAX_EXPORT_BYTES = 20_000_000  # of one node
 
 
@@ -29,6 +32,8 @@ class Metrics:
 
     def __init__(self, *, enabled: bool = True) -> None:
         self._enabled = enabled
+        self._pending: Counted[tuple[Any, tuple[tuple[str, str], ...]]] = Counted()
+        self._pass_on_at = 0.0
         if not enabled:
             return
         from ray.util.metrics import Counter, Gauge, Histogram
@@ -58,8 +63,18 @@ class Metrics:
             seconds: from the first byte to the answer.
         """
         if self._enabled:
-            self._requests.inc(1, {"path": path, "status": str(status), "client": client})
-            self._latency.observe(seconds, {"path": path})
+            self._count(self._requests, path=path, status=str(status), client=client)
+            if status not in (429, 503):
+                self._latency.observe(seconds, {"path": path})
+
+    def _count(self, counter: Any, **tags: str) -> None:
+        """Count one; what came within a second is passed on together, as a refusal must cost nearly nothing."""
+        self._pending[counter, tuple(tags.items())] += 1
+        if time.monotonic() > self._pass_on_at:
+            self._pass_on_at = time.monotonic() + PASS_ON_S
+            for (each, each_tags), number in self._pending.items():
+                each.inc(number, dict(each_tags))
+            self._pending.clear()
 
     def images(self, num_images: int, *, model: str) -> None:
         """Count tagged images of a model."""
@@ -69,7 +84,7 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count a refused image or request, by its code."""
         if self._enabled:
-            self._rejected.inc(1, {"reason": reason})
+            self._count(self._rejected, reason=reason)
 
     def resent(self, num_images: int) -> None:
         """Count images that were sent to a replica again."""
