@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_LOCAL_BATCH = 16
-QUICK_S = 0.02  # a batch that takes no longer is in nobody's way
+QUICK_S = 0.012  # a batch that takes no longer is in nobody's way
 
 
 class ReplicaLost(Exception):

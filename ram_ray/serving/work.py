@@ -16,6 +16,7 @@ import time
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -48,6 +49,8 @@ class _Job:
     pixels: int
     model: ServedModel
     options: Options
+    client: Hashable
+    request: int
     answer: asyncio.Future[bytes]
     square: np.ndarray | None = None  # (S, S, 3) uint8
     since: float = field(default_factory=time.monotonic)
@@ -70,9 +73,11 @@ class Work:
         self._pixels = 0  # that are being decoded
         self._decoding = 0  # images that are being decoded
         self._busy_threads = 0
-        self._ready: list[_Job] = []
+        self._ready: Turns[_Job] = Turns()
+        self._batch_size = 1  # of the model that was asked last
         self._sent = 0  # batches on their way
         self._last_done = 0.0
+        self._oldest = 0.0  # when the last batch was sent, or the first image became ready after it
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task] = set()
         self._numbers = itertools.count()
@@ -96,6 +101,7 @@ class Work:
             ApiError: 429 if too many images wait, 503 if no replica answers.
             ReplicaLost: if the model is not there any more.
         """
+        self._batch_size = min(model.batch_size, self._config.max_batch_size)
         with self.places.take(len(contents), client=client):
             self._metrics.waiting(self.places.num_images)
             number = next(self._numbers)
@@ -108,7 +114,7 @@ class Work:
                     answers.append(_problem(reject))
                     self._metrics.rejected(reject.reason)
                     continue
-                job = _Job(content, width * height, model, options, loop.create_future())
+                job = _Job(content, width * height, model, options, client, number, loop.create_future())
                 answers.append(job.answer)
                 self._turns.push(job, client=client, request=number, cost=1 + job.pixels / 1e6)
             futures = [answer for answer in answers if isinstance(answer, asyncio.Future)]
@@ -119,7 +125,9 @@ class Work:
                 for future in futures:
                     future.cancel()
                 self._turns.remove(client=client, request=number)
+                self._ready.remove(client=client, request=number)
                 self._advance()
+                self._metrics.waiting(self.places.num_images - len(contents))
             return [answer if isinstance(answer, bytes) else answer.result() for answer in answers]
 
     def _advance(self) -> None:
@@ -152,8 +160,7 @@ class Work:
 
     def _room(self) -> int:
         """Images that may be decoded now, so that those that are ready fill the next batches and no more."""
-        batch_size = self._ready[0].model.batch_size if self._ready else self._config.max_batch_size
-        return 2 * min(batch_size, self._config.max_batch_size) + 1 - len(self._ready) - self._decoding
+        return 2 * self._batch_size + 1 - len(self._ready) - self._decoding
 
     def _fits(self, job: _Job) -> bool:
         if self._pixels + job.pixels <= self._config.max_held_pixels or not self._pixels:
@@ -183,25 +190,32 @@ class Work:
                 job.answer.set_result(_problem(square))
             else:
                 job.square = square
-                self._ready.append(job)
+                if not len(self._ready):
+                    self._oldest = time.monotonic()
+                self._ready.push(job, client=job.client, request=job.request, cost=1)
         self._advance()
 
     def _send_ready(self) -> None:
-        self._ready = [job for job in self._ready if not job.answer.done()]
-        while self._ready and self._sent < self._max_sent:
-            first = self._ready[0]
-            size = min(first.model.batch_size, self._config.max_batch_size)
-            batch = [job for job in self._ready if _same(job, first)][:size]
-            waited = time.monotonic() - min(job.since for job in batch)
-            if len(batch) < size and self._decoding and waited < self._config.batch_wait_s:
+        while len(self._ready) and self._sent < self._max_sent:
+            waited = time.monotonic() - self._oldest
+            if len(self._ready) < self._batch_size and self._decoding and waited < self._config.batch_wait_s:
                 if self._timer is None:
                     delay = self._config.batch_wait_s - waited
                     self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
                 return
-            taken = set(map(id, batch))
-            self._ready = [job for job in self._ready if id(job) not in taken]
-            self._sent += 1
-            self._start(self._send(batch))
+            first = self._ready.pop()
+            assert first is not None
+            batch = [first]
+            while len(batch) < min(first.model.batch_size, self._config.max_batch_size):
+                job = self._ready.pop(partial(_same, first))
+                if job is None:
+                    break
+                batch.append(job)
+            self._oldest = time.monotonic()
+            batch = [job for job in batch if not job.answer.done()]
+            if batch:
+                self._sent += 1
+                self._start(self._send(batch))
 
     def _wake(self) -> None:
         self._timer = None

@@ -34,7 +34,7 @@ CONFIG = ServeConfig(
     max_request_bytes=1_000_000,
     max_image_bytes=800_000,
     max_pixels=2_000_000,
-    max_queued=40,
+    max_queued=100,
 )
 
 

@@ -1,4 +1,4 @@
-"""Contract: an order reaches the server of this user, its answer or its mistake comes back, and no server is one line."""
+"""Contract: an order reaches the server of this user, and its answer or its mistake comes back."""
 
 from __future__ import annotations
 
