@@ -59,7 +59,9 @@ class TaggerReplica:
             precision=precision,
             threads=config.threads,
         )
-        self.batch_size = measure_batch_size(self._predictor, most=config.max_batch_size)
+        self.batch_size = measure_batch_size(
+            self._predictor, most=config.max_batch_size, cpu_threads=None if use_gpu else config.threads
+        )
         self._info = model_info(self._predictor, model=name or model_name(model_uri), digest=bundle_digest(folder))
         self._lock = asyncio.Lock()
         self._metrics = Metrics()

@@ -143,7 +143,7 @@ def tag_batch(predictor: Predictor, images: Sequence[np.ndarray] | np.ndarray, o
     return [ImageResult(error=problem) for _ in images]
 
 
-def measure_batch_size(predictor: Predictor, *, most: int) -> int:
+def measure_batch_size(predictor: Predictor, *, most: int, cpu_threads: int | None = None) -> int:
     """Measure how many images a batch should have, and so try the model.
 
     A batch may take half as long again as one image, or `QUICK_S`. On a GPU that is a large batch. On a CPU a larger
@@ -152,6 +152,7 @@ def measure_batch_size(predictor: Predictor, *, most: int) -> int:
     Args:
         predictor: the model.
         most: most images of a batch.
+        cpu_threads: of a model on a CPU, whose own time is then taken, as the machine may be busy; None: the clock's.
 
     Returns:
         Images of a batch, from 1 to `most`.
@@ -161,14 +162,15 @@ def measure_batch_size(predictor: Predictor, *, most: int) -> int:
     """
     size = predictor.image_size
     image = np.random.default_rng(0).integers(0, 255, (1, size, size, 3), np.uint8)
+    clock = time.perf_counter if cpu_threads is None else time.process_time
     seconds = {}
     for num_images in (1, most):
         batch = np.repeat(image, num_images, 0)
         best = float("inf")
         for _ in range(3):
-            started = time.perf_counter()
+            started = clock()
             scores = predictor.probabilities(batch)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, (clock() - started) / (cpu_threads or 1))
         if not np.isfinite(scores).all():
             raise ValueError("the model gives scores that are no numbers")
         seconds[num_images] = best

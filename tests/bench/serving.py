@@ -53,7 +53,7 @@ def main() -> None:
     best: dict[str, float] = {}
     for _ in range(options.rounds):
         record(best, "in process, 16 images", in_process(predictor, contents, seconds=options.seconds / 2))
-        for num_images in (1, 4, 16):
+        for num_images in (1, 16):
             clients = options.clients if num_images < 16 else max(1, min(options.clients, config.max_queued // 16))
             name = f"HTTP, {num_images} images a request"
             record(best, name, over_http(url, contents, num_images, clients=clients, seconds=options.seconds))
