@@ -45,7 +45,7 @@ def serve(model: Model, name: Name = None, config: Files = None, sets: Sets = No
     def work() -> None:
         # Beside the replicas of a model there must be room for those of the one that replaces it.
         copies = 2 * settings.replicas * settings.num_cpus + settings.replicas
-        cluster.start(num_cpus=max(cluster.machine_cpus(), math.ceil(copies) + 1))
+        cluster.start(num_cpus=max(cluster.machine_cpus(), math.ceil(copies) + 1), serving=True)
         for signal_number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which sets handlers of its own
             signal.signal(signal_number, lambda *_: stop.set())
 

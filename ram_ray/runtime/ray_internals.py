@@ -51,6 +51,11 @@ SWITCHES = {
 }
 
 
+# Those of a private cluster that serves over HTTP, in place of the same above.
+SERVING_SWITCHES = {
+    # Requests and batches travel in the calls themselves: through the object store each would cost a millisecond.
+    "RAY_max_direct_call_object_size": "1048576",
+}
 _PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
 

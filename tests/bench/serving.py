@@ -41,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     config = load(files=(), sets=(f"serve.port={free_port()}", *options.sets)).serve
     contents = [path.read_bytes() for path in sorted(options.images.glob("*.jpg"))[:200]]
-    cluster.start(num_cpus=8)
+    cluster.start(num_cpus=8, serving=True)
     from ram_ray.serving import app
     from ram_ray.serving.replicas import choose_backend
 

@@ -35,8 +35,7 @@ class OpenVinoBackend:
     """
 
     def __init__(self, model: RAM, *, precision: str, threads: int | None) -> None:
-        # Without this, each conversion forks processes that report it to OpenVINO's makers; without the package OpenVINO
-        # uses a stub of its own.
+        # Otherwise each conversion forks processes that report it to OpenVINO's makers; OpenVINO has a stub for this.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino
