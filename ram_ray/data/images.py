@@ -24,6 +24,7 @@ PILLOW_PIXELS = 178_956_970  # Pillow opens no image that has more
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 _ORIENTATION = 0x0112
+MAX_PARTS = 1000  # segments or chunks of a file before its pixels
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,6 +59,42 @@ def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
             size = image.size
     _check_size(size, limits)
     return size
+
+
+def count_pixels(data: bytes) -> int | None:
+    """Read the number of a JPEG's or a PNG's pixels in a tenth of the time that `header` takes.
+
+    Args:
+        data: the whole file.
+
+    Returns:
+        Width times height, not checked against limits, as decoding does that; the larger number if the file contradicts
+        itself. None: `header` has to tell.
+
+    Raises:
+        Reject: undecodable, if more parts come before the pixels than in any image: Pillow would read them for seconds.
+    """
+    jpeg = data.startswith(b"\xff\xd8")
+    if not jpeg and not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    pixels, offset = 0, 2 if jpeg else 8
+    for _ in range(MAX_PARTS):
+        if offset + 24 > len(data) or (jpeg and data[offset] != 0xFF):
+            return None
+        if jpeg:
+            kind, length = data[offset + 1], 2 + int.from_bytes(data[offset + 2 : offset + 4])
+            is_size, is_end = 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC), kind == 0xDA
+            height, width = struct.unpack_from(">HH", data, offset + 5)
+        else:
+            length, name = struct.unpack_from(">I4s", data, offset)
+            length, is_size, is_end = length + 12, name == b"IHDR", name == b"IDAT"
+            width, height = struct.unpack_from(">II", data, offset + 8)
+        if is_end:
+            return pixels or None
+        if is_size:
+            pixels = max(pixels, width * height)
+        offset += length
+    raise Reject("undecodable", f"over {MAX_PARTS:,} parts before the pixels")
 
 
 def check_bytes(nbytes: int, *, limits: Limits) -> None:
@@ -111,10 +148,13 @@ def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image
         Reject: undecodable, truncated, too_small or too_large.
     """
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut images as whole"
-    header(data, limits=limits)
-    if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
-        raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
-    image = _open(data, limits)
+    if _is_webp(data) or not data:
+        header(data, limits=limits)
+        if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
+            raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
+    check_bytes(len(data), limits=limits)
+    image = _open(data, limits)  # the header alone
+    _check_size(image.size, limits)
     with _reject_errors(data):
         if size is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (size, size))  # type: ignore[arg-type]
@@ -221,7 +261,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey: keep the upper 8, where Pillow would clip
         return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
     if has_alpha(image):
-        return on_white(premultiplied(image))
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

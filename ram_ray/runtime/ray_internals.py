@@ -55,6 +55,8 @@ SWITCHES = {
 SERVING_SWITCHES = {
     # Requests and batches travel in the calls themselves: through the object store each would cost a millisecond.
     "RAY_max_direct_call_object_size": "1048576",
+    # A proxy that died is noticed after three checks: within 3 seconds, and not 30. A busy one still has 10 to answer.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
 }
 _PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 

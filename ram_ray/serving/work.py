@@ -20,7 +20,7 @@ from functools import partial
 
 import numpy as np
 
-from ram_ray.data.images import Limits, header
+from ram_ray.data.images import Limits, count_pixels, header
 from ram_ray.data.preprocess import to_square
 from ram_ray.records import Reject
 from ram_ray.serving.limits import MAX_WAIT_SHARE, ApiError, Places
@@ -107,19 +107,20 @@ class Work:
             number = next(self._numbers)
             loop = asyncio.get_running_loop()
             answers: list[asyncio.Future[bytes] | bytes] = []
-            for content in contents:
-                try:
-                    width, height = header(content, limits=self._limits)
-                except Reject as reject:
-                    answers.append(_problem(reject))
-                    self._metrics.rejected(reject.reason)
-                    continue
-                job = _Job(content, width * height, model, options, client, number, loop.create_future())
-                answers.append(job.answer)
-                self._turns.push(job, client=client, request=number, cost=1 + job.pixels / 1e6)
-            futures = [answer for answer in answers if isinstance(answer, asyncio.Future)]
-            self._advance()
+            futures: list[asyncio.Future[bytes]] = []
             try:
+                for content in contents:
+                    try:
+                        pixels = await self._count_pixels(content)
+                    except Reject as reject:
+                        answers.append(_problem(reject))
+                        self._metrics.rejected(reject.reason)
+                        continue
+                    job = _Job(content, pixels, model, options, client, number, loop.create_future())
+                    answers.append(job.answer)
+                    futures.append(job.answer)
+                    self._turns.push(job, client=client, request=number, cost=1 + job.pixels / 1e6)
+                self._advance()
                 await asyncio.gather(*futures)
             finally:
                 for future in futures:
@@ -129,6 +130,13 @@ class Work:
                 self._advance()
                 self._metrics.waiting(self.places.num_images - len(contents))
             return [answer if isinstance(answer, bytes) else answer.result() for answer in answers]
+
+    async def _count_pixels(self, content: bytes) -> int:
+        pixels = count_pixels(content)
+        if pixels is None:
+            width, height = await asyncio.to_thread(header, content, limits=self._limits)
+            pixels = width * height
+        return pixels
 
     def _advance(self) -> None:
         """Start whatever can start: decoding, then batches."""
