@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import uuid
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -167,6 +168,7 @@ def swap(model_uri: str, config: ServeConfig, *, name: str | None = None, beside
     Raises:
         ValueError: if the bundle cannot be loaded or its name is taken; then nothing has changed.
     """
+    _check_files(model_uri)
     state = current_state()
     app_name, info = _load(model_uri, config, name=name)
     models = [entry for entry in (state or {"models": []})["models"]]
@@ -226,6 +228,25 @@ def shutdown(*, everything: bool) -> None:
             serve.delete(name, _blocking=False)
     if everything:
         serve.shutdown()
+
+
+def _check_files(model_uri: str) -> None:
+    """Check what can be checked of a local bundle before a replica starts, which takes seconds."""
+    from safetensors import SafetensorError, safe_open
+
+    from ram_ray.label_system import LabelSystem
+    from ram_ray.models.bundle_config import parse_config
+
+    folder = Path(model_uri)
+    if not folder.is_dir():
+        return
+    try:
+        parse_config(folder, source=model_uri)
+        LabelSystem.from_json((folder / "label_system.json").read_text())
+        with safe_open(folder / "model.safetensors", framework="np"):
+            pass
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{model_uri} cannot be served: {error}") from None
 
 
 def _load(model_uri: str, config: ServeConfig, *, name: str | None) -> tuple[str, ModelInfo]:

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ram_ray.serving.access_log import AccessLog
 from ram_ray.serving.keys import Keys
 from ram_ray.serving.limits import DRAIN_FACTOR, ApiError, ByteBudget, Places, check_length, drain, read_body
 from ram_ray.serving.metrics import Metrics
@@ -42,8 +43,9 @@ _STRIPPED = {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"x
 _STRIPPED |= {b"serve_multiplexed_model_id", b"serve-multiplexed-model-id"}
 
 
-class Answer(Protocol):
-    """What a front door returns: status, headers and body."""
+@dataclass(frozen=True)
+class PlainAnswer:
+    """An HTTP answer as a whole."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -57,7 +59,7 @@ class FrontdoorLike(Protocol):
         """The settings of the application, once they are known."""
         ...
 
-    async def ask(self, scope: Scope, body: bytes) -> Answer | None:
+    async def ask(self, scope: Scope, body: bytes) -> PlainAnswer | None:
         """Ask an Ingress.
 
         Args:
@@ -98,7 +100,7 @@ class Guard:
         self._metrics = metrics
         self._refused: dict[str, tuple[float, ApiError]] = {}
         self._forwarded = Places(MAX_FORWARDED, what="requests")
-        self._log: _AccessLog | None = None
+        self._log: AccessLog | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -179,13 +181,16 @@ class Guard:
             if time.monotonic() >= until:
                 del self._refused[exchange.client]
 
-    def _note_error(self, exchange: _Exchange, answer: Answer) -> None:
+    def _note_error(self, exchange: _Exchange, answer: PlainAnswer) -> None:
         """Remember the code for the log, and a client that was refused."""
         try:
             problem = json.loads(answer.body)["error"]
             exchange.code = problem["code"]
         except (ValueError, KeyError, TypeError):
             return
+        if len(self._refused) >= MAX_REFUSED_CLIENTS:
+            now = time.monotonic()
+            self._refused = {client: entry for client, entry in self._refused.items() if entry[0] > now}
         if answer.status == 429 and len(self._refused) < MAX_REFUSED_CLIENTS:
             error = ApiError(429, problem["code"], problem["message"], retry_after_s=1)
             self._refused[exchange.client] = (time.monotonic() + REFUSED_S, error)
@@ -210,8 +215,17 @@ class Guard:
                 self._metrics.rejected(exchange.code)
         if self._config.access_log and self._metrics is not None:
             if self._log is None:
-                self._log = _AccessLog(self._config.access_log)
-            self._log.write(exchange, seconds)
+                self._log = AccessLog(self._config.access_log)
+            self._log.write(
+                request_id=exchange.id,
+                client=exchange.client,
+                method=exchange.method,
+                path=exchange.path[:200],
+                status=exchange.status,
+                bytes=exchange.num_bytes,
+                ms=round(1000 * seconds, 1),
+                error=exchange.code or None,
+            )
 
 
 class _Exchange:
@@ -293,28 +307,6 @@ class _Exchange:
         code = CODES.get(status, "internal" if status >= 500 else "error")
         message = text[:500] if status < 500 or status in RETRIED else "the server failed; its log says why"
         await self.refuse(ApiError(status, code, message or code, retry_after_s=retry_after))
-
-
-class _AccessLog:
-    """Appends lines of JSON to a file; several processes may write to it."""
-
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-
-    def write(self, exchange: _Exchange, seconds: float) -> None:
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "request_id": exchange.id,
-            "client": exchange.client,
-            "method": exchange.method,
-            "path": exchange.path[:200],
-            "status": exchange.status,
-            "bytes": exchange.num_bytes,
-            "ms": round(1000 * seconds, 1),
-        }
-        if exchange.code:
-            line["error"] = exchange.code
-        os.write(self._file, (json.dumps(line) + "\n").encode())
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 from starlette.types import Scope
 
+from ram_ray.serving.guard import PlainAnswer
 from ram_ray.serving.limits import ApiError
 from ram_ray.serving.messages import ModelInfo, Options
 from ram_ray.serving.tagger import ReplicaLost
@@ -34,15 +34,6 @@ LOST = (RayActorError, DeploymentUnavailableError)
 _SENT = ("method", "path", "raw_path", "query_string", "headers", "client", "scheme", "server", "http_version")
 
 local_config: ServeConfig | None = None  # of the Ingress in this process, if there is one
-
-
-@dataclass(frozen=True)
-class PlainAnswer:
-    """An HTTP answer as a whole."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
 
 
 class Frontdoor:

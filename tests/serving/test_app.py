@@ -185,8 +185,11 @@ def test_a_swap_under_load_gives_answers_of_one_model_each_and_loses_none(
     for uri in (tiny_bundle, str(tmp_path / "larger")):
         predictor = Predictor.from_pretrained(uri, device="cpu")
         expected[bundle_digest(Path(uri))] = predictor.tag(image_file(1), top_k=6)[0]
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.json").write_text("{}")
+    nan = RAM(larger, torch.full_like(old.model.label_embed, torch.nan))
+    save_bundle(tmp_path / "broken", nan, labels=old.labels, tokenizer=old.tokenizer, teacher=None)
+    (tmp_path / "cut").mkdir()
+    for file in (tmp_path / "larger").glob("*.*"):
+        (tmp_path / "cut" / file.name).write_bytes(file.read_bytes()[:3000])
     answers, stop = [], threading.Event()
 
     def ask() -> None:
@@ -197,7 +200,9 @@ def test_a_swap_under_load_gives_answers_of_one_model_each_and_loses_none(
         askers = [pool.submit(ask) for _ in range(3)]
         try:
             before = client.get("/v1/models").json()
-            with pytest.raises(ValueError, match="broken cannot be served: "):
+            with pytest.raises(ValueError, match="cut cannot be served: "):
+                app.swap(str(tmp_path / "cut"), CONFIG)
+            with pytest.raises(ValueError, match="broken cannot be served: the model gives scores that are no numbers"):
                 app.swap(str(tmp_path / "broken"), CONFIG)
             assert client.get("/v1/models").json() == before
             swapped = app.swap(str(tmp_path / "larger"), CONFIG, name="larger")
