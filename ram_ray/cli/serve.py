@@ -37,6 +37,7 @@ def serve(model: Model, name: Name = None, config: Files = None, sets: Sets = No
     require("fastapi", extra="serve")
     from ram_ray.config import load
     from ram_ray.runtime import cluster, outcome
+    from ram_ray.serving import CALLBACK
 
     settings = load(files=config or (), sets=sets or ()).serve
     source = find_bundle(model)
@@ -45,7 +46,7 @@ def serve(model: Model, name: Name = None, config: Files = None, sets: Sets = No
     def work() -> None:
         # Beside the replicas of a model there must be room for those of the one that replaces it.
         copies = 2 * settings.replicas * settings.num_cpus + settings.replicas
-        cluster.start(num_cpus=max(cluster.machine_cpus(), math.ceil(copies) + 1), serving=True)
+        cluster.start(num_cpus=max(cluster.machine_cpus(), math.ceil(copies) + 1), http_callback=CALLBACK)
         for signal_number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which sets handlers of its own
             signal.signal(signal_number, lambda *_: stop.set())
 

@@ -27,7 +27,7 @@ def start(
     num_cpus: int | None = None,
     object_store_gb: float | None = None,
     dashboard: bool = True,
-    serving: bool = False,
+    http_callback: str | None = None,
 ) -> None:
     """Join the cluster that the environment names, or start a private cluster; no effect if Ray is initialised.
 
@@ -36,7 +36,8 @@ def start(
         object_store_gb: size of the object store of a private cluster in 10^9 bytes; None: Ray's default.
         dashboard: whether a private cluster has a dashboard: ten processes, which Ray Train needs and Ray Data does
             not.
-        serving: whether a private cluster is for HTTP alone.
+        http_callback: of a private cluster that is for HTTP alone: import path of the function that each process of Ray
+            Serve calls before it listens (`ray_internals.proxy_callback`).
     """
     import ray
 
@@ -46,7 +47,7 @@ def start(
     if joins_cluster():
         ray.init(logging_level=logging.WARNING)
     else:
-        switches = {**ENVIRONMENT, **ray_internals.SERVING_SWITCHES} if serving else ENVIRONMENT
+        switches = {**ENVIRONMENT, **ray_internals.serving_switches(http_callback)} if http_callback else ENVIRONMENT
         for name, value in switches.items():
             os.environ.setdefault(name, value)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker compiles what it imports, for seconds

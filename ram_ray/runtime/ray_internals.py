@@ -46,8 +46,6 @@ SWITCHES = {
     # Ray Serve: our code shares the replica's event loop, which it never blocks: models and decoding have threads of
     # their own. A request then does not change threads.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # Called by each process of Ray Serve that listens for HTTP: limits on connections, bodies and errors.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "ram_ray.serving.connections.middlewares",
 }
 
 
@@ -222,6 +220,18 @@ def serve_port() -> int | None:
 
     client = _get_global_client(raise_if_no_controller_running=False)
     return None if client is None else client.http_config.port
+
+
+def serving_switches(import_path: str) -> dict[str, str]:
+    """Switches of a private cluster that serves over HTTP.
+
+    Args:
+        import_path: as of `proxy_callback`.
+
+    Returns:
+        Variables of the environment, in place of `SWITCHES` of the same names.
+    """
+    return {**SERVING_SWITCHES, _PROXY_CALLBACK: import_path}
 
 
 def proxy_callback(import_path: str) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from ray.serve.handle import DeploymentHandle
 
 import ram_ray
 from ram_ray.runtime import ray_internals
+from ram_ray.serving import CALLBACK
 from ram_ray.serving.messages import ModelInfo
 from ram_ray.serving.remote import APP_NAME
 from ram_ray.serving.replicas import Ingress, TaggerReplica
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 MODEL_PREFIX = "model-"  # of the applications of bundles
 INGRESS_CPUS = 0.25  # decoding threads release the lock; on a cluster set it in the Serve config's `deployments`
 FACTS_S = 30.0
-CALLBACK = "ram_ray.serving.connections.middlewares"
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 _CAUSE = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
 
@@ -221,13 +221,14 @@ def shutdown(*, everything: bool) -> None:
         everything: also stop what other applications share.
     """
     names = serve.status().applications
-    if APP_NAME in names:
+    if APP_NAME in names:  # first, as the models answer what it has
         serve.delete(APP_NAME)
-    for name in names:
-        if name.startswith(MODEL_PREFIX):
-            serve.delete(name, _blocking=False)
     if everything:
         serve.shutdown()
+        return
+    for name in names:
+        if name.startswith(MODEL_PREFIX):
+            serve.delete(name)
 
 
 def _check_files(model_uri: str) -> None:
@@ -263,7 +264,7 @@ def _load(model_uri: str, config: ServeConfig, *, name: str | None) -> tuple[str
             message = str(error) if status is None else "\n".join(_messages(status))
             error = RuntimeError(message or str(error))
         with contextlib.suppress(Exception):
-            serve.delete(app_name, _blocking=False)
+            serve.delete(app_name)
         raise ValueError(f"{model_uri} cannot be served: {_cause(str(error))}") from None
     return app_name, info
 

@@ -26,6 +26,7 @@ from ram_ray.config import load
 from ram_ray.inference.predictor import Predictor
 from ram_ray.runtime import cluster
 from ram_ray.runtime.own_cluster import free_port
+from ram_ray.serving import CALLBACK
 from ram_ray.settings.serving import ServeConfig
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     config = load(files=(), sets=(f"serve.port={free_port()}", *options.sets)).serve
     contents = [path.read_bytes() for path in sorted(options.images.glob("*.jpg"))[:200]]
-    cluster.start(num_cpus=8, serving=True)
+    cluster.start(num_cpus=8, http_callback=CALLBACK)
     from ram_ray.serving import app
     from ram_ray.serving.replicas import choose_backend
 
