@@ -141,6 +141,8 @@ def _format_annotation(annotation: Any) -> str:
         return f"mapping of text to {_format_annotation(arguments[1])}"
     if origin is tuple:
         return f"[{', '.join(_format_annotation(argument) for argument in arguments)}]"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return f"mapping of {', '.join(f'`{name}`' for name in annotation.model_fields)}"
     return TYPE_NAMES[annotation]
 
 

@@ -16,10 +16,10 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ram_ray.data.colours import as_seen
 from ram_ray.data.fetch import read_bytes
 from ram_ray.records import Reject
 from ram_ray.settings.data import Limits
@@ -36,16 +36,7 @@ _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that hold no pixels
 _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"avif", b"avis"}
 )
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+MAX_PARTS = 1000  # segments or chunks of a file before its pixels
 
 
 def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
@@ -68,10 +59,46 @@ def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
         size, draft = _webp_size(data), False
     else:
         image = _open(data, limits)
-        size, draft = image.size, isinstance(image, JpegImageFile) and "progressive" not in image.info
+        size, draft = image.size, _can_be_drafted(image)
         image.close()
     _check_size(size, limits, draft=draft)
     return size
+
+
+def count_pixels(data: bytes) -> int | None:
+    """Read the number of a JPEG's or a PNG's pixels in a tenth of the time that `header` takes.
+
+    Args:
+        data: the whole file.
+
+    Returns:
+        Width times height, not checked against limits, as decoding does that; the larger number if the file contradicts
+        itself. None: `header` has to tell.
+
+    Raises:
+        Reject: undecodable, if more parts come before the pixels than in any image: Pillow would read them for seconds.
+    """
+    jpeg = data.startswith(b"\xff\xd8")
+    if not jpeg and not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    pixels, offset = 0, 2 if jpeg else 8
+    for _ in range(MAX_PARTS):
+        if offset + 24 > len(data) or (jpeg and data[offset] != 0xFF):
+            return None
+        if jpeg:
+            kind, length = data[offset + 1], 2 + int.from_bytes(data[offset + 2 : offset + 4])
+            is_size, is_end = 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC), kind == 0xDA
+            height, width = struct.unpack_from(">HH", data, offset + 5)
+        else:
+            length, name = struct.unpack_from(">I4s", data, offset)
+            length, is_size, is_end = length + 12, name == b"IHDR", name == b"IDAT"
+            width, height = struct.unpack_from(">II", data, offset + 8)
+        if is_end:
+            return pixels or None
+        if is_size:
+            pixels = max(pixels, width * height)
+        offset += length
+    raise Reject("undecodable", f"over {MAX_PARTS:,} parts before the pixels")
 
 
 def check_bytes(nbytes: int, *, limits: Limits) -> None:
@@ -125,12 +152,15 @@ def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image
         Reject: undecodable, truncated, too_small or too_large.
     """
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "LOAD_TRUNCATED_IMAGES would pass off cut images as whole"
-    stored = header(data, limits=limits)
-    if _is_webp(data) and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
-        raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
-    scale = _scale(stored, size, limits)
+    if _is_webp(data) or not data:
+        header(data, limits=limits)
+        if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
+            raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
+    check_bytes(len(data), limits=limits)
+    image = _open(data, limits)  # the header alone
+    _check_size(image.size, limits, draft=_can_be_drafted(image))
     try:
-        return _load(_open(data, limits), data, scale=scale)
+        return _load(image, data, scale=_scale(image.size, size, limits))
     except Reject:
         plain = _without_texts(data)
         if len(plain) == len(data):
@@ -150,6 +180,11 @@ def is_image(data: bytes) -> bool:
     return data.startswith(_MAGIC[:3]) or data.startswith(_MAGIC[4:]) or _is_webp(data) or _is_heif(data)
 
 
+def _can_be_drafted(image: Image.Image) -> bool:
+    """Whether an open image can be decoded at a fraction in bounded memory: a JPEG that is not progressive."""
+    return isinstance(image, JpegImageFile) and "progressive" not in image.info
+
+
 def _load(image: Image.Image, data: bytes, *, scale: int = 1) -> Image.Image:
     """Decode an open image, a JPEG at 1 / `scale`."""
     with _reject_errors(data):
@@ -167,22 +202,6 @@ def _scale(stored: tuple[int, int], size: int | None, limits: Limits) -> int:
     if size is None:
         return least
     return max(least, *(scale for scale in (1, 2, 4, 8) if scale == 1 or min(stored) >= scale * size))
-
-
-def as_seen(image: Image.Image, *, exif: bool = True) -> Image.Image:
-    """Convert an image of any mode to RGB as people see it.
-
-    Transparent parts become white, grey of 16 bits keeps its upper 8 bits, and with `exif` the image is turned upright
-    by its EXIF orientation.
-
-    Args:
-        image: image of any mode, decoded or not.
-        exif: turn the image upright by its EXIF orientation.
-
-    Returns:
-        An RGB image.
-    """
-    return _upright(_to_rgb(image), image) if exif else _to_rgb(image)
 
 
 @contextmanager
@@ -321,27 +340,3 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         width, height = struct.unpack_from("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF
     raise Reject("undecodable", f"a WebP that begins with {kind!r}")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey: keep the upper 8, where Pillow would clip
-        return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":  # of 0 to 1, 8 bits or 16 bits, whichever its values need
-        values = np.nan_to_num(np.asarray(image))
-        scale = next((scale for most, scale in ((1, 255), (255, 1)) if values.max() <= most), 1 / 256)
-        return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
-    if "exif" not in image.info:
-        return rgb
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # an EXIF block that cannot be read says nothing; the pixels are whole
-        return rgb
-    return rgb.transpose(turn) if turn is not None else rgb

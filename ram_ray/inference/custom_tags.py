@@ -18,6 +18,7 @@ from ram_ray.models.teacher import Teacher
 from ram_ray.settings.prompts import fill
 
 MAX_LABEL_SETS = 32  # in the cache of a model
+MAX_EMBEDDINGS = 20_000  # of single names
 
 
 class CustomTags:
@@ -31,6 +32,7 @@ class CustomTags:
         self._bundle, self._model = bundle, bundle.model
         self._teacher: Teacher | None = None
         self._cache: OrderedDict[tuple, LabelSet] = OrderedDict()
+        self._embeddings: OrderedDict[str, Tensor] = OrderedDict()  # of each name, (E,), RAM++: (K, E)
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -88,18 +90,34 @@ class CustomTags:
         self._require_open_vocabulary()
         if self._teacher is None:
             self._teacher = self._bundle.teacher()
-        templates = list(self._model.config.templates)
+        if not isinstance(tags, Mapping):
+            return self._embed_names(self._teacher, list(tags))
         if not self._model.reweighs:
-            if isinstance(tags, Mapping):
-                raise ValueError("descriptions of tags are for RAM++; give this model a list of tags")
-            return self._teacher.label_embeddings(list(tags), templates)
-        if isinstance(tags, Mapping):
-            texts = [list(tags[name]) for name in tags]
-        else:
-            texts = [[fill(template, name) for template in templates] for name in tags]
+            raise ValueError("descriptions of tags are for RAM++; give this model a list of tags")
+        return self._embed_texts(self._teacher, [list(tags[name]) for name in tags])
+
+    def _embed_names(self, teacher: Teacher, names: list[str]) -> Tensor:
+        """Text embeddings of names, each computed once: (N, E), RAM++: (N, K, E)."""
+        new = [name for name in dict.fromkeys(names) if name not in self._embeddings]
+        templates = list(self._model.config.templates)
+        if new and self._model.reweighs:
+            computed = self._embed_texts(teacher, [[fill(template, name) for template in templates] for name in new])
+        elif new:
+            computed = teacher.label_embeddings(new, templates)
+        if new:
+            self._embeddings.update(zip(new, computed.cpu().clone(), strict=True))
+        embeddings = torch.stack([self._embeddings[name] for name in names])
+        for name in names:
+            self._embeddings.move_to_end(name)
+        while len(self._embeddings) > MAX_EMBEDDINGS:
+            self._embeddings.popitem(last=False)
+        return embeddings
+
+    def _embed_texts(self, teacher: Teacher, texts: list[list[str]]) -> Tensor:
+        """Text embeddings of descriptions (N, K, E)."""
         if len({len(descriptions) for descriptions in texts}) > 1 or not texts[0]:
             raise ValueError("every tag needs equally many descriptions, at least one")
-        flat = torch.from_numpy(self._teacher.encode_texts([text for descriptions in texts for text in descriptions]))
+        flat = torch.from_numpy(teacher.encode_texts([text for descriptions in texts for text in descriptions]))
         return flat.view(len(texts), len(texts[0]), -1)
 
     def _require_open_vocabulary(self) -> None:

@@ -15,6 +15,7 @@ in chunks. On a CPU the captioner's weights stay memory-mapped until a caption i
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -132,6 +133,23 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
     model.eval().requires_grad_(False)
     tokenizer = TextTokenizer.load(str(folder)) if config.captions else None
     return Bundle(model.to(device or "cpu"), labels, tokenizer, folder)
+
+
+def bundle_digest(folder: Path) -> str:
+    """Digest of what a bundle answers with: all its files but the model card.
+
+    Args:
+        folder: local folder of the bundle.
+
+    Returns:
+        SHA-256 over names and contents, 16 hexadecimal digits.
+    """
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return total.hexdigest()[:16]
 
 
 def _load_weights(model: RAM, file: Path, *, source: str, device: torch.device) -> None:

@@ -22,7 +22,13 @@ ENVIRONMENT = {
 }
 
 
-def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, dashboard: bool = True) -> None:
+def start(
+    *,
+    num_cpus: int | None = None,
+    object_store_gb: float | None = None,
+    dashboard: bool = True,
+    http_callback: str | None = None,
+) -> None:
     """Join the cluster that the environment names, or start a private cluster; no effect if Ray is initialised.
 
     Args:
@@ -30,6 +36,8 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, 
         object_store_gb: size of the object store of a private cluster in 10^9 bytes; None: Ray's default.
         dashboard: whether a private cluster has a dashboard: ten processes, which Ray Train needs and Ray Data does
             not.
+        http_callback: of a private cluster that is for HTTP alone: import path of the function that each process of Ray
+            Serve calls before it listens (`ray_internals.proxy_callback`).
     """
     import ray
 
@@ -39,7 +47,8 @@ def start(*, num_cpus: int | None = None, object_store_gb: float | None = None, 
     if joins_cluster():
         ray.init(logging_level=logging.WARNING)
     else:
-        for name, value in ENVIRONMENT.items():
+        switches = {**ENVIRONMENT, **ray_internals.serving_switches(http_callback)} if http_callback else ENVIRONMENT
+        for name, value in switches.items():
             os.environ.setdefault(name, value)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every worker compiles what it imports, for seconds
         atexit.register(stop)  # before Ray's own handler, which does not remove the folder

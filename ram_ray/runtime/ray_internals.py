@@ -43,7 +43,20 @@ SWITCHES = {
     # Ray Data's plans refer to themselves, and to blocks: only Python's garbage collector lets go of them, and Ray asks
     # for it every 90 minutes by default. Until then a finished stage's nodes are not idle: no autoscaler removes them.
     "RAY_local_gc_interval_s": "60",
+    # Ray Serve: our code shares the replica's event loop, which it never blocks: models and decoding have threads of
+    # their own. A request then does not change threads.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
+
+
+# Those of a private cluster that serves over HTTP, in place of the same above.
+SERVING_SWITCHES = {
+    # Requests and batches travel in the calls themselves: through the object store each would cost a millisecond.
+    "RAY_max_direct_call_object_size": "1048576",
+    # A proxy that died is noticed after three checks: within 3 seconds, and not 30. A busy one still has 10 to answer.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+}
+_PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
 
 def check_version() -> None:
@@ -207,6 +220,56 @@ def serve_port() -> int | None:
 
     client = _get_global_client(raise_if_no_controller_running=False)
     return None if client is None else client.http_config.port
+
+
+def serving_switches(import_path: str) -> dict[str, str]:
+    """Switches of a private cluster that serves over HTTP.
+
+    Args:
+        import_path: as of `proxy_callback`.
+
+    Returns:
+        Variables of the environment, in place of `SWITCHES` of the same names.
+    """
+    return {**SERVING_SWITCHES, _PROXY_CALLBACK: import_path}
+
+
+def proxy_callback(import_path: str) -> dict[str, Any] | None:
+    """Options of Serve's controller with which each HTTP server of Serve calls a function before it listens.
+
+    Missing in the public API of 2.60: middleware of the proxy. `HTTPOptions.middlewares` was removed; what is left is
+    this variable of the environment, which the controller's own processes inherit.
+
+    Args:
+        import_path: of a function that returns Starlette middlewares.
+
+    Returns:
+        `controller_options` of `serve.start`; None if the cluster has the variable already.
+    """
+    if os.environ.get(_PROXY_CALLBACK) == import_path:
+        return None
+    return {"runtime_env": {"env_vars": {_PROXY_CALLBACK: import_path}}}
+
+
+def has_proxy_callback() -> bool:
+    """Whether the processes of this node that listen for HTTP call a function first, as far as this process knows."""
+    return bool(os.environ.get(_PROXY_CALLBACK))
+
+
+def with_version(deployment: Any, version: str) -> Any:
+    """Give a deployment a version: deployed again with the same one, only its `user_config` is passed to the replicas.
+
+    Missing in the public API of 2.60: the version of a deployment that `serve.run` deploys. Without one it is random,
+    so that each deployment replaces all replicas, one after another.
+
+    Args:
+        deployment: of `serve.deployment`.
+        version: changes with all but the `user_config`.
+
+    Returns:
+        The deployment with the version.
+    """
+    return deployment.options(version=version, _internal=True)
 
 
 def _secrets(port: int) -> dict[str, str]:

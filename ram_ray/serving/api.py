@@ -1,8 +1,9 @@
-"""The HTTP API as a FastAPI application over any `Tagger`: it reads, checks and decodes requests; it runs no model.
+"""The HTTP API as a FastAPI application over loaded models: it reads and checks requests; it runs no model.
 
-A client may be hostile or careless, so the cost of a request is bounded: the bytes of a body are counted as they
-arrive, the number of requests in memory is limited, an image's header is checked before its pixels are decoded, and
-decoding runs in a few threads, so that the event loop stays free. An image that fails does not fail its request.
+A client may be hostile or careless, so the cost of a request is bounded: the guard around the application reads bodies
+with limits on bytes and rate, waiting images have a bounded number of places, an image's header is checked before its
+pixels are decoded, and decoding runs in a few threads (`work`), so that the event loop stays free. An image that fails
+does not fail its request.
 """
 
 from __future__ import annotations
@@ -10,33 +11,38 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import ram_ray
-from ram_ray.records import Reject
 from ram_ray.serving import messages
-from ram_ray.serving.limits import AdmittedRequest, ApiError, RequestLimiter, check_length, limit_body
-from ram_ray.serving.messages import ErrorResponse, ImageResult, ModelInfo, Options, Problem, TagRequest, TagResponse
-from ram_ray.serving.tagger import Tagger
+from ram_ray.serving.guard import CODES, Guard
+from ram_ray.serving.keys import Keys
+from ram_ray.serving.limits import ApiError
+from ram_ray.serving.messages import ErrorResponse, ModelEntry, ModelInfo, ModelList, Options, TagRequest, TagResponse
+from ram_ray.serving.metrics import Metrics, exported_lines
+from ram_ray.serving.models import Models, ServedModel
+from ram_ray.serving.tagger import ReplicaLost, Tagger
+from ram_ray.serving.work import Work
 from ram_ray.settings.serving import ServeConfig
 
 logger = logging.getLogger(__name__)
 
-DECODE_THREADS = 4
-MAX_FULL_BODIES = 8  # bodies of the largest size that may be in memory at a time
 MAX_FIELD_BYTES = 64 * 1024
-_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
+QUICK_BYTES = 200_000  # a body that is parsed on the event loop; a larger one in a thread
+ICON = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path fill="#1f7a63" d="M1 1h7l7 7-7 7-7-7z"/></svg>'
+)
 # The pages load nothing from elsewhere and may not be framed.
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -50,11 +56,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": meaning}
     for status, meaning in {
         400: "The body cannot be read",
+        401: "No API key, or one that is unknown",
+        404: "There is no model of this name",
         408: "The body came too slowly",
         413: "Too many bytes or images",
         415: "Neither multipart/form-data nor application/json",
         422: "A field is unknown or wrong; the message names it",
-        429: "Too many requests are waiting; see Retry-After",
+        429: "Too many images are waiting, or the key's images of this minute are used up; see Retry-After",
         503: "No model is ready, or it is too busy; see Retry-After",
         504: "Not finished within the server's time limit",
     }.items()
@@ -62,83 +70,72 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class Api:
-    """The state of one server: its tagger, its limits and its decoding threads."""
+    """The state of one server: its models and the work on images."""
 
-    def __init__(self, tagger: Tagger, config: ServeConfig) -> None:
-        self.tagger, self.config = tagger, config
-        self.limiter = RequestLimiter(config.max_queued, max_bytes=MAX_FULL_BODIES * config.max_request_bytes)
-        self.threads = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
-        self._info: ModelInfo | None = None
+    def __init__(self, models: Models, config: ServeConfig, metrics: Metrics) -> None:
+        self.models, self.config = models, config
+        self.work = Work(config, metrics)
+        self.keys = Keys(config)
 
-    async def info(self) -> ModelInfo:
-        """The model and its labels, cached after the first call.
+    async def model(self, name: str | None = None) -> ServedModel:
+        """Find a model, as `Models.get`."""
+        return await self.models.get(name, timeout_s=self.config.timeout_s)
 
-        Returns:
-            The answer of `GET /v1/tags`.
-
-        Raises:
-            ApiError: 503, if the model is not loaded within `timeout_s`.
-        """
-        if self._info is None:
-            try:
-                async with asyncio.timeout(self.config.timeout_s):
-                    self._info = await self.tagger.info()
-            except TimeoutError:
-                raise ApiError(503, "not_ready", "the model is not loaded yet", retry_after_s=5) from None
-        return self._info
-
-    async def tag(self, request: Request) -> TagResponse:
+    async def tag(self, request: Request) -> Response:
         """Answer `POST /v1/tag`.
 
         Args:
-            request: with its body unread.
+            request: its body is there as a whole.
 
         Returns:
-            The tags of each image, in order.
+            A `TagResponse`: the tags of each image, in order.
 
         Raises:
-            ApiError: a mistake in the request or its images, 408 or 504 where it takes too long, 503 without a model.
+            ApiError: a mistake in the request, 504 where it takes too long, 503 without a model.
         """
-        async with self.limiter.admit() as admitted:
-            try:
-                async with asyncio.timeout(self.config.timeout_s):
-                    contents, options = await self._read(request, admitted)
-            except TimeoutError:
-                raise ApiError(408, "timeout", f"the body took over {self.config.timeout_s:g} s to arrive") from None
-            try:
-                async with asyncio.timeout(self.config.timeout_s):
-                    info = await self.info()
-                    answers = (self._tag_image(content, options, info) for content in contents)
-                    results = await asyncio.gather(*answers)
-            except TimeoutError:
-                message = f"not finished within {self.config.timeout_s:g} s"
-                raise ApiError(504, "timeout", message, retry_after_s=2) from None
-            return TagResponse(model=info.model, images=results)
+        contents, options = await self._read(request)
+        client = request.client.host if request.client else "unknown"
+        client = self.keys.client_of(request.headers, client)
+        self.keys.count_images(request.headers, len(contents))
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                model = await self.model(options.model)
+                try:
+                    answers = await self.work.run(contents, model=model, options=options, client=client)
+                except ReplicaLost:  # its model was replaced
+                    model = await self.models.refresh(model, timeout_s=self.config.timeout_s)
+                    answers = await self.work.run(contents, model=model, options=options, client=client)
+        except TimeoutError:
+            message = f"not finished within {self.config.timeout_s:g} s"
+            raise ApiError(504, "timeout", message, retry_after_s=2) from None
+        except ReplicaLost:
+            raise ApiError(503, "not_ready", "the model is being restarted", retry_after_s=5) from None
+        head = json.dumps({"model": model.name, "digest": model.info.digest})[:-1].encode()
+        body = b"".join([head, b', "images": [', b",".join(answers), b"]}"])
+        return Response(body, media_type="application/json")
 
-    async def _read(self, request: Request, admitted: AdmittedRequest) -> tuple[list[bytes | str], Options]:
-        """Read the images, as bytes (multipart) or base64 text (JSON), and the options."""
+    async def _read(self, request: Request) -> tuple[list[bytes], Options]:
+        """Read the images and the options."""
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        max_bytes = self.config.max_request_bytes
-        check_length(request.headers.get("content-length"), max_bytes=max_bytes)
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise ApiError(415, "unsupported_media_type", "send the body without Content-Encoding")
-        request = Request(request.scope, limit_body(request.receive, max_bytes=max_bytes, admitted=admitted))
         if content_type == "application/json":
             body = await request.body()
             try:
-                message: TagRequest = await asyncio.to_thread(messages.request_from_json, body)
+                message = await _parse(body)
             except ValueError as error:
                 invalid_json = str(error).startswith("Invalid JSON")
                 status, code = (400, "bad_request") if invalid_json else (422, "invalid_field")
                 raise ApiError(status, code, str(error)) from None
             self._check_count(len(message.images))
-            return [image.content for image in message.images], message.options()
+            contents = [_from_base64(image.content) for image in message.images]
+            return contents, message.options()
         if content_type == "multipart/form-data":
             return await self._read_form(request)
         raise ApiError(415, "unsupported_media_type", "send multipart/form-data or application/json")
 
-    async def _read_form(self, request: Request) -> tuple[list[bytes | str], Options]:
-        contents: list[bytes | str] = []
+    async def _read_form(self, request: Request) -> tuple[list[bytes], Options]:
+        contents: list[bytes] = []
         fields: list[tuple[str, str]] = []
         limits = {"max_files": self.config.max_images, "max_fields": messages.MAX_OWN_TAGS + 10}
         async with request.form(**limits, max_part_size=MAX_FIELD_BYTES) as form:
@@ -163,79 +160,90 @@ class Api:
         if num_images > self.config.max_images:
             raise ApiError(413, "too_many_images", f"a request may have at most {self.config.max_images} images")
 
-    async def _tag_image(self, content: bytes | str, options: Options, info: ModelInfo) -> ImageResult:
-        loop = asyncio.get_running_loop()
-        try:
-            array = await loop.run_in_executor(self.threads, decode_image, content, self.config, info.image_size)
-        except Reject as reject:
-            return ImageResult(error=Problem(code=reject.reason, message=self._describe_reject(reject)))
-        return await self.tagger.tag(array, options)
 
-    def _describe_reject(self, reject: Reject) -> str:
-        return {
-            "undecodable": "this is not an image that can be read: send JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF",
-            "truncated": "the image ends before its last pixel",
-        }.get(reject.reason, reject.detail or reject.reason)
+async def _parse(body: bytes) -> TagRequest:
+    if len(body) <= QUICK_BYTES:
+        return messages.request_from_json(body)
+    return await asyncio.to_thread(messages.request_from_json, body)
 
 
-def decode_image(content: bytes | str, config: ServeConfig, size: int) -> np.ndarray:
-    """Decode one untrusted image within the limits of bytes and pixels.
-
-    It is resized to the model's size here, so that less data is sent to the tagger.
-
-    Args:
-        content: the file's bytes, or base64 text of them.
-        config: section `serve`, with the limits.
-        size: S, pixels a side.
-
-    Returns:
-        (S, S, 3) uint8, RGB.
-
-    Raises:
-        Reject: if it is not an image, or too large.
-    """
-    from ram_ray.data.images import Limits
-    from ram_ray.data.preprocess import to_square
-
-    if isinstance(content, str):
-        try:
-            content = base64.b64decode(content, validate=True)
-        except (binascii.Error, ValueError):
-            raise Reject("undecodable", "content is not base64") from None
-    limits = Limits(min_side=1, max_pixels=config.max_pixels, max_bytes=config.max_image_bytes)
-    return to_square(content, size=size, limits=limits)
+def _from_base64(content: str) -> bytes:
+    """The bytes of an image; an empty one, which is refused as an image, if it is not base64."""
+    try:
+        return base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
 
 
-def create_api(tagger: Tagger, config: ServeConfig) -> FastAPI:
+def create_api(
+    models: Models | Tagger, config: ServeConfig, *, metrics: Metrics | None = None, counts_requests: bool = True
+) -> FastAPI:
     """Make the HTTP application.
 
     Args:
-        tagger: answers for the images.
+        models: the models that answer, or the tagger of a single one.
         config: section `serve`, with the limits.
+        metrics: what is counted; None: nothing.
+        counts_requests: False: a guard before this application counts and logs requests.
 
     Returns:
         A FastAPI application with the API and its two pages.
     """
-    api = Api(tagger, config)
+    metrics = metrics or Metrics(enabled=False)
+    api = Api(models if isinstance(models, Models) else Models(models), config, metrics)
     app = FastAPI(
         title="ram_ray",
         version=ram_ray.__version__,
-        description="Tags, captions and regions for images. Every error is `{error: {code, message}}`.",
+        description="Tags, captions and regions for images. Every error is `{error: {code, message, request_id}}`.",
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(config.cors_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+        expose_headers=["Retry-After", "X-Request-ID"],
+    )
+    app.add_middleware(Guard, config=config, metrics=metrics if counts_requests else None)  # type: ignore[arg-type]
+    app.state.api = api
     _add_error_handlers(app)
     _add_pages(app)
+    _add_state(app, api)
 
     @app.post("/v1/tag", response_model=TagResponse, responses=_ERRORS, openapi_extra=_request_body())
-    async def tag(request: Request) -> TagResponse:
+    async def tag(request: Request) -> Response:
         """Tag images; an image that fails has an `error` of its own."""
         return await api.tag(request)
 
-    @app.get("/v1/tags", response_model=ModelInfo, responses={503: _ERRORS[503]})
-    async def tags() -> ModelInfo:
-        """The labels of the loaded model."""
-        return await api.info()
+    @app.get("/v1/tags", response_model=ModelInfo, responses={404: _ERRORS[404], 503: _ERRORS[503]})
+    async def tags(model: str | None = None) -> ModelInfo:
+        """The labels of a model."""
+        return (await api.model(model)).info
+
+    @app.get("/v1/models", response_model=ModelList, responses={503: _ERRORS[503]})
+    async def models_() -> ModelList:
+        """The models of this server."""
+        default = await api.model()
+        return ModelList(models=[_entry(model, default=model is default) for model in api.models])
+
+    return app
+
+
+def _entry(model: ServedModel, *, default: bool) -> ModelEntry:
+    info = model.info
+    return ModelEntry(
+        name=info.model,
+        digest=info.digest,
+        version=info.version,
+        image_size=info.image_size,
+        num_tags=len(info.tags),
+        default=default,
+    )
+
+
+def _add_state(app: FastAPI, api: Api) -> None:
+    """Paths that say how the server is."""
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -245,31 +253,52 @@ def create_api(tagger: Tagger, config: ServeConfig) -> FastAPI:
     @app.get("/readyz", responses={503: _ERRORS[503]})
     async def readyz() -> dict[str, str]:
         """A model is loaded and images can be sent."""
-        return {"status": "ready", "model": (await api.info()).model}
+        return {"status": "ready", "model": (await api.model()).name}
 
-    return app
+    @app.get("/metrics", responses={503: _ERRORS[503]}, response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
+        """Counters of all replicas, for Prometheus."""
+        import ray
+
+        if not ray.is_initialized():
+            raise ApiError(503, "not_ready", "there is no Ray to count", retry_after_s=30)
+        nodes = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
+        urls = [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]
+        lines = await asyncio.to_thread(exported_lines, urls)
+        return PlainTextResponse("\n".join([*lines, ""]), media_type="text/plain; version=0.0.4")
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def error_response(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+    for kind in (ApiError, HTTPException, Exception):
 
-    @app.exception_handler(ApiError)
-    async def handle_api_error(request: Request, error: ApiError) -> Response:
-        return error_response(error.status, error.code, error.message, error.headers)
+        @app.exception_handler(kind)
+        async def handle(request: Request, error: Exception) -> Response:
+            return error_response(request, error)
 
-    @app.exception_handler(HTTPException)
-    async def handle_http_error(request: Request, error: HTTPException) -> Response:
-        if str(error.detail).startswith("Too many files"):
-            return error_response(413, "too_many_images", str(error.detail), error.headers)
-        return error_response(
-            error.status_code, _CODES.get(error.status_code, "error"), str(error.detail), error.headers
-        )
 
-    @app.exception_handler(Exception)
-    async def handle_exception(request: Request, error: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return error_response(500, "internal", "the server failed; its log says why")
+def error_response(request: Request, error: Exception) -> Response:
+    """The answer of a request that failed.
+
+    Args:
+        request: that failed.
+        error: any; what is not the client's mistake is logged.
+
+    Returns:
+        The error as JSON.
+    """
+    request_id = request.headers.get("x-request-id")
+    headers: Mapping[str, str] | None = None
+    if isinstance(error, ApiError):
+        status, code, message, headers = error.status, error.code, error.message, error.headers
+    elif isinstance(error, HTTPException):
+        status, message, headers = error.status_code, str(error.detail), error.headers
+        code = CODES.get(status, "error")
+        if message.startswith("Too many files"):
+            status, code = 413, "too_many_images"
+    else:
+        logger.error("%s %s failed (request %s)", request.method, request.url.path, request_id, exc_info=error)
+        status, code, message = 500, "internal", "the server failed; its log says why"
+    return JSONResponse({"error": {"code": code, "message": message, "request_id": request_id}}, status, headers)
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -285,6 +314,10 @@ def _add_pages(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return page("docs.html")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(ICON, media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
 
 
 def _request_body() -> dict[str, Any]:

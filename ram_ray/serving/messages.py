@@ -48,6 +48,9 @@ class Options(Message):
         description="Your own tags, any words, scored instead of the model's list",
     )
     caption: bool = Field(False, description="Also write a caption of each image")
+    model: str | None = Field(
+        None, max_length=200, description="Name of a model of `GET /v1/models`; default: the first"
+    )
     regions: bool = Field(
         False, description="Also give each tag a box: x0, y0, x1, y1 as fractions of width and height"
     )
@@ -56,6 +59,14 @@ class Options(Message):
     @classmethod
     def _list_as_tuple(cls, tags: object) -> object:
         return tuple(tags) if isinstance(tags, list) else tags
+
+    def key(self) -> tuple[object, ...]:
+        """What images must have in common to share a forward pass.
+
+        Returns:
+            The options, hashable.
+        """
+        return (self.top_k, self.threshold, self.tags, self.caption, self.regions)
 
     @field_validator("tags")
     @classmethod
@@ -96,6 +107,7 @@ class Problem(BaseModel):
 
     code: str
     message: str
+    request_id: str | None = Field(None, description="Of the header X-Request-ID, in the answer of a request")
 
 
 class ErrorResponse(BaseModel):
@@ -126,7 +138,25 @@ class TagResponse(BaseModel):
     """The answer of `POST /v1/tag`; `images` are in the order they were sent."""
 
     model: str
+    digest: str = Field(description="Digest of the model's bundle")
     images: list[ImageResult]
+
+
+class ModelEntry(BaseModel):
+    """One model of the server."""
+
+    name: str
+    digest: str = Field(description="Digest of the bundle")
+    version: str = Field(description="Digest of the label list")
+    image_size: int
+    num_tags: int
+    default: bool = Field(description="Whether it answers requests that name no model")
+
+
+class ModelList(BaseModel):
+    """The answer of `GET /v1/models`."""
+
+    models: list[ModelEntry]
 
 
 class LabelInfo(BaseModel):
@@ -143,6 +173,7 @@ class ModelInfo(BaseModel):
     """The answer of `GET /v1/tags`: the loaded model and its labels."""
 
     model: str
+    digest: str = Field(description="Digest of the bundle")
     version: str = Field(description="Digest of the label list")
     image_size: int
     tags: list[LabelInfo]

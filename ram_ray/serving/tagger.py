@@ -1,14 +1,15 @@
-"""Batched tagging of images from many requests, and the tagger that runs in this process.
+"""Tagging of a batch of images, and the tagger that runs in this process.
 
-Images with equal options share a forward pass. An image is one unit of work whatever its request, so a request of
-sixteen images spreads over replicas, and sixteen requests of one image fill one batch. A group of images that fails
-does not fail the other groups.
+The images of a batch have the same options, whatever their requests. An answer is JSON from here on: it is made where
+the model runs, and the Ingress only puts the answers of a request together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -24,29 +25,37 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Job = tuple[np.ndarray, Options]  # an image, uint8 (H, W, 3), and the options of its request
+MAX_LOCAL_BATCH = 16
+QUICK_S = 0.012  # a batch that takes no longer is in nobody's way
+
+
+class ReplicaLost(Exception):
+    """The replica that had a batch is gone, or has another bundle than the batch is for."""
 
 
 class Tagger(Protocol):
-    """What the HTTP API needs of a model: its labels, and the result of one image."""
+    """What the HTTP API needs of a model: its labels, and the results of a batch."""
 
-    async def info(self) -> ModelInfo:
+    async def facts(self) -> tuple[ModelInfo, int]:
         """Wait until the model is loaded.
 
         Returns:
-            The model and its labels.
+            The model and its labels, and the most images of a batch.
         """
         ...
 
-    async def tag(self, image: np.ndarray, options: Options) -> ImageResult:
-        """Tag one image.
+    async def tag(self, images: np.ndarray, options: Options) -> list[bytes]:
+        """Tag a batch.
 
         Args:
-            image: (H, W, 3) uint8, RGB.
-            options: of the request.
+            images: (B, S, S, 3) uint8, RGB, of the model's size.
+            options: of all of them.
 
         Returns:
-            Tags, or an error.
+            An `ImageResult` as JSON for each image.
+
+        Raises:
+            ReplicaLost: if the batch must be sent again.
         """
         ...
 
@@ -58,22 +67,24 @@ class LocalTagger:
         self._predictor, self._model = predictor, model
         self._lock = asyncio.Lock()
 
-    async def info(self) -> ModelInfo:
-        """See `Tagger.info`."""
-        return model_info(self._predictor, model=self._model)
+    async def facts(self) -> tuple[ModelInfo, int]:
+        """See `Tagger.facts`."""
+        return model_info(self._predictor, model=self._model), MAX_LOCAL_BATCH
 
-    async def tag(self, image: np.ndarray, options: Options) -> ImageResult:
+    async def tag(self, images: np.ndarray, options: Options) -> list[bytes]:
         """See `Tagger.tag`."""
         async with self._lock:
-            return (await asyncio.to_thread(tag_batch, self._predictor, [(image, options)]))[0]
+            results = await asyncio.to_thread(tag_batch, self._predictor, images, options)
+        return [result.model_dump_json().encode() for result in results]
 
 
-def model_info(predictor: Predictor, *, model: str) -> ModelInfo:
+def model_info(predictor: Predictor, *, model: str, digest: str = "") -> ModelInfo:
     """Describe a loaded model.
 
     Args:
         predictor: the model.
         model: its name in answers.
+        digest: of its bundle.
 
     Returns:
         The answer of `GET /v1/tags`.
@@ -81,6 +92,7 @@ def model_info(predictor: Predictor, *, model: str) -> ModelInfo:
     labels = predictor.labels
     return ModelInfo(
         model=model,
+        digest=digest,
         version=labels.version,
         image_size=predictor.image_size,
         tags=[
@@ -108,29 +120,17 @@ def model_name(uri: str) -> str:
     return "/".join(uri.rstrip("/").split("/")[-2:])
 
 
-def tag_batch(predictor: Predictor, jobs: list[Job]) -> list[ImageResult]:
-    """Tag images that may come from different requests, with one forward pass for each set of options.
+def tag_batch(predictor: Predictor, images: Sequence[np.ndarray] | np.ndarray, options: Options) -> list[ImageResult]:
+    """Tag images, which may come from different requests, in one forward pass.
 
     Args:
         predictor: the model.
-        jobs: pairs of an image, uint8 (H, W, 3), and its options.
+        images: (B, S, S, 3) uint8 of the model's size, or a list of images (H, W, 3) of any size.
+        options: of all of them.
 
     Returns:
-        A result for each job, in order. Each image of a group that fails gets an error.
+        A result for each image, in order; an error for each of them if the batch fails.
     """
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for index, (_, options) in enumerate(jobs):
-        key = (options.top_k, options.threshold, options.tags, options.caption, options.regions)
-        groups.setdefault(key, []).append(index)
-    results: list[ImageResult] = [ImageResult()] * len(jobs)
-    for indices in groups.values():
-        images = [jobs[index][0] for index in indices]
-        for index, result in zip(indices, _tag_group(predictor, images, jobs[indices[0]][1]), strict=True):
-            results[index] = result
-    return results
-
-
-def _tag_group(predictor: Predictor, images: list[np.ndarray], options: Options) -> list[ImageResult]:
     try:
         tokens = predictor.encode(images)  # once for tags, caption and regions
         try:
@@ -141,6 +141,44 @@ def _tag_group(predictor: Predictor, images: list[np.ndarray], options: Options)
         logger.exception("tagging %d images with %s failed", len(images), options)
         problem = Problem(code="internal", message="the model failed on this image; the server's log says why")
     return [ImageResult(error=problem) for _ in images]
+
+
+def measure_batch_size(predictor: Predictor, *, most: int, cpu_threads: int | None = None) -> int:
+    """Measure how many images a batch should have, and so try the model.
+
+    A batch may take half as long again as one image, or `QUICK_S`. On a GPU that is a large batch. On a CPU a larger
+    batch is hardly faster per image, and an image that is in a hurry would wait for all of it.
+
+    Args:
+        predictor: the model.
+        most: most images of a batch.
+        cpu_threads: of a model on a CPU, whose own time is then taken, as the machine may be busy; None: the clock's.
+
+    Returns:
+        Images of a batch, from 1 to `most`.
+
+    Raises:
+        ValueError: if the model gives scores that are no numbers.
+    """
+    size = predictor.image_size
+    image = np.random.default_rng(0).integers(0, 255, (1, size, size, 3), np.uint8)
+    clock = time.perf_counter if cpu_threads is None else time.process_time
+    seconds = {}
+    for num_images in (1, most):
+        batch = np.repeat(image, num_images, 0)
+        best = float("inf")
+        for _ in range(3):
+            started = clock()
+            scores = predictor.probabilities(batch)
+            best = min(best, (clock() - started) / (cpu_threads or 1))
+        if not np.isfinite(scores).all():
+            raise ValueError("the model gives scores that are no numbers")
+        seconds[num_images] = best
+    if most == 1:
+        return 1
+    more = max((seconds[most] - seconds[1]) / (most - 1), 1e-9)  # seconds of each further image
+    allowed = max(1.5 * seconds[1], QUICK_S)
+    return int(min(most, max(1, 1 + (allowed - seconds[1]) / more)))
 
 
 def _tag_tokens(predictor: Predictor, tokens: Tensor, options: Options) -> list[ImageResult]:

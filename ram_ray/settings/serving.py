@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from ram_ray.settings.data import MAX_PIXELS
 from ram_ray.settings.section import Section
+
+
+class ApiKey(Section):
+    """A key of the HTTP endpoint; the server knows its hash alone. `ram-ray key NAME` makes one."""
+
+    name: str = Field(min_length=1, max_length=64, description="Name of the client, in logs and metrics.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, as hexadecimal digits.")
+    images_per_minute: int | None = Field(None, ge=1, description="Most images a minute; null: no limit.")
 
 
 class ServeConfig(Section):
@@ -13,6 +23,8 @@ class ServeConfig(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every network of the machine.")
     port: int = Field(8000, description="Port to listen on.")
+    tls_cert: str = Field("", description="PEM file of a certificate; with `tls_key` the server speaks HTTPS.")
+    tls_key: str = Field("", description="PEM file of the certificate's key.")
     replicas: int = Field(1, ge=1, description="Copies of the model, at least.")
     max_replicas: int = Field(
         1, ge=1, description="Copies of the model, at most; above `replicas` their number follows the load."
@@ -20,11 +32,31 @@ class ServeConfig(Section):
     num_cpus: float = Field(0.5, description="CPUs of a copy of the model.")
     num_gpus: float = Field(0, description="GPUs of a copy of the model; a share is possible.")
     threads: int = Field(1, description="CPU threads of a copy of the model.")
-    max_batch_size: int = Field(16, description="Most images of one forward.")
-    batch_wait_s: float = Field(0.01, description="Seconds that a forward waits for more images.")
+    backend: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="What computes the model; `auto`: OpenVINO on CPUs where it is installed, else torch."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="`auto`: bf16 on a GPU and with OpenVINO, else fp32, which is exact."
+    )
+    max_batch_size: int = Field(16, ge=1, description="Most images of one forward; fewer where more are no faster.")
+    batch_wait_s: float = Field(0.01, ge=0, description="Most seconds that a forward waits for more images.")
     max_request_bytes: int = Field(32_000_000, description="Most bytes of a request.")
     max_image_bytes: int = Field(16_000_000, description="Most bytes of an image.")
     max_pixels: int = Field(MAX_PIXELS, description="Most pixels of an image.")
     max_images: int = Field(16, description="Most images of a request.")
-    timeout_s: float = Field(30.0, description="Seconds until a request is given up.")
-    max_queued: int = Field(128, description="Most requests at a time; more are refused with status 429.")
+    max_queued: int = Field(256, ge=1, description="Most images that wait at a time; more are refused with status 429.")
+    max_held_bytes: int = Field(256_000_000, description="Most bytes of all requests' bodies at a time.")
+    max_held_pixels: int = Field(
+        64_000_000, description="Most pixels that are decoded at a time; a larger image is decoded alone."
+    )
+    min_bytes_per_s: int = Field(1000, ge=1, description="Least rate of a body; a slower one ends with status 408.")
+    timeout_s: float = Field(30.0, gt=0, description="Seconds until a request is given up.")
+    api_keys: tuple[ApiKey, ...] = Field((), description="Keys of clients; none: the endpoint is open.")
+    cors_origins: tuple[str, ...] = Field((), description="Web origins whose pages may call the API; `*` is all.")
+    access_log: str = Field("", description="File that gets a line of JSON for each request; empty: none.")
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> ServeConfig:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key: set both, or none")
+        return self

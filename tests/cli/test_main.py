@@ -31,14 +31,14 @@ from ram_ray.records import KINDS
 from tests.tiny import photo
 
 ROOT = Path(ram_ray.__file__).parents[1]
-COMMANDS = ["run", "evaluate", "serve", "tag", "parse", "labels", "models"]
+COMMANDS = ["run", "evaluate", "serve", "swap", "key", "tag", "parse", "labels", "models"]
 RECIPE = {"--preset", "--config", "--set", "--data", "--eval"}
 OPTIONS = {  # of a job, beside --help
     **{stage: RECIPE | {"--run", "--check"} for stage in STAGES},
     "finetune": RECIPE | {"--run", "--check", "--model", "--revision", "--add-labels"},
     "full_pipeline": RECIPE | {"--run", "--check", "--serve", "--try"},
     "ablation": RECIPE | {"--out", "--seeds", "--table"},
-    "serve": {"--model", "--config", "--set"},
+    "serve": {"--model", "--name", "--config", "--set"},
     "tag_images": {"--model", "--data", "--out", "--top-k", "--threshold", "--tags", "--backend", "--precision"}
     | {"--config", "--set"},
 }
@@ -237,6 +237,9 @@ def test_mistakes_of_a_job(function, line: str, message: str, tmp_path: Path, mo
         ("run --config nowhere.yaml", "ram-ray run: nowhere.yaml: cannot be read as YAML"),
         ("serve --model . --set serve.prt=1", "ram-ray serve: serve.prt: no such field"),
         ("serve --model .", "ram-ray serve: . is not a model bundle: it has no config.json"),
+        ("swap", "ram-ray swap: give --model BUNDLE, or --rollback"),
+        ("swap --model . --rollback", "ram-ray swap: give --model BUNDLE, or --rollback"),
+        ("swap --rollback --set serve.port=9", "ram-ray swap: no server of yours at port 9: set serve.port"),
         ("tag --model m", "ram-ray tag: name images, or folders and shards with --data and --out"),
         (
             "tag a.jpg",

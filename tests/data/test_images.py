@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from ram_ray.data import fetch
-from ram_ray.data.images import Limits, decode, header, is_image, open_image, read_bytes
+from ram_ray.data.images import Limits, count_pixels, decode, header, is_image, open_image, read_bytes
 from ram_ray.records import Reject
 from tests.data.defects import bomb, image_bytes
 from tests.data.layouts import heic
@@ -45,6 +45,7 @@ def reason(data: bytes, *, limits: Limits = LIMITS, **options) -> str | None:
 def test_every_format_is_read(format: str) -> None:
     data = image_bytes(1, format, size=(90, 40))
     assert header(data, limits=LIMITS) == (90, 40)
+    assert count_pixels(data) == (3600 if format in ("JPEG", "PNG") else None)
     image = decode(data, limits=LIMITS)
     assert image.mode == "RGB" and image.size == (90, 40)
     with Image.open(io.BytesIO(data)) as truth:
@@ -123,6 +124,19 @@ def test_an_image_cut_anywhere_is_truncated(format: str, size: int | None) -> No
         data = encode(noise, format, **options)
         for length in range(16, len(data) - 24, 97):
             assert reason(data[:length], size=size) == "truncated", (length, len(data))
+
+
+def test_the_pixels_of_odd_files_are_counted_and_no_file_costs_more_than_its_header() -> None:
+    for options in {"progressive": True}, {"comment": b"x" * 60_000, "subsampling": 0}:
+        assert count_pixels(encode(Image.new("RGB", (90, 40)), "JPEG", **options)) == 3600
+    data = image_bytes(1, "JPEG", size=(90, 40))
+    start = data.index(b"\xff\xc0")
+    twice = data[:start] + b"\xff\xc0\x00\x11\x08\x10\x00\x10\x00" + bytes(10) + data[start:]
+    assert count_pixels(twice) == 4096 * 4096, "the larger of two frames"
+    assert count_pixels(data[:start]) is None and count_pixels(b"\xff\xd8") is None
+    for many in b"\xff\xd8" + b"\xff\xe0\x00\x02" * 2_000_000, b"\x89PNG\r\n\x1a\n" + bytes(12) * 1_000_000:
+        with pytest.raises(Reject, match="1,000 parts"):
+            count_pixels(many)
 
 
 def test_bytes_that_are_no_image() -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ram_ray.data.images import Limits, decode
-from ram_ray.data.preprocess import preprocess, to_square, to_squares
+from ram_ray.data.preprocess import LARGE_PIXELS, preprocess, to_square, to_squares
 from ram_ray.records import Reject
 from tests.data.odd_images import odd_images
 from tests.tiny import config, photo
@@ -107,3 +107,13 @@ def test_a_name_is_not_a_pattern(tmp_path: Path) -> None:
     for name in ("a::b.png", "a*.png", "[2024] q?.png", "#1 100%.png", "new\nline.png"):
         photo(2).save(tmp_path / name)
         np.testing.assert_array_equal(to_square(str(tmp_path / name), size=SIZE), to_square(photo(2), size=SIZE))
+
+
+def test_a_large_transparent_image_is_shrunk_first_with_the_same_result() -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (50, 40, 4), np.uint8)).resize((2500, 2000))
+    assert image.width * image.height > LARGE_PIXELS
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    whole = Image.alpha_composite(white, image).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+    shrunk = to_square(image, size=32)
+    assert np.abs(shrunk.astype(int) - np.asarray(whole)).max() <= 2

@@ -64,6 +64,9 @@ def test_openvino(kind: str) -> None:
 def test_openvino_in_bf16() -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     _check("openvino", "ram", "bf16")
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__.endswith("telemetry_stub"), "a conversion is reported to nobody"
 
 
 def test_biases_made_once_change_no_number() -> None:

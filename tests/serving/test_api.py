@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ from fastapi.testclient import TestClient
 
 from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.api import create_api
+from ram_ray.serving.keys import make_key
+from ram_ray.serving.metrics import Metrics
 from ram_ray.serving.tagger import LocalTagger
 from ram_ray.settings.serving import ServeConfig
 from tests.serving.image_files import base64_of, bomb, image_file
@@ -42,7 +47,8 @@ def files(*images: bytes) -> list[tuple[str, tuple[str, bytes]]]:
 def error_of(answer: Any, status: int) -> dict[str, str]:
     assert answer.status_code == status, answer.text
     problem = answer.json()["error"]
-    assert set(problem) == {"code", "message"} and all(problem.values())
+    assert set(problem) == {"code", "message", "request_id"} and all(problem.values())
+    assert problem["request_id"] == answer.headers["x-request-id"]
     return problem
 
 
@@ -158,9 +164,7 @@ def test_errors_of_the_router_are_json_too(client: TestClient) -> None:
 
 def test_a_slow_model_ends_in_504(predictor: Predictor) -> None:
     class Slow(LocalTagger):
-        async def tag(self, image: Any, options: Any) -> Any:
-            import asyncio
-
+        async def tag(self, images: Any, options: Any) -> Any:
             await asyncio.sleep(5)
 
     app = create_api(Slow(predictor, model="tiny"), ServeConfig(timeout_s=0.3))
@@ -174,6 +178,66 @@ def test_health_labels_and_readiness(client: TestClient, predictor: Predictor) -
     labels = client.get("/v1/tags").json()
     assert [label["name"] for label in labels["tags"]] == predictor.labels.names
     assert labels["version"] == predictor.labels.version
+    (model,) = client.get("/v1/models").json()["models"]
+    assert (model["name"], model["default"], model["num_tags"]) == ("tiny", True, 6)
+
+
+def test_a_model_is_asked_for_by_its_name(client: TestClient) -> None:
+    answer = client.post("/v1/tag", files=files(image_file(1)), data={"model": "tiny"})
+    assert answer.status_code == 200 and answer.json()["model"] == "tiny"
+    problem = error_of(client.post("/v1/tag", files=files(image_file(1)), data={"model": "large"}), 404)
+    assert problem["code"] == "unknown_model" and "tiny" in problem["message"]
+
+
+def test_head_icon_and_request_ids(client: TestClient) -> None:
+    head = client.head("/readyz", headers={"X-Request-ID": "mine-1"})
+    assert (head.status_code, head.content, head.headers["x-request-id"]) == (200, b"", "mine-1")
+    assert client.get("/healthz", headers={"X-Request-ID": "not valid!"}).headers["x-request-id"] != "not valid!"
+    assert client.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
+
+
+def test_keys_origins_and_the_access_log(predictor: Predictor, tmp_path: Path) -> None:
+    secret, entry = make_key("shop", images_per_minute=2)
+    log = tmp_path / "access.log"
+    config = ServeConfig(api_keys=(entry,), cors_origins=("https://shop.example",), access_log=str(log))
+    app = create_api(LocalTagger(predictor, model="tiny"), config, metrics=Metrics(enabled=False))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/healthz").status_code == client.get("/").status_code == 200
+        assert error_of(client.get("/v1/models"), 401)["code"] == "unauthorized"
+        error_of(client.post("/v1/tag", files=files(image_file(1)), headers={"X-API-Key": "rr_wrong"}), 401)
+        for headers in {"Authorization": f"Bearer {secret}"}, {"X-API-Key": secret}:
+            assert client.post("/v1/tag", files=files(image_file(1)), headers=headers).status_code == 200
+        refused = client.post("/v1/tag", files=files(image_file(1)), headers={"X-API-Key": secret})
+        assert error_of(refused, 429)["code"] == "rate_limited" and 1 <= int(refused.headers["retry-after"]) <= 60
+        asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+        allowed = client.options("/v1/tag", headers=asked)
+        assert allowed.headers["access-control-allow-origin"] == "https://shop.example"
+        other = client.options("/v1/tag", headers={**asked, "Origin": "https://other.example"})
+        assert "access-control-allow-origin" not in other.headers
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["status"] for line in lines[:5]] == [200, 200, 401, 401, 200]
+    assert lines[4]["client"] == "shop" and lines[4]["bytes"] > 0 and lines[4]["path"] == "/v1/tag"
+    assert secret not in log.read_text()
+
+
+def test_one_image_passes_the_many_of_another_request(predictor: Predictor) -> None:
+    order: list[int] = []
+
+    class Slow(LocalTagger):
+        async def tag(self, images: Any, options: Any) -> Any:
+            await asyncio.sleep(0.02)
+            order.append(options.top_k)
+            return await super().tag(images, options)
+
+    app = create_api(Slow(predictor, model="tiny"), ServeConfig(max_batch_size=1, max_images=40))
+    with TestClient(app) as client, ThreadPoolExecutor(2) as pool:
+        client.get("/readyz")
+        many = pool.submit(client.post, "/v1/tag", files=files(*[image_file(1)] * 40), data={"top_k": "1"})
+        while not order:
+            time.sleep(0.005)
+        assert client.post("/v1/tag", files=files(image_file(2)), data={"top_k": "2"}).status_code == 200
+        assert many.result().status_code == 200
+    assert order.index(2) < 25 and len(order) == 41
 
 
 def test_pages_load_nothing_from_elsewhere(client: TestClient) -> None:
@@ -189,7 +253,9 @@ def test_openapi_describes_both_ways_and_the_errors(client: TestClient) -> None:
     post = api["paths"]["/v1/tag"]["post"]
     assert set(post["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
     for content in post["requestBody"]["content"].values():
-        assert {"images", "top_k", "threshold", "tags", "caption", "regions"} == set(content["schema"]["properties"])
+        assert {"images", "top_k", "threshold", "tags", "caption", "regions", "model"} == set(
+            content["schema"]["properties"]
+        )
     assert {"200", "413", "415", "422", "429", "503", "504"} <= set(post["responses"])
     text = json.dumps(api)
     for name in re.findall(r'"#/components/schemas/(\w+)"', text):

@@ -1,14 +1,24 @@
-"""Contract: a bundle deployed on Ray Serve answers over HTTP as the model does, and refuses hostile requests."""
+"""Contract: a bundle deployed on Ray Serve answers over HTTP as the model does, and refuses hostile requests. A swap is
+right or does not happen, and loses no request; what is killed is replaced; every error is JSON."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+import torch
 
+from ram_ray.models.bundle import bundle_digest
 from ram_ray.runtime.own_cluster import free_port
 from ram_ray.settings.serving import ServeConfig
 from tests.serving.image_files import base64_of, bomb, image_file
@@ -18,11 +28,13 @@ CONFIG = ServeConfig(
     num_cpus=0.5,
     max_batch_size=8,
     batch_wait_s=0.05,
+    backend="torch",
+    precision="fp32",
     max_images=4,
     max_request_bytes=1_000_000,
     max_image_bytes=800_000,
     max_pixels=2_000_000,
-    max_queued=40,
+    max_queued=100,
 )
 
 
@@ -45,21 +57,17 @@ def files(*images: bytes) -> list[tuple[str, tuple[str, bytes]]]:
 
 def test_form_json_and_the_model_itself_agree(client: httpx.Client, tiny_bundle: str) -> None:
     from ram_ray.inference.predictor import Predictor
-    from ram_ray.serving.api import decode_image
-    from ram_ray.serving.messages import Options
-    from ram_ray.serving.tagger import tag_batch
 
     form = client.post("/v1/tag", files=files(image_file(1), image_file(2)), data={"top_k": "6"})
     assert form.status_code == 200, form.text
     sent = client.post("/v1/tag", json={"images": [base64_of(image_file(1)), base64_of(image_file(2))], "top_k": 6})
     predictor = Predictor.from_pretrained(tiny_bundle, device="cpu")
     for index, seed in enumerate((1, 2)):
-        image = decode_image(image_file(seed), CONFIG, predictor.image_size)
-        (alone,) = tag_batch(predictor, [(image, Options(top_k=6))])
+        (alone,) = predictor.tag(image_file(seed), top_k=6)
         for answer in (form, sent):
             tags = answer.json()["images"][index]["tags"]
-            assert [tag["tag"] for tag in tags] == [tag.tag for tag in alone.tags]
-            assert [tag["score"] for tag in tags] == pytest.approx([tag.score for tag in alone.tags], abs=1e-4)
+            assert [tag["tag"] for tag in tags] == [tag.tag for tag in alone]
+            assert [tag["score"] for tag in tags] == pytest.approx([tag.score for tag in alone], abs=1e-4)
 
 
 def test_own_tags_caption_and_regions(client: httpx.Client) -> None:
@@ -142,16 +150,123 @@ def test_deploying_again_updates_in_place_and_another_port_is_refused(client: ht
         deploy(tiny_bundle, CONFIG.model_copy(update={"port": free_port()}))
 
 
+def test_errors_of_ray_and_uvicorn_are_json_and_slow_bodies_lock_nobody_out(client: httpx.Client) -> None:
+    assert client.head("/healthz").headers["x-request-id"]
+    answer = client.get("/elsewhere", headers={"x-request-id": "mine", "x-request-timeout-seconds": "0.0001"})
+    assert answer.status_code == 404 and answer.json()["error"]["request_id"] == "mine"
+    slow = []
+    for _ in range(200):
+        connection = socket.create_connection((CONFIG.host, CONFIG.port))
+        connection.sendall(b"POST /v1/tag HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        slow.append(connection)
+    assert client.post("/v1/tag", files=files(image_file(1))).status_code == 200
+    with socket.create_connection((CONFIG.host, CONFIG.port)) as broken:
+        broken.sendall(b"NO HTTP\r\n\r\n")
+        head, _, body = broken.makefile("rb").read().partition(b"\r\n\r\n")
+        assert b" 400 " in head and json.loads(body)["error"]["code"] == "bad_request"
+    for connection in slow:
+        connection.close()
+
+
+def test_a_swap_under_load_gives_answers_of_one_model_each_and_loses_none(
+    client: httpx.Client, tiny_bundle: str, tmp_path: Path
+) -> None:
+    from ram_ray.inference.predictor import Predictor
+    from ram_ray.models.bundle import load_bundle, save_bundle
+    from ram_ray.models.ram import RAM
+    from ram_ray.serving import app
+
+    old = load_bundle(tiny_bundle)
+    larger = old.model.config.model_copy(update={"image_size": 64})
+    torch.manual_seed(5)
+    model = RAM(larger, old.model.label_embed)
+    save_bundle(tmp_path / "larger", model, labels=old.labels, tokenizer=old.tokenizer, teacher=None)
+    expected = {}
+    for uri in (tiny_bundle, str(tmp_path / "larger")):
+        predictor = Predictor.from_pretrained(uri, device="cpu")
+        expected[bundle_digest(Path(uri))] = predictor.tag(image_file(1), top_k=6)[0]
+    nan = RAM(larger, torch.full_like(old.model.label_embed, torch.nan))
+    save_bundle(tmp_path / "broken", nan, labels=old.labels, tokenizer=old.tokenizer, teacher=None)
+    (tmp_path / "cut").mkdir()
+    for file in (tmp_path / "larger").glob("*.*"):
+        (tmp_path / "cut" / file.name).write_bytes(file.read_bytes()[:3000])
+    answers, stop = [], threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(client.post("/v1/tag", files=files(image_file(1), image_file(1)), data={"top_k": "6"}))
+
+    with ThreadPoolExecutor(3) as pool:
+        askers = [pool.submit(ask) for _ in range(3)]
+        try:
+            before = client.get("/v1/models").json()
+            with pytest.raises(ValueError, match="cut cannot be served: "):
+                app.swap(str(tmp_path / "cut"), CONFIG)
+            with pytest.raises(ValueError, match="broken cannot be served: the model gives scores that are no numbers"):
+                app.swap(str(tmp_path / "broken"), CONFIG)
+            assert client.get("/v1/models").json() == before
+            swapped = app.swap(str(tmp_path / "larger"), CONFIG, name="larger")
+            back = app.rollback(CONFIG)
+        finally:
+            stop.set()
+        [asker.result() for asker in askers]
+    assert (swapped.image_size, back.image_size) == (64, 32)
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["digest"] for answer in answers} == set(expected)
+    for answer in answers:
+        alone = expected[answer.json()["digest"]]
+        for image in answer.json()["images"]:
+            assert {tag["tag"] for tag in image["tags"]} == {tag.tag for tag in alone}
+            scores = {tag["tag"]: tag["score"] for tag in image["tags"]}
+            assert scores == pytest.approx({tag.tag: tag.score for tag in alone}, abs=1e-4)
+    app.swap(str(tmp_path / "larger"), CONFIG, name="larger", beside=True)
+    names = [(model["name"], model["default"]) for model in client.get("/v1/models").json()["models"]]
+    assert sorted(names) == sorted([(back.model, True), ("larger", False)])
+    by_name = client.post("/v1/tag", files=files(image_file(1)), data={"model": "larger"}).json()
+    assert (by_name["model"], by_name["digest"]) == ("larger", swapped.digest)
+    with pytest.raises(ValueError, match="'larger' is served already"):
+        app.swap(str(tmp_path / "larger"), CONFIG, name="larger", beside=True)
+
+
+def test_what_is_killed_is_replaced_and_its_requests_are_answered(client: httpx.Client) -> None:
+    for name in ("Tagger", "Ingress"):
+        pids = replicas(name)
+        assert pids
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.post, "/v1/tag", files=files(*[image_file(1)] * 4))
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            answer = asked.result()
+        for _ in range(10):  # on a busy machine a replica starts for longer than a request lasts
+            if answer.status_code == 200:
+                break
+            assert answer.status_code in (503, 504) and answer.headers["retry-after"], answer.text
+            assert answer.json()["error"]["code"] in ("not_ready", "busy", "timeout")
+            answer = client.post("/v1/tag", files=files(image_file(1)))
+        assert answer.status_code == 200, answer.text
+
+
+def replicas(name: str) -> list[int]:
+    """Processes of the replicas of a deployment, among those that this process started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::ServeReplica:") and f":{name}" in title:
+                found.append(process.pid)
+    return found
+
+
 def test_a_taken_port_is_one_clear_error() -> None:
-    from ram_ray.serving.app import _check_port_free
+    from ram_ray.serving.app import check_port_free
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"port {port} on 127.0.0.1 is taken: set serve.port"):
-            _check_port_free("127.0.0.1", port)
-    _check_port_free("127.0.0.1", free_port())
+            check_port_free("127.0.0.1", port)
+    check_port_free("127.0.0.1", free_port())
 
 
 @pytest.mark.parametrize(

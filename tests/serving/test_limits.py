@@ -1,4 +1,4 @@
-"""Contract: no more bytes and requests than allowed are in memory, whatever the headers say, and all are released."""
+"""Contract: no more bytes and images than allowed are held, whatever the headers say, and all are released."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ram_ray.serving.limits import ApiError, RequestLimiter, check_length, limit_body
+from ram_ray.serving.limits import ApiError, ByteBudget, Places, check_length, read_body
 
 
 def body_of(*chunks: bytes):
@@ -19,61 +19,77 @@ def body_of(*chunks: bytes):
     return receive, remaining
 
 
-def test_a_body_over_the_limit_is_refused_while_it_arrives() -> None:
-    async def run() -> None:
-        receive, remaining = body_of(*[b"x" * 10] * 100)
-        limiter = RequestLimiter(1, max_bytes=1000)
-        async with limiter.admit() as admitted:
-            receive_counted = limit_body(receive, max_bytes=25, admitted=admitted)
-            await receive_counted()
-            await receive_counted()
-            with pytest.raises(ApiError) as caught:
-                await receive_counted()
-            assert caught.value.status == 413
-            assert admitted.num_bytes == 20  # the chunk over the limit was never counted
-            assert 80 < len(remaining) < 97  # some of the rest is discarded, not all of it
-        assert (limiter.num_requests, limiter.num_bytes) == (0, 0)
+def read(receive, budget: ByteBudget, **limits) -> bytes:
+    async def run() -> bytes:
+        with budget.hold() as add:
+            given = {"max_bytes": 25, "min_bytes_per_s": 1000, "timeout_s": 10, **limits}
+            return await read_body(receive, add=add, **given)
 
-    asyncio.run(run())
+    return asyncio.run(run())
+
+
+def test_a_body_over_the_limit_is_refused_while_it_arrives() -> None:
+    receive, remaining = body_of(*[b"x" * 10] * 100)
+    budget = ByteBudget(1000)
+    with pytest.raises(ApiError) as caught:
+        read(receive, budget)
+    assert caught.value.status == 413 and budget.num_bytes == 0
+    assert 80 < len(remaining) < 97  # some of the rest is discarded, not all of it
 
 
 def test_a_body_at_the_limit_passes() -> None:
-    async def run() -> None:
-        receive, remaining = body_of(b"x" * 25)
-        async with RequestLimiter(1, max_bytes=25).admit() as admitted:
-            assert (await limit_body(receive, max_bytes=25, admitted=admitted)())["body"] == b"x" * 25
-        assert not remaining
-
-    asyncio.run(run())
+    receive, remaining = body_of(b"x" * 20, b"y" * 5)
+    assert read(receive, ByteBudget(25)) == b"x" * 20 + b"y" * 5
+    assert not remaining
 
 
-def test_the_limiter_refuses_a_request_over_its_limit() -> None:
-    async def run() -> None:
-        limiter = RequestLimiter(1, max_bytes=10)
-        async with limiter.admit():
-            with pytest.raises(ApiError) as caught:
-                async with limiter.admit():
-                    pass
-            assert caught.value.status == 429
-            assert int(caught.value.headers["Retry-After"]) >= 1
-        async with limiter.admit():
+def test_a_body_that_stops_is_refused_and_a_client_that_is_gone_is_noticed() -> None:
+    async def stop() -> dict:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    with pytest.raises(ApiError) as caught:
+        read(stop, ByteBudget(25), timeout_s=0.05)
+    assert caught.value.status == 408
+
+    async def leave() -> dict:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(ConnectionError):
+        read(leave, ByteBudget(25))
+
+
+def test_the_bytes_of_all_bodies_are_bounded_and_released() -> None:
+    budget = ByteBudget(10)
+    with budget.hold() as first, budget.hold() as second:
+        first(6)
+        with pytest.raises(ApiError) as caught:
+            second(5)
+        assert caught.value.status == 503
+        second(4)
+    assert budget.num_bytes == 0
+
+
+def test_places_are_counted_in_images_and_a_newcomer_gets_its_share() -> None:
+    places = Places(10, max_wait_s=100)
+    with places.take(8, client="a"):
+        with pytest.raises(ApiError) as caught, places.take(3, client="a"):
             pass
+        assert caught.value.status == 429 and int(caught.value.headers["Retry-After"]) >= 1
+        with places.take(5, client="b"), pytest.raises(ApiError):  # half of the places
+            places.check(1, client="b")
+    with places.take(16, client="a"):  # nothing waits: a request larger than all places is not refused for ever
+        pass
+    assert places.num_images == 0
 
-    asyncio.run(run())
 
-
-def test_the_limiter_bounds_the_bytes_of_all_requests_together() -> None:
-    async def run() -> None:
-        limiter = RequestLimiter(2, max_bytes=10)
-        async with limiter.admit() as first, limiter.admit() as second:
-            first.add(6)
-            with pytest.raises(ApiError) as caught:
-                second.add(5)
-            assert caught.value.status == 503
-            second.add(4)
-        assert limiter.num_bytes == 0
-
-    asyncio.run(run())
+def test_a_request_that_would_wait_too_long_is_refused() -> None:
+    places = Places(1000, max_wait_s=1)
+    places.record(4, 0.4)  # 0.1 s an image: ten may wait
+    with places.take(9, client="a"):
+        places.check(1, client="a")
+        with pytest.raises(ApiError):
+            places.check(2, client="a")
 
 
 @pytest.mark.parametrize(("header", "status"), [("26", 413), ("9" * 30, 413), ("-1", 400), ("1e9", 400), ("", 400)])

@@ -7,6 +7,7 @@ RAM++'s weighing of descriptions, a small part, stays in PyTorch.
 from __future__ import annotations
 
 import queue
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,8 @@ class OpenVinoBackend:
     """
 
     def __init__(self, model: RAM, *, precision: str, threads: int | None) -> None:
+        # Otherwise each conversion forks processes that report it to OpenVINO's makers; OpenVINO has a stub for this.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino
         except ImportError:

@@ -1,0 +1,111 @@
+"""Connections: what uvicorn does not limit itself, and how both come into the server of Ray Serve.
+
+uvicorn waits without end for the first byte of a connection and for the rest of a request's header, takes headers of
+any length, and answers a broken request with plain text. `BoundedProtocol` closes such connections and answers in
+JSON. Ray Serve starts uvicorn itself, in its proxy, and calls `middlewares` there first (its setting
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH); uvicorn's table of protocols is the place where another can be named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.middleware import Middleware
+from uvicorn import config as uvicorn_config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+HEADER_S = 10.0  # until the header of a request must be complete
+MAX_HEADER_BYTES = 64 * 1024
+MAX_CONNECTIONS = 2000  # of one process
+_CODES = {400: "bad_request", 408: "timeout", 431: "header_too_large", 503: "busy"}
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection: uvicorn's protocol with limits on headers and idle time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(503, "too many connections")
+            return
+        self._await_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have arrived."""
+        if self._reads_header():
+            if self._header_timer is None:  # of the next request on this connection
+                self._await_header()
+            self._header_bytes += len(data)
+            before = self._header_bytes
+            super().data_received(data)
+            if self._reads_header() and before > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self._refuse(431, f"a header may have at most {MAX_HEADER_BYTES:,} bytes")
+            return
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """The header of a request is complete."""
+        self._stop_timer()
+        self._header_bytes = 0
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that is no HTTP."""
+        self._refuse(400, msg)
+
+    def _reads_header(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_header(self) -> None:
+        self._header_bytes = 0
+        self._header_timer = self.loop.call_later(HEADER_S, self._header_is_late)
+
+    def _header_is_late(self) -> None:
+        self._header_timer = None
+        if self.transport.is_closing() or not self._reads_header():
+            return
+        if self._header_bytes:
+            self._refuse(408, f"the header was not complete within {HEADER_S:g} s")
+        else:
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer in JSON and close."""
+        self._stop_timer()
+        body = json.dumps({"error": {"code": _CODES[status], "message": message}}).encode()
+        head = [STATUS_LINE[status], b"content-type: application/json\r\n", b"connection: close\r\n"]
+        if status == 503:
+            head.append(b"retry-after: 2\r\n")
+        self.transport.write(b"".join([*head, b"content-length: %d\r\n\r\n" % len(body), body]))
+        self.transport.close()
+
+
+def middlewares() -> list[Middleware]:
+    """Called by Ray Serve in each process that listens for HTTP, before it listens.
+
+    Returns:
+        The guard, around all that Ray Serve does with a request.
+    """
+    from ram_ray.serving.guard import Guard
+    from ram_ray.serving.remote import Frontdoor
+
+    uvicorn_config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedProtocol.__name__}"
+    return [Middleware(Guard, frontdoor=Frontdoor())]

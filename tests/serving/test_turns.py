@@ -1,0 +1,52 @@
+"""Contract: clients and their requests take turns by cost; a newcomer passes those that have had more."""
+
+from __future__ import annotations
+
+from ram_ray.serving.turns import Turns
+
+
+def take_all(turns: Turns[str]) -> str:
+    taken = []
+    while (item := turns.pop()) is not None:
+        taken.append(item)
+    assert not len(turns)
+    return "".join(taken)
+
+
+def test_one_image_beside_many_of_another_client_is_next() -> None:
+    turns: Turns[str] = Turns()
+    for _ in range(8):
+        turns.push("a", client=1, request=1, cost=1)
+    assert turns.pop() == "a"
+    turns.push("b", client=2, request=2, cost=1)
+    assert turns.pop() == "b", "the other client was given one more"
+    assert take_all(turns) == "a" * 7
+
+
+def test_requests_of_one_client_take_turns() -> None:
+    turns: Turns[str] = Turns()
+    for item, request in ("a", 1), ("a", 1), ("a", 1), ("b", 2), ("b", 2), ("c", 3):
+        turns.push(item, client=1, request=request, cost=1)
+    assert take_all(turns) == "abcaba"
+
+
+def test_a_small_image_is_before_large_ones_and_waiting_earns_nothing() -> None:
+    turns: Turns[str] = Turns()
+    for request in range(3):
+        turns.push("L", client=1, request=request, cost=50)
+        turns.push("L", client=1, request=request, cost=50)
+    turns.push("s", client=1, request=9, cost=1)
+    assert turns.pop() == "s"
+    assert turns.pop() == "L"
+    turns.push("s", client=1, request=10, cost=1)
+    assert take_all(turns) == "sLLLLL"
+
+
+def test_an_item_that_does_not_fit_holds_up_no_other_and_a_request_can_be_removed() -> None:
+    turns: Turns[str] = Turns()
+    turns.push("L", client=1, request=1, cost=1)
+    turns.push("s", client=1, request=2, cost=5)
+    assert turns.pop(lambda item: item != "L") == "s"
+    assert turns.pop(lambda item: item != "L") is None
+    assert turns.remove(client=1, request=1) == 1 and turns.remove(client=1, request=1) == 0
+    assert turns.pop() is None and len(turns) == 0
