@@ -22,6 +22,27 @@ from ram_ray.models.ram import RAM
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry: each conversion would fork processes that report it to its makers.
+
+    OpenVINO has a stub for an installation without that package. No effect if this process has imported it already.
+
+    Returns:
+        The module.
+
+    Raises:
+        ValueError: if openvino is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        raise ValueError(
+            "the openvino backend needs the package of this name: install ram_ray with the extra 'openvino'"
+        ) from None
+    return openvino
+
+
 class OpenVinoBackend:
     """See `ram_ray.inference.backends.backend.Backend`.
 
@@ -35,14 +56,7 @@ class OpenVinoBackend:
     """
 
     def __init__(self, model: RAM, *, precision: str, threads: int | None) -> None:
-        # Otherwise each conversion forks processes that report it to OpenVINO's makers; OpenVINO has a stub for this.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        try:
-            import openvino
-        except ImportError:
-            raise ValueError(
-                "the openvino backend needs the package of this name: install ram_ray with the extra 'openvino'"
-            ) from None
+        openvino = import_openvino()
         self._model, self._micro_batcher = model, MicroBatcher(model)
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],  # its default is bf16 if the CPU supports it
