@@ -18,7 +18,6 @@ from pydantic import Field
 
 from ram_ray.config import RunConfig
 from ram_ray.data.annotation_list import check_system
-from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.data.shards import Format, Shard, list_shards, scan_shard
 from ram_ray.drawn_scenes import plan_corpus, write_shard
 from ram_ray.records import SAMPLE, Row, to_table
@@ -43,13 +42,6 @@ class ListedShard(Section):
     format: Format = Field(json_schema_extra=RUNTIME_ONLY)  # follows from the URI
 
 
-class HiddenCaptions(Section):
-    """The captions that stay in `captions` where the run measures its data engine; the others are hidden."""
-
-    captions_per_image: int
-    seed: int
-
-
 class SampleSettings(StageSettings):
     """All that the rows of the stage `shards` depend on."""
 
@@ -59,16 +51,14 @@ class SampleSettings(StageSettings):
     max_pixels: int
     max_bytes: int
     images: str | None = None  # folder that the image paths of JSON lists start from; None: the folder of each list
-    hidden: HiddenCaptions | None = None
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, uris: list[str], held_out: bool) -> SampleSettings:
+    def from_config(cls, config: RunConfig, *, uris: list[str]) -> SampleSettings:
         """List the shards, and take the settings of their rows.
 
         Args:
             config: configuration of the run.
             uris: paths, URIs or globs of shards, see `list_shards`.
-            held_out: whether the shards are not trained on: then no caption is hidden.
 
         Returns:
             The settings.
@@ -76,8 +66,7 @@ class SampleSettings(StageSettings):
         Raises:
             ValueError: if a name is no shard, or a JSON list has label ids and `labels.system` does not name them.
         """
-        data, num_shown = config.data, config.data.measure.captions_per_image
-        hides = num_shown is not None and not held_out
+        data = config.data
         shards = list_shards(uris, folders=data.shard_folders, images=data.images)
         lists = [shard for shard in shards if shard.format == "json"]
         for shard in lists:
@@ -92,7 +81,6 @@ class SampleSettings(StageSettings):
             max_pixels=data.max_pixels,
             max_bytes=data.max_bytes,
             images=lists[0].images if lists else None,
-            hidden=HiddenCaptions(captions_per_image=num_shown, seed=config.seed) if hides else None,
         )
 
     @property
@@ -110,11 +98,7 @@ class SampleSettings(StageSettings):
             An iterator of rows.
         """
         shard = Shard(source["shard"], source["uri"], source["format"], images=self.images)
-        rows = scan_shard(shard, limits=self.limits, check=self.check)
-        hidden = self.hidden
-        if hidden is None:
-            return rows
-        return (hide_captions(row, num_shown=hidden.captions_per_image, seed=hidden.seed) for row in rows)
+        return scan_shard(shard, limits=self.limits, check=self.check)
 
 
 class DrawnSettings(StageSettings):
@@ -137,7 +121,7 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
         config: configuration of the run; `data` sets how shards are read and checked.
         name: name of the stage.
         uris: paths, URIs or globs of shards, see `list_shards`.
-        held_out: whether the shards are not trained on: then no caption of an image is hidden.
+        held_out: whether the shards are not trained on.
 
     Returns:
         The result of the stage.
@@ -145,7 +129,7 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
     Raises:
         ValueError: if a name is no shard, or no row is usable.
     """
-    settings = SampleSettings.from_config(config, uris=uris, held_out=held_out)
+    settings = SampleSettings.from_config(config, uris=uris)
     stage = run.stage(name, Samples, settings=settings, inputs=[])
     if stage.result:
         return stage.result

@@ -120,7 +120,7 @@ def _columns(uri: str, schema: pa.Schema) -> dict[str, str | None]:
         return next((name for name in names if name in schema.names), None)
 
     columns = {"image": image_column(uri, schema), "captions": first(CAPTION_COLUMNS)}
-    columns |= {name: first([name]) for name in ("labels", "negative_labels")}
+    columns |= {name: first([name]) for name in ("labels", "negative_labels", "url", "sha256")}
     if not any(columns[name] for name in ("captions", "labels", "negative_labels")):
         names = ", ".join(CAPTION_COLUMNS)
         raise ValueError(f"{uri}: no captions among {schema.names}; name the column one of {names}")
@@ -133,7 +133,10 @@ def _batch_samples(
     assert columns["image"]
     images = image_values(batch, columns["image"])
     lengths = pc.binary_length(images).to_pylist()
-    values = {name: _raw_list(batch, columns[name]) for name in ("captions", "labels", "negative_labels", "key")}
+    values = {
+        name: _raw_list(batch, columns[name])
+        for name in ("captions", "labels", "negative_labels", "key", "url", "sha256")
+    }
     for index in range(batch.num_rows):
         sample = Sample(str(first + index), uri, first + index, lengths[index] or 0)
         try:
@@ -142,6 +145,7 @@ def _batch_samples(
                 sample.key = key.decode("utf-8", "backslashreplace") or sample.key
             elif key is not None:
                 sample.key = str(key)
+            sample.set_origin(values["url"][index], values["sha256"][index])
             sample.captions = parse_texts(values["captions"][index], "captions")
             sample.set_labels(values["labels"][index], values["negative_labels"][index])
         except Reject as reject:

@@ -153,6 +153,7 @@ class _Group:
     txt_captions: list[str] = field(default_factory=list)
     json_captions: list[str] = field(default_factory=list)
     labels: tuple[object, object] = (None, None)  # values of `labels` and `negative_labels`
+    origin: tuple[object, object] = (None, None)  # values of `url` and `sha256`
     problem: Reject | None = None  # of the texts
     beside_corrupt: bool = False
 
@@ -166,6 +167,7 @@ class _Group:
                 self.txt_captions += parse_texts(decode_text(raw), ".txt")
             else:
                 tree = read_json(raw)
+                self.origin = tree.get("url"), tree.get("sha256")
                 self.json_captions += parse_captions(tree)
                 self.labels = tree.get("labels"), tree.get("negative_labels")
         except Reject as reject:
@@ -186,6 +188,7 @@ class _Group:
                 sample.problem = Reject("duplicate_key", f"a second image of {self.key[:200]!r}")
             else:
                 sample.captions = merge_texts(self.txt_captions, self.json_captions)
+                sample.set_origin(*self.origin)
                 self._set_labels(sample)
                 sample.problem = sample.problem or self.problem
             yield sample
