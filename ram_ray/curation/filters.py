@@ -4,7 +4,8 @@ A filter of images rejects a row. A filter of captions takes away a caption; a r
 captions, and it has no labels.
 
 Sharpness and brightness are scored as CleanVision does, so that its thresholds can be used:
-    sharpness   1 - exp(-v / 100), with v the variance of the edges of the image shrunk to 64 pixels
+    sharpness   1 - exp(-v / 100), with v the variance of the edges of the image shrunk to 64 pixels, here without its
+                outermost pixels, which Pillow's edge filter only copies
     brightness  of a pixel sqrt(0.241 R^2 + 0.691 G^2 + 0.068 B^2) / 255; of an image, the 99th percentile
 """
 
@@ -38,7 +39,10 @@ def score_sharpness(image: Image.Image) -> float:
     """
     grey = image.convert("L")
     grey.thumbnail((SHARPNESS_SIDE, SHARPNESS_SIDE))
-    return 1 - math.exp(-0.01 * ImageStat.Stat(grey.filter(ImageFilter.FIND_EDGES)).var[0])
+    edges = grey.filter(ImageFilter.FIND_EDGES)
+    if min(edges.size) > 2:
+        edges = edges.crop((1, 1, edges.width - 1, edges.height - 1))
+    return 1 - math.exp(-0.01 * ImageStat.Stat(edges).var[0])
 
 
 def score_brightness(image: Image.Image) -> float:

@@ -82,7 +82,9 @@ def decide(pairs: pa.Table, *, config: DuplicatesConfig) -> Decisions:
     kinds, distances = pairs["kind"].to_numpy(), pairs["distance"].to_numpy()
     is_near = kinds == KINDS.index(NEAR)
     images = _Images(rows, _components(len(rows.id), rows.left[~is_near], rows.right[~is_near]))
-    near = images.of_row[rows.left[is_near]], images.of_row[rows.right[is_near]], distances[is_near]
+    left, right = images.of_row[rows.left], images.of_row[rows.right]
+    is_near &= left != right  # rows of one image are near duplicates too
+    near = left[is_near], right[is_near], distances[is_near]
     leaks = images.find_leaks(*near)
     copies = images.find_copies(*near, gone=leaks.is_set & (config.of_eval == "leave_out"), config=config)
 

@@ -78,8 +78,9 @@ def plan_work(num_rows: int, *, kinds: Sequence[str], near: bool, rows_per_slice
         return [Work(tuple(kinds), TABLES if near else (), 0, 1)]
     together = 7 if num_slices <= 1 else 1  # tables of a task
     tables = [TABLES[start : start + together] for start in range(0, len(TABLES), together)] if near else []
-    parts = [((kind,), ()) for kind in kinds] + [((), part) for part in tables]
-    return [Work(*part, index, max(1, num_slices)) for part in parts for index in range(max(1, num_slices))]
+    num_slices = max(1, num_slices)
+    equal = [Work((kind,), (), index, num_slices) for kind in kinds for index in range(num_slices)]
+    return equal + [Work((), part, index, num_slices) for part in tables for index in range(num_slices)]
 
 
 def make_ids(keys: Sequence[str], shards: Sequence[str], *, set_index: int, prefer: Sequence[str]) -> np.ndarray:

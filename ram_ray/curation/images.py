@@ -95,9 +95,8 @@ def curate(run: Run, config: RunConfig, samples: Samples, held_out: Sequence[Sam
     sets = [samples, *held_out]
     data = config.data
     if not data.duplicates.is_enabled:
-        prints = [make_fingerprints(run, config, samples)] if data.filters.of_images else []
-        first = unite_images(run, config, samples, *prints)
-        return [first, *held_out]
+        filtered = make_fingerprints(run, config, samples) if data.filters.of_images else None
+        return [unite_images(run, config, samples, filtered), *held_out]
     prints = [make_fingerprints(run, config, part, name=_name("fingerprints", part)) for part in sets]
     duplicates = find_duplicates(run, config, prints[0], prints[1:])
     results = [

@@ -35,7 +35,7 @@ def make(*pairs: tuple[Row, Row, str, int], shuffle: int | None = None, **config
 
 
 def test_rows_of_an_image_are_merged_also_through_a_third_row() -> None:
-    decided = make((train(1), train(2), "url", 0), (train(2), train(3), "pixels", 0))
+    decided = make((train(1), train(2), "url", 0), (train(2), train(3), "pixels", 0), (train(1), train(3), "near", 0))
     assert decided == {1: (1, STAYS), 2: (1, MERGED), 3: (1, MERGED)}
 
 

@@ -64,8 +64,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("mirror", encode(ImageOps.mirror(image(1))), {"caption": "near an image of coco"}),
             ("leak", encode(image(30).resize((80, 60))), {"caption": "near a held-out image"}),
             ("own", encode(image(21)), {"caption": "an image of its own"}),
-            ("long", encode(image(22)), {"caption": ["one two", "one two three four five"]}),
-            ("longer", encode(image(23)), {"caption": "one two three four five six"}),
+            ("long", encode(image(22)), {"caption": ["one two", "one two three four five six seven eight nine"]}),
+            ("longer", encode(image(23)), {"caption": "one two three four five six seven eight nine ten"}),
             ("plain", encode(Image.new("RGB", SIZE, "red")), {"caption": "red"}),
             ("plainer", encode(Image.new("RGB", SIZE, "darkred")), {"caption": "dark red"}),
             ("cut", encode(image(24))[:-60], {"caption": "cut"}),
@@ -107,7 +107,7 @@ def configure(data: Path, *sets: str, train: tuple[str, ...] = ("coco/*.tar", "w
         f"data.eval={[str(data / 'held/*.tar')]}",
     ]
     prefer = ["data.rows_per_block=7", "data.duplicates.prefer=['coco/*']"]
-    filters = ["data.filters.max_caption_words=4", f"data.filters.opt_out={data / 'opt_out.txt'}"]
+    filters = ["data.filters.max_caption_words=8", f"data.filters.opt_out={data / 'opt_out.txt'}"]
     return load(None, sets=[*fixed, *prefer, *filters, "resources={shuffle_partitions: 2, task_cpus: 0.5}", *sets])
 
 
@@ -144,7 +144,7 @@ def test_what_goes_has_a_reason_and_names_what_it_is_a_duplicate_of(log: Log) ->
     assert "held-out held/00000/" in rows["web/00000/leak"]["detail"]
     assert rows["web/00000/long"]["captions"] == ["one two"]
     assert rows["web/00000/long"]["filtered_captions"] == [
-        {"text": "one two three four five", "reason": "caption_length"}
+        {"text": "one two three four five six seven eight nine", "reason": "caption_length"}
     ]
     assert rows["web/00000/longer"]["reason"] == "caption_length"
     before = rows_of(log.results["fingerprints"])
@@ -214,5 +214,11 @@ def test_all_data_held_out_is_one_line(ray_cluster: None, data: Path, tmp_path: 
 
 
 def test_nothing_to_change_gives_the_rows_of_shards(ray_cluster: None, data: Path, tmp_path: Path) -> None:
-    log = run(tmp_path, data, "data.duplicates={same: [], near: null}", "data.filters={}")
+    log = run(
+        tmp_path,
+        data,
+        "data.duplicates={same: [], near: null}",
+        "data.filters.max_caption_words=null",
+        "data.filters.opt_out=null",
+    )
     assert set(log.results) == {"shards", "shards_eval"}
