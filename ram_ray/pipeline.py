@@ -76,6 +76,7 @@ def run_recipe(run: Run, config: RunConfig, log: RunLog) -> FinalModel | None:
         final = recipe(run, config)
         log.write_report(run, config, final.score)
     log.write_engine_report(run, config)
+    log.write_duplicates_page(run, config)
     return final
 
 

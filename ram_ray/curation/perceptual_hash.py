@@ -51,18 +51,31 @@ def make_signature(image: Image.Image) -> bytes | None:
     """
     thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
     small = thumbnail.resize((SIDE, SIDE), Image.Resampling.BOX, box=find_content(np.asarray(thumbnail)))
-    rgb = np.asarray(small, np.float32)
+    signatures, is_flat = sign(np.asarray(small)[None])
+    return None if is_flat[0] else signatures[0].tobytes()
+
+
+def sign(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Make the signatures of images of the size that they are made from.
+
+    Args:
+        pixels: uint8 (B, 32, 32, 3), RGB.
+
+    Returns:
+        `SIGNATURE` (B,), and bool (B,): whether an image has nearly one grey, so that its signature says nothing.
+    """
+    rgb = pixels.astype(np.float32)
     grey = rgb @ _LUMA
-    if grey.std() < MIN_CONTRAST:
-        return None
     frequencies = _cosines() @ grey @ _cosines().T
     mirrored = frequencies * np.where(np.arange(FINE) % 2, -1, 1)
-    cells = rgb.reshape(GRID, SIDE // GRID, GRID, SIDE // GRID, 3).mean((1, 3))
-    signature = np.zeros((), SIGNATURE)
-    signature["coarse"], signature["fine"] = _bits(frequencies[:COARSE, :COARSE])[0], _bits(frequencies)
-    signature["mirrored_coarse"], signature["mirrored_fine"] = _bits(mirrored[:COARSE, :COARSE])[0], _bits(mirrored)
-    signature["colour"] = np.rint(np.moveaxis(cells @ _CHROMA.T, -1, 0)).clip(-127, 127).reshape(-1)
-    return signature.tobytes()
+    cells = rgb.reshape(-1, GRID, SIDE // GRID, GRID, SIDE // GRID, 3).mean((2, 4))
+    signatures = np.zeros(len(pixels), SIGNATURE)
+    for prefix, values in (("", frequencies), ("mirrored_", mirrored)):
+        signatures[f"{prefix}coarse"] = _bits(values[:, :COARSE, :COARSE])[:, 0]
+        signatures[f"{prefix}fine"] = _bits(values)
+    colours = np.moveaxis(cells @ _CHROMA.T, -1, 1)
+    signatures["colour"] = np.rint(colours).clip(-127, 127).reshape(len(pixels), -1)
+    return signatures, grey.std((1, 2)) < MIN_CONTRAST
 
 
 def find_content(pixels: np.ndarray) -> tuple[float, float, float, float]:
@@ -130,11 +143,11 @@ def _cosines() -> np.ndarray:
 
 
 def _bits(frequencies: np.ndarray) -> np.ndarray:
-    """One bit for each frequency but the constant one, which is 0: above the median of the others. uint64 (n,)."""
-    values = frequencies.reshape(-1)
-    bits = values > np.median(values[1:])
-    bits[0] = False
-    return np.packbits(bits, bitorder="little").view("<u8")
+    """One bit for each frequency but the constant one, which is 0: above the median of the others. uint64 (B, n)."""
+    values = frequencies.reshape(len(frequencies), -1)
+    bits = values > np.median(values[:, 1:], axis=1, keepdims=True)
+    bits[:, 0] = False
+    return np.packbits(bits, axis=1, bitorder="little").view("<u8")
 
 
 def _border(rows: np.ndarray) -> int:

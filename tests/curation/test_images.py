@@ -170,6 +170,12 @@ def test_the_run_says_what_was_found(log: Log) -> None:
     assert "1 left out as copies of held-out images" in note
 
 
+def test_the_page_shows_pairs(log: Log) -> None:
+    page = (Path(log.results["images"].path).parents[2] / "evaluation/duplicates.html").read_text()
+    assert page.count("data:image/jpeg") == 2 * (21 + 2 + 1) and "cannot be read" not in page
+    assert "training rows that are copies of held-out images (near duplicates): left out" in page
+
+
 def test_images_of_training_and_held_out_images_share_no_url(log: Log) -> None:
     urls = [
         {row["url"] for row in rows_of(log.results[name]).values() if row["reason"] is None} - {None}
