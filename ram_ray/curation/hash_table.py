@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ram_ray.curation.fingerprints import hash_bytes
 from ram_ray.curation.groups import KINDS, NEAR, PAIR
-from ram_ray.curation.lookup import TABLES, pair_equal, pair_near, select_slice
+from ram_ray.curation.lookup import MANY, TABLES, WIDE_TABLES, Table, pair_equal, pair_near, select_slice
 from ram_ray.curation.perceptual_hash import SIGNATURE
 from ram_ray.data.shards import shard_matches
 from ram_ray.data.sources import source_of
@@ -50,14 +50,14 @@ class Work:
     """What one task looks for."""
 
     kinds: tuple[str, ...]  # of equal values
-    tables: tuple[tuple[int, int], ...]  # of near hashes
+    tables: tuple[Table, ...]  # of near hashes
     slice_index: int
     num_slices: int
 
     @property
     def name(self) -> str:
         """Name of its file."""
-        tables = f"{TABLES.index(self.tables[0])}-{len(self.tables)}" if self.tables else ""
+        tables = f"{''.join(map(str, self.tables[0]))}-{len(self.tables)}" if self.tables else ""
         return f"{'_'.join(self.kinds)}{tables}_{self.slice_index}of{self.num_slices}"
 
 
@@ -77,7 +77,8 @@ def plan_work(num_rows: int, *, kinds: Sequence[str], near: bool, rows_per_slice
     if 20 * num_rows <= rows_per_slice:
         return [Work(tuple(kinds), TABLES if near else (), 0, 1)]
     together = 7 if num_slices <= 1 else 1  # tables of a task
-    tables = [TABLES[start : start + together] for start in range(0, len(TABLES), together)] if near else []
+    family = WIDE_TABLES if num_rows > MANY else TABLES
+    tables = [family[start : start + together] for start in range(0, len(family), together)] if near else []
     num_slices = max(1, num_slices)
     equal = [Work((kind,), (), index, num_slices) for kind in kinds for index in range(num_slices)]
     return equal + [Work((), part, index, num_slices) for part in tables for index in range(num_slices)]

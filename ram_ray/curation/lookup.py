@@ -2,7 +2,11 @@
 
 The coarse hash is divided into 8 bands of 8 bits. Two hashes that differ in at most 6 bits agree in at least two bands,
 so each of the 28 pairs of bands is a table with a key of 16 bits, and only images with the same key in a table are
-compared. Hashes that differ in 7 or 8 bits are found where the differences leave two bands free, which they mostly do.
+compared. Hashes that differ in 8 bits are found where the differences leave two bands free, which they mostly do. (The
+bits are above or below a median, so that half of them are set and two hashes differ in an even number.)
+
+The images with one key grow with the data. So for more than `MANY` images there are 9 bands of 7 bits, and each of the
+84 triples of bands is a table with a key of 21 bits: again hashes that differ in at most 6 bits are always found.
 
 A task takes some tables, and of each table or value only the keys of its slice, so its memory is bounded by the
 number of slices. What it finds does not depend on how the work is divided.
@@ -12,15 +16,18 @@ Letters: N rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from ram_ray.curation.perceptual_hash import SIGNATURE, confirm, mirror_colours
 
-BANDS, BAND_BITS = 8, 8
-TABLES: tuple[tuple[int, int], ...] = tuple(combinations(range(BANDS), 2))
+Table = tuple[int, ...]  # bands
+TABLES: tuple[Table, ...] = tuple(combinations(range(8), 2))
+WIDE_TABLES: tuple[Table, ...] = tuple(combinations(range(9), 3))
+MANY = 1_000_000  # images, from which on wide tables are quicker
+_BAND_BITS = {2: 8, 3: 7}  # by the bands of a table
 MAX_NEIGHBOURS = 2000  # images of one key that an image is compared with: bounds the time of one crowded key
 CHUNK = 1 << 20  # pairs that are compared at once
 
@@ -49,7 +56,7 @@ def pair_near(
     *,
     max_distance: int,
     mirrored: bool = True,
-    tables: tuple[tuple[int, int], ...] = TABLES,
+    tables: Sequence[Table] = TABLES,
     slice_index: int = 0,
     num_slices: int = 1,
 ) -> Pairs:
@@ -61,7 +68,7 @@ def pair_near(
         signatures: `SIGNATURE` (N,), in the order in which rows are preferred.
         max_distance: most bits in which the coarse hashes of a pair differ.
         mirrored: whether mirrored images are near duplicates.
-        tables: pairs of bands that are looked up.
+        tables: that are looked up.
         slice_index: of the keys of each table that are looked up, 0 to num_slices - 1.
         num_slices: number of slices.
 
@@ -70,7 +77,7 @@ def pair_near(
     """
     raw = np.ascontiguousarray(signatures).view(f"V{SIGNATURE.itemsize}").reshape(-1)
     unique, owners, first_of = np.unique(raw, return_index=True, return_inverse=True)
-    found: list[Pairs] = [_same_signature(owners[first_of] if TABLES[0] in tables else owners[:0])]
+    found: list[Pairs] = [_same_signature(owners[first_of] if tables[0] in (TABLES[0], WIDE_TABLES[0]) else owners[:0])]
     entries = _Entries(unique.view(SIGNATURE), owners, mirrored=mirrored)
     for table in tables:
         keys = _keys(entries.coarse, table)
@@ -106,14 +113,12 @@ class _Entries:
         return np.minimum(rows, others), np.maximum(rows, others), distances[matches].astype(np.int64)
 
 
-def select_slice(
-    signatures: np.ndarray, *, tables: tuple[tuple[int, int], ...], slice_index: int, num_slices: int
-) -> np.ndarray:
+def select_slice(signatures: np.ndarray, *, tables: Sequence[Table], slice_index: int, num_slices: int) -> np.ndarray:
     """The rows that a task needs.
 
     Args:
         signatures: `SIGNATURE` (N,).
-        tables: pairs of bands that are looked up.
+        tables: that are looked up.
         slice_index: of the keys of each table, 0 to num_slices - 1.
         num_slices: number of slices.
 
@@ -134,10 +139,13 @@ def _same_signature(firsts: np.ndarray) -> Pairs:
     return np.minimum(rows, others), np.maximum(rows, others), np.zeros(len(others), np.int64)
 
 
-def _keys(hashes: np.ndarray, table: tuple[int, int]) -> np.ndarray:
-    """The key of each hash in a table, uint16."""
-    first, second = (hashes >> np.uint64(BAND_BITS * band) & np.uint64(2**BAND_BITS - 1) for band in table)
-    return (first << np.uint64(BAND_BITS) | second).astype(np.uint16)
+def _keys(hashes: np.ndarray, table: Table) -> np.ndarray:
+    """The key of each hash in a table; numpy sorts uint16 in linear time."""
+    bits = np.uint64(_BAND_BITS[len(table)])
+    keys = np.zeros(len(hashes), np.uint64)
+    for band in table:
+        keys = keys << bits | (hashes >> bits * np.uint64(band)) & np.uint64(2) ** bits - np.uint64(1)
+    return keys.astype(np.uint16 if len(table) == 2 else np.uint32)
 
 
 def _neighbours(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

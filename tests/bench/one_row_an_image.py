@@ -58,7 +58,17 @@ def run_job(folder: Path, job: list[str]) -> tuple[float, float]:
     """Run `jobs/shards.py`: seconds, and the largest memory of the driver in MB."""
     duplicates = "data.duplicates={same: [url, sha256], near: null}"
     command = [sys.executable, str(ROOT / "jobs/shards.py"), "--data", f"{folder}/train/*.parquet"]
-    command += ["--eval", f"{folder}/eval/*.parquet", "--run", f"{folder}/run", "--set", duplicates, "--set", "data.check=header", *job]
+    command += [
+        "--eval",
+        f"{folder}/eval/*.parquet",
+        "--run",
+        f"{folder}/run",
+        "--set",
+        duplicates,
+        "--set",
+        "data.check=header",
+        *job,
+    ]
     start, peak = time.monotonic(), 0.0
     process = subprocess.Popen(command, cwd=ROOT)
     while process.poll() is None:

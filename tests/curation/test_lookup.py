@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ram_ray.curation.hash_table import Work, plan_work
-from ram_ray.curation.lookup import TABLES, pair_equal, pair_near, select_slice
+from ram_ray.curation.lookup import MANY, TABLES, WIDE_TABLES, Table, pair_equal, pair_near, select_slice
 from ram_ray.curation.perceptual_hash import SIGNATURE
 
 
@@ -31,19 +31,21 @@ def to_set(pairs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> set[tuple[int, .
     return set(zip(*(column.tolist() for column in pairs), strict=True))
 
 
-def test_all_pairs_up_to_six_bits_are_found(planted: np.ndarray) -> None:
+@pytest.mark.parametrize("tables", [TABLES, WIDE_TABLES], ids=["pairs", "triples"])
+def test_all_pairs_up_to_six_bits_are_found(planted: np.ndarray, tables: tuple[Table, ...]) -> None:
     distances = np.bitwise_count(planted["coarse"][:, None] ^ planted["coarse"][None])
     left, right = np.nonzero(np.triu(distances <= 6, 1))
     compared = {(int(a), int(b), int(distances[a, b])) for a, b in zip(left, right, strict=True)}
-    assert {pair for pair in to_set(pair_near(planted, max_distance=6))} == compared
+    assert {pair for pair in to_set(pair_near(planted, max_distance=6, tables=tables))} == compared
     assert len(compared) == 140
-    more = to_set(pair_near(planted, max_distance=8))
+    more = to_set(pair_near(planted, max_distance=8, tables=tables))
     assert more > compared and max(distance for _, _, distance in more) == 8
 
 
-def test_the_division_does_not_change_the_result(planted: np.ndarray) -> None:
+@pytest.mark.parametrize("tables", [TABLES, WIDE_TABLES], ids=["pairs", "triples"])
+def test_the_division_does_not_change_the_result(planted: np.ndarray, tables: tuple[Table, ...]) -> None:
     found: set[tuple[int, ...]] = set()
-    for table in TABLES:
+    for table in tables:
         for index in range(3):
             mask = select_slice(planted, tables=(table,), slice_index=index, num_slices=3)
             rows = np.flatnonzero(mask)
@@ -52,7 +54,7 @@ def test_the_division_does_not_change_the_result(planted: np.ndarray) -> None:
                 planted[rows], max_distance=8, tables=(table,), slice_index=index, num_slices=3
             )
             found |= to_set((rows[left], rows[right], distances))
-    assert found == to_set(pair_near(planted, max_distance=8))
+    assert found == to_set(pair_near(planted, max_distance=8, tables=tables))
 
 
 def test_equal_values_are_paired_with_the_first_of_them() -> None:
@@ -65,8 +67,8 @@ def test_the_plan_covers_every_kind_table_and_slice_once() -> None:
     assert plan_work(100, kinds=["url"], near=True) == [Work(("url",), TABLES, 0, 1)]
     for num_rows in (1_000_000, 5_000_000):
         plan = plan_work(num_rows, kinds=["url", "bytes"], near=True)
-        slices = max(1, -(-num_rows // 2_000_000))
+        slices, family = max(1, -(-num_rows // 2_000_000)), WIDE_TABLES if num_rows > MANY else TABLES
         parts = [(part, work.slice_index) for work in plan for part in (*work.kinds, *work.tables)]
-        expected = [(part, index) for part in ("url", "bytes", *TABLES) for index in range(slices)]
+        expected = [(part, index) for part in ("url", "bytes", *family) for index in range(slices)]
         assert sorted(parts, key=str) == sorted(expected, key=str)
         assert len({work.name for work in plan}) == len(plan)
