@@ -20,7 +20,7 @@ from ram_ray.curation.perceptual_hash import make_signature
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.records import FINGERPRINT, Reject, Row, to_table
 from ram_ray.results import Fingerprints, Samples
-from ram_ray.runtime.annotate import annotate, count_and_reject
+from ram_ray.runtime.annotate import annotate, caption_rows_per_block, count_and_reject
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.input_file import InputFile
 from ram_ray.settings.curation import FiltersConfig, Sameness
@@ -195,6 +195,7 @@ def make_fingerprints(run: Run, config: RunConfig, samples: Samples, *, name: st
         schema=FINGERPRINT,
         execution=execution,
         rows_in=samples.rows_out,
+        rows_per_block=None if settings.reads_images else caption_rows_per_block(samples.rows_out, execution=execution),
     )
     rows, rejected = count_and_reject(stage, execution=execution)
     assert rows == samples.rows_out, f"{name}: {samples.rows_out} rows in, {rows} out"

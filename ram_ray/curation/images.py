@@ -25,7 +25,7 @@ from ram_ray.curation.fingerprints import make_fingerprints
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import Duplicates, Fingerprints, Images, Samples
-from ram_ray.runtime.annotate import annotate, sum_blocks, write_rejected
+from ram_ray.runtime.annotate import annotate, caption_rows_per_block, sum_blocks, write_rejected
 from ram_ray.runtime.artifacts import Run
 from ram_ray.settings.curation import FiltersConfig
 from ram_ray.settings.section import Section, StageSettings
@@ -157,6 +157,7 @@ def unite_images(
         schema=SAMPLE,
         execution=execution,
         rows_in=source.rows_out,
+        rows_per_block=caption_rows_per_block(source.rows_out, execution=execution),
     )
     counts = sum_blocks(stage.path, _count, columns=["reason", "filtered_captions"], execution=execution)
     rows, merged, rejected = (int(counts.get(name, 0)) for name in ("rows", MERGED, "rejected"))
