@@ -1,4 +1,4 @@
-"""Check shards: decode every image, and write unusable rows with their reason to rejected/shards."""
+"""Check shards: decode every image, find duplicates, and write rows that cannot be used to rejected/STAGE."""
 
 from ram_ray.cli.run import run_stage
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ram_ray.config import RunConfig, dump
+from ram_ray.curation.images import curate
 from ram_ray.data.collect import collect, draw_corpus
 from ram_ray.data.folds import Fold
 from ram_ray.data_engine.clean_stages import clean
@@ -75,6 +76,7 @@ def run_recipe(run: Run, config: RunConfig, log: RunLog) -> FinalModel | None:
         final = recipe(run, config)
         log.write_report(run, config, final.score)
     log.write_engine_report(run, config)
+    log.write_duplicates_page(run, config)
     return final
 
 
@@ -147,7 +149,7 @@ def find_data(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
 
 
 def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: list[str]) -> tuple[Annotations, Inputs]:
-    """The stages before the first training: shards, represent, parse, labels.
+    """The stages before the first training: shards and images, represent, parse, labels.
 
     Args:
         run: the folder of the run.
@@ -165,6 +167,7 @@ def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: l
     held_out_samples = None
     if held_out_uris:
         held_out_samples = collect(run, config, name="shards_eval", uris=held_out_uris, held_out=True)
+    samples, *held_out_sets = curate(run, config, samples, [held_out_samples] if held_out_samples else [])
     run.stop_after("shards")
 
     vocabulary = build_vocabulary(run, config, samples)
@@ -177,8 +180,8 @@ def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: l
     labels = build_labels(run, config, parsed, dual_encoder)
     annotations = label_captions(run, config, parsed, labels)
     held_out = None
-    if held_out_samples:
-        held_out_parsed = parse(run, config, held_out_samples, name="parse_eval")
+    for held_out_set in held_out_sets:
+        held_out_parsed = parse(run, config, held_out_set, name="parse_eval")
         held_out = label_captions(run, config, held_out_parsed, labels, name="labels_eval")
     return annotations, Inputs(labels, dual_encoder, vocabulary, samples, held_out)
 

@@ -29,6 +29,15 @@ Reason = Literal[
     "no_caption",  # no text to train on
     "bad_metadata",  # JSON or text that cannot be read or has the wrong encoding
     "duplicate_key",  # the key was already used in this shard
+    "duplicate_image",  # a copy or a near duplicate of an image that stays, or of a held-out image
+    "merged",  # a further row of an image: its captions are in the row that stays; not counted as rejected
+    "aspect_ratio",  # this and the next: a filter of data.filters
+    "blurred",
+    "dark",
+    "opted_out",
+    "caption_length",
+    "language",
+    "watermark",
     "broken_archive",  # one row for the part of an archive that could not be read
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
@@ -47,21 +56,52 @@ _LOCATION = [
 ]
 _REJECTION = [("reason", pa.string()), ("detail", pa.string())]  # null where the row can be used
 
-# After `shards`. `labels` is null where a shard has no human labels; an empty list means "labelled, no label applies".
-# `negative_labels` are names that a person says do not apply. `given_tags` are tags that came with the data and are no
-# human labels: those of released annotations, as ids of `labels.system`.
-# `hidden_captions` contains captions that are used for measuring only (`data.measure`); null where nothing is measured.
+# After `shards` and `images`. `url` and `sha256` are what the data states about the image. `labels` is null where a
+# shard has no human labels; an empty list means "labelled, no label applies". `negative_labels` are names that a person
+# says do not apply. `given_tags` are tags that came with the data and are no human labels: those of released
+# annotations, as ids of `labels.system`. `hidden_captions` contains captions that are used for measuring only
+# (`data.measure`); null where nothing is measured. `filtered_captions` are those that a filter of `data.filters` took
+# away.
 SAMPLE = pa.schema(
     [
         *_LOCATION,
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("url", pa.string()),
+        ("sha256", pa.string()),
         ("captions", pa.list_(pa.string())),
         ("labels", pa.list_(pa.string())),
         ("negative_labels", pa.list_(pa.string())),
         ("given_tags", pa.list_(pa.struct([("id", pa.int32()), ("caption", pa.int32())]))),  # null: of no caption
         ("hidden_captions", pa.list_(pa.string())),
+        ("filtered_captions", pa.list_(pa.struct([("text", pa.string()), ("reason", pa.string())]))),
         *_REJECTION,
+    ]
+)
+
+# After `fingerprints`: hashes of 64 bits, null where there is nothing to hash, and a `perceptual_hash.SIGNATURE`.
+FINGERPRINT = pa.schema(
+    [
+        *SAMPLE,
+        *((f"{name}_hash", pa.int64()) for name in ("url", "sha256", "bytes", "pixels")),
+        ("signature", pa.binary()),
+    ]
+)
+
+# After `duplicates`: a row for each row that is a duplicate, and one for each row that gets the captions of others.
+# Partitioned by `set` (0 is trained on) and `shard`.
+DUPLICATE = pa.schema(
+    [
+        ("set", pa.int32()),
+        *_LOCATION,
+        ("action", pa.string()),  # merged | left_out | placeholder | listed; gets: others are merged into this row
+        ("kind", pa.string()),  # url | sha256 | bytes | pixels | near: the first that holds
+        ("distance", pa.int32()),  # of a near duplicate: bits of 63 that differ
+        *((f"other_{name}", kind) for name, kind in [("set", pa.int32()), *_LOCATION]),  # the row that stays
+        ("captions", pa.list_(pa.string())),  # this and the next: of all rows of the image, where others are merged in
+        ("labels", pa.list_(pa.string())),
+        ("negative_labels", pa.list_(pa.string())),
+        ("given_tags", SAMPLE.field("given_tags").type),
     ]
 )
 

@@ -4,7 +4,8 @@ A stage takes results of earlier stages and returns one of these. Paths are URIs
 stage may not have measured is None then. The classes are here and not in `records`, which describes tables, since a
 result is made by a stage of a run (`runtime.artifacts`), and imports point one way.
 
-    shards      Samples (DrawnShards: the drawn scenes)     pretrain    TrainedModel (GivenModel)
+    shards      Samples (DrawnShards: the drawn scenes;     pretrain    TrainedModel (GivenModel)
+                Fingerprints, Duplicates, Images)
     represent   DualEncoderResult (Vocabulary, Synthetic)   generate    GeneratedAnnotations (Scores, ScoreWeights,
     parse       Parsed                                                  Thresholds)
     labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Regions, Removals)
@@ -58,6 +59,42 @@ class Samples(RowsResult):
     shards: int
     images: int | None = None  # None: captions without images
     held_out: bool = False  # not trained on
+
+
+class Fingerprints(Samples):
+    """`records.FINGERPRINT` rows: what each image is compared by."""
+
+
+class Duplicates(StageResult):
+    """`records.DUPLICATE` rows, partitioned by set and shard."""
+
+    rows: int  # that are in a pair
+    counts: dict[str, int]  # "SET/ACTION/KIND/OTHER" -> rows of a set that are duplicates of one of the set OTHER
+
+    def count(self, set_name: str, *actions: str, held_out: bool | None = None) -> int:
+        """Count duplicates.
+
+        Args:
+            set_name: "train", or "eval".
+            actions: merged, left_out, placeholder, listed.
+            held_out: whether the other row is held out; None: either.
+
+        Returns:
+            The number of rows.
+        """
+        parts = [(name.split("/"), count) for name, count in self.counts.items()]
+        return sum(
+            count
+            for (name, action, _, other), count in parts
+            if name == set_name and action in actions and held_out in (None, other != "train")
+        )
+
+
+class Images(Samples):
+    """`records.SAMPLE` rows, one an image: rows_in = rows_out + rejected + merged."""
+
+    merged: int  # rows whose captions went to another row of their image
+    filtered_captions: dict[str, int]  # reason -> captions
 
 
 class DrawnShards(StageResult):

@@ -22,7 +22,20 @@ from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
 
 ROOT = Path(ram_ray.__file__).parent
 STAGE_NAMES = {
-    *("shards", "captions", "scenes", "parse", "label_system", "labels", "vocabulary", "represent", "synthesize"),
+    *(
+        "shards",
+        "fingerprints",
+        "duplicates",
+        "images",
+        "captions",
+        "scenes",
+        "parse",
+        "label_system",
+        "labels",
+        "vocabulary",
+        "represent",
+        "synthesize",
+    ),
     *(
         "given",
         "encode",

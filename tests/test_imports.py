@@ -32,7 +32,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("results",),
     ("models", "drawn_scenes"),
     ("data", "captions"),
-    ("training", "labels", "inference", "interop"),
+    ("training", "labels", "inference", "interop", "curation"),
     ("synthesis", "detectors"),
     ("data_engine", "evaluation", "serving"),
     ("reporting",),

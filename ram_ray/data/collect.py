@@ -20,7 +20,6 @@ from pydantic import Field
 
 from ram_ray.config import RunConfig
 from ram_ray.data.annotation_list import check_system
-from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.data.shards import Format, Shard, list_shards, scan_shard
 from ram_ray.data.unread import Unread
 from ram_ray.drawn_scenes import plan_corpus, write_shard
@@ -48,13 +47,6 @@ class ListedShard(Section):
     format: Format = Field(json_schema_extra=RUNTIME_ONLY)  # follows from the URI
 
 
-class HiddenCaptions(Section):
-    """The captions that stay in `captions` where the run measures its data engine; the others are hidden."""
-
-    captions_per_image: int
-    seed: int
-
-
 class SampleSettings(StageSettings):
     """All that the rows of the stage `shards` depend on."""
 
@@ -65,16 +57,14 @@ class SampleSettings(StageSettings):
     max_bytes: int
     images: str | None = None  # folder that the image paths of lists and tables start from; None: theirs
     layout: LayoutConfig
-    hidden: HiddenCaptions | None = None
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, uris: list[str], held_out: bool) -> SampleSettings:
+    def from_config(cls, config: RunConfig, *, uris: list[str]) -> SampleSettings:
         """List the shards, and take the settings of their rows.
 
         Args:
             config: configuration of the run.
             uris: paths, URIs or globs of shards, see `list_shards`.
-            held_out: whether the shards are not trained on: then no caption is hidden.
 
         Returns:
             The settings.
@@ -82,8 +72,7 @@ class SampleSettings(StageSettings):
         Raises:
             ValueError: if a name is no shard, or a JSON list has label ids and `labels.system` does not name them.
         """
-        data, num_shown = config.data, config.data.measure.captions_per_image
-        hides = num_shown is not None and not held_out
+        data = config.data
         unread = Unread()
         shards = list_shards(uris, folders=data.shard_folders, images=data.images, layout=data.layout, unread=unread)
         if unread:
@@ -102,7 +91,6 @@ class SampleSettings(StageSettings):
             max_bytes=data.max_bytes,
             images=shards[0].images,
             layout=data.layout,
-            hidden=HiddenCaptions(captions_per_image=num_shown, seed=config.seed) if hides else None,
         )
 
     @property
@@ -120,11 +108,7 @@ class SampleSettings(StageSettings):
             An iterator of rows.
         """
         shard = Shard(source["shard"], source["uri"], source["format"], images=self.images)
-        rows = scan_shard(shard, limits=self.limits, check=self.check, layout=self.layout)
-        hidden = self.hidden
-        if hidden is None:
-            return rows
-        return (hide_captions(row, num_shown=hidden.captions_per_image, seed=hidden.seed) for row in rows)
+        return scan_shard(shard, limits=self.limits, check=self.check, layout=self.layout)
 
 
 class DrawnSettings(StageSettings):
@@ -147,7 +131,7 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
         config: configuration of the run; `data` sets how shards are read and checked.
         name: name of the stage.
         uris: paths, URIs or globs of shards, see `list_shards`.
-        held_out: whether the shards are not trained on: then no caption of an image is hidden.
+        held_out: whether the shards are not trained on.
 
     Returns:
         The result of the stage.
@@ -155,7 +139,7 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
     Raises:
         ValueError: if a name is no shard, or no row is usable; the message has the reason of a row.
     """
-    settings = SampleSettings.from_config(config, uris=uris, held_out=held_out)
+    settings = SampleSettings.from_config(config, uris=uris)
     stage = run.stage(name, Samples, settings=settings, inputs=[])
     if stage.result:
         return stage.result

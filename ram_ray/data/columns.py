@@ -35,12 +35,15 @@ class Columns:
     json: str | None  # a column of objects as img2dataset's .json files, or of their text
     labels: str | None
     negative_labels: str | None
+    url: str | None
+    sha256: str | None
     key: str | None
 
     @property
     def names(self) -> list[str]:
         """All of them."""
-        names = (self.image, *self.captions, self.json, self.labels, self.negative_labels, self.key)
+        origin = self.url, self.sha256
+        names = (self.image, *self.captions, self.json, self.labels, self.negative_labels, *origin, self.key)
         return list(dict.fromkeys(name for name in names if name))
 
 
@@ -70,6 +73,8 @@ def find_columns(uri: str, schema: pa.Schema, layout: LayoutConfig, *, needs_tex
         json=first(["json"]),
         labels=first(["labels"]),
         negative_labels=first(["negative_labels"]),
+        url=first(["url"]),
+        sha256=first(["sha256"]),
         key=first(KEY_COLUMNS),
     )
     if needs_text and not (captions or columns.json or columns.labels or columns.negative_labels):

@@ -108,8 +108,8 @@ class _Rows:
         """The samples of a batch whose first row is number `first`."""
         columns = self._columns
         captions = [(name, values_of(batch, name)) for name in columns.captions]
-        names = (columns.json, columns.labels, columns.negative_labels, columns.key)
-        trees, labels, negatives, keys = (values_of(batch, name) for name in names)
+        names = (columns.json, columns.labels, columns.negative_labels, columns.key, columns.url, columns.sha256)
+        trees, labels, negatives, keys, urls, sums = (values_of(batch, name) for name in names)
         image_values = batch.column(columns.image)
         for index in range(batch.num_rows):
             number = first + index
@@ -122,6 +122,10 @@ class _Rows:
                     sample.key = str(key)
                 texts = [parse_texts(values[index], name, encoding=self._layout.encoding) for name, values in captions]
                 tree = _tree(trees[index])
+                sample.set_origin(
+                    tree.get("url") if urls[index] is None else urls[index],
+                    tree.get("sha256") if sums[index] is None else sums[index],
+                )
                 sample.captions = merge_texts(*texts, parse_captions(tree))
                 sample.set_labels(
                     tree.get("labels") if labels[index] is None else labels[index],

@@ -17,6 +17,7 @@ from ram_ray.data.texts import parse_labels, parse_texts
 from ram_ray.records import Reject
 from ram_ray.runtime.location import locate
 
+MAX_ORIGIN = 4096  # characters of a url or a sum
 NO_COLUMNS = "#columns"  # key of the one sample of a table that has no columns of images or of captions
 Read = Callable[[int], bytes]  # the first n bytes of an image
 
@@ -56,6 +57,8 @@ class Sample:
     offset: int = 0
     nbytes: int = 0
     size: tuple[int, int] | None = None  # (width, height)
+    url: str | None = None
+    sha256: str | None = None
     captions: list[str] = field(default_factory=list)
     labels: list[str] | None = None
     negative_labels: list[str] | None = None
@@ -66,6 +69,15 @@ class Sample:
     def has_labels(self) -> bool:
         """Whether anything but a caption says what the image shows."""
         return not (self.labels is None and self.negative_labels is None and self.given_tags is None)
+
+    def set_origin(self, url: object, sha256: object) -> None:
+        """Set what the data states about the image's origin; what is no text, or too long, says nothing.
+
+        Args:
+            url: where the image was downloaded, as img2dataset writes it.
+            sha256: sum of the image as it was downloaded.
+        """
+        self.url, self.sha256 = _short_text(url), _short_text(sha256)
 
     def set_labels(self, labels: object, negative_labels: object) -> None:
         """Set the human labels.
@@ -93,6 +105,14 @@ class Sample:
             self.size = check_image(read, self.nbytes)
         except Reject as reject:
             self.problem = self.problem or reject
+
+
+def _short_text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str) or len(value) > MAX_ORIGIN or not value.isprintable():
+        return None
+    return value.strip() or None
 
 
 def check_file(sample: Sample, *, named_in: str, check_image: ImageCheck) -> None:

@@ -139,6 +139,8 @@ def _row(shard: Shard, sample: Sample, used: Counter[str]) -> Row:
         "nbytes": sample.nbytes,
         "width": width,
         "height": height,
+        "url": sample.url,
+        "sha256": sample.sha256,
         "captions": sample.captions,
         "labels": sample.labels,
         "negative_labels": sample.negative_labels,

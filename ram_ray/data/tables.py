@@ -172,6 +172,7 @@ def _describe(sample: Sample, row: Json, root: str, layout: LayoutConfig) -> Non
     name = relative_name(row.get(field) if field else None, root=root)
     sample.key, sample.uri = name, child_uri(root, name)
     sample.captions = parse_captions(row, caption_fields(row, layout))
+    sample.set_origin(row.get("url"), row.get("sha256"))
     sample.set_labels(row.get("labels"), row.get("negative_labels"))
 
 

@@ -17,6 +17,7 @@ class TextFiles:
     txt_captions: list[str] = field(default_factory=list)
     json_captions: list[str] = field(default_factory=list)
     labels: tuple[object, object] = (None, None)  # values of `labels` and `negative_labels`
+    origin: tuple[object, object] = (None, None)  # values of `url` and `sha256`
     problem: Reject | None = None
 
     def add(self, extension: str, raw: bytes, layout: LayoutConfig) -> None:
@@ -39,6 +40,7 @@ class TextFiles:
             else:
                 self.json_captions += parse_captions(tree)
             self.labels = tree.get("labels"), tree.get("negative_labels")
+            self.origin = tree.get("url"), tree.get("sha256")
             if tree.get("error_message") and tree.get("status") not in (None, "success"):
                 status = parse_texts([str(tree.get("status")), str(tree["error_message"])], "status")
                 self.problem = Reject("bad_metadata", f"img2dataset has no image: {': '.join(status)}")
@@ -46,12 +48,13 @@ class TextFiles:
             self.problem = reject
 
     def describe(self, sample: Sample) -> None:
-        """Set captions, labels and the problem of a sample.
+        """Set captions, labels, origin and the problem of a sample.
 
         Args:
             sample: of the image.
         """
         sample.captions = merge_texts(self.txt_captions, self.json_captions)
+        sample.set_origin(*self.origin)
         try:
             sample.set_labels(*self.labels)
         except Reject as reject:

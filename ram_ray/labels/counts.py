@@ -12,7 +12,6 @@ Each block is counted with Arrow and gives at most a row for each name; Ray Data
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ram_ray.captions.tables import load_lemmas
+from ram_ray.data.sources import source_of
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
@@ -44,22 +44,6 @@ ANY_NAME: Key = ("", "")  # name and kind of the NAME_COUNTS rows that count all
 MIN_EVIDENCE = 5  # captions; a word in fewer captions is never marked as ambiguous
 NUM_EXAMPLES = 3
 MAX_EXAMPLE = 160  # characters
-_NUMBER = re.compile(r"(^|[-_.])\d+$")  # number of a folder: "part-00003", not "coco2017"
-_STEM_NUMBER = re.compile(r"[-_.]?\d+$")
-
-
-def source_of(shard: str) -> str:
-    """Source of the captions of a shard.
-
-    Args:
-        shard: name of the shard.
-
-    Returns:
-        The name without numbers: "cc3m" for "cc3m/00003".
-    """
-    *folders, stem = shard.split("/")
-    parts = [*(_NUMBER.sub("", folder) for folder in folders), _STEM_NUMBER.sub("", stem)]
-    return "/".join(part for part in parts if part) or shard
 
 
 def count_names(block: pa.Table) -> pa.Table:

@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from ram_ray.data.ground_truth import resolve_labels
 from ram_ray.data.shards import shard_matches
+from ram_ray.data.sources import source_of
 from ram_ray.label_system import LabelSystem, split_kind
-from ram_ray.labels.counts import source_of
 from ram_ray.labels.names import Key
 from ram_ray.records import HUMAN, Row
 from ram_ray.runtime.annotate import sum_blocks

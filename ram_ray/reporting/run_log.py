@@ -15,12 +15,14 @@ from ram_ray.config import RunConfig
 from ram_ray.evaluation.metrics import Summary
 from ram_ray.evaluation.stages import read_summary
 from ram_ray.models.label_match import MATCH_FILE
+from ram_ray.reporting.duplicate_page import describe_counts, report_duplicates
 from ram_ray.reporting.engine_report import report_engine
 from ram_ray.reporting.loss_curves import read_loss_curves
 from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
 from ram_ray.results import (
     Annotations,
     DualEncoderResult,
+    Duplicates,
     Evaluation,
     GivenModel,
     LabelSystemResult,
@@ -41,6 +43,7 @@ class RunLog:
         self.notes: list[str] = []  # below the closing table
         self._steps: list[Annotations] = []  # of the data engine, the first annotations before them
         self._labels: LabelSystemResult | None = None
+        self._duplicates: Duplicates | None = None
         self._scores_models = False  # there are held-out images
         self._unscored: tuple[TrainedModel, StageLine] | None = None  # its line waits for the evaluation
         self._digests: set[tuple[str, str]] = set()
@@ -75,6 +78,8 @@ class RunLog:
             self._trained[result.stage] = result.path
         if isinstance(result, GivenModel):
             self.on_note(describe_given(result))
+        if isinstance(result, Duplicates):
+            self._duplicates = result
         if isinstance(result, LabelSystemResult):
             self._labels = result
         elif isinstance(result, (Samples, Parsed, Annotations)) and result.held_out:
@@ -115,7 +120,10 @@ class RunLog:
         summary: Summary = read_summary(score) if score else {}
         images = score.images if score else 0
         evaluated = "the finetuned model on held-out images" if score else "nothing: no evaluation data was given"
-        report = build_report(summary, self.lines, run=config.name, evaluated=evaluated, images=images)
+        duplicates = describe_counts(self._duplicates) if self._duplicates else ()
+        report = build_report(
+            summary, self.lines, run=config.name, evaluated=evaluated, images=images, duplicates=duplicates
+        )
         write_report(run.path("evaluation"), report, curves=read_loss_curves(self._trained))
 
     def write_engine_report(self, run: Run, config: RunConfig) -> None:
@@ -127,6 +135,16 @@ class RunLog:
         """
         if self._labels and len(self._steps) > 1:
             report_engine(run, config, self._steps, self._labels)
+
+    def write_duplicates_page(self, run: Run, config: RunConfig) -> None:
+        """Write evaluation/duplicates.html, where there are duplicates.
+
+        Args:
+            run: gets the file.
+            config: of the run.
+        """
+        if self._duplicates and self._duplicates.counts:
+            report_duplicates(run, self._duplicates, name=config.name, execution=config.execution)
 
     def _add(self, line: StageLine) -> None:
         self.lines.append(line)

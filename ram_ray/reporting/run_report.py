@@ -53,7 +53,7 @@ class TagRow(TypedDict):
 
 
 class Report(TypedDict, total=False):
-    """report.json; a run without evaluation has the last four keys alone."""
+    """report.json; a run without evaluation has the last five keys alone."""
 
     mAP: float | None
     mean_prevalence: float | None
@@ -67,6 +67,7 @@ class Report(TypedDict, total=False):
     evaluated: str
     images: int
     stages: list[StageRow]
+    duplicates: dict[str, int]  # what was found in the data -> rows
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Page:
     columns: Sequence[str]  # titles of the cells of `stages`
     stages: Sequence[StageCells]
     bars: Sequence[Bars]
+    duplicates: Sequence[tuple[str, int]]  # what was found in the data, and rows
     losses: Sequence[LineChart]
     tags: Sequence[TagRow]  # best first, then those that are too rare to be averaged
     num_missing: int  # tags that no image has
@@ -154,7 +156,13 @@ class Page:
 
 
 def build_report(
-    summary: Mapping[str, object], stages: Sequence[StageLine], *, run: str = "", evaluated: str = "", images: int = 0
+    summary: Mapping[str, object],
+    stages: Sequence[StageLine],
+    *,
+    run: str = "",
+    evaluated: str = "",
+    images: int = 0,
+    duplicates: Sequence[tuple[str, int]] = (),
 ) -> Report:
     """Join the evaluation's summary and the stages.
 
@@ -164,12 +172,23 @@ def build_report(
         run: the run's name.
         evaluated: model and data set, as text.
         images: number of images that were scored.
+        duplicates: what was found in the data, and rows.
 
     Returns:
         report.json as a dict.
     """
     rows = [stage.to_dict() for stage in stages]
-    return cast(Report, {**summary, "run": run, "evaluated": evaluated, "images": images, "stages": rows})
+    return cast(
+        Report,
+        {
+            **summary,
+            "run": run,
+            "evaluated": evaluated,
+            "images": images,
+            "stages": rows,
+            "duplicates": dict(duplicates),
+        },
+    )
 
 
 def write_report(folder: str, report: Report, *, curves: Sequence[LossCurves] = ()) -> None:
@@ -224,6 +243,7 @@ def to_html(report: Report, *, curves: Sequence[LossCurves] = ()) -> str:
         columns=list(_COLUMNS),
         stages=[StageCells(stage["stage"], stage["reused"], _cells(stage)) for stage in stages],
         bars=_bars(stages),
+        duplicates=list(report.get("duplicates", {}).items()),
         losses=[to_chart(curve) for curve in curves if curve.lines],
         tags=sorted(tags, key=lambda row: (not row["counted"], -(row["ap"] or 0.0))),
         num_missing=len(per_tag) - len(tags),

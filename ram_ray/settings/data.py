@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
+from ram_ray.settings.curation import DuplicatesConfig, FiltersConfig
 from ram_ray.settings.section import Section
 
 LabelKind = Literal["none", "positive", "partial", "complete"]
@@ -174,6 +175,10 @@ class DataConfig(Section):
     rows_per_block: int = Field(
         512, ge=1, description="Images that one task reads and decodes. The result does not depend on it."
     )
+    duplicates: DuplicatesConfig = Field(
+        DuplicatesConfig(), description="Rows of one image, near duplicates, and copies of held-out images."
+    )
+    filters: FiltersConfig = Field(FiltersConfig(), description="Which images and captions are not trained on.")
     measure: MeasureConfig = Field(MeasureConfig(), description="To measure the data engine on photos.")
 
     @field_validator("human_labels", mode="before")

@@ -103,10 +103,10 @@ def test_label_ids_need_the_list_of_their_names(tmp_path: Path, images: Path) ->
     for system, named in ((None, False), ("ram_tag_list.txt", True)):
         config = RunConfig.model_validate({"data": {"images": str(images)}, "labels": {"system": system}})
         if named:
-            assert SampleSettings.from_config(config, uris=[uri], held_out=False).images == str(images)
+            assert SampleSettings.from_config(config, uris=[uri]).images == str(images)
             continue
         with pytest.raises(ValueError, match=r"coco_train.json has label ids: set labels.system"):
-            SampleSettings.from_config(config, uris=[uri], held_out=False)
+            SampleSettings.from_config(config, uris=[uri])
     check_system(_write(tmp_path, [{"image_path": "a.jpg", "caption": "a dog"}]), None)
     for entries in ([{"file_name": "a.jpg"}], ["text"], []):
         with pytest.raises(ValueError, match="name no image"):

@@ -86,6 +86,7 @@ def _write_shard(path: Path, captions: list[list[str]]) -> None:
 
 
 def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> None:
+    from ram_ray.curation.images import curate
     from ram_ray.data.collect import collect
     from ram_ray.labels.parse_stage import parse
     from ram_ray.labels.stages import build_labels, label_captions
@@ -98,7 +99,7 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
     sets = ["data.measure={captions_per_image: 1, planted: 1.0}", "labels.min_count=1", "labels.max_labels=20"]
     config = load(Path(__file__).parents[1] / "tiny_run.yaml", sets=[*sets, "data.min_side=8"])
     run, uris = Run(str(tmp_path / "run")), [str(tmp_path / "photos.tar")]
-    samples = collect(run, config, name="shards", uris=uris)
+    (samples,) = curate(run, config, collect(run, config, name="shards", uris=uris))
     parsed = parse(run, config, samples)
     assert parsed.captions == 30, "hidden captions are in no count"
     labels = build_labels(run, config, parsed)
@@ -109,7 +110,7 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
     assert (whole.tags, whole.labelled, whole.truth) == (90, 0, None), "held-out images are not changed"
     rows = list(read_rows(samples.path, execution=config.execution).iter_rows())
     assert all(len(row["captions"]) == 1 and len(row["hidden_captions"]) == 2 for row in rows)
-    again = collect(run, config.model_copy(update={"seed": 1}), name="shards", uris=uris)
+    (again,) = curate(run, config.model_copy(update={"seed": 1}), collect(run, config, name="shards", uris=uris))
     assert again.digest != samples.digest, "another seed shows other captions"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import RunConfig
+from ram_ray.data.sources import source_of
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings, make_finder, to_annotations
 from ram_ray.labels.counts import (
@@ -21,7 +22,6 @@ from ram_ray.labels.counts import (
     count_captions,
     count_names,
     find_evidence,
-    source_of,
 )
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.options import LabelSystemSettings

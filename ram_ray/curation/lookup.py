@@ -1,0 +1,169 @@
+"""Pairs of rows that agree in a value, and pairs of images whose perceptual hashes are near, without comparing all.
+
+The coarse hash is divided into 8 bands of 8 bits. Two hashes that differ in at most 6 bits agree in at least two bands,
+so each of the 28 pairs of bands is a table with a key of 16 bits, and only images with the same key in a table are
+compared. Hashes that differ in 8 bits are found where the differences leave two bands free, which they mostly do. (The
+bits are above or below a median, so that half of them are set and two hashes differ in an even number.)
+
+The images with one key grow with the data. So for more than `MANY` images there are 9 bands of 7 bits, and each of the
+84 triples of bands is a table with a key of 21 bits: again hashes that differ in at most 6 bits are always found.
+
+A task takes some tables, and of each table or value only the keys of its slice, so its memory is bounded by the
+number of slices. What it finds does not depend on how the work is divided.
+
+Letters: N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from ram_ray.curation.perceptual_hash import SIGNATURE, confirm, mirror_colours
+
+Table = tuple[int, ...]  # bands
+TABLES: tuple[Table, ...] = tuple(combinations(range(8), 2))
+WIDE_TABLES: tuple[Table, ...] = tuple(combinations(range(9), 3))
+MANY = 1_000_000  # images, from which on wide tables are quicker
+_BAND_BITS = {2: 8, 3: 7}  # by the bands of a table
+MAX_NEIGHBOURS = 2000  # images of one key that an image is compared with: bounds the time of one crowded key
+CHUNK = 1 << 20  # pairs that are compared at once
+
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # positions of both rows, and the bits in which their hashes differ
+
+
+def pair_equal(values: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pair rows with equal values: each with the first of its value.
+
+    Args:
+        values: int64 (N,).
+        order: int64 (N,), distinct; the row with the least is the first.
+
+    Returns:
+        Positions of the first rows, and of the others.
+    """
+    sorted_rows = np.lexsort((order, values))
+    starts = np.flatnonzero(np.diff(values[sorted_rows], prepend=values[sorted_rows][:1] - 1))
+    firsts = np.repeat(sorted_rows[starts], np.diff(starts, append=len(values)))
+    is_other = firsts != sorted_rows
+    return firsts[is_other], sorted_rows[is_other]
+
+
+def pair_near(
+    signatures: np.ndarray,
+    *,
+    max_distance: int,
+    mirrored: bool = True,
+    tables: Sequence[Table] = TABLES,
+    slice_index: int = 0,
+    num_slices: int = 1,
+) -> Pairs:
+    """Pair near duplicates.
+
+    Rows with one signature are paired with the first of them alone, and that one with others.
+
+    Args:
+        signatures: `SIGNATURE` (N,), in the order in which rows are preferred.
+        max_distance: most bits in which the coarse hashes of a pair differ.
+        mirrored: whether mirrored images are near duplicates.
+        tables: that are looked up.
+        slice_index: of the keys of each table that are looked up, 0 to num_slices - 1.
+        num_slices: number of slices.
+
+    Returns:
+        Pairs of rows, the lower position first; a pair that several tables find is there once.
+    """
+    raw = np.ascontiguousarray(signatures).view(f"V{SIGNATURE.itemsize}").reshape(-1)
+    unique, owners, first_of = np.unique(raw, return_index=True, return_inverse=True)
+    found: list[Pairs] = [_same_signature(owners[first_of] if tables[0] in (TABLES[0], WIDE_TABLES[0]) else owners[:0])]
+    entries = _Entries(unique.view(SIGNATURE), owners, mirrored=mirrored)
+    for table in tables:
+        keys = _keys(entries.coarse, table)
+        rows = np.flatnonzero(keys % num_slices == slice_index) if num_slices > 1 else np.arange(len(keys))
+        rows = rows[np.argsort(keys[rows], kind="stable")]
+        for left, right in _neighbours(keys[rows]):
+            found.append(entries.match(rows[left], rows[right], max_distance=max_distance))
+    return _unique_pairs(found)
+
+
+class _Entries:
+    """What is looked up: each signature, and its mirror image."""
+
+    def __init__(self, signatures: np.ndarray, owners: np.ndarray, *, mirrored: bool) -> None:
+        copies = 2 if mirrored else 1
+        names = ["coarse", "mirrored_coarse"][:copies], ["fine", "mirrored_fine"][:copies]
+        self.coarse = np.concatenate([signatures[name] for name in names[0]])
+        self._fine = np.concatenate([signatures[name] for name in names[1]])
+        colours = signatures["colour"]
+        self._colours = np.concatenate([colours, mirror_colours(colours)][:copies])
+        self._owners = np.tile(owners, copies)
+        self._num = len(signatures)
+
+    def match(self, left: np.ndarray, right: np.ndarray, *, max_distance: int) -> Pairs:
+        """The near duplicates among pairs of entries, as pairs of rows; two mirrored entries say nothing new."""
+        is_new = (np.minimum(left, right) < self._num) & (self._owners[left] != self._owners[right])
+        left, right = left[is_new], right[is_new]
+        distances = np.bitwise_count(self.coarse[left] ^ self.coarse[right])
+        is_near = distances <= max_distance
+        left, right, distances = left[is_near], right[is_near], distances[is_near]
+        matches = confirm(self._fine[left], self._colours[left], self._fine[right], self._colours[right])
+        rows, others = self._owners[left[matches]], self._owners[right[matches]]
+        return np.minimum(rows, others), np.maximum(rows, others), distances[matches].astype(np.int64)
+
+
+def select_slice(signatures: np.ndarray, *, tables: Sequence[Table], slice_index: int, num_slices: int) -> np.ndarray:
+    """The rows that a task needs.
+
+    Args:
+        signatures: `SIGNATURE` (N,).
+        tables: that are looked up.
+        slice_index: of the keys of each table, 0 to num_slices - 1.
+        num_slices: number of slices.
+
+    Returns:
+        bool (N,): whether one of the row's keys is in the slice, its own or that of its mirror image.
+    """
+    mask = np.zeros(len(signatures), bool)
+    for table in tables:
+        for name in ("coarse", "mirrored_coarse"):
+            mask |= _keys(signatures[name], table) % num_slices == slice_index
+    return mask
+
+
+def _same_signature(firsts: np.ndarray) -> Pairs:
+    """Rows paired with the first row of the same signature; they are together in each table, so one table does it."""
+    others = np.flatnonzero(firsts != np.arange(len(firsts)))
+    rows = firsts[others]
+    return np.minimum(rows, others), np.maximum(rows, others), np.zeros(len(others), np.int64)
+
+
+def _keys(hashes: np.ndarray, table: Table) -> np.ndarray:
+    """The key of each hash in a table; numpy sorts uint16 in linear time."""
+    bits = np.uint64(_BAND_BITS[len(table)])
+    keys = np.zeros(len(hashes), np.uint64)
+    for band in table:
+        keys = keys << bits | (hashes >> bits * np.uint64(band)) & np.uint64(2) ** bits - np.uint64(1)
+    return keys.astype(np.uint16 if len(table) == 2 else np.uint32)
+
+
+def _neighbours(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of positions with equal keys, of sorted keys; an entry has at most `MAX_NEIGHBOURS` after it."""
+    active = np.arange(len(keys))
+    for offset in range(1, MAX_NEIGHBOURS + 1):
+        active = active[active + offset < len(keys)]
+        active = active[keys[active] == keys[active + offset]]
+        if not len(active):
+            return
+        for start in range(0, len(active), CHUNK):
+            part = active[start : start + CHUNK]
+            yield part, part + offset
+
+
+def _unique_pairs(found: list[Pairs]) -> Pairs:
+    rows, others, distances = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    order = np.lexsort((distances, others, rows))
+    rows, others, distances = rows[order], others[order], distances[order]
+    is_first = (np.diff(rows, prepend=-1) != 0) | (np.diff(others, prepend=-1) != 0)
+    return rows[is_first], others[is_first], distances[is_first]
