@@ -72,15 +72,12 @@ class Duplicates(StageResult):
     counts: dict[str, int]  # "SET/ACTION/KIND/OTHER" -> rows of a set that are duplicates of one of the set OTHER
 
     def count(self, set_name: str, *actions: str, held_out: bool | None = None) -> int:
-        """Count duplicates.
+        """Count the duplicates of a set.
 
         Args:
             set_name: "train", or "eval".
             actions: merged, left_out, placeholder, listed.
             held_out: whether the other row is held out; None: either.
-
-        Returns:
-            The number of rows.
         """
         parts = [(name.split("/"), count) for name, count in self.counts.items()]
         return sum(
