@@ -17,13 +17,12 @@ from ram_ray.captions.parser import CaptionParser
 from ram_ray.captions.training.score_parser import add_captions, read_gold, score
 
 GOLD = Path(__file__).with_name("web") / "gold.jsonl"
-CAPTIONS_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "captions"
 
 # caption | objects and scenes | attributes | actions; OR parts names that are equally right
 CAPTIONS = """
 golden retriever puppy | golden retriever puppy, puppy | |
 Golden Retriever Puppy In A Basket | golden retriever puppy, puppy, basket | |
-chocolate chip cookie recipe | chocolate chip cookie, cookie | |
+chocolate chip cookie recipe | cookie | |
 two bedroom apartment | bedroom apartment OR apartment | |
 sedum mat on a green roof | sedum mat, roof | green |
 Boeing 737 at the gate | gate | |
@@ -123,11 +122,9 @@ def test_only_sentences_tell_by_their_capitals() -> None:
     assert words["paris"] and not words["fountain"] and "nobody" not in words
 
 
-def test_annotated_web_captions(parser: CaptionParser) -> None:
-    if not CAPTIONS_DIR.is_dir():
-        pytest.skip(f"the captions are not in this repository: {CAPTIONS_DIR}")
+def test_annotated_web_captions(parser: CaptionParser, shared: Path) -> None:
     rows = read_gold(GOLD, split="test")
-    add_captions(rows, CAPTIONS_DIR)
+    add_captions(rows, shared / "data" / "captions")
     totals, _ = score(rows, parser.parse([row["caption"] for row in rows]))
     assert {kind: total.f1 >= FLOORS[kind] for kind, total in totals.items()} == dict.fromkeys(FLOORS, True), totals
     assert totals["objects"].precision >= 0.82

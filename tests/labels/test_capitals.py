@@ -17,6 +17,7 @@ CAPTIONS = [
     ("the new Titan stands beside an Asian woman", [TITAN, ASIAN]),
     ("Titan Watch On A Table", [TITAN, WATCH]),  # a title
     ("a titan watch on a table", [TITAN, WATCH]),  # no capitals
+    ("the small watch lies on a table in Paris", [WATCH]),
 ]
 
 
