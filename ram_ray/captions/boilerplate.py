@@ -35,11 +35,17 @@ _MIN_REST = 20  # characters beside a quotation that make it a part of the capti
 _SITE = re.compile(r"^(.*\w.*)\s\|\s*([^|]{1,40})$")
 
 
+_WORD = re.compile(r"\w+")
+_PATTERN = re.compile("|".join(_PATTERNS), re.IGNORECASE)
+
+
 @cache
-def _pattern() -> re.Pattern[str]:
+def _phrases() -> tuple[re.Pattern[str], frozenset[str]]:
+    """A pattern of all phrases, and their last words: most captions have none, and trying all phrases is slow."""
     phrases = [phrase for words in _sections().values() for phrase in words if " " in phrase or "-" in phrase]
     alternatives = "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
-    return re.compile("|".join([*_PATTERNS, rf"\b(?:{alternatives})\b"]), re.IGNORECASE)
+    last_words = frozenset(_WORD.findall(phrase)[-1] for phrase in phrases)
+    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE), last_words
 
 
 @cache
@@ -80,7 +86,10 @@ def cut(text: str) -> str:
         text = match[1]
     if '"' in text:
         text = _without_quotes(_QUOTE_MARKS.sub('"', text))
-    return _pattern().sub(" , ", text)
+    pattern, last_words = _phrases()
+    if not last_words.isdisjoint(_WORD.findall(text.lower())):
+        text = pattern.sub(" , ", text)
+    return _PATTERN.sub(" , ", text)
 
 
 def _without_quotes(text: str) -> str:

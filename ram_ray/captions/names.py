@@ -34,6 +34,7 @@ from ram_ray.captions.words import (
 NAME = "NAME"  # `Word.pos` of a name
 # What the capitals of a caption tell: those inside a sentence are names'; a title has one at each word; or none has.
 Capitals = Literal["sentence", "title", "none"]
+_PLACES = SCENES | PLACES
 _OPEN = frozenset(("N", "A", "V", "X", "INTJ", "ADV"))  # classes of words that can be names
 _ENDS = frozenset('.!?:;"|')
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.!?:;|\"]")
@@ -274,6 +275,6 @@ def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: L
         return False
     if capitals == "none":
         listed = following.text == "," and next_word(words, following).pos == NAME  # "storsteinen, norway"
-        is_place = lemmas(following.text, "noun") in SCENES | PLACES  # "goygol lake"
+        is_place = lemmas(following.text, "noun") in _PLACES  # "goygol lake"
         return listed or is_place or NAME in (previous.pos, following.pos)
     return capital and (following.pos == NAME or (previous.pos == NAME and previous.text in _names().given))

@@ -14,6 +14,7 @@ from ram_ray.captions.words import ADJECTIVES, BEINGS, BUYERS, COLOURS, COMPOUND
 
 AUDIENCE = "AUDIENCE"  # `Word.pos` of a word for whom a product is meant
 MODIFIER = "MODIFIER"  # `Word.pos` of a noun that is no head
+_DESCRIBING = COLOURS | ADJECTIVES
 _SENTENCE = frozenset(("PRON", "AUX"))
 _PRODUCT = frozenset(("N", "A", NAME, "NUM", "PRON"))  # classes of the word after the buyer
 _MAX_COMPOUND = 4  # words
@@ -62,7 +63,7 @@ def _parts(words: list[Word]) -> list[list[Word]]:
 
 def _read_noun_phrase(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     previous, following = previous_word(words, word), next_word(words, word)
-    if word.pos == "A" and word.text in COLOURS | ADJECTIVES:
+    if word.pos == "A" and word.text in _DESCRIBING:
         return
     if f"{previous.text} {word.text}" in COMPOUNDS:
         word.pos = "N"
