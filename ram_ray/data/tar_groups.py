@@ -120,7 +120,13 @@ class Group:
                 for sample in self.images
             ],
             "extensions": sorted(self.extensions),
-            "texts": [texts.txt_captions, texts.json_captions, texts.labels, _problem_to_json(texts.problem)],
+            "texts": [
+                texts.txt_captions,
+                texts.json_captions,
+                texts.labels,
+                texts.origin,
+                _problem_to_json(texts.problem),
+            ],
             "others": [self.others, self.dotted, self.num_dotted],
         }
 
@@ -128,13 +134,14 @@ class Group:
     def from_json(cls, tree: Json) -> Self:
         """The group that `to_json` wrote."""
         key, pair, first, offset, nbytes, beside_corrupt = tree["group"]
-        txt_captions, json_captions, labels, problem = tree["texts"]
+        txt_captions, json_captions, labels, origin, problem = tree["texts"]
         others, dotted, num_dotted = tree["others"]
         images = [
             Sample(key, uri, start, length, tuple(size) if size else None, problem=_problem_from_json(reject))
             for key, uri, start, length, size, reject in tree["images"]
         ]
-        texts = TextFiles(txt_captions, json_captions, tuple(labels), _problem_from_json(problem))  # type: ignore[arg-type]
+        pairs = [tuple(pair) for pair in (labels, origin)]
+        texts = TextFiles(txt_captions, json_captions, *pairs, _problem_from_json(problem))
         extensions = set(tree["extensions"])
         return cls(
             key, pair, first, offset, nbytes, images, extensions, texts, others, dotted, num_dotted, beside_corrupt

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import fsspec
 import numpy as np
+from pydantic import Field
 
 from ram_ray.captions.boilerplate import digest_of_list, reasons
 from ram_ray.captions.lemmas import PART_OF_SPEECH, Lemmatizer
@@ -23,7 +24,7 @@ from ram_ray.labels.wordnet import WordNet
 from ram_ray.runtime.input_file import InputFile
 from ram_ray.settings.data import LabelSet
 from ram_ray.settings.labels import LabelsConfig
-from ram_ray.settings.section import StageSettings
+from ram_ray.settings.section import RUNTIME_ONLY, StageSettings
 
 
 class LabelSystemSettings(StageSettings):
@@ -45,6 +46,7 @@ class LabelSystemSettings(StageSettings):
     edits: InputFile | None
     shipped: str  # digest of the shipped synonyms
     wordnet: InputFile | None  # its `uri` is the setting
+    misses_wordnet: bool = Field(json_schema_extra=RUNTIME_ONLY)  # it is used where it is installed, and is not
     vectors: InputFile | None
     templates: tuple[str, ...] | None  # prompts for the run's text encoder; None: it is not asked
     similarity: float
@@ -85,6 +87,7 @@ class LabelSystemSettings(StageSettings):
             edits=InputFile.find(find_edits(labels, run_uri)),
             shipped=shipped_synonyms().digest,
             wordnet=InputFile(uri=labels.wordnet, digest=wordnet.digest) if wordnet else None,
+            misses_wordnet=wordnet is None and labels.wordnet == "auto",
             vectors=None if by_run else InputFile.find(labels.embeddings),
             templates=config.model.templates if by_run else None,
             similarity=labels.similarity,

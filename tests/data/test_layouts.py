@@ -72,6 +72,7 @@ def test_every_layout_through_the_stages_shards_and_parse(data: Path, tmp_path: 
         "resources.task_cpus": 0.75,
         "resources.num_cpus": 3,
         "resources.object_store_gb": 0.3,
+        "data.duplicates": "{same: [], near: null}",  # the layouts have the same images
     }
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     screen = run("jobs/parse.py", "--data", f"{data}/*", "--run", str(tmp_path / "run"), *sets)
