@@ -110,8 +110,8 @@ def read_pairs(uri: str) -> dict[str, str]:
     """
     pairs: dict[str, str] = {}
     for number, line in _read_lines(uri):
-        name, separator, other = (part.strip() for part in line.partition("\t" if "\t" in line else "="))
-        if not (name and separator and other):
+        name, other = _split_pair(line)
+        if not (name and other):
             raise ValueError(f"{uri}, line {number}: {line[:60]!r} is no pair; write `name = other name`")
         if pairs.setdefault(name, other) != other:
             raise ValueError(f"{uri}, line {number}: {name!r} has two other names, {pairs[name]!r} and {other!r}")
@@ -132,8 +132,8 @@ def read_broader(uri: str) -> dict[str, tuple[str, ...]]:
     """
     above: dict[str, set[str]] = {}
     for number, line in _read_lines(uri):
-        name, separator, general = (part.strip() for part in line.partition("\t" if "\t" in line else "="))
-        if not (name and separator and general):
+        name, general = _split_pair(line)
+        if not (name and general):
             raise ValueError(f"{uri}, line {number}: {line[:60]!r} is no pair; write `dog = animal`")
         above.setdefault(name, set()).add(general)
     broader: dict[str, tuple[str, ...]] = {}
@@ -148,6 +148,11 @@ def read_broader(uri: str) -> dict[str, tuple[str, ...]]:
             raise ValueError(f"{uri}: {name!r} is more general than itself")
         broader[name] = tuple(sorted(reached))
     return broader
+
+
+def _split_pair(line: str) -> tuple[str, str]:
+    name, _, other = line.partition("\t" if "\t" in line else "=")
+    return name.strip(), other.strip()
 
 
 def _read_lines(uri: str) -> list[tuple[int, str]]:

@@ -203,7 +203,7 @@ def xmp_packet(tags: Sequence[str], caption: str | None = None) -> str:
     if caption:
         text = f'<rdf:li xml:lang="x-default">{escape(_plain(caption))}</rdf:li>'
         description = f"\n   <dc:description><rdf:Alt>{text}</rdf:Alt></dc:description>"
-    return _PACKET.format(toolkit=_TOOLKIT, version=f'{__version__}"', items=items, description=description)
+    return _PACKET.format(toolkit=_TOOLKIT, version=__version__, items=items, description=description)
 
 
 def has_exiftool() -> bool:
