@@ -80,9 +80,9 @@ def evaluate(
         ),
     ] = None,
 ) -> int:
-    """Score the finetuned model on held-out shards, or calibrate the thresholds of a bundle.
+    """Score the finetuned model, or calibrate a bundle.
 
-    Unfinished stages before it run first.
+    It is scored on held-out shards; unfinished stages before it run first. --calibrate sets the thresholds of a bundle.
     """
     if calibrate is None and model is None:
         return run(preset, "evaluate", config, sets, train, held_out, run_uri, check)

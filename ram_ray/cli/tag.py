@@ -263,10 +263,10 @@ def _format_counts(counts: TagCounts, out: str, files: Sequence[str]) -> list[st
         f"{counts.errors:,} of them could not be read"
     ]
     if counts.unlisted:
-        lines.append(f"{counts.unlisted:,} rows are of images that are not there now, or in other folders")
+        lines.append(f"of images that are not there now, or in other folders: {counts.unlisted:,} rows")
     if counts.not_images:
         some = f", such as {', '.join(counts.examples)}" if counts.examples else ""
-        lines.append(f"{counts.not_images:,} files are no images and have no row{some}; counts.json has them by folder")
+        lines.append(f"no images, and without a row: {counts.not_images:,}{some}; counts.json has them by folder")
     lines += [f"{name}: {count:,}" for name, count in sorted(counts.written.items())]
     return [*lines, *(f"written: {file}" for file in files)]
 
