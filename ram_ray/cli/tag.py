@@ -118,11 +118,9 @@ def tag(
     if data:
         if not out:
             raise ValueError("--data needs --out, the folder for the results")
-        extras = {"caption": caption, "boxes": boxes, "embedding": embedding}
-        files = {"write": write, "sidecars": sidecars, "overwrite": overwrite}
         return tag_images(
-            model, data, out, top_k, threshold, tags, backend, precision, config, sets,
-            chinese=chinese, **extras, **files, **lists,
+            model, data, out, top_k, threshold, tags, backend, precision, config, sets, caption, boxes, embedding, write,
+            sidecars, overwrite, allow, deny, rename, names, most_specific, chinese,
         )  # fmt: skip
     from ram_ray.data.preprocess import to_square
     from ram_ray.inference.listing import find_images, is_folder

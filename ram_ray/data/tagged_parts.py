@@ -134,9 +134,9 @@ def read_done(out: str) -> Done:
     for index, table in enumerate(_read_columns(fs, names, ["key", "uri", "member", "version"])):
         versions, keys = (hashes(table[name].to_pylist()) for name in ("version", "key"))
         arrays.append((image_ids(table), versions, keys, np.full(len(table), index, dtype=np.int32)))
-    columns = [np.concatenate(column) for column in zip(*arrays, strict=True)]
-    order = np.argsort(columns[0], kind="stable")
-    return Done(*(column[order] for column in columns), names)
+    ids, versions, keys, parts = (np.concatenate(column) for column in zip(*arrays, strict=True))
+    order = np.argsort(ids, kind="stable")
+    return Done(ids[order], versions[order], keys[order], parts[order], names)
 
 
 def read_tagged(out: str, columns: list[str]) -> Iterator[pa.Table]:

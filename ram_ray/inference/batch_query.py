@@ -35,7 +35,10 @@ class FindBoxes(Protocol):
 class RowSink(Protocol):
     """Takes tagged rows besides the parts, such as a writer of sidecars."""
 
-    changes_images: bool  # whether it writes into the image files
+    @property
+    def changes_images(self) -> bool:
+        """Whether it writes into the image files."""
+        ...
 
     def __call__(self, rows: Sequence[Row]) -> Counter[str]:
         """Take rows of `tagged_schema`; return what was written, by name."""

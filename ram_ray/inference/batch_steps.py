@@ -64,8 +64,8 @@ class Decoder:
                 pixels[index], sizes[index] = self._decode(data)
             except Reject as reject:
                 errors[index] = str(reject)
-                in_file = isinstance(data, bytes) and not batch["member"][index]  # a sample of a shard has a row
-                images[index] = not in_file or is_image(data)
+                if isinstance(data, bytes) and not batch["member"][index]:  # a sample of a shard has a row
+                    images[index] = is_image(data)
         return {
             **{name: batch[name] for name in _PASSED_ON},
             "error": np.array(errors),
@@ -141,7 +141,7 @@ class TagActor:
         )
         columns: dict[str, list] = {name: [None] * len(errors) for name in ("width", "height", *query.extras)}
         columns |= {"tags": [[] for _ in errors], "scores": [[] for _ in errors], "error": errors}
-        results = {"tags": [[score.tag for score in row] for row in scores]}
+        results: dict[str, list] = {"tags": [[score.tag for score in row] for row in scores]}
         results["scores"] = [[score.score for score in row] for row in scores]
         results |= {name: batch[name][decoded].tolist() for name in ("width", "height")}
         results |= self._extras(tokens, scores)
@@ -155,7 +155,8 @@ class TagActor:
         return table.append_column("is_image", pa.array(batch["is_image"]))
 
     def _extras(self, tokens: Tensor, scores: list[list[TagScore]]) -> dict[str, list]:
-        query, results = self._query, {}
+        query = self._query
+        results: dict[str, list] = {}
         if query.caption:
             results["caption"] = self._predictor.caption(tokens)
         if query.boxes:

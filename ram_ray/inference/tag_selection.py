@@ -39,7 +39,8 @@ class TagSelector:
         rules = rules or TagRules()
         self._labels = labels if isinstance(labels, LabelSystem) else None
         self._thresholds: np.ndarray | None = None  # of the model's labels
-        entries = self._entries = list(labels.labels if isinstance(labels, LabelSystem) else labels)
+        entries: list[Label | str] = [*(labels.labels if isinstance(labels, LabelSystem) else labels)]
+        self._entries = entries
         index = _index(entries)
         self.allowed = np.ones(len(entries), dtype=bool)
         if rules.allow is not None:

@@ -204,7 +204,7 @@ def _from_hub(name: str, revision: str | None, files: Sequence[str] | None) -> P
     ignored, unanswered = list(OTHER_FRAMEWORKS), None
     try:
         try:  # one request, where a listing of the files would be tried again for 25 seconds
-            info = HfApi().repo_info(name, revision=revision, timeout=HUB_SECONDS)
+            info = HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
             if not files and any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
                 ignored += ["*.bin", "*.pt", "*.pth"]
         except (RepositoryNotFoundError, RevisionNotFoundError):
