@@ -119,8 +119,8 @@ def tag(
         if not out:
             raise ValueError("--data needs --out, the folder for the results")
         return tag_images(
-            model, data, out, top_k, threshold, tags, backend, precision, config, sets, caption, boxes, embedding, write,
-            sidecars, overwrite, allow, deny, rename, names, most_specific, chinese,
+            model, data, out, top_k, threshold, tags, backend, precision, config, sets, caption, boxes, embedding,
+            write, sidecars, overwrite, allow, deny, rename, names, most_specific, chinese,
         )  # fmt: skip
     from ram_ray.data.preprocess import to_square
     from ram_ray.inference.listing import find_images, is_folder
