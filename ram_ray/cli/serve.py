@@ -74,7 +74,7 @@ def swap(
     config: Files = None,
     sets: Sets = None,
 ) -> int:
-    """Replace the model that `ram-ray serve` serves, without losing a request.
+    """Replace the model of a running server.
 
     The new model is loaded and tried beside the old one. If it is broken, nothing changes and the reason is printed.
     On a cluster give the settings of `ram-ray serve` again.
@@ -103,7 +103,7 @@ def key(
     name: Annotated[str, typer.Argument(help="Name of the client, in logs and metrics.")],
     images_per_minute: Annotated[int | None, typer.Option(help="Most images a minute.")] = None,
 ) -> int:
-    """Make an API key: the key for the client, and its entry for the server's settings."""
+    """Make an API key, and its entry for the settings."""
     from ram_ray.serving.keys import make_key
 
     secret, entry = make_key(name, images_per_minute=images_per_minute)

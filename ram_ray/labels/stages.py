@@ -76,8 +76,8 @@ def build_labels(
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
     capitals = read_capitals(parsed.path, execution=execution) if settings.max_capitals < 1 and parsed.captions else {}
     system, report = _build(counts, settings, vectors=vectors, human=frozenset(human), capitals=capitals)
-    if settings.wordnet is None and config.labels.wordnet == "auto":
-        logger.info("labels: WordNet is not installed, so it merges no names (labels.wordnet)")
+    if settings.wordnet is None:
+        logger.info("labels: WordNet is not installed or not wanted, so it merges no names (labels.wordnet)")
     evidence: dict[int, Evidence] = {}
     if parsed.captions:
         evidence = read_evidence(
