@@ -1,8 +1,9 @@
 """Tag a folder of images, or shards: python jobs/tag_images.py --model BUNDLE --data GLOB ... --out DIR.
 
 Writes part-*.parquet and part-*.jsonl to DIR with the columns key, tags, scores, error. Images need no captions; an
-image that cannot be read gives a row with its error. On a single machine it uses all cores; on a CPU it is fastest with
---backend openvino --precision bf16.
+image that cannot be read gives a row with its error. The same command goes on after a break, and later tags only what
+is new or changed. On a single machine it uses all cores; on a CPU it is fastest with --backend openvino --precision
+bf16.
 """
 
 from __future__ import annotations

@@ -51,14 +51,48 @@ AddLabels = Annotated[
 ]
 
 Model = Annotated[str, typer.Option("--model", metavar="BUNDLE", help="Model bundle: folder, URI or Hugging Face id.")]
-TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="The best K tags of each image.")]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", min=1, help="The best K tags of each image.")]
 Threshold = Annotated[
-    float | None, typer.Option("--threshold", metavar="P", help="One probability in place of each tag's own.")
+    float | None,
+    typer.Option("--threshold", metavar="P", min=0, max=1, help="One probability in place of each tag's own."),
 ]
 OwnTags = Annotated[
     str | None,
     typer.Option("--tags", metavar="A,B", help="Your own tags, separated by commas, in place of the model's list."),
 ]
+Allow = Annotated[str | None, typer.Option("--allow", metavar="FILE", help="The only labels to give, one a line.")]
+Deny = Annotated[str | None, typer.Option("--deny", metavar="FILE", help="Labels that are never given, one a line.")]
+Rename = Annotated[
+    str | None,
+    typer.Option("--rename", metavar="FILE", help="Other names of labels: `name = other name` on each line."),
+]
+Names = Annotated[
+    str | None, typer.Option("--names", metavar="FILE", help="Names in another language: `name = other` on each line.")
+]
+MostSpecific = Annotated[
+    str | None,
+    typer.Option(
+        "--most-specific",
+        metavar="WHERE",
+        help="Of dog and animal only dog: by `wordnet`, its folder, or a file with `dog = animal` on each line.",
+    ),
+]
+Chinese = Annotated[bool, typer.Option("--chinese", help="Chinese names of tags, where the model has them.")]
+Caption = Annotated[bool, typer.Option("--caption", help="Also write a caption.")]
+Boxes = Annotated[bool, typer.Option("--boxes", help="With --data: also a box of each tag.")]
+Embedding = Annotated[bool, typer.Option("--embedding", help="With --data: also the image's embedding.")]
+Write = Annotated[
+    str | None,
+    typer.Option(
+        "--write",
+        metavar="A,B",
+        help="With --data: also txt, xmp or jpeg (beside or in the images), csv, coco, fiftyone, label_studio.",
+    ),
+]
+Sidecars = Annotated[
+    str | None, typer.Option("--sidecars", metavar="DIR", help="Folder for txt and xmp, in place of beside the images.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace .txt files that are there.")]
 Backend = Annotated[str, typer.Option("--backend", metavar="NAME", help="torch or openvino.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 

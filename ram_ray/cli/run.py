@@ -68,12 +68,30 @@ def evaluate(
     held_out: HeldOut = None,
     run_uri: RunUri = None,
     check: Check = False,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="BUNDLE", help="With --calibrate: the bundle, which is changed.")
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate",
+            metavar="GOAL",
+            help="Set the thresholds of --model by the labels of --eval: precision=0.9, recall=0.8 or f1.",
+        ),
+    ] = None,
 ) -> int:
-    """Score the finetuned model on held-out shards.
+    """Score the finetuned model, or calibrate a bundle.
 
-    Unfinished stages before it run first.
+    It is scored on held-out shards; unfinished stages before it run first. --calibrate sets the thresholds of a bundle.
     """
-    return run(preset, "evaluate", config, sets, train, held_out, run_uri, check)
+    if calibrate is None and model is None:
+        return run(preset, "evaluate", config, sets, train, held_out, run_uri, check)
+    require("ray", extra="serve")
+    from ram_ray.cli.calibrate import calibrate_bundle
+
+    if not (calibrate and model and held_out) or preset or train or run_uri or check:
+        raise ValueError("--calibrate needs --model BUNDLE and --eval LABELLED, and goes with --config and --set alone")
+    return calibrate_bundle(model, held_out, goal=calibrate, files=config or (), sets=sets or ())
 
 
 def finetune(

@@ -148,7 +148,7 @@ def find_shards(
             raise ValueError(
                 f"{path}: unknown kind of shard; use .tar, .parquet, a folder, or a list of images ({', '.join(LISTS)})"
             )
-        elif not _is_table_of_urls(path, names):
+        elif not is_table_of_urls(path, names):
             count_unread(info, "", unread, kind=BESIDE)
 
 
@@ -170,7 +170,7 @@ def _find_in_folder(fs: fsspec.AbstractFileSystem, root: str, layout: LayoutConf
             for info in folder.files:
                 if is_image_file(fs, info, layout):
                     num_images += 1
-                elif not number and info["name"] not in archived and not _is_table_of_urls(info["name"], names):
+                elif not number and info["name"] not in archived and not is_table_of_urls(info["name"], names):
                     others.append(info)
                 num_bytes += int(info["size"] or 0)
                 version = (version + _hash(info)) % (1 << 61)
@@ -198,13 +198,21 @@ def _archive(info: Info, names: Iterable[str], *, named: bool) -> Found | None:
         )
     if lower.endswith(".tar"):
         return path, "tar", info
-    if lower.endswith(".parquet") and (named or not _is_table_of_urls(path, names)):
+    if lower.endswith(".parquet") and (named or not is_table_of_urls(path, names)):
         return path, "parquet", info
     return None
 
 
-def _is_table_of_urls(path: str, names: Iterable[str]) -> bool:
-    """Whether a file is the table or the statistics that img2dataset writes beside an archive or a folder."""
+def is_table_of_urls(path: str, names: Iterable[str]) -> bool:
+    """Whether a file is the table or the statistics that img2dataset writes beside an archive or a folder.
+
+    Args:
+        path: of the file.
+        names: paths of all that is in its folder.
+
+    Returns:
+        Whether it is: it holds no images, and nothing reads it.
+    """
     stem = path.removesuffix(".parquet").removesuffix("_stats.json")
     return stem != path and (f"{stem}.tar" in names or stem in names)
 

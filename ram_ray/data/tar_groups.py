@@ -140,8 +140,13 @@ class Group:
             Sample(key, uri, start, length, tuple(size) if size else None, problem=_problem_from_json(reject))
             for key, uri, start, length, size, reject in tree["images"]
         ]
-        pairs = [tuple(pair) for pair in (labels, origin)]
-        texts = TextFiles(txt_captions, json_captions, *pairs, _problem_from_json(problem))
+        texts = TextFiles(
+            txt_captions,
+            json_captions,
+            labels=(labels[0], labels[1]),
+            origin=(origin[0], origin[1]),
+            problem=_problem_from_json(problem),
+        )
         extensions = set(tree["extensions"])
         return cls(
             key, pair, first, offset, nbytes, images, extensions, texts, others, dotted, num_dotted, beside_corrupt

@@ -57,6 +57,8 @@ class ZeroShotDetector(ABC):
         import torch
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
+        from ram_ray.models.towers import without_progress_bar
+
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtypes = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
         precision = precision or ("fp16" if self.device.type == "cuda" else "fp32")
@@ -65,7 +67,8 @@ class ZeroShotDetector(ABC):
         self.dtype = dtypes[precision]
         self.threshold, self.batch_size = threshold, batch_size
         self.processor = AutoProcessor.from_pretrained(folder)
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, use_safetensors=True)
+        with without_progress_bar():
+            model = AutoModelForZeroShotObjectDetection.from_pretrained(folder, use_safetensors=True)
         self.model = model.to(self.device).eval()
 
     def detect(

@@ -130,14 +130,29 @@ def reduce_tag_block(
     Returns:
         A PER_TAG row for each tag of the block.
     """
+    scores, targets, first = block_arrays(group, num_tags=len(thresholds), tags_per_block=tags_per_block)
+    rows = per_tag(scores, targets, thresholds=thresholds, muted=muted, first=first)
+    return pa.Table.from_pylist(rows, schema=PER_TAG)
+
+
+def block_arrays(group: pa.Table, *, num_tags: int, tags_per_block: int = 64) -> tuple[np.ndarray, np.ndarray, int]:
+    """Join the rows of one block.
+
+    Args:
+        group: TAG_BLOCK rows of one block.
+        num_tags: T.
+        tags_per_block: as passed to `to_tag_blocks`.
+
+    Returns:
+        Scores (N, b) float32, targets (N, b) bool, and the id of the first tag.
+    """
     block = group["block"][0].as_py()
     assert set(group["block"].to_pylist()) == {block}, "a group holds one block"
     num_images = int(np.sum(group["rows"].to_numpy()))
-    shape = (num_images, min(tags_per_block, len(thresholds) - block * tags_per_block))
+    shape = (num_images, min(tags_per_block, num_tags - block * tags_per_block))
     scores = group["scores"].combine_chunks().flatten().to_numpy().reshape(shape)
     targets = group["targets"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(shape)
-    rows = per_tag(scores, targets, thresholds=thresholds, muted=muted, first=block * tags_per_block)
-    return pa.Table.from_pylist(rows, schema=PER_TAG)
+    return scores, targets, block * tags_per_block
 
 
 def per_tag(

@@ -11,6 +11,7 @@ Letters: B batch, S pixels, L image tokens, C their width, N tags, K description
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from ram_ray.data.preprocess import Images, preprocess
 from ram_ray.inference.backends.backend import make_label_set
 from ram_ray.inference.backends.registry import make_backend
 from ram_ray.inference.custom_tags import CustomTags
+from ram_ray.inference.tag_rules import TagRules, check_query
 from ram_ray.inference.tag_score import TagScore
+from ram_ray.inference.tag_selection import TagSelector
 from ram_ray.label_system import is_present
 from ram_ray.models.bundle import Bundle, load_bundle
 from ram_ray.runtime.allocator import keep_freed_memory
@@ -51,6 +54,7 @@ class Predictor:
         self._bf16 = precision == "bf16"
         self._unmuted = np.ones(len(self.labels), dtype=bool)
         self._unmuted[list(self.config.muted)] = False
+        self._selector = TagSelector(None, self.labels)
 
     @classmethod
     def from_pretrained(
@@ -140,57 +144,45 @@ class Predictor:
         threshold: float | None = None,
         tags: list[str] | Mapping[str, list[str]] | None = None,
         embeddings: Tensor | None = None,
+        rules: TagRules | None = None,
     ) -> list[list[TagScore]]:
-        """Tags of each image, highest score first.
+        """Tags of each image, highest score first; a name once, with its highest score.
 
         Args:
             images: as in `preprocess`, or the image tokens of `encode`.
             top_k: most tags of an image. Without a `threshold` these are the k best tags, whatever their score.
             threshold: one probability in place of each tag's own.
             tags: the user's own tags, scored in place of the label system; for RAM++ best as a mapping of each tag
-                to texts that describe it, equally many a tag.
+                to texts that describe it, equally many a tag. Without `top_k` and `threshold` the best are given
+                (`tag_rules.best_own_tags`).
             embeddings: of `tags`, where the user has them: (N, E), RAM++: (N, K, E) or (N K, E).
+            rules: which tags are shown, and by what names.
 
         Returns:
             A list of tags for each image.
 
         Raises:
-            ValueError: if `top_k` is under 1, `tags` is not a list of at least one tag, or the model takes no others.
+            ValueError: if `top_k` is under 1, `threshold` is no probability, `tags` is not a list of at least one tag,
+                or the model takes no others.
         """
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; use 1 or more, or None for all tags from their threshold on")
-        if tags is not None and (isinstance(tags, str) or not tags):
-            raise ValueError(f"tags is {tags!r}; give a list of at least one tag, or None for the bundle's own")
-        if embeddings is not None and tags is None:
-            raise ValueError("embeddings need tags: the names that they stand for")
+        check_query(top_k=top_k, threshold=threshold, tags=tags, embeddings=embeddings)
         labels = self._labels if tags is None else self._custom_tags(tags, embeddings=embeddings)
         tokens = self._tokens(images)
         if not len(tokens):
             return []
         scores = self._backend.logits(tokens, labels).sigmoid().cpu().numpy()
-        return self._select_tags(scores, None if tags is None else list(tags), top_k=top_k, threshold=threshold)
+        own = None if tags is None else list(tags)
+        return self._select_tags(scores, own, top_k=top_k, threshold=threshold, rules=rules)
 
-    def _select_tags(
-        self, scores: np.ndarray, own: list[str] | None, *, top_k: int | None, threshold: float | None
-    ) -> list[list[TagScore]]:
-        """Select the tags of each image from scores (B, N)."""
-        config, num_tags = self.config, scores.shape[1]
-        if threshold is None and own is None:
-            thresholds = self.thresholds
-        else:
-            default = config.threshold if config.own_threshold is None else config.own_threshold
-            thresholds = np.full(num_tags, default if threshold is None else threshold, dtype=np.float32)
-        only_top_k = top_k is not None and threshold is None
-        labels = self.labels if own is None else own
-        result = []
-        for row in scores:
-            selected = np.ones(num_tags, dtype=bool) if only_top_k else is_present(row, thresholds)
-            if own is None:
-                selected = selected & self._unmuted
-            order = np.argsort(-row, kind="stable")
-            ids = [int(id) for id in order[selected[order]]][:top_k]
-            result.append([TagScore.of(labels[id], float(row[id]), float(thresholds[id])) for id in ids])
-        return result
+    def _select_tags(self, scores: np.ndarray, own: list[str] | None, **query: Any) -> list[list[TagScore]]:
+        """Select the tags of each image from scores (B, N); `query` as `TagSelector.select_all` has it."""
+        rules = query.pop("rules", None)
+        if own is not None:
+            return TagSelector(rules, own).select_all(scores, self.config, **query)
+        selector = self._selector
+        if selector.rules is not rules:  # whoever has rules has the same for all images
+            selector = self._selector = TagSelector(rules, self.labels)
+        return selector.select_all(scores, self.config, unmuted=self._unmuted, **query)
 
     def present_names(self, scores: np.ndarray, *, threshold: float | None = None) -> list[list[str]]:
         """Names of the tags at or above their threshold, which guide the caption of an image.

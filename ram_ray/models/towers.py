@@ -11,6 +11,8 @@ Letters: B batch, S pixels, E embedding width.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +116,8 @@ class PublishedDualTower:
 
         self._is_siglip = kind == "siglip"
         loader: Any = SiglipModel if self._is_siglip else CLIPModel
-        self.model = loader.from_pretrained(folder).eval().requires_grad_(False)
+        with without_progress_bar():
+            self.model = loader.from_pretrained(folder).eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.processor = AutoImageProcessor.from_pretrained(folder)
         self.mean, self.std = tuple(self.processor.image_mean), tuple(self.processor.image_std)
@@ -158,7 +161,8 @@ class TextTower:
         from transformers import AutoModel, AutoTokenizer
 
         root, self._pooling, limit = read_sentence_files(folder)
-        self.model = AutoModel.from_pretrained(root).eval().requires_grad_(False)
+        with without_progress_bar():
+            self.model = AutoModel.from_pretrained(root).eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(root)
         self._max_tokens = min(limit, self.tokenizer.model_max_length)
         self.embed_dim = self.texts(["a"]).shape[1]
@@ -276,6 +280,20 @@ class ImageTower:
             "std": self.std,
         }
         (folder / "config.json").write_text(json.dumps(tree, indent=1))
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Switch off the bar "Loading weights" that transformers draws on standard error."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def read_sentence_files(folder: Path) -> tuple[Path, str, int]:

@@ -20,10 +20,11 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, ClassVar, Generic, Literal, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -31,6 +32,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import ram_ray
+from ram_ray.runtime.location import locate_path
 from ram_ray.runtime.storage import is_local, make_folder, remove_folder
 from ram_ray.settings.section import StageSettings
 
@@ -237,7 +239,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written; for a full disk the error names the path.
     """
-    fs, path = fsspec.url_to_fs(uri)
+    fs, path = locate_path(uri)
     make_folder(fs, fs._parent(path))
     if not is_local(fs):  # object stores publish an object whole
         fs.pipe_file(path, data)
@@ -252,6 +254,35 @@ def write_bytes(uri: str, data: bytes) -> None:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # this error does not name the path
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from None
         raise
+
+
+@contextlib.contextmanager
+def open_replacing(uri: str) -> Iterator[IO[str]]:
+    """Write a text of any length to `uri` in one step, as `write_text` does with one that is in memory.
+
+    Args:
+        uri: a path or URI; its folder is made.
+
+    Yields:
+        A file open for writing UTF-8. With an error inside, `uri` keeps what it had.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    fs, path = fsspec.url_to_fs(uri)
+    make_folder(fs, fs._parent(path))
+    name = f"{uuid.uuid4().hex}.part"
+    part = f"{path}.{name}" if is_local(fs) else f"{tempfile.gettempdir()}/ram_ray-{name}"
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            yield file
+        if is_local(fs):
+            os.replace(part, path)
+        else:
+            fs.put_file(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
 
 
 def write_table(table: pa.Table, uri: str) -> None:

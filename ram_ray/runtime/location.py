@@ -73,6 +73,18 @@ def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fsspec.url_to_fs(uri)
 
 
+def locate_path(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Find the filesystem of a path as Python gives it, or of a URI.
+
+    Args:
+        path: not escaped, unless it is a URI.
+
+    Returns:
+        (filesystem, path).
+    """
+    return locate(path if "://" in path else to_text(path))
+
+
 def uri_of(fs: fsspec.AbstractFileSystem, path: str) -> str:
     """The location of a file as text, for a row.
 

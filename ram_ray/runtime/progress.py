@@ -67,7 +67,7 @@ def format_line(name: str, *, done: int, total: int, seconds: float) -> str:
 
 @contextmanager
 def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
-    """Log progress lines until the block ends.
+    """Log progress lines until the block ends; the last says that all rows are done, unless there was no line yet.
 
     Args:
         name: name of the stage.
@@ -81,12 +81,14 @@ def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
     stop = threading.Event()
     start = time.monotonic()
     count = RowCount()
+    has_line = False
 
     def report() -> None:
+        nonlocal has_line
         while not stop.wait(INTERVAL_SECONDS):
             rows = get_answer(actor.rows.remote(stage))
             if rows is not None:
-                done = count.update(rows)
+                done, has_line = count.update(rows), True
                 logger.info("%s", format_line(name, done=done, total=total, seconds=time.monotonic() - start))
 
     def add(rows: int) -> None:
@@ -94,6 +96,8 @@ def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
 
     with _thread(report, stop):
         yield add
+    if has_line and total:  # what tasks sent last, or again, is not waited for
+        logger.info("%s: %s/%s images", name, f"{total:,}", f"{total:,}")
 
 
 @contextmanager

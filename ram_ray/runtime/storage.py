@@ -44,6 +44,7 @@ TRANSIENT = (
 )
 _NO_SPACE = re.compile(r"\[[Ee]rrno 28\]|No space left on device|OutOfDiskError")
 _NAMED_PATH = re.compile(r"\[Errno 28\].*: '([^']+)'")
+HUB_SECONDS = 5.0  # to wait for the hub's answer about an id
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -71,6 +72,9 @@ def local_copy(source: str, *, revision: str | None = None, files: Sequence[str]
     if path.exists():
         return path
     if _HUB_ID.fullmatch(source):
+        owner, slash, _ = source.partition("/")
+        if slash and Path(owner).is_dir():  # a mistyped path: the hub need not be asked
+            raise ValueError(f"{source}: no such file or folder in {owner}/")
         return _from_hub(source, revision, files)
     raise ValueError(f"{source}: no such file or folder; give a path, a URI or a Hugging Face id")
 
@@ -195,18 +199,30 @@ def copies_folder() -> Path:
 
 def _from_hub(name: str, revision: str | None, files: Sequence[str] | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    ignored = list(OTHER_FRAMEWORKS)
+    ignored, unanswered = list(OTHER_FRAMEWORKS), None
     try:
-        if not files:
-            with contextlib.suppress(Exception):  # offline: only cached files can be used
-                if any(file.endswith(".safetensors") for file in HfApi().list_repo_files(name, revision=revision)):
-                    ignored += ["*.bin", "*.pt", "*.pth"]
-        allowed = list(files) if files else None
-        return Path(snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=ignored))
+        try:  # one request, where a listing of the files would be tried again for 25 seconds
+            info = HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
+            if not files and any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
+                ignored += ["*.bin", "*.pt", "*.pth"]
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise
+        except Exception as error:  # no network: only cached files can be used
+            unanswered = error
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(files) if files else None,
+                ignore_patterns=ignored,
+                local_files_only=unanswered is not None,
+            )
+        )
     except Exception as error:  # the hub's client raises its own, httpx's and OSErrors
         at = f" at {revision}" if revision else ""
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(unanswered or error).split())[:300]
         raise ValueError(f"{name}{at}: no such file or folder, and not to be had from the hub: {reason}") from None
 
 

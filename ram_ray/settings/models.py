@@ -205,7 +205,9 @@ class ModelConfig(Section):
         0.02, description="Standard deviation of new weights. `null`: by the layer's width, for small models."
     )
     threshold: float = Field(0.68, description="Probability from which a tag without its own threshold is predicted.")
-    own_threshold: float | None = Field(None, description="The same for tags that a user adds. `null`: `threshold`.")
+    own_threshold: float | None = Field(
+        None, description="The same for tags that a user adds. `null`: the best are given."
+    )
     muted: tuple[int, ...] = Field(
         (), description="Ids of tags that are never predicted, such as Tag2Text's number words, which harm captions."
     )

@@ -40,7 +40,8 @@ OPTIONS = {  # of a job, beside --help
     "ablation": RECIPE | {"--out", "--seeds", "--table"},
     "serve": {"--model", "--name", "--config", "--set"},
     "tag_images": {"--model", "--data", "--out", "--top-k", "--threshold", "--tags", "--backend", "--precision"}
-    | {"--config", "--set"},
+    | {"--config", "--set", "--caption", "--boxes", "--embedding", "--write", "--sidecars", "--overwrite"}
+    | {"--allow", "--deny", "--rename", "--names", "--most-specific", "--chinese"},
 }
 
 
@@ -213,7 +214,10 @@ def test_what_a_run_ends_with(executed: list[dict], line: str, expected: dict) -
         (ablation, "--out x --table 3", "error: --table 3: use 4 or 5"),
         (ablation, "--out x --seeds 0", "error: --seeds 0: at least one is needed"),
         (tag_images, "--model m --out o --data nowhere", "error: nowhere: no images"),
-        (tag_images, "--model m --out o --data . --top-k 0", "error: top_k: "),
+        (tag_images, "--model m --out o --data . --top-k 0", "error: Invalid value for '--top-k': "),
+        (tag_images, "--model m --out o --data . --threshold 50", "error: Invalid value for '--threshold': "),
+        (tag_images, "--model m --out o --data . --write xls", "error: --write xls: use some of txt, xmp, jpeg, csv"),
+        (tag_images, "--model m --out o --data . --overwrite", "error: --sidecars and --overwrite are about "),
         (tag_images, "--model m --out o --data . --backend abacus", "error: --backend abacus: use torch or openvino"),
     ],
 )
@@ -249,6 +253,10 @@ def test_mistakes_of_a_job(function, line: str, message: str, tmp_path: Path, mo
         ("tag --data x --out y", "ram-ray tag: --model is missing"),
         ("download ram-plus out --revision main", "ram-ray download: --revision main: give a commit of "),
         ("tag a.jpg --model m --out o", "ram-ray tag: --out: only with --data"),
+        ("tag a.jpg --model m --threshold 50", "ram-ray tag: Invalid value for '--threshold': "),
+        ("tag . --model m", "ram-ray tag: .: no images"),
+        ("evaluate --calibrate f1", "ram-ray evaluate: --calibrate needs --model BUNDLE and --eval LABELLED"),
+        ("evaluate --calibrate f2 --model . --eval .", "ram-ray evaluate: --calibrate f2: use precision=0.9, "),
         ("tag --data . --model m", "ram-ray tag: --data needs --out"),
         ("tag --data . --out o --model m --json", "ram-ray tag: --json: not with --data"),
         ("tag --data nowhere --out o --model m", "ram-ray tag: nowhere: no images"),
@@ -313,6 +321,22 @@ def test_tag_prints_a_line_an_image(tiny_bundle: str, tmp_path: Path, capsys: py
     line = f"tag {tmp_path}/a.png --model {tiny_bundle} --top-k 2"
     assert main(shlex.split(line)) == 0
     assert re.fullmatch(rf"{tmp_path}/a.png: [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d\n", capsys.readouterr().out)
+    assert main(["tag", str(tmp_path), *line.split()[2:]]) == 1, "a folder; one of its files cannot be read"
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{tmp_path}/a.png: ") and len(shown.out.splitlines()) == 1
+    assert shown.err.startswith("ram-ray tag: undecodable: ") and len(shown.err.splitlines()) == 1
+    (tmp_path / "names.txt").write_text("dog = Hund\nbeach = Strand\nunicorn = Einhorn\n")
+    rules = f"--names {tmp_path}/names.txt --rename {tmp_path}/names.txt --threshold 0"
+    assert main(shlex.split(f"{line.replace('--top-k 2', rules)}")) == 0
+    shown = capsys.readouterr()
+    assert (
+        "Hund" in shown.out
+        and "dog" not in shown.out
+        and "1 of 3 names are no labels of the model: unicorn" in shown.err
+    )
+    assert main(shlex.split(f"{line.replace('--top-k 2', '--tags sea,snow')}")) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count(" | ") == 1 and "best 5 of them, whatever their score" in shown.err
     assert main(shlex.split(f"{line} {tmp_path}/b.png --json --tags 'snow,red umbrella'")) == 1
     first, second = (json.loads(row) for row in capsys.readouterr().out.splitlines())
     assert {tag["tag"] for tag in first["tags"]} == {"snow", "red umbrella"} and "error" in second

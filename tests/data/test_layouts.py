@@ -20,7 +20,7 @@ import pytest
 from ram_ray.data import waiting
 from ram_ray.data.images import Limits, read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
-from ram_ray.inference.image_files import find_work
+from ram_ray.inference.listing import find_work
 from ram_ray.runtime.location import expand_braces, locate, to_path, to_text
 from ram_ray.settings.data import LayoutConfig
 from tests.data.defects import image_bytes
@@ -198,7 +198,7 @@ def test_a_brace_pattern_names_its_files(tmp_path: Path) -> None:
     (tmp_path / "{a,b}.tar").write_bytes((tmp_path / "train-0000.tar").read_bytes())
     names = [shard.name.partition("/")[2] for shard in list_shards([f"{tmp_path}/train-{{0000..0002}}.tar"])]
     assert names == ["train-0000", "train-0001", "train-0002"]
-    assert len(find_work([f"{tmp_path}/train-{{0001,0003}}.tar"])) == 2
+    assert len(find_work([f"{tmp_path}/train-{{0001,0003}}.tar"]).items) == 2
     assert len(list_shards([f"{tmp_path}/{{a,b}}.tar"])) == 1, "a file that is called so is itself"
     with pytest.raises(ValueError, match=r"train-0004\.tar: nothing is there"):
         list_shards([f"{tmp_path}/train-{{0003..0004}}.tar"])
@@ -216,7 +216,7 @@ def test_parts_for_training_and_for_evaluation_are_not_taken_together(tmp_path: 
         with pytest.raises(ValueError, match="parts for training and for evaluation: name one of them"):
             list_shards([str(tmp_path / folder)])
     assert len(scan(tmp_path / "album/train")) == 3
-    assert len(find_work([str(tmp_path / "album")])[0]["rows"]) == 6, "tagging takes both"
+    assert len(find_work([str(tmp_path / "album")]).items[0]["rows"]) == 6, "tagging takes both"
 
 
 def test_a_folder_with_two_lists_is_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from ram_ray.data.images import read_bytes
 from ram_ray.data.shards import list_shards, scan_shard
-from ram_ray.inference.image_files import find_work
+from ram_ray.inference.listing import find_work
 from ram_ray.records import Reject
 from ram_ray.runtime.artifacts import write_bytes
 from tests.data.defects import LIMITS, NUM_DEFECTS, Planted, image_bytes, plant, sample, write_tar
@@ -82,7 +82,7 @@ def test_a_folder_of_images_and_texts_is_read_and_what_else_is_there_is_counted(
     whole = [row for row in rows if row["reason"] is None]
     contents = read_bytes(*([row[name] for row in whole] for name in ("uri", "offset", "nbytes")))
     assert contents == [image_bytes(index) for index in range(3)]
-    work = find_work([root])
+    work = find_work([root]).items
     assert sorted(row["uri"] for row in work[0]["rows"]) == sorted(row["uri"] for row in whole)
 
 

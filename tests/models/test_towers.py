@@ -80,6 +80,14 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def test_loading_draws_no_bar(sentences: Path, capfd: pytest.CaptureFixture) -> None:
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    Teacher.from_pretrained(str(sentences))
+    assert not capfd.readouterr().err and logging.is_progress_bar_enabled() == enabled
+
+
 def test_a_siglip_encodes_as_transformers_does(siglip: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, SiglipImageProcessor, SiglipModel
 

@@ -77,6 +77,28 @@ def test_a_path_comes_back_as_it_is(tmp_path: Path) -> None:
             local_copy(missing)
 
 
+def test_the_hub_is_not_asked_for_a_mistyped_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ValueError, match="^models/none: no such file or folder in models/$"):
+        local_copy("models/none")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is a port at which nobody listens; a file that is tried again would wait between the tries."""
+    import huggingface_hub
+
+    attempts = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", attempts.append)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: huggingface_hub.hf_api.HfApi("http://127.0.0.1:9"))
+    with pytest.raises(
+        ValueError, match="^some/model: no such file or folder, and not to be had from the hub: "
+    ) as caught:
+        local_copy("some/model")
+    assert "\n" not in str(caught.value) and not attempts
+
+
 def test_an_id_is_left_to_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = tmp_path / "models--some--model/snapshots" / commit
