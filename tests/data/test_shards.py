@@ -6,11 +6,8 @@ whatever lies beside it; a row's location gives the identical bytes; memory does
 
 from __future__ import annotations
 
-import gzip
-import importlib
 import io
 import json
-import sys
 import tarfile
 import tracemalloc
 from collections import Counter
@@ -284,31 +281,6 @@ def test_a_name_is_a_part_of_the_shards_own_uri() -> None:
 )
 def test_a_glob_means_a_folder_a_stem_or_a_whole_name(name: str, matching: list[str], other: list[str]) -> None:
     assert [pattern for pattern in [*matching, *other] if shard_matches(name, pattern)] == matching
-
-
-def test_listing_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("x")
-    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b""))
-    cases = {
-        f"{tmp_path}/none*.tar": "nothing is there",
-        f"{tmp_path}/notes.txt": "unknown kind",
-        f"{tmp_path}/n*": "no shard among",
-        f"{tmp_path}/a.tar.gz": "gunzip",
-        f"{tmp_path}/a*": "gunzip",
-        "nosuch://bucket/a.tar": "Protocol not known",
-    }
-    for uri, words in cases.items():
-        with pytest.raises(ValueError, match=words):
-            list_shards([uri])
-    with pytest.raises(ValueError, match="no shards are named"):
-        list_shards([])
-
-
-def test_a_storage_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
-    monkeypatch.setattr(importlib.import_module("fsspec.registry"), "_registry", {})
-    with pytest.raises(ValueError, match="needs gcsfs; install it"):
-        list_shards(["gs://bucket/*.tar"])
 
 
 def test_a_storage_that_fails_is_no_defect_of_a_row(tmp_path: Path) -> None:
