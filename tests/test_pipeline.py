@@ -202,6 +202,37 @@ def test_too_little_data_is_one_line(run_folder: str, ray_cluster: None, sets: l
     assert str(error.value).startswith(line) and "\n" not in str(error.value)
 
 
+def frozen_encoder(text_encoder: str, weights: str) -> list[str]:
+    """Settings of trainings on stored views of a frozen image encoder."""
+    section = "{backbone_lr: 0, distill_loss: false, views: 2, image_size: 64}"
+    return [
+        f"represent.text_encoder={text_encoder}",
+        f"model.image_encoder={{name: test_resnet, weights: {weights}}}",
+        "model.image_proj=null",
+        "model.image_size=64",
+        *(f"{name}={section}" for name in ("pretrain", "retrain", "finetune")),
+        "engine.clean.detector=whole_image",
+    ]
+
+
+def test_a_training_reads_the_tokens_that_its_frozen_encoder_stored(
+    run_folder: str, ray_cluster: None, tmp_path: Path
+) -> None:
+    import timm
+    import torch
+
+    from tests.models.test_towers import write_bert
+
+    text = write_bert(tmp_path / "text", pooling={"pooling_mode_mean_tokens": True})
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "encoder.pth")
+    sets = frozen_encoder(str(text), f"{tmp_path}/encoder.pth")
+    log = run(load(TINY, sets=sets), run_folder, last="pretrain")
+    encoded, trained = log.results["encode"], log.results["pretrain"]
+    assert encoded.rows_in == encoded.rows_out == 100 and encoded.rejected == 0
+    assert encoded.nbytes == sum(file.stat().st_size for file in Path(encoded.path, "tokens").iterdir())
+    assert (trained.rows_in, trained.rejected, trained.image_size) == (100, 0, 64)
+
+
 def test_the_bundle_tags_images_by_itself(run_folder: str) -> None:
     from PIL import Image
 

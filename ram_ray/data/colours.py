@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 _ORIENTATION = 0x0112
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -97,10 +98,28 @@ def upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
     Returns:
         `rgb`, turned or mirrored.
     """
-    if "exif" not in image.info:
-        return rgb
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # an EXIF block that cannot be read says nothing; the pixels are whole
-        return rgb
+    turn = _UPRIGHT.get(_orientation(image))
     return rgb.transpose(turn) if turn is not None else rgb
+
+
+def size_as_seen(image: Image.Image) -> tuple[int, int]:
+    """Compute the size of an image as it is seen; nothing is decoded.
+
+    Args:
+        image: the image with its EXIF orientation.
+
+    Returns:
+        (width, height) in pixels.
+    """
+    width, height = image.size
+    return (height, width) if _orientation(image) in _ON_ITS_SIDE else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number of the orientation; 1, upright, without one."""
+    if "exif" not in image.info:
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # an EXIF block that cannot be read says nothing; the pixels are whole
+        return 1

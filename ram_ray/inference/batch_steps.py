@@ -76,13 +76,14 @@ class Decoder:
         }
 
     def _decode(self, data: bytes | Reject) -> tuple[np.ndarray, tuple[int, int]]:
-        from ram_ray.data.images import decode
-        from ram_ray.data.preprocess import resize_square
+        from ram_ray.data.colours import size_as_seen
+        from ram_ray.data.images import open_image
+        from ram_ray.data.preprocess import to_square
 
         if isinstance(data, Reject):
             raise data
-        image = decode(data, limits=self._limits)
-        return resize_square(image, size=self._size), image.size
+        image = open_image(data, limits=self._limits)
+        return to_square(image, size=self._size), size_as_seen(image)
 
 
 class TagActor:

@@ -31,7 +31,7 @@ def test_it_ends_with_a_report(unbroken: RunFolder) -> None:
     report = unbroken.json("evaluation/report.json")
     stages = [stage["stage"] for stage in report["stages"]]
     engine = [f"{name}_{number}" for number in range(1, ROUNDS + 1) for name in ("generate", "clean", "retrain")]
-    assert stages == ["shards", "represent", "parse", "labels", "pretrain", *engine, "finetune"]
+    assert stages == ["shards", "fingerprints", "represent", "parse", "labels", "pretrain", *engine, "finetune"]
     assert 0 <= report["mAP"] <= 1 and report["num_tags"] > 10
     assert unbroken.manifests()["evaluate_finetune"]["images"] == HELD_OUT
     assert not [path for path in unbroken.objects() if "/work/" in path], "what unfinished stages need is gone"

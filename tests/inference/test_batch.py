@@ -146,6 +146,7 @@ def test_every_image_gives_one_row_and_later_only_what_is_new(ray_cluster: None,
         tag(query.model_copy(update={"top_k": 1}))
 
 
+@pytest.mark.slow  # three runs of the job; the parts that a run leaves are in tests/data/test_tagged_parts.py
 def test_a_killed_run_goes_on(ray_cluster: None, tiny_bundle: str, tmp_path: Path) -> None:
     """The program is killed when it has written some parts; the same call in this process does the rest."""
     album, out = tmp_path / "album", tmp_path / "out"

@@ -85,7 +85,8 @@ def by_batch(bundle: str, predictor: Predictor) -> Way:
         nbytes = [path.stat().st_size for path in files.values()]
         batch = {"key": list(files), "uri": [str(path) for path in files.values()], "offset": [0] * len(files)}
         columns = {name: np.array(values) for name, values in {**batch, "nbytes": nbytes}.items()}
-        pixels = Decoder(DATA, size=predictor.image_size)({**columns, "error": np.array([""] * len(files), object)})
+        columns |= {name: np.array([""] * len(files), object) for name in ("member", "version", "error")}
+        pixels = Decoder(DATA, size=predictor.image_size)(columns)
         rows = TagActor(bundle, Query(top_k=ALL), ResourcesConfig())(pixels).to_pylist()
         ids = {name: id for id, name in enumerate(predictor.labels.names)}
         tags = [

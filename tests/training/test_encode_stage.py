@@ -4,8 +4,6 @@ an image that cannot be read is a rejected row, and trainings with the same crop
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
@@ -22,8 +20,7 @@ from ram_ray.training.encode_stage import EncodeSettings, ViewEncoder
 from ram_ray.training.feed import Table, TaggerFeed
 from ram_ray.training.image_columns import pack_tokens, unpack_tokens
 from ram_ray.training.step import TrainStep
-from tests.models.test_towers import write_bert
-from tests.test_pipeline import TINY, run
+from tests.test_pipeline import TINY, frozen_encoder
 from tests.tiny import NAMES, batch, jpeg, tagger
 
 SIZE = 64
@@ -107,31 +104,6 @@ def test_packed_tokens_are_unpacked_bit_for_bit_and_a_lost_file_is_named() -> No
     assert not zeros.any() and reject is not None and reject.reason == "broken_archive"
 
 
-def test_trainings_with_the_same_crops_share_the_stage(ray_cluster: None, weights: str, tmp_path: Path) -> None:
-    text = write_bert(tmp_path / "text", pooling={"pooling_mode_mean_tokens": True})
-    config = load(TINY, sets=_sets(text, weights))
-    log = run(config, f"{tmp_path}/run", last="retrain")
-    encoded = log.results["encode"]
-    assert encoded.rows_in == encoded.rows_out == 100 and encoded.rejected == 0
-    assert encoded.nbytes == sum(file.stat().st_size for file in Path(encoded.path, "tokens").iterdir())
-    assert len(list(Path(tmp_path, "run/annotations/encode").glob("*.json"))) == 1, "pretrain and retrain share it"
-    assert log.results["pretrain"].rows_in == log.results["labels"].rows_out == 100
-    assert log.results["pretrain"].rejected == log.results["retrain_1"].rejected == 0
-
-
-def _sets(text: Path, weights: str) -> list[str]:
-    sections = ("pretrain", "retrain", "finetune")
-    frozen = "{backbone_lr: 0, distill_loss: false, views: 2, image_size: 64}"
-    return [
-        f"represent.text_encoder={text}",
-        f"model.image_encoder={{name: test_resnet, weights: {weights}}}",
-        "model.image_proj=null",
-        "model.image_size=64",
-        *(f"{name}={frozen}" for name in sections),
-        "engine.clean.detector=whole_image",
-    ]
-
-
 @pytest.mark.parametrize(
     ("change", "need"),
     [
@@ -142,7 +114,7 @@ def _sets(text: Path, weights: str) -> list[str]:
     ],
 )
 def test_what_stored_tokens_need_is_said(change: str, need: str) -> None:
-    sets = [*_sets(Path("text"), "encoder.pth"), "represent.image_encoder={name: test_vit, weights: vit.pth}"]
+    sets = [*frozen_encoder("text", "encoder.pth"), "represent.image_encoder={name: test_vit, weights: vit.pth}"]
     assert load(TINY, sets=sets).pretrain.views == 2
     with pytest.raises(ValueError, match=rf"views stores the tokens of a frozen image encoder and needs {need}; set"):
         load(TINY, sets=[*sets, change])
