@@ -188,7 +188,10 @@ def check_same(ways: dict[str, Way], predictor: Predictor, files: Mapping[str, P
                 np.testing.assert_allclose(way_answers[name], answer, atol=1e-4, err_msg=f"{way}: {name}")
     for name, answer in first.items():
         if not isinstance(answer, str):
-            image = Image.open(files[name])  # of a user who opens images without our limits
+            try:
+                image = Image.open(files[name])  # of a user who opens images without our limits
+            except ValueError:  # a PNG with long texts, which Pillow by itself does not open
+                continue
             np.testing.assert_allclose(predictor.probabilities(image)[0], answer, atol=1e-4, err_msg=name)
             if "A" not in image.mode and "transparency" not in image.info and image.mode in ("RGB", "L"):
                 array = np.asarray(image)  # which knows no orientation
