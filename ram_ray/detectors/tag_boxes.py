@@ -9,6 +9,7 @@ from ram_ray.detectors.attention import AttentionDetector
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ram_ray.detectors.regions import Box
     from ram_ray.inference.predictor import Predictor
     from ram_ray.inference.tag_score import TagScore
 
@@ -23,7 +24,7 @@ class TagBoxes:
     def __init__(self, predictor: Predictor) -> None:
         self._detector = AttentionDetector(predictor)
 
-    def __call__(self, tokens: Tensor, scores: list[list[TagScore]]) -> list[list[list[float] | None]]:
+    def __call__(self, tokens: Tensor, scores: list[list[TagScore]]) -> list[list[Box | None]]:
         """Find boxes.
 
         Args:
@@ -36,7 +37,7 @@ class TagBoxes:
         ids = [[score.id for score in row if score.id is not None] for row in scores]
         names = [[score.tag for score in row if score.id is not None] for row in scores]
         regions = self._detector.detect(tokens, tags=names, tag_ids=ids)
-        boxes = [{region.tag_id: list(region.box) for region in row} for row in regions]
+        boxes = [{region.tag_id: region.box for region in row} for row in regions]
         return [
             [None if score.id is None else box_of.get(score.id) for score in row]
             for row, box_of in zip(scores, boxes, strict=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_IDENTITY = 300  # characters of a value in the manifest; a longer one stands there as its digest
 
-Boxes = list[list[list[float] | None]]  # of each tag of each image
+Boxes = list[list[tuple[float, float, float, float] | None]]  # of each tag of each image
 
 
 class FindBoxes(Protocol):

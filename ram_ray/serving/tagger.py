@@ -188,22 +188,13 @@ def _tag_tokens(predictor: Predictor, tokens: Tensor, options: Options) -> list[
     captions: list[str | None] = [*predictor.caption(tokens)] if options.caption else [None] * len(tokens)
     boxes: list[list[Box | None]] = [[None] * len(image_scores) for image_scores in scores]
     if options.regions:
-        boxes = _detect_boxes(predictor, tokens, scores)
+        from ram_ray.detectors.tag_boxes import TagBoxes
+
+        boxes = TagBoxes(predictor)(tokens, scores)
     return [
         ImageResult(tags=[_tag_result(*pair) for pair in zip(image_scores, image_boxes, strict=True)], caption=caption)
         for image_scores, image_boxes, caption in zip(scores, boxes, captions, strict=True)
     ]
-
-
-def _detect_boxes(predictor: Predictor, tokens: Tensor, scores: list[list[TagScore]]) -> list[list[Box | None]]:
-    """Box of each tag of each image, None where the detector gives none."""
-    from ram_ray.detectors.attention import AttentionDetector
-
-    ids = [[score.id for score in image_scores if score.id is not None] for image_scores in scores]
-    names = [[score.tag for score in image_scores] for image_scores in scores]
-    regions = AttentionDetector(predictor).detect(tokens, tags=names, tag_ids=ids)
-    boxes = [{region.tag_id: region.box for region in image_regions} for image_regions in regions]
-    return [[box_of.get(id) for id in image_ids] for box_of, image_ids in zip(boxes, ids, strict=True)]
 
 
 def _tag_result(score: TagScore, box: Box | None) -> TagResult:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
-from ram_ray.data.images import Limits
+from ram_ray.data.images import Limits, decode
 from ram_ray.records import Reject, Row, to_table
 from ram_ray.results import EncodedViews, Samples
 from ram_ray.runtime.actors import model_actors
@@ -32,7 +32,8 @@ from ram_ray.runtime.artifacts import Run, write_bytes
 from ram_ray.settings.models import TimmConfig
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import AugmentConfig, TrainConfig
-from ram_ray.training.image_columns import make_crops, pack_tokens, read_contents
+from ram_ray.training.augment import train_crop
+from ram_ray.training.image_columns import pack_tokens, read_contents
 from ram_ray.training.rows import IMAGE_LOCATION
 
 if TYPE_CHECKING:
@@ -146,25 +147,23 @@ class ViewEncoder:
             write_bytes(uri, b"".join(parts))
         return to_table(views, VIEWS)
 
-    def _encode(self, rows: list[Row]) -> list[np.ndarray | Reject]:
-        """The tokens float16 (V, 1 + L, C) of each row, or why its image cannot be read."""
-        config = self.settings
-        results: list[np.ndarray | Reject] = []
-        crops = []
+    def _encode(self, rows: list[Row]) -> list[list[np.ndarray] | Reject]:
+        """The tokens of each row, V times float16 (1 + L, C), or why its image cannot be read."""
+        config, size = self.settings, self.settings.image_size
+        rejects: dict[str, Reject] = {}
+        crops: list[np.ndarray] = []
         for row, (content,) in zip(rows, read_contents([[row] for row in rows]), strict=True):
+            try:
+                if isinstance(content, Reject):
+                    raise content
+                image = decode(content, limits=self._limits, size=size)
+            except Reject as reject:
+                rejects[row["key"]] = reject
+                continue
             seeds = [f"{config.seed}/view/{view}/{row['key']}" for view in range(config.views)]
-            pixels, reject = make_crops(
-                [content] * config.views, seeds, size=config.image_size, limits=self._limits, augment=config.augment
-            )
-            crops.append(pixels)
-            results.append(reject or pixels)
-        tokens = self._tokens(np.concatenate(crops)).reshape(len(rows), config.views, *self.token_shape)
-        return [result if isinstance(result, Reject) else tokens[index] for index, result in enumerate(results)]
-
-    @property
-    def token_shape(self) -> tuple[int, int]:
-        """(1 + L, C)."""
-        return token_shape(self.settings)
+            crops += [train_crop(image, size=size, config=config.augment, seed=seed) for seed in seeds]
+        tokens = iter(self._tokens(np.stack(crops)) if crops else ())
+        return [rejects.get(row["key"]) or [next(tokens) for _ in range(config.views)] for row in rows]
 
     def _tokens(self, pixels: np.ndarray) -> np.ndarray:
         """Tokens float16 (B, 1 + L, C) of crops uint8 (B, S, S, 3)."""

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from ram_ray.config import RunConfig, load
-from ram_ray.reporting.run_log import RunLog
-from ram_ray.runtime.artifacts import Run, StageResult
+from ram_ray.runtime.artifacts import Run
+from tests.test_pipeline import Log
 from tests.tiny import photo
 
 SIZE = (96, 72)
@@ -79,18 +79,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tar(folder / "held/00000.tar", members)
     (folder / "opt_out.txt").write_text("example.net\n")
     return folder
-
-
-class Log(RunLog):
-    """Keeps all results by stage."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.results: dict[str, Any] = {}
-
-    def on_result(self, result: StageResult, is_reused: bool) -> None:
-        self.results[result.stage] = result
-        super().on_result(result, is_reused)
 
 
 def run(folder: Path, data: Path, *sets: str, train: tuple[str, ...] = ("coco/*.tar", "web/*.tar")) -> Log:
