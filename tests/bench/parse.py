@@ -10,7 +10,8 @@ The stage's clock covers all of the stage, and in its first ten to thirty second
 Memory is the proportional set size of the driver and all of Ray's processes at its highest while the stage ran, and
 beside it what of Ray's object store was ever in use: it has a limit, here 1 GB, and keeps what blocks once needed. Ray
 keeps a process for as many tasks as ever ran at one time, 130 to 170 MB each, and whether it comes to two or three is
-chance: so all that there can be are started before. On a busy machine only ratios of one line mean something.
+chance: so all that there can be are started before. Watching memory costs 5% of two cores, so a line has memory or a
+ratio. On a busy machine only ratios of one line mean something.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def say(figures: dict) -> str:
     if figures["pipe"]:
         line += f", nlp.pipe alone {figures['pipe']:,.0f}/s, ratio {figures['stage'] / figures['pipe']:.3f}"
         line += f" (with the stage's products {figures['fast']:,.0f}/s)"
-    return f"{line}; peak {figures['peak_mb']:,.0f} MB, object store {figures['store_mb']:,.0f} MB"
+    if figures["peak_mb"]:
+        line += f"; peak {figures['peak_mb']:,.0f} MB, object store {figures['store_mb']:,.0f} MB"
+    return line
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -80,7 +83,7 @@ def measure(options: argparse.Namespace) -> dict:
         pipe, fast = (
             None if options.no_baseline else rows / pipe_alone(file, cores, load=load) for load in (_plain, _fast)
         )
-        seconds, peak, store = stage(file, cores)
+        seconds, peak, store = stage(file, cores, memory=options.no_baseline)
     memory = {"peak_mb": peak / 1e6, "store_mb": store / 1e6}
     return {"cores": cores, "rows": rows, "pipe": pipe, "fast": fast, "stage": rows / seconds, **memory}
 
@@ -132,7 +135,7 @@ def _pipe(file: Path, core: int, cores: int, barrier: threading.Barrier, load: C
     barrier.wait()
 
 
-def stage(file: Path, cores: int) -> tuple[float, float, float]:
+def stage(file: Path, cores: int, *, memory: bool) -> tuple[float, float, float]:
     """Seconds of the stage `parse`, and the most memory in bytes while it ran: processes', and the object store's."""
     from ram_ray.cli.labels import caption_stage_settings
     from ram_ray.config import load
@@ -146,12 +149,12 @@ def stage(file: Path, cores: int) -> tuple[float, float, float]:
     config = load(sets=caption_stage_settings(cores))
     run = Run(f"{file.parent}/run")
     samples = collect_captions(run, config, [str(file)])
-    peak = Peak()
+    peak = Peak() if memory else None
     start = time.monotonic()
     parsed = parse(run, config, samples)
     seconds = time.monotonic() - start
     assert parsed.rows_out == samples.rows_out
-    return seconds, *peak.stop()
+    return seconds, *(peak.stop() if peak else (0.0, 0.0))
 
 
 def start_workers(count: int) -> None:

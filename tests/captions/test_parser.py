@@ -276,9 +276,21 @@ def test_clear_and_ud_labels_read_alike(parser: CaptionParser, number: int) -> N
 
 def test_memory_zones_remove_words_and_tags_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ram_ray.captions.parser.CAPTIONS_PER_ZONE", 3)
+    monkeypatch.setattr("ram_ray.captions.parser.CAPTIONS_CACHED", 1)
     parser, captions = CaptionParser(), ["two dogs run on the beach", "a red zorblat near a tree"]
     first = parser.parse(captions)
     assert "zorblat" in parser._nlp.vocab.strings
     assert [parser.parse([f"a dog sits on chair{letter}"]) for letter in "abcdef"]
     assert "zorblat" not in parser._nlp.vocab.strings
     assert parser.parse(captions) == first
+
+
+def test_words_of_the_first_captions_stay_and_those_of_later_ones_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ram_ray.captions.parser.CAPTIONS_PER_ZONE", 3)
+    monkeypatch.setattr("ram_ray.captions.parser.CAPTIONS_CACHED", 2)
+    parser = CaptionParser()
+    parser.parse(["a red zorblat near a tree", "two dogs run on the beach"])
+    assert parser.parse(["a man holds a quimble"])
+    assert [parser.parse([f"a dog sits on chair{letter}"]) for letter in "abcdef"]
+    assert "zorblat" in parser._nlp.vocab.strings
+    assert "quimble" not in parser._nlp.vocab.strings
