@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ram_ray.models.active_rows import ActiveRows, RowLinear
+
 NORM_EPS = 1e-12  # BERT's value, as in released checkpoints
 
 Cache = dict[str, Tensor]  # keys and values of a layer, (B, heads, length, D / heads)
@@ -37,10 +39,10 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, context_width: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.query = nn.Linear(width, width)
+        self.query = RowLinear(width, width)
         self.key = nn.Linear(context_width, width)
         self.value = nn.Linear(context_width, width)
-        self.out = nn.Linear(width, width)
+        self.out = RowLinear(width, width)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = dropout
 
@@ -55,6 +57,7 @@ class Attention(nn.Module):
         cache: Cache | None = None,
         static_context: bool = False,
         projected: Tensor | None = None,
+        rows: ActiveRows | None = None,
     ) -> Tensor:
         """Attend from `x` to `context`.
 
@@ -67,11 +70,12 @@ class Attention(nn.Module):
             cache: keys and values of earlier calls; extended, or with `static_context` computed once and reused.
             static_context: the context is the same in all calls with this cache.
             projected: `self.query(x)`, if already computed.
+            rows: rows that the backward pass computes; None: all.
 
         Returns:
             (B, T, D).
         """
-        q = _split(self.query(x) if projected is None else projected, heads)
+        q = _split(_apply(self.query, x, rows) if projected is None else projected, heads)
         if cache is not None and static_context and "k" in cache:
             k, v = cache["k"], cache["v"]
         else:
@@ -86,7 +90,7 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
         )
-        y = self.out(y.transpose(1, 2).flatten(2))
+        y = _apply(self.out, y.transpose(1, 2).flatten(2), rows)
         return self.norm(F.dropout(y, self.dropout, self.training) + x)
 
     def weights(self, x: Tensor, context: Tensor, *, heads: int) -> Tensor:
@@ -117,22 +121,23 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, *, dropout: float, norm_eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
+        self.up = RowLinear(width, hidden)
         self.activation = nn.GELU()  # a module, so that `fast.pack_linears` can fuse it into `up`
-        self.down = nn.Linear(hidden, width)
+        self.down = RowLinear(hidden, width)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: ActiveRows | None = None) -> Tensor:
         """Apply the layers.
 
         Args:
             x: (B, T, D).
+            rows: rows that the backward pass computes; None: all.
 
         Returns:
             (B, T, D).
         """
-        y = self.down(self.activation(self.up(x)))
+        y = _apply(self.down, self.activation(_apply(self.up, x, rows)), rows)
         return self.norm(F.dropout(y, self.dropout, self.training) + x)
 
 
@@ -177,6 +182,7 @@ class Block(nn.Module):
         causal: bool = False,
         cache: dict[str, Cache] | None = None,
         projected: Tensor | None = None,
+        rows: ActiveRows | None = None,
     ) -> Tensor:
         """Apply the block's self-attention, cross-attention and feed-forward.
 
@@ -188,6 +194,7 @@ class Block(nn.Module):
             causal: whether self-attention is causal.
             cache: keys and values of both attentions, for token-by-token decoding.
             projected: projected queries of cross-attention, if already computed.
+            rows: rows that the backward pass computes, in a block without self-attention; None: all.
 
         Returns:
             (B, T, D).
@@ -198,9 +205,16 @@ class Block(nn.Module):
         if self.cross is not None:
             past = cache.setdefault("cross", {}) if cache is not None else None
             x = self.cross(
-                x, context, heads=self.heads, mask=context_mask, cache=past, static_context=True, projected=projected
+                x,
+                context,
+                heads=self.heads,
+                mask=context_mask,
+                cache=past,
+                static_context=True,
+                projected=projected,
+                rows=rows,
             )
-        return self.ffn(x)
+        return self.ffn(x, rows)
 
 
 def run_layer(layer: Callable[..., Tensor], *inputs: Any, recompute: bool, **options: Any) -> Tensor:
@@ -276,6 +290,11 @@ def initialise(module: nn.Module, *, std: float | None = 0.02) -> None:
         if module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()
+
+
+def _apply(layer: nn.Module, x: Tensor, rows: ActiveRows | None) -> Tensor:
+    """Apply a `RowLinear`, or what stands for it in inference (`cpu_inference`) and knows no rows."""
+    return layer(x) if rows is None else layer(x, rows)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

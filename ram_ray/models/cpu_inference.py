@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ram_ray.models.active_rows import RowLinear
 from ram_ray.models.blocks import FeedForward
 from ram_ray.models.ram import RAM
 
@@ -157,7 +158,7 @@ def pack_linears(model: RAM, *, dtype: torch.dtype = torch.float32) -> None:
             elif isinstance(module, Mlp) and type(module.act) is nn.GELU and module.act.approximate == "none":
                 fused, module.act = module.fc1, nn.Identity()
             for name, child in list(module.named_children()):
-                if type(child) is nn.Linear:
+                if isinstance(child, nn.Linear) and type(child) in (nn.Linear, RowLinear):
                     setattr(module, name, PackedLinear(child, gelu=child is fused, dtype=dtype))
     if isinstance(model.image_proj, nn.Linear):
         model.image_proj = PackedLinear(model.image_proj, dtype=dtype)  # type: ignore[assignment]

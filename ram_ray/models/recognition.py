@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ram_ray.models.active_rows import ActiveRows
 from ram_ray.models.blocks import Block, run_layer
 from ram_ray.settings.models import PooledConfig, TransformerConfig
 
@@ -198,10 +199,13 @@ class RecognitionDecoder(nn.Module):
             Logits (B, N).
         """
         x = queries
+        rows = ActiveRows() if self.training and self.layers and torch.is_grad_enabled() else None
         for layer in self.layers:
-            x = run_layer(layer, x, image_tokens, projected=projected_queries, recompute=self.recompute)
+            x = run_layer(layer, x, image_tokens, projected=projected_queries, rows=rows, recompute=self.recompute)
             projected_queries = None
         logits = self.fc(x).squeeze(-1)
+        if rows is not None and logits.requires_grad:
+            rows.watch(logits)
         if self.similarity is not None:
             mean = image_tokens[:, 0] / image_tokens.shape[-1] ** 0.5
             logits = logits + (self.similarity(queries) @ mean.unsqueeze(-1)).squeeze(-1)
