@@ -67,8 +67,8 @@ def compare_systems(
         results = run_benchmark(made, specs, folder, config=config, measuring=measuring)
         names = [system.name for system in made]
         for result in results:
-            if result.skipped:
-                raise ValueError(f"{result.eval_set.name}: {next(iter(result.skipped.items()))}")
+            for name, why in result.skipped.items():
+                raise ValueError(f"{name} cannot be compared on {result.eval_set.name}: {why}")
         comparisons = [compare_pair(result, *names, min_positives=measuring.min_positives) for result in results]
         tree = {result.eval_set.name: comparison for result, comparison in zip(results, comparisons, strict=True)}
         write_text(f"{folder}/compare.json", json.dumps(tree, indent=1, ensure_ascii=False))
