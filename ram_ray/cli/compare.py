@@ -139,7 +139,7 @@ def parse_systems(texts: Sequence[str]) -> list[SystemSpec]:
         replace(
             spec,
             source=absolute(spec.source) if os.path.exists(spec.source) else spec.source,
-            vocabulary=absolute(spec.vocabulary) if spec.vocabulary else None,
+            vocabulary=_absolute(spec.vocabulary),
         )
         for spec in specs
     ]
@@ -175,14 +175,17 @@ def parse_sets(texts: Sequence[str]) -> list[SetSpec]:
             truth=absolute(spec.truth),
             more=tuple(absolute(path) for path in spec.more),
             classes=spec.classes if spec.classes in shipped or spec.classes is None else absolute(spec.classes),
-            **{
-                name: absolute(value)
-                for name in ("images", "descriptions", "map", "leave_out")
-                if (value := getattr(spec, name)) is not None
-            },
+            images=_absolute(spec.images),
+            descriptions=_absolute(spec.descriptions),
+            map=_absolute(spec.map),
+            leave_out=_absolute(spec.leave_out),
         )
         for spec in specs
     ]
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else absolute(path)
 
 
 def load_config(files: Sequence[str], sets: Sequence[str]) -> RunConfig:

@@ -271,8 +271,8 @@ def parse_prediction(raw: bytes) -> Prediction:
     """
     try:
         tree = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not JSON ({' '.join(str(error).split())[:80]})") from None
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"is not JSON ({' '.join(str(problem).split())[:80]})") from None
     if not isinstance(tree, dict):
         raise ValueError('is no object; write {"key": ..., "tags": [...], "scores": [...]}')
     key, tags, scores, error = (tree.get(name) for name in ("key", "tags", "scores", "error"))
