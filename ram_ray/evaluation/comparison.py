@@ -75,7 +75,7 @@ def compare_figures(
 def _compare(name: str, first: ClassFigures, second: ClassFigures) -> Json:
     replicates = second.ap_replicates.astype(np.float64) - first.ap_replicates
     difference = second.ap - first.ap
-    bounds = interval(replicates)
+    bounds = interval(difference, replicates)
     return {
         "class": name,
         "num_positives": first.num_positives,
@@ -99,7 +99,7 @@ def _compare_means(values: Sequence[np.ndarray], replicates: Sequence[Sequence[n
         return {"first": None, "second": None, "difference": None, "interval": None, "p_value": None}
     means = [float(array.mean()) for array in values]
     drawn = mean_over_classes(np.stack(replicates[1])) - mean_over_classes(np.stack(replicates[0]))
-    bounds = interval(drawn)
+    bounds = interval(means[1] - means[0], drawn)
     return {
         "first": means[0],
         "second": means[1],

@@ -262,5 +262,5 @@ def _line(figure: ClassFigures, name: str, min_positives: int) -> Json:
 def _with_interval(value: float | None, replicates: np.ndarray | None) -> Json:
     if value is None or not np.isfinite(value):
         return {"value": None, "interval": None}
-    drawn = None if replicates is None or not len(replicates) else interval(replicates)
-    return {"value": value, "interval": None if drawn is None else list(drawn)}
+    drawn = None if replicates is None or not len(replicates) else interval(value, replicates)
+    return {"value": value, "interval": None if drawn is None else [max(0.0, drawn[0]), min(1.0, drawn[1])]}
