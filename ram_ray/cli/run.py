@@ -90,7 +90,7 @@ def evaluate(
         int, typer.Option("--replicates", metavar="N", min=20, help="With --compare: of the bootstrap over images.")
     ] = 1000,
 ) -> int:
-    """Score the finetuned model, compare two models, or calibrate a bundle.
+    """Score the finetuned model, compare two, or calibrate one.
 
     It is scored on held-out shards; unfinished stages before it run first. --compare OLD NEW scores two models on
     --eval and names the labels that differ. --calibrate sets the thresholds of a bundle.
