@@ -79,11 +79,29 @@ def evaluate(
             help="Set the thresholds of --model by the labels of --eval: precision=0.9, recall=0.8 or f1.",
         ),
     ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compare", metavar="OLD NEW", help="Which labels got better or worse: bundles, runs, predictions."
+        ),
+    ] = None,
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="With --compare: for scores and pages.")] = "compare",
+    replicates: Annotated[
+        int, typer.Option("--replicates", metavar="N", min=20, help="With --compare: of the bootstrap over images.")
+    ] = 1000,
 ) -> int:
-    """Score the finetuned model, or calibrate a bundle.
+    """Score the finetuned model, compare two, or calibrate one.
 
-    It is scored on held-out shards; unfinished stages before it run first. --calibrate sets the thresholds of a bundle.
+    It is scored on held-out shards; unfinished stages before it run first. --compare OLD NEW scores two models on
+    --eval and names the labels that differ. --calibrate sets the thresholds of a bundle.
     """
+    if compare is not None:
+        require("ray", extra="serve")
+        from ram_ray.cli.compare import compare_systems
+
+        if preset or train or run_uri or check or model or calibrate:
+            raise ValueError("--compare goes with --eval, --out, --replicates, --config and --set alone")
+        return compare_systems(compare, held_out or (), out, replicates=replicates, files=config or (), sets=sets or ())
     if calibrate is None and model is None:
         return run(preset, "evaluate", config, sets, train, held_out, run_uri, check)
     require("ray", extra="serve")

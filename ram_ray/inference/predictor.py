@@ -313,16 +313,18 @@ class Predictor:
         """
         return self._encode(self.preprocess(images))
 
-    def token_probabilities(self, tokens: Tensor) -> np.ndarray:
-        """Probability of each of the model's tags, from image tokens.
+    def token_probabilities(self, tokens: Tensor, *, tags: list[str] | None = None) -> np.ndarray:
+        """Probability of each of the model's tags, or of others, from image tokens.
 
         Args:
             tokens: (B, 1 + L, C), from `encode`.
+            tags: the user's own tags, as in `tag`; None: the model's.
 
         Returns:
             (B, N) float32, 0 to 1.
         """
-        return self._backend.logits(tokens, self._labels).sigmoid().cpu().numpy()
+        labels = self._labels if tags is None else self._custom_tags(tags)
+        return self._backend.logits(tokens, labels).sigmoid().cpu().numpy()
 
     def _tokens(self, images: Images | Tensor) -> Tensor:
         """Image tokens (B, 1 + L, C): encode images, or return tokens unchanged."""

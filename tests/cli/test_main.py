@@ -38,6 +38,7 @@ OPTIONS = {  # of a job, beside --help
     "finetune": RECIPE | {"--run", "--check", "--model", "--revision", "--add-labels"},
     "full_pipeline": RECIPE | {"--run", "--check", "--serve", "--try"},
     "ablation": RECIPE | {"--out", "--seeds", "--table"},
+    "benchmark": {"--model", "--systems", "--sets", "--out", "--tune", "--replicates", "--config", "--set"},
     "serve": {"--model", "--name", "--config", "--set"},
     "tag_images": {"--model", "--data", "--out", "--top-k", "--threshold", "--tags", "--backend", "--precision"}
     | {"--config", "--set", "--caption", "--boxes", "--embedding", "--write", "--sidecars", "--overwrite"}
@@ -124,6 +125,7 @@ def test_every_job_is_covered() -> None:
         ("--try 8 --serve", "--try 8 --serve"),
         ("--images a b -- --data c d", "--images a --images b -- --data c d"),
         ("--set a=b c", "--set a=b c"),
+        ("--compare a b --eval c", "--compare a --compare b --eval c"),
     ],
 )
 def test_several_values_after_one_option(line: str, expected: str) -> None:
@@ -255,6 +257,8 @@ def test_mistakes_of_a_job(function, line: str, message: str, tmp_path: Path, mo
         ("tag a.jpg --model m --out o", "ram-ray tag: --out: only with --data"),
         ("tag a.jpg --model m --threshold 50", "ram-ray tag: Invalid value for '--threshold': "),
         ("tag . --model m", "ram-ray tag: .: no images"),
+        ("evaluate --compare a", "ram-ray evaluate: --compare takes two systems, the old and the new; 1 are given"),
+        ("evaluate --compare a b --model c --eval d", "ram-ray evaluate: --compare goes with --eval, --out, "),
         ("evaluate --calibrate f1", "ram-ray evaluate: --calibrate needs --model BUNDLE and --eval LABELLED"),
         ("evaluate --calibrate f2 --model . --eval .", "ram-ray evaluate: --calibrate f2: use precision=0.9, "),
         ("tag --data . --model m", "ram-ray tag: --data needs --out"),

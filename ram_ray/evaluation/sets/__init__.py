@@ -1,0 +1,1 @@
+"""Evaluation sets: images, their true classes, and a class list of their own."""
