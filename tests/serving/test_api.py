@@ -134,12 +134,10 @@ def test_too_large_a_body_with_and_without_its_length(client: TestClient) -> Non
 
 
 def test_wrong_content_type(client: TestClient) -> None:
-    for kind in ("image/jpeg", "text/plain", "application/x-www-form-urlencoded"):
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):  # the second is that of curl --data-binary
         problem = error_of(client.post("/v1/tag", content=image_file(), headers={"content-type": kind}), 415)
-        assert "multipart/form-data" in problem["message"]
+        assert kind in problem["message"] and "multipart/form-data" in problem["message"]
     error_of(client.post("/v1/tag", content=b""), 415)
-    headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    error_of(client.post("/v1/tag", content=b"{}", headers=headers), 415)
 
 
 def test_wrong_fields_are_named(client: TestClient) -> None:
@@ -251,8 +249,9 @@ def test_pages_load_nothing_from_elsewhere(client: TestClient) -> None:
 def test_openapi_describes_both_ways_and_the_errors(client: TestClient) -> None:
     api = client.get("/openapi.json").json()
     post = api["paths"]["/v1/tag"]["post"]
-    assert set(post["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
-    for content in post["requestBody"]["content"].values():
+    assert set(post["requestBody"]["content"]) == {"multipart/form-data", "application/json", "image/*"}
+    for kind in ("multipart/form-data", "application/json"):
+        content = post["requestBody"]["content"][kind]
         assert {"images", "top_k", "threshold", "tags", "caption", "regions", "model"} == set(
             content["schema"]["properties"]
         )

@@ -1,0 +1,81 @@
+"""Parts of openapi.json: the API reads bodies itself, so FastAPI does not know their forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from ram_ray.serving.messages import ErrorResponse, Options, TagRequest
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": meaning}
+    for status, meaning in {
+        400: "The body cannot be read",
+        401: "No API key, or one that is unknown",
+        404: "There is no model of this name",
+        408: "The body came too slowly",
+        413: "Too many bytes or images",
+        415: "Neither an image, multipart/form-data nor application/json, or an encoding that is not gzip",
+        422: "A field is unknown or wrong; the message names it",
+        429: "Too many images are waiting, or the key's images of this minute are used up; see Retry-After",
+        503: "No model is ready, or it is too busy; see Retry-After",
+        504: "Not finished within the server's time limit",
+    }.items()
+}
+_IMAGE = {"type": "string", "format": "binary"}
+
+
+def tag_body() -> dict[str, Any]:
+    """The forms of the body of `POST /v1/tag`.
+
+    Returns:
+        `requestBody` of the operation.
+    """
+    form = Options.model_json_schema()
+    form["properties"]["images"] = {"type": "array", "items": _IMAGE}
+    form["required"] = ["images"]
+    content = {"multipart/form-data": form, "application/json": schema_of(TagRequest), "image/*": _IMAGE}
+    return _body(content)
+
+
+def json_body(message: type[BaseModel]) -> dict[str, Any]:
+    """A body that is JSON.
+
+    Args:
+        message: its class.
+
+    Returns:
+        `requestBody` of the operation.
+    """
+    return _body({"application/json": schema_of(message)})
+
+
+def schema_of(message: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a message, without references.
+
+    Args:
+        message: its class; no message has itself as a part.
+
+    Returns:
+        JSON Schema with every definition put where it is used.
+    """
+    schema = message.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inline(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            rest = {name: each for name, each in value.items() if name != "$ref"}
+            return inline(definitions[value["$ref"].rpartition("/")[2]]) | rest
+        return {name: inline(each) for name, each in value.items()}
+
+    return inline(schema)
+
+
+def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    content = {kind: {"schema": schema} for kind, schema in schemas.items()}
+    return {"requestBody": {"required": True, "content": content}}
