@@ -14,11 +14,10 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -33,6 +32,7 @@ from ram_ray.serving.messages import ModelEntry, ModelInfo, ModelList, Options, 
 from ram_ray.serving.metrics import Metrics, exported_lines
 from ram_ray.serving.models import Models, ServedModel
 from ram_ray.serving.openapi import ERRORS, json_body, tag_body
+from ram_ray.serving.pages import add_pages
 from ram_ray.serving.reading import plain_body, quickly, read_request
 from ram_ray.serving.tagger import ReplicaLost, Tagger
 from ram_ray.serving.work import Work
@@ -42,19 +42,6 @@ if TYPE_CHECKING:
     from ram_ray.serving.web_images import WebImages
 
 logger = logging.getLogger(__name__)
-
-ICON = (
-    b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path fill="#1f7a63" d="M1 1h7l7 7-7 7-7-7z"/></svg>'
-)
-# The pages load nothing from elsewhere and may not be framed.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self' blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 class Api:
@@ -183,13 +170,20 @@ def create_api(
         CORSMiddleware,
         allow_origins=list(config.cors_origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+        allow_headers=[
+            "Authorization",
+            "Content-Encoding",
+            "Content-Type",
+            "X-API-Key",
+            "X-Goog-Api-Key",
+            "X-Request-ID",
+        ],
         expose_headers=["Retry-After", "X-Request-ID"],
     )
     app.add_middleware(Guard, config=config, metrics=metrics if counts_requests else None)  # type: ignore[arg-type]
     app.state.api = api
     _add_error_handlers(app)
-    _add_pages(app)
+    add_pages(app, config)
     _add_state(app, api)
 
     @app.post("/v1/tag", response_model=TagResponse, responses=ERRORS, openapi_extra=tag_body())
@@ -262,22 +256,3 @@ def _add_error_handlers(app: FastAPI) -> None:
         @app.exception_handler(kind)
         async def handle(request: Request, error: Exception) -> Response:
             return error_response(request, error)
-
-
-def _add_pages(app: FastAPI) -> None:
-    folder = Path(__file__).parent
-
-    def page(name: str) -> HTMLResponse:
-        return HTMLResponse((folder / name).read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
-
-    @app.get("/", include_in_schema=False)
-    async def front() -> HTMLResponse:
-        return page("page.html")
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return page("docs.html")
-
-    @app.get("/favicon.ico", include_in_schema=False)
-    async def icon() -> Response:
-        return Response(ICON, media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})

@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 RETRIED = (429, 503, 504)
 API_PREFIX = "/v1/"
 PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/tag", "/v1/tags", "/v1/models")
-PATHS += (VISION_PATH,)
+PATHS += (VISION_PATH, "/v1/limits")
+QUICK_PREFIXES = (API_PREFIX, "/page/")
 CLOSED_PREFIXES = (API_PREFIX, "/metrics")  # need a key where the server has keys
 REFUSED_S = 0.15  # a client that was refused is refused again for so long without asking
 MAX_REFUSED_CLIENTS = 1000
@@ -162,7 +163,7 @@ class Guard:
 
     async def _forward_to_ingress(self, exchange: _Exchange, body: bytes, receive: Receive) -> None:
         assert self._frontdoor is not None
-        if exchange.path in PATHS or exchange.path.startswith(API_PREFIX):
+        if exchange.path in PATHS or exchange.path.startswith(QUICK_PREFIXES):
             answer = await _until_gone(self._frontdoor.ask(exchange.scope, body), receive)
             if answer is not None:
                 if answer.status >= 400:

@@ -167,6 +167,20 @@ class ModelList(BaseModel):
     models: list[ModelEntry]
 
 
+class ServerLimits(BaseModel):
+    """The answer of `GET /v1/limits`: what a request may have."""
+
+    formats: list[str] = Field(description="Image formats that are read")
+    max_images: int
+    max_request_bytes: int
+    max_image_bytes: int
+    max_pixels: int = Field(description="Of an image; a JPEG may have 8 times as many")
+    max_top_k: int
+    max_own_tags: int
+    max_tag_chars: int
+    timeout_s: float
+
+
 class LabelInfo(BaseModel):
     """One label of the model."""
 

@@ -65,6 +65,9 @@ class ServeConfig(Section):
     image_networks: tuple[str, ...] = Field(
         (), description="Private networks in which these hosts may be, such as `10.1.0.0/16`; none: public ones only."
     )
+    examples: str = Field(
+        "", description="Folder of up to 8 images (JPEG, PNG, WebP) that the page offers to try; empty: drawn scenes."
+    )
     access_log: str = Field("", description="File that gets a line of JSON for each request; empty: none.")
 
     @field_validator("image_hosts")

@@ -80,7 +80,7 @@ def test_own_tags_caption_and_regions(client: httpx.Client) -> None:
 
 
 def test_google_s_own_client_gets_its_answers(client: httpx.Client) -> None:
-    from google.api_core.exceptions import InvalidArgument
+    from google.api_core.exceptions import BadRequest
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import vision
 
@@ -105,7 +105,7 @@ def test_google_s_own_client_gets_its_answers(client: httpx.Client) -> None:
     refused, answered = google.batch_annotate_images(requests=asked).responses
     assert refused.error.code == 7 and "imageUri" in refused.error.message
     assert answered.error.code == 0 and len(answered.label_annotations) == len(ours)
-    with pytest.raises(InvalidArgument, match="too many images") as caught:
+    with pytest.raises(BadRequest, match="too many images") as caught:
         google.batch_annotate_images(requests=asked * 3)
     assert caught.value.reason == "too_many_images"
 
