@@ -28,10 +28,10 @@ from ram_ray.serving.errors import VISION_PATH, error_response
 from ram_ray.serving.guard import Guard
 from ram_ray.serving.keys import Keys
 from ram_ray.serving.limits import ApiError, ByteBudget
-from ram_ray.serving.messages import ModelEntry, ModelInfo, ModelList, Options, Problem, TagResponse
+from ram_ray.serving.messages import ErrorResponse, ModelEntry, ModelInfo, ModelList, Options, Problem, TagResponse
 from ram_ray.serving.metrics import Metrics, exported_lines
 from ram_ray.serving.models import Models, ServedModel
-from ram_ray.serving.openapi import ERRORS, json_body, tag_body
+from ram_ray.serving.openapi import ERRORS, tag_body, vision_operation
 from ram_ray.serving.pages import add_pages
 from ram_ray.serving.reading import plain_body, quickly, read_request
 from ram_ray.serving.tagger import ReplicaLost, Tagger
@@ -186,14 +186,16 @@ def create_api(
     add_pages(app, config)
     _add_state(app, api)
 
-    @app.post("/v1/tag", response_model=TagResponse, responses=ERRORS, openapi_extra=tag_body())
+    @app.post(
+        "/v1/tag", response_model=TagResponse, responses=ERRORS, openapi_extra=tag_body(max_images=config.max_images)
+    )
     async def tag(request: Request) -> Response:
         """Tag images; an image that fails has an `error` of its own."""
         return await api.tag(request)
 
     @app.post("/v1/projects/{project}/locations/{location}/images:annotate", include_in_schema=False)
     @app.post("/v1/projects/{project}/images:annotate", include_in_schema=False)
-    @app.post(VISION_PATH, responses=ERRORS, openapi_extra=json_body(vision.AnnotateRequest))
+    @app.post(VISION_PATH, openapi_extra=vision_operation(max_images=min(vision.MAX_IMAGES, config.max_images)))
     async def annotate(request: Request) -> Response:
         """Tag images in the shape of Google Cloud Vision: LABEL_DETECTION and OBJECT_LOCALIZATION."""
         return await api.annotate(request)
@@ -203,7 +205,7 @@ def create_api(
         """The labels of a model."""
         return (await api.model(model)).info
 
-    @app.get("/v1/models", response_model=ModelList, responses={503: ERRORS[503]})
+    @app.get("/v1/models", response_model=ModelList, responses={503: ERRORS[503] | {"model": ErrorResponse}})
     async def models_() -> ModelList:
         """The models of this server."""
         default = await api.model()

@@ -6,10 +6,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ram_ray.serving.messages import ErrorResponse, Options, TagRequest
+from ram_ray.serving import vision
+from ram_ray.serving.messages import Options, TagRequest
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": meaning}
+    status: {
+        "description": meaning,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
+    }
     for status, meaning in {
         400: "The body cannot be read",
         401: "No API key, or one that is unknown",
@@ -26,29 +30,40 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 _IMAGE = {"type": "string", "format": "binary"}
 
 
-def tag_body() -> dict[str, Any]:
+def tag_body(*, max_images: int) -> dict[str, Any]:
     """The forms of the body of `POST /v1/tag`.
 
+    Args:
+        max_images: most images of a request.
+
     Returns:
         `requestBody` of the operation.
     """
-    form = Options.model_json_schema()
-    form["properties"]["images"] = {"type": "array", "items": _IMAGE}
+    form, sent = Options.model_json_schema(), schema_of(TagRequest)
+    form["properties"]["images"] = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": max_images}
     form["required"] = ["images"]
-    content = {"multipart/form-data": form, "application/json": schema_of(TagRequest), "image/*": _IMAGE}
-    return _body(content)
+    images = sent["properties"]["images"]
+    text = {"type": "string", "description": "The same as {content: ...}"}
+    images |= {"items": {"anyOf": [images["items"], text]}, "maxItems": max_images}
+    return _body({"multipart/form-data": form, "application/json": sent, "image/*": _IMAGE})
 
 
-def json_body(message: type[BaseModel]) -> dict[str, Any]:
-    """A body that is JSON.
+def vision_operation(*, max_images: int) -> dict[str, Any]:
+    """The body of `POST /v1/images:annotate`, and its errors, which are Google's.
 
     Args:
-        message: its class.
+        max_images: most images of a request.
 
     Returns:
-        `requestBody` of the operation.
+        `requestBody` and `responses` of the operation.
     """
-    return _body({"application/json": schema_of(message)})
+    sent, problem = schema_of(vision.AnnotateRequest), schema_of(vision.GoogleErrorResponse)
+    sent["properties"]["requests"]["anyOf"][0]["maxItems"] = max_images
+    content = {"application/json": {"schema": problem}}
+    errors = {str(status): ERRORS[status] | {"content": content} for status in ERRORS if status not in (404, 422)}
+    answer = {"application/json": {"schema": schema_of(vision.AnnotateResponse)}}
+    responses = {"200": {"description": "An answer for each image", "content": answer}, **errors}
+    return _body({"application/json": sent}) | {"responses": responses}
 
 
 def schema_of(message: type[BaseModel]) -> dict[str, Any]:

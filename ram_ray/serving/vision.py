@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 from pydantic.alias_generators import to_camel
 
 from ram_ray.serving.encodings import image_from_text
@@ -79,7 +79,9 @@ class VisionImage(_Message):
 class Feature(_Message):
     """What is asked of an image."""
 
-    type: FeatureType = Field(FeatureType.TYPE_UNSPECIFIED, description="LABEL_DETECTION or OBJECT_LOCALIZATION")
+    type: Annotated[FeatureType, WithJsonSchema({"enum": [*FeatureType.__members__, *map(int, FeatureType)]})] = Field(
+        FeatureType.TYPE_UNSPECIFIED, description="LABEL_DETECTION or OBJECT_LOCALIZATION"
+    )
     max_results: int | None = Field(None, ge=0, lt=2**31, description="Most results; 0 or not set: 10")
     model: str | None = Field(
         None, max_length=200, description="Name of a model of `GET /v1/models`; not set, or builtin/...: the default"
@@ -109,6 +111,44 @@ class AnnotateRequest(_Message):
     requests: list[AnnotateImageRequest] | None = Field(None, max_length=MAX_ENTRIES)
     parent: str | None = Field(None, description="Not used")
     labels: dict[str, str] | None = Field(None, description="Not used")
+
+
+class Status(BaseModel):
+    """A `google.rpc.Status`: why an image has no answer."""
+
+    code: int = Field(description="Of google.rpc.Code")
+    message: str
+
+
+class AnnotateImageResponse(_Message):
+    """The answer for one image."""
+
+    label_annotations: list[dict[str, Any]] | None = Field(None, description="mid, description, score, topicality")
+    localized_object_annotations: list[dict[str, Any]] | None = Field(
+        None, description="mid, name, score, boundingPoly with four normalizedVertices"
+    )
+    error: Status | None = None
+
+
+class AnnotateResponse(BaseModel):
+    """The answer of `POST /v1/images:annotate`; `responses` are in the order of the requests."""
+
+    responses: list[AnnotateImageResponse]
+
+
+class GoogleError(BaseModel):
+    """Why a request has no answer."""
+
+    code: int = Field(description="The status of HTTP")
+    message: str
+    status: str = Field(description="Name of google.rpc.Code")
+    details: list[dict[str, Any]] = Field(description="ErrorInfo, whose reason is our code, and RequestInfo")
+
+
+class GoogleErrorResponse(BaseModel):
+    """The body of every answer of this path that is not 2xx."""
+
+    error: GoogleError
 
 
 @dataclass(frozen=True)

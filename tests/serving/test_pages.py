@@ -57,8 +57,11 @@ def test_scripts_and_styles_use_what_the_page_has(client: TestClient) -> None:
     exported = set(re.findall(r"^export (?:async )?function (\w+)", client.get("/page/results.js").text, re.MULTILINE))
     assert set(imported[1].replace(" ", "").split(",")) <= exported
     for field in re.findall(r"<(?:input|select)[^>]*>", page):
-        before = page[: page.index(field)]
-        assert before.rfind("<label") > before.rfind("</label>"), f"{field} is in no label"
+        before, name = page[: page.index(field)], re.findall(r' id="([\w-]+)"', field)[0]
+        is_inside = before.rfind("<label") > before.rfind("</label>")
+        assert is_inside or f'<label for="{name}">' in page, f"{field} has no label"
+    for label in re.findall(r"<label(?! for=).*?</label>", page, re.DOTALL):
+        assert "<output" not in label, "a label names the first field in it, and an output is one"
 
 
 def test_limits_and_examples(client: TestClient, tmp_path: Path) -> None:

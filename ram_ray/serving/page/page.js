@@ -230,7 +230,7 @@ async function start() {
       `shrunk to ${SHRINK_SIDE} pixels before. At most ${limits.max_own_tags} tags of your own.`;
     complain("");
   } catch (error) {
-    complain(error.status === 401 ? "This server needs an API key: enter it below." : `The server is not ready: ${error.message}.`);
+    complain(error.status === 401 ? "This server needs an API key: enter it in the field above." : `The server is not ready: ${error.message}.`);
   }
 }
 

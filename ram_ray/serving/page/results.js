@@ -97,6 +97,7 @@ function drawBoxes(item, over) {
 export function makeCard(item) {
   const article = node("article"), figure = node("figure"), caption = node("figcaption");
   item.card = article;
+  article.ariaLabel = item.name;
   item.frame = node("div", "frame");
   item.list = node("div", "list");
   item.boxes = new Map();
