@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 RETRIED = (429, 503, 504)
 API_PREFIX = "/v1/"
-PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/tag", "/v1/tags", "/v1/models")
-PATHS += (VISION_PATH, "/v1/limits")
+_STATE_PATHS = ("/healthz", "/readyz", "/metrics")
+PATHS = ("/", "/docs", "/openapi.json", *_STATE_PATHS, "/v1/tag", "/v1/tags", "/v1/models", "/v1/limits", VISION_PATH)
 QUICK_PREFIXES = (API_PREFIX, "/page/")
 CLOSED_PREFIXES = (API_PREFIX, "/metrics")  # need a key where the server has keys
 REFUSED_S = 0.15  # a client that was refused is refused again for so long without asking

@@ -40,6 +40,10 @@ def tag_body(*, max_images: int) -> dict[str, Any]:
         `requestBody` of the operation.
     """
     form, sent = Options.model_json_schema(), schema_of(TagRequest)
+    for field in form["properties"].values():  # a form has no null: a field that is not set is left out
+        field["anyOf"] = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
+        if not field["anyOf"]:
+            del field["anyOf"]
     form["properties"]["images"] = {"type": "array", "items": _IMAGE, "minItems": 1, "maxItems": max_images}
     form["required"] = ["images"]
     images = sent["properties"]["images"]
