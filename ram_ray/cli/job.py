@@ -165,7 +165,7 @@ def serve(run: Run, config: RunConfig, final: FinalModel, *, num_images: int, ke
 
     from ram_ray.data.shards import list_shards
     from ram_ray.serving.app import deploy
-    from ram_ray.serving.client import tag_examples
+    from ram_ray.serving.examples import tag_examples
 
     url = deploy(final.model.path, config.serve)
     try:

@@ -9,18 +9,19 @@ one where that dies, and for a moment refuses a client that has just been refuse
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
 import uuid
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ram_ray.serving.access_log import AccessLog
+from ram_ray.serving.errors import CODES, VISION_PATH, error_body, is_vision, read_error
 from ram_ray.serving.keys import Keys
 from ram_ray.serving.limits import DRAIN_FACTOR, ApiError, ByteBudget, Places, check_length, drain, read_body
 from ram_ray.serving.metrics import Metrics
@@ -28,11 +29,11 @@ from ram_ray.settings.serving import ServeConfig
 
 logger = logging.getLogger(__name__)
 
-CODES = {400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
-CODES |= {408: "timeout", 413: "too_large", 429: "busy", 503: "not_ready", 504: "timeout"}
 RETRIED = (429, 503, 504)
 API_PREFIX = "/v1/"
-PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/tag", "/v1/tags", "/v1/models")
+_STATE_PATHS = ("/healthz", "/readyz", "/metrics")
+PATHS = ("/", "/docs", "/openapi.json", *_STATE_PATHS, "/v1/tag", "/v1/tags", "/v1/models", "/v1/limits", VISION_PATH)
+QUICK_PREFIXES = (API_PREFIX, "/page/")
 CLOSED_PREFIXES = (API_PREFIX, "/metrics")  # need a key where the server has keys
 REFUSED_S = 0.15  # a client that was refused is refused again for so long without asking
 MAX_REFUSED_CLIENTS = 1000
@@ -162,7 +163,7 @@ class Guard:
 
     async def _forward_to_ingress(self, exchange: _Exchange, body: bytes, receive: Receive) -> None:
         assert self._frontdoor is not None
-        if exchange.path in PATHS or exchange.path.startswith(API_PREFIX):
+        if exchange.path in PATHS or exchange.path.startswith(QUICK_PREFIXES):
             answer = await _until_gone(self._frontdoor.ask(exchange.scope, body), receive)
             if answer is not None:
                 if answer.status >= 400:
@@ -183,16 +184,12 @@ class Guard:
 
     def _note_error(self, exchange: _Exchange, answer: PlainAnswer) -> None:
         """Remember the code for the log, and a client that was refused."""
-        try:
-            problem = json.loads(answer.body)["error"]
-            exchange.code = problem["code"]
-        except (ValueError, KeyError, TypeError):
-            return
+        exchange.code, message = read_error(answer.body)
         if len(self._refused) >= MAX_REFUSED_CLIENTS:
             now = time.monotonic()
             self._refused = {client: entry for client, entry in self._refused.items() if entry[0] > now}
-        if answer.status == 429 and len(self._refused) < MAX_REFUSED_CLIENTS:
-            error = ApiError(429, problem["code"], problem["message"], retry_after_s=1)
+        if answer.status == 429 and exchange.code and len(self._refused) < MAX_REFUSED_CLIENTS:
+            error = ApiError(429, exchange.code, message, retry_after_s=1)
             self._refused[exchange.client] = (time.monotonic() + REFUSED_S, error)
 
     def _refresh(self) -> None:
@@ -239,6 +236,9 @@ class _Exchange:
         sent_id = headers.get("x-request-id", "")
         self.id = sent_id if _REQUEST_ID.fullmatch(sent_id) else str(uuid.uuid4())
         kept = [pair for pair in scope["headers"] if pair[0].lower() not in _STRIPPED]
+        if is_vision(self.path) and "x-goog-api-key" not in headers:  # Google takes the key in the URL as well
+            query = parse_qs(scope["query_string"].decode("latin-1"))
+            kept += [(b"x-goog-api-key", key.encode()) for key in query.get("key", [])]
         method = "GET" if self.method == "HEAD" else self.method
         self.scope: Scope = {**scope, "method": method, "headers": [*kept, (b"x-request-id", self.id.encode())]}
         self.headers = Headers(scope=self.scope)
@@ -283,8 +283,7 @@ class _Exchange:
         if self.started:
             return
         self.started, self.status, self.code = True, error.status, error.code
-        problem = {"code": error.code, "message": error.message, "request_id": self.id}
-        body = json.dumps({"error": problem}).encode()
+        body = error_body(error, path=self.path, request_id=self.id)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
         headers.append((b"x-request-id", self.id.encode()))

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 MAX_TOP_K = 1000
 MAX_OWN_TAGS = 200
 MAX_TAG_CHARS = 64
+MAX_ENTRIES = 1000  # of `images`; the server's own limit is lower, but more are not even read
 
 
 def _check_text(tag: str) -> str:
@@ -85,13 +86,20 @@ class Options(Message):
 class ImageContent(Message):
     """One image in a JSON request."""
 
-    content: str = Field(description="The image file (JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF), base64")
+    content: str = Field(
+        description="The image file (JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF), base64 or a data: URL of it"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_as_content(cls, value: object) -> object:
+        return {"content": value} if isinstance(value, str) else value
 
 
 class TagRequest(Options):
     """The body of `POST /v1/tag` as JSON."""
 
-    images: list[ImageContent] = Field(min_length=1)
+    images: list[ImageContent] = Field(min_length=1, max_length=MAX_ENTRIES)
 
     def options(self) -> Options:
         """Options of the request, without its images.
@@ -157,6 +165,20 @@ class ModelList(BaseModel):
     """The answer of `GET /v1/models`."""
 
     models: list[ModelEntry]
+
+
+class ServerLimits(BaseModel):
+    """The answer of `GET /v1/limits`: what a request may have."""
+
+    formats: list[str] = Field(description="Image formats that are read")
+    max_images: int
+    max_request_bytes: int
+    max_image_bytes: int
+    max_pixels: int = Field(description="Of an image; a JPEG may have 8 times as many")
+    max_top_k: int
+    max_own_tags: int
+    max_tag_chars: int
+    timeout_s: float
 
 
 class LabelInfo(BaseModel):
@@ -227,11 +249,12 @@ def request_from_json(body: bytes) -> TagRequest:
         raise ValueError(describe(error)) from None
 
 
-def describe(error: ValidationError) -> str:
+def describe(error: ValidationError, *, unknown: str | None = None) -> str:
     """Describe a validation error in one line.
 
     Args:
         error: of pydantic.
+        unknown: said of an unknown field; None: the fields of `POST /v1/tag`.
 
     Returns:
         Up to five fields, each with its problem; never the values that were sent.
@@ -240,7 +263,7 @@ def describe(error: ValidationError) -> str:
     for problem in error.errors(include_url=False, include_input=False, include_context=False)[:5]:
         field = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(_unknown(field))
+            lines.append(f"{field[:100]}: {unknown}" if unknown else _unknown(field))
         else:
             text = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{field}: {text}" if field else text)

@@ -23,6 +23,7 @@ from starlette.types import Message, Scope
 
 from ram_ray.runtime.worker_log import write_warnings
 from ram_ray.serving import remote
+from ram_ray.serving.errors import VISION_PATH, error_response
 from ram_ray.serving.messages import ModelInfo, Options
 from ram_ray.serving.metrics import Metrics
 from ram_ray.serving.models import Models, ServedModel
@@ -31,6 +32,8 @@ from ram_ray.serving.tagger import ReplicaLost, measure_batch_size, model_info, 
 from ram_ray.settings.serving import ServeConfig
 
 logger = logging.getLogger(__name__)
+
+QUICK_PATHS = ("/v1/tag", VISION_PATH)
 
 
 @serve.deployment(name="Tagger")
@@ -183,18 +186,17 @@ class Ingress:
                 chunks.append(message.get("body", b""))
 
         full: Scope = {"type": "http", "asgi": {"version": "3.0"}, "root_path": "", "state": {}, **scope}
-        if scope["path"] == "/v1/tag" and scope["method"] == "POST" and not self._config.cors_origins:
+        if scope["path"] in QUICK_PATHS and scope["method"] == "POST" and not self._config.cors_origins:
             full["app"] = self.app  # type: ignore[attr-defined]  # or Starlette's errors in forms are of another kind
-            response = await self._tag(Request(full, receive))  # a third less than through all of FastAPI
+            response = await self._post(Request(full, receive))  # a third less than through all of FastAPI
             return response.status_code, response.raw_headers, bytes(response.body)
         await self.app(full, receive, send)  # type: ignore[attr-defined]  # of serve.ingress
         return started[0]["status"], list(started[0].get("headers", [])), b"".join(chunks)
 
-    async def _tag(self, request: Request) -> Response:
-        from ram_ray.serving.api import error_response
-
+    async def _post(self, request: Request) -> Response:
         try:
-            return await self.app.state.api.tag(request)  # type: ignore[attr-defined]
+            api = self.app.state.api  # type: ignore[attr-defined]
+            return await (api.tag(request) if request.url.path == "/v1/tag" else api.annotate(request))
         except Exception as error:
             return error_response(request, error)
 

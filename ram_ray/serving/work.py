@@ -23,6 +23,7 @@ import numpy as np
 from ram_ray.data.images import Limits, count_pixels, header
 from ram_ray.data.preprocess import to_square
 from ram_ray.records import Reject
+from ram_ray.serving.encodings import kind_of
 from ram_ray.serving.limits import MAX_WAIT_SHARE, ApiError, Places
 from ram_ray.serving.messages import ImageResult, Options, Problem
 from ram_ray.serving.metrics import Metrics
@@ -84,12 +85,12 @@ class Work:
         self._max_sent = 2 * config.max_replicas if config.max_replicas > config.replicas else 2
 
     async def run(
-        self, contents: list[bytes], *, model: ServedModel, options: Options, client: Hashable
+        self, contents: list[bytes | Problem], *, model: ServedModel, options: Options, client: Hashable
     ) -> list[bytes]:
         """Tag the images of one request.
 
         Args:
-            contents: bytes of each file.
+            contents: bytes of each file, or what is wrong with it.
             model: that answers.
             options: of the request.
             client: whose request it is.
@@ -110,10 +111,14 @@ class Work:
             futures: list[asyncio.Future[bytes]] = []
             try:
                 for content in contents:
+                    if isinstance(content, Problem):
+                        answers.append(_answer(content))
+                        self._metrics.rejected(content.code)
+                        continue
                     try:
                         pixels = await self._count_pixels(content)
                     except Reject as reject:
-                        answers.append(_problem(reject))
+                        answers.append(_problem(reject, content))
                         self._metrics.rejected(reject.reason)
                         continue
                     job = _Job(content, pixels, model, options, client, number, loop.create_future())
@@ -190,12 +195,12 @@ class Work:
             self._pixels -= sum(job.pixels for job in chunk)
         self._metrics.seconds("decode", (time.monotonic() - started) / len(chunk))
         for job, square in zip(chunk, squares, strict=True):
-            job.content = b""
+            content, job.content = job.content, b""
             if job.answer.done():
                 continue
             if isinstance(square, Reject):
                 self._metrics.rejected(square.reason)
-                job.answer.set_result(_problem(square))
+                job.answer.set_result(_problem(square, content))
             else:
                 job.square = square
                 if not len(self._ready):
@@ -299,9 +304,16 @@ def _decode_one(content: bytes, size: int, limits: Limits) -> np.ndarray | Rejec
         return Reject("undecodable", type(error).__name__)
 
 
-def _problem(reject: Reject) -> bytes:
-    message = {
-        "undecodable": "this is not an image that can be read: send JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF",
-        "truncated": "the image ends before its last pixel",
-    }.get(reject.reason, reject.detail or reject.reason)
-    return ImageResult(error=Problem(code=reject.reason, message=message)).model_dump_json().encode()
+def _problem(reject: Reject, content: bytes) -> bytes:
+    message = reject.detail or reject.reason
+    if reject.reason == "undecodable":
+        kind = kind_of(content)
+        what = f"this is {kind}, not an image that can be read" if kind else "this is not an image that can be read"
+        message = f"{what}: send JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
+    elif reject.reason == "truncated":
+        message = "the image ends before its last pixel"
+    return _answer(Problem(code=reject.reason, message=message))
+
+
+def _answer(problem: Problem) -> bytes:
+    return ImageResult(error=problem).model_dump_json().encode()

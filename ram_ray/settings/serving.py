@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ram_ray.settings.data import MAX_PIXELS
 from ram_ray.settings.section import Section
+
+HOST_ENTRY = re.compile(r"(\[[0-9a-fA-F:.]+\]|(?:\*|(?:\*\.)?[\w.-]+))(?::(\d{1,5}))?", re.ASCII)  # host, port
 
 
 class ApiKey(Section):
@@ -53,7 +57,33 @@ class ServeConfig(Section):
     timeout_s: float = Field(30.0, gt=0, description="Seconds until a request is given up.")
     api_keys: tuple[ApiKey, ...] = Field((), description="Keys of clients; none: the endpoint is open.")
     cors_origins: tuple[str, ...] = Field((), description="Web origins whose pages may call the API; `*` is all.")
+    image_hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts from which the images of `imageUri` are fetched, such as `img.example.org`, "
+        "`*.example.org`, `img.example.org:8443`; `*` is all. None: an `imageUri` is refused.",
+    )
+    image_networks: tuple[str, ...] = Field(
+        (), description="Private networks in which these hosts may be, such as `10.1.0.0/16`; none: public ones only."
+    )
+    examples: str = Field(
+        "", description="Folder of up to 8 images (JPEG, PNG, WebP) that the page offers to try; empty: drawn scenes."
+    )
     access_log: str = Field("", description="File that gets a line of JSON for each request; empty: none.")
+
+    @field_validator("image_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if HOST_ENTRY.fullmatch(host) is None:
+                raise ValueError(f"{host!r} is no host: give its name, and a port if it is not 80 or 443")
+        return hosts
+
+    @field_validator("image_networks")
+    @classmethod
+    def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network, strict=False)  # its error names the network
+        return networks
 
     @model_validator(mode="after")
     def _check_tls(self) -> ServeConfig:

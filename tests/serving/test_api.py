@@ -134,12 +134,10 @@ def test_too_large_a_body_with_and_without_its_length(client: TestClient) -> Non
 
 
 def test_wrong_content_type(client: TestClient) -> None:
-    for kind in ("image/jpeg", "text/plain", "application/x-www-form-urlencoded"):
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):  # the second is that of curl --data-binary
         problem = error_of(client.post("/v1/tag", content=image_file(), headers={"content-type": kind}), 415)
-        assert "multipart/form-data" in problem["message"]
+        assert kind in problem["message"] and "multipart/form-data" in problem["message"]
     error_of(client.post("/v1/tag", content=b""), 415)
-    headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    error_of(client.post("/v1/tag", content=b"{}", headers=headers), 415)
 
 
 def test_wrong_fields_are_named(client: TestClient) -> None:
@@ -240,19 +238,12 @@ def test_one_image_passes_the_many_of_another_request(predictor: Predictor) -> N
     assert order.index(2) < 25 and len(order) == 41
 
 
-def test_pages_load_nothing_from_elsewhere(client: TestClient) -> None:
-    for path in ("/", "/docs"):
-        answer = client.get(path)
-        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
-        assert "default-src 'none'" in answer.headers["content-security-policy"]
-        assert not re.findall(r"(?:https?:)?//[a-z]+\.", answer.text)
-
-
 def test_openapi_describes_both_ways_and_the_errors(client: TestClient) -> None:
     api = client.get("/openapi.json").json()
     post = api["paths"]["/v1/tag"]["post"]
-    assert set(post["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
-    for content in post["requestBody"]["content"].values():
+    assert set(post["requestBody"]["content"]) == {"multipart/form-data", "application/json", "image/*"}
+    for kind in ("multipart/form-data", "application/json"):
+        content = post["requestBody"]["content"][kind]
         assert {"images", "top_k", "threshold", "tags", "caption", "regions", "model"} == set(
             content["schema"]["properties"]
         )

@@ -79,6 +79,37 @@ def test_own_tags_caption_and_regions(client: httpx.Client) -> None:
     assert len(result["tags"][0]["box"]) == 4
 
 
+def test_google_s_own_client_gets_its_answers(client: httpx.Client) -> None:
+    from google.api_core.exceptions import BadRequest
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import vision
+
+    url = str(client.base_url).rstrip("/")
+    google = vision.ImageAnnotatorClient(
+        transport="rest", credentials=AnonymousCredentials(), client_options={"api_endpoint": url}
+    )
+    image = vision.Image(content=image_file(1))
+    fields = {"regions": "true"}
+    ours = client.post("/v1/tag", files=files(image_file(1)), data=fields).json()["images"][0]["tags"]
+    labels = google.label_detection(image=image, max_results=3).label_annotations
+    assert [label.description for label in labels] == [tag["tag"] for tag in ours[:3]]
+    assert [label.score for label in labels] == pytest.approx([tag["score"] for tag in ours[:3]], abs=1e-4)
+    (thing, *others) = google.object_localization(image=image).localized_object_annotations
+    box = [(vertex.x, vertex.y) for vertex in thing.bounding_poly.normalized_vertices]
+    x0, y0, x1, y1 = ours[0]["box"]
+    assert thing.name == ours[0]["tag"] and len(others) == len(ours) - 1
+    assert box == [pytest.approx(corner) for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+    label = vision.Feature(type_=vision.Feature.Type.LABEL_DETECTION)
+    remote = vision.Image(source=vision.ImageSource(image_uri="http://127.0.0.1/a.jpg"))
+    asked = [vision.AnnotateImageRequest(image=each, features=[label]) for each in (remote, image)]
+    refused, answered = google.batch_annotate_images(requests=asked).responses
+    assert refused.error.code == 7 and "imageUri" in refused.error.message
+    assert answered.error.code == 0 and len(answered.label_annotations) == len(ours)
+    with pytest.raises(BadRequest, match="too many images") as caught:
+        google.batch_annotate_images(requests=asked * 3)
+    assert caught.value.reason == "too_many_images"
+
+
 def test_a_broken_image_and_a_bomb_among_valid_images(client: httpx.Client) -> None:
     packed = bomb(20_000)
     assert len(packed) < CONFIG.max_image_bytes
@@ -93,7 +124,7 @@ def test_a_broken_image_and_a_bomb_among_valid_images(client: httpx.Client) -> N
     [
         ({"files": files(*[image_file()] * 5)}, 413, "too_many_images"),
         ({"files": files(b"x" * 3_000_000)}, 413, "too_large"),
-        ({"content": image_file(), "headers": {"content-type": "image/jpeg"}}, 415, "unsupported_media_type"),
+        ({"content": image_file(), "headers": {"content-type": "text/plain"}}, 415, "unsupported_media_type"),
         ({"files": files(image_file()), "data": {"colour": "red"}}, 422, "invalid_field"),
         ({"json": {"images": [base64_of(image_file())], "top_k": 0}}, 422, "invalid_field"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "bad_request"),
