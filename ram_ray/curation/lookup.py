@@ -26,7 +26,7 @@ from ram_ray.curation.perceptual_hash import SIGNATURE, confirm, mirror_colours
 Table = tuple[int, ...]  # bands
 TABLES: tuple[Table, ...] = tuple(combinations(range(8), 2))
 WIDE_TABLES: tuple[Table, ...] = tuple(combinations(range(9), 3))
-MANY = 1_000_000  # images, from which on wide tables are quicker
+MANY = 500_000  # images, from which on wide tables are quicker
 _BAND_BITS = {2: 8, 3: 7}  # by the bands of a table
 MAX_NEIGHBOURS = 2000  # images of one key that an image is compared with: bounds the time of one crowded key
 
@@ -74,10 +74,9 @@ def pair_near(
     Returns:
         Pairs of rows, the lower position first; a pair that several tables find is there once.
     """
-    raw = np.ascontiguousarray(signatures).view(f"V{SIGNATURE.itemsize}").reshape(-1)
-    unique, owners, first_of = np.unique(raw, return_index=True, return_inverse=True)
+    owners, first_of = _find_distinct(signatures)
     found: list[Pairs] = [_same_signature(owners[first_of] if tables[0] in (TABLES[0], WIDE_TABLES[0]) else owners[:0])]
-    entries = _Entries(unique.view(SIGNATURE), owners, mirrored=mirrored)
+    entries = _Entries(signatures[owners], owners, mirrored=mirrored)
     bands = {width: _bands(entries.coarse, width) for width in {len(table) for table in tables}}
     for table in tables:
         rows, keys = _sort_rows(_join(bands[len(table)], table), slice_index=slice_index, num_slices=num_slices)
@@ -129,6 +128,21 @@ def select_slice(signatures: np.ndarray, *, tables: Sequence[Table], slice_index
         for name in ("coarse", "mirrored_coarse"):
             mask |= _join(_bands(signatures[name], len(table)), table) % num_slices == slice_index
     return mask
+
+
+def _find_distinct(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each distinct signature, and for each row the index of its own among these.
+
+    They are compared by a number made of their bytes: numpy sorts numbers far faster than records.
+    """
+    words = np.ascontiguousarray(signatures).view(np.uint64).reshape(len(signatures), SIGNATURE.itemsize // 8)
+    factors = np.random.default_rng(0).integers(1, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    _, owners, first_of = np.unique((words * factors).sum(1, dtype=np.uint64), return_index=True, return_inverse=True)
+    if (words == words[owners[first_of]]).all():
+        return owners, first_of
+    raw = words.view(f"V{SIGNATURE.itemsize}").reshape(-1)  # two signatures have one number: once in 1e19 pairs
+    _, owners, first_of = np.unique(raw, return_index=True, return_inverse=True)
+    return owners, first_of
 
 
 def _same_signature(firsts: np.ndarray) -> Pairs:
