@@ -74,7 +74,7 @@ def plan_work(num_rows: int, *, kinds: Sequence[str], near: bool, rows_per_slice
         The work of each task.
     """
     num_slices = math.ceil(num_rows / rows_per_slice)
-    if 20 * num_rows <= rows_per_slice:
+    if 4 * num_rows <= rows_per_slice:
         return [Work(tuple(kinds), TABLES if near else (), 0, 1)]
     together = 7 if num_slices <= 1 else 1  # tables of a task
     family = WIDE_TABLES if num_rows > MANY else TABLES

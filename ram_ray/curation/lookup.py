@@ -5,8 +5,9 @@ so each of the 28 pairs of bands is a table with a key of 16 bits, and only imag
 compared. Hashes that differ in 8 bits are found where the differences leave two bands free, which they mostly do. (The
 bits are above or below a median, so that half of them are set and two hashes differ in an even number.)
 
-The images with one key grow with the data. So for more than `MANY` images there are 9 bands of 7 bits, and each of the
-84 triples of bands is a table with a key of 21 bits: again hashes that differ in at most 6 bits are always found.
+The images with one key grow with the data. So the hashes of a key are compared side by side in memory, which costs
+little beside sorting them, and for more than `MANY` images there are 9 bands of 7 bits, and each of the 84 triples of
+bands is a table with a key of 21 bits: again hashes that differ in at most 6 bits are always found.
 
 A task takes some tables, and of each table or value only the keys of its slice, so its memory is bounded by the
 number of slices. What it finds does not depend on how the work is divided.
