@@ -34,6 +34,8 @@ Reason = Literal[
     "aspect_ratio",  # this and the next: a filter of data.filters
     "blurred",
     "dark",
+    "unsafe",
+    "dissimilar",
     "opted_out",
     "caption_length",
     "language",
@@ -85,6 +87,8 @@ FINGERPRINT = pa.schema(
         *SAMPLE,
         *((f"{name}_hash", pa.int64()) for name in ("url", "sha256", "bytes", "pixels")),
         ("signature", pa.binary()),
+        ("similarity", pa.float32()),  # cosine of image and nearest caption; this and the next: after `image_scores`
+        ("embedding", pa.binary()),  # float16 (E,), of unit length
     ]
 )
 
@@ -95,8 +99,8 @@ DUPLICATE = pa.schema(
         ("set", pa.int32()),
         *_LOCATION,
         ("action", pa.string()),  # merged | left_out | placeholder | listed; gets: others are merged into this row
-        ("kind", pa.string()),  # url | sha256 | bytes | pixels | near: the first that holds
-        ("distance", pa.int32()),  # of a near duplicate: bits of 63 that differ
+        ("kind", pa.string()),  # url | sha256 | bytes | pixels | near | embedding: the first that holds
+        ("distance", pa.int32()),  # near: bits of 63 that differ; embedding: 1000 (1 - cosine)
         *((f"other_{name}", kind) for name, kind in [("set", pa.int32()), *_LOCATION]),  # the row that stays
         ("captions", pa.list_(pa.string())),  # this and the next: of all rows of the image, where others are merged in
         ("labels", pa.list_(pa.string())),

@@ -65,6 +65,10 @@ class Fingerprints(Samples):
     """`records.FINGERPRINT` rows: what each image is compared by."""
 
 
+class ImageScores(Fingerprints):
+    """`records.FINGERPRINT` rows with what models say of each image."""
+
+
 class Duplicates(StageResult):
     """`records.DUPLICATE` rows, partitioned by set and shard."""
 

@@ -25,6 +25,8 @@ STAGE_NAMES = {
     *(
         "shards",
         "fingerprints",
+        "image_scores",
+        "similarity",
         "duplicates",
         "images",
         "captions",

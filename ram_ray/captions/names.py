@@ -23,7 +23,10 @@ from ram_ray.captions.words import (
     ACRONYMS,
     BEFORE_MONTHS,
     BEFORE_NAMES,
+    BRANDED,
     BUYERS,
+    COMMON_BRANDS,
+    CREATURES,
     NAME_PARTICLES,
     NEW_PLACES,
     PLACES,
@@ -37,6 +40,7 @@ Capitals = Literal["sentence", "title", "none"]
 _PLACES = SCENES | PLACES
 _OPEN = frozenset(("N", "A", "V", "X", "INTJ", "ADV"))  # classes of words that can be names
 _ENDS = frozenset('.!?:;"|')
+_CAMEL = re.compile(r"[a-z]{2}[A-Z]|[a-z][A-Z][a-z]")  # capitals inside a word
 _TOKEN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*|[.!?:;|\"]")
 
 
@@ -160,6 +164,22 @@ def mark_names(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> Non
             word.pos = NAME
     if capitals == "title":
         _mark_parts_of_names(words, lemmas)
+    elif capitals == "none":
+        _mark_listed_places(words, lemmas)
+
+
+def _mark_listed_places(words: list[Word], lemmas: Lemmatizer) -> None:
+    """What names the first of several places, from the smallest to the largest: "hurricane ridge, washington"."""
+    if any(word.pos in ("V", "AUX", "DET", "PRON") for word in words):
+        return
+    for word in words:
+        is_listed_place = lemmas(word.text, "noun") in _PLACES and next_word(words, word).text == ","
+        if not is_listed_place or not any(later.pos == NAME for later in words[word.index + 2 :]):
+            continue
+        named = previous_word(words, word)
+        while named.pos == "N":
+            named.pos = NAME
+            named = previous_word(words, named)
 
 
 def _mark_parts_of_names(words: list[Word], lemmas: Lemmatizer) -> None:
@@ -187,7 +207,10 @@ def _mark_runs(words: list[Word], lemmas: Lemmatizer) -> None:
             for member in run:
                 member.pos = NAME
         elif run and not _is_common_run(words, run, lemmas):
-            for member in run[: -1 if _tells_kind(run, lemmas) else None]:
+            tells_kind = _tells_kind(run, lemmas)
+            if tells_kind and run[-1].pos in ("V", "X"):
+                run[-1].pos = "N"  # "of Rays Mill"
+            for member in run[: -1 if tells_kind else None]:
                 member.pos = NAME
         run = []
 
@@ -236,6 +259,15 @@ def _tells_kind(run: list[Word], lemmas: Lemmatizer) -> bool:
 def _is_written_as_name(words: list[Word], word: Word, capitals: Capitals, lemmas: Lemmatizer) -> bool:
     """True for a word with a capital that its place, or its absence from all tables, makes a name."""
     names, previous, following = _names(), previous_word(words, word), next_word(words, word)
+    if _CAMEL.search(word.written) or (word.text in COMMON_BRANDS and lemmas(following.text, "noun") in BRANDED):
+        return True  # "UltraViolet", "Apple Watch"
+    is_unknown = word.pos == "N" and word.text.isalpha() and not lemmas.known_word(word.text)
+    if is_unknown and previous.text == "by" and previous_word(words, previous).pos in ("", "N", "NUM", "PUNCT"):
+        return True  # "bowl by nickelcurry"
+    if is_unknown and previous.text in BEFORE_NAMES:
+        return True  # "st alban's church"
+    if is_unknown and capitals != "title" and word.text not in names.kept and previous.text in CREATURES:
+        return any(before.tag == "PRP$" for before in words[max(0, word.index - 4) : word.index])  # "my boy xolotl"
     if not word.written[:1].isupper() or len(word.text) < 2 or word.text in names.kept:
         return False
     if capitals == "title" and word.text in names.likely and previous.pos in ("", "PUNCT"):
@@ -251,6 +283,8 @@ def _is_written_as_name(words: list[Word], word: Word, capitals: Capitals, lemma
         return len(parts) > 1 and all(is_listed(part) or not lemmas.known_word(part) for part in parts)
     if lemmas.known_word(word.text) or not word.text.isalpha():
         return False
+    if previous.pos in ("", "PUNCT") and following.pos in ("V", "AUX") and not word.text.endswith("s"):
+        return True  # "Bonebrake playing percussion"
     is_acronym = word.written.isupper() and len(word.text) > 2 and word.text not in ACRONYMS
     is_head = following.pos not in ("N", "A", "NUM")
     if is_acronym or not is_head:
@@ -264,6 +298,10 @@ def _is_beside_name(words: list[Word], word: Word, capitals: Capitals, lemmas: L
     """True for a word beside a name that belongs to it: "vince guaraldi", "Mark Allen"."""
     previous, following, capital = previous_word(words, word), next_word(words, word), word.written[:1].isupper()
     if following.pos == NAME and word.text in _names().given and (capital or capitals == "none"):
+        return True
+    if capital and len(word.text.rstrip(".")) == 1 and word.pos == "N" and previous.text in _names().given:
+        return following.text in _names().after_given  # "Mark A. Chambers"
+    if capital and previous.pos == NAME and len(previous.text.rstrip(".")) == 1 and word.text in _names().after_given:
         return True
     if word.text == "new" and following.pos == NAME and following.text in NEW_PLACES:
         return True

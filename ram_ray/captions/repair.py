@@ -15,6 +15,7 @@ from ram_ray.captions.words import (
     COLOURS,
     COMPOUNDS,
     CREATURES,
+    ING_NOUNS,
     ING_THINGS,
     JOINED_PARTICIPLES,
     PLAIN_VERBS,
@@ -25,6 +26,7 @@ from ram_ray.captions.words import (
 _SINGULAR = frozenset(("a", "an", "one", "this", "another", "each"))
 _FORMS_OF_BE = frozenset(("is", "are", "was", "were", "be", "been", "being", "'s", "'re"))
 _FINITE = frozenset(("VB", "VBP", "VBZ", "VBD"))
+TITLE_NOUN = "NN-TITLE"  # `Word.tag` of a noun that stays one, whatever it is spelled like
 _CLAUSES = frozenset(("root", "conj", "acl", "advcl", "comp", "other"))
 
 
@@ -87,6 +89,9 @@ def _determiner(words: list[Word], word: Word) -> str:
 def _repair_unknown(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     """Correct a class under which the tables do not have the word, while they have it under another class."""
     text, previous, following = word.text, previous_word(words, word), next_word(words, word)
+    begins = word.pos == "V" and word.tag in ("VB", "VBP", "VBD") and previous.pos in ("", "PUNCT")
+    if begins and following.text == "of" and lemmas.known(text, "noun") and lemmas(text, "verb") == text:
+        word.pos, word.tag = "N", "NN"  # "Dawn of the Dinosaurs"
     if text in ("sport", "sports", "spring") and word.pos == "V" and following.pos not in ("DET", "PRON", "NUM"):
         word.pos, word.tag = "N", "NN"
     if text in PREPOSITIONS and word.pos in ("N", "A", "V"):
@@ -105,6 +110,13 @@ def _repair_unknown(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
         word.pos = "A"  # "looks stunning"
     elif word.pos == "A" and previous.text == "to" and lemmas.known(text, "verb"):
         word.pos, word.tag = "V", "VB"
+    elif (
+        word.tag == "JJ"
+        and word.pos == "N" == following.pos
+        and not _known(following, lemmas)
+        and lemmas.known(text, "adj")
+    ):
+        word.pos = "A"  # "a juvenile cornsnake"
     elif word.pos == "N" and _noun_describes(text, previous, following, lemmas):
         word.pos = "A"
     elif word.pos == "V" and following.pos in ("PUNCT", "A", "N", "CCONJ") and _is_adjective(text, lemmas):
@@ -133,7 +145,13 @@ def _noun_describes(text: str, previous: Word, following: Word, lemmas: Lemmatiz
         return True
     if text.endswith(("ical", "ous", "ful")) and following.pos == "N" and lemmas.known(text, "adj"):
         return True  # "musical instruments"
+    if text.endswith("-like"):
+        return True  # "a crow-like bird"
     return following.pos in ("N", "A") and (text in ADJECTIVES or text.endswith(("less", "colored")))
+
+
+def _known(word: Word, lemmas: Lemmatizer) -> bool:
+    return "-" in word.text or lemmas.known_word(word.text)
 
 
 def _describing(text: str, lemmas: Lemmatizer) -> bool:
@@ -152,10 +170,18 @@ def _repair_ing(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     """Classify -ing words: "a man surfing", "is smiling" are verbs; "a building", "the railing" are nouns."""
     previous, following = previous_word(words, word), next_word(words, word)
     being = previous.pos == "N" and lemmas(previous.text, "noun") in BEINGS
+    if word.tag == TITLE_NOUN or word.text in ING_NOUNS:
+        return
     if word.text in ING_THINGS:
         follows = following.pos in ("N", "DET", "A", "NUM") or following.text in ING_THINGS
         if previous.pos in ("", "PUNCT") and following.text in ("of", "by"):
             word.pos = "N"  # "painting by an artist"
+            return
+        if previous.pos in ("", "PUNCT") and following.tag in ("VBG", "VBN", "VBZ"):
+            word.pos, word.tag = "N", "NN"  # "painting showing a ship"
+            return
+        if word.pos == "V" and previous.pos in ("N", "A") and following.pos in ("", "PUNCT") and not being:
+            word.pos, word.tag = "N", "NN"  # "large landscape painting"
             return
         builds = previous.text in _FORMS_OF_BE and follows and previous_word(words, previous).pos == "N"
         if word.pos == "N" and (builds or (being and following.pos == "DET")) and lemmas.known(word.text, "verb"):
@@ -167,6 +193,9 @@ def _repair_ing(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
         ):
             word.pos = "N"
         return
+    is_thing = following.pos == "N" and lemmas(following.text, "noun") not in BEINGS | CREATURES
+    if word.text in PURPOSES and word.pos == "V" and previous.pos in ("DET", "A") and is_thing:
+        word.pos, word.tag, word.rel = "N", "NN", "compound"  # "a live batting session"
     if word.pos not in ("N", "A") or not lemmas.known(word.text, "verb"):
         return
     if word.text in PURPOSES and previous.pos in ("DET", "A", "NUM") and lemmas(following.text, "noun") in CREATURES:

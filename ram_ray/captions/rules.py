@@ -21,7 +21,9 @@ from ram_ray.captions.repair import fixed_pair, repair
 from ram_ray.captions.titles import read_titles
 from ram_ray.captions.triples import Triple, find_described, find_triples
 from ram_ray.captions.words import (
+    ACRONYMS,
     BEINGS,
+    BODY_CARE,
     COLOURS,
     COMPOUNDS,
     DRAWINGS,
@@ -34,10 +36,13 @@ from ram_ray.captions.words import (
     NOT_ATTRIBUTES,
     NOT_OBJECTS,
     POSTED,
+    POSTURES,
     SCENES,
+    SHORT_NOUNS,
     SPEAKERS,
     STATES,
     TALK,
+    TOLD,
 )
 
 if TYPE_CHECKING:
@@ -141,6 +146,8 @@ def _is_compound_part(words: list[Word], left: Word, right: Word, lemmas: Lemmat
     """True if `left` is a compound modifier of `right`."""
     if fixed_pair(words, left, right, lemmas):
         return True
+    if left.tag == "NNS" and lemmas(left.text, "noun") in IMAGE_WORDS:
+        return False  # "hotel photos room"
     if left.pos != "N" or len(left.text) < 2 or length >= 3 or lemmas(left.text, "noun") in NOT_OBJECTS - KIND_WORDS:
         return False
     if right.text in ("rock", "bungee", "kite", "wind", "wake", "paddle") and next_word(words, right).pos == "V":
@@ -161,11 +168,14 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
     if head == "glasses" and (set(names) & DRINKS or next_word(words, words[last]).text == "of"):
         head = "glass"
     following = next_word(words, words[last])
+    if len(head) < 3 and head not in ACRONYMS and head not in SHORT_NOUNS:
+        return []  # "nv", "sw"
     if boilerplate.get(head) == "organisations":
         return []  # "sports association": neither of them
     if head in MEASURES and (following.text == "of" or following.pos == "N"):
         return []
-    if head in boilerplate and head in IMAGE_WORDS and words[last].rel == "obj" and not names:
+    held = words[last].rel == "obj" and words[words[last].head].pos == "V"
+    if head in boilerplate and head in IMAGE_WORDS and held and not names:
         return [Tag(head, "object")]  # "a man holds a photo"
     if head in IMAGE_WORDS and names[-1:] == [
         "stock"
@@ -173,6 +183,10 @@ def _objects(words: list[Word], last: int, parts: list[int], lemmas: Lemmatizer)
         if len(names) == 1:
             return []
         head, names = names[-2], names[:-2]
+    verb = words[words[last].head]
+    tells = words[last].rel == "subj" and verb.pos == "V" and lemmas(verb.text, "verb") not in POSTURES
+    if head in IMAGE_WORDS and tells:
+        return []  # "pictures like this make it obvious"
     if head in ("picture", "photo", "photograph") and any(word.head == last and word.text == "in" for word in words):
         return []
     name = " ".join([*names, head])
@@ -237,6 +251,8 @@ def _attribute(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if word.rel in ("det", "case", "mark", "fixed", "cc", "aux", "num", "advmod") and word.text not in COLOURS:
         return ""
     name = lemmas(word.text, "adj") if word.pos == "A" else word.text
+    if word.pos == "V" and word.tag in ("VBN", "VBD") and lemmas(word.text, "verb") in TOLD:
+        return ""  # "recently released tables"
     if (
         {name, word.text} & NOT_ATTRIBUTES
         or word.text in reasons()
@@ -262,6 +278,8 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
     if word.tag in ("VB", "VBP") and word.rel == "root" and begins:
         return ""  # an invitation: "Pick one", "Check out"
     name = lemmas(word.text, "verb")
+    if not word.text.endswith(("ing", "ed", "s")) and not lemmas.known(word.text, "verb"):
+        return ""  # "keto"
     if name == "go" and next_word(words, word).text == "to":
         follower = words[word.index + 2] if word.index + 2 < len(words) else NO_WORD
         return "" if follower.pos == "V" else name
@@ -272,11 +290,20 @@ def _action(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:
         return ""
     if any(child.head == word.index and child.rel == "subj" and child.text in SPEAKERS for child in words):
         return ""
-    if name == "show" and _subject(words, word, lemmas) in IMAGE_WORDS | DRAWINGS:
-        return ""  # "a map that shows a river"
+    subject = _subject(words, word, lemmas)
+    told = name in ("show", "contain", "make", "include") or word.rel != "acl"
+    if (name == "show" and subject in DRAWINGS) or (subject in IMAGE_WORDS and told and name not in POSTURES):
+        return ""  # "a map that shows a river", "this picture makes me smile", "image may contain a tree"
+    if name == "get" and lemmas(_object(words, word), "noun") not in BODY_CARE:
+        return ""
     if name in NOT_ACTIONS or (name in TALK and not _is_acted(words, word, lemmas)):
         return ""
     return name
+
+
+def _object(words: list[Word], word: Word) -> str:
+    """Text of the noun that is the object of a verb; "" if there is none."""
+    return next((child.text for child in words if child.head == word.index and child.rel == "obj"), "")
 
 
 def _subject(words: list[Word], word: Word, lemmas: Lemmatizer) -> str:

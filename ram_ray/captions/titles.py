@@ -10,7 +10,8 @@ from __future__ import annotations
 from ram_ray.captions.lemmas import Lemmatizer
 from ram_ray.captions.names import NAME, Capitals
 from ram_ray.captions.relations import NO_WORD, Word, next_word, previous_word
-from ram_ray.captions.words import ADJECTIVES, BEINGS, BUYERS, COLOURS, COMPOUNDS, PLURAL_BUYERS, PURPOSES
+from ram_ray.captions.repair import TITLE_NOUN
+from ram_ray.captions.words import ADJECTIVES, BEINGS, BUYERS, COLOURS, COMPOUNDS, ING_NOUNS, PLURAL_BUYERS, PURPOSES
 
 AUDIENCE = "AUDIENCE"  # `Word.pos` of a word for whom a product is meant
 MODIFIER = "MODIFIER"  # `Word.pos` of a noun that is no head
@@ -30,6 +31,9 @@ def read_titles(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> No
         capitals: of the caption, as `names.read_capitals` returns.
         lemmas: the known words of each part of speech.
     """
+    for word in words:
+        if word.text in ING_NOUNS and word.pos in ("V", "A") and previous_word(words, word).pos != "AUX":
+            word.pos, word.tag = "N", "NN"
     for part in _parts(words):
         if any(word.pos in _SENTENCE and word.text not in ("my", "your") for word in part):
             continue
@@ -45,7 +49,7 @@ def read_titles(words: list[Word], capitals: Capitals, lemmas: Lemmatizer) -> No
                 if word.pos == "N" and next_word(words, word).text == "'s":
                     word.pos = AUDIENCE  # an owner: "The Entrepreneur's Guide"
             _mark_makers(part)
-            for word in part:
+            for word in reversed(part):
                 _mark_modifier(words, word, lemmas)
             _mark_heap(part, lemmas)
 
@@ -74,7 +78,7 @@ def _read_noun_phrase(words: list[Word], word: Word, lemmas: Lemmatizer) -> None
     elif word.pos == "V" and word.tag not in _FINITE:
         word.pos = "A" if word.tag == "JJ" and lemmas.known(word.text, "adj") else "N"
     elif word.pos == "N" and word.tag in _FINITE:  # two components of the pipeline disagree
-        word.pos, word.tag = ("V", word.tag) if _acts(previous, word, following, lemmas) else ("N", "NN")
+        word.pos, word.tag = ("V", word.tag) if _acts(previous, word, following, lemmas) else ("N", TITLE_NOUN)
     elif word.pos == "V" and word.tag in _FINITE and not _acts(previous, word, following, lemmas):
         if lemmas.known(word.text, "adj") and following.pos in ("N", "A"):
             word.pos, word.rel = "A", "amod"
@@ -82,7 +86,7 @@ def _read_noun_phrase(words: list[Word], word: Word, lemmas: Lemmatizer) -> None
             word.tag, word.rel = "VBN", "amod"
             word.head = following.index
         elif lemmas.known(word.text, "noun") or word.text in PURPOSES:
-            word.pos, word.tag = "N", "NN"
+            word.pos, word.tag = "N", TITLE_NOUN
 
 
 def _acts(previous: Word, word: Word, following: Word, lemmas: Lemmatizer) -> bool:
@@ -94,7 +98,8 @@ def _acts(previous: Word, word: Word, following: Word, lemmas: Lemmatizer) -> bo
         return True
     if word.tag == "VBZ" and subject == previous.text and following.pos in ("ADP", "DET", "PRON", "ADV"):
         return True
-    return word.text.endswith("ing") and following.pos in ("ADP", "DET", "PRON", "CCONJ")
+    of_name = previous.pos == "N" and following.pos == NAME  # "Ferry Approaching Doolin Pier"
+    return word.text.endswith("ing") and (of_name or following.pos in ("ADP", "DET", "PRON", "CCONJ"))
 
 
 def _mark_audience(words: list[Word], word: Word, *, loose: bool) -> None:
@@ -124,12 +129,17 @@ def _mark_makers(part: list[Word]) -> None:
 def _mark_modifier(words: list[Word], word: Word, lemmas: Lemmatizer) -> None:
     """Set `pos` of a noun before the adjectives of another one to MODIFIER: "Lifestyle Casual Shoes"."""
     following = next_word(words, word)
+    if word.pos == "N" and following.pos == MODIFIER and following.rel == MODIFIER:
+        word.pos = word.rel = MODIFIER  # "Royal Diadem Red Earring"
     if word.pos != "N" or following.pos != "A" or lemmas(word.text, "noun") in BEINGS:
         return
+    has_colour = False
     while following.pos == "A":
+        has_colour |= following.text in COLOURS
         following = next_word(words, following)
     if following.pos == "N":
         word.pos = MODIFIER
+        word.rel = MODIFIER if has_colour else word.rel
 
 
 def _mark_heap(part: list[Word], lemmas: Lemmatizer) -> None:
@@ -138,5 +148,9 @@ def _mark_heap(part: list[Word], lemmas: Lemmatizer) -> None:
         run = next((length for length, other in enumerate(part[index:]) if other.pos != "N"), len(part) - index)
         if run > _MAX_COMPOUND and lemmas(word.text, "noun") not in BEINGS:
             word.pos = MODIFIER
-    if len(part) > 2 and part[0].pos == "N" and part[1].pos == NAME and part[-1].pos == "N":
-        part[0].pos = MODIFIER  # "Filament Santo Wool Rug"
+    maker = next((index for index, word in enumerate(part) if word.pos == NAME), 0)
+    first = part[:maker]
+    names_maker = all(word.pos == "N" and not word.text.endswith("ing") for word in first)
+    if names_maker and len(first) in (1, 2) and any(word.pos == "N" for word in part[maker:]):
+        for word in first:
+            word.pos = MODIFIER  # "Filament Santo Wool Rug", "Lotus Herbals Moistpetals Lipstick"

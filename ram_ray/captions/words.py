@@ -92,7 +92,8 @@ COMPOUNDS = _words("""
     traffic_light vending_machine wedding_gown shaving_cream whipped_cream racing_suit training_wheels
     clothing_store dump_truck air_plane air_balloon air_conditioner top_hat back_pack side_walk skateboarding_trick
     senior_citizen fire_truck pick-up_truck watering_can trash_can garbage_can soda_can beer_can tin_can spray_can
-    reading_room petting_zoo stained_glass martial_art hot_air sports_team sports_car sports_field sports_fan
+    reading_room petting_zoo stained_glass martial_art hot_air sports_team sports_car
+    day_cream night_cream face_cream hand_cream eye_cream body_cream sports_field sports_fan
     sports_event sports_game sports_uniform cream_cheese sour_cream brown_sugar white_chocolate hot_sauce hot_chocolate
     hot_pot hot_tub blue_cheese green_onion black_bean red_panda red_fox dutch_oven coffee_table duvet_cover
 """)
@@ -102,8 +103,15 @@ ING_THINGS = _words("""
     building railing clothing ceiling painting drawing awning crossing icing frosting topping landing bedding string
     evening morning ring king wing thing sling spring swing wedding carving dumpling duckling sibling earring
     lightning pudding stuffing seating lighting siding flooring paneling tiling scaffolding fencing stocking
-    sibling herring feeding meeting outing offspring viking filling sing-along opening engraving etching piping plumbing
-    sterling setting parking shopping bowling boxing wrestling gathering hang-gliding hearing being
+    sibling herring feeding meeting outing offspring viking lettering filling sing-along opening engraving etching
+    piping plumbing sterling setting parking shopping bowling boxing wrestling gathering hang-gliding hearing being
+""")
+
+# Nouns in -ing that are no form of a verb that is seen: never a verb.
+ING_NOUNS = _words("""
+    ceiling pudding lightning evening morning wedding thing king string clothing bedding earring sibling dumpling
+    duckling herring viking offspring stocking awning thanksgiving darling inning farthing shilling gosling fledgling
+    seedling sapling sterling plumbing scaffolding lettering surroundings
 """)
 
 # Nouns of beings: subjects of verbs that are spelled like nouns ("a girl jumps", "two dogs run").
@@ -137,7 +145,15 @@ PURPOSES = _words("""
 # Adjectives that the tagger often takes for nouns.
 ADJECTIVES = _words("""
     vintage antique retro hippie asian african american blond blonde brunette plaid striped checkered teenage round
-    square stunning amazing charming interesting
+    square stunning amazing charming interesting brave grand cool calm bold bitter crisp crude cute curious damp
+    drunk dull eager faint fancy fierce firm foul fragile frail gentle giant glad grim gross handy harsh hollow
+    humble idle innocent intense keen lame large lonely loud lush mad moist narrow neat noble numb odd pale polite
+    poor proud pure quiet rapid rare raw rich ripe rough rude rural sacred scarce severe shallow sharp sheer shiny
+    shy sick silent silly simple slender slim sly smooth soft sore steady steep stiff strange strict strong sturdy
+    subtle sudden swift tall tame tender tense thick thin tight tiny tough vague vain vast vital warm weak weird wet
+    wide wise young creepy cozy cosy fluffy fuzzy gloomy grumpy hairy hasty hungry lazy messy muddy nasty noisy
+    pretty rusty shabby shady skinny sleepy sloppy smelly sneaky snowy spicy spooky sunny tasty thirsty ugly wacky
+    wavy windy yummy nude naked
 """)
 
 # Prepositions that the tagger often takes for nouns or adjectives in short texts.
@@ -187,7 +203,7 @@ CREATURES = _words("""
 # Participles that are attributes after "is": "the window is broken".
 STATES = _words("""
     broken closed crowded tired bored excited interested married frozen rusted cluttered deserted abandoned cracked
-    scattered worn torn faded wrinkled
+    scattered worn torn faded wrinkled obsessed amazed delighted pleased worried confused surprised scared
 """)
 
 # Abbreviations that name something to be seen; others in capitals are names or codes.
@@ -197,15 +213,21 @@ ACRONYMS = _words("""
 
 # Verbs of talk, trade and text, not of sight: an action only of somebody who is named ("a man buys fruit").
 TALK = _words("""
-    see become include consider select get check click view know think believe want need like love hope wish mean learn
-    discover find buy shop download order browse enjoy choose feature depict represent locate base inspire announce
-    reveal claim say tell ask explain describe name call own belong allow require offer provide consist release
-    launch update compare save contact subscribe share post add sell rent book schedule register apply compete continue
-    remain stay happen exist suggest recommend highlight showcase suit fit vary range relate refer concern note recall
-    remember understand agree discuss determine ensure achieve improve increase reduce avoid support establish found
-    report confirm warn urge accuse deny admit approve vote elect appoint star tag excite obsess credit fail spot live
-    isolate identify picture
+    see become include consider select set get check click view know think believe want need like love hope wish
+    mean learn discover find buy shop download order browse enjoy choose feature depict represent locate base
+    inspire announce reveal claim say tell ask explain describe name call own belong allow require offer provide
+    consist release launch update compare save contact subscribe share post add sell rent book schedule register
+    apply compete continue remain stay happen exist suggest recommend highlight showcase suit fit vary range relate
+    refer concern note recall remember understand agree discuss determine ensure achieve improve increase reduce
+    avoid support establish found report confirm warn urge accuse deny admit approve vote elect appoint star tag
+    excite obsess credit fail spot live isolate identify picture
 """)
+
+# Verbs of talk that describe no noun as participles: "recently released tables", but "a spotted dog".
+TOLD = TALK - frozenset(
+    ("spot", "isolate", "love", "tag", "star", "sell", "want", "vary", "picture", "excite", "obsess")
+)
+
 
 # What shows something without an action to be seen.
 DRAWINGS = _words("""
@@ -216,6 +238,9 @@ DRAWINGS = _words("""
 POSTED = _words(
     "make take get find try start finish go come use give turn keep help meet identify build upgrade complete"
 )
+POSTURES = _words("hang lie lean stand sit rest")  # what an image does that is seen in another one
+BODY_CARE = _words("cut haircut hair massage tattoo manicure pedicure shave")  # "a baby getting a hair cut"
+SHORT_NOUNS = _words("ox ax pi")  # of two letters; all others are codes of states, units and sites
 SPEAKERS = _words("i we you u")  # they are not in the image
 
 # Whom a product is for, in listings.
@@ -228,7 +253,18 @@ BUYERS = PLURAL_BUYERS | _words("""
 SMALL_WORDS = _words("""
     a an the of in on at for with and or to by from as his her its their my your our is are
 """)
-PLACES = _words("castle fort peak falls palace abbey cathedral island bridge glacier creek county")
+PLACES = _words("""
+    castle fort peak falls palace abbey cathedral island bridge glacier creek county ridge mount basin cove bluff
+    reservoir fjord gorge plateau dam trailhead lighthouse monastery boulevard avenue
+""")
+# Brands that are common words; before one of these kinds of things, a name.
+COMMON_BRANDS = _words(
+    "apple fossil shell dove caterpillar lotus target guess diesel jaguar orange galaxy oracle windows"
+)
+BRANDED = _words("""
+    watch phone iphone ipad tv pencil store laptop computer tablet mouse keyboard charger headphones earphones airpods
+    logo station truck excavator loader soap lotion shampoo jeans sunglasses perfume car server software handbag shoe
+""")
 NEW_PLACES = _words("york jersey zealand orleans hampshire mexico england delhi haven brunswick castle")
 BEFORE_NAMES = _words("saint st mount fort port san")
 BEFORE_MONTHS = _words("in of since early late mid")

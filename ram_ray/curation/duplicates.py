@@ -23,6 +23,7 @@ import ray
 from ray.data import Dataset
 
 from ram_ray.config import RunConfig
+from ram_ray.curation.embedding_pairs import find_embedding_pairs
 from ram_ray.curation.groups import KINDS, LEFT_OUT, LISTED, MERGED, PLACEHOLDER, STAYS, Decisions, decide
 from ram_ray.curation.hash_table import make_ids, plan_work, read_pairs, write_hashes, write_pairs
 from ram_ray.data.texts import merge_texts
@@ -95,7 +96,10 @@ def set_name(fingerprints: Fingerprints) -> str:
     Returns:
         "train", or what its stage's name adds: "eval".
     """
-    return fingerprints.stage.removeprefix("fingerprints").lstrip("_") or TRAIN
+    name = fingerprints.stage
+    for prefix in ("fingerprints", "image_scores", "similarity"):
+        name = name.removeprefix(prefix)
+    return name.lstrip("_") or TRAIN
 
 
 def search(
@@ -130,6 +134,8 @@ def search(
     ]
     for reference in references:
         ray.get(reference)
+    if config.embedding is not None:
+        find_embedding_pairs(stage, sets, config, folder=folder, num_rows=num_rows, execution=execution)
     last: Any = ray.remote(num_cpus=execution.task_cpus, num_returns=2, **TASK_RETRIES)(_decide)  # type: ignore[arg-type]
     number, decisions = last.remote(folder, config)
     return ray.get(number), decisions

@@ -23,8 +23,15 @@ from scipy.sparse.csgraph import connected_components
 
 from ram_ray.settings.curation import DuplicatesConfig
 
-NEAR = "near"
-KINDS: tuple[str, ...] = ("url", "sha256", "bytes", "pixels", NEAR)  # of pairs; a row states the first that holds
+NEAR, EMBEDDING = "near", "embedding"  # both are near duplicates: by perceptual hashes, by embeddings
+KINDS: tuple[str, ...] = (
+    "url",
+    "sha256",
+    "bytes",
+    "pixels",
+    NEAR,
+    EMBEDDING,
+)  # of pairs; a row states the first that holds
 STAYS, LISTED, MERGED, LEFT_OUT, PLACEHOLDER = range(5)  # what becomes of a row; a listed row stays too
 
 _ROW = [
@@ -37,7 +44,7 @@ PAIR = pa.schema(
         *_ROW,
         *((f"other_{name}", kind) for name, kind in _ROW),
         ("kind", pa.int8()),  # index in `KINDS`
-        ("distance", pa.int16()),  # bits in which the coarse hashes differ; 0 for equal values
+        ("distance", pa.int16()),  # bits in which the coarse hashes differ, or 1000 (1 - cosine); 0 for equal values
     ]
 )
 
@@ -80,7 +87,7 @@ def decide(pairs: pa.Table, *, config: DuplicatesConfig) -> Decisions:
     """
     rows = _Rows(pairs)
     kinds, distances = pairs["kind"].to_numpy(), pairs["distance"].to_numpy()
-    is_near = kinds == KINDS.index(NEAR)
+    is_near = kinds >= KINDS.index(NEAR)
     images = _Images(rows, _components(len(rows.id), rows.left[~is_near], rows.right[~is_near]))
     left, right = images.of_row[rows.left], images.of_row[rows.right]
     is_near &= left != right  # rows of one image are near duplicates too
@@ -89,8 +96,10 @@ def decide(pairs: pa.Table, *, config: DuplicatesConfig) -> Decisions:
     copies = images.find_copies(*near, gone=leaks.is_set & (config.of_eval == "leave_out"), config=config)
 
     action, target = images.unite(in_training=config.in_training)
-    kind = np.full(len(rows.id), KINDS.index(NEAR), np.int8)
+    kind, near_kind = np.full((2, len(rows.id)), KINDS.index(EMBEDDING), np.int8)
     np.minimum.at(kind, np.concatenate([rows.left, rows.right]), np.tile(kinds, 2))
+    near_rows = np.concatenate([rows.left[is_near], rows.right[is_near]])
+    np.minimum.at(near_kind, near_rows, np.tile(kinds[is_near], 2))
     distance = np.zeros(len(rows.id), np.int16)
     for found, leaves_out in ((copies, config.in_training), (leaks, config.of_eval)):
         applies = images.is_trained & found.is_set[images.of_row]
@@ -99,7 +108,7 @@ def decide(pairs: pa.Table, *, config: DuplicatesConfig) -> Decisions:
         of_row = images.of_row[applies]
         action[applies] = LISTED if leaves_out == "keep" else LEFT_OUT
         target[applies], distance[applies] = found.target[of_row], found.distance[of_row]
-        kind[applies] = np.where(found.is_near[of_row], KINDS.index(NEAR), kind[applies])
+        kind[applies] = np.where(found.is_near[of_row], near_kind[applies], kind[applies])
     crowded = images.is_trained & (images.num_trained > config.max_rows)[images.of_row] & ~leaks.is_set[images.of_row]
     action[crowded], target[crowded] = PLACEHOLDER, images.first_trained[images.of_row[crowded]]
     return Decisions(rows.id, rows.id[target], action, kind, distance)

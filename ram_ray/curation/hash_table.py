@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ram_ray.curation.fingerprints import hash_bytes
-from ram_ray.curation.groups import KINDS, NEAR, PAIR
+from ram_ray.curation.groups import EMBEDDING, KINDS, NEAR, PAIR
 from ram_ray.curation.lookup import MANY, TABLES, WIDE_TABLES, Table, pair_equal, pair_near, select_slice
 from ram_ray.curation.perceptual_hash import SIGNATURE
 from ram_ray.data.shards import shard_matches
@@ -33,7 +33,7 @@ from ram_ray.settings.runtime import Execution
 ROWS_PER_FILE = 250_000
 ROWS_PER_SLICE = 2_000_000  # that a task holds, about 150 bytes each and as much again while they are sorted
 _RANK_BITS = 3  # a row's id begins with the rank of its shard, so that ids are in the order of preference
-_HASHES = [f"{kind}_hash" for kind in KINDS if kind != NEAR]
+_HASHES = [f"{kind}_hash" for kind in KINDS if kind not in (NEAR, EMBEDDING)]
 HASHES = pa.schema(
     [
         ("id", pa.int64()),
@@ -74,7 +74,7 @@ def plan_work(num_rows: int, *, kinds: Sequence[str], near: bool, rows_per_slice
         The work of each task.
     """
     num_slices = math.ceil(num_rows / rows_per_slice)
-    if 20 * num_rows <= rows_per_slice:
+    if 4 * num_rows <= rows_per_slice:
         return [Work(tuple(kinds), TABLES if near else (), 0, 1)]
     together = 7 if num_slices <= 1 else 1  # tables of a task
     family = WIDE_TABLES if num_rows > MANY else TABLES
@@ -112,6 +112,26 @@ def make_ids(keys: Sequence[str], shards: Sequence[str], *, set_index: int, pref
     )
 
 
+def describe_rows(block: pa.Table, *, set_index: int, prefer: Sequence[str]) -> dict[str, np.ndarray]:
+    """What pairs say of their rows.
+
+    Args:
+        block: rows (N) with key and shard.
+        set_index: 0 for training, from 1 on for held-out sets.
+        prefer: as of `make_ids`.
+
+    Returns:
+        `id`, `set` and `source`, each (N,).
+    """
+    shards = block["shard"].to_pylist()
+    sources = {shard: hash_bytes(source_of(shard).encode()) for shard in dict.fromkeys(shards)}
+    return {
+        "id": make_ids(block["key"].to_pylist(), shards, set_index=set_index, prefer=prefer),
+        "set": np.full(len(block), set_index, np.int8),
+        "source": np.array([sources[shard] for shard in shards], np.int64),
+    }
+
+
 def to_hashes(block: pa.Table, *, set_index: int, prefer: Sequence[str]) -> pa.Table:
     """Select what rows are compared by.
 
@@ -124,13 +144,7 @@ def to_hashes(block: pa.Table, *, set_index: int, prefer: Sequence[str]) -> pa.T
         HASHES rows.
     """
     block = drop_rejected(block)
-    shards = block["shard"].to_pylist()
-    sources = {shard: hash_bytes(source_of(shard).encode()) for shard in dict.fromkeys(shards)}
-    columns = {
-        "id": make_ids(block["key"].to_pylist(), shards, set_index=set_index, prefer=prefer),
-        "set": np.full(len(block), set_index, np.int8),
-        "source": np.array([sources[shard] for shard in shards], np.int64),
-    }
+    columns = describe_rows(block, set_index=set_index, prefer=prefer)
     rest = [name for name in HASHES.names if name not in columns]
     return pa.table({**columns, **{name: block[name] for name in rest}}, schema=HASHES)
 
@@ -181,7 +195,7 @@ def write_pairs(work: Work, hashes: str, path: str, *, max_distance: int | None,
     if work.tables:
         assert max_distance is not None
         found.append(_pair_near(work, _read(hashes, "signature", work), max_distance=max_distance, mirrored=mirrored))
-    write_table(pa.concat_tables(found), path)
+    write_table(pa.concat_tables([PAIR.empty_table(), *found]), path)
 
 
 def read_pairs(folder: str) -> pa.Table:

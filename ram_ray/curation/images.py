@@ -22,6 +22,7 @@ from ram_ray.config import RunConfig
 from ram_ray.curation.duplicates import TRAIN, find_duplicates, set_name
 from ram_ray.curation.filters import find_reason
 from ram_ray.curation.fingerprints import make_fingerprints
+from ram_ray.curation.image_scores import score_images
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import Duplicates, Fingerprints, Images, Samples
@@ -32,6 +33,11 @@ from ram_ray.settings.section import Section, StageSettings
 
 MERGED = "merged"
 GONE = ("merged", "left_out", "placeholder")  # actions on rows that do not stay
+# Fields of `data.filters` that the steps before this stage apply.
+OF_IMAGES = (
+    *("max_aspect", "min_sharpness", "min_brightness", "min_similarity", "similarity_quantile", "opt_out"),
+    *("unsafe_model", "unsafe_revision", "unsafe_labels", "max_unsafe"),
+)
 FILTERED = "filtered_captions/"  # the name of a count of filtered captions begins with it and ends with the reason
 
 
@@ -65,9 +71,7 @@ class ImageSettings(StageSettings):
         filters = FiltersConfig() if set_index else data.filters
         return cls(
             set_index=set_index,
-            filters=filters.model_copy(
-                update={"max_aspect": None, "min_sharpness": None, "min_brightness": None, "opt_out": None}
-            ),
+            filters=filters.model_copy(update={name: FiltersConfig.model_fields[name].default for name in OF_IMAGES}),
             hidden=HiddenCaptions(captions_per_image=num_shown, seed=config.seed) if hides else None,
         )
 
@@ -96,8 +100,10 @@ def curate(run: Run, config: RunConfig, samples: Samples, held_out: Sequence[Sam
     data = config.data
     if not data.duplicates.is_enabled:
         filtered = make_fingerprints(run, config, samples) if data.filters.of_images else None
+        filtered = score_images(run, config, filtered) if filtered else None
         return [unite_images(run, config, samples, filtered), *held_out]
     prints = [make_fingerprints(run, config, part, name=_name("fingerprints", part)) for part in sets]
+    prints = [score_images(run, config, part) for part in prints]
     duplicates = find_duplicates(run, config, prints[0], prints[1:])
     results = [
         unite_images(run, config, part, fingerprints, duplicates, set_index=set_index)
@@ -238,7 +244,10 @@ def _apply(row: Row, decided: Sequence[Row]) -> None:
             row["reason"], row["detail"] = MERGED, f"{kind}: the image of {other}"
             row.update({"captions": [], "given_tags": None})
         elif decision["action"] == "left_out":
-            near = f", {decision['distance']} bits differ" if kind == "near" else ""
+            near = {
+                "near": f", {decision['distance']} bits differ",
+                "embedding": f", cosine {1 - decision['distance'] / 1000:.3f}",
+            }.get(kind, "")
             row["reason"], row["detail"] = "duplicate_image", f"{kind}{near}: {where}{other}"
         elif decision["action"] == "placeholder":
             row["reason"], row["detail"] = (

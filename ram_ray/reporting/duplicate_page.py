@@ -128,12 +128,17 @@ def _show(rows: Sequence[Row], *, limits: Limits) -> list[ShownPair]:
         ShownPair(
             row["key"],
             row["other_key"],
-            f"{row['distance']} of 63 bits differ" if row["kind"] == "near" else f"equal {row['kind']}",
+            _describe(row["kind"], row["distance"]),
             images[2 * index],
             images[2 * index + 1],
         )
         for index, row in enumerate(rows)
     ]
+
+
+def _describe(kind: str, distance: int) -> str:
+    near = {"near": f"{distance} of 63 bits differ", "embedding": f"cosine of embeddings {1 - distance / 1000:.3f}"}
+    return near.get(kind, f"equal {kind}")
 
 
 def _thumbnail(content: bytes | Reject, *, limits: Limits) -> str | None:
@@ -156,7 +161,7 @@ def _title(set_name: str, action: str, kind: str, other: str) -> str:
         "placeholder": "left out as a placeholder",
         "listed": "listed, and trained on",
     }[action]
-    by = "near duplicates" if kind == "near" else f"equal {kind}"
+    by = {"near": "near duplicates", "embedding": "near duplicates by embeddings"}.get(kind, f"equal {kind}")
     whose = "held-out images" if other != "train" and set_name == "train" else "other images"
     rows = "training rows" if set_name == "train" else "held-out rows"
     return f"{rows} that are copies of {whose} ({by}): {what}"

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
-from ram_ray.settings.curation import DuplicatesConfig, FiltersConfig
+from ram_ray.settings.curation import CurationEncoderConfig, DuplicatesConfig, FiltersConfig
 from ram_ray.settings.section import Section
 
 LabelKind = Literal["none", "positive", "partial", "complete"]
@@ -177,6 +177,9 @@ class DataConfig(Section):
     )
     duplicates: DuplicatesConfig = Field(
         DuplicatesConfig(), description="Rows of one image, near duplicates, and copies of held-out images."
+    )
+    encoder: CurationEncoderConfig = Field(
+        CurationEncoderConfig(), description="The model of `filters.min_similarity` and `duplicates.embedding`."
     )
     filters: FiltersConfig = Field(FiltersConfig(), description="Which images and captions are not trained on.")
     measure: MeasureConfig = Field(MeasureConfig(), description="To measure the data engine on photos.")

@@ -1,7 +1,7 @@
 """Contract: alt texts, titles and listings give tags as sentences do. Names, boilerplate and words of talk give none.
 
 The first table has captions made for each kind of fault. The second test scores the annotated web captions, whose texts
-are not in this repository (`web/gold.jsonl` has their lines): half of them were never looked at for a rule.
+are not in this repository (`web/gold.jsonl` has their lines): 120 of them were never looked at for a rule.
 """
 
 from __future__ import annotations
@@ -81,10 +81,22 @@ IMG_3301.jpg | | |
 Bedside table by Warisan Kanafu | bedside table OR table | |
 lake michigan at sunset | lake, sunset | |
 a dog and a cat in May 2014 | dog, cat | |
+Apple Watch Series 5 | watch | |
+a brave snorkler beside a crow-like bird | snorkler, bird | brave, crow-like |
+hurricane ridge, olympic national park, washington, usa | ridge, park | olympic |
+Lotus Herbals Moistpetals Berry Punch Lipstick 121 | lipstick | |
+Royal Diadem Red Earring | earring | red |
+my little boy xolotl in a garden | boy, garden | little |
+large flower painting | flower painting OR painting | large |
+keto pancakes under a white ceiling | pancake, ceiling | white |
+this picture makes me smile | | | smile
+image may contain a tree | tree | |
+recently released tables in Sw | table | |
+bowl by nickelcurry | bowl | |
 """.replace("Umbrella | Garden Store |", "Umbrella ¦ Garden Store |")
 ROWS = [line.split("|") for line in CAPTIONS.strip().splitlines()]
 SITE_BAR = "¦"  # stands for "|" in the table
-# Least F1 on the measured half. The precision of objects is 0.83 there; 0.85 was the aim.
+# Least F1 on the measured half.
 FLOORS = {"objects": 0.85, "attributes": 0.90, "actions": 0.82}
 
 
@@ -127,4 +139,4 @@ def test_annotated_web_captions(parser: CaptionParser, shared: Path) -> None:
     add_captions(rows, shared / "data" / "captions")
     totals, _ = score(rows, parser.parse([row["caption"] for row in rows]))
     assert {kind: total.f1 >= FLOORS[kind] for kind, total in totals.items()} == dict.fromkeys(FLOORS, True), totals
-    assert totals["objects"].precision >= 0.82
+    assert totals["objects"].precision >= 0.85

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import fsspec
@@ -17,6 +16,7 @@ from ram_ray.settings.models import DualEncoderConfig, ModelConfig
 from ram_ray.settings.prompts import fill
 from tests.s3 import S3Proxy
 from tests.tiny import NAMES, STACK, SWIN, photo, tokenizer
+from tests.tiny_clip import save_clip
 
 
 def _encoder() -> DualEncoder:
@@ -41,31 +41,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A saved CLIP of transformers' own classes with random weights, a byte-pair vocabulary of letters, 32 px."""
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("clip")
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    end = len(tokens) - 1
-    text = {"vocab_size": len(tokens), "max_position_embeddings": 24, "projection_dim": 12}
-    text |= {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
-    config = CLIPConfig(
-        text_config={**size, **text},
-        vision_config={**size, "image_size": 32, "patch_size": 8, "projection_dim": 12},
-        projection_dim=12,
-    )
-    CLIPModel(config).save_pretrained(folder / "model")
-    vocabulary = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=24)
-    vocabulary.save_pretrained(folder / "model")
-    square = {"height": 32, "width": 32}
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square, image_std=[0.2, 0.3, 0.4]).save_pretrained(
-        folder / "model"
-    )
-    return str(folder / "model")
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_text_features_do_not_depend_on_padding() -> None:

@@ -6,8 +6,8 @@
 A line of the gold file is `{"id", "source", "split", "caption", "objects", "attributes", "actions", "optional"}`.
 Where "line" and "sha" stand in place of "caption", the caption is that line of FOLDER/captions-web-SOURCE.txt.gz.
 A name may have alternatives ("surfboard|surf board"). A name under "optional" counts neither as a hit nor as an error,
-nor does the head of an expected compound ("sign" of "street sign"). Errors are listed for the split "dev" alone, so
-that rules are not fitted to the test split.
+nor does the head of an expected compound ("sign" of "street sign"). Errors are listed for the splits to develop on
+alone, so that rules are not fitted to the test split.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ram_ray.captions.parser import SHIPPED, CaptionParser
 from ram_ray.captions.rules import Tag
 from ram_ray.records import Row
 
+DEVELOPED = ("dev", "develop2")  # splits whose errors may be read
 KINDS = {"objects": ("object", "scene"), "attributes": ("attribute",), "actions": ("action",)}
 
 
@@ -156,7 +157,9 @@ def main() -> None:
     arguments.add_argument("--split", help="a split of the file (default: each split)")
     arguments.add_argument("--model", default=SHIPPED, help="the shipped or an installed spaCy pipeline")
     arguments.add_argument("--captions", type=Path, help="folder of the captions, for a file that has only their lines")
-    arguments.add_argument("--errors", type=int, default=20, help="number of captions of the split dev that are listed")
+    arguments.add_argument(
+        "--errors", type=int, default=20, help="number of captions of each split to develop on that are listed"
+    )
     options = arguments.parse_args()
     try:
         rows, parser = read_gold(options.gold, split=options.split), CaptionParser(options.model)
@@ -177,7 +180,7 @@ def main() -> None:
             print(
                 f"  {source:14}" + "  ".join(f"{kind} {total.f1:.3f}" for kind, total in of_source.items()) + "  (F1)"
             )
-        if split == "dev":
+        if split in DEVELOPED:
             print("\n".join(text for _, text in errors[: options.errors]))
 
 

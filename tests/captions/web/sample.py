@@ -2,8 +2,9 @@
 
     python -m tests.captions.web.sample CAPTIONS_DIR
 
-prints 40 captions of each source, half of them `dev` and half `test`, with the line each stands on. Their annotations
-were then written by hand.
+prints 40 captions of each source, half of them `dev` and half `test`, with the line each stands on, and then 20 more of
+each source with another seed, `develop2`: drawn later, when the rules for `dev` were made. Their annotations were then
+written by hand, those of `develop2` before any rule was changed for them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 
 SOURCES = ("cc3m", "laion2b", "laion400m", "redcaps", "shop-titles", "wikipedia-alt")
 NUM_OF_SOURCE = 40
-SEED = 19
+NUM_OF_SECOND = 20
+SEED, SECOND_SEED = 19, 1119
 
 
 def lines_of(folder: Path, source: str) -> list[str]:
@@ -36,6 +38,20 @@ def sample(folder: Path) -> Iterator[dict[str, object]]:
             yield {"source": source, "line": line, "split": split, "caption": lines[line]}
 
 
+def second_sample(folder: Path) -> Iterator[dict[str, object]]:
+    """Rows of the split `develop2`: none with a caption of the first sample, and no caption twice."""
+    drawn = {row["caption"] for row in sample(folder)}
+    for source in SOURCES:
+        lines, count = lines_of(folder, source), 0
+        for line in random.Random(f"{SECOND_SEED} {source}").sample(range(len(lines)), 3 * NUM_OF_SECOND):
+            if lines[line] in drawn or count == NUM_OF_SECOND:
+                continue
+            drawn.add(lines[line])
+            count += 1
+            yield {"source": source, "line": line, "split": "develop2", "caption": lines[line]}
+
+
 if __name__ == "__main__":
-    for row in sample(Path(sys.argv[1])):
+    captions = Path(sys.argv[1])
+    for row in [*sample(captions), *second_sample(captions)]:
         print(json.dumps(row, ensure_ascii=False))

@@ -1,0 +1,317 @@
+"""The step `image_scores`: what models say of each image, for filters and for near duplicates by embeddings.
+
+    fingerprints -> image_scores (decode tasks -> model actors) -> [ similarity ] -> duplicates
+
+Three things, each only where it is asked for: the cosine of an image and the nearest of its captions, the probability
+of a classifier's unsafe classes, and the embedding of the image. A row that a filter leaves out keeps its place with
+its reason. A quantile needs all cosines first: they are counted in bins, and the short step `similarity` applies the
+edge that it lies at.
+
+Letters: B rows, S pixels a side, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ram_ray.config import RunConfig
+from ram_ray.curation.image_models import Classifier, Embedder
+from ram_ray.data.pixels import with_pixels
+from ram_ray.records import FINGERPRINT, Reason
+from ram_ray.results import Fingerprints, ImageScores
+from ram_ray.runtime.actors import model_actors, predictor_options
+from ram_ray.runtime.annotate import annotate, count_and_reject, sum_blocks
+from ram_ray.runtime.artifacts import Run
+from ram_ray.settings.curation import CurationEncoderConfig, FiltersConfig
+from ram_ray.settings.section import StageSettings
+
+BINS = 4000  # of cosines from -1 to 1, for the quantile
+
+
+class ImageScoreSettings(StageSettings):
+    """All that the scores depend on."""
+
+    encoder: CurationEncoderConfig | None  # None: images are not embedded
+    embedding: bool
+    of_similarity: bool
+    min_similarity: float | None
+    unsafe_model: str | None
+    unsafe_revision: str | None
+    unsafe_labels: tuple[str, ...]
+    max_unsafe: float
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, held_out: bool) -> ImageScoreSettings:
+        """Take the settings out of the configuration of the run.
+
+        Args:
+            config: of the run.
+            held_out: whether the images are not trained on: then they are not filtered.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ValueError: if no encoder is configured, or one that embeds no captions where they are compared.
+        """
+        filters = FiltersConfig() if held_out else config.data.filters
+        embedding = config.data.duplicates.embedding is not None
+        return cls(
+            encoder=_find_encoder(config, texts=filters.of_similarity) if embedding or filters.of_similarity else None,
+            embedding=embedding,
+            of_similarity=filters.of_similarity,
+            min_similarity=filters.min_similarity,
+            unsafe_model=filters.unsafe_model,
+            unsafe_revision=filters.unsafe_revision if filters.unsafe_model else None,
+            unsafe_labels=tuple(sorted(filters.unsafe_labels)) if filters.unsafe_model else (),
+            max_unsafe=filters.max_unsafe if filters.unsafe_model else FiltersConfig().max_unsafe,
+        )
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether there is anything to do."""
+        return self.encoder is not None or self.unsafe_model is not None
+
+
+class SimilaritySettings(StageSettings):
+    """The quantile of the step `similarity`."""
+
+    similarity_quantile: float | None
+
+    @classmethod
+    def from_config(cls, config: RunConfig, *, held_out: bool) -> SimilaritySettings:
+        """Take the quantile out of the configuration; held-out images are not filtered.
+
+        Args:
+            config: of the run.
+            held_out: whether the images are not trained on.
+
+        Returns:
+            The settings.
+        """
+        return cls(similarity_quantile=None if held_out else config.data.filters.similarity_quantile)
+
+
+def _find_encoder(config: RunConfig, *, texts: bool) -> CurationEncoderConfig:
+    """The encoder of `data.encoder`, or else the published one of `represent`."""
+    encoder, represent = config.data.encoder, config.represent
+    if not encoder.is_set:
+        timm = represent.image_encoder if represent.text_encoder else encoder.image_encoder
+        size = represent.image_size if timm.name else None
+        found = {"clip": represent.clip, "revision": represent.revision if represent.clip else None}
+        encoder = encoder.model_copy(update={**found, "image_encoder": timm, "image_size": size})
+    if not encoder.is_set:
+        raise ValueError(
+            "data.filters.min_similarity, similarity_quantile and data.duplicates.embedding need a published encoder: "
+            "set data.encoder.clip (with its revision), or data.encoder.image_encoder for duplicates alone"
+        )
+    if texts and not encoder.clip:
+        raise ValueError("data.filters: a timm model embeds no captions; set data.encoder.clip to compare with them")
+    return encoder
+
+
+class ImageScorer:
+    """An actor: the models, and what they make of a batch of rows.
+
+    Args:
+        settings: of the step.
+        device: of the models.
+        precision: of the models on a GPU.
+        threads: CPU threads; None: as PyTorch has it.
+    """
+
+    def __init__(self, settings: ImageScoreSettings, *, device: str, precision: str, threads: int | None) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self._settings = settings
+        options = {"device": device, "precision": precision}
+        self._embedder = Embedder(settings.encoder, **options) if settings.encoder else None
+        self._classifier = None
+        if settings.unsafe_model:
+            source, revision = settings.unsafe_model, settings.unsafe_revision
+            self._classifier = Classifier(source, revision=revision, unsafe=settings.unsafe_labels, **options)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Score rows.
+
+        Args:
+            block: FINGERPRINT rows (B) with `pixels` uint8 (S, S, 3); rows with a reason are not looked at.
+
+        Returns:
+            The rows without pixels, with `similarity` and `embedding`; those that a filter leaves out have its reason.
+        """
+        chunks = block["pixels"].chunks
+        rows = block.drop_columns(["pixels"]).to_pylist()
+        usable = [index for index, row in enumerate(rows) if row["reason"] is None]
+        if usable:
+            pixels = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])[usable]
+            self._score([rows[index] for index in usable], pixels)
+        return pa.Table.from_pylist(rows, schema=FINGERPRINT)
+
+    def _score(self, rows: Sequence[dict], pixels: np.ndarray) -> None:
+        settings = self._settings
+        if self._classifier:
+            for row, probability in zip(rows, self._classifier.unsafe(pixels).tolist(), strict=True):
+                if probability > settings.max_unsafe:
+                    reject(row, "unsafe", f"{probability:.3f} by {settings.unsafe_model}")
+        if not self._embedder:
+            return
+        vectors = self._embedder.images(pixels)
+        if settings.embedding:
+            for row, vector in zip(rows, vectors.astype(np.float16), strict=True):
+                row["embedding"] = vector.tobytes()
+        if not settings.of_similarity:
+            return
+        texts = list(dict.fromkeys(text for row in rows for text in row["captions"] or ()))
+        places = {text: index for index, text in enumerate(texts)}
+        embedded = self._embedder.texts(texts) if texts else np.zeros((0, vectors.shape[1]), np.float32)
+        for row, vector in zip(rows, vectors, strict=True):
+            if not row["captions"]:
+                continue  # images of labels alone
+            similarity = max(float(vector @ embedded[places[text]]) for text in row["captions"])
+            row["similarity"] = similarity
+            if settings.min_similarity is not None and similarity < settings.min_similarity:
+                reject(row, "dissimilar", f"cosine {similarity:.3f} is below {settings.min_similarity}")
+
+
+def reject(row: dict, reason: Reason, detail: str) -> None:
+    """Give a row a reason, unless it has one.
+
+    Args:
+        row: a FINGERPRINT row; changed.
+        reason: why it is left out.
+        detail: for the user.
+    """
+    if row["reason"] is None:
+        row["reason"], row["detail"] = reason, detail
+
+
+def score_images(run: Run, config: RunConfig, fingerprints: Fingerprints) -> Fingerprints:
+    """Run the step `image_scores`, and `similarity` for a quantile.
+
+    Args:
+        run: the run; the steps' folders are created in it.
+        config: of the run.
+        fingerprints: FINGERPRINT rows.
+
+    Returns:
+        FINGERPRINT rows; `fingerprints` themselves where no model is asked for.
+
+    Raises:
+        ValueError: if no row is left, or no encoder is configured.
+    """
+    settings, execution = ImageScoreSettings.from_config(config, held_out=fingerprints.held_out), config.execution
+    if not settings.needs_model:
+        return fingerprints
+    name = fingerprints.stage.replace("fingerprints", "image_scores")
+    stage = run.stage(name, ImageScores, settings=settings, inputs=[fingerprints])
+    if stage.result:
+        return apply_quantile(run, config, stage.result)
+    encoder = settings.encoder or CurationEncoderConfig()
+
+    def transform(dataset):
+        pixels = with_pixels(dataset, size=encoder.side, batch_size=encoder.batch_size, execution=execution)
+        return pixels.map_batches(
+            ImageScorer,
+            fn_constructor_args=(settings,),
+            fn_constructor_kwargs=predictor_options(execution),
+            batch_format="pyarrow",
+            batch_size=encoder.batch_size,
+            **model_actors(execution.resources),
+        )
+
+    rows_in = fingerprints.rows_out
+    annotate(stage, transform, source=fingerprints.path, schema=FINGERPRINT, execution=execution, rows_in=rows_in)
+    rows, rejected = count_and_reject(stage, execution=execution)
+    assert rows == rows_in, f"{name}: {rows_in} rows in, {rows} out"
+    if rows == rejected:
+        raise ValueError(f"{name}: the models leave out all {rows} images; see {run.path('rejected', name)}")
+    return apply_quantile(run, config, stage.finish(**_counts(fingerprints, rows, rejected)))
+
+
+def apply_quantile(run: Run, config: RunConfig, scores: ImageScores) -> ImageScores:
+    """Run the step `similarity`: leave out the share of the images that are least like their captions.
+
+    Args:
+        run: the run; the step's folder is created in it.
+        config: of the run.
+        scores: FINGERPRINT rows with `similarity`.
+
+    Returns:
+        FINGERPRINT rows; `scores` themselves without a quantile.
+    """
+    settings, execution = SimilaritySettings.from_config(config, held_out=scores.held_out), config.execution
+    if settings.similarity_quantile is None:
+        return scores
+    stage = run.stage("similarity", ImageScores, settings=settings, inputs=[scores])
+    if stage.result:
+        return stage.result
+    counts = sum_blocks(scores.path, count_bins, columns=["reason", "similarity"], execution=execution)
+    least = find_quantile(counts, settings.similarity_quantile)
+
+    def leave_out(block: pa.Table) -> pa.Table:
+        rows = block.to_pylist()
+        for row in rows:
+            if row["similarity"] is not None and row["similarity"] < least:
+                reject(row, "dissimilar", f"cosine {row['similarity']:.3f} is below the quantile, {least:.4f}")
+        return pa.Table.from_pylist(rows, schema=FINGERPRINT)
+
+    annotate(
+        stage,
+        lambda dataset: dataset.map_batches(
+            leave_out, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
+        ),
+        source=scores.path,
+        schema=FINGERPRINT,
+        execution=execution,
+        rows_in=scores.rows_out,
+    )
+    rows, rejected = count_and_reject(stage, execution=execution)
+    return stage.finish(**_counts(scores, rows, rejected))
+
+
+def count_bins(block: pa.Table) -> dict[str, float]:
+    """Count cosines by bin, for `annotate.sum_blocks`.
+
+    Args:
+        block: rows with `reason` and `similarity`; rejected rows do not count.
+
+    Returns:
+        Number of the bin -> rows.
+    """
+    values = block.filter(pc.and_(pc.is_null(block["reason"]), pc.is_valid(block["similarity"])))["similarity"]
+    bins = ((values.to_numpy() + 1) / 2 * BINS).astype(int).clip(0, BINS - 1)
+    numbers, counts = np.unique(bins, return_counts=True)
+    return dict(zip(map(str, numbers.tolist()), map(float, counts.tolist()), strict=True))
+
+
+def find_quantile(counts: dict[str, float], share: float) -> float:
+    """The cosine below which a share of the rows lies, to the edge of a bin; never more rows than the share.
+
+    Args:
+        counts: as `count_bins` gives them, added up.
+        share: 0 to 1.
+
+    Returns:
+        The cosine.
+    """
+    total, below = sum(counts.values()), 0.0
+    for number in sorted(map(int, counts)):
+        below += counts[str(number)]
+        if below > share * total:
+            return 2 * number / BINS - 1
+    return -1.0
+
+
+def _counts(before: Fingerprints, rows: int, rejected: int) -> dict:
+    left = rows - rejected
+    return {
+        **{"shards": before.shards, "held_out": before.held_out},
+        **{"rows_in": rows, "rows_out": left, "rejected": rejected, "images": left},
+    }
