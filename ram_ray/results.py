@@ -1,16 +1,14 @@
 """What each stage leaves: its result, which is also its manifest (`RUN/<folder>/<stage>/<digest>.json`).
 
-A stage takes results of earlier stages and returns one of these. Paths are URIs. Counts are numbers. A field that a
-stage may not have measured is None then. The classes are here and not in `records`, which describes tables, since a
-result is made by a stage of a run (`runtime.artifacts`), and imports point one way.
+Paths are URIs, counts are numbers; what was not measured is None. The classes are not in `records`, which describes
+tables: a result is made by a stage of a run (`runtime.artifacts`), and imports point one way.
 
     shards      Samples (DrawnShards: the drawn scenes;     pretrain    TrainedModel (GivenModel)
                 Fingerprints, Duplicates, Images)
     represent   DualEncoderResult (Vocabulary, Synthetic)   generate    GeneratedAnnotations (Scores, ScoreWeights,
     parse       Parsed                                                  Thresholds)
     labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Regions, Removals)
-    encode      EncodedViews                                evaluate    Evaluation
-                                                            report      TagStatistics, SampleImages
+    encode      EncodedViews                                evaluate    Evaluation, TagStatistics, SampleImages
 """
 
 from __future__ import annotations
