@@ -1,9 +1,11 @@
 """Thresholds of a bundle's labels, calibrated on labelled images: a precision or recall that is asked, or the best F1.
 
 For each label the scores of all labelled images are sorted, and the threshold is put in the middle between two
-neighbours: the lowest one with the precision, the highest one with the recall, or the one with the best F1. A label
-with few positives, or one that reaches the precision nowhere, keeps the threshold that it has. As in the stage
-`evaluate`, a label that is not listed does not apply.
+neighbours: the lowest one with the precision, the highest one with the recall, or the one with the best F1. The lowest
+of many thresholds with a precision on few images has it by luck. So the mean probability of the images above it must
+have it too, by a curve of two parameters through all of the label's images (Platt 1999, "Probabilistic outputs for
+support vector machines"). A label with few positives, or one that reaches the precision nowhere, keeps the threshold
+that it has. As in the stage `evaluate`, a label that is not listed does not apply.
 
 The figures before and after are of the images that the thresholds were chosen on, so the second are too good: score
 the bundle on others.
@@ -20,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit, logit
 
 from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
@@ -105,6 +108,9 @@ def choose_threshold(scores: np.ndarray, targets: np.ndarray, goal: Goal) -> flo
     ranked, hits = scores[order].astype(np.float64), targets[order].cumsum()
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # last rank of equal scores
     precision, recall = hits[ends] / (ends + 1), hits[ends] / num_positives
+    if goal.name == "precision":
+        expected = fit_probabilities(scores, targets)[order].cumsum()
+        precision = np.minimum(precision, expected[ends] / (ends + 1))
     if goal.name == "f1":
         index = int(np.argmax(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
     else:
@@ -114,6 +120,35 @@ def choose_threshold(scores: np.ndarray, targets: np.ndarray, goal: Goal) -> flo
         index = int(reached[-1] if goal.name == "precision" else reached[0])
     lower = ranked[ends[index] + 1] if ends[index] + 1 < len(ranked) else 0.0
     return float(np.float32((ranked[ends[index]] + lower) / 2))
+
+
+def fit_probabilities(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Fit the probability that an image has a label to its score: the sigmoid of a line in the score's logit.
+
+    The targets are smoothed as Platt has it, so that a label that is separated well gets no step.
+
+    Args:
+        scores: (N,) float, probabilities.
+        targets: (N,) bool, with both values.
+
+    Returns:
+        (N,) float64.
+    """
+    from scipy.optimize import minimize
+
+    logits = logit(np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7))
+    logits = (logits - logits.mean()) / max(float(logits.std()), 1e-9)
+    num_positives, num_negatives = targets.sum(), (~targets).sum()
+    smoothed = np.where(targets, (num_positives + 1) / (num_positives + 2), 1 / (num_negatives + 2))
+
+    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+        z = line[0] * logits + line[1]
+        residual = expit(z) - smoothed
+        return float((np.logaddexp(0, z) - smoothed * z).sum()), np.array([residual @ logits, residual.sum()])
+
+    start = np.array([1.0, np.log((num_positives + 1) / (num_negatives + 1))])
+    slope, offset = minimize(loss, start, jac=True, method="BFGS").x
+    return expit(slope * logits + offset)
 
 
 def calibrate(bundle: str, data: list[str], *, goal: Goal, config: RunConfig) -> Json:

@@ -1,5 +1,5 @@
-"""Contract: a label's threshold has the precision or recall that is asked, or the best F1, of all thresholds; the
-bundle gets the thresholds of its labels, and those that cannot be calibrated stay."""
+"""Contract: a label's threshold has the precision or recall that is asked, or the best F1, of all thresholds, and on
+other images a precision near it; the bundle gets the thresholds of its labels, and what cannot be calibrated stays."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from ram_ray.config import RunConfig
-from ram_ray.evaluation.calibrate import MIN_POSITIVES, Goal, calibrate, choose_threshold
+from ram_ray.evaluation.calibrate import MIN_POSITIVES, Goal, calibrate, choose_threshold, fit_probabilities
 from ram_ray.inference import Predictor
 from ram_ray.label_system import LabelSystem, is_present
 from tests.tiny import jpeg
@@ -36,9 +37,35 @@ def test_the_threshold_is_the_best_of_all(seed: int) -> None:
     assert best is not None and figures(scores, targets, best)[2] == pytest.approx(f1.max())
     exact = choose_threshold(scores, targets, Goal("precision", 0.7))
     assert exact is not None and figures(scores, targets, exact)[0] >= 0.7
-    assert figures(scores, targets, exact)[1] == recall[precision >= 0.7].max()
+    assert figures(scores, targets, exact)[1] <= recall[precision >= 0.7].max()
     full = choose_threshold(scores, targets, Goal("recall", 0.8))
     assert full is not None and figures(scores, targets, full)[1] == recall[recall >= 0.8].min()
+
+
+@pytest.mark.parametrize("precision", [0.5, 0.7, 0.8])
+def test_other_images_have_the_precision_that_is_asked(precision: float) -> None:
+    """100 labels with 30 positives of 500 images each; the lowest thresholds on these are 2 to 5 points too low."""
+    rng = np.random.default_rng(0)
+    hits = predicted = 0
+
+    def draw(num: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
+        targets = np.arange(num) % 50 < 3
+        return expit(rng.normal(shift * targets - 3)), targets
+
+    for shift in rng.uniform(1.5, 3.2, 100):
+        threshold = choose_threshold(*draw(500, shift), Goal("precision", precision))
+        if threshold is not None:
+            scores, targets = draw(5000, shift)
+            shown = is_present(scores, threshold)
+            hits, predicted = hits + (shown & targets).sum(), predicted + shown.sum()
+    assert precision - 0.01 <= hits / predicted <= precision + 0.05
+
+
+def test_a_label_without_spread_or_without_an_error_has_probabilities() -> None:
+    targets = np.arange(40) < 10
+    assert fit_probabilities(np.full(40, 0.3), targets) == pytest.approx(np.full(40, 0.25), abs=0.02)
+    separated = fit_probabilities(np.where(targets, 1.0, 0.0), targets)
+    assert separated[:10].min() > 0.85 and separated[10:].max() < 0.1
 
 
 def test_what_cannot_be_calibrated() -> None:
