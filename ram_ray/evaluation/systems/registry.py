@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from ram_ray.detectors.registry import detector_classes
 from ram_ray.evaluation.systems.bundle import BundleSystem
 from ram_ray.evaluation.systems.detector import DetectorSystem
+from ram_ray.evaluation.systems.matching import MATCHERS, MatchingSystem
 from ram_ray.evaluation.systems.predictions import PredictionsSystem
 from ram_ray.evaluation.systems.system import System
 from ram_ray.evaluation.systems.zero_shot import ZeroShotSystem
@@ -22,7 +23,7 @@ from ram_ray.results import TrainedModel
 from ram_ray.runtime.location import locate, uri_of
 from ram_ray.runtime.storage import local_copy
 
-Kind = Literal["bundle", "zero_shot", "detector", "predictions"]
+Kind = Literal["bundle", "zero_shot", "matching", "detector", "predictions"]
 _OPTIONS = ("kind", "revision", "vocabulary")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _PREDICTIONS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -82,6 +83,8 @@ def make_system(spec: SystemSpec) -> System:
         return PredictionsSystem(spec.name, spec.source, vocabulary=spec.vocabulary)
     if kind == "zero_shot":
         return ZeroShotSystem(spec.name, spec.source, revision=spec.revision)
+    if kind == "matching":
+        return MatchingSystem(spec.name, spec.source, revision=spec.revision)
     if kind == "detector":
         model_type = _read_model_config(spec).get("model_type", "")
         if model_type not in detector_classes():
@@ -124,6 +127,8 @@ def _find_kind(spec: SystemSpec) -> Kind:
         return "bundle"
     if model_type in (*PUBLISHED, DUAL_ENCODER):
         return "zero_shot"
+    if model_type in MATCHERS:
+        return "matching"
     if model_type in detector_classes():
         return "detector"
     raise ValueError(f"{spec.source}: a model of the type {model_type!r} cannot be scored")

@@ -1,5 +1,5 @@
-"""Contract: CLIP and detectors of transformers' own classes are systems as bundles are: named by a path, asked for
-every class by its text, and scored on the images of a set."""
+"""Contract: CLIP, BLIP and detectors of transformers' own classes are systems as bundles are: named by a path, asked
+for every class by its text, and scored on the images of a set."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ram_ray.detectors.zero_shot import GroundingDinoDetector
 from ram_ray.evaluation.score_set import SystemActor, make_plan
 from ram_ray.evaluation.sets.prepare import EvalSet, prepare_set
 from ram_ray.evaluation.sets.rows import look_up_sizes
+from ram_ray.evaluation.systems import matching
 from ram_ray.evaluation.systems.detector import DetectorSystem
 from ram_ray.evaluation.systems.registry import SystemSpec, make_system
 from ram_ray.evaluation.systems.system import System
@@ -98,6 +99,59 @@ def test_a_detector(tmp_path: Path, eval_set: EvalSet) -> None:
         for region in regions:
             assert scores[row, region.tag_id] == pytest.approx(region.score, abs=1e-6)
     assert (scores > 0).all()
+
+
+def save_blip(folder: Path, *, matching: bool = True) -> None:
+    """A BLIP of one layer each, with the words of the tests."""
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipForImageTextRetrieval,
+        BlipImageProcessor,
+    )
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ids = {"bos_token_id": 2, "sep_token_id": 3}
+    text = {**size, **ids, "vocab_size": 20, "max_position_embeddings": 16, "encoder_hidden_size": 16}
+    vision = {**size, "image_size": 32, "patch_size": 16}
+    config = BlipConfig(text_config={**text}, vision_config=vision, image_text_hidden_size=8)
+    kind = BlipForImageTextRetrieval if matching else BlipForConditionalGeneration
+    kind(config).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", *TEXTS]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=16).save_pretrained(folder)
+    BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def test_blip(tmp_path: Path, eval_set: EvalSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probabilities are those of the model's own forward pass, however many texts go at once."""
+    from PIL import Image
+    from transformers import AutoTokenizer, BlipForImageTextRetrieval, BlipImageProcessor
+
+    monkeypatch.setattr(matching, "TEXTS_AT_ONCE", 2)
+    save_blip(tmp_path)
+    system = make_system(SystemSpec.parse(f"blip={tmp_path}"))
+    assert isinstance(system, matching.MatchingSystem) and system.image_size == 32
+    batch, scores = score(eval_set, system)
+    model = BlipForImageTextRetrieval.from_pretrained(tmp_path).eval()
+    images = [Image.fromarray(batch["pixels"][row]) for row in (0, 1, 3)]
+    pixels = BlipImageProcessor.from_pretrained(tmp_path)(images, return_tensors="pt")["pixel_values"]
+    for column, text in enumerate(TEXTS):
+        tokens = AutoTokenizer.from_pretrained(tmp_path)([f"a photo of a {text}"] * 3, return_tensors="pt")
+        with torch.no_grad():
+            output = model(tokens["input_ids"], pixels, attention_mask=tokens["attention_mask"], use_itm_head=True)
+        expected = output.itm_score.softmax(-1)[:, 1].numpy()
+        np.testing.assert_allclose(scores[:, column], expected, atol=1e-5)
+    assert scores.std(axis=1).min() > 1e-5
+
+
+def test_a_blip_for_captions_is_refused(tmp_path: Path, eval_set: EvalSet) -> None:
+    save_blip(tmp_path, matching=False)
+    system = make_system(SystemSpec.parse(f"blip={tmp_path}"))
+    with pytest.raises(ValueError, match="this BLIP has no head for matching"):
+        system.load(make_plan(system, eval_set), device="cpu", precision="fp32", threads=None)
 
 
 def test_models_that_are_no_systems(tmp_path: Path) -> None:
