@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,8 @@ class MatchingSystem(System):
         if threads is not None:
             torch.set_num_threads(threads)
         folder = local_copy(self.source, revision=self.revision)
-        model, loaded = BlipForImageTextRetrieval.from_pretrained(folder, output_loading_info=True)
+        loader: Any = BlipForImageTextRetrieval
+        model, loaded = loader.from_pretrained(folder, output_loading_info=True)
         if any(name.startswith("itm_head") for name in loaded["missing_keys"]):
             raise ValueError(f"{self.source}: this BLIP has no head for matching; use one such as blip-itm-base-coco")
         model = model.eval().to(device)
