@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
+
+from ram_ray.records import Json
 
 FIGURES = {  # column -> its title, and digits
     "tags": ("tags", 0),
@@ -34,7 +36,7 @@ class SeedStatistics(TypedDict):
     values: dict[str, float]  # by seed
 
 
-Row = dict[str, Any]  # of ablation.json: "row" is its name, "gain" and each figure a `SeedStatistics` or None
+Row = Json  # of ablation.json: "row" is its name, "gain" and each figure a `SeedStatistics` or None
 Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 

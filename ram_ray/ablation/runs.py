@@ -31,7 +31,6 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -52,6 +51,7 @@ from ram_ray.pipeline import (
     train_and_score,
     train_scoring_models,
 )
+from ram_ray.records import Json
 from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import Annotations, TrainedModel
 from ram_ray.runtime.artifacts import Run, write_text
@@ -65,8 +65,8 @@ TABLE_4 = ("Tag2Text without captioning", "+ captioning", "+ text queries", "+ d
 SMALL_SYSTEM = 3429 / 6449  # of the label system: Tag2Text's to RAM's before synonyms were merged
 
 Figures = dict[str, float | None]
-Result = dict[str, Any]  # ablation.json
-Changes = dict[str, dict[str, Any]]  # section of the configuration -> field -> value
+Result = Json  # ablation.json
+Changes = dict[str, Json]  # section of the configuration -> field -> value
 
 
 def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int]) -> Result:

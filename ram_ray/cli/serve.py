@@ -7,12 +7,13 @@ import math
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ram_ray.cli.command import require
 from ram_ray.cli.options import Model, Sets
+from ram_ray.records import Json
 
 if TYPE_CHECKING:
     from ram_ray.settings.serving import ServeConfig
@@ -117,7 +118,7 @@ def key(
     return 0
 
 
-def carry_out(order: dict[str, Any], settings: ServeConfig) -> dict[str, Any]:
+def carry_out(order: Json, settings: ServeConfig) -> Json:
     """Do what an order says, in a process of the server's cluster.
 
     Args:

@@ -31,7 +31,8 @@ from ram_ray.records import DUPLICATE, Row, to_table
 from ram_ray.results import Duplicates, Fingerprints
 from ram_ray.runtime.annotate import drop_rejected, read_rows, sum_blocks, write_rows
 from ram_ray.runtime.artifacts import Run, Stage
-from ram_ray.runtime.storage import TASK_RETRIES, remove_folder
+from ram_ray.runtime.storage import remove_folder
+from ram_ray.runtime.tasks import RETRIES, Task, wait_for
 from ram_ray.settings.curation import DuplicatesConfig
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.section import StageSettings
@@ -127,16 +128,17 @@ def search(
     num_rows = sum(fingerprints.rows_out for fingerprints in sets)
     more = {} if rows_per_slice is None else {"rows_per_slice": rows_per_slice}
     plan = plan_work(num_rows, kinds=config.same, near=config.near is not None, **more)
-    task: Any = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(write_pairs)  # type: ignore[arg-type]
-    references = [
-        task.remote(work, hashes, f"{folder}/{work.name}.parquet", max_distance=config.near, mirrored=config.mirrored)
-        for work in plan
-    ]
-    for reference in references:
-        ray.get(reference)
+    task = Task(write_pairs, num_cpus=execution.task_cpus)
+    near, mirrored = config.near, config.mirrored
+    wait_for(
+        [
+            task.start(work, hashes, f"{folder}/{work.name}.parquet", max_distance=near, mirrored=mirrored)
+            for work in plan
+        ]
+    )
     if config.embedding is not None:
         find_embedding_pairs(stage, sets, config, folder=folder, num_rows=num_rows, execution=execution)
-    last: Any = ray.remote(num_cpus=execution.task_cpus, num_returns=2, **TASK_RETRIES)(_decide)  # type: ignore[arg-type]
+    last: Any = ray.remote(num_cpus=execution.task_cpus, num_returns=2, **RETRIES)(_decide)  # type: ignore[arg-type]
     number, decisions = last.remote(folder, config)
     return ray.get(number), decisions
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -28,7 +27,8 @@ from ram_ray.curation.hash_table import describe_rows
 from ram_ray.results import Duplicates, Fingerprints
 from ram_ray.runtime.annotate import read_rows, write_rows
 from ram_ray.runtime.artifacts import Stage, write_table, write_text
-from ram_ray.runtime.storage import TASK_RETRIES, make_folder, remove_folder
+from ram_ray.runtime.storage import make_folder, remove_folder
+from ram_ray.runtime.tasks import Task, wait_for
 from ram_ray.settings.curation import DuplicatesConfig
 from ram_ray.settings.runtime import Execution
 
@@ -82,13 +82,14 @@ def find_embedding_pairs(
         write_rows(rows, vectors, execution=execution, partition_cols=["cell"])
         make_folder(fs, root)
         write_text(f"{vectors}.done", "")
-    task: Any = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(write_cell_pairs)  # type: ignore[arg-type]
-    references = [
-        task.remote(f"{vectors}/cell={cell}", f"{folder}/embedding_{cell}.parquet", min_cosine=config.embedding)
-        for cell in range(num_cells)
-    ]
-    for reference in references:
-        ray.get(reference)
+    assert config.embedding is not None
+    task = Task(write_cell_pairs, num_cpus=execution.task_cpus)
+    wait_for(
+        [
+            task.start(f"{vectors}/cell={cell}", f"{folder}/embedding_{cell}.parquet", min_cosine=config.embedding)
+            for cell in range(num_cells)
+        ]
+    )
 
 
 def to_cells(block: pa.Table, centres: np.ndarray | None) -> pa.Table:
@@ -209,8 +210,7 @@ def _learn_centres(
         draw, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
     )
     write_rows(rows, folder, execution=execution)
-    task: Any = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_cluster)  # type: ignore[arg-type]
-    return ray.get(task.remote(folder, num_cells))
+    return Task(_cluster, num_cpus=execution.task_cpus).run(folder, num_cells)
 
 
 def _cluster(folder: str, num_cells: int) -> np.ndarray:

@@ -13,10 +13,8 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count, islice
-from typing import Any
 
 import fsspec
-import ray
 
 from ram_ray.config import RunConfig
 from ram_ray.records import SAMPLE, Row, to_table
@@ -24,7 +22,7 @@ from ram_ray.results import Samples
 from ram_ray.runtime.annotate import count_and_reject
 from ram_ray.runtime.artifacts import Run, write_table
 from ram_ray.runtime.progress import progress
-from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.runtime.tasks import Task, wait_for
 from ram_ray.settings.section import Section, StageSettings
 
 MAX_LINE = 1_000_000  # bytes
@@ -79,12 +77,8 @@ def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str 
         return stage.result
     with progress(stage.name, total=0) as add:
         # A task that runs again after a kill writes the same files.
-        task: Any = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_write_rows)  # type: ignore[arg-type]
-        references = [
-            task.remote(file.name, file.uri, f"{stage.path}/shard={file.name}", add) for file in settings.files
-        ]
-        for reference in references:
-            ray.get(reference)
+        task = Task(_write_rows, num_cpus=execution.task_cpus)
+        wait_for([task.start(file.name, file.uri, f"{stage.path}/shard={file.name}", add) for file in settings.files])
     rows, rejected = count_and_reject(stage, execution=execution)
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} lines of {', '.join(uris)} is a caption")

@@ -9,13 +9,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import ray.data
 from pydantic import Field
 
 from ram_ray.config import RunConfig
@@ -27,7 +25,8 @@ from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import DrawnShards, Samples
 from ram_ray.runtime.annotate import annotate, count_and_reject
 from ram_ray.runtime.artifacts import Run, Stage
-from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.runtime.storage import make_folder
+from ram_ray.runtime.tasks import Task, wait_for
 from ram_ray.settings.data import DrawnConfig, LayoutConfig, Limits
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
@@ -221,15 +220,15 @@ def draw_corpus(run: Run, config: RunConfig) -> tuple[list[str], list[str]]:
     drawn = settings.drawn
     plan = plan_corpus(f"{stage.path}/drawn", config=drawn)  # the folder is a part of the shards' names
     if stage.result is None:
-        write: Any = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(write_shard)  # type: ignore[arg-type]
+        write = Task(write_shard, num_cpus=execution.task_cpus)
         existing = {path.rpartition("/")[2] for path in _names(f"{stage.path}/drawn")}
         missing = [shard for shard in plan if shard.uri.rpartition("/")[2] not in existing]
-        references = [
-            write.remote(shard.uri, kind=shard.kind, index=shard.index, config=drawn, seed=settings.seed)
-            for shard in missing
-        ]
-        for reference in references:
-            ray.get(reference)
+        wait_for(
+            [
+                write.start(shard.uri, kind=shard.kind, index=shard.index, config=drawn, seed=settings.seed)
+                for shard in missing
+            ]
+        )
         stage.finish(shards=len(plan), images=drawn.num_web + drawn.num_clean + drawn.num_eval)
     return [shard.uri for shard in plan if shard.kind != "eval"], [shard.uri for shard in plan if shard.kind == "eval"]
 

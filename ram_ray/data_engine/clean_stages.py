@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import fsspec
@@ -59,7 +59,7 @@ from ram_ray.results import (
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import annotate
 from ram_ray.runtime.artifacts import Run, Stage, write_table, write_text
-from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.runtime.tasks import Task
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.data_engine import CleanConfig
 from ram_ray.settings.runtime import Execution
@@ -299,8 +299,8 @@ def _map_tasks(
         send_to_driver()
         return work(item)
 
-    task: Any = ray.remote(num_cpus=execution.task_cpus, num_gpus=num_gpus, **TASK_RETRIES)(run)  # type: ignore[arg-type]
-    waiting = [task.remote(item) for item in items]
+    task = Task(run, num_cpus=execution.task_cpus, num_gpus=num_gpus)
+    waiting = [task.start(item) for item in items]
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
         yield ray.get(ready[0])

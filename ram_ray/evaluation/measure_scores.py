@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -35,7 +35,7 @@ from ram_ray.evaluation.score_files import (
 from ram_ray.evaluation.sets.prepare import RunTasks, in_this_process
 from ram_ray.records import Json
 from ram_ray.runtime.location import locate
-from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.runtime.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +108,8 @@ def on_cluster(cpus: float) -> RunTasks:
             send_to_driver()
             return function(item)
 
-        task: Any = ray.remote(num_cpus=cpus, **TASK_RETRIES)(run)
-        for reference in [task.remote(item) for item in items]:
+        task = Task(run, num_cpus=cpus)
+        for reference in [task.start(item) for item in items]:
             yield ray.get(reference)
 
     return run_tasks

@@ -17,19 +17,19 @@ Letters: N images, T tags of the label system, b tags of a block, C columns of s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ram_ray.label_system import is_present
+from ram_ray.records import Json
 from ram_ray.results import Counts
 
 # Rows of one batch cut by tags; `scores` and `targets` are (rows, b), flattened in row order.
 TAG_BLOCK = pa.schema(
     [("block", pa.int32()), ("rows", pa.int32()), ("scores", pa.list_(pa.float32())), ("targets", pa.list_(pa.bool_()))]
 )
-Summary = dict[str, Any]  # of `summarise`, and summary.json
+Summary = Json  # of `summarise`, and summary.json
 
 PER_TAG = pa.schema(
     [

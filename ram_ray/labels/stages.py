@@ -14,8 +14,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import RunConfig
@@ -38,7 +36,8 @@ from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, P
 from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
-from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.runtime.storage import make_folder
+from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
 
 logger = logging.getLogger(__name__)
@@ -248,7 +247,7 @@ def _encode_names(
         teacher = Teacher.from_pretrained(encoder.source, revision=encoder.revision)
         return teacher.label_embeddings(names, templates).numpy()
 
-    vectors = ray.get(ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(encode).remote())
+    vectors = Task(encode, num_cpus=execution.task_cpus).run()
     return dict(zip(names, vectors, strict=True))
 
 

@@ -12,11 +12,9 @@ import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
-import ray
 
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.records import Reject, Row
@@ -24,7 +22,7 @@ from ram_ray.reporting.rendering import render
 from ram_ray.results import Duplicates
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.key_hash import hash_key
-from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
 
 PAGE = "duplicates.html"
@@ -84,8 +82,7 @@ def report_duplicates(run: Run, duplicates: Duplicates, *, name: str, execution:
         name: of the run.
         execution: how the stages of the run are executed.
     """
-    task: Any = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(sample_pairs)  # type: ignore[arg-type]
-    groups = ray.get(task.remote(duplicates.path, execution.limits))
+    groups = Task(sample_pairs, num_cpus=execution.task_cpus).run(duplicates.path, execution.limits)
     page = Page(name, describe_counts(duplicates), groups)
     write_text(run.path("evaluation", PAGE), render("duplicates.html.j2", page))
 

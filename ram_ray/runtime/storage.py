@@ -32,9 +32,8 @@ OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl
 PACKAGE = "package://"  # of a source inside an installed Python package
 FULL_DISK_BYTES = 16 << 20  # a disk with fewer free bytes counts as full
 Info = dict[str, Any]  # what fsspec tells of a file
-# For our own tasks that read or write storage: a task is run again after its client gave up.
-TASK_RETRIES: dict[str, Any] = {"max_retries": 3, "retry_exceptions": [OSError]}
-# The same for Ray Data's tasks, as patterns of "CLASS: message". A full disk and a missing file are not tried again.
+# What Ray Data's tasks try again, as patterns of "CLASS: message"; ours have `tasks.RETRIES`. A full disk and a missing
+# file are not tried again.
 TRANSIENT = (
     r"(^|\s)OSError: (?!.*\[[Ee]rrno 28\])",
     r"Timeout(Error)?\b",

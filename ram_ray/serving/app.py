@@ -23,6 +23,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 import ram_ray
+from ram_ray.records import Json
 from ram_ray.runtime import ray_internals
 from ram_ray.serving import CALLBACK
 from ram_ray.serving.messages import ModelInfo
@@ -65,7 +66,7 @@ def model_app(model_uri: str, config: ServeConfig, *, name: str | None = None) -
 
 
 def ingress_app(
-    config: ServeConfig, *, state: dict[str, Any] | None = None, tagger: Any = None, guarded: bool = True
+    config: ServeConfig, *, state: Json | None = None, tagger: Any = None, guarded: bool = True
 ) -> serve.Application:
     """Make the Serve application that speaks HTTP.
 
@@ -95,7 +96,7 @@ def ingress_app(
     ).bind(config, tagger, guarded)
 
 
-def app(args: dict[str, Any]) -> serve.Application:
+def app(args: Json) -> serve.Application:
     """Build the application of a Serve config file: `import_path: ram_ray.serving.app:app`, `args: {model: ...}`.
 
     Args:
@@ -123,7 +124,7 @@ def app(args: dict[str, Any]) -> serve.Application:
     return ingress_app(config, tagger=model_app(model, config), guarded=ray_internals.has_proxy_callback())
 
 
-def _scaling(config: ServeConfig, *, target: int) -> dict[str, Any]:
+def _scaling(config: ServeConfig, *, target: int) -> Json:
     if config.max_replicas <= config.replicas:
         return {"num_replicas": config.replicas}
     limits = {"min_replicas": config.replicas, "max_replicas": config.max_replicas}
@@ -204,7 +205,7 @@ def rollback(config: ServeConfig) -> ModelInfo:
     return swap(previous["uri"], config, name=previous["name"])
 
 
-def current_state() -> dict[str, Any] | None:
+def current_state() -> Json | None:
     """The models that the server offers, as `Ingress.reconfigure` got them; None: nothing is served."""
     if ray_internals.serve_port() is None:
         return None
@@ -282,7 +283,7 @@ def _cause(text: str) -> str:
     return message[:400] if kind == "ValueError" else f"{kind}: {message[:400]}"
 
 
-def _offer(state: dict[str, Any], config: ServeConfig) -> None:
+def _offer(state: Json, config: ServeConfig) -> None:
     target = ingress_app(config, state=state)
     serve.run(target, name=APP_NAME, route_prefix="/", logging_config=_LOGGING)
 
@@ -297,7 +298,7 @@ def _start_serve(config: ServeConfig) -> None:
             )
         return
     check_port_free(config.host, config.port)
-    options: dict[str, Any] = {"host": config.host, "port": config.port}
+    options: Json = {"host": config.host, "port": config.port}
     if config.tls_cert:
         for path in (config.tls_cert, config.tls_key):
             if not os.access(path, os.R_OK):

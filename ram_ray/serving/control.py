@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
-from typing import Any
+
+from ram_ray.records import Json
 
 MAX_LINE = 100_000
-Order = dict[str, Any]
+Order = Json
 
 
 def socket_path(port: int) -> Path:

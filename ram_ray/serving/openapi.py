@@ -6,10 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ram_ray.records import Json
 from ram_ray.serving import vision
 from ram_ray.serving.messages import Options, TagRequest
 
-ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, Json] = {
     status: {
         "description": meaning,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
@@ -30,7 +31,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 _IMAGE = {"type": "string", "format": "binary"}
 
 
-def tag_body(*, max_images: int) -> dict[str, Any]:
+def tag_body(*, max_images: int) -> Json:
     """The forms of the body of `POST /v1/tag`.
 
     Args:
@@ -52,7 +53,7 @@ def tag_body(*, max_images: int) -> dict[str, Any]:
     return _body({"multipart/form-data": form, "application/json": sent, "image/*": _IMAGE})
 
 
-def vision_operation(*, max_images: int) -> dict[str, Any]:
+def vision_operation(*, max_images: int) -> Json:
     """The body of `POST /v1/images:annotate`, and its errors, which are Google's.
 
     Args:
@@ -70,7 +71,7 @@ def vision_operation(*, max_images: int) -> dict[str, Any]:
     return _body({"application/json": sent}) | {"responses": responses}
 
 
-def schema_of(message: type[BaseModel]) -> dict[str, Any]:
+def schema_of(message: type[BaseModel]) -> Json:
     """The schema of a message, without references.
 
     Args:
@@ -95,6 +96,6 @@ def schema_of(message: type[BaseModel]) -> dict[str, Any]:
     return inline(schema)
 
 
-def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _body(schemas: dict[str, Json]) -> Json:
     content = {kind: {"schema": schema} for kind, schema in schemas.items()}
     return {"requestBody": {"required": True, "content": content}}

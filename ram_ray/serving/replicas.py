@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
+from ram_ray.records import Json
 from ram_ray.runtime.worker_log import write_warnings
 from ram_ray.serving import remote
 from ram_ray.serving.errors import VISION_PATH, error_response
@@ -131,14 +132,14 @@ class Ingress:
         remote.local_config = config
         self._config, self._guarded = config, guarded
         self._models = Models(None if tagger is None else RemoteTagger(tagger))
-        self._state: dict[str, Any] = {}
+        self._state: Json = {}
 
     def __serve_build_asgi_app__(self) -> Any:
         from ram_ray.serving.api import create_api
 
         return create_api(self._models, self._config, metrics=Metrics(), counts_requests=not self._guarded)
 
-    async def reconfigure(self, state: dict[str, Any]) -> None:
+    async def reconfigure(self, state: Json) -> None:
         """Called by Serve with the deployment's `user_config`, at the start and after a swap.
 
         Args:
@@ -151,7 +152,7 @@ class Ingress:
         self._models.replace(list(loaded.values()), default=loaded[state["default"]].name)
         self._state = state
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self) -> Json:
         """The models that are offered, as `reconfigure` got them."""
         return self._state
 

@@ -13,11 +13,12 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 from pydantic.alias_generators import to_camel
 
+from ram_ray.records import Json
 from ram_ray.serving.encodings import image_from_text
 from ram_ray.serving.limits import ApiError
 from ram_ray.serving.messages import ImageResult, Options, Problem, TagResult, describe
@@ -102,7 +103,7 @@ class AnnotateImageRequest(_Message):
 
     image: VisionImage | None = None
     features: list[Feature] | None = Field(None, max_length=100)
-    image_context: dict[str, Any] | None = Field(None, description="Not used")
+    image_context: Json | None = Field(None, description="Not used")
 
 
 class AnnotateRequest(_Message):
@@ -123,8 +124,8 @@ class Status(BaseModel):
 class AnnotateImageResponse(_Message):
     """The answer for one image."""
 
-    label_annotations: list[dict[str, Any]] | None = Field(None, description="mid, description, score, topicality")
-    localized_object_annotations: list[dict[str, Any]] | None = Field(
+    label_annotations: list[Json] | None = Field(None, description="mid, description, score, topicality")
+    localized_object_annotations: list[Json] | None = Field(
         None, description="mid, name, score, boundingPoly with four normalizedVertices"
     )
     error: Status | None = None
@@ -142,7 +143,7 @@ class GoogleError(BaseModel):
     code: int = Field(description="The status of HTTP")
     message: str
     status: str = Field(description="Name of google.rpc.Code")
-    details: list[dict[str, Any]] = Field(description="ErrorInfo, whose reason is our code, and RequestInfo")
+    details: list[Json] = Field(description="ErrorInfo, whose reason is our code, and RequestInfo")
 
 
 class GoogleErrorResponse(BaseModel):
@@ -202,7 +203,7 @@ async def annotate(requests: list[AnnotateImageRequest], *, fetch: Fetch, run: R
         ApiError: of `run`, for the request as a whole.
     """
     plans = [_plan(request) for request in requests]
-    answers: list[dict[str, Any]] = [{} for _ in requests]
+    answers: list[Json] = [{} for _ in requests]
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index, plan in enumerate(plans):
         if plan.is_tagged:
@@ -270,11 +271,11 @@ async def _run(contents: list[Content], options: Options, run: Run) -> list[Imag
         return [ImageResult(error=Problem(code=error.code, message=error.message))] * len(contents)
 
 
-def _answer(result: ImageResult, plan: _Plan) -> dict[str, Any]:
+def _answer(result: ImageResult, plan: _Plan) -> Json:
     """An `AnnotateImageResponse`."""
     if result.error is not None:
         return _error(_CODES.get(result.error.code, _INVALID), result.error.message)
-    answer: dict[str, Any] = {}
+    answer: Json = {}
     if (most := plan.results.get(FeatureType.LABEL_DETECTION)) is not None:
         answer["labelAnnotations"] = [_label(tag) for tag in result.tags[:most]]
     if (most := plan.results.get(FeatureType.OBJECT_LOCALIZATION)) is not None:
@@ -283,11 +284,11 @@ def _answer(result: ImageResult, plan: _Plan) -> dict[str, Any]:
     return answer | (_error(*plan.problem) if plan.problem else {})
 
 
-def _label(tag: TagResult) -> dict[str, Any]:
+def _label(tag: TagResult) -> Json:
     return {"mid": _mid(tag), "description": tag.tag, "score": tag.score, "topicality": tag.score}
 
 
-def _object(tag: TagResult, box: tuple[float, float, float, float]) -> dict[str, Any]:
+def _object(tag: TagResult, box: tuple[float, float, float, float]) -> Json:
     x0, y0, x1, y1 = box
     corners = [{"x": x, "y": y} for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
     return {"mid": _mid(tag), "name": tag.tag, "score": tag.score, "boundingPoly": {"normalizedVertices": corners}}
@@ -298,5 +299,5 @@ def _mid(tag: TagResult) -> str:
     return f"/ram_ray/{tag.id}"
 
 
-def _error(code: int, message: str) -> dict[str, Any]:
+def _error(code: int, message: str) -> Json:
     return {"error": {"code": code, "message": message}}

@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import fsspec
-import ray
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +35,8 @@ from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.results import DualEncoderResult, Samples, Synthetic, Vocabulary
 from ram_ray.runtime.artifacts import Run, Stage
-from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.runtime.storage import make_folder
+from ram_ray.runtime.tasks import Task
 from ram_ray.settings.models import DualEncoderConfig, SwinConfig, TimmConfig
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.section import Section, StageSettings
@@ -137,13 +137,11 @@ def represent(run: Run, config: RunConfig, samples: Samples, vocabulary: Vocabul
     if stage.result:
         return stage.result
     if apart:
-        copy = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_copy_encoders)
-        ray.get(copy.remote(apart, stage.path))
+        Task(_copy_encoders, num_cpus=execution.task_cpus).run(apart, stage.path)
         return stage.finish(source=stage.path, revision=None)
     if training is None:
         assert settings.clip is not None
-        check = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(_check_clip)
-        ray.get(check.remote(settings.clip, settings.revision))
+        Task(_check_clip, num_cpus=execution.task_cpus).run(settings.clip, settings.revision)
         return stage.finish(source=settings.clip, revision=settings.revision)
     if not training.represent.trains_text:
         logger.warning(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
-import ray
 from pydantic import Field
 
 from ram_ray.config import RunConfig
@@ -29,7 +28,8 @@ from ram_ray.results import DualEncoderResult, GivenModel, LabelSystemResult
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.content import content_digest
 from ram_ray.runtime.input_file import InputFile
-from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.runtime.storage import make_folder
+from ram_ray.runtime.tasks import Task
 from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
 
 logger = logging.getLogger(__name__)
@@ -118,9 +118,8 @@ def give_model(
         logger.info("given: the model is %s; not used of section model: %s", source, ", ".join(settings.unused))
     encoder = Encoder(dual_encoder.source, dual_encoder.revision, is_trained=dual_encoder.steps is not None)
     system = LabelSystem.load(labels.uri)
-    adapt = ray.remote(num_cpus=execution.task_cpus, **TASK_RETRIES)(adapt_bundle)
-    task = adapt.remote(settings.bundle, system, encoder, settings.descriptions, stage.path)
-    match, dropped, image_size = ray.get(task)
+    adapt = Task(adapt_bundle, num_cpus=execution.task_cpus)
+    match, dropped, image_size = adapt.run(settings.bundle, system, encoder, settings.descriptions, stage.path)
     for what, names in (("new", [system[id].name for id in match.new]), ("dropped", dropped)):
         if names:
             logger.info("given: %s labels %s: %s", f"{len(names):,}", what, shorten(names))

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
-import ray
-import ray.data
 
 from ram_ray.runtime.artifacts import R, Stage, write_table
-from ram_ray.runtime.storage import TASK_RETRIES
+from ram_ray.runtime.tasks import Task
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.failures import MISTAKES, EndOnMistakes, first_error
 from ram_ray.training.metrics import read_lines, write_metrics
@@ -55,7 +53,8 @@ def train(job: Job, *, stage: Stage[R]) -> TrainingCounts:
     job = replace(job, rejected=f"{stage.work}/rejected", metrics=f"{stage.work}/metrics")
     checkpoint = fit(job, storage=f"{stage.work}/train").checkpoint
     assert checkpoint is not None  # of the last step
-    return ray.get(_publish.remote(job, checkpoint, stage.path, stage.run.path("rejected", stage.name)))
+    publish = Task(_publish, num_cpus=0.5)
+    return publish.run(job, checkpoint, stage.path, stage.run.path("rejected", stage.name))
 
 
 def count_steps(num_rows: int, *, section: str, config: TrainConfig) -> tuple[int, int]:
@@ -128,7 +127,6 @@ def fit(job: Job, *, storage: str) -> Result:
         raise RuntimeError(f"{job.stage}: training failed: {type(error).__name__}: {lines[-1]}") from failure
 
 
-@ray.remote(num_cpus=0.5, **TASK_RETRIES)
 def _publish(job: Job, checkpoint: Checkpoint, path: str, rejected_path: str) -> TrainingCounts:
     """Write the stage's folder (model and metrics) from the last checkpoint, in a task, not on the driver."""
     import torch

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import fsspec
 import pyarrow.parquet as pq
-import ray
 
 from ram_ray.config import RunConfig
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.results import Samples, Vocabulary
 from ram_ray.runtime.artifacts import Run
-from ram_ray.runtime.storage import TASK_RETRIES, make_folder
+from ram_ray.runtime.storage import make_folder
+from ram_ray.runtime.tasks import Task
 from ram_ray.settings.section import StageSettings
 
 MAX_CAPTIONS = 1_000_000
@@ -56,8 +56,7 @@ def build_vocabulary(run: Run, config: RunConfig, samples: Samples) -> Vocabular
     stage = run.stage("vocabulary", Vocabulary, settings=settings, inputs=[samples])
     if stage.result:
         return stage.result
-    make = ray.remote(num_cpus=config.execution.task_cpus, **TASK_RETRIES)(_make)
-    size = ray.get(make.remote(samples.path, stage.path, settings))
+    size = Task(_make, num_cpus=config.execution.task_cpus).run(samples.path, stage.path, settings)
     return stage.finish(words=size)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from ram_ray.runtime.storage import TASK_RETRIES, explain_full
+from ram_ray.runtime.storage import explain_full
+from ram_ray.runtime.tasks import Task
 from tests.bench.scale import measure, name_tars, write_models, write_tar
 from tests.s3 import FAULTS, S3Proxy
 
@@ -78,7 +79,8 @@ def _remote_calls(source: str) -> list[str]:
 
 def test_every_task_of_our_own_tries_again_what_its_storage_refused() -> None:
     calls = [(path.name, call) for path in (ROOT / "ram_ray").rglob("*.py") for call in _remote_calls(path.read_text())]
-    assert len(calls) >= 7 and not [call for call in calls if "TASK_RETRIES" not in call[1]]
+    assert {name for name, _ in calls} == {"tasks.py", "duplicates.py"}  # others make a `tasks.Task`
+    assert all("**RETRIES" in call or call == "ray.remote(**options)" for _, call in calls)
     assert _remote_calls("@ray.remote(num_cpus=1)\ndef work(): ...") == ["ray.remote(num_cpus=1)"]
 
 
@@ -96,8 +98,7 @@ def test_a_task_tries_again_what_its_storage_refused(ray_cluster: None, tmp_path
     rows = ray.data.range(8, override_num_blocks=2).map_batches(Flaky(folder, error, 1), num_cpus=0.5).take_all()
     assert sorted(row["id"] for row in rows) == list(range(8)) and len(list(folder.iterdir())) == 1
     flaky = Flaky(folder, error, 2)
-    retried: Any = ray.remote(num_cpus=0.5, **TASK_RETRIES)(lambda block: flaky(block))
-    assert ray.get(retried.remote(7)) == 7 and len(list(folder.iterdir())) == 2
+    assert Task(lambda block: flaky(block), num_cpus=0.5).run(7) == 7 and len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
