@@ -38,9 +38,9 @@ class ActiveRows:
 
     def _set(self, grad: Tensor) -> None:
         self._num_rows = grad.numel()
-        sizes, order = grad.flatten().abs().double().sort()
+        sizes, order = grad.flatten().abs().float().sort()
         sums = sizes.cumsum(0)
-        self._index = order[sums > LEFT_OUT * sums[-1]].sort().values
+        self._index = order[~(sums <= LEFT_OUT * sums[-1])].sort().values  # with a NaN nothing is left out
 
     def index(self, num_rows: int) -> Tensor | None:
         """Find the active rows of a layer.

@@ -94,3 +94,12 @@ def test_without_gradients_a_layer_is_the_plain_one() -> None:
     with torch.no_grad():
         trained = model(queries, tokens)
         assert torch.equal(model.eval()(queries, tokens), trained)
+
+
+def test_a_gradient_that_is_no_number_stays_one_and_no_gradient_is_zero() -> None:
+    for value, expected in ((float("nan"), float("nan")), (0.0, 0.0)):
+        model = decoder(0.0)
+        logits = model(model.queries(torch.randn(N, D)), torch.randn(B, 7, C))
+        (logits * value).sum().backward()
+        (grad,) = {grad.sum().item() for grad in [model.layers[0].ffn.up.weight.grad] if grad is not None}
+        assert grad == pytest.approx(expected, nan_ok=True)
