@@ -13,9 +13,9 @@ import typer
 
 from ram_ray.cli.command import require
 from ram_ray.cli.options import Model, Sets
-from ram_ray.records import Json
 
 if TYPE_CHECKING:
+    from ram_ray.records import Json
     from ram_ray.settings.serving import ServeConfig
 
 logger = logging.getLogger(__name__)

@@ -25,8 +25,10 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ram_ray.records import Json
+if TYPE_CHECKING:
+    from ram_ray.records import Json
 
 IMAGES_PER_REQUEST = 16
 BYTES_PER_REQUEST = 20_000_000  # base64 adds a third

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
+from typing import TYPE_CHECKING
 
-from ram_ray.records import Json
+if TYPE_CHECKING:
+    from ram_ray.records import Json as Order
 
 MAX_LINE = 100_000
-Order = Json
 
 
 def socket_path(port: int) -> Path:
