@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ram_ray.models.teacher import Teacher, resize_crops
-from ram_ray.models.towers import ImageTower
+from ram_ray.models.towers import ImageTower, without_progress_bar
 from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.curation import CurationEncoderConfig
 
@@ -102,7 +102,8 @@ class Classifier:
         try:
             folder = local_copy(source, revision=revision)
             self._processor = AutoImageProcessor.from_pretrained(folder)
-            self._model = AutoModelForImageClassification.from_pretrained(folder).eval().to(device)
+            with without_progress_bar():
+                self._model = AutoModelForImageClassification.from_pretrained(folder).eval().to(device)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"data.filters.unsafe_model {source!r} cannot be loaded as an image classifier of transformers; give "

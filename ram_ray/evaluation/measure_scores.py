@@ -19,7 +19,7 @@ from ram_ray.evaluation.measures import (
     ClassFigures,
     Tuning,
     candidate_thresholds,
-    choose_threshold,
+    choose_common_threshold,
     count_at,
     measure_block,
     summarise_figures,
@@ -135,7 +135,9 @@ def measure_scores(folder: str, measuring: Measuring, *, run_tasks: RunTasks = i
     candidates = candidate_thresholds(list(_sample(folder, num_classes)))
     counts = list(run_tasks(partial(_count, folder=folder, num_classes=num_classes, candidates=candidates), blocks))
     tp, fp, positives = (np.concatenate([part[index] for part in counts]) for index in range(3))
-    threshold = choose_threshold(candidates, tp, fp, positives, measuring.tuning, min_positives=measuring.min_positives)
+    threshold = choose_common_threshold(
+        candidates, tp, fp, positives, measuring.tuning, min_positives=measuring.min_positives
+    )
     sets = [np.full(num_classes, threshold, np.float32)]
     if manifest.thresholds is not None:
         sets.append(np.array(manifest.thresholds, np.float32))

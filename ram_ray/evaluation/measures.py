@@ -164,7 +164,7 @@ def count_at(block: ClassBlock, candidates: np.ndarray) -> tuple[np.ndarray, np.
     return tp, fp, (block.targets == 1).sum(axis=0)
 
 
-def choose_threshold(
+def choose_common_threshold(
     candidates: np.ndarray, tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, tuning: Tuning, *, min_positives: int
 ) -> float:
     """Choose the one threshold of a system.

@@ -15,7 +15,7 @@ from ram_ray.evaluation.comparison import compare_figures
 from ram_ray.evaluation.measures import (
     Tuning,
     candidate_thresholds,
-    choose_threshold,
+    choose_common_threshold,
     count_at,
     measure_block,
     summarise_figures,
@@ -94,7 +94,7 @@ def test_the_threshold_of_a_system_is_the_best_by_its_rule(rule: str) -> None:
     block, tuning = ClassBlock(0, KEYS, scores, targets), Tuning.parse(rule)
     candidates = candidate_thresholds([block])
     tp, fp, positives = count_at(block, candidates)
-    threshold = choose_threshold(candidates, tp, fp, positives, tuning, min_positives=1)
+    threshold = choose_common_threshold(candidates, tp, fp, positives, tuning, min_positives=1)
     truth, kept = targets[:, [0, *range(2, 8)]], scores[:, [0, *range(2, 8)]]
 
     def figure(value: float, function) -> float:

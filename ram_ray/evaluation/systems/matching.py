@@ -65,11 +65,15 @@ class MatchingSystem(System):
         import torch
         from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
 
+        from ram_ray.models.image_encoder import normalise
+        from ram_ray.models.towers import without_progress_bar
+
         if threads is not None:
             torch.set_num_threads(threads)
         folder = local_copy(self.source, revision=self.revision)
         loader: Any = BlipForImageTextRetrieval
-        model, loaded = loader.from_pretrained(folder, output_loading_info=True)
+        with without_progress_bar():
+            model, loaded = loader.from_pretrained(folder, output_loading_info=True)
         if any(name.startswith("itm_head") for name in loaded["missing_keys"]):
             raise ValueError(f"{self.source}: this BLIP has no head for matching; use one such as blip-itm-base-coco")
         model = model.eval().to(device)
@@ -77,9 +81,7 @@ class MatchingSystem(System):
         tokens = AutoTokenizer.from_pretrained(folder)(prompts, padding=True, truncation=True, return_tensors="pt")
         ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
         processor = AutoImageProcessor.from_pretrained(folder)
-        mean, deviation = (
-            torch.tensor(values, device=device)[:, None, None] for values in (processor.image_mean, processor.image_std)
-        )
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
 
         def match(image: torch.Tensor) -> torch.Tensor:
             """Probabilities (C,) of one image's tokens (1, L, D)."""
@@ -94,8 +96,7 @@ class MatchingSystem(System):
         @torch.inference_mode()
         def score(batch: Batch, rows: Sequence[int]) -> np.ndarray:
             pixels = torch.from_numpy(np.stack([batch["pixels"][row] for row in rows])).to(device)
-            values = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
-            encoded = model.vision_model(pixel_values=values).last_hidden_state
+            encoded = model.vision_model(pixel_values=normalise(pixels, mean, std)).last_hidden_state
             return torch.stack([match(encoded[index : index + 1]) for index in range(len(encoded))]).cpu().numpy()
 
         return score
