@@ -24,6 +24,7 @@ from ram_ray.data.pixels import with_pixels
 from ram_ray.records import FINGERPRINT, Reason
 from ram_ray.results import Fingerprints, ImageScores
 from ram_ray.runtime.actors import model_actors, predictor_options
+from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.runtime.annotate import annotate, count_and_reject, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.settings.curation import CurationEncoderConfig, FiltersConfig
@@ -125,10 +126,7 @@ class ImageScorer:
     """
 
     def __init__(self, settings: ImageScoreSettings, *, device: str, precision: str, threads: int | None) -> None:
-        import torch
-
-        if threads:
-            torch.set_num_threads(threads)
+        prepare_model_process(device, threads=threads)
         self._settings = settings
         options = {"device": device, "precision": precision}
         self._embedder = Embedder(settings.encoder, **options) if settings.encoder else None

@@ -26,7 +26,7 @@ from ram_ray.inference.tag_score import TagScore
 from ram_ray.inference.tag_selection import TagSelector
 from ram_ray.label_system import is_present
 from ram_ray.models.bundle import Bundle, load_bundle
-from ram_ray.runtime.allocator import keep_freed_memory
+from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.settings.models import Decoding, ModelConfig
 
 
@@ -86,11 +86,8 @@ class Predictor:
         Raises:
             ValueError: if it is not a bundle, or an option is unknown.
         """
-        if threads is not None:
-            torch.set_num_threads(threads)
         device = device or ("cuda" if torch.cuda.is_available() and backend == "torch" else "cpu")
-        if threads is not None and device == "cpu":
-            keep_freed_memory()
+        prepare_model_process(device, threads=threads)
         bundle = load_bundle(path_or_id, revision=revision, device=device)
         return cls(bundle, precision=precision, backend=backend, threads=threads, exif=exif)
 

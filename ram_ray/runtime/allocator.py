@@ -7,6 +7,22 @@ import ctypes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
+def prepare_model_process(device: str, *, threads: int | None) -> None:
+    """Prepare a process of our own that does nothing but run a model.
+
+    Args:
+        device: of the model; on a CPU, freed memory is kept.
+        threads: number of torch's threads; None: nothing is changed, as the process may be a user's.
+    """
+    import torch
+
+    if threads is None:
+        return
+    torch.set_num_threads(threads)
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Let this process keep freed memory and use it again, until it ends; no effect without glibc.
 

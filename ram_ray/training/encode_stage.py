@@ -27,6 +27,7 @@ from ram_ray.data.images import Limits, decode
 from ram_ray.records import Reject, Row, to_table
 from ram_ray.results import EncodedViews, Samples
 from ram_ray.runtime.actors import model_actors
+from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.runtime.annotate import annotate, sum_blocks, write_rejected
 from ram_ray.runtime.artifacts import Run, write_bytes
 from ram_ray.settings.models import TimmConfig
@@ -109,8 +110,7 @@ class ViewEncoder:
         from ram_ray.models.image_encoder import ImageEncoder
         from ram_ray.models.pretrained import load_pretrained
 
-        if threads:
-            torch.set_num_threads(threads)
+        prepare_model_process(device, threads=threads)
         self.settings, self._folder, self._limits = settings, folder, limits
         encoder = ImageEncoder(settings.image_encoder, image_size=settings.image_size)
         load_pretrained(encoder)

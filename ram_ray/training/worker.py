@@ -27,7 +27,7 @@ from ray.train.torch import get_device
 from torch import Tensor, nn
 
 from ram_ray.runtime import ray_internals
-from ram_ray.runtime.allocator import keep_freed_memory
+from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
@@ -97,8 +97,7 @@ def train_worker(options: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
     if device.type == "cpu":
-        torch.set_num_threads(job.training.threads)
-        keep_freed_memory()
+        prepare_model_process("cpu", threads=job.training.threads)
     torch.manual_seed(job.feed.seed)
     strategy = make_strategy(job.build(device), config=job.config, training=job.training, device=device)
     first = _resume(strategy)

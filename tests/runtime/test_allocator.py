@@ -11,10 +11,10 @@ import pytest
 SCRIPT = """
 import resource, sys
 import torch
-from ram_ray.runtime.allocator import keep_freed_memory
+from ram_ray.runtime.allocator import prepare_model_process
 
 if sys.argv[1] == "keep":
-    keep_freed_memory()
+    prepare_model_process("cpu", threads=1)
 inputs = torch.empty(20_000_000)  # 80 MB
 for _ in range(20):
     inputs.relu()

@@ -13,6 +13,7 @@ from ram_ray.data.pixels import to_images
 from ram_ray.evaluation.systems.system import Batch, Plan, Scorer, System, open_plan
 from ram_ray.labels.lists import Entry
 from ram_ray.records import Json
+from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.runtime.content import content_digest
 from ram_ray.runtime.storage import local_copy
 
@@ -50,12 +51,9 @@ class DetectorSystem(System):
 
     def load(self, plan: Plan, *, device: str, precision: str, threads: int | None) -> Scorer:
         """Load the detector, see `System.load`."""
-        import torch
-
         from ram_ray.detectors.registry import detector_classes
 
-        if threads is not None:
-            torch.set_num_threads(threads)
+        prepare_model_process(device, threads=threads)
         folder = local_copy(self.source, revision=self.revision)
         detector = detector_classes()[self.model_type](str(folder), device=device, precision=precision, threshold=-1.0)
         names, ids = [item.text for item in plan.classes], list(range(len(plan.classes)))

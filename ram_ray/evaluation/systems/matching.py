@@ -17,6 +17,7 @@ import numpy as np
 from ram_ray.evaluation.systems.system import Batch, Plan, Scorer, System, open_plan
 from ram_ray.labels.lists import Entry
 from ram_ray.records import Json
+from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.runtime.content import content_digest
 from ram_ray.runtime.storage import local_copy
 
@@ -68,8 +69,7 @@ class MatchingSystem(System):
         from ram_ray.models.image_encoder import normalise
         from ram_ray.models.towers import without_progress_bar
 
-        if threads is not None:
-            torch.set_num_threads(threads)
+        prepare_model_process(device, threads=threads)
         folder = local_copy(self.source, revision=self.revision)
         loader: Any = BlipForImageTextRetrieval
         with without_progress_bar():

@@ -15,6 +15,7 @@ from ram_ray.evaluation.systems.system import Batch, Plan, Scorer, System, open_
 from ram_ray.labels.lists import Entry
 from ram_ray.models.dual_encoder import DUAL_ENCODER
 from ram_ray.records import Json
+from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.runtime.content import content_digest
 from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.prompts import ensemble
@@ -55,12 +56,9 @@ class ZeroShotSystem(System):
 
     def load(self, plan: Plan, *, device: str, precision: str, threads: int | None) -> Scorer:
         """Load both encoders, see `System.load`; they compute in fp32."""
-        import torch
-
         from ram_ray.models.teacher import Teacher
 
-        if threads is not None:
-            torch.set_num_threads(threads)
+        prepare_model_process(device, threads=threads)
         teacher = Teacher.from_pretrained(self.source, revision=self.revision, device=device)
         texts = teacher.label_embeddings([item.text for item in plan.classes], list(ensemble())).cpu().numpy()
 
