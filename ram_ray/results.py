@@ -216,6 +216,7 @@ class Removals(StageResult):
     outliers: int  # removed tags, by reason
     disagreements: int
     protected: int  # tags that would be removed but for a human label or `protected`
+    bins: int  # of shards; the removals of a bin are a file
 
     @property
     def samples(self) -> str:

@@ -2,11 +2,11 @@
 
     regions    decode tasks -> RegionEmbedder actors -> a row an image: boxes, embeddings, the tagger's probabilities
     removals   regions grouped by label -> k-means and the decision, a task for each group of labels, the largest
-               first -> which image loses which tag and why; samples for the report; a row a label
+               first -> which image loses which tag and why, in bins of shards; samples for the report; a row a label
     clean      annotations, joined with the removals of their shard -> annotations
 
 Each has its own digest. `removals` also keeps each batch of files that is regrouped and each group that is decided, so
-a killed run goes on there.
+a killed run goes on there. It needs no GPU: most of its time is reading, and k-means sees at most `FIT_POINTS` crops.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TypeVar
-from urllib.parse import quote
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
@@ -39,11 +36,14 @@ from ram_ray.data_engine.regions_by_label import (
     RowCounts,
     count_tags,
     exists,
+    first_moves,
     list_file_batches,
     plan_groups,
     read_regions,
+    second_moves,
     write_groups,
 )
+from ram_ray.data_engine.removal_bins import count_bins, read_bin, write_bins
 from ram_ray.data_engine.stage_settings import CleanSettings, RegionSettings
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import ANNOTATION
@@ -106,7 +106,7 @@ def clean(
 
     def remove(block: pa.Table) -> pa.Table:
         shards = sorted(set(block["shard"].to_pylist()))
-        parts = [_read_removals(removals.path, shard) for shard in shards]
+        parts = [read_bin(removals.path, shard, bins=removals.bins) for shard in shards]
         return apply_removals(block, pa.concat_tables(parts) if parts else REMOVALS.empty_table(), round=round)
 
     annotate(
@@ -187,8 +187,9 @@ def find_regions(
 def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSystemResult, *, round: int) -> Removals:
     """Decide for each label which images lose the tag.
 
-    Writes `removals/shard=SHARD/GROUP.parquet` (REMOVALS), `samples/GROUP.parquet` (SAMPLE_ROWS),
-    `labels/GROUP.parquet` (CLEANED_LABELS) and `untouched.json`, the names of the labels that are not cleaned.
+    Writes `removals_by_group/GROUP.parquet` and the same rows as `removals/BIN.parquet` (REMOVALS), for each group
+    `samples/GROUP.parquet` (SAMPLE_ROWS) and `labels/GROUP.parquet` (CLEANED_LABELS), and `untouched.json`, the names
+    of the labels that are not cleaned.
 
     Args:
         run: the run that gets the stage.
@@ -218,23 +219,25 @@ def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSy
         seed=settings.seed,
         protected=protected,
     )
-    _run_tasks(
-        batches,
-        lambda batch: write_groups(batch, groups=groups, folder=folder),
-        f"{stage.name}: file batches regrouped",
-        execution=execution,
-    )
+    regroup = functools.partial(write_groups, folder=folder)
+    _run_tasks(first_moves(batches, groups), regroup, f"{stage.name}: file batches regrouped", execution=execution)
+    if moves := second_moves(groups, folder=folder):
+        _run_tasks(moves, regroup, f"{stage.name}: file batches regrouped again", execution=execution)
     _run_tasks(
         groups,
         functools.partial(_decide_group, path=stage.path, folder=folder, decide=decide),
         f"{stage.name}: groups of labels decided",
         execution=execution,
-        num_gpus=execution.resources.actor_gpus or None,
     )
     decided = read_label_rows(stage.path, [group.name for group in groups])
     untouched = untouched_labels(decided, system, selected=settings.labels)
     write_text(f"{stage.path}/untouched.json", json.dumps(untouched, indent=1, ensure_ascii=False) + "\n")
-    return stage.finish(**count_removals(decided))
+    totals = count_removals(decided)
+    removed = totals["outliers"] + totals["disagreements"]
+    bins = count_bins(removed)
+    if removed:
+        write_bins(_by_group(stage.path), stage.path, bins=bins, execution=execution)
+    return stage.finish(bins=bins, **totals)
 
 
 def protected_ids(settings: CleanConfig, labels: LabelSystem) -> frozenset[int]:
@@ -281,17 +284,12 @@ def _decide_group(group: Group, *, path: str, folder: str, decide: Callable[...,
         return
     decisions = [decide(chunks, tag=tag) for tag, chunks in read_regions(group, folder=folder)]
     removals = pa.concat_tables([decision.removals for decision in decisions])
-    removals = removals.sort_by([("shard", "ascending"), ("key", "ascending")])
-    for shard in pc.unique(removals["shard"]).to_pylist():
-        rows = removals.filter(pc.equal(removals["shard"], shard))
-        write_table(rows, f"{_shard_folder(path, shard)}/{group.name}.parquet")
+    write_table(removals, f"{_by_group(path)}/{group.name}.parquet")
     write_table(pa.concat_tables([decision.samples for decision in decisions]), f"{path}/samples/{group.name}.parquet")
     write_table(pa.Table.from_pylist([decision.label_row for decision in decisions], schema=CLEANED_LABELS), marker)
 
 
-def _map_tasks(
-    items: Sequence[Item], work: Callable[[Item], Value], *, execution: Execution, num_gpus: float | None = None
-) -> Iterator[Value]:
+def _map_tasks(items: Sequence[Item], work: Callable[[Item], Value], *, execution: Execution) -> Iterator[Value]:
     """Run `work(item)` as a task for each item, started in order; results come in the order of completion."""
     import ray
 
@@ -299,7 +297,7 @@ def _map_tasks(
         send_to_driver()
         return work(item)
 
-    task = Task(run, num_cpus=execution.task_cpus, num_gpus=num_gpus)
+    task = Task(run, num_cpus=execution.task_cpus)
     waiting = [task.start(item) for item in items]
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1)
@@ -312,31 +310,15 @@ def _run_tasks(
     what: str,
     *,
     execution: Execution,
-    num_gpus: float | None = None,
 ) -> None:
     """`_map_tasks` without results, with a line of progress every `PROGRESS_SECONDS`; `what` is "STAGE: items done"."""
     stage, _, done = what.partition(": ")
     printed = time.monotonic()
-    for finished, _ in enumerate(_map_tasks(items, work, execution=execution, num_gpus=num_gpus), start=1):
+    for finished, _ in enumerate(_map_tasks(items, work, execution=execution), start=1):
         if time.monotonic() - printed > PROGRESS_SECONDS:
             printed = time.monotonic()
             logger.info("%s: %s/%s %s", stage, f"{finished:,}", f"{len(items):,}", done)
 
 
-def _shard_folder(path: str, shard: str) -> str:
-    return f"{path}/removals/shard={quote(shard, safe='')}"
-
-
-@functools.lru_cache(maxsize=64)
-def _read_removals(path: str, shard: str) -> pa.Table:
-    """REMOVALS rows of a shard."""
-    fs, root = fsspec.url_to_fs(_shard_folder(path, shard))
-    try:
-        files = sorted(file for file in fs.ls(root, detail=False) if file.endswith(".parquet"))
-    except FileNotFoundError:  # nothing was removed in this shard
-        files = []
-    parts = [REMOVALS.empty_table()]
-    for file in files:
-        with fs.open(file, "rb") as handle:
-            parts.append(pq.read_table(handle, columns=REMOVALS.names, partitioning=None))
-    return pa.concat_tables(parts)
+def _by_group(path: str) -> str:
+    return f"{path}/removals_by_group"

@@ -1,10 +1,14 @@
 """Move regions from files by image to files by label, and read the rows of a label.
 
-All embeddings of a run do not fit into memory, and a label can hold a million. So the rows are moved once, from
-Parquet to Parquet: each task reads a batch of files (`BATCH_BYTES`) and writes a file for each group of labels,
-sorted by tag and key. A group is what a task decides on: a large label, or small ones up to `GROUP_ROWS` rows. Cost
-is linear in rows, and no task holds more than a batch or a group of small labels (about 300 MB with 512 float16
-numbers a crop). A large label is only read in chunks.
+All embeddings of a run do not fit into memory, and a label can hold a million. So the rows are moved from Parquet to
+Parquet: each task reads a batch of files (`BATCH_BYTES`, `BATCH_FILES`) and writes a file for each group of labels,
+sorted by tag and key. A group is what a task decides on: a large label, or small ones up to `GROUP_ROWS` rows. No task
+holds more than a batch or a group of small labels (about 300 MB with 512 float16 numbers a crop). A large label is only
+read in chunks.
+
+A batch writes at most `MAX_FILES` files. Where there are more groups, the rows are moved twice: to the square root of
+as many sets of groups (`plan_sets`), then from each set to its groups. With B batches and G groups that is 2 B sqrt(G)
+files in place of B G; G is at most the number of labels, so files grow with the batches alone.
 
 File names follow from the contents, and files are written whole, so a run that was killed finds its finished work.
 """
@@ -12,6 +16,7 @@ File names follow from the contents, and files are written whole, so a run that 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import math
 from collections import Counter
@@ -28,10 +33,11 @@ import pyarrow.parquet as pq
 from ram_ray.data_engine.crops import REGIONS, explode_regions
 from ram_ray.runtime.artifacts import write_bytes, write_table
 
-BATCH_BYTES = 128 << 20  # of Parquet that a task moves
+BATCH_BYTES, BATCH_FILES = 128 << 20, 256  # of Parquet that a task moves
 GROUP_ROWS = 250_000  # of small labels that a task holds
 MIN_GROUP_ROWS = 500  # least rows of a group
 CHUNK_ROWS = 16_384  # of a large label, held at once
+MAX_FILES = 64  # that a batch writes
 
 # Reads the rows of a label, again at each call: columns -> tables of at most CHUNK_ROWS rows.
 Chunks = Callable[[Sequence[str]], Iterator[pa.Table]]
@@ -59,11 +65,20 @@ class FileBatch:
     files: tuple[str, ...]
 
 
-def list_file_batches(uri: str) -> list[FileBatch]:
-    """Group the files of a finished stage into batches of about `BATCH_BYTES`.
+@dataclass(frozen=True)
+class Move:
+    """A batch of files, and where its rows go."""
+
+    batch: FileBatch
+    groups: tuple[Group, ...]  # with every tag of the batch
+
+
+def list_file_batches(uri: str, *, name: str = "") -> list[FileBatch]:
+    """Group the files of a folder into batches of about `BATCH_BYTES`, and of at most `BATCH_FILES`.
 
     Args:
-        uri: folder of IMAGE_REGIONS rows.
+        uri: folder of IMAGE_REGIONS or REGIONS rows.
+        name: of the folder, where batches of several folders are told apart by their names.
 
     Returns:
         The batches, with files in the order of their names.
@@ -75,14 +90,17 @@ def list_file_batches(uri: str) -> list[FileBatch]:
     for name, size in sizes.items():
         if not name.endswith(".parquet"):
             continue
-        if not batches or size > free_bytes:
+        if not batches or size > free_bytes or len(batches[-1]) == BATCH_FILES:
             batches.append([])
             free_bytes = BATCH_BYTES
         batches[-1].append(name)
         free_bytes -= size
     relative = [[name.removeprefix(root) for name in files] for files in batches]
     return [
-        FileBatch(_digest(names), tuple(fs.unstrip_protocol(file) if "://" in uri else file for file in files))
+        FileBatch(
+            _digest([name, *names] if name else names),
+            tuple(fs.unstrip_protocol(file) if "://" in uri else file for file in files),
+        )
         for names, files in zip(relative, batches, strict=True)
     ]
 
@@ -150,14 +168,69 @@ def plan_groups(counts: Mapping[int, int], *, groups: int) -> list[Group]:
     return sorted(planned, key=lambda group: (-group.rows, group.tags))
 
 
-def write_groups(batch: FileBatch, *, groups: Sequence[Group], folder: str) -> None:
+def plan_sets(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Pack groups into sets of about as many rows, if a file for each group were too many.
+
+    Args:
+        groups: as `plan_groups` returns them.
+
+    Returns:
+        The groups by the name of their set; empty if a batch can write them all.
+    """
+    if len(groups) <= MAX_FILES:
+        return {}
+    packed: list[list[Group]] = [[] for _ in range(math.ceil(math.sqrt(len(groups))))]
+    smallest = [(0, index) for index in range(len(packed))]
+    for group in groups:  # the largest first
+        rows, index = heapq.heappop(smallest)
+        packed[index].append(group)
+        heapq.heappush(smallest, (rows + group.rows, index))
+    return {_digest([group.name for group in members]): members for members in packed}
+
+
+def first_moves(batches: Sequence[FileBatch], groups: Sequence[Group]) -> list[Move]:
+    """The moves of the files of the stage `regions`.
+
+    Args:
+        batches: of the stage's files.
+        groups: as `plan_groups` returns them.
+
+    Returns:
+        A move for each batch: to the sets of groups, or to the groups if there are no sets.
+    """
+    sets = plan_sets(groups)
+    targets = [
+        Group(name, tuple(tag for group in members for tag in group.tags), sum(group.rows for group in members))
+        for name, members in sets.items()
+    ]
+    return [Move(batch, tuple(targets or groups)) for batch in batches]
+
+
+def second_moves(groups: Sequence[Group], *, folder: str) -> list[Move]:
+    """The moves from sets of groups to groups, when all first moves are done.
+
+    Args:
+        groups: as `plan_groups` returns them.
+        folder: URI that `write_groups` wrote the sets to.
+
+    Returns:
+        A move for each batch of files of a set; empty if there are no sets.
+    """
+    return [
+        Move(batch, tuple(members))
+        for name, members in plan_sets(groups).items()
+        for batch in list_file_batches(f"{folder}/{name}", name=name)
+    ]
+
+
+def write_groups(move: Move, *, folder: str) -> None:
     """Write the rows of a batch, sorted by tag and key, to `folder/<group>/<batch>.parquet`; skip a finished batch.
 
     Args:
-        batch: files of IMAGE_REGIONS rows.
-        groups: groups that together hold every tag.
+        move: files of IMAGE_REGIONS rows, or of REGIONS rows that were moved before.
         folder: URI, the same for all batches.
     """
+    batch, groups = move.batch, move.groups
     marker = f"{folder}/done/{batch.name}"
     if exists(marker):
         return
@@ -166,7 +239,8 @@ def write_groups(batch: FileBatch, *, groups: Sequence[Group], folder: str) -> N
     for file in batch.files:
         with fsspec.open(file, "rb") as handle:
             table = pq.read_table(handle, partitioning=None)
-        tables.append(explode_regions(table if "shard" in table.column_names else _with_shard(table, file)))
+        table = table if "shard" in table.column_names else _with_shard(table, file)
+        tables.append(explode_regions(table) if "regions" in table.column_names else table)
     rows = pa.concat_tables(tables)
     group_indices = np.array([group_of_tag[tag] for tag in rows["tag"].to_pylist()], np.int64)
     rows = rows.append_column("group", pa.array(group_indices)).sort_by(

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ram_ray.config import RunConfig, load
-from ram_ray.data_engine import regions_by_label
+from ram_ray.data_engine import regions_by_label, removal_bins
 from ram_ray.data_engine.clean import CLEANED_LABELS, REMOVALS, SAMPLE_ROWS, SAMPLES, decide_removals
-from ram_ray.data_engine.clean_stages import _read_removals, find_removals, protected_ids
+from ram_ray.data_engine.clean_stages import find_removals, protected_ids
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS
+from ram_ray.data_engine.removal_bins import read_bin
 from ram_ray.data_engine.stage_settings import trusts_labels
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.results import LabelSystemResult, Regions
@@ -91,18 +92,23 @@ def test_every_large_enough_label_is_decided_as_alone(ray_cluster, inputs, tmp_p
     assert not Path(tmp_path, "work", "removals_1").exists() or not any(Path(tmp_path, "work").rglob("*.parquet"))
 
 
-def test_each_shard_gets_its_own_removals(ray_cluster, inputs, tmp_path):
+@pytest.mark.parametrize("bin_rows", [100_000, 10])
+def test_each_shard_gets_its_own_removals(ray_cluster, inputs, tmp_path, monkeypatch, bin_rows):
+    monkeypatch.setattr(removal_bins, "BIN_ROWS", bin_rows)
     regions, labels, _ = inputs
     stage = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)
     everything = read(stage.path, "removals")
-    parts = [_read_removals(stage.path, shard) for shard in ("s0", "s1", "s2", "s3", "none")]
+    assert (stage.bins > 3) == (bin_rows == 10)
+    parts = [read_bin(stage.path, shard, bins=stage.bins) for shard in ("s0", "s1", "s2", "s3", "none")]
     assert all(part.schema.equals(REMOVALS) for part in parts) and len(parts[-1]) == 0
     assert [set(part["shard"].to_pylist()) for part in parts[:-1]] == [{"s0"}, {"s1"}, {"s2"}, {"s3"}]
-    assert sum(len(part) for part in parts) == len(everything)
+    assert sum(len(part) for part in parts) == len(everything) == stage.outliers + stage.disagreements
+    assert len(list(Path(stage.path, "removals").iterdir())) <= stage.bins
 
 
 def test_a_call_resumes_an_interrupted_call(ray_cluster, inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(regions_by_label, "MIN_GROUP_ROWS", 1)
+    monkeypatch.setattr(regions_by_label, "MAX_FILES", 1)
     regions, labels, _ = inputs
     stage = find_removals(Run(str(tmp_path)), config(), regions, labels, round=1)
     removals = read(stage.path, "removals")

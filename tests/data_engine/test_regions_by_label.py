@@ -13,13 +13,17 @@ import pytest
 from ram_ray.data_engine import regions_by_label as module
 from ram_ray.data_engine.crops import IMAGE_REGIONS, REGIONS, explode_regions
 from ram_ray.data_engine.regions_by_label import (
+    FileBatch,
     Group,
     RowCounts,
     count_tags,
+    first_moves,
     in_memory,
     list_file_batches,
     plan_groups,
+    plan_sets,
     read_regions,
+    second_moves,
     write_groups,
 )
 
@@ -75,8 +79,18 @@ def read(groups: list[Group], folder: Path, columns: list[str] = REGIONS.names) 
     return pa.concat_tables(tables)
 
 
+def move(batches: list[FileBatch], groups: list[Group], folder: Path) -> int:
+    """Move all rows to their groups; the number of moves that a second call would repeat."""
+    for step in range(2):
+        for each in second_moves(groups, folder=str(folder)) if step else first_moves(batches, groups):
+            write_groups(each, folder=str(folder))
+    return len(second_moves(groups, folder=str(folder)))
+
+
+@pytest.mark.parametrize("max_files", [64, 2])
 @pytest.mark.parametrize("batch_bytes, group_rows", [(1 << 30, 1000), (1, 60), (1, 5)])
-def test_every_region_comes_out_once_with_its_label(regions, tmp_path, monkeypatch, batch_bytes, group_rows):
+def test_every_region_comes_out_once_with_its_label(regions, tmp_path, monkeypatch, batch_bytes, group_rows, max_files):
+    monkeypatch.setattr(module, "MAX_FILES", max_files)
     monkeypatch.setattr(module, "BATCH_BYTES", batch_bytes)
     monkeypatch.setattr(module, "GROUP_ROWS", group_rows)
     monkeypatch.setattr(module, "MIN_GROUP_ROWS", 1)
@@ -94,20 +108,23 @@ def test_every_region_comes_out_once_with_its_label(regions, tmp_path, monkeypat
     assert [group.rows for group in groups] == sorted((group.rows for group in groups), reverse=True)
     assert sorted(tag for group in groups for tag in group.tags) == list(range(9))
     assert any(group.large for group in groups) == (group_rows == 5)
-    for batch in batches:
-        write_groups(batch, groups=groups, folder=str(tmp_path / "layout"))
+    assert bool(move(batches, groups, tmp_path / "layout")) == (len(groups) > max_files)
     written = read(groups, tmp_path / "layout")
     assert sorted_rows(written).equals(sorted_rows(rows))
     keys = read(groups, tmp_path / "layout", ["key"])
     assert sorted(keys["key"].to_pylist()) == sorted(rows["key"].to_pylist())
 
 
-def test_a_finished_batch_is_not_written_again(regions, tmp_path):
+@pytest.mark.parametrize("max_files", [64, 1])
+def test_a_finished_batch_is_not_written_again(regions, tmp_path, monkeypatch, max_files):
+    monkeypatch.setattr(module, "MIN_GROUP_ROWS", 1)
     (batch,) = list_file_batches(str(regions[0]))
-    groups = plan_groups(count_tags(batch).rows, groups=2)
-    write_groups(batch, groups=groups, folder=str(tmp_path / "layout"))
+    groups = plan_groups(count_tags(batch).rows, groups=3)
+    assert len(groups) > 2
+    monkeypatch.setattr(module, "MAX_FILES", max_files)
+    move([batch], groups, tmp_path / "layout")
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "layout").rglob("*.parquet")}
-    write_groups(batch, groups=groups, folder=str(tmp_path / "layout"))
+    move([batch], groups, tmp_path / "layout")
     assert files and {file: file.stat().st_mtime_ns for file in files} == files
 
 
@@ -128,3 +145,15 @@ def test_a_table_in_memory_is_read_like_files():
     parts = list(in_memory(table)(["b"]))
     assert max(len(part) for part in parts) <= module.CHUNK_ROWS
     assert pa.concat_tables(parts)["b"].to_pylist() == list(range(40_000))
+
+
+def test_a_batch_writes_few_files_whatever_the_number_of_groups():
+    for num_groups in (65, 560, 4_585):
+        groups = [Group(str(index), (index,), 1_000_000 // (index + 1)) for index in range(num_groups)]
+        sets = plan_sets(groups)
+        assert sorted(group.tags for members in sets.values() for group in members) == [(i,) for i in range(num_groups)]
+        first = first_moves([FileBatch("a", ("a.parquet",))], groups)
+        assert [len(each.groups) for each in first] == [len(sets)] and len(sets) <= num_groups**0.5 + 1
+        total, largest = sum(group.rows for group in groups), groups[0].rows
+        assert max(sum(group.rows for group in members) for members in sets.values()) <= total / len(sets) + largest
+    assert not plan_sets(groups[:64])
