@@ -108,6 +108,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_hold_out(self) -> RunConfig:
+        if self.evaluate.holds_out and self.model.architecture == "tag2text":
+            raise ValueError(
+                "evaluate.hold_out_labels: tag2text answers for its own labels alone, so held-out ones cannot be "
+                "scored; set model.architecture to ram or ram_plus"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_views(self) -> RunConfig:
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         for name in (name for name, stage in stages.items() if stage.views):

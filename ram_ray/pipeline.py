@@ -4,7 +4,6 @@
            -> finetune -> evaluate -> serve
 
 A given bundle (`engine.model`) takes the place of pretrain, and any training may start from one (`start`).
-
 Read `recipe` first: it is the whole system on one page. The functions below it are its parts; the ablations are
 composed of them too. A result has a class (`ram_ray.results`), and nothing but the run's log keeps any state.
 """
@@ -22,7 +21,10 @@ from ram_ray.data.folds import Fold
 from ram_ray.data_engine.clean_stages import clean
 from ram_ray.data_engine.convergence import has_converged
 from ram_ray.data_engine.generate_stages import generate
+from ram_ray.evaluation.open_set import hold_out_labels
+from ram_ray.evaluation.set_stages import collect_named, named_sets, prepare_named_set, score_model
 from ram_ray.evaluation.stages import evaluate
+from ram_ray.evaluation_results import PreparedSet
 from ram_ray.labels.parse_stage import parse
 from ram_ray.labels.stages import build_labels, label_captions
 from ram_ray.reporting.run_log import RunLog
@@ -48,6 +50,7 @@ class Inputs(TrainingInputs):
     """What every training of a run takes beside annotations, and what its models are scored on."""
 
     held_out: Annotations | None
+    sets: tuple[PreparedSet, ...] = ()  # named evaluation sets, and held-out labels as one
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class FinalModel:
 
 
 def run_recipe(run: Run, config: RunConfig, log: RunLog) -> FinalModel | None:
-    """Run the stages up to the run's last one and write its reports; what an earlier call has done is not done again.
+    """Run the stages up to the run's last one, and write its reports; what is done already is not done again.
 
     Args:
         run: the folder of the run.
@@ -75,6 +78,7 @@ def run_recipe(run: Run, config: RunConfig, log: RunLog) -> FinalModel | None:
     with contextlib.suppress(StopRun):
         final = recipe(run, config)
         log.write_report(run, config, final.score)
+    log.write_sets(run)
     log.write_engine_report(run, config)
     log.write_duplicates_page(run, config)
     return final
@@ -167,9 +171,12 @@ def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: l
     held_out_samples = None
     if held_out_uris:
         held_out_samples = collect(run, config, name="shards_eval", uris=held_out_uris, held_out=True)
-    samples, *held_out_sets = curate(run, config, samples, [held_out_samples] if held_out_samples else [])
+    held_out_sets = [held_out_samples] if held_out_samples else []
+    named = collect_named(run, config)  # copies of their images are not trained on
+    samples, *held_out_sets = curate(run, config, samples, [*held_out_sets, *named])[: 1 + len(held_out_sets)]
     run.stop_after("shards")
 
+    sets = [prepare_named_set(run, config, spec) for spec in named_sets(config)]
     vocabulary = build_vocabulary(run, config, samples)
     dual_encoder = represent(run, config, samples, vocabulary)
     run.stop_after("represent")
@@ -178,12 +185,15 @@ def prepare(run: Run, config: RunConfig, train_uris: list[str], held_out_uris: l
     run.stop_after("parse")
 
     labels = build_labels(run, config, parsed, dual_encoder)
+    held_out_parsed = [parse(run, config, held_out_set, name="parse_eval") for held_out_set in held_out_sets]
+    if config.evaluate.holds_out:
+        labels, open_set = hold_out_labels(run, config, labels, held_out_parsed)
+        sets.append(open_set)
     annotations = label_captions(run, config, parsed, labels)
     held_out = None
-    for held_out_set in held_out_sets:
-        held_out_parsed = parse(run, config, held_out_set, name="parse_eval")
-        held_out = label_captions(run, config, held_out_parsed, labels, name="labels_eval")
-    return annotations, Inputs(labels, dual_encoder, vocabulary, samples, held_out)
+    for rows in held_out_parsed:
+        held_out = label_captions(run, config, rows, labels, name="labels_eval")
+    return annotations, Inputs(labels, dual_encoder, vocabulary, samples, held_out, tuple(sets))
 
 
 def preliminary_models(
@@ -206,8 +216,7 @@ def preliminary_models(
         model = train_and_score(run, config, config.pretrain, annotations, inputs, name="pretrain", left_out=left_out)
         return model, train_scoring_models(run, config, config.pretrain, annotations, inputs, model)
     model = give_model(run, config, inputs.labels, inputs.dual_encoder, source=source, revision=revision)
-    if inputs.held_out:
-        evaluate(run, config, inputs.held_out, model, inputs.labels)
+    score_model(run, config, model, inputs.labels, held_out=inputs.held_out, sets=inputs.sets)
     return model, [model]  # it has not seen the images, so it scores all
 
 
@@ -238,11 +247,10 @@ def train_and_score(
         The model.
     """
     start = find_start(run, config, train_config, inputs, newest)
-    if start and start is not newest and inputs.held_out:
-        evaluate(run, config, inputs.held_out, start, inputs.labels)  # shows what the training changes
+    if start and start is not newest:
+        score_model(run, config, start, inputs.labels, held_out=inputs.held_out, sets=inputs.sets)  # before training
     model = train_tagger(run, config, train_config, annotations, inputs, name=name, start=start, left_out=left_out)
-    if inputs.held_out:
-        evaluate(run, config, inputs.held_out, model, inputs.labels)
+    score_model(run, config, model, inputs.labels, held_out=inputs.held_out, sets=inputs.sets)
     return model
 
 

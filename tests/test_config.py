@@ -149,6 +149,40 @@ def test_data_of_the_command_line_is_made_absolute(tmp_path: Path, monkeypatch: 
     assert config.data.eval == ["/c.tar"]
 
 
+def test_named_sets_of_the_command_line_are_kept_beside_plain_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--eval` takes both; a path that exists is a path, whatever its name; sets of settings are made absolute."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "split=dev").mkdir()
+    named = "coco80=ann.json,images=val2017,classes=coco80,min_area=0.01"
+    config = configure(None, held_out=["dev.tar", named, "split=dev", "a/b=c/*.tar"])
+    assert config.data.eval == [str(tmp_path / name) for name in ("dev.tar", "split=dev", "a/b=c/*.tar")]
+    absolute = f"coco80={tmp_path}/ann.json,images={tmp_path}/val2017,classes=coco80,min_area=0.01"
+    assert config.evaluate.sets == [absolute]
+    config = configure(None, sets=["evaluate.sets=['mine=x.tar']", "evaluate.descriptions=texts.json"])
+    assert config.evaluate.sets == [f"mine={tmp_path}/x.tar"] and config.data.eval == []
+    assert config.evaluate.descriptions == str(tmp_path / "texts.json")
+    with pytest.raises(ValueError, match="format=prepared takes no other option"):
+        configure(None, held_out=["a=b,format=prepared,min_area=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["evaluate.hold_out_labels=-1"], "evaluate.hold_out_labels"),
+        (["evaluate.hold_out_captions=maybe"], "evaluate.hold_out_captions"),
+        (
+            ["evaluate.hold_out_labels=[dog]", "model={architecture: tag2text, label_width: 768}"],
+            "tag2text answers for its own labels alone",
+        ),
+    ],
+)
+def test_what_cannot_be_held_out_is_told(sets: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(sets=sets)
+
+
 def test_the_limits_of_an_image_are_those_of_the_section_data() -> None:
     data = load(sets=["data.min_side=8", "data.max_pixels=1000", "data.max_bytes=500"]).data
     assert data.limits() == Limits(min_side=8, max_pixels=1000, max_bytes=500)

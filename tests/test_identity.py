@@ -33,6 +33,7 @@ STAGE_NAMES = {
         "scenes",
         "parse",
         "label_system",
+        "hold_out",
         "labels",
         "vocabulary",
         "represent",
@@ -51,7 +52,7 @@ STAGE_NAMES = {
         "clean",
         "evaluate",
     ),
-    *("tag_statistics", "sample_images"),
+    *("open_set", "eval_set", "evaluate_on_set", "tag_statistics", "sample_images"),
 }
 
 
@@ -145,7 +146,6 @@ WITHOUT_STAGES = {  # that take the configuration
     "ram_ray.inference.batch",
     "ram_ray.evaluation.benchmark",
     "ram_ray.evaluation.calibrate",
-    "ram_ray.evaluation.score_set",
     "ram_ray.evaluation.sets.prepare",
     "ram_ray.reporting.run_log",
 }

@@ -30,6 +30,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("config", "label_system"),
     ("runtime",),
     ("results",),
+    ("evaluation_results",),
     ("models", "drawn_scenes"),
     ("data", "captions"),
     ("training", "labels", "inference", "interop", "curation"),

@@ -27,6 +27,14 @@ def benchmark(
         list[str] | None,
         typer.Option("--systems", metavar="NAME=SOURCE...", help="Others: bundles, other models, predictions."),
     ] = None,
+    descriptions: Annotated[
+        str | None,
+        typer.Option(
+            "--descriptions",
+            metavar="JSON",
+            help="Texts by class: --model is scored twice, asked for other classes by its templates and by these.",
+        ),
+    ] = None,
     tune: Annotated[
         str, typer.Option("--tune", metavar="RULE", help="Threshold of a system: f1, balanced or precision=0.8.")
     ] = "f1",
@@ -53,11 +61,15 @@ def benchmark(
     from ram_ray.runtime import cluster, outcome
     from ram_ray.runtime.artifacts import write_text
 
+    if descriptions and not model:
+        raise ValueError("--descriptions goes with --model; of other systems write NAME=SOURCE,descriptions=FILE")
     if not model and not systems:
         raise ValueError("name your model with --model, or systems with --systems NAME=SOURCE")
     settings, folder, tuning = load_config(config or (), sets or ()), absolute(out).rstrip("/"), Tuning.parse(tune)
     specs = parse_sets(eval_sets)
-    made = [make_system(spec) for spec in parse_systems([*([f"ours={model}"] if model else []), *(systems or ())])]
+    ours = [f"ours={model}"] if model else []
+    ours += [f"ours_described={model},descriptions={descriptions}"] if descriptions else []
+    made = [make_system(spec) for spec in parse_systems([*ours, *(systems or ())])]
     measuring = Measuring(tuning, Resampling(replicates), settings.evaluate.min_positives)
 
     def work() -> None:

@@ -140,6 +140,7 @@ def parse_systems(texts: Sequence[str]) -> list[SystemSpec]:
             spec,
             source=absolute(spec.source) if os.path.exists(spec.source) else spec.source,
             vocabulary=_absolute(spec.vocabulary),
+            descriptions=_absolute(spec.descriptions),
         )
         for spec in specs
     ]
@@ -157,31 +158,16 @@ def parse_sets(texts: Sequence[str]) -> list[SetSpec]:
     Raises:
         ValueError: if there are none.
     """
-    import os
-
-    from ram_ray.evaluation.sets.spec import SetSpec
+    from ram_ray.evaluation.sets.spec import SetSpec, is_named
     from ram_ray.labels.lists import shipped_lists
 
     if not texts:
         raise ValueError("name labelled images with --eval: shards, or NAME=FILE")
-    plain = [text for text in texts if "=" not in text or os.path.exists(text)]
+    plain = [text for text in texts if not is_named(text)]
     specs = [SetSpec.parse(text) for text in texts if text not in plain]
     if plain:
         specs.append(SetSpec("eval", plain[0], "shards", more=tuple(plain[1:])))
-    shipped = shipped_lists()
-    return [
-        replace(
-            spec,
-            truth=absolute(spec.truth),
-            more=tuple(absolute(path) for path in spec.more),
-            classes=spec.classes if spec.classes in shipped or spec.classes is None else absolute(spec.classes),
-            images=_absolute(spec.images),
-            descriptions=_absolute(spec.descriptions),
-            map=_absolute(spec.map),
-            leave_out=_absolute(spec.leave_out),
-        )
-        for spec in specs
-    ]
+    return [spec.with_paths(absolute, shipped=shipped_lists()) for spec in specs]
 
 
 def _absolute(path: str | None) -> str | None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ram_ray.cli.given_bundle import with_absolute_bundles
 from ram_ray.cli.options import PRESET_NAMES, PRESETS, absolute
 from ram_ray.config import RunConfig, load
+from ram_ray.evaluation.sets.spec import SetSpec, is_named
+from ram_ray.labels.lists import shipped_lists
 from ram_ray.runtime import outcome
 from ram_ray.runtime.screen import log_path, shown
 
@@ -35,7 +37,8 @@ def configure(
         files: YAML files whose settings win over the preset's.
         sets: `section.field=value` pairs, which win over the files.
         train: paths, globs or URIs of training shards; None: those of the settings.
-        held_out: paths, globs or URIs of held-out shards; None: those of the settings.
+        held_out: paths, globs or URIs of held-out shards, and named sets (`NAME=FILE[,option=value...]`); None: those
+            of the settings.
 
     Returns:
         The configuration; its data and bundles are absolute paths, URIs, or Hugging Face ids.
@@ -50,9 +53,23 @@ def configure(
             raise ValueError(f"--preset {preset}: no such preset; use one of {names}, or a YAML file")
         path = str(PRESETS / f"{preset}.yaml")
     config = load(path, files=files, sets=sets)
-    uris = {"train": train or config.data.train, "eval": held_out or config.data.eval}
+    named = [text for text in held_out or () if is_named(text)]
+    plain = [text for text in held_out or () if text not in named]
+    uris = {"train": train or config.data.train, "eval": plain or config.data.eval}
     data = {name: [absolute(uri) for uri in values] for name, values in uris.items()}
-    return with_absolute_bundles(config.model_copy(update={"data": config.data.model_copy(update=data)}))
+    shipped = shipped_lists()
+    scored = {
+        "sets": [
+            SetSpec.parse(text).with_paths(absolute, shipped=shipped).to_text()
+            for text in named or config.evaluate.sets
+        ],
+        "descriptions": config.evaluate.descriptions and absolute(config.evaluate.descriptions),
+    }
+    sections = {
+        "data": config.data.model_copy(update=data),
+        "evaluate": config.evaluate.model_copy(update=scored),
+    }
+    return with_absolute_bundles(config.model_copy(update=sections))
 
 
 def execute(

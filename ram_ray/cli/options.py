@@ -25,7 +25,12 @@ Sets = Annotated[
 Train = Annotated[
     list[str] | None, typer.Option("--data", metavar="GLOB...", help="Training shards: tar, Parquet, or folders.")
 ]
-HeldOut = Annotated[list[str] | None, typer.Option("--eval", metavar="GLOB...", help="Held-out shards to score on.")]
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--eval", metavar="GLOB...|NAME=FILE...", help="Held-out shards to score on, and named evaluation sets."
+    ),
+]
 RunUri = Annotated[str | None, typer.Option("--run", metavar="URI", help="Folder of the run (default: runs/NAME).")]
 Check = Annotated[bool, typer.Option("--check", help="Only report what would make the run fail.")]
 Serve = Annotated[bool, typer.Option("--serve", help="Deploy the model and serve it until Ctrl-C.")]

@@ -17,7 +17,7 @@ from ram_ray.config import RunConfig
 from ram_ray.evaluation.comparison import compare_figures
 from ram_ray.evaluation.measure_scores import Measured, Measuring, measure_scores, on_cluster
 from ram_ray.evaluation.score_set import score_set
-from ram_ray.evaluation.sets.prepare import EvalSet, prepare_set
+from ram_ray.evaluation.sets.prepare import EvalSet, SetReading, prepare_set
 from ram_ray.evaluation.sets.spec import SetSpec
 from ram_ray.evaluation.systems.predictions import PredictionsSystem
 from ram_ray.evaluation.systems.system import System
@@ -63,10 +63,10 @@ def run_benchmark(
     for what, names in (("systems", [system.name for system in systems]), ("sets", [spec.name for spec in specs])):
         if len(set(names)) < len(names):
             raise ValueError(f"two {what} have one name ({', '.join(names)}); write NAME=... for each")
-    run_tasks = on_cluster(config.execution.task_cpus)
+    run_tasks, reading = on_cluster(config.execution.task_cpus), SetReading.from_config(config)
     results = []
     for spec in specs:
-        eval_set = prepare_set(spec, f"{out}/sets/{spec.name}", config=config, run_tasks=run_tasks)
+        eval_set = prepare_set(spec, f"{out}/sets/{spec.name}", reading=reading, run_tasks=run_tasks)
         for line in describe_set(eval_set):
             logger.info("%s", line)
         measured, folders, skipped = {}, {}, {}
@@ -78,7 +78,7 @@ def run_benchmark(
             if isinstance(system, PredictionsSystem):
                 system.score(eval_set, folder)
             else:
-                score_set(system, eval_set, folder, config=config)
+                score_set(system, eval_set, folder, batch_size=config.evaluate.batch_size, execution=config.execution)
             measured[system.name] = measure_scores(folder, measuring, run_tasks=run_tasks)
             folders[system.name] = folder
             logger.info("%s", describe_result(eval_set, measured[system.name], measuring))

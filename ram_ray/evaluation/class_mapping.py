@@ -38,6 +38,7 @@ def map_classes(
     *,
     open_set: bool,
     mapping: Mapping[str, str] | None = None,
+    exact: bool = False,
 ) -> list[ClassMatch]:
     """Match the classes of a set with the labels of a system.
 
@@ -46,6 +47,7 @@ def map_classes(
         system: the label system.
         open_set: whether the system scores other texts than its labels.
         mapping: class -> labels, parted by "|"; "-": the class is not supported.
+        exact: only a label that has the class's very name, or has it as a synonym, answers for it.
 
     Returns:
         A match for each class.
@@ -53,6 +55,8 @@ def map_classes(
     Raises:
         ValueError: if the mapping names a label or a class that does not exist.
     """
+    if exact:
+        return _map_exactly(classes, system, open_set=open_set)
     from ram_ray.captions.tables import load_lemmas
     from ram_ray.labels.coverage import CoverageFinder
     from ram_ray.labels.synonyms import shipped_synonyms
@@ -76,6 +80,17 @@ def map_classes(
             matches.append(ClassMatch(entry.name, (_id(match.label, system),), rule, text))
         else:
             matches.append(ClassMatch(entry.name, (), "open" if open_set else "unsupported", text))
+    return matches
+
+
+def _map_exactly(classes: Sequence[Entry], system: LabelSystem, *, open_set: bool) -> list[ClassMatch]:
+    matches = []
+    for entry in classes:
+        name = normalize_name(entry.name)
+        named = tuple(label.id for label in system.labels if label.name == name)
+        ids = named or tuple(label.id for label in system.labels if name in label.synonyms)
+        rule: MatchedBy = ("name" if named else "synonym") if ids else "open" if open_set else "unsupported"
+        matches.append(ClassMatch(entry.name, ids, rule, name))
     return matches
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
 from ram_ray.evaluation.score_files import (
     ScoreManifest,
@@ -30,18 +29,22 @@ from ram_ray.evaluation.systems.system import Batch, Plan, System
 from ram_ray.inference.tag_rules import read_pairs
 from ram_ray.labels.lists import Entry
 from ram_ray.runtime.actors import model_actors, predictor_options
+from ram_ray.settings.runtime import Execution
 
 logger = logging.getLogger(__name__)
 
 
-def score_set(system: System, eval_set: EvalSet, folder: str, *, config: RunConfig) -> ScoreManifest:
+def score_set(
+    system: System, eval_set: EvalSet, folder: str, *, batch_size: int, execution: Execution
+) -> ScoreManifest:
     """Score a system on the images of a set.
 
     Args:
         system: a system that scores images.
         eval_set: the set.
         folder: for the scores, readable from every node.
-        config: of resources and data.
+        batch_size: images of a batch.
+        execution: how the images are read and models run.
 
     Returns:
         The manifest of the folder.
@@ -63,8 +66,7 @@ def score_set(system: System, eval_set: EvalSet, folder: str, *, config: RunConf
             f"--eval {eval_set.name} names no images, and {system.name} scores images; add images=FOLDER, or give a "
             "predictions file"
         )
-    started, execution = time.monotonic(), config.execution
-    batch_size, cpus = config.evaluate.batch_size, execution.task_cpus
+    started, cpus = time.monotonic(), execution.task_cpus
     with progress(f"{eval_set.name}, {system.name}", total=eval_set.images) as add:
         rows = ray.data.read_parquet(f"{eval_set.folder}/", file_extensions=["parquet"])
         rows = rows.map_batches(look_up_sizes, batch_format="pyarrow", num_cpus=cpus)
@@ -103,10 +105,24 @@ def make_plan(system: System, eval_set: EvalSet) -> Plan:
     Raises:
         ValueError: if it answers for no class.
     """
-    plan = system.plan(eval_set.entries, read_pairs(eval_set.map) if eval_set.map else None)
+    plan = plan_classes(system, eval_set)
     if not plan.classes:
         raise ValueError(f"{system.name} answers for none of the {len(eval_set.classes)} classes of {eval_set.name}")
     return plan
+
+
+def plan_classes(system: System, eval_set: EvalSet) -> Plan:
+    """Plan as `make_plan` does, also for no class at all.
+
+    Args:
+        system: the system.
+        eval_set: the set, with its mapping file.
+
+    Returns:
+        The plan.
+    """
+    mapping = read_pairs(eval_set.map) if eval_set.map else None
+    return system.plan(eval_set.entries, mapping, exact=eval_set.exact)
 
 
 def finish(

@@ -6,9 +6,10 @@ Letters: N tags, K descriptions a tag, E width of text embeddings.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,8 @@ class CustomTags:
         """Make the label set of `tags`, with the user's `embeddings` or with those of the bundle's text encoder.
 
         Args:
-            tags: names, or for RAM++ also name -> its descriptions, equally many for each.
+            tags: names, or name -> texts that describe it: RAM takes their mean, RAM++ weights them for each image and
+                takes equally many for each name.
             embeddings: float (N, E), RAM++: (N, K, E) or (N K, E), in place of those of the text encoder.
 
         Returns:
@@ -92,9 +94,8 @@ class CustomTags:
             self._teacher = self._bundle.teacher()
         if not isinstance(tags, Mapping):
             return self._embed_names(self._teacher, list(tags))
-        if not self._model.reweighs:
-            raise ValueError("descriptions of tags are for RAM++; give this model a list of tags")
-        return self._embed_texts(self._teacher, [list(tags[name]) for name in tags])
+        texts = [list(tags[name]) for name in tags]
+        return self._embed_texts(self._teacher, texts) if self._model.reweighs else mean_texts(self._teacher, texts)
 
     def _embed_names(self, teacher: Teacher, names: list[str]) -> Tensor:
         """Text embeddings of names, each computed once: (N, E), RAM++: (N, K, E)."""
@@ -123,3 +124,23 @@ class CustomTags:
     def _require_open_vocabulary(self) -> None:
         if self._model.config.architecture == "tag2text":
             raise ValueError("Tag2Text answers for its own tags alone; use a RAM or RAM++ model for other tags")
+
+
+def mean_texts(teacher: Teacher, texts: Sequence[Sequence[str]]) -> Tensor:
+    """Embed tags by their texts: the normalised mean, as of the templates of a name.
+
+    Args:
+        teacher: the text encoder.
+        texts: of each of N tags.
+
+    Returns:
+        (N, E) float32 unit vectors.
+
+    Raises:
+        ValueError: if a tag has no text.
+    """
+    if not texts or not all(texts):
+        raise ValueError("every tag needs at least one description")
+    rows = iter(teacher.encode_texts([text for descriptions in texts for text in descriptions]))
+    means = np.stack([np.mean([next(rows) for _ in descriptions], axis=0) for descriptions in texts])
+    return torch.from_numpy(means / np.linalg.norm(means, axis=-1, keepdims=True)).float()

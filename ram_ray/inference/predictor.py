@@ -149,8 +149,8 @@ class Predictor:
             images: as in `preprocess`, or the image tokens of `encode`.
             top_k: most tags of an image. Without a `threshold` these are the k best tags, whatever their score.
             threshold: one probability in place of each tag's own.
-            tags: the user's own tags, scored in place of the label system; for RAM++ best as a mapping of each tag
-                to texts that describe it, equally many a tag. Without `top_k` and `threshold` the best are given
+            tags: the user's own tags, scored in place of the label system; also a mapping of each tag to texts that
+                describe it, for RAM++ equally many a tag. Without `top_k` and `threshold` the best are given
                 (`tag_rules.best_own_tags`).
             embeddings: of `tags`, where the user has them: (N, E), RAM++: (N, K, E) or (N K, E).
             rules: which tags are shown, and by what names.
@@ -310,7 +310,9 @@ class Predictor:
         """
         return self._encode(self.preprocess(images))
 
-    def token_probabilities(self, tokens: Tensor, *, tags: list[str] | None = None) -> np.ndarray:
+    def token_probabilities(
+        self, tokens: Tensor, *, tags: list[str] | Mapping[str, list[str]] | None = None
+    ) -> np.ndarray:
         """Probability of each of the model's tags, or of others, from image tokens.
 
         Args:

@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import tag_counts
+from ram_ray.evaluation_results import HeldOutLabels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
 from ram_ray.labels.capitals import read_capitals
 from ram_ray.labels.counts import Evidence, ambiguous_names, read_evidence, read_name_counts
+from ram_ray.labels.held_out_rows import HoldingOutLabeller
 from ram_ray.labels.human_labels import name_counts, read_label_counts, vocabularies
 from ram_ray.labels.listed import add_entries, fit_ready, make_kind_guesser, read_released
 from ram_ray.labels.lists import read_list, read_system
@@ -162,7 +164,7 @@ def label_captions(
         run: the run; the stage's folder is created in it.
         config: of the run.
         parsed: PARSED rows; no false tags are planted in held-out ones.
-        labels: the label system.
+        labels: the label system; what it holds out is in no annotation.
         name: of this stage.
 
     Returns:
@@ -176,9 +178,20 @@ def label_captions(
     if stage.result:
         return stage.result
     mentions = read_label_counts(parsed.path, sets=settings.human_labels, execution=execution)
-    system = LabelSystem.load(labels.uri)
-    used = vocabularies(mentions, sets=settings.human_labels, system=system)
-    labeller = PerProcess(Labeller.load, labels.uri, settings, used)
+    held_out = labels if isinstance(labels, HeldOutLabels) else None
+    uri = held_out.all_uri if held_out else labels.uri
+    used = vocabularies(mentions, sets=settings.human_labels, system=LabelSystem.load(uri))
+    labeller = PerProcess(Labeller.load, uri, settings, used)
+    if held_out:
+        labeller = PerProcess(
+            HoldingOutLabeller.load,
+            uri,
+            held_out.uri,
+            held_out.held_out_uri,
+            settings,
+            used,
+            drop_captions=held_out.captions == "drop" and not parsed.held_out,
+        )
     annotate(
         stage,
         lambda dataset: map_captions(dataset, labeller, execution=execution),

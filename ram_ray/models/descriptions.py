@@ -24,11 +24,12 @@ MAX_FILE_BYTES = 512_000_000
 Descriptions = Mapping[str, list[str]]  # texts by name of a label, in lower case
 
 
-def read_descriptions(uri: str) -> Descriptions:
+def read_descriptions(uri: str, *, setting: str = "labels.descriptions") -> Descriptions:
     """Read a file of descriptions.
 
     Args:
         uri: JSON at any fsspec URI: texts by name, or a list of such mappings as RAM++'s authors write them.
+        setting: that names the file, for errors.
 
     Returns:
         Texts by name.
@@ -46,10 +47,10 @@ def read_descriptions(uri: str) -> Descriptions:
         texts = {str(name).strip().lower(): list(values) for part in parts for name, values in part.items()}
     except (OSError, ValueError, AttributeError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"labels.descriptions: {uri} is no JSON of texts by name: {reason}") from None
+        raise ValueError(f"{setting}: {uri} is no JSON of texts by name: {reason}") from None
     for name, values in texts.items():
         if not values or not all(isinstance(text, str) and text.strip() for text in values):
-            raise ValueError(f"labels.descriptions: {uri}: the descriptions of {name!r} are not a list of texts")
+            raise ValueError(f"{setting}: {uri}: the descriptions of {name!r} are not a list of texts")
     return texts
 
 

@@ -21,6 +21,7 @@ from ram_ray.data.annotation_list import check_system
 from ram_ray.data.shard_counts import count_captions, count_images
 from ram_ray.data.shards import Shard, list_shards, shard_matches, shard_name
 from ram_ray.drawn_scenes import plan_corpus
+from ram_ray.evaluation.set_stages import NamedSetSettings, named_sets
 from ram_ray.labels.lists import read_list
 from ram_ray.labels.options import LabelSystemSettings, find_edits
 from ram_ray.models.descriptions import read_descriptions
@@ -53,6 +54,7 @@ def find_problems(config: RunConfig, run_uri: str, *, last: str, capacity: Capac
         problems += _find_caption_problems(config, edited_run, shards) if needs.has("labels") else []
     problems += _find_label_problems(config, edited_run) if needs.has("labels") else []
     problems += _find_list_problems(config) if needs.has("clean") and config.engine.rounds else []
+    problems += _find_set_problems(config)
     problems += find_model_problems(config, stages=needs.stages)
     problems += _find_resource_problems(needs, capacity)
     problems += _find_package_problems(needs)
@@ -196,6 +198,26 @@ def _find_list_problems(config: RunConfig) -> list[str]:
     except ValueError as error:
         return [f"engine.clean.labels: {_one_line(error)}"]
     return []
+
+
+def _find_set_problems(config: RunConfig) -> list[str]:
+    """The named evaluation sets that cannot be read, and what is missing to score held-out labels."""
+    evaluate, problems = config.evaluate, []
+    try:
+        for spec in named_sets(config):
+            NamedSetSettings.from_config(config, spec=spec)
+            if spec.format not in ("shards", "prepared") and not spec.images:
+                problems.append(f"--eval {spec.name}: names no images to score a model on; add images=FOLDER")
+        if evaluate.descriptions:
+            read_descriptions(evaluate.descriptions, setting="evaluate.descriptions")
+    except (ValueError, OSError) as error:
+        problems.append(f"evaluate: {_one_line(error)}")
+    if evaluate.holds_out and config.data.train and not config.data.eval:
+        problems.append(
+            "evaluate.hold_out_labels: they are scored on held-out shards and data.eval is empty; give them with "
+            "--eval, as paths without a name"
+        )
+    return problems
 
 
 def _find_resource_problems(needs: Needs, capacity: Capacity) -> list[str]:

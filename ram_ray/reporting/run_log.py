@@ -14,11 +14,13 @@ from dataclasses import replace
 from ram_ray.config import RunConfig
 from ram_ray.evaluation.metrics import Summary
 from ram_ray.evaluation.stages import read_summary
+from ram_ray.evaluation_results import SetScore
 from ram_ray.models.label_match import MATCH_FILE
 from ram_ray.reporting.duplicate_page import describe_counts, report_duplicates
 from ram_ray.reporting.engine_report import report_engine
 from ram_ray.reporting.loss_curves import read_loss_curves
 from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
+from ram_ray.reporting.set_report import describe_score, write_sets
 from ram_ray.results import (
     Annotations,
     DualEncoderResult,
@@ -47,6 +49,7 @@ class RunLog:
         self._scores_models = False  # there are held-out images
         self._unscored: tuple[TrainedModel, StageLine] | None = None  # its line waits for the evaluation
         self._digests: set[tuple[str, str]] = set()
+        self._set_scores: list[SetScore] = []
         self._trained: dict[str, str] = {}  # stage -> URI of the model's folder, for models that the run trained
 
     def open(self, uri: str, *, last: str | None = None) -> Run:
@@ -84,10 +87,14 @@ class RunLog:
             self._labels = result
         elif isinstance(result, (Samples, Parsed, Annotations)) and result.held_out:
             self._scores_models = True
-        elif isinstance(result, Evaluation):
+        elif isinstance(result, (Evaluation, SetScore)):
             if self._unscored and self._unscored[0].digest == result.model:
-                self._add(replace(self._unscored[1], mAP=result.mAP))
+                mean = result.mAP if isinstance(result, Evaluation) else None  # there are named sets alone
+                self._add(replace(self._unscored[1], mAP=mean))
                 self._unscored = None
+            if isinstance(result, SetScore):
+                self._set_scores.append(result)
+                self.on_note(describe_score(result))
         elif line := to_line(result, is_reused=is_reused):
             if isinstance(result, TrainedModel) and result.fold is None and self._scores_models:
                 self._unscored = result, line
@@ -122,9 +129,24 @@ class RunLog:
         evaluated = "the finetuned model on held-out images" if score else "nothing: no evaluation data was given"
         duplicates = describe_counts(self._duplicates) if self._duplicates else ()
         report = build_report(
-            summary, self.lines, run=config.name, evaluated=evaluated, images=images, duplicates=duplicates
+            summary,
+            self.lines,
+            run=config.name,
+            evaluated=evaluated,
+            images=images,
+            duplicates=duplicates,
+            scores=self._set_scores,
         )
-        write_report(run.path("evaluation"), report, curves=read_loss_curves(self._trained))
+        write_report(run.path("evaluation"), report, curves=read_loss_curves(self._trained), scores=self._set_scores)
+
+    def write_sets(self, run: Run) -> None:
+        """Write evaluation/sets.json and sets.md, where models were scored on evaluation sets.
+
+        Args:
+            run: gets the files.
+        """
+        if self._set_scores:
+            write_sets(run.path("evaluation"), self._set_scores)
 
     def write_engine_report(self, run: Run, config: RunConfig) -> None:
         """Write evaluation/engine.html, where the data engine has done something.

@@ -13,9 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
+from ram_ray.evaluation_results import SetScore
+from ram_ray.records import Json
 from ram_ray.reporting.line_chart import LineChart
 from ram_ray.reporting.loss_curves import LossCurves, to_chart
 from ram_ray.reporting.rendering import number, render
+from ram_ray.reporting.set_report import COLUMNS as SET_COLUMNS
+from ram_ray.reporting.set_report import SetTable, set_tables, sets_tree
 from ram_ray.runtime.artifacts import write_text
 
 
@@ -53,7 +57,7 @@ class TagRow(TypedDict):
 
 
 class Report(TypedDict, total=False):
-    """report.json; a run without evaluation has the last five keys alone."""
+    """report.json; a run without evaluation has the last six keys alone."""
 
     mAP: float | None
     mean_prevalence: float | None
@@ -68,6 +72,7 @@ class Report(TypedDict, total=False):
     images: int
     stages: list[StageRow]
     duplicates: dict[str, int]  # what was found in the data -> rows
+    sets: Json  # as of `set_report.sets_tree`
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,8 @@ class Page:
     stages: Sequence[StageCells]
     bars: Sequence[Bars]
     duplicates: Sequence[tuple[str, int]]  # what was found in the data, and rows
+    set_columns: Sequence[str]
+    sets: Sequence[SetTable]
     losses: Sequence[LineChart]
     tags: Sequence[TagRow]  # best first, then those that are too rare to be averaged
     num_missing: int  # tags that no image has
@@ -163,6 +170,7 @@ def build_report(
     evaluated: str = "",
     images: int = 0,
     duplicates: Sequence[tuple[str, int]] = (),
+    scores: Sequence[SetScore] = (),
 ) -> Report:
     """Join the evaluation's summary and the stages.
 
@@ -173,6 +181,7 @@ def build_report(
         evaluated: model and data set, as text.
         images: number of images that were scored.
         duplicates: what was found in the data, and rows.
+        scores: of all models on evaluation sets.
 
     Returns:
         report.json as a dict.
@@ -187,20 +196,24 @@ def build_report(
             "images": images,
             "stages": rows,
             "duplicates": dict(duplicates),
+            "sets": sets_tree(scores),
         },
     )
 
 
-def write_report(folder: str, report: Report, *, curves: Sequence[LossCurves] = ()) -> None:
+def write_report(
+    folder: str, report: Report, *, curves: Sequence[LossCurves] = (), scores: Sequence[SetScore] = ()
+) -> None:
     """Write report.json and report.html.
 
     Args:
         folder: path or URI that fsspec can write to.
         report: as returned by `build_report`.
         curves: losses of the training stages, for the page alone.
+        scores: of models on evaluation sets, for the page alone.
     """
     write_text(f"{folder.rstrip('/')}/report.json", json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
-    write_text(f"{folder.rstrip('/')}/report.html", to_html(report, curves=curves))
+    write_text(f"{folder.rstrip('/')}/report.html", to_html(report, curves=curves, scores=scores))
 
 
 def closing_table(stages: Sequence[StageLine]) -> str:
@@ -223,12 +236,13 @@ def closing_table(stages: Sequence[StageLine]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
-def to_html(report: Report, *, curves: Sequence[LossCurves] = ()) -> str:
+def to_html(report: Report, *, curves: Sequence[LossCurves] = (), scores: Sequence[SetScore] = ()) -> str:
     """The page as HTML.
 
     Args:
         report: as returned by `build_report`.
         curves: losses of the training stages.
+        scores: of models on evaluation sets.
 
     Returns:
         A whole document, which loads nothing.
@@ -244,6 +258,8 @@ def to_html(report: Report, *, curves: Sequence[LossCurves] = ()) -> str:
         stages=[StageCells(stage["stage"], stage["reused"], _cells(stage)) for stage in stages],
         bars=_bars(stages),
         duplicates=list(report.get("duplicates", {}).items()),
+        set_columns=SET_COLUMNS,
+        sets=set_tables(scores),
         losses=[to_chart(curve) for curve in curves if curve.lines],
         tags=sorted(tags, key=lambda row: (not row["counted"], -(row["ap"] or 0.0))),
         num_missing=len(per_tag) - len(tags),

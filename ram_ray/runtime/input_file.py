@@ -35,7 +35,5 @@ class InputFile(Section):
             with fsspec.open(uri, "rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, ValueError, ImportError) as error:
-            raise ValueError(
-                f"{uri}: cannot be read ({error.__class__.__name__}); the section labels names it"
-            ) from None
+            raise ValueError(f"{uri}: cannot be read ({error.__class__.__name__}); a setting names it") from None
         return cls(uri=uri, digest=content[:12])

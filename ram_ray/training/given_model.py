@@ -17,6 +17,7 @@ import fsspec
 from pydantic import Field
 
 from ram_ray.config import RunConfig
+from ram_ray.evaluation_results import HeldOutLabels
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle import Bundle, load_bundle, save_bundle
 from ram_ray.models.bundle_config import BUNDLE_FILES, read_config
@@ -28,7 +29,7 @@ from ram_ray.results import DualEncoderResult, GivenModel, LabelSystemResult
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.content import content_digest
 from ram_ray.runtime.input_file import InputFile
-from ram_ray.runtime.storage import make_folder
+from ram_ray.runtime.storage import local_copy, make_folder
 from ram_ray.runtime.tasks import Task
 from ram_ray.settings.section import RUNTIME_ONLY, Section, StageSettings
 
@@ -108,12 +109,14 @@ def give_model(
         The model.
 
     Raises:
-        ValueError: if it is no bundle, has no label of the run, or new labels cannot be embedded.
+        ValueError: if it is no bundle, has no label of the run or a held-out one, or new labels cannot be embedded.
     """
     settings, execution = GivenModelSettings.from_config(config, source=source, revision=revision), config.execution
     stage = run.stage("given", GivenModel, settings=settings, inputs=[labels, dual_encoder])
     if stage.result:
         return stage.result
+    if isinstance(labels, HeldOutLabels):
+        check_held_out(labels, source=source, revision=revision)
     if settings.unused:
         logger.info("given: the model is %s; not used of section model: %s", source, ", ".join(settings.unused))
     encoder = Encoder(dual_encoder.source, dual_encoder.revision, is_trained=dual_encoder.steps is not None)
@@ -132,6 +135,28 @@ def give_model(
         **zero,
         **{name: len(ids) for name, ids in counts.items()},
     )
+
+
+def check_held_out(labels: HeldOutLabels, *, source: str, revision: str | None) -> None:
+    """Check that a bundle has none of the labels that the run holds out: it was trained on its own.
+
+    Args:
+        labels: of the run.
+        source: path, URI or Hugging Face id of the bundle.
+        revision: commit of an id.
+
+    Raises:
+        ValueError: with their names.
+    """
+    folder = local_copy(source, revision=revision, files=("label_system.json",))
+    held_out = LabelSystem.load(labels.held_out_uri)
+    match = match_labels(LabelSystem.load(str(folder / "label_system.json")), held_out)
+    if match.kept:
+        names = shorten([held_out[id].name for id in match.kept])
+        raise ValueError(
+            f"evaluate.hold_out_labels: {source}, which a training or the data engine starts from, was trained on "
+            f"{names}; hold out other labels, or start from no bundle"
+        )
 
 
 def adapt_bundle(

@@ -15,7 +15,7 @@ from ram_ray.evaluation.benchmark_report import build_tree, quoted_figures, to_m
 from ram_ray.evaluation.bootstrap import Resampling
 from ram_ray.evaluation.measure_scores import Measuring, measure_scores
 from ram_ray.evaluation.measures import Tuning
-from ram_ray.evaluation.sets.prepare import prepare_set
+from ram_ray.evaluation.sets.prepare import SetReading, prepare_set
 from ram_ray.evaluation.systems.predictions import PredictionsSystem
 from ram_ray.reporting.benchmark_page import benchmark_page
 
@@ -35,7 +35,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> SetResult:
     (folder / "out.txt").write_text("zebra")
     options = f"classes={folder}/classes.txt,leave_out={folder}/out.txt"
     spec = parse_sets([f"coco80={folder}/truth.txt,{options}"])[0]
-    eval_set = prepare_set(spec, str(folder / "set"), config=RunConfig())
+    eval_set = prepare_set(spec, str(folder / "set"), reading=SetReading.from_config(RunConfig()))
     measured, folders = {}, {}
     for name, noise, count in (("ours", 0.2, 4), ("google", 0.6, 3)):
         scores = truth + rng.normal(0, noise, truth.shape)

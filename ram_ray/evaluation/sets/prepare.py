@@ -27,10 +27,14 @@ from ram_ray.evaluation.sets.spec import SetSpec
 from ram_ray.label_system import normalize_name, split_kind
 from ram_ray.labels.lists import Entry, read_list
 from ram_ray.labels.names import read_names
-from ram_ray.runtime.artifacts import write_table, write_text
+from ram_ray.runtime.artifacts import write_bytes, write_table, write_text
+from ram_ray.runtime.location import locate
 from ram_ray.runtime.storage import remove_folder
+from ram_ray.settings.data import LayoutConfig, Limits
+from ram_ray.settings.section import Section
 
 ROWS_PER_FILE = 10_000
+MANIFEST = "manifest.json"
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 RunTasks = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # function and items -> results in order
@@ -50,11 +54,34 @@ class EvalSet(BaseModel, extra="forbid"):
     left_out: dict[str, str] = {}  # class -> why
     unknown: dict[str, int] = {}  # label that no class has -> images
     map: str | None = None  # mapping file
+    exact: bool = False  # a class is answered by a label of its very name, or open-set
 
     @property
     def entries(self) -> list[Entry]:
         """The classes with their synonyms."""
         return [Entry(name, tuple(names)) for name, names in zip(self.classes, self.synonyms, strict=True)]
+
+
+class SetReading(Section):
+    """How shards of evaluation sets are read."""
+
+    shard_folders: int
+    layout: LayoutConfig
+    max_pixels: int
+    max_bytes: int
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> SetReading:
+        """Take the settings out of the configuration of the run."""
+        data = config.data
+        return cls(
+            shard_folders=data.shard_folders, layout=data.layout, max_pixels=data.max_pixels, max_bytes=data.max_bytes
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """Limits of a usable image."""
+        return Limits(1, self.max_pixels, self.max_bytes)
 
 
 def in_this_process(function: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
@@ -76,11 +103,11 @@ class _ShardReader:
     """Writes the rows of one labelled shard; returns how many, and the images of each label."""
 
     folder: str
-    config: RunConfig
+    reading: SetReading
     unverified: str
 
     def __call__(self, shard: Shard) -> tuple[int, int, Counter[str], str]:
-        limits, layout = self.config.data.limits(min_side=1), self.config.data.layout
+        limits, layout = self.reading.limits, self.reading.layout
         rows, labels = [], Counter[str]()
         for sample in scan_shard(shard, limits=limits, check="header", layout=layout):
             is_labelled = sample["labels"] is not None or sample["negative_labels"] is not None
@@ -92,16 +119,16 @@ class _ShardReader:
             rows.append({**columns, "truth": truth, "ignored": [], "absent": absent})
             labels.update(set(truth))
         table = pa.Table.from_pylist(rows, schema=SET_ROW)
-        return *_write(table, self.folder), labels, _digest(table)
+        return *write_set_rows(table, self.folder), labels, _digest(table)
 
 
-def prepare_set(spec: SetSpec, folder: str, *, config: RunConfig, run_tasks: RunTasks = in_this_process) -> EvalSet:
+def prepare_set(spec: SetSpec, folder: str, *, reading: SetReading, run_tasks: RunTasks = in_this_process) -> EvalSet:
     """Read a set, and write its rows.
 
     Args:
         spec: the set, with absolute paths.
         folder: for the rows; what an earlier call left is replaced.
-        config: of data.
+        reading: how shards are read.
         run_tasks: runs the reading of shards.
 
     Returns:
@@ -111,15 +138,16 @@ def prepare_set(spec: SetSpec, folder: str, *, config: RunConfig, run_tasks: Run
         ValueError: if a file is wrong, an image has two rows, or no image has a class.
     """
     remove_folder(*fsspec.url_to_fs(folder))
+    if spec.format == "prepared":
+        return _copy_prepared(spec, folder)
     given = _unique(read_list(spec.classes)) if spec.classes else None
     labels, usable, rejected, digest = Counter[str](), 0, 0, hashlib.sha256()
     listed: list[str] | None = None
     if spec.format == "shards":
-        data = config.data
         shards = list_shards(
-            [spec.truth, *spec.more], folders=data.shard_folders, images=spec.images, layout=data.layout
+            [spec.truth, *spec.more], folders=reading.shard_folders, images=spec.images, layout=reading.layout
         )
-        for written, bad, found, part in run_tasks(_ShardReader(folder, config, spec.unverified), shards):
+        for written, bad, found, part in run_tasks(_ShardReader(folder, reading, spec.unverified), shards):
             usable, rejected, labels = usable + written, rejected + bad, labels + found
             digest.update(part.encode())
     else:
@@ -132,7 +160,7 @@ def prepare_set(spec: SetSpec, folder: str, *, config: RunConfig, run_tasks: Run
                 keys.add(row.key)
                 labels.update(set(row.truth))
             table = to_set_table(part_rows, images=spec.images)
-            written, bad = _write(table, folder)
+            written, bad = write_set_rows(table, folder)
             usable, rejected = usable + written, rejected + bad
             digest.update(_digest(table).encode())
     if not usable:
@@ -164,8 +192,41 @@ def prepare_set(spec: SetSpec, folder: str, *, config: RunConfig, run_tasks: Run
         unknown=unknown,
         map=spec.map,
     )
-    write_text(f"{folder}/manifest.json", result.model_dump_json(indent=1))
+    write_text(f"{folder}/{MANIFEST}", result.model_dump_json(indent=1))
     return result
+
+
+def read_prepared(folder: str, *, name: str | None = None) -> EvalSet:
+    """Read a set that is prepared: of a run, or of a benchmark's folder.
+
+    Args:
+        folder: path or URI, with its manifest.
+        name: of the set; None: its own.
+
+    Returns:
+        The set.
+
+    Raises:
+        ValueError: if the folder holds none.
+    """
+    folder = folder.rstrip("/")
+    fs, path = locate(f"{folder}/{MANIFEST}")
+    try:
+        eval_set = EvalSet.model_validate_json(fs.cat_file(path))
+    except (OSError, ValueError) as error:
+        problem = type(error).__name__
+        raise ValueError(f"{folder}: holds no prepared evaluation set ({MANIFEST}: {problem})") from None
+    return eval_set.model_copy(update={"folder": folder, "name": name or eval_set.name})
+
+
+def _copy_prepared(spec: SetSpec, folder: str) -> EvalSet:
+    eval_set = read_prepared(spec.truth, name=spec.name)
+    fs, path = locate(eval_set.folder)
+    for file in sorted(fs.glob(f"{path}/rows-*.parquet")):
+        write_bytes(f"{folder}/{file.rpartition('/')[2]}", fs.cat_file(file))
+    eval_set = eval_set.model_copy(update={"folder": folder})
+    write_text(f"{folder}/{MANIFEST}", eval_set.model_dump_json(indent=1))
+    return eval_set
 
 
 class ClassIndex:
@@ -224,8 +285,16 @@ def _parts(rows: Iterator[SetRow]) -> Iterator[list[SetRow]]:
         yield part
 
 
-def _write(table: pa.Table, folder: str) -> tuple[int, int]:
-    """Write rows; the number that can be used, and of those that cannot."""
+def write_set_rows(table: pa.Table, folder: str) -> tuple[int, int]:
+    """Write rows of a set as a file that is named by their content.
+
+    Args:
+        table: SET_ROW rows.
+        folder: path or URI of the set.
+
+    Returns:
+        The number of rows that can be used, and of those that cannot.
+    """
     if len(table):
         write_table(table, f"{folder}/rows-{_digest(table)}.parquet")
     rejected = len(table) - table["reason"].null_count

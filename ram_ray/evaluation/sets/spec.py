@@ -3,17 +3,20 @@
     coco80=annotations/instances_val2017.json,images=val2017
     openimages_rare=rare_annots.txt,classes=rare_taglist.txt,images=openimages
     mine=shards/*.tar
+    unseen=runs/mine/evaluation/open_set/DIGEST,format=prepared
 
 The format of TRUTH follows from its name, unless `format=` says it.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
-Format = Literal["shards", "list", "coco", "openimages", "ade20k"]
+Format = Literal["shards", "list", "coco", "openimages", "ade20k", "prepared"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 OPTIONS = "format, images, classes, descriptions, map, leave_out, min_area, ambiguous, unverified"
 
@@ -62,6 +65,8 @@ class SetSpec:
         for option, allowed in choices.items():
             if values.get(option, allowed[0]) not in allowed:
                 raise ValueError(f"--eval {name}: {option}={values[option]}: use {', '.join(allowed)}")
+        if values["format"] == "prepared" and len(options) > 1:
+            raise ValueError(f"--eval {name}: format=prepared takes no other option: the set has its own")
         try:
             values["min_area"] = float(options.get("min_area", 0))
         except ValueError:
@@ -75,6 +80,52 @@ class SetSpec:
                 f"--eval {name}: unverified=unknown is for openimages and shards, which list what is absent"
             )
         return cls(name=name, truth=truth, **values)  # type: ignore[arg-type]
+
+    def with_paths(self, absolute: Callable[[str], str], *, shipped: Collection[str] = ()) -> SetSpec:
+        """Replace the paths.
+
+        Args:
+            absolute: makes a path absolute.
+            shipped: names of class lists that are no paths.
+
+        Returns:
+            The set with other paths.
+        """
+        paths = {name: getattr(self, name) for name in ("images", "classes", "descriptions", "map", "leave_out")}
+        changed: dict[str, Any] = {
+            name: path if path is None or (name == "classes" and path in shipped) else absolute(path)
+            for name, path in paths.items()
+        }
+        return replace(self, truth=absolute(self.truth), more=tuple(map(absolute, self.more)), **changed)
+
+    def to_text(self) -> str:
+        """Write the set as `parse` reads it.
+
+        Returns:
+            `NAME=TRUTH[,option=value...]`, with the options that are not as they are without being named.
+        """
+        assert not self.more, "plain shards have no name"
+        plain = SetSpec(self.name, self.truth, _format_of(self.truth))  # type: ignore[arg-type]
+        options = [
+            f",{option.name}={getattr(self, option.name)}"
+            for option in fields(self)
+            if option.name not in ("name", "truth", "more")
+            and getattr(self, option.name) != getattr(plain, option.name)
+        ]
+        return f"{self.name}={self.truth}{''.join(options)}"
+
+
+def is_named(text: str) -> bool:
+    """Whether a value of `--eval` names a set, or is a path.
+
+    Args:
+        text: the value.
+
+    Returns:
+        True for `NAME=FILE`, unless there is a file or folder of this very name.
+    """
+    name, equals, _ = text.partition("=")
+    return bool(equals) and _NAME.fullmatch(name) is not None and not os.path.exists(text)
 
 
 def _format_of(truth: str) -> str:

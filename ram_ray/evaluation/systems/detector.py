@@ -45,7 +45,7 @@ class DetectorSystem(System):
         """All that its scores depend on beside the images and the classes."""
         return {"detector": content_digest(self.source, revision=self.revision, files=FILES)}
 
-    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None) -> Plan:
+    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None, *, exact: bool = False) -> Plan:
         """Every class is asked for by its name, see `System.plan`; it has no labels that a mapping could name."""
         return open_plan(classes)
 

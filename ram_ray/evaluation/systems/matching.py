@@ -53,7 +53,7 @@ class MatchingSystem(System):
         digest = content_digest(self.source, revision=self.revision, files=FILES)
         return {"matching": digest, "template": TEMPLATE}
 
-    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None) -> Plan:
+    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None, *, exact: bool = False) -> Plan:
         """Every class is asked for by its name, see `System.plan`; it has no labels that a mapping could name."""
         return open_plan(classes)
 

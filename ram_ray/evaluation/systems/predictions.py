@@ -88,9 +88,9 @@ class PredictionsSystem(System):
         folder, _, file = self.source.rpartition("/")
         return {"predictions": content_digest(folder or ".", files=(file,)), "names": self._labels.version}
 
-    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None) -> Plan:
+    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None, *, exact: bool = False) -> Plan:
         """Match the classes with the names of the file, see `System.plan`."""
-        matches = map_classes(classes, self._labels, open_set=not self._is_closed, mapping=mapping)
+        matches = map_classes(classes, self._labels, open_set=not self._is_closed, mapping=mapping, exact=exact)
         planned = [
             PlannedClass(index, match.name, match.matched_by, match.text, match.labels)
             for index, match in enumerate(matches)

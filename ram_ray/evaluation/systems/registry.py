@@ -24,7 +24,7 @@ from ram_ray.runtime.location import locate, uri_of
 from ram_ray.runtime.storage import local_copy
 
 Kind = Literal["bundle", "zero_shot", "matching", "detector", "predictions"]
-_OPTIONS = ("kind", "revision", "vocabulary")
+_OPTIONS = ("kind", "revision", "vocabulary", "descriptions")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 _PREDICTIONS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
@@ -38,6 +38,7 @@ class SystemSpec:
     kind: Kind | None = None  # None: by its files
     revision: str | None = None
     vocabulary: str | None = None  # of a predictions file
+    descriptions: str | None = None  # of classes, for label queries
 
     @classmethod
     def parse(cls, text: str) -> SystemSpec:
@@ -79,10 +80,12 @@ def make_system(spec: SystemSpec) -> System:
     kind = spec.kind or _find_kind(spec)
     if spec.vocabulary and kind != "predictions":
         raise ValueError(f"{spec.name}: vocabulary= is for a predictions file")
+    if spec.descriptions and kind not in ("bundle", "zero_shot"):
+        raise ValueError(f"{spec.name}: descriptions= is for bundles and dual encoders, which embed texts")
     if kind == "predictions":
         return PredictionsSystem(spec.name, spec.source, vocabulary=spec.vocabulary)
     if kind == "zero_shot":
-        return ZeroShotSystem(spec.name, spec.source, revision=spec.revision)
+        return ZeroShotSystem(spec.name, spec.source, revision=spec.revision, descriptions=spec.descriptions)
     if kind == "matching":
         return MatchingSystem(spec.name, spec.source, revision=spec.revision)
     if kind == "detector":
@@ -90,7 +93,7 @@ def make_system(spec: SystemSpec) -> System:
         if model_type not in detector_classes():
             raise ValueError(f"{spec.source}: a model of the type {model_type!r} is no detector that we know")
         return DetectorSystem(spec.name, spec.source, model_type=model_type, revision=spec.revision)
-    return BundleSystem(spec.name, find_bundle(spec.source), revision=spec.revision)
+    return BundleSystem(spec.name, find_bundle(spec.source), revision=spec.revision, descriptions=spec.descriptions)
 
 
 def find_bundle(source: str) -> str:

@@ -85,12 +85,13 @@ class System(ABC):
         """All that its scores depend on beside the images and the classes."""
 
     @abstractmethod
-    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None) -> Plan:
+    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None, *, exact: bool = False) -> Plan:
         """Decide how it answers for each class.
 
         Args:
             classes: of the set.
             mapping: class -> its labels, from the user's file.
+            exact: a class is answered by a label of its very name, or by a text.
 
         Returns:
             The plan.

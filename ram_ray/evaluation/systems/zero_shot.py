@@ -1,5 +1,7 @@
 """CLIP and SigLIP as taggers without training: the cosine of the image and the mean text vector of a class's prompts.
 
+Where a file has texts for the class, their mean is taken in place of that of the prompts.
+
 Images are stretched to the encoder's square, as for every system here, and not cropped at the centre as the encoders'
 own evaluations do: a class may be at the edge.
 """
@@ -8,11 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from ram_ray.evaluation.label_queries import described_text, digest_of
 from ram_ray.evaluation.systems.system import Batch, Plan, Scorer, System, open_plan
+from ram_ray.inference.custom_tags import mean_texts
 from ram_ray.labels.lists import Entry
+from ram_ray.models.descriptions import read_descriptions
 from ram_ray.models.dual_encoder import DUAL_ENCODER
 from ram_ray.records import Json
 from ram_ray.runtime.allocator import prepare_model_process
@@ -30,10 +36,12 @@ class ZeroShotSystem(System):
         name: in tables.
         source: path, URI or Hugging Face id.
         revision: commit of an id.
+        descriptions: JSON file of texts by class, whose mean is taken; None, or a class that it does not have: prompts.
     """
 
-    def __init__(self, name: str, source: str, *, revision: str | None = None) -> None:
+    def __init__(self, name: str, source: str, *, revision: str | None = None, descriptions: str | None = None) -> None:
         super().__init__(name)
+        self._descriptions = read_descriptions(descriptions, setting=name) if descriptions else None
         self.source, self.revision = source, revision
         folder = local_copy(source, revision=revision, files=("config.json",))
         tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -48,11 +56,20 @@ class ZeroShotSystem(System):
     def identity(self) -> Json:
         """All that its scores depend on beside the images and the classes."""
         digest = content_digest(self.source, revision=self.revision, files=FILES)
-        return {"dual encoder": digest, "templates": len(ensemble())}
+        identity = {"dual encoder": digest, "templates": len(ensemble())}
+        return identity if self._descriptions is None else {**identity, "descriptions": digest_of(self._descriptions)}
 
-    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None) -> Plan:
+    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None, *, exact: bool = False) -> Plan:
         """Every class is asked for by its name, see `System.plan`; it has no labels that a mapping could name."""
-        return open_plan(classes)
+        plan = open_plan(classes)
+        texts = [described_text(item.name, item.text, self._descriptions) for item in plan.classes]
+        return replace(
+            plan,
+            classes=tuple(
+                replace(item, text=text, matched_by="described") if text else item
+                for item, text in zip(plan.classes, texts, strict=True)
+            ),
+        )
 
     def load(self, plan: Plan, *, device: str, precision: str, threads: int | None) -> Scorer:
         """Load both encoders, see `System.load`; they compute in fp32."""
@@ -61,6 +78,10 @@ class ZeroShotSystem(System):
         prepare_model_process(device, threads=threads)
         teacher = Teacher.from_pretrained(self.source, revision=self.revision, device=device)
         texts = teacher.label_embeddings([item.text for item in plan.classes], list(ensemble())).cpu().numpy()
+        if described := [column for column, item in enumerate(plan.classes) if item.matched_by == "described"]:
+            assert self._descriptions is not None
+            known = [self._descriptions[plan.classes[column].text.strip().lower()] for column in described]
+            texts[described] = mean_texts(teacher, known).numpy()
 
         def score(batch: Batch, rows: Sequence[int]) -> np.ndarray:
             images = teacher.encode_images(np.stack([batch["pixels"][row] for row in rows]))

@@ -13,14 +13,14 @@ from PIL import Image
 from ram_ray.cli.compare import parse_sets
 from ram_ray.config import RunConfig
 from ram_ray.evaluation.score_set import target_rows
-from ram_ray.evaluation.sets.prepare import ClassIndex, EvalSet, prepare_set
+from ram_ray.evaluation.sets.prepare import ClassIndex, EvalSet, SetReading, prepare_set
 from ram_ray.evaluation.sets.spec import SetSpec
 from ram_ray.evaluation.systems.predictions import read_truth_rows
 from tests.tiny import jpeg
 
 
 def prepare(folder: Path, text: str) -> EvalSet:
-    return prepare_set(parse_sets([text])[0], str(folder / "prepared"), config=RunConfig())
+    return prepare_set(parse_sets([text])[0], str(folder / "prepared"), reading=SetReading.from_config(RunConfig()))
 
 
 def truth_of(eval_set: EvalSet) -> dict[str, list[str]]:
@@ -182,3 +182,31 @@ def test_a_wrong_set_is_one_line(text: str, error: str) -> None:
 def test_commas_in_paths_stay() -> None:
     spec = SetSpec.parse("a=x/{1,2}.tar,classes=a,b.txt,images=c")
     assert (spec.truth, spec.classes, spec.images, spec.format) == ("x/{1,2}.tar", "a,b.txt", "c", "shards")
+
+
+def test_a_prepared_set_is_copied_with_its_rules(tmp_path: Path) -> None:
+    """Its rows, classes and left-out classes are those of the first; the copy stands by itself."""
+    (tmp_path / "names.txt").write_text("a/1,car\na/2,bus\n")
+    (tmp_path / "out.txt").write_text("bus\n")
+    first = prepare(tmp_path, f"one={tmp_path}/names.txt,leave_out={tmp_path}/out.txt")
+    spec = parse_sets([f"two={first.folder},format=prepared"])[0]
+    assert SetSpec.parse(spec.to_text()) == spec
+    copy = prepare_set(spec, str(tmp_path / "copy"), reading=SetReading.from_config(RunConfig()))
+    assert (copy.name, copy.folder, copy.left_out) == ("two", str(tmp_path / "copy"), first.left_out)
+    assert truth_of(copy) == truth_of(first) and copy.identity == first.identity
+    with pytest.raises(ValueError, match=r"none: holds no prepared evaluation set \(manifest.json: FileNotFound"):
+        prepare(tmp_path, f"three={tmp_path}/none,format=prepared")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "coco80=/a/ann.json,images=/a/val,min_area=0.01,ambiguous=leave_out",
+        "oi=/a/labels.csv,descriptions=/a/names.csv,unverified=unknown,images=/i",
+        "mine=/a/*.tar",
+        "list=/a/truth.txt,classes=coco80,map=/m.txt,leave_out=/o.txt,format=list",
+    ],
+)
+def test_a_set_is_written_as_it_is_read(text: str) -> None:
+    spec = SetSpec.parse(text)
+    assert SetSpec.parse(spec.to_text()) == spec

@@ -15,7 +15,7 @@ from ram_ray.config import RunConfig
 from ram_ray.data.pixels import add_pixels, to_images
 from ram_ray.detectors.zero_shot import GroundingDinoDetector
 from ram_ray.evaluation.score_set import SystemActor, make_plan
-from ram_ray.evaluation.sets.prepare import EvalSet, prepare_set
+from ram_ray.evaluation.sets.prepare import EvalSet, SetReading, prepare_set
 from ram_ray.evaluation.sets.rows import look_up_sizes
 from ram_ray.evaluation.systems import matching
 from ram_ray.evaluation.systems.detector import DetectorSystem
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def eval_set(folder: Path) -> EvalSet:
     spec = parse_sets([f"s={folder}/truth.txt,images={folder},classes={folder}/classes.txt"])[0]
-    return prepare_set(spec, str(folder / "prepared"), config=RunConfig())
+    return prepare_set(spec, str(folder / "prepared"), reading=SetReading.from_config(RunConfig()))
 
 
 def read_batch(eval_set: EvalSet, system: System) -> dict[str, np.ndarray]:

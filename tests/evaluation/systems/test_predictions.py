@@ -16,7 +16,7 @@ from ram_ray.config import RunConfig
 from ram_ray.evaluation.bootstrap import Resampling
 from ram_ray.evaluation.measure_scores import Measuring, measure_scores
 from ram_ray.evaluation.score_files import num_blocks, read_block
-from ram_ray.evaluation.sets.prepare import EvalSet, prepare_set
+from ram_ray.evaluation.sets.prepare import EvalSet, SetReading, prepare_set
 from ram_ray.evaluation.systems.predictions import PredictionsSystem, read_predictions
 from ram_ray.evaluation.systems.registry import make_system
 
@@ -29,7 +29,7 @@ def eval_set(tmp_path: Path) -> EvalSet:
     (tmp_path / "truth.txt").write_text(TRUTH)
     (tmp_path / "classes.csv").write_text(CLASSES)
     spec = parse_sets([f"set={tmp_path}/truth.txt,classes={tmp_path}/classes.csv"])[0]
-    return prepare_set(spec, str(tmp_path / "set"), config=RunConfig())
+    return prepare_set(spec, str(tmp_path / "set"), reading=SetReading.from_config(RunConfig()))
 
 
 def write(path: Path, *rows: dict) -> str:
@@ -151,7 +151,7 @@ def test_a_file_over_the_keys_of_a_published_list_scores_as_scikit_learn_does(sh
             {"key": line.partition(",")[0], "tags": [names[i] for i in listed], "scores": values[listed].tolist()}
         )
     spec = parse_sets([f"rare={tmp_path}/annots.txt,classes={lists}/openimages_rare_200_ram_taglist.txt"])[0]
-    eval_set = prepare_set(spec, str(tmp_path / "set"), config=RunConfig())
+    eval_set = prepare_set(spec, str(tmp_path / "set"), reading=SetReading.from_config(RunConfig()))
     PredictionsSystem("p", write(tmp_path / "p.jsonl", *rows)).score(eval_set, str(tmp_path / "scores"))
     measured = measure_scores(str(tmp_path / "scores"), Measuring(resampling=Resampling(0)))
     seen = truth.any(axis=0)
