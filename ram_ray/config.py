@@ -142,7 +142,8 @@ class RunConfig(Section):
             writes += ["engine.generate.captions 0"] if self.engine.generate.captions else []
             if writes:
                 raise ValueError(f"model.captions is false, so nothing can write captions; set {', '.join(writes)} too")
-        if not self.model.recognition.layers and self.engine.rounds and self.engine.clean.detector == "attention":
+        attends = self.model.head != "recognition" or self.model.recognition.layers > 0
+        if not attends and self.engine.rounds and self.engine.clean.detector == "attention":
             raise ValueError(
                 "with model.recognition.layers 0 there is no attention that engine.clean.detector could find regions "
                 "by; set it to whole_image, or to a detector"

@@ -23,6 +23,7 @@ FIGURES = {  # column -> its title, and digits
     "recovered": ("unmentioned recovered", 3),
     "mentioned_false_removed": ("false mentions removed", 3),
     "true_removed": ("true removed", 3),
+    "weights": ("weights of the head", 0),
     "steps": ("steps", 0),
     "mAP": ("mAP", 4),
 }
@@ -40,19 +41,26 @@ Row = Json  # of ablation.json: "row" is its name, "gain" and each figure a `See
 Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 
-def build_rows(names: Sequence[str], seeds: Mapping[int, Measured], *, alternatives: Collection[str] = ()) -> list[Row]:
+def build_rows(
+    names: Sequence[str],
+    seeds: Mapping[int, Measured],
+    *,
+    alternatives: Collection[str] = (),
+    base: str | None = None,
+) -> list[Row]:
     """Summarise each row that any seed measured.
 
     Args:
         names: of the rows, in their order.
         seeds: what was measured, by seed, then by row.
         alternatives: rows that replace the row before them, and that the row after them does not build on.
+        base: the row that all others are compared with; None: the row before each.
 
     Returns:
         A dict a row: "row", each figure with mean, sd and values, and the gain in mAP.
     """
     rows: list[Row] = []
-    base: str | None = None  # of an alternative
+    earlier: str | None = None  # the base of an alternative
     previous: str | None = None
     for name in names:
         measured = {seed: by_row[name] for seed, by_row in seeds.items() if name in by_row}
@@ -63,7 +71,9 @@ def build_rows(names: Sequence[str], seeds: Mapping[int, Measured], *, alternati
         for figure in [*FIGURES, *others]:  # the others are not in the tables
             if summary := seed_statistics({seed: figures.get(figure) for seed, figures in measured.items()}):
                 row[figure] = summary
-        compared = base if name in alternatives else previous
+        compared = earlier if name in alternatives else previous
+        if base is not None:
+            compared = None if name == base else base
         if compared is not None:
             row["gain"] = seed_statistics(
                 {
@@ -73,7 +83,7 @@ def build_rows(names: Sequence[str], seeds: Mapping[int, Measured], *, alternati
             )
         rows.append(row)
         if name not in alternatives:
-            base, previous = previous, name
+            earlier, previous = previous, name
     return rows
 
 

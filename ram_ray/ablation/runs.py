@@ -31,12 +31,14 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 import ram_ray
+from ram_ray.ablation.heads import HEADS, OURS, head_variants, measure_heads
 from ram_ray.ablation.rows import Measured, build_rows, to_markdown, to_text, total_gain
+from ram_ray.ablation.variants import Changes, Figures, validate, vary
 from ram_ray.config import RunConfig, dump
 from ram_ray.data_engine.clean_stages import clean
 from ram_ray.data_engine.statistics import count_tag_statistics
@@ -64,21 +66,21 @@ TABLE_5 = ("parsed", "+ generation", "+ cleaning", PAPERS_RULE, "+ finetune", "+
 TABLE_4 = ("Tag2Text without captioning", "+ captioning", "+ text queries", "+ distillation", "+ larger label system")
 SMALL_SYSTEM = 3429 / 6449  # of the label system: Tag2Text's to RAM's before synonyms were merged
 
-Figures = dict[str, float | None]
+Table = Literal[4, 5, "heads"]
+ROWS: dict[Table, tuple[str, ...]] = {4: TABLE_4, 5: TABLE_5, "heads": HEADS}
 Result = Json  # ablation.json
-Changes = dict[str, Json]  # section of the configuration -> field -> value
 
 
-def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int]) -> Result:
+def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[int]) -> Result:
     """Run a table's rows for each seed, and write ablation.json and ablation.md at `out_uri`.
 
-    Those of table 4 are ablation_4.json and ablation_4.md, so that both tables can share the runs of one folder.
+    Those of other tables than 5 are ablation_4.json and ablation_heads.json, so tables can share the runs of a folder.
     A seed that fails is reported in "failed" and the others go on; run again, it goes on where it was.
 
     Args:
         config: of a run; its seed is replaced.
         out_uri: folder for the results and the runs.
-        table: number of the paper's table, 4 or 5.
+        table: number of the paper's table, 4 or 5, or "heads" (see `ablation.heads`).
         seeds: a run for each.
 
     Returns:
@@ -89,7 +91,8 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
     """
     config = check_config(config, table=table)
     name = f"{out_uri}/ablation" if table == 5 else f"{out_uri}/ablation_{table}"
-    measure: Callable[[RunConfig, str], Measured] = measure_engine if table == 5 else measure_model
+    measures: dict[Table, Callable[[RunConfig, str], Measured]] = {4: measure_model, 5: measure_engine}
+    measure = measures.get(table, measure_heads)
     measured: dict[int, Measured] = {}
     failed: dict[str, str] = {}
     result: Result = {}
@@ -100,7 +103,8 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
         except Exception as error:  # a seed in hours of seeds: the others are worth having, and nothing is hidden
             traceback.print_exc()
             failed[str(seed)] = describe(find_cause(error))
-        rows = build_rows(TABLE_5 if table == 5 else TABLE_4, measured, alternatives=[PAPERS_RULE])
+        base = OURS if table == "heads" else None
+        rows = build_rows(ROWS[table], measured, alternatives=[PAPERS_RULE], base=base)
         result = {
             "table": table,
             "name": config.name,
@@ -108,7 +112,7 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
             "seeds": sorted(measured),
             "failed": failed,
             "rows": rows,
-            "gain": total_gain(rows),
+            "gain": None if base else total_gain(rows),  # rows that are compared with one do not add up
         }
         write_text(f"{name}.json", json.dumps(result, indent=1) + "\n")
         write_text(f"{out_uri}/config.yaml", dump(config))
@@ -119,12 +123,12 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: int, seeds: list[int
     return result
 
 
-def check_config(config: RunConfig, *, table: int) -> RunConfig:
+def check_config(config: RunConfig, *, table: Table) -> RunConfig:
     """The configuration that the table's rows have in common.
 
     Args:
         config: as the user gave it.
-        table: number of the paper's table, 4 or 5.
+        table: as of `run_ablation`.
 
     Returns:
         The configuration, checked.
@@ -132,41 +136,17 @@ def check_config(config: RunConfig, *, table: int) -> RunConfig:
     Raises:
         ValueError: without held-out data, for a table that there is not, or where a row would not be a valid run.
     """
-    if table not in (4, 5):
-        raise ValueError(f"there is no table {table}; use 4 (the model) or 5 (the data engine)")
+    if table not in ROWS:
+        raise ValueError(f"there is no table {table}; use 4 (the model), 5 (the data engine) or heads")
     if config.data.train and not config.data.eval:
         raise ValueError("an ablation is scored on held-out images: give them with --eval")
-    # Table 4 ends before the data engine, so it needs no scoring models and holds nothing out for them.
+    # The others end before the data engine, so they need no scoring models and hold nothing out for them.
     changes = {"rounds": 2, "min_change": 0.0} if table == 5 else {"rounds": 0}
     engine = config.engine.model_copy(update=changes)
     config = validate(config.model_copy(update={"engine": engine}), what=f"table {table}")
-    if table == 4:
-        model_variants(config)
+    if table != 5:
+        (model_variants if table == 4 else head_variants)(config)
     return config
-
-
-def validate(config: RunConfig, *, what: str) -> RunConfig:
-    """The configuration, checked as a whole: a copy with changes has not been.
-
-    Args:
-        config: with changes.
-        what: for the error: what asked for them.
-
-    Returns:
-        The same configuration.
-
-    Raises:
-        ValueError: with `what` and the fields that are wrong, in one line.
-    """
-    try:
-        return RunConfig.model_validate(config.model_dump())
-    except ValidationError as error:
-        problems = [
-            (".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, "))
-            for problem in error.errors()
-        ]
-        lines = "; ".join(f"{field}: {message}" if field else message for field, message in problems)
-        raise ValueError(f"{what}: {lines}") from None
 
 
 def measure_engine(config: RunConfig, run_uri: str) -> Measured:
@@ -326,9 +306,7 @@ def model_variants(config: RunConfig) -> dict[str, RunConfig]:
     ]
     variants: dict[str, RunConfig] = {}
     for name, change in zip(TABLE_4, changes, strict=True):
-        sections = {part: getattr(config, part).model_copy(update=values) for part, values in change.items()}
-        config = validate(config.model_copy(update=sections), what=f"row {name!r}")
-        variants[name] = config
+        config = variants[name] = vary(config, change, what=f"row {name!r}")
     return variants
 
 

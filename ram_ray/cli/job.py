@@ -16,6 +16,7 @@ from ram_ray.runtime import outcome
 from ram_ray.runtime.screen import log_path, shown
 
 if TYPE_CHECKING:
+    from ram_ray.ablation.runs import Table
     from ram_ray.pipeline import FinalModel
     from ram_ray.runtime.artifacts import Run
 
@@ -129,13 +130,13 @@ def execute(
     return outcome.run(work, name=config.name, folder=run_uri, stage=current_stage)
 
 
-def ablate(config: RunConfig, out: str, *, table: int, num_seeds: int) -> int:
+def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int) -> int:
     """Join or start Ray, run an ablation, print its table.
 
     Args:
         config: of every run; the seeds begin with its own.
         out: path or URI of the folder for the results and for a run of each seed.
-        table: 4 or 5, of the paper.
+        table: as of `run_ablation`.
         num_seeds: number of seeds.
 
     Returns:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ram_ray.detectors.regions import Box, Region
+from ram_ray.detectors.regions import Region
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,9 +97,9 @@ class ZeroShotDetector(ABC):
             best_boxes = self._best_boxes([rgb[row] for row, _ in batch], prompts)
             for (row, indices), boxes in zip(batch, best_boxes, strict=True):
                 for index, (score, box) in zip(indices, boxes, strict=True):
-                    clipped = _clip(self._to_image(box, rgb[row].size))
-                    if score >= self.threshold and clipped[2] > clipped[0] and clipped[3] > clipped[1]:
-                        regions[row].append(Region(int(tag_ids[row][index]), clipped, float(score)))
+                    if score >= self.threshold and _has_area(box):
+                        x0, y0, x1, y1 = (float(side) for side in box)
+                        regions[row].append(Region(int(tag_ids[row][index]), (x0, y0, x1, y1), float(score)))
         return regions
 
     def _batches(self, pairs: list[Pair], *, sizes: Sequence[tuple[int, int]]) -> Iterator[list[Pair]]:
@@ -127,22 +127,28 @@ class ZeroShotDetector(ABC):
         """Scores (B, Q, P), P being that of the longest prompt, and boxes (B, Q, 4) as centre, width, height."""
 
     def _to_image(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Convert a box from shares of the model's input to shares of the image of this (width, height)."""
+        """Convert boxes (..., 4) from shares of the model's input to shares of the image of this (width, height)."""
         return box
 
     def _best_boxes(self, images: list[Image], prompts: list[list[str]]) -> list[list[tuple[float, np.ndarray]]]:
-        """Score and x0, y0, x1, y1 of the best box of each query of each prompt."""
+        """Score and x0, y0, x1, y1 of the best box of each query of each prompt, as shares of the image.
+
+        A box beside the image, where the model's input is padded, is none: another may be the best on the image.
+        """
         import torch
 
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             tensors = self._forward(images, prompts)
         scores, boxes = (tensor.float().cpu().numpy() for tensor in tensors)
         corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], axis=-1)
-        best = scores.argmax(axis=1)  # (B, P)
-        return [
-            [(float(scores[row, best[row, tag], tag]), corners[row, best[row, tag]]) for tag in range(len(queries))]
-            for row, queries in enumerate(prompts)
-        ]
+        best_boxes = []
+        for row, queries in enumerate(prompts):
+            on_image = np.clip(self._to_image(corners[row], images[row].size), 0.0, 1.0)  # (Q, 4)
+            best = np.where(_has_area(on_image)[:, None], scores[row], -np.inf).argmax(axis=0)  # (P,)
+            best_boxes.append(
+                [(float(scores[row, best[tag], tag]), on_image[best[tag]]) for tag in range(len(queries))]
+            )
+        return best_boxes
 
 
 class GroundingDinoDetector(ZeroShotDetector):
@@ -252,6 +258,6 @@ class Owlv2Detector(ZeroShotDetector):
         return box * max(size) / np.array([width, height, width, height])
 
 
-def _clip(box: np.ndarray) -> Box:
-    x0, y0, x1, y1 = (float(side) for side in np.clip(box, 0.0, 1.0))
-    return x0, y0, x1, y1
+def _has_area(boxes: np.ndarray) -> np.ndarray:
+    """Whether boxes (..., 4) have an area."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(axis=-1)

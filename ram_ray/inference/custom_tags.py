@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ram_ray.inference.backends.backend import LabelSet, make_label_set
 from ram_ray.models.bundle import Bundle
+from ram_ray.models.ram import require_any_label
 from ram_ray.models.teacher import Teacher
 from ram_ray.settings.prompts import fill
 
@@ -77,7 +78,7 @@ class CustomTags:
         Raises:
             ValueError: if the model takes no other tags, or the shape does not fit.
         """
-        self._require_open_vocabulary()
+        require_any_label(self._model.config)
         width, reweighs = self._model.config.label_width, self._model.reweighs
         if reweighs and embeddings.ndim == 2 and num_tags and len(embeddings) % num_tags == 0:
             embeddings = embeddings.view(num_tags, -1, embeddings.shape[-1])
@@ -89,7 +90,7 @@ class CustomTags:
 
     def _embed(self, tags: list[str] | Mapping[str, list[str]]) -> Tensor:
         """Text embeddings of the tags: (N, E), RAM++: (N, K, E)."""
-        self._require_open_vocabulary()
+        require_any_label(self._model.config)
         if self._teacher is None:
             self._teacher = self._bundle.teacher()
         if not isinstance(tags, Mapping):
@@ -120,10 +121,6 @@ class CustomTags:
             raise ValueError("every tag needs equally many descriptions, at least one")
         flat = torch.from_numpy(teacher.encode_texts([text for descriptions in texts for text in descriptions]))
         return flat.view(len(texts), len(texts[0]), -1)
-
-    def _require_open_vocabulary(self) -> None:
-        if self._model.config.architecture == "tag2text":
-            raise ValueError("Tag2Text answers for its own tags alone; use a RAM or RAM++ model for other tags")
 
 
 def mean_texts(teacher: Teacher, texts: Sequence[Sequence[str]]) -> Tensor:

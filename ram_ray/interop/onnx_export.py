@@ -129,7 +129,7 @@ def _write(model: RAM, file: Path) -> None:
 
 
 def _takes_labels(model: RAM) -> bool:
-    return model.config.architecture != "tag2text"
+    return model.config.scores_any_label
 
 
 @torch.inference_mode()

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ram_ray.models.blocks import Block, TokenEmbedding, run_layer
-from ram_ray.models.recognition import RecognitionDecoder
 from ram_ray.settings.models import ModelConfig, TransformerConfig
 
 
@@ -21,17 +20,17 @@ class TagEncoder(nn.Module):
 
     Args:
         config: config of the whole model.
-        shared: recognition decoder that shares its weights.
+        shared: layers of the recognition decoder, which share their weights; empty: another head scores the tags.
         context_width: width of the image tokens.
     """
 
-    def __init__(self, config: ModelConfig, shared: RecognitionDecoder, *, context_width: int) -> None:
+    def __init__(self, config: ModelConfig, shared: nn.ModuleList, *, context_width: int) -> None:
         super().__init__()
         size = config.tag_encoder
         self.recompute = False
         self.embedding = _embedding(config, size)
         self.layers = _layers(size, context_width=context_width)
-        for layer, shared_layer in zip(self.layers, shared.layers, strict=False):
+        for layer, shared_layer in zip(self.layers, shared, strict=False):
             layer.cross, layer.ffn = shared_layer.cross, shared_layer.ffn
 
     def forward(self, ids: Tensor, image_tokens: Tensor) -> Tensor:

@@ -47,6 +47,30 @@ def asymmetric_loss(
     return -(loss * focus * used).sum()
 
 
+def ranking_loss(logits: Tensor, targets: Tensor, *, margin: float = 1.0, weight: Tensor | None = None) -> Tensor:
+    """Compute the ranking loss of MKT (arXiv 2207.01887), summed over images.
+
+    Of an image it is the mean of margin + s_n - s_p over the pairs of a positive p and a negative n for which this is
+    above 0, as in the authors' code (the paper sums). It says nothing about where probabilities are high.
+
+    Args:
+        logits: (B, N), any float dtype; computed in float32.
+        targets: (B, N), 1 for a positive, 0 for a negative, `UNKNOWN` for a target that is ignored.
+        margin: least wanted difference of a positive's and a negative's logit.
+        weight: (B,), 0 for an image to be ignored, else 1; None: all 1.
+
+    Returns:
+        A float32 scalar; an image without a positive or without a negative adds 0.
+    """
+    logits, positive, negative = logits.float(), targets == 1, targets == 0
+    most = max(1, int(positive.sum(1).max()))  # P: pairs are (B, P, N), not (B, N, N)
+    index = positive.byte().topk(most, dim=1).indices
+    is_pair = positive.gather(1, index).unsqueeze(2) & negative.unsqueeze(1)
+    violations = (margin + logits.unsqueeze(1) - logits.gather(1, index).unsqueeze(2)).clamp(min=0) * is_pair
+    losses = violations.sum((1, 2)) / (violations > 0).sum((1, 2)).clamp(min=1)
+    return losses.sum() if weight is None else (losses * weight).sum()
+
+
 def caption_targets(ids: Tensor, *, start: int, weight: Tensor | None = None) -> Tensor:
     """Make the targets of the caption loss: token ids, and -100 for padding (id 0), prompt and images of weight 0.
 

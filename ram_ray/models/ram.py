@@ -24,8 +24,19 @@ from torch import Tensor, nn
 from ram_ray.models.blocks import initialise
 from ram_ray.models.captioner import CaptionDecoder, TagEncoder
 from ram_ray.models.generation import Generators, generate
+from ram_ray.models.head import TagHead
 from ram_ray.models.image_encoder import ImageEncoder, token_width
-from ram_ray.models.losses import UNKNOWN, asymmetric_loss, caption_loss, caption_targets, distillation_loss, kept_loss
+from ram_ray.models.losses import (
+    UNKNOWN,
+    asymmetric_loss,
+    caption_loss,
+    caption_targets,
+    distillation_loss,
+    kept_loss,
+    ranking_loss,
+)
+from ram_ray.models.mkt import MKTHead
+from ram_ray.models.ml_decoder import MLDecoder
 from ram_ray.models.recognition import RecognitionDecoder
 from ram_ray.settings.models import Decoding, ModelConfig
 from ram_ray.settings.training import TagLossConfig
@@ -45,6 +56,7 @@ class RAM(nn.Module):
     """
 
     label_embed: Tensor
+    recognition: TagHead
     tag_encoder: TagEncoder
     caption_decoder: CaptionDecoder
 
@@ -60,17 +72,10 @@ class RAM(nn.Module):
         projected = None if learned_queries else config.image_proj
         self.context_width = projected or width  # C, of the tokens that decoders see
         self.image_proj = nn.Linear(width, projected) if projected else nn.Identity()
-        self.recognition = RecognitionDecoder(
-            config.recognition,
-            label_width=None if learned_queries else config.label_width,
-            context_width=self.context_width,
-            label_proj=config.label_proj,
-            per_tag=len(label_embed) if learned_queries else None,
-            similarity=config.similarity,
-            pooled=config.pooled,
-        )
+        self.recognition = make_head(config, num_labels=len(label_embed), context_width=self.context_width)
         if config.captions:
-            self.tag_encoder = TagEncoder(config, self.recognition, context_width=self.context_width)
+            shared = self.recognition.layers if config.head == "recognition" else nn.ModuleList()
+            self.tag_encoder = TagEncoder(config, shared, context_width=self.context_width)
             self.caption_decoder = CaptionDecoder(config)
         self.apply(partial(initialise, std=config.init_std))
         # After `apply`, because timm initialises the image encoder.
@@ -81,11 +86,14 @@ class RAM(nn.Module):
             self.register_buffer("label_embed", label_embed.float())
         if self.reweighs:
             self.reweight_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        on_meta = self.label_embed.is_meta  # weights will be loaded
-        if config.init_std is None and config.architecture == "ram" and config.label_proj and not on_meta:
-            self.recognition.spread_queries(self.label_embed)
-        if self.recognition.pooled is not None:
-            self.recognition.pooled.start_at_zero()
+        if isinstance(self.recognition, MKTHead):
+            self.recognition.start_as_identity()
+        if isinstance(self.recognition, RecognitionDecoder):
+            on_meta = self.label_embed.is_meta  # weights will be loaded
+            if config.init_std is None and config.architecture == "ram" and config.label_proj and not on_meta:
+                self.recognition.spread_queries(self.label_embed)
+            if self.recognition.pooled is not None:
+                self.recognition.pooled.start_at_zero()
 
     @property
     def reweighs(self) -> bool:
@@ -163,10 +171,10 @@ class RAM(nn.Module):
             Logits (B, N).
 
         Raises:
-            ValueError: if Tag2Text gets other embeddings, because it can score only its own tags.
+            ValueError: if it gets other embeddings and can score only its own tags.
         """
-        if label_embed is not None and self.config.architecture == "tag2text":
-            raise ValueError("Tag2Text answers for its own tags alone; use a RAM or RAM++ model for other tags")
+        if label_embed is not None:
+            require_any_label(self.config)
         queries = self.queries(self.label_embed if label_embed is None else label_embed, image_tokens)
         return self.recognition(queries, image_tokens)
 
@@ -204,9 +212,7 @@ class RAM(nn.Module):
         weight = batch.get("weight")
         tokens = self.image_proj(batch["tokens"]) if "tokens" in batch else self.encode(batch["pixel_values"])
         logits = self.logits(tokens)
-        loss = tag_loss or TagLossConfig()
-        exponents = {"gamma_neg": loss.gamma_neg, "gamma_pos": loss.gamma_pos}
-        losses = {"tag": asymmetric_loss(logits, batch["targets"], **exponents, clip=loss.clip, weight=weight)}
+        losses = {"tag": _tag_loss(logits, batch["targets"], tag_loss or TagLossConfig(), weight)}
         if "kept_logits" in batch:
             losses["kept"] = kept_loss(logits[:, batch["kept_ids"]], batch["kept_logits"], weight=weight)
         if "caption_ids" in batch:
@@ -268,3 +274,57 @@ class RAM(nn.Module):
 
     def _context_mask(self, tag_ids: Tensor) -> Tensor | None:
         return tag_ids != 0 if self.config.mask_tag_padding else None
+
+
+def make_head(config: ModelConfig, *, num_labels: int, context_width: int) -> TagHead:
+    """Make the head that a config names.
+
+    Args:
+        config: of the model.
+        num_labels: N, of the training.
+        context_width: C.
+
+    Returns:
+        The head, with new weights.
+    """
+    if config.head == "ml_decoder":
+        return MLDecoder(
+            config.ml_decoder, num_labels=num_labels, label_width=config.label_width, context_width=context_width
+        )
+    if config.head == "mkt":
+        return MKTHead(config.mkt, label_width=config.label_width, context_width=context_width)
+    learned_queries = config.architecture == "tag2text"
+    return RecognitionDecoder(
+        config.recognition,
+        label_width=None if learned_queries else config.label_width,
+        context_width=context_width,
+        label_proj=config.label_proj,
+        per_tag=num_labels if learned_queries else None,
+        similarity=config.similarity,
+        pooled=config.pooled,
+    )
+
+
+def require_any_label(config: ModelConfig) -> None:
+    """Check that a model can score other labels than those of its training.
+
+    Args:
+        config: of the model.
+
+    Raises:
+        ValueError: if it cannot, with what can.
+    """
+    if config.scores_any_label:
+        return
+    name, other = "Tag2Text", "a RAM or RAM++ model"
+    if config.architecture != "tag2text":
+        name, other = "An ML-Decoder with group queries", "a model with model.ml_decoder.text_queries or another head"
+    raise ValueError(f"{name} answers for its own tags alone; use {other} for other tags")
+
+
+def _tag_loss(logits: Tensor, targets: Tensor, config: TagLossConfig, weight: Tensor | None) -> Tensor:
+    """The loss of logits (B, N) of tags, summed over images."""
+    if config.kind == "ranking":
+        return ranking_loss(logits, targets, margin=config.margin, weight=weight)
+    exponents = {"gamma_neg": config.gamma_neg, "gamma_pos": config.gamma_pos}
+    return asymmetric_loss(logits, targets, **exponents, clip=config.clip, weight=weight)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ram_ray.models.active_rows import ActiveRows
 from ram_ray.models.blocks import Block, run_layer
+from ram_ray.models.head import TagHead
 from ram_ray.settings.models import PooledConfig, TransformerConfig
 
 
@@ -84,7 +85,7 @@ class PooledScores(nn.Module):
         return (self.query(F.normalize(queries, dim=-1)) @ hidden.unsqueeze(-1)).squeeze(-1)
 
 
-class RecognitionDecoder(nn.Module):
+class RecognitionDecoder(TagHead):
     """Cross-attention of label queries to image tokens. There is no self-attention, so tags do not affect each other.
 
     Args:
@@ -108,8 +109,7 @@ class RecognitionDecoder(nn.Module):
         similarity: bool = False,
         pooled: PooledConfig | None = None,
     ) -> None:
-        super().__init__()
-        self.recompute = False
+        super().__init__(width=config.width, hidden_width=config.ffn)
         self.text_queries = label_width is not None
         self.label_proj = nn.Linear(label_width, config.width) if label_width is not None and label_proj else None
         self.layers = nn.ModuleList(

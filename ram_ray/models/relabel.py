@@ -3,7 +3,7 @@
 A label of RAM is its text embedding, so a new label is one more embedding of the text encoder that made the others.
 RAM++ has several texts of a label. Tag2Text has a trained query and a classifier for each label: a new label starts
 from the mean classifier, which scores it as it scores an average label, and from a random query.
-
+An ML-Decoder with group queries keeps its labels: a label's classifier belongs to its group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ def relabel(model: RAM, match: LabelMatch, queries: Tensor | None) -> None:
         model: of the bundle, on the CPU; changed in place.
         match: of the run's labels with the bundle's.
         queries: of the new labels, as of `descriptions.embed_labels`; None: Tag2Text, or no label is new.
+
+    Raises:
+        ValueError: if the labels differ and the model has an ML-Decoder with group queries.
     """
+    if model.config.head == "ml_decoder" and not model.config.scores_any_label:
+        if match.bundle_ids != tuple(range(len(model.label_embed))):
+            raise ValueError(
+                "an ML-Decoder with group queries keeps the labels of its training, and the run has others: set "
+                "labels.system to the label_system.json of its bundle, or start from a model with another head"
+            )
+        return
     kept, new = match.kept, match.new
     bundle_ids = [match.bundle_ids[id] for id in kept]
     if model.config.architecture == "tag2text":

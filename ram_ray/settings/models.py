@@ -103,6 +103,43 @@ class PooledConfig(Section):
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout probability of the layer's input and output.")
 
 
+class MLDecoderConfig(TransformerConfig):
+    """The head ML-Decoder (arXiv 2111.12933), with the authors' sizes: group queries that see the image tokens."""
+
+    width: int = Field(768, description="Width of the queries.")
+    layers: int = Field(1, ge=1, description="Number of layers; they have no self-attention.")
+    heads: int = Field(8, description="Attention heads; they divide the width.")
+    ffn: int = Field(2048, description="Width of the hidden layer of the feed-forward network.")
+    norm_eps: float = Field(1e-5, description="Epsilon of the layer norms.")
+    groups: int = Field(
+        100, ge=1, description="Group queries; each scores labels / groups labels, rounded up, and no group is empty."
+    )
+    learned_queries: bool = Field(False, description="Whether group queries are trained; else they stay random.")
+    text_queries: bool = Field(
+        False,
+        description=(
+            "Whether the queries are the projected text embeddings of the labels, one a label, with one classifier: "
+            "the form that scores other labels too. `groups` is then not used."
+        ),
+    )
+
+
+class MKTConfig(Section):
+    """The head MKT (arXiv 2207.01887): products of label embeddings with the mean token and the best positions."""
+
+    top_k: int = Field(16, ge=1, description="Positions with the highest scores of a label, whose mean is its score.")
+    hidden: int | None = Field(
+        None, ge=1, description="Width of the hidden layer of the local head. `null`: that of the label embeddings."
+    )
+    tune_labels: bool = Field(
+        False,
+        description=(
+            "Whether a linear map of the label embeddings is trained, in place of the paper's prompt tuning. It starts "
+            "as the identity."
+        ),
+    )
+
+
 class Decoding(Section):
     """How captions are written. Lengths count tokens with the prompt; defaults: greedy, to `max_caption_tokens`."""
 
@@ -162,10 +199,19 @@ class ModelConfig(Section):
     )
     descriptions: int = Field(1, ge=1, description="Text embeddings of each label; 51 in RAM++.")
     captions: bool = Field(True, description="Whether the model has the tag encoder and the caption decoder.")
+    head: Literal["recognition", "ml_decoder", "mkt"] = Field(
+        "recognition",
+        description=(
+            "What scores the tags, with the section of its name: RAM's decoder, or a head that it is compared with. "
+            "`similarity`, `pooled` and `label_proj` are of `recognition` alone."
+        ),
+    )
     recognition: TransformerConfig = Field(
         TransformerConfig(layers=2, heads=4),
         description="The recognition decoder, which scores the tags. With 0 layers `pooled` alone does.",
     )
+    ml_decoder: MLDecoderConfig = Field(MLDecoderConfig(), description="Used if `head` is `ml_decoder`.")
+    mkt: MKTConfig = Field(MKTConfig(), description="Used if `head` is `mkt`.")
     similarity: bool = Field(
         False, description="Adds query x mean image token to each logit, as CLIP scores: small models learn faster."
     )
@@ -222,12 +268,20 @@ class ModelConfig(Section):
         """The section that describes the image encoder."""
         return self.image_encoder if self.image_encoder.name else self.swin
 
+    @property
+    def scores_any_label(self) -> bool:
+        """Whether other labels than those of the training can be scored, by their text embeddings."""
+        is_grouped = self.head == "ml_decoder" and not self.ml_decoder.text_queries
+        return self.architecture != "tag2text" and not is_grouped
+
     @model_validator(mode="after")
     def _check_parts(self) -> ModelConfig:
-        width = self.recognition.width
-        if (self.architecture == "tag2text" or not self.label_proj) and self.label_width != width:
+        has_decoder, width = self.head == "recognition", self.recognition.width
+        if not has_decoder and self.architecture != "ram":
+            raise ValueError(f"head {self.head} is for architecture ram; {self.architecture} has a decoder of its own")
+        if has_decoder and (self.architecture == "tag2text" or not self.label_proj) and self.label_width != width:
             raise ValueError(f"without label_proj label_width {self.label_width} must be the decoder's width {width}")
-        if not self.recognition.layers and not self.pooled.width:
+        if has_decoder and not self.recognition.layers and not self.pooled.width:
             raise ValueError("with recognition.layers 0 nothing sees the image: set pooled.width, or one layer")
         if self.architecture == "ram_plus" and self.image_proj is None:
             raise ValueError("ram_plus compares images with descriptions: image_proj is the width of both, not null")
@@ -235,7 +289,7 @@ class ModelConfig(Section):
             raise ValueError("ram_plus has no captions: set captions to false")
         if self.architecture != "ram_plus" and self.descriptions != 1:
             raise ValueError(f"descriptions is {self.descriptions}; only ram_plus has more than one a label")
-        if self.captions:
+        if self.captions and has_decoder:
             own, shared = self.tag_encoder, self.recognition
             for name in ("width", "ffn", "norm_eps"):
                 if getattr(own, name) != getattr(shared, name):

@@ -45,8 +45,15 @@ class AugmentConfig(Section):
 
 
 class TagLossConfig(Section):
-    """The asymmetric loss of tags (arXiv 2009.14119); with three zeros it is binary cross-entropy."""
+    """The loss of tags: the asymmetric loss (arXiv 2009.14119; with three zeros binary cross-entropy), or a ranking."""
 
+    kind: Literal["asymmetric", "ranking"] = Field(
+        "asymmetric",
+        description=(
+            "`ranking` is that of MKT: positives above negatives by `margin`. Its probabilities are not calibrated."
+        ),
+    )
+    margin: float = Field(1.0, gt=0, description="Least difference of logits that `ranking` asks for.")
     gamma_neg: float = Field(7.0, ge=0, description="Focusing exponent of negatives.")
     gamma_pos: float = Field(0.0, ge=0, description="Focusing exponent of positives.")
     clip: float = Field(

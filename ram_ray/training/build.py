@@ -6,6 +6,7 @@ are those of the training.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.step import TrainStep
 from ram_ray.training.worker import Job
+from ram_ray.training.worker_sums import is_first_worker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class TaggerJob(Job):
         tokenizer = TextTokenizer.load(self.feed.tokenizer)
         bundle = load_bundle(self.start) if self.start else None
         model = self._build_new(teacher, len(tokenizer)) if bundle is None else self._build_from(bundle)
+        distilled = self._distilled(teacher, model.config)
+        if model.config.head == "mkt" and distilled is None and is_first_worker():
+            why = f"{teacher.source} embeds texts alone" if self.config.distill_loss else "distill_loss is false"
+            logger.info("%s: nothing is distilled to the head MKT: %s", self.stage, why)
         freeze_encoder(model.image_encoder, self.config)
         model.set_recompute(self.training.recompute)
         if not self.config.caption_loss:
@@ -63,7 +71,7 @@ class TaggerJob(Job):
         keeper = bundle if self.config.old_labels == "keep" else None
         return TrainStep(
             model,
-            teacher=self._distilled(teacher, model.config),
+            teacher=distilled,
             aligner=self._aligner(teacher, bundle, device) if model.reweighs else None,
             caption_start=tokenizer.prompt_length(model.config.prompt),
             keeper=make_keeper(keeper, device) if keeper else None,

@@ -15,6 +15,11 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def is_first_worker() -> bool:
+    """Whether this process is the worker of a training run that reports for all; False outside of a run."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_rank() == 0
+
+
 def sum_over_workers(values: Tensor) -> Tensor:
     """Sum a tensor over all workers, without gradients.
 

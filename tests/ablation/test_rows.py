@@ -50,6 +50,12 @@ def test_an_alternative_is_compared_with_what_the_row_before_it_builds_on() -> N
     assert total_gain(rows)["mean"] == pytest.approx(0.2)
 
 
+def test_all_rows_may_be_compared_with_one() -> None:
+    parsed, generated, cleaned = build_rows(NAMES, SEEDS, base="parsed")
+    assert "gain" not in parsed and generated["gain"]["mean"] == pytest.approx(0.05)
+    assert cleaned["gain"]["values"] == {"0": pytest.approx(0.08), "1": pytest.approx(0.05)}
+
+
 def test_a_seed_that_stopped_half_way_counts_where_it_measured() -> None:
     parsed, generated = build_rows(NAMES, {0: SEEDS[0], 1: {"parsed": SEEDS[1]["parsed"]}})[:2]
     assert len(parsed["mAP"]["values"]) == 2 and generated["mAP"]["values"] == {"0": 0.56}

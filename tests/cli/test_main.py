@@ -213,7 +213,7 @@ def test_what_a_run_ends_with(executed: list[dict], line: str, expected: dict) -
             "error: --add-labels and --revision need the bundle that they are about: give",
         ),
         (ablation, "", "error: Missing option '--out'"),
-        (ablation, "--out x --table 3", "error: --table 3: use 4 or 5"),
+        (ablation, "--out x --table 3", "error: --table 3: use 4, 5, heads"),
         (ablation, "--out x --seeds 0", "error: --seeds 0: at least one is needed"),
         (tag_images, "--model m --out o --data nowhere", "error: nowhere: no images"),
         (tag_images, "--model m --out o --data . --top-k 0", "error: Invalid value for '--top-k': "),

@@ -12,6 +12,7 @@ from PIL import Image
 from ram_ray.detectors.registry import make_detector
 from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector
 from tests.tiny_grounding_dino import save_grounding_dino
+from tests.tiny_owlv2 import save_owlv2
 
 TAGS = [["dog", "traffic light"], ["red", "dog", "beach"], []]
 IDS = [[0, 4], [2, 0, 1], []]
@@ -32,30 +33,8 @@ def dino(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def owl(tmp_path_factory) -> str:
-    """A saved OWLv2: one layer of width 16 on each side, a byte-pair vocabulary of single letters."""
-    from transformers import (
-        CLIPTokenizer,
-        Owlv2Config,
-        Owlv2ForObjectDetection,
-        Owlv2ImageProcessor,
-        Owlv2Processor,
-    )
-
     folder = tmp_path_factory.mktemp("owl")
-    letters = [chr(code) for code in range(33, 127)]
-    tokens = [*letters, *[f"{letter}</w>" for letter in letters], "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Owlv2Config(
-        text_config={**sizes, "vocab_size": len(tokens), "max_position_embeddings": 40},
-        vision_config={**sizes, "image_size": 64, "patch_size": 16},
-        projection_dim=16,
-    )
-    Owlv2ForObjectDetection(config).save_pretrained(folder)
-    tokenizer = CLIPTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
-    Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), tokenizer).save_pretrained(folder)
+    save_owlv2(folder)
     return str(folder)
 
 

@@ -17,6 +17,7 @@ from ram_ray.models.image_encoder import normalise
 from ram_ray.models.teacher import Teacher
 from ram_ray.settings.models import TimmConfig
 from tests.tiny import NAMES, photo, tagger, tokenizer
+from tests.tiny_siglip import save_siglip
 
 TEXTS = ["a red dog", "beach", "a traffic light and a person"]
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -63,20 +64,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> TimmConfig:
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel
-
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("siglip")
-    words = {word: index for index, word in enumerate(["<pad>", "<unk>", *sorted(set(" ".join(TEXTS).split()))])}
-    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, "vocab_size": len(words), "max_position_embeddings": 9, "projection_size": 16}
-    config = SiglipConfig(text_config=text, vision_config={**size, "image_size": 32, "patch_size": 8})
-    SiglipModel(config).save_pretrained(folder)
-    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    save_siglip(folder, words=" ".join(TEXTS).split())
     return str(folder)
 
 

@@ -112,7 +112,7 @@ class BundleSystem(System):
         return score
 
     def _takes_texts(self) -> bool:
-        if self._config.architecture == "tag2text":
+        if not self._config.scores_any_label:
             return False
         files = ("config.json", f"{TEXT_ENCODER}/config.json")
         return (local_copy(self.source, revision=self.revision, files=files) / TEXT_ENCODER).is_dir()

@@ -88,7 +88,7 @@ class MicroBatcher:
 
     def __init__(self, model: RAM, *, split: bool = True) -> None:
         config = model.config
-        self._split, self._ffn = split, config.recognition.ffn
+        self._split, self._hidden_width = split, model.recognition.hidden_width
         self._num_images = max(1, self._MAX_PATCHES // (config.image_size // model.image_encoder.first_stride) ** 2)
 
     def encode(self, forward: Callable[[Tensor], Tensor], pixel_values: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class MicroBatcher:
         """
         label_inputs = labels.descriptions if labels.queries is None else labels.queries[0]
         assert label_inputs is not None
-        return self._run(forward, tokens, max(1, self._MAX_HIDDEN // (len(label_inputs) * self._ffn)))
+        return self._run(forward, tokens, max(1, self._MAX_HIDDEN // (len(label_inputs) * self._hidden_width)))
 
     def _run(self, forward: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
         if not self._split or len(batch) <= size:

@@ -69,10 +69,11 @@ class OpenVinoBackend:
         pixels = torch.zeros(2, 3, config.image_size, config.image_size)
         self._encoder = self._compile(openvino, _Encoder(model), (pixels,), shapes=[(-1, *pixels.shape[1:])])
         tokens = torch.zeros(2, 5, model.context_width)
-        queries = torch.zeros(2 if model.reweighs else 1, len(model.label_embed), config.recognition.width)
-        # Tag2Text's classifiers fix the number of tags.
-        num_tags = queries.shape[1] if config.architecture == "tag2text" else -1
-        side = (-1 if model.reweighs else 1, num_tags, config.recognition.width)
+        width = model.recognition.width
+        queries = torch.zeros(2 if model.reweighs else 1, len(model.label_embed), width)
+        # Classifiers of single labels (Tag2Text, group queries) fix the number of tags.
+        num_tags = -1 if config.scores_any_label else queries.shape[1]
+        side = (-1 if model.reweighs else 1, num_tags, width)
         self._head = self._compile(
             openvino, _Head(model), (queries, queries, tokens), shapes=[side, side, (-1, -1, model.context_width)]
         )

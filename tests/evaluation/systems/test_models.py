@@ -1,5 +1,5 @@
-"""Contract: CLIP, BLIP and detectors of transformers' own classes are systems as bundles are: named by a path, asked
-for every class by its text, and scored on the images of a set."""
+"""Contract: CLIP, SigLIP, BLIP and detectors of transformers' own classes are systems as bundles are: named by a path,
+asked for every class by its text, and scored on the images of a set."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from ram_ray.evaluation.systems.registry import SystemSpec, make_system
 from ram_ray.evaluation.systems.system import System
 from ram_ray.evaluation.systems.zero_shot import ZeroShotSystem
 from ram_ray.models.teacher import Teacher
-from ram_ray.settings.prompts import ensemble
+from ram_ray.settings.prompts import ensemble, fill
 from tests.gpu.tiny_clip import save_clip
 from tests.tiny import jpeg
 from tests.tiny_grounding_dino import save_grounding_dino
+from tests.tiny_owlv2 import save_owlv2
+from tests.tiny_siglip import MAX_TOKENS, save_siglip
 
 CLASSES = ["dog", "tree-merged", "kite (bird of prey)"]
 TEXTS = ["dog", "tree", "kite"]
@@ -85,6 +87,54 @@ def test_clip(tmp_path: Path, eval_set: EvalSet) -> None:
     before = system.identity()
     (tmp_path / "preprocessor_config.json").write_text("{}")
     assert system.identity() != before
+
+
+def test_siglip(tmp_path: Path, eval_set: EvalSet) -> None:
+    """The cosines are those of transformers' own forward passes with texts padded to the full length."""
+    from PIL import Image
+    from transformers import AutoTokenizer, SiglipImageProcessor, SiglipModel
+
+    save_siglip(tmp_path, words=["a", "photo", "of", "the", *TEXTS])
+    system = make_system(SystemSpec.parse(f"siglip={tmp_path}"))
+    assert isinstance(system, ZeroShotSystem) and system.image_size == 32
+    batch, scores = score(eval_set, system)
+    model, words = SiglipModel.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
+    images = [Image.fromarray(batch["pixels"][row]) for row in (0, 1, 3)]
+    pixels = SiglipImageProcessor.from_pretrained(tmp_path)(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        seen = torch.nn.functional.normalize(model.vision_model(pixels).pooler_output, dim=-1)
+        for column, text in enumerate(TEXTS):
+            prompts = [fill(template, text) for template in ensemble()]
+            ids = words(prompts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+            vectors = torch.nn.functional.normalize(model.text_model(ids["input_ids"]).pooler_output, dim=-1)
+            expected = seen @ torch.nn.functional.normalize(vectors.mean(0), dim=0)
+            np.testing.assert_allclose(scores[:, column], expected.numpy(), atol=1e-5)
+    assert scores.std() > 1e-4
+
+
+def test_owlv2(tmp_path: Path, eval_set: EvalSet) -> None:
+    """The score of a class is the highest probability of its query over the boxes of transformers' forward pass, but
+    for those in the padding that makes the image a square."""
+    from transformers import Owlv2ForObjectDetection, Owlv2Processor
+
+    save_owlv2(tmp_path)
+    system = make_system(SystemSpec.parse(f"owl={tmp_path}"))
+    assert isinstance(system, DetectorSystem) and system.model_type == "owlv2"
+    batch, scores = score(eval_set, system)
+    model, processor = (
+        Owlv2ForObjectDetection.from_pretrained(tmp_path).eval(),
+        Owlv2Processor.from_pretrained(tmp_path),
+    )
+    prompts = [f"a photo of a {text}" for text in TEXTS]
+    text = processor.tokenizer(prompts, padding="max_length", max_length=40, return_tensors="pt")
+    for row, image in enumerate(to_images(batch, [0, 1, 3])):
+        pixels = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            output = model(input_ids=text["input_ids"], attention_mask=text["attention_mask"], pixel_values=pixels)
+        tops = (output.pred_boxes[0, :, 1] - output.pred_boxes[0, :, 3] / 2) * 90  # pixels; below 60 is padding
+        on_image = output.logits[0].sigmoid()[tops < 60]
+        np.testing.assert_allclose(scores[row], on_image.amax(0).numpy(), atol=1e-5)
+    assert (scores > 0).all() and scores.std() > 1e-5
 
 
 def test_a_detector(tmp_path: Path, eval_set: EvalSet) -> None:

@@ -1,0 +1,227 @@
+"""The table of heads: ours, ML-Decoder and MKT, trained by the same trainer on the same images, tags and encoder.
+
+    ours               `config.model` as it is
+    ml_decoder         ML-Decoder with group queries (`model.ml_decoder`)
+    ml_decoder_texts   its open-set form: label queries from text embeddings
+    mkt                MKT with the ranking loss, and distillation where the run has a dual encoder
+    mkt_own_loss       MKT with the loss of the other rows, without distillation
+
+Each row is the run's `pretrain` with another head, and no captioner: all learn tags alone. The rows of a seed share the
+stages before it in one run folder, and with `pretrain.views` the encoder's tokens. The models of a seed are then scored
+on the held-out images as `jobs/benchmark.py` scores systems, with the tags of these images as the truth: every figure
+with its interval, each model against ours with a paired test.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from collections.abc import Sequence
+
+import fsspec
+import pyarrow as pa
+
+from ram_ray.ablation.variants import Changes, Figures, vary
+from ram_ray.config import RunConfig, dump
+from ram_ray.data.ground_truth import true_tags
+from ram_ray.evaluation.benchmark import SetResult
+from ram_ray.evaluation.benchmark_report import build_tree, to_markdown
+from ram_ray.evaluation.measure_scores import Measuring, measure_scores, on_cluster
+from ram_ray.evaluation.score_set import score_set
+from ram_ray.evaluation.sets.prepare import EvalSet
+from ram_ray.evaluation.sets.rows import SET_ROW
+from ram_ray.evaluation.stages import evaluate
+from ram_ray.evaluation.systems.bundle import BundleSystem
+from ram_ray.evaluation.systems.system import Plan, PlannedClass
+from ram_ray.label_system import LabelSystem
+from ram_ray.labels.lists import Entry
+from ram_ray.pipeline import find_data, prepare, train_and_score
+from ram_ray.reporting.benchmark_page import benchmark_page
+from ram_ray.reporting.run_log import RunLog
+from ram_ray.results import Annotations
+from ram_ray.runtime.annotate import read_rows, write_rows
+from ram_ray.runtime.artifacts import write_text
+from ram_ray.runtime.storage import remove_folder
+
+logger = logging.getLogger(__name__)
+
+OURS = "ours"
+HEADS = (OURS, "ml_decoder", "ml_decoder_texts", "mkt", "mkt_own_loss")
+SET_NAME = "held_out"
+
+
+class OwnLabels(BundleSystem):
+    """A bundle that is scored on its own labels, by their ids: two of one name and different kinds stay apart."""
+
+    def plan(self, classes: Sequence[Entry], mapping: object) -> Plan:
+        """Answer for each class with the label of its index, see `System.plan`."""
+        thresholds = self.labels().thresholds(self._config.threshold)
+        return Plan(
+            tuple(
+                PlannedClass(index, entry.name, "name", entry.name, (index,), float(thresholds[index]))
+                for index, entry in enumerate(classes)
+            )
+        )
+
+
+def head_variants(config: RunConfig) -> dict[str, RunConfig]:
+    """The rows as configurations.
+
+    Args:
+        config: of a run.
+
+    Returns:
+        Configuration of each row, in their order.
+
+    Raises:
+        ValueError: naming the row that would not be a valid run, or if a bundle has the head of all rows.
+    """
+    if config.pretrain.bundle:
+        raise ValueError(
+            f"a row of heads: pretrain.start {config.pretrain.start} is a bundle, whose head takes the place of "
+            "model.head; set pretrain.start to represent or scratch"
+        )
+    silent = {"caption_loss": False}
+    generate = config.engine.generate.model_copy(update={"captions": 0})
+    base: Changes = {
+        "model": {"captions": False},
+        "pretrain": silent,
+        "retrain": silent,
+        "finetune": silent,
+        "engine": {"generate": generate, "rounds": 0},
+    }
+    config = vary(config, base, what="a row of heads")
+    represent = config.represent
+    has_feature = not represent.text_encoder and (not represent.is_trained or represent.trains_text)
+    ranking = config.pretrain.tag_loss.model_copy(update={"kind": "ranking"})
+    queries = config.model.ml_decoder.model_copy(update={"text_queries": True})
+    changes: dict[str, Changes] = {
+        OURS: {},
+        "ml_decoder": {"model": {"head": "ml_decoder"}},
+        "ml_decoder_texts": {"model": {"head": "ml_decoder", "ml_decoder": queries}},
+        "mkt": {
+            "model": {"head": "mkt"},
+            "pretrain": {"tag_loss": ranking, "distill_loss": has_feature and config.model.image_proj is not None},
+        },
+        "mkt_own_loss": {"model": {"head": "mkt"}, "pretrain": {"distill_loss": False}},
+    }
+    return {name: vary(config, change, what=f"row {name!r}") for name, change in changes.items()}
+
+
+def measure_heads(config: RunConfig, run_uri: str) -> dict[str, Figures]:
+    """The rows for the configuration's seed; the benchmark of its models is written to the folder `heads`.
+
+    Args:
+        config: of the run, with its seed.
+        run_uri: its folder.
+
+    Returns:
+        Row -> figure -> number.
+    """
+    rows: dict[str, Figures] = {}
+    systems = []
+    for name, variant in head_variants(config).items():
+        run = RunLog().open(run_uri)
+        run.write_text("config.yaml", dump(variant))
+        annotations, inputs = prepare(run, variant, *find_data(run, variant))
+        model = train_and_score(run, variant, variant.pretrain, annotations, inputs, name="pretrain")
+        assert inputs.held_out is not None  # see `check_config`
+        rows[name] = {
+            "labels": inputs.labels.labels,
+            "weights": count_weights(f"{model.path}/model.safetensors", prefix="recognition."),
+            "steps": model.steps,
+            "mAP": evaluate(run, variant, inputs.held_out, model, inputs.labels).mAP,
+        }
+        systems.append(OwnLabels(name, model.path))
+        labels, held_out = inputs.labels, inputs.held_out
+    folder, measuring = f"{run_uri}/heads", Measuring(min_positives=config.evaluate.min_positives)
+    eval_set = make_set(held_out, LabelSystem.load(labels.uri), f"{folder}/sets/{SET_NAME}", config=config)
+    run_tasks, measured, folders = on_cluster(config.execution.task_cpus), {}, {}
+    for system in systems:
+        folders[system.name] = f"{folder}/scores/{system.name}"
+        score_set(system, eval_set, folders[system.name], config=config)
+        measured[system.name] = measure_scores(folders[system.name], measuring, run_tasks=run_tasks)
+    tree = build_tree([SetResult(eval_set, measured, folders, {})], measuring)
+    write_text(f"{folder}/benchmark.json", json.dumps(tree, indent=1, ensure_ascii=False))
+    write_text(f"{folder}/benchmark.md", to_markdown(tree))
+    write_text(f"{folder}/benchmark.html", benchmark_page(tree))
+    logger.info("written: %s/benchmark.html, benchmark.md, benchmark.json", folder)
+    return rows
+
+
+def make_set(held_out: Annotations, labels: LabelSystem, folder: str, *, config: RunConfig) -> EvalSet:
+    """Make an evaluation set of a run's held-out images, with its labels as classes.
+
+    Args:
+        held_out: rows of the stage `labels_eval`.
+        labels: of the run.
+        folder: for the rows; what an earlier call left is replaced.
+        config: of the run.
+
+    Returns:
+        The set.
+    """
+    import ray.data
+
+    execution, names = config.execution, class_names(labels)
+
+    def to_set_rows(block: pa.Table) -> pa.Table:
+        rows = []
+        for row in block.to_pylist():
+            true = None if row["reason"] else true_tags(row["truth"], row["captions"])
+            if true is not None:
+                columns = {name: row[name] for name in ("key", "uri", "offset", "nbytes")}
+                rows.append({**columns, "truth": [names[id] for id in sorted(true)], "ignored": []})
+        return pa.Table.from_pylist(rows, schema=SET_ROW)
+
+    remove_folder(*fsspec.url_to_fs(folder))
+    rows = read_rows(held_out.path, execution=execution).map_batches(
+        to_set_rows, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
+    )
+    write_rows(rows, folder, execution=execution)
+    images = ray.data.read_parquet(f"{folder}/", file_extensions=["parquet"]).count()
+    return EvalSet(
+        name=SET_NAME,
+        folder=folder,
+        identity=f"{held_out.digest}-{labels.version}",
+        images=images,
+        rejected=held_out.rows_out - images,
+        has_images=True,
+        classes=names,
+        synonyms=[[] for _ in names],
+    )
+
+
+def class_names(labels: LabelSystem) -> list[str]:
+    """Name the classes: labels of several kinds that share a name have it with their kind, as "orange (object)".
+
+    Args:
+        labels: of a run.
+
+    Returns:
+        Different names, in the order of ids.
+    """
+    shared = [label.name for label in labels.labels]
+    return [f"{label.name} ({label.kind})" if shared.count(label.name) > 1 else label.name for label in labels.labels]
+
+
+def count_weights(file: str, *, prefix: str) -> int:
+    """Count the values of tensors in a safetensors file; only its header is read.
+
+    Args:
+        file: path or URI.
+        prefix: of the names that are counted.
+
+    Returns:
+        The number of values.
+    """
+    with fsspec.open(file, "rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header = json.loads(opened.read(length))
+    total = 0
+    for name, tensor in header.items():
+        if name.startswith(prefix):
+            start, end = tensor["data_offsets"]
+            total += (end - start) // {"F32": 4, "F16": 2, "BF16": 2}[tensor["dtype"]]
+    return total
