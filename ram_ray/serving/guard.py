@@ -320,15 +320,24 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 async def _until_gone(asking, receive: Receive):  # type: ignore[no-untyped-def]
     """Await an answer, and give it up when the client is gone."""
-    asked = asyncio.ensure_future(asking)
+    this, is_waiting = asyncio.current_task(), True
+    assert this is not None
+
+    def give_up(gone: asyncio.Task) -> None:
+        if is_waiting and not gone.cancelled():
+            this.cancel()
+
     gone = asyncio.ensure_future(_wait_gone(receive))
+    gone.add_done_callback(give_up)
     try:
-        await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not asked.done():
-            raise ConnectionError
-        return asked.result()
+        return await asking
+    except asyncio.CancelledError:
+        if not gone.done():
+            raise
+        this.uncancel()
+        raise ConnectionError from None
     finally:
-        asked.cancel()
+        is_waiting = False
         gone.cancel()
 
 

@@ -61,6 +61,14 @@ class Options(Message):
     def _list_as_tuple(cls, tags: object) -> object:
         return tuple(tags) if isinstance(tags, list) else tags
 
+    def options(self) -> Options:
+        """The options of a request, without its images.
+
+        Returns:
+            The fields of `Options`.
+        """
+        return Options.model_construct(**{name: getattr(self, name) for name in Options.model_fields})
+
     def key(self) -> tuple[object, ...]:
         """What images must have in common to share a forward pass.
 
@@ -101,13 +109,20 @@ class TagRequest(Options):
 
     images: list[ImageContent] = Field(min_length=1, max_length=MAX_ENTRIES)
 
-    def options(self) -> Options:
-        """Options of the request, without its images.
 
-        Returns:
-            The fields of `Options`.
-        """
-        return Options.model_construct(**{name: getattr(self, name) for name in Options.model_fields})
+class _PlainImage(Message):
+    model_config = ConfigDict(val_json_bytes="base64")
+
+    content: bytes = Field(min_length=1)
+
+
+class _PlainRequest(Options):
+    """A `TagRequest` whose images are plain base64, as nearly all are.
+
+    They are decoded while the JSON is read, in a seventh of the time. What it does not take is read as a `TagRequest`.
+    """
+
+    images: list[_PlainImage] = Field(min_length=1, max_length=MAX_ENTRIES)
 
 
 class Problem(BaseModel):
@@ -229,6 +244,22 @@ def options_from_form(fields: list[tuple[str, str]]) -> Options:
         return Options.model_validate(options, strict=False)  # form values are text
     except ValidationError as error:
         raise ValueError(describe(error)) from None
+
+
+def images_from_json(body: bytes) -> tuple[list[bytes], Options] | None:
+    """Read the JSON body of `POST /v1/tag` if its images are plain base64.
+
+    Args:
+        body: bytes of the request.
+
+    Returns:
+        The images and the options; None: `request_from_json` has to read it.
+    """
+    try:
+        request = _PlainRequest.model_validate_json(body)
+    except ValidationError:
+        return None
+    return [image.content for image in request.images], request.options()
 
 
 def request_from_json(body: bytes) -> TagRequest:

@@ -6,8 +6,8 @@ itself. The values are those of Ray's last report, by default some seconds old.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 import urllib.request
 from collections import Counter as Counted
 from collections.abc import Iterable
@@ -33,7 +33,8 @@ class Metrics:
     def __init__(self, *, enabled: bool = True) -> None:
         self._enabled = enabled
         self._pending: Counted[tuple[Any, tuple[tuple[str, str], ...]]] = Counted()
-        self._pass_on_at = 0.0
+        self._is_called = False  # whether `_pass_on` is about to be called
+        self._num_waiting = 0
         if not enabled:
             return
         from ray.util.metrics import Counter, Gauge, Histogram
@@ -67,19 +68,31 @@ class Metrics:
             if status not in (429, 503):
                 self._latency.observe(seconds, {"path": path})
 
-    def _count(self, counter: Any, **tags: str) -> None:
-        """Count one; what came within a second is passed on together, as a refusal must cost nearly nothing."""
-        self._pending[counter, tuple(tags.items())] += 1
-        if time.monotonic() > self._pass_on_at:
-            self._pass_on_at = time.monotonic() + PASS_ON_S
-            for (each, each_tags), number in self._pending.items():
-                each.inc(number, dict(each_tags))
-            self._pending.clear()
+    def _count(self, counter: Any, number: int = 1, **tags: str) -> None:
+        """Count; what comes within a second is passed on together, as a refusal must cost nearly nothing."""
+        self._pending[counter, tuple(tags.items())] += number
+        self._pass_on_soon()
+
+    def _pass_on_soon(self) -> None:
+        if self._is_called:
+            return
+        try:
+            asyncio.get_running_loop().call_later(PASS_ON_S, self._pass_on)
+            self._is_called = True
+        except RuntimeError:  # not on an event loop
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._is_called = False
+        self._waiting.set(self._num_waiting)
+        for (counter, tags), number in self._pending.items():
+            counter.inc(number, dict(tags))
+        self._pending.clear()
 
     def images(self, num_images: int, *, model: str) -> None:
         """Count tagged images of a model."""
         if self._enabled:
-            self._images.inc(num_images, {"model": model})
+            self._count(self._images, num_images, model=model)
 
     def rejected(self, reason: str) -> None:
         """Count a refused image or request, by its code."""
@@ -105,7 +118,8 @@ class Metrics:
     def waiting(self, num_images: int) -> None:
         """Set the number of images that wait."""
         if self._enabled:
-            self._waiting.set(num_images)
+            self._num_waiting = num_images
+            self._pass_on_soon()
 
 
 def exported_lines(urls: Iterable[str]) -> list[str]:

@@ -117,6 +117,9 @@ def _check_count(num_images: int, max_images: int) -> None:
 
 
 def _read_json(body: bytes, *, max_images: int) -> tuple[list[bytes | Problem], Options]:
+    plain = messages.images_from_json(body)
+    if plain is not None:
+        return [*plain[0]], plain[1]
     try:
         message = messages.request_from_json(body)
     except ValueError as error:

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from ray import serve
-from ray.exceptions import RayActorError, TaskCancelledError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.exceptions import TaskCancelledError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import Scope
 
+from ram_ray.runtime import ray_internals
+from ram_ray.serving.forwarding import LOST, Forwarder
 from ram_ray.serving.guard import PlainAnswer
 from ram_ray.serving.limits import ApiError
 from ram_ray.serving.messages import ModelInfo, Options
@@ -27,20 +29,18 @@ from ram_ray.settings.serving import ServeConfig
 logger = logging.getLogger(__name__)
 
 APP_NAME = "tagger"
-ATTEMPTS = 4
 CONFIG_S = 2.0  # the proxy asks for the application's settings so often
 EXTRA_S = 5.0  # an Ingress ends a request by itself before the proxy does
-LOST = (RayActorError, DeploymentUnavailableError)
-_SENT = ("method", "path", "raw_path", "query_string", "headers", "client", "scheme", "server", "http_version")
 
 local_config: ServeConfig | None = None  # of the Ingress in this process, if there is one
 
 
 class Frontdoor:
-    """The way from Ray's proxy to an Ingress: one call with the whole body, one answer."""
+    """The way from Ray's proxy to an Ingress, and the settings of the application there."""
 
     def __init__(self) -> None:
         self._handle: DeploymentHandle | None = None
+        self._forwarder: Forwarder | None = None
         self._config: ServeConfig | None = None
         self._ask_again = 0.0
         self._is_replica: bool | None = None
@@ -68,23 +68,14 @@ class Frontdoor:
         Raises:
             ApiError: 503 or 504 if no Ingress answers.
         """
-        if self._in_replica() or self._handle is None or self._config is None:
+        if self._in_replica() or self._forwarder is None or self._config is None:
             return None
-        sent = {name: scope[name] for name in _SENT if name in scope}
         timeout_s = self._config.timeout_s + EXTRA_S
         try:
             async with asyncio.timeout(timeout_s):
-                for attempt in range(1, ATTEMPTS + 1):
-                    try:
-                        return PlainAnswer(*await self._handle.answer.remote(sent, body))
-                    except BackPressureError:
-                        raise ApiError(503, "busy", "too many requests; try again soon", retry_after_s=1) from None
-                    except LOST:
-                        logger.warning("an Ingress was lost; request %d of %d", attempt, ATTEMPTS)
-                        await asyncio.sleep(0.1 * attempt)
+                return await self._forwarder.ask(scope, body)
         except TimeoutError:
             raise ApiError(504, "timeout", f"not finished within {timeout_s:g} s", retry_after_s=2) from None
-        raise ApiError(503, "not_ready", "the server is being restarted; try again", retry_after_s=2)
 
     def _in_replica(self) -> bool:
         """Whether this process is an Ingress itself, as with HAProxy."""
@@ -100,6 +91,7 @@ class Frontdoor:
         try:
             if self._handle is None:
                 self._handle = await asyncio.to_thread(serve.get_app_handle, APP_NAME)
+                self._forwarder = Forwarder(self._handle)
             async with asyncio.timeout(5):
                 config = await self._handle.settings.remote()
             if config != self._config:
@@ -107,7 +99,7 @@ class Frontdoor:
         except Exception as error:  # the application is not there, or is not this one
             logger.debug("no settings: %s", error)
             if self._config is None:
-                self._handle = None
+                self._handle = self._forwarder = None
 
 
 class RemoteTagger:
@@ -132,6 +124,7 @@ class RemoteTagger:
         return await self._call("tag", self._digest, images, options)
 
     async def _call(self, method: str, *args: Any) -> Any:
+        ray_internals.route_on_this_loop(self._handle)
         response = getattr(self._handle, method).remote(*args)
         try:
             return await response

@@ -12,19 +12,19 @@ import asyncio
 import importlib.util
 import logging
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Message, Scope
 
 from ram_ray.records import Json
 from ram_ray.runtime.worker_log import write_warnings
 from ram_ray.serving import remote
-from ram_ray.serving.errors import VISION_PATH, error_response
+from ram_ray.serving.errors import error_response
 from ram_ray.serving.messages import ModelInfo, Options
 from ram_ray.serving.metrics import Metrics
 from ram_ray.serving.models import Models, ServedModel
@@ -34,7 +34,9 @@ from ram_ray.settings.serving import ServeConfig
 
 logger = logging.getLogger(__name__)
 
-QUICK_PATHS = ("/v1/tag", VISION_PATH)
+TOGETHER_S = 0.002  # answers that are ready within this time go back together
+
+Answer = tuple[int, int, list[tuple[bytes, bytes]], bytes]  # index of the request, status, headers, body
 
 
 @serve.deployment(name="Tagger")
@@ -160,6 +162,38 @@ class Ingress:
         """The settings, for the guard in the proxy."""
         return self._config
 
+    async def answer_all(self, requests: list[tuple[Scope, bytes]]) -> AsyncIterator[list[Answer]]:
+        """Answer requests that the guard has read as a whole; the answer of each comes as soon as it is there.
+
+        Args:
+            requests: scope of ASGI and body of each.
+
+        Yields:
+            Answers that are there at the same time: index of the request, status, headers and body.
+        """
+        ready: list[Answer] = []
+        is_ready = asyncio.Event()
+
+        async def answer(index: int, scope: Scope, body: bytes) -> None:
+            status, headers, content = await self.answer(scope, body)
+            ready.append((index, status, headers, content))
+            is_ready.set()
+
+        tasks = [asyncio.create_task(answer(index, *request)) for index, request in enumerate(requests)]
+        num_left = len(requests)
+        try:
+            while num_left:
+                await is_ready.wait()
+                if len(ready) < num_left:
+                    await asyncio.sleep(TOGETHER_S)  # others of the same batch of the model
+                is_ready.clear()
+                num_left -= len(ready)
+                answers, ready = ready, []
+                yield answers
+        finally:
+            for task in tasks:
+                task.cancel()
+
     async def answer(self, scope: Scope, body: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Answer a request that the guard has read as a whole.
 
@@ -187,19 +221,14 @@ class Ingress:
                 chunks.append(message.get("body", b""))
 
         full: Scope = {"type": "http", "asgi": {"version": "3.0"}, "root_path": "", "state": {}, **scope}
-        if scope["path"] in QUICK_PATHS and scope["method"] == "POST" and not self._config.cors_origins:
-            full["app"] = self.app  # type: ignore[attr-defined]  # or Starlette's errors in forms are of another kind
-            response = await self._post(Request(full, receive))  # a third less than through all of FastAPI
-            return response.status_code, response.raw_headers, bytes(response.body)
-        await self.app(full, receive, send)  # type: ignore[attr-defined]  # of serve.ingress
-        return started[0]["status"], list(started[0].get("headers", [])), b"".join(chunks)
-
-    async def _post(self, request: Request) -> Response:
         try:
-            api = self.app.state.api  # type: ignore[attr-defined]
-            return await (api.tag(request) if request.url.path == "/v1/tag" else api.annotate(request))
-        except Exception as error:
-            return error_response(request, error)
+            await self.app(full, receive, send)  # type: ignore[attr-defined]  # of serve.ingress
+        except Exception as error:  # Starlette sends its answer first, and then raises
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            if not started:
+                response = error_response(Request(full), error)
+                return response.status_code, response.raw_headers, bytes(response.body)
+        return started[0]["status"], list(started[0].get("headers", [])), b"".join(chunks)
 
 
 def choose_backend(config: ServeConfig, *, use_gpu: bool) -> tuple[str, str]:

@@ -2,8 +2,12 @@
 
 Start-time fair queueing on two levels. Each client, and each request of a client, has a clock of the cost it was given.
 The next item is of the client whose clock, after the item's cost, is lowest, and there of the request for which the
-same holds. A newcomer's clock starts at that of the last item that was taken, so that waiting earns no credit. So an
-image beside a hundred images of another client is next, and a small image is before a large one that came with it.
+same holds. A newcomer's clock starts at the time that has passed for all; each item that is taken moves it by its cost
+divided by the number of those that wait. So waiting earns no credit, newcomers that keep coming starve nobody, an image
+beside a hundred images of another client is next, and a small image is before a large one that came with it.
+
+Where many have items, the first small item of a newcomer would wait for one of each: it is put before them, but not
+twice in a row, so that a flood of newcomers leaves the others half of the worker.
 """
 
 from __future__ import annotations
@@ -15,11 +19,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+SMALL_COST = 5.0
+
 
 @dataclass
 class _Request(Generic[T]):
     clock: float
     items: deque[tuple[float, T]] = field(default_factory=deque)  # (cost, item)
+    is_new: bool = True
 
     @property
     def finish(self) -> float:
@@ -31,6 +38,8 @@ class _Client(Generic[T]):
     clock: float
     now: float = 0.0  # the clock at which a request of this client starts
     requests: dict[Hashable, _Request[T]] = field(default_factory=dict)
+    is_new: bool = True
+    prefers_new: bool = True  # whether a new request may go before others now
 
 
 class Turns(Generic[T]):
@@ -40,6 +49,7 @@ class Turns(Generic[T]):
         self._clients: dict[Hashable, _Client[T]] = {}
         self._now = 0.0
         self._num_items = 0
+        self._prefers_new = True
 
     def __len__(self) -> int:
         return self._num_items
@@ -71,23 +81,29 @@ class Turns(Generic[T]):
         Returns:
             The item; None if none waits that can be taken.
         """
-        best: tuple[float, float, Hashable, Hashable] | None = None
+        best: tuple[tuple[bool, float, bool, float], Hashable, Hashable] | None = None
         for client_id, client in self._clients.items():
             for request_id, request in client.requests.items():
                 cost, item = request.items[0]
-                key = (client.clock + cost, request.finish)
-                if (best is None or key < best[:2]) and accepts(item):
-                    best = (*key, client_id, request_id)
+                small = cost <= SMALL_COST
+                late = not (small and client.is_new and self._prefers_new)
+                late_request = not (small and request.is_new and client.prefers_new)
+                key = (late, client.clock + cost, late_request, request.finish)
+                if (best is None or key < best[0]) and accepts(item):
+                    best = (key, client_id, request_id)
         if best is None:
             return None
-        _, _, client_id, request_id = best
+        (late, _, late_request, _), client_id, request_id = best
         client = self._clients[client_id]
         request = client.requests[request_id]
         cost, item = request.items.popleft()
         self._num_items -= 1
-        self._now, client.now = max(self._now, client.clock), max(client.now, request.clock)
+        self._now = max(self._now + cost / len(self._clients), client.clock)
+        client.now = max(client.now + cost / len(client.requests), request.clock)
         client.clock += cost
         request.clock += cost
+        self._prefers_new, client.prefers_new = late, late_request
+        client.is_new = request.is_new = False
         self._drop_if_empty(client_id, request_id)
         return item
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import time
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +22,10 @@ from functools import partial
 import numpy as np
 
 from ram_ray.data.images import Limits, count_pixels, header
-from ram_ray.data.preprocess import to_square
 from ram_ray.records import Reject
-from ram_ray.serving.encodings import kind_of
+from ram_ray.serving.decoding import decode_all, problem_answer, reject_answer
 from ram_ray.serving.limits import MAX_WAIT_SHARE, ApiError, Places
-from ram_ray.serving.messages import ImageResult, Options, Problem
+from ram_ray.serving.messages import Options, Problem
 from ram_ray.serving.metrics import Metrics
 from ram_ray.serving.models import ServedModel
 from ram_ray.serving.tagger import ReplicaLost
@@ -34,7 +34,7 @@ from ram_ray.settings.serving import ServeConfig
 
 logger = logging.getLogger(__name__)
 
-DECODE_THREADS = 4
+DECODE_THREADS = max(2, min(4, os.cpu_count() or 2))  # more than there are CPUs take the interpreter from each other
 SMALL_PIXELS = 4_000_000  # an image that a larger one, which waits for room, does not hold up
 CHUNK_PIXELS = 2_000_000  # small images are decoded several at a time
 CHUNK_IMAGES = 8
@@ -74,15 +74,18 @@ class Work:
         self._pixels = 0  # that are being decoded
         self._decoding = 0  # images that are being decoded
         self._busy_threads = 0
+        self._busy_large = 0  # threads that decode a large image
         self._ready: Turns[_Job] = Turns()
         self._batch_size = 1  # of the model that was asked last
         self._sent = 0  # batches on their way
         self._last_done = 0.0
+        self._batch_s = 0.0  # of the last batches, from sending to answer
         self._oldest = 0.0  # when the last batch was sent, or the first image became ready after it
+        self._is_called = False  # whether `_advance` is about to be called
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task] = set()
         self._numbers = itertools.count()
-        self._max_sent = 2 * config.max_replicas if config.max_replicas > config.replicas else 2
+        self._max_sent = _max_sent(config)
 
     async def run(
         self, contents: list[bytes | Problem], *, model: ServedModel, options: Options, client: Hashable
@@ -112,27 +115,27 @@ class Work:
             try:
                 for content in contents:
                     if isinstance(content, Problem):
-                        answers.append(_answer(content))
+                        answers.append(problem_answer(content))
                         self._metrics.rejected(content.code)
                         continue
                     try:
                         pixels = await self._count_pixels(content)
                     except Reject as reject:
-                        answers.append(_problem(reject, content))
+                        answers.append(reject_answer(reject, content))
                         self._metrics.rejected(reject.reason)
                         continue
                     job = _Job(content, pixels, model, options, client, number, loop.create_future())
                     answers.append(job.answer)
                     futures.append(job.answer)
                     self._turns.push(job, client=client, request=number, cost=1 + job.pixels / 1e6)
-                self._advance()
+                self._advance_soon()
                 await asyncio.gather(*futures)
             finally:
                 for future in futures:
                     future.cancel()
                 self._turns.remove(client=client, request=number)
                 self._ready.remove(client=client, request=number)
-                self._advance()
+                self._advance_soon()
                 self._metrics.waiting(self.places.num_images - len(contents))
             return [answer if isinstance(answer, bytes) else answer.result() for answer in answers]
 
@@ -143,8 +146,15 @@ class Work:
             pixels = width * height
         return pixels
 
+    def _advance_soon(self) -> None:
+        """Call `_advance` once for all that happens now: images that arrive together are decoded together."""
+        if not self._is_called:
+            self._is_called = True
+            asyncio.get_running_loop().call_soon(self._advance)
+
     def _advance(self) -> None:
         """Start whatever can start: decoding, then batches."""
+        self._is_called = False
         while self._busy_threads < DECODE_THREADS:
             chunk = self._take_chunk()
             if not chunk:
@@ -155,7 +165,8 @@ class Work:
 
     def _take_chunk(self) -> list[_Job]:
         chunk: list[_Job] = []
-        while len(chunk) < CHUNK_IMAGES:
+        share = -(-len(self._turns) // (DECODE_THREADS - self._busy_threads))  # the other threads have theirs
+        while len(chunk) < min(CHUNK_IMAGES, share):
             room = self._room() - len(chunk)
             if room <= 0:
                 break
@@ -169,6 +180,7 @@ class Work:
             if sum(job.pixels for job in chunk) >= CHUNK_PIXELS:
                 break
         self._decoding += len(chunk)
+        self._busy_large += _is_large(chunk)
         return chunk
 
     def _room(self) -> int:
@@ -176,6 +188,8 @@ class Work:
         return 2 * self._batch_size + 1 - len(self._ready) - self._decoding
 
     def _fits(self, job: _Job) -> bool:
+        if job.pixels > SMALL_PIXELS and self._busy_large >= DECODE_THREADS - 1:
+            return False  # one thread is left for small images
         if self._pixels + job.pixels <= self._config.max_held_pixels or not self._pixels:
             return True
         return job.pixels <= SMALL_PIXELS
@@ -188,10 +202,11 @@ class Work:
         contents = [job.content for job in chunk]
         sizes = [job.model.info.image_size for job in chunk]
         try:
-            squares = await loop.run_in_executor(self._threads, _decode_all, contents, sizes, self._limits)
+            squares = await loop.run_in_executor(self._threads, decode_all, contents, sizes, self._limits)
         finally:
             self._busy_threads -= 1
             self._decoding -= len(chunk)
+            self._busy_large -= _is_large(chunk)
             self._pixels -= sum(job.pixels for job in chunk)
         self._metrics.seconds("decode", (time.monotonic() - started) / len(chunk))
         for job, square in zip(chunk, squares, strict=True):
@@ -200,7 +215,7 @@ class Work:
                 continue
             if isinstance(square, Reject):
                 self._metrics.rejected(square.reason)
-                job.answer.set_result(_problem(square, content))
+                job.answer.set_result(reject_answer(square, content))
             else:
                 job.square = square
                 if not len(self._ready):
@@ -210,12 +225,13 @@ class Work:
 
     def _send_ready(self) -> None:
         while len(self._ready) and self._sent < self._max_sent:
-            waited = time.monotonic() - self._oldest
-            if len(self._ready) < self._batch_size and self._decoding and waited < self._config.batch_wait_s:
-                if self._timer is None:
-                    delay = self._config.batch_wait_s - waited
-                    self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
-                return
+            if len(self._ready) < self._batch_size:
+                waited = time.monotonic() - self._oldest
+                wait_s = self._wait_s()
+                if waited < wait_s:
+                    if self._timer is None:
+                        self._timer = asyncio.get_running_loop().call_later(wait_s - waited, self._wake)
+                    return
             first = self._ready.pop()
             assert first is not None
             batch = [first]
@@ -229,6 +245,15 @@ class Work:
             if batch:
                 self._sent += 1
                 self._start(self._send(batch))
+
+    def _wait_s(self) -> float:
+        """How long a batch that is not full waits for more images.
+
+        As long as a batch before it is computed, which it cannot pass, or a moment for images that are being decoded.
+        """
+        if self._sent:
+            return max(self._config.batch_wait_s, self._batch_s)
+        return self._config.batch_wait_s if self._decoding else 0.0
 
     def _wake(self) -> None:
         self._timer = None
@@ -249,6 +274,7 @@ class Work:
         else:
             done = time.monotonic()
             self._metrics.seconds("model", done - started)
+            self._batch_s += 0.2 * (done - started - self._batch_s)
             self._metrics.images(len(batch), model=batch[0].model.name)
             if self._sent == self._max_sent:  # the replicas have no pause
                 self.places.record(len(batch), done - max(self._last_done, started))
@@ -286,34 +312,20 @@ class Work:
         task.add_done_callback(self._tasks.discard)
 
 
+def _max_sent(config: ServeConfig) -> int:
+    """Batches that are on their way at a time.
+
+    A second one keeps a GPU busy, and several replicas. Where one replica computes on the machine's CPUs, the time
+    between two batches is that of other work, and a batch that waits at the replica would only hold up newcomers.
+    """
+    if config.max_replicas > config.replicas:
+        return 2 * config.max_replicas
+    return 2 if config.num_gpus or config.replicas > 1 else 1
+
+
+def _is_large(chunk: list[_Job]) -> bool:
+    return bool(chunk) and chunk[0].pixels > SMALL_PIXELS
+
+
 def _same(job: _Job, first: _Job) -> bool:
     return job.model is first.model and (job.options is first.options or job.options.key() == first.options.key())
-
-
-def _decode_all(contents: list[bytes], sizes: list[int], limits: Limits) -> list[np.ndarray | Reject]:
-    return [_decode_one(content, size, limits) for content, size in zip(contents, sizes, strict=True)]
-
-
-def _decode_one(content: bytes, size: int, limits: Limits) -> np.ndarray | Reject:
-    try:
-        return to_square(content, size=size, limits=limits)
-    except Reject as reject:
-        return reject
-    except Exception as error:  # such as no memory for this image
-        logger.exception("an image of %d bytes cannot be decoded", len(content))
-        return Reject("undecodable", type(error).__name__)
-
-
-def _problem(reject: Reject, content: bytes) -> bytes:
-    message = reject.detail or reject.reason
-    if reject.reason == "undecodable":
-        kind = kind_of(content)
-        what = f"this is {kind}, not an image that can be read" if kind else "this is not an image that can be read"
-        message = f"{what}: send JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
-    elif reject.reason == "truncated":
-        message = "the image ends before its last pixel"
-    return _answer(Problem(code=reject.reason, message=message))
-
-
-def _answer(problem: Problem) -> bytes:
-    return ImageResult(error=problem).model_dump_json().encode()

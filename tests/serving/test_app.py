@@ -173,6 +173,32 @@ def test_twenty_at_once_are_all_answered_in_order(client: httpx.Client) -> None:
         assert {tag["tag"]: tag["score"] for tag in first["tags"]} == pytest.approx(expected, abs=1e-4)
 
 
+def test_requests_that_travel_together_get_their_own_answers_each_as_soon_as_it_is_there(client: httpx.Client) -> None:
+    kinds: list[tuple[dict, int]] = [
+        ({"json": {"images": [base64_of(image_file(1))], "top_k": 3}}, 200),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, 400),
+        ({"json": {"images": [base64_of(image_file(2))], "top_k": 2, "caption": True}}, 200),
+        ({"json": {"images": [base64_of(image_file(3))], "tags": ["red dog"], "threshold": 0}}, 200),
+    ]
+
+    def ask(number: int) -> tuple[int, dict]:
+        fields, status = kinds[number % len(kinds)]
+        headers = {**fields.get("headers", {}), "x-request-id": f"together-{number}"}
+        answer = client.post("/v1/tag", **{**fields, "headers": headers})
+        assert (answer.status_code, answer.headers["x-request-id"]) == (status, f"together-{number}"), answer.text
+        return number, answer.json()
+
+    with ThreadPoolExecutor(32) as pool:
+        answers = dict(pool.map(ask, range(96)))
+    for number, answer in answers.items():
+        if number % 4 == 1:
+            assert answer["error"]["request_id"] == f"together-{number}"
+            continue
+        tags, caption = answer["images"][0]["tags"], answer["images"][0]["caption"]
+        assert len(tags) == {0: 3, 2: 2, 3: 1}[number % 4]
+        assert (caption is not None) == (number % 4 == 2) and (tags[0]["tag"] == "red dog") == (number % 4 == 3)
+
+
 def test_deploying_again_updates_in_place_and_another_port_is_refused(client: httpx.Client, tiny_bundle: str) -> None:
     from ram_ray.serving.app import deploy
 

@@ -50,3 +50,24 @@ def test_an_item_that_does_not_fit_holds_up_no_other_and_a_request_can_be_remove
     assert turns.pop(lambda item: item != "L") is None
     assert turns.remove(client=1, request=1) == 1 and turns.remove(client=1, request=1) == 0
     assert turns.pop() is None and len(turns) == 0
+
+
+def test_a_newcomer_is_next_and_a_flood_of_newcomers_starves_nobody() -> None:
+    turns: Turns[str] = Turns()
+    for request in range(8):
+        for _ in range(16):
+            turns.push("a", client=1, request=request, cost=1.05)
+    assert [turns.pop() for _ in range(8)] == ["a"] * 8
+    for number in range(30):
+        for _ in range(3):
+            assert turns.pop() == "a"
+        turns.push("n", client=1 + number % 2, request=100 + number, cost=1.05)
+        assert turns.pop() == "n", "it waited for others that came before it"
+    flooded: Turns[str] = Turns()
+    for _ in range(8):
+        flooded.push("a", client=1, request=0, cost=1)
+    taken = []
+    for number in range(120):
+        flooded.push("n", client=1 + number % 2 * number, request=1 + number, cost=1)
+        taken.append(flooded.pop())
+    assert taken.count("a") == 8
