@@ -1,7 +1,7 @@
 """What each stage leaves: its result, which is also its manifest (`RUN/<folder>/<stage>/<digest>.json`).
 
-Paths are URIs, counts are numbers; what was not measured is None. The classes are not in `records`, which describes
-tables: a result is made by a stage of a run (`runtime.artifacts`), and imports point one way.
+Paths are URIs, counts are numbers; what was not measured is None. `records` describes tables; a result is made by a
+stage of a run (`runtime.artifacts`), and imports point one way.
 
     shards      Samples (DrawnShards: the drawn scenes;     pretrain    TrainedModel (GivenModel)
                 Fingerprints, Duplicates, Images)
@@ -270,7 +270,6 @@ class Vocabulary(StageResult):
     """A folder with `tokenizer.json`."""
 
     folder: ClassVar[Folder] = "models"
-
     words: int
 
 

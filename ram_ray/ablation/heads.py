@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import fsspec
 import pyarrow as pa
@@ -54,7 +54,7 @@ SET_NAME = "held_out"
 class OwnLabels(BundleSystem):
     """A bundle that is scored on its own labels, by their ids: two of one name and different kinds stay apart."""
 
-    def plan(self, classes: Sequence[Entry], mapping: object) -> Plan:
+    def plan(self, classes: Sequence[Entry], mapping: Mapping[str, str] | None, *, exact: bool = False) -> Plan:
         """Answer for each class with the label of its index, see `System.plan`."""
         thresholds = self.labels().thresholds(self._config.threshold)
         return Plan(
@@ -140,7 +140,13 @@ def measure_heads(config: RunConfig, run_uri: str) -> dict[str, Figures]:
     run_tasks, measured, folders = on_cluster(config.execution.task_cpus), {}, {}
     for system in systems:
         folders[system.name] = f"{folder}/scores/{system.name}"
-        score_set(system, eval_set, folders[system.name], config=config)
+        score_set(
+            system,
+            eval_set,
+            folders[system.name],
+            batch_size=config.evaluate.batch_size,
+            execution=config.execution,
+        )
         measured[system.name] = measure_scores(folders[system.name], measuring, run_tasks=run_tasks)
     tree = build_tree([SetResult(eval_set, measured, folders, {})], measuring)
     write_text(f"{folder}/benchmark.json", json.dumps(tree, indent=1, ensure_ascii=False))

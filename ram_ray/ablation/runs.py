@@ -71,7 +71,7 @@ ROWS: dict[Table, tuple[str, ...]] = {4: TABLE_4, 5: TABLE_5, "heads": HEADS}
 Result = Json  # ablation.json
 
 
-def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[int]) -> Result:
+def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[int], rounds: int = 2) -> Result:
     """Run a table's rows for each seed, and write ablation.json and ablation.md at `out_uri`.
 
     Those of other tables than 5 are ablation_4.json and ablation_heads.json, so tables can share the runs of a folder.
@@ -82,6 +82,7 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[i
         out_uri: folder for the results and the runs.
         table: number of the paper's table, 4 or 5, or "heads" (see `ablation.heads`).
         seeds: a run for each.
+        rounds: of the data engine in table 5; with 1 there is no row "+ second round".
 
     Returns:
         The content of the JSON file.
@@ -89,7 +90,7 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[i
     Raises:
         ValueError: if no seed came to its end, or the configuration cannot give the table.
     """
-    config = check_config(config, table=table)
+    config = check_config(config, table=table, rounds=rounds)
     name = f"{out_uri}/ablation" if table == 5 else f"{out_uri}/ablation_{table}"
     measures: dict[Table, Callable[[RunConfig, str], Measured]] = {4: measure_model, 5: measure_engine}
     measure = measures.get(table, measure_heads)
@@ -123,12 +124,13 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[i
     return result
 
 
-def check_config(config: RunConfig, *, table: Table) -> RunConfig:
+def check_config(config: RunConfig, *, table: Table, rounds: int = 2) -> RunConfig:
     """The configuration that the table's rows have in common.
 
     Args:
         config: as the user gave it.
         table: as of `run_ablation`.
+        rounds: as of `run_ablation`.
 
     Returns:
         The configuration, checked.
@@ -138,10 +140,12 @@ def check_config(config: RunConfig, *, table: Table) -> RunConfig:
     """
     if table not in ROWS:
         raise ValueError(f"there is no table {table}; use 4 (the model), 5 (the data engine) or heads")
+    if rounds not in (1, 2):
+        raise ValueError(f"--rounds {rounds}: table 5 has one or two rounds of the data engine")
     if config.data.train and not config.data.eval:
         raise ValueError("an ablation is scored on held-out images: give them with --eval")
     # The others end before the data engine, so they need no scoring models and hold nothing out for them.
-    changes = {"rounds": 2, "min_change": 0.0} if table == 5 else {"rounds": 0}
+    changes = {"rounds": rounds, "min_change": 0.0} if table == 5 else {"rounds": 0}
     engine = config.engine.model_copy(update=changes)
     config = validate(config.model_copy(update={"engine": engine}), what=f"table {table}")
     if table != 5:
@@ -176,30 +180,34 @@ def measure_engine(config: RunConfig, run_uri: str) -> Measured:
         return train_and_score(run, config, config.finetune, annotations, inputs, name=name, newest=model)
 
     generated, cleaned = run_round(run, config, parsed, scoring_models, inputs, round=1)
-    first_models = scoring_models
     first = retrain(cleaned, "retrain_1")
-    scoring_models = train_scoring_models(run, config, config.retrain, cleaned, inputs, first, earlier=scoring_models)
-    _, cleaned_again = run_round(run, config, cleaned, scoring_models, inputs, round=2)
-    second = retrain(cleaned_again, "retrain_2")
-    final = finetune(cleaned_again, second, "finetune")
+    chains: dict[str, tuple[Annotations, list[TrainedModel]]] = {"+ cleaning": (cleaned, [first])}
+    if config.engine.rounds == 2:
+        later_models = train_scoring_models(run, config, config.retrain, cleaned, inputs, first, earlier=scoring_models)
+        _, cleaned_again = run_round(run, config, cleaned, later_models, inputs, round=2)
+        second = retrain(cleaned_again, "retrain_2")
+        newest = finetune(cleaned_again, second, "finetune")
+        chains["+ second round"] = (cleaned_again, [second, newest])
+        finetuned = finetune(cleaned, first, "finetune_1")
+    else:
+        newest = finetuned = finetune(cleaned, first, "finetune_1")
     assert inputs.held_out is not None  # see `check_config`
-    log.write_report(run, config, evaluate(run, config, inputs.held_out, final, inputs.labels))
+    log.write_report(run, config, evaluate(run, config, inputs.held_out, newest, inputs.labels))
     log.write_engine_report(run, config)
 
     by_paper = clean(
-        run, with_papers_rule(config), generated, first_models, inputs.labels, inputs.dual_encoder, round=1
+        run, with_papers_rule(config), generated, scoring_models, inputs.labels, inputs.dual_encoder, round=1
     )
-    chains: list[tuple[Annotations, list[TrainedModel]]] = [
-        (parsed, [retrain(parsed, "retrain_parsed")]),
-        (generated, [retrain(generated, "retrain_generated")]),
-        (cleaned, [first]),
-        (by_paper, [retrain(by_paper, "retrain_papers_rule")]),
-        (cleaned, [first, finetune(cleaned, first, "finetune_1")]),
-        (cleaned_again, [second, final]),
-    ]
+    chains |= {
+        "parsed": (parsed, [retrain(parsed, "retrain_parsed")]),
+        "+ generation": (generated, [retrain(generated, "retrain_generated")]),
+        PAPERS_RULE: (by_paper, [retrain(by_paper, "retrain_papers_rule")]),
+        "+ finetune": (cleaned, [first, finetuned]),
+    }
     return {
-        name: measure_row(run, config, annotations, [preliminary, *models], inputs)
-        for name, (annotations, models) in zip(TABLE_5, chains, strict=True)
+        name: measure_row(run, config, chains[name][0], [preliminary, *chains[name][1]], inputs)
+        for name in TABLE_5
+        if name in chains
     }
 
 

@@ -130,7 +130,7 @@ def execute(
     return outcome.run(work, name=config.name, folder=run_uri, stage=current_stage)
 
 
-def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int) -> int:
+def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int, rounds: int = 2) -> int:
     """Join or start Ray, run an ablation, print its table.
 
     Args:
@@ -138,6 +138,7 @@ def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int) -> int:
         out: path or URI of the folder for the results and for a run of each seed.
         table: as of `run_ablation`.
         num_seeds: number of seeds.
+        rounds: as of `run_ablation`.
 
     Returns:
         The exit code, 1 if a seed failed.
@@ -149,7 +150,7 @@ def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int) -> int:
 
     if num_seeds < 1:
         raise ValueError(f"--seeds {num_seeds}: at least one is needed")
-    check_config(config, table=table)  # reports a mistake before Ray starts
+    check_config(config, table=table, rounds=rounds)  # reports a mistake before Ray starts
     out_uri = absolute(out).rstrip("/")
 
     def work() -> int:
@@ -159,7 +160,7 @@ def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int) -> int:
         cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
         seeds = list(range(config.seed, config.seed + num_seeds))
         with worker_lines():
-            result = run_ablation(config, out_uri, table=table, seeds=seeds)
+            result = run_ablation(config, out_uri, table=table, seeds=seeds, rounds=rounds)
         logger.info("\n%s\nin %s", format_result(result), out_uri)
         return 1 if result["failed"] else 0
 

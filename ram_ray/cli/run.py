@@ -197,6 +197,7 @@ def ablation(
     table: Annotated[
         str, typer.Option("--table", metavar="4|5|heads", help="The paper's table, or heads beside ours.")
     ] = "5",
+    rounds: Annotated[int, typer.Option("--rounds", metavar="1|2", help="Rounds of the data engine in table 5.")] = 2,
 ) -> int:
     """Run an ablation over seeds: table 5 (the data engine), table 4 (the model's parts), or heads beside ours.
 
@@ -209,4 +210,4 @@ def ablation(
     if table not in tables:
         raise ValueError(f"--table {table}: use {', '.join(tables)}")
     settings = job.configure(preset, files=config or (), sets=sets or (), train=train, held_out=held_out)
-    return job.ablate(settings, out, table=tables[table], num_seeds=seeds)
+    return job.ablate(settings, out, table=tables[table], num_seeds=seeds, rounds=rounds)

@@ -260,4 +260,4 @@ class Owlv2Detector(ZeroShotDetector):
 
 def _has_area(boxes: np.ndarray) -> np.ndarray:
     """Whether boxes (..., 4) have an area."""
-    return (boxes[..., 2:] > boxes[..., :2]).all(axis=-1)
+    return np.asarray((boxes[..., 2:] > boxes[..., :2]).all(axis=-1))

@@ -50,6 +50,9 @@ def test_a_mistake_is_said_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="no table 6"):
         check_config(load(TINY), table=6)
     assert check_config(load(TINY), table=5).engine.rounds == 2
+    assert check_config(load(TINY), table=5, rounds=1).engine.rounds == 1
+    with pytest.raises(ValueError, match="--rounds 3"):
+        check_config(load(TINY), table=5, rounds=3)
     with pytest.raises(ValueError, match="distill_loss: tag2text does not distill"):
         load(TINY, sets=["model.architecture=tag2text", "model.label_width=16"])
 
@@ -128,6 +131,8 @@ def test_table_5_on_drawn_scenes(ray_cluster: None, tmp_path: Path, capsys: pyte
     assert all(line.reused for line in plain.lines), "a plain run shares the rows"
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.parquet")}
     assert run_ablation(config, str(tmp_path), table=5, seeds=[0])["rows"] == result["rows"]
+    one_round = run_ablation(config, str(tmp_path), table=5, seeds=[0], rounds=1)["rows"]
+    assert one_round == result["rows"][:-1], "a round less is a row less, and the others are the same"
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.parquet")} == before
 
 
