@@ -1,7 +1,7 @@
-"""Google Cloud Vision's labels of a set, by your own key: python jobs/vision_predictions.py --set NAME=FILE --out FILE.
+"""Google Cloud Vision's labels of a set, by your own key: python jobs/vision_predictions.py --eval NAME=FILE --out FILE.
 
 export GOOGLE_API_KEY=...
-python jobs/vision_predictions.py --set coco80=instances_val2017.json,images=val2017 --out google.jsonl
+python jobs/vision_predictions.py --eval coco80=instances_val2017.json,images=val2017 --out google.jsonl
 python jobs/benchmark.py --model BUNDLE --systems google=google.jsonl --sets coco80=... --out benchmark
 """
 

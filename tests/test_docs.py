@@ -22,6 +22,7 @@ from ram_ray.cli.benchmark import benchmark
 from ram_ray.cli.command import DEFAULT_VALUES, SEVERAL_VALUES, make_app
 from ram_ray.cli.main import app
 from ram_ray.cli.run import ablation, finetune
+from ram_ray.cli.vision import vision_predictions
 from ram_ray.config import RunConfig
 from ram_ray.pipeline import STAGES
 from ram_ray.settings.section import Section
@@ -32,7 +33,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 MAX_README_LINES = 150
 # The command of `ram-ray` that has the options of a job.
 JOBS = {"full_pipeline": "run", "tag_images": "tag", "serve": "serve", **{stage: "evaluate" for stage in STAGES}}
-OWN_OPTIONS = {"ablation": ablation, "benchmark": benchmark, "finetune": finetune}  # jobs whose options no command has
+OWN_OPTIONS = {
+    "ablation": ablation,
+    "benchmark": benchmark,
+    "finetune": finetune,
+    "vision_predictions": vision_predictions,
+}  # jobs whose options no command has
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A program stands where the shell expects one: at the start, after `|`, `&&`, `;`, `$(`, the prompt `$` or `--`.
 PROGRAM = re.compile(r"(?:^|\||&&|;|\$\(|\$ |-- )\s*(ram-ray|(?:\S*python\S* )?jobs/\w+\.py)(?= |$)")

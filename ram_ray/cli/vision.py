@@ -25,7 +25,7 @@ KEY_VARIABLE = "GOOGLE_API_KEY"
 
 def vision_predictions(
     eval_set: Annotated[
-        str, typer.Option("--set", metavar="NAME=FILE", help="Evaluation set with images, as of jobs/benchmark.py.")
+        str, typer.Option("--eval", metavar="NAME=FILE", help="Evaluation set with images, as of jobs/benchmark.py.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="JSONL", help="Predictions file; a second call goes on.")],
     url: Annotated[
@@ -59,7 +59,7 @@ def vision_predictions(
         reading = SetReading.from_config(RunConfig())
         prepared = prepare_set(spec, f"{folder}/set", reading=reading)
         if not prepared.has_images:
-            raise ValueError(f"--set {prepared.name} names no images to send; add images=FOLDER")
+            raise ValueError(f"--eval {prepared.name} names no images to send; add images=FOLDER")
         out.parent.mkdir(parents=True, exist_ok=True)
         done = keep_finished(out)
         waiting = [row for row in read_rows(prepared) if row["key"] not in done]

@@ -70,7 +70,7 @@ def test_a_set_is_asked_for_once(
     url, secret = service
     out = tmp_path / "out" / "google.jsonl"
     (tmp_path / "key.txt").write_text(f"{secret}\n")
-    options = ("--set", named_set, "--out", str(out), "--url", url, "--key-file", str(tmp_path / "key.txt"))
+    options = ("--eval", named_set, "--out", str(out), "--url", url, "--key-file", str(tmp_path / "key.txt"))
     assert ask(monkeypatch, *options, "--max-images", "3") == 0
     first = out.read_text().splitlines()
     assert len(first) == 3
@@ -102,16 +102,16 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     out = tmp_path / "p.jsonl"
-    assert ask(monkeypatch, "--set", named_set, "--out", str(out)) == 2
+    assert ask(monkeypatch, "--eval", named_set, "--out", str(out)) == 2
     assert f"Google asks for a key: set {KEY_VARIABLE}" in capsys.readouterr().err
     monkeypatch.setenv(KEY_VARIABLE, "wrong")
-    assert ask(monkeypatch, "--set", named_set, "--out", str(out), "--url", service[0]) == 1
+    assert ask(monkeypatch, "--eval", named_set, "--out", str(out), "--url", service[0]) == 1
     assert not out.read_text()
     out.write_text("{}\n")
-    assert ask(monkeypatch, "--set", named_set, "--out", str(out), "--url", service[0]) == 2
+    assert ask(monkeypatch, "--eval", named_set, "--out", str(out), "--url", service[0]) == 2
     assert 'p.jsonl, line 1: has no "key"' in capsys.readouterr().err
     truth = named_set.partition(",")[0]
-    assert ask(monkeypatch, "--set", truth, "--out", str(tmp_path / "q"), "--url", service[0]) == 2
+    assert ask(monkeypatch, "--eval", truth, "--out", str(tmp_path / "q"), "--url", service[0]) == 2
     assert "names no images to send" in capsys.readouterr().err
 
 
