@@ -1,4 +1,4 @@
-"""Google Cloud Vision's labels of a set, by your own key: python jobs/vision_predictions.py --eval NAME=FILE --out FILE.
+"""Labels of Google Cloud Vision for a set, by your own key: jobs/vision_predictions.py --eval NAME=FILE --out FILE.
 
 export GOOGLE_API_KEY=...
 python jobs/vision_predictions.py --eval coco80=instances_val2017.json,images=val2017 --out google.jsonl

@@ -37,8 +37,10 @@ OPTIONS = {  # of a job, beside --help
     **{stage: RECIPE | {"--run", "--check"} for stage in STAGES},
     "finetune": RECIPE | {"--run", "--check", "--model", "--revision", "--add-labels"},
     "full_pipeline": RECIPE | {"--run", "--check", "--serve", "--try"},
-    "ablation": RECIPE | {"--out", "--seeds", "--table"},
-    "benchmark": {"--model", "--systems", "--sets", "--out", "--tune", "--replicates", "--config", "--set"},
+    "ablation": RECIPE | {"--out", "--seeds", "--table", "--rounds"},
+    "benchmark": {"--model", "--systems", "--sets", "--out", "--tune", "--replicates", "--config", "--set"}
+    | {"--descriptions"},
+    "vision_predictions": {"--eval", "--out", "--url", "--key-file", "--max-images", "--max-results"},
     "serve": {"--model", "--name", "--config", "--set"},
     "tag_images": {"--model", "--data", "--out", "--top-k", "--threshold", "--tags", "--backend", "--precision"}
     | {"--config", "--set", "--caption", "--boxes", "--embedding", "--write", "--sidecars", "--overwrite"}

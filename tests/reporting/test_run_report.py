@@ -82,7 +82,7 @@ def test_the_page_is_self_contained_and_escapes_its_texts(report):
 def test_the_json_has_exactly_these_keys_and_no_points_of_curves(report, stages, tmp_path):
     write_report(str(tmp_path), report, curves=[LossCurves("pretrain", {"total": [(0, 1.5)]})])
     tree = json.loads((tmp_path / "report.json").read_text())
-    own = ["run", "evaluated", "images", "stages", "duplicates"]
+    own = ["run", "evaluated", "images", "stages", "duplicates", "sets"]
     averages = ["mAP", "mean_prevalence", "num_tags", "precision", "recall", "micro_precision", "micro_recall"]
     assert list(tree) == [*averages, "per_tag", *own] == [*get_type_hints(Report)]
     measured = ["images", "tags", "seconds", "precision", "recall", "mAP", "rejected"]
