@@ -77,13 +77,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("data")
     (folder / "config.yaml").write_text(SETTINGS)
     (folder / "clip").mkdir()
-    save_clip(folder / "clip")
+    clip = save_clip(folder / "clip")
     (folder / "texts.json").write_text(json.dumps({"dog": ["an animal that barks", "a pet"]}))
     train, held_out, named = (
         write_shard(folder / f"{name}.tar", count, labels=labels)
         for name, count, labels in (("train", 36, None), ("dev", 12, None), ("set", 8, ["beach", "unicorn"]))
     )
-    sets = [f"represent.clip={folder}/clip", f"data.train=[{train}]", f"data.eval=[{held_out}]"]
+    sets = [f"represent.clip={clip}", f"data.train=[{train}]", f"data.eval=[{held_out}]"]
     sets += [f"evaluate.sets=['mine={named}']", f"evaluate.descriptions={folder}/texts.json"]
     return load(folder / "config.yaml", sets=sets)
 
