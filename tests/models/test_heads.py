@@ -151,6 +151,8 @@ def test_recompute_changes_no_gradient(kind: str) -> None:
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_backends(kind: str, backend: str) -> None:
     pytest.importorskip(backend, reason=f"the extra {backend} is not installed")
+    if backend == "openvino" and kind in ("learned", "mkt_distilled"):
+        return  # the same operations as of "groups" and "mkt"
     model, pixels = make(kind), batch()["pixel_values"]
     expected = model.logits(model.encode(pixels)).detach()
     own = make_label_set(model, model.label_embed)

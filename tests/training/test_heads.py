@@ -94,7 +94,7 @@ def test_a_bundle_is_scored_as_the_stage_evaluate_scores_it(
     logs: dict[str, Any], variants: dict[str, RunConfig], tmp_path: Path
 ) -> None:
     results = logs["ml_decoder"].results
-    settings, labels = variants["ml_decoder"], LabelSystem.load(results["labels"].uri)
+    settings, labels = variants["ml_decoder"], LabelSystem.load(results["label_system"].uri)
     eval_set = make_set(results["labels_eval"], labels, f"{tmp_path}/set", config=settings)
     assert eval_set.images == 10 and len(eval_set.classes) == len(labels)
     system, how = OwnLabels("ml_decoder", results["pretrain"].path), {"batch_size": 8, "execution": settings.execution}
@@ -114,7 +114,7 @@ def test_a_bundle_is_served(logs: dict[str, Any], name: str) -> None:
     with TestClient(create_api(LocalTagger(predictor, model=name), ServeConfig())) as client:
         answer = client.post("/v1/tag", files=[("images", ("1.jpg", image))], data={"top_k": "3"}).json()
         (tags,) = predictor.tag([image], top_k=3)
-        assert [tag["tag"] for tag in answer["images"][0]["tags"]] == [tag.name for tag in tags]
+        assert [tag["tag"] for tag in answer["images"][0]["tags"]] == [tag.tag for tag in tags]
         own = client.post("/v1/tag", files=[("images", ("1.jpg", image))], data={"tags": "a blue boat, a lamp"})
     if name == "mkt":
         assert len(own.json()["images"][0]["tags"]) == 2
