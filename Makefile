@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # Containers often set this; then every one of Ray's processes compiles what it imports again, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-slow test-box check bench docs clean
+.PHONY: setup demo test coverage test-slow test-box check bench docs clean
 
 setup: .venv/ready
 
@@ -18,9 +18,12 @@ setup: .venv/ready
 demo: setup
 	$(PY) jobs/full_pipeline.py --preset demo --try
 
-# Two processes, a file of tests each; the longest files first (tests/conftest.py). At the end the coverage of each
-# module by the tests' own processes.
+# Two processes, a file of tests each; the longest files first (tests/conftest.py).
 test: setup check
+	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# The same, slower, and at the end the coverage of each module by the tests' own processes.
+coverage: setup
 	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov
 
 test-slow: setup
