@@ -96,6 +96,7 @@ def log(ray_cluster: None, config: RunConfig, tmp_path_factory: pytest.TempPathF
     return log
 
 
+@pytest.mark.slow  # a whole run up to pretrain
 def test_no_training_sees_a_held_out_label(log: Log) -> None:
     labels = log.results["hold_out"]
     assert isinstance(labels, HeldOutLabels) and (labels.held_out, labels.compounds) == (1, 1)
@@ -116,6 +117,7 @@ def test_no_training_sees_a_held_out_label(log: Log) -> None:
     assert LabelSystem.load(str(root / "held_out_labels.json")).names == ["dog", "red umbrella"]
 
 
+@pytest.mark.slow  # a whole run up to pretrain
 def test_they_are_scored_by_label_queries(log: Log) -> None:
     eval_set = read_prepared(log.results["open_set"].path)
     assert eval_set.classes == ["dog", "red umbrella"] and eval_set.exact and eval_set.images == 12
@@ -132,6 +134,7 @@ def test_they_are_scored_by_label_queries(log: Log) -> None:
     assert np.mean([line["ap"]["value"] for line in per_class]) == pytest.approx(plain.mAP)
 
 
+@pytest.mark.slow  # a whole run up to pretrain
 def test_a_named_set_is_scored_by_itself_and_held_out_images_as_always(log: Log) -> None:
     mine = log.results["evaluate_pretrain_mine"]
     assert (mine.images, mine.figures["templates"].matched_by) == (8, {"name": 1, "open": 1})
@@ -142,6 +145,7 @@ def test_a_named_set_is_scored_by_itself_and_held_out_images_as_always(log: Log)
     assert not list((root / "work").rglob("*.parquet"))
 
 
+@pytest.mark.slow  # a whole run up to pretrain
 def test_a_second_call_repeats_nothing(log: Log, config: RunConfig) -> None:
     before = manifests(log.folder)  # type: ignore[attr-defined]
     again = Log()
