@@ -8,7 +8,8 @@ The paper names k-means++ and leaves features, k and distance open. The choices:
               the prototypes of the other half, since a crop draws the centres of its own half towards itself
 
 Seeding and the choice between several starts use a sample (`SEED_POINTS`), and the best start is refined on all points,
-linear in N. Of a label larger than `FIT_POINTS` a sample is fitted, and the rest is only assigned, chunk by chunk.
+linear in N. Of a label larger than `FIT_POINTS` a sample is fitted, and the rest is only assigned, chunk by chunk. So
+the largest label takes seconds of a core, and no GPU waits for it.
 
 Letters: N crops, K clusters, D width of an embedding.
 """
@@ -24,7 +25,6 @@ FIT_POINTS = 65_536  # most points that centres are fitted on; others are only a
 SEED_POINTS = 2_048  # points for seeding and for the comparison of starts
 STARTS = 3  # number of seedings that are compared
 SEED_ITERATIONS, ITERATIONS = 4, 10  # of each start on the sample; of the best start on all points
-GPU_POINTS = 20_000  # for fewer points the CPU is faster than setting up a GPU index
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def fit_centres(points: np.ndarray, *, clusters: int, seed: int = 0) -> np.ndarr
         "seed": seed % 2**31,
         "min_points_per_centroid": 1,
         "max_points_per_centroid": len(points),  # otherwise FAISS takes a sample
+        "gpu": False,  # the same centres on every machine
     }
     rng = np.random.default_rng(seed)
     size = max(SEED_POINTS, 32 * clusters)
@@ -119,9 +120,8 @@ def fit_centres(points: np.ndarray, *, clusters: int, seed: int = 0) -> np.ndarr
         objective = start.train(sample, init_centroids=seed_centres(sample, clusters=clusters, rng=rng))
         if objective < best:
             best, centres = objective, np.asarray(start.centroids)
-    gpus = faiss.get_num_gpus() if len(points) >= GPU_POINTS else 0
-    options |= {"gpu": gpus or False, "use_super_kmeans": not gpus}  # super k-means: the same steps with fewer products
-    kmeans = faiss.Kmeans(points.shape[1], clusters, niter=ITERATIONS, **options)
+    # super k-means: the same steps with fewer products
+    kmeans = faiss.Kmeans(points.shape[1], clusters, niter=ITERATIONS, use_super_kmeans=True, **options)
     kmeans.train(points, init_centroids=centres)
     return np.asarray(kmeans.centroids)
 

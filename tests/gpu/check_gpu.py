@@ -3,7 +3,7 @@
     python tests/gpu/check_gpu.py                        # exit code 3 and one line where there is no GPU
     python tests/gpu/check_gpu.py --device cpu --small   # the same code in small, for a machine without one
 
-Needs torch, timm, pydantic and PyYAML, and no Ray; transformers, deepspeed and faiss are checked where they are
+Needs torch, timm, pydantic and PyYAML, and no Ray; transformers and deepspeed are checked where they are
 installed, and a check that cannot run says why. Images a second are those of the best of some rounds of random images;
 `share_of_peak` is the floating-point operations that torch counts in a step, over the card's dense bf16 peak.
 Exit code 1 if a check fails.
@@ -169,32 +169,6 @@ def check_dino(machine: Machine) -> dict:
     return {"largest_difference_of_scores": worst, "device": str(detectors[1].device)}
 
 
-def check_faiss(machine: Machine) -> dict:
-    """k-means of a large category, on the GPU where this FAISS sees one."""
-    import faiss
-    import numpy as np
-
-    from ram_ray.data_engine.clustering import GPU_POINTS, find_prototypes
-
-    gpus = faiss.get_num_gpus()
-    assert gpus or machine.device == "cpu", "this FAISS sees no GPU"
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((8, 64))
-    number = 1000 if machine.small else 2 * GPU_POINTS
-    kinds = rng.integers(0, 8, number)
-    points = (centres[kinds] + 0.1 * rng.standard_normal((number, 64))).astype(np.float32)
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    start = time.perf_counter()
-    looks = find_prototypes(points, clusters=8)
-    seconds = time.perf_counter() - start
-    nearest, _ = looks.measure(points)
-    shares = [
-        np.bincount(kinds[nearest == centre]).max() / (nearest == centre).sum() for centre in set(nearest.tolist())
-    ]
-    assert min(shares) > 0.95, shares
-    return {"gpus": gpus, "points": number, "seconds": round(seconds, 2)}
-
-
 CHECKS: dict[str, tuple[Callable[[Machine], dict], tuple[str, ...]]] = {
     "device": (check_device, ()),
     "process group": (check_group, ()),
@@ -204,7 +178,6 @@ CHECKS: dict[str, tuple[Callable[[Machine], dict], tuple[str, ...]]] = {
     "inference, Swin-L 384": (check_inference, ("timm",)),
     "CLIP teacher": (check_clip, ("timm", "transformers")),
     "Grounding-DINO": (check_dino, ("transformers", "scipy")),
-    "FAISS": (check_faiss, ("faiss",)),
 }
 
 
