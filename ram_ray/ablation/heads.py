@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 import fsspec
 import pyarrow as pa
 
+from ram_ray.ablation.trained import train_rows
 from ram_ray.ablation.variants import Changes, Figures, vary
-from ram_ray.config import RunConfig, dump
+from ram_ray.config import RunConfig
 from ram_ray.data.ground_truth import true_tags
 from ram_ray.evaluation.benchmark import SetResult
 from ram_ray.evaluation.benchmark_report import build_tree, to_markdown
@@ -31,14 +32,11 @@ from ram_ray.evaluation.measure_scores import Measuring, measure_scores, on_clus
 from ram_ray.evaluation.score_set import score_set
 from ram_ray.evaluation.sets.prepare import EvalSet
 from ram_ray.evaluation.sets.rows import SET_ROW
-from ram_ray.evaluation.stages import evaluate
 from ram_ray.evaluation.systems.bundle import BundleSystem
 from ram_ray.evaluation.systems.system import Plan, PlannedClass
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.lists import Entry
-from ram_ray.pipeline import find_data, prepare, train_and_score
 from ram_ray.reporting.benchmark_page import benchmark_page
-from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import Annotations
 from ram_ray.runtime.annotate import read_rows, write_rows
 from ram_ray.runtime.artifacts import write_text
@@ -121,20 +119,15 @@ def measure_heads(config: RunConfig, run_uri: str) -> dict[str, Figures]:
     """
     rows: dict[str, Figures] = {}
     systems = []
-    for name, variant in head_variants(config).items():
-        run = RunLog().open(run_uri)
-        run.write_text("config.yaml", dump(variant))
-        annotations, inputs = prepare(run, variant, *find_data(run, variant))
-        model = train_and_score(run, variant, variant.pretrain, annotations, inputs, name="pretrain")
-        assert inputs.held_out is not None  # see `check_config`
-        rows[name] = {
-            "labels": inputs.labels.labels,
-            "weights": count_weights(f"{model.path}/model.safetensors", prefix="recognition."),
-            "steps": model.steps,
-            "mAP": evaluate(run, variant, inputs.held_out, model, inputs.labels).mAP,
+    for row in train_rows(head_variants(config), run_uri):
+        rows[row.name] = {
+            "labels": row.inputs.labels.labels,
+            "weights": count_weights(f"{row.model.path}/model.safetensors", prefix="recognition."),
+            "steps": row.model.steps,
+            "mAP": row.score.mAP,
         }
-        systems.append(OwnLabels(name, model.path))
-        labels, held_out = inputs.labels, inputs.held_out
+        systems.append(OwnLabels(row.name, row.model.path))
+        labels, held_out = row.inputs.labels, row.held_out
     folder, measuring = f"{run_uri}/heads", Measuring(min_positives=config.evaluate.min_positives)
     eval_set = make_set(held_out, LabelSystem.load(labels.uri), f"{folder}/sets/{SET_NAME}", config=config)
     run_tasks, measured, folders = on_cluster(config.execution.task_cpus), {}, {}

@@ -38,6 +38,7 @@ import numpy as np
 import ram_ray
 from ram_ray.ablation.heads import HEADS, OURS, head_variants, measure_heads
 from ram_ray.ablation.rows import Measured, build_rows, to_markdown, to_text, total_gain
+from ram_ray.ablation.trained import train_rows
 from ram_ray.ablation.variants import Changes, Figures, validate, vary
 from ram_ray.config import RunConfig, dump
 from ram_ray.data_engine.clean_stages import clean
@@ -266,19 +267,14 @@ def measure_model(config: RunConfig, run_uri: str) -> Measured:
     """
     rows: dict[str, Figures] = {}
     common: set[tuple[str, str]] = set()
-    for name, variant in model_variants(config).items():
-        run = RunLog().open(run_uri)
-        run.write_text("config.yaml", dump(variant))
-        annotations, inputs = prepare(run, variant, *find_data(run, variant))
-        model = train_and_score(run, variant, variant.pretrain, annotations, inputs, name="pretrain")
-        assert inputs.held_out is not None  # see `check_config`
-        lines = read_summary(evaluate(run, variant, inputs.held_out, model, inputs.labels))["per_tag"]
+    for row in train_rows(model_variants(config), run_uri):
+        lines = read_summary(row.score)["per_tag"]
         common = common or {(line["kind"], line["tag"]) for line in lines}  # the small system's, in the first row
         scored = [line["ap"] for line in lines if line["counted"] and (line["kind"], line["tag"]) in common]
-        rows[name] = {
-            "tags": annotations.tags,
-            "labels": inputs.labels.labels,
-            "steps": model.steps,
+        rows[row.name] = {
+            "tags": row.annotations.tags,
+            "labels": row.inputs.labels.labels,
+            "steps": row.model.steps,
             "mAP": float(np.mean(scored)) if scored else None,
         }
     return rows
