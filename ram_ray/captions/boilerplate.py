@@ -13,6 +13,7 @@ from importlib import resources
 
 from ram_ray.captions.sections import read_sections
 
+VERBS = "verbs"  # the section for actions alone
 _IMAGES = r"(?:photo|photograph|image|picture|pic|shot|video)s?"
 _UNITS = r"mm|cm|km|kg|ml|mg|ft|feet|foot|lbs?|oz|inch(?:es)?|in|yards?|yds?|pcs|pc|gb|mp|ct|k|qt|gallons?|miles?|sq"
 _PATTERNS = (
@@ -42,7 +43,7 @@ _PATTERN = re.compile("|".join(_PATTERNS), re.IGNORECASE)
 @cache
 def _phrases() -> tuple[re.Pattern[str], frozenset[str]]:
     """A pattern of all phrases, and their last words: most captions have none, and trying all phrases is slow."""
-    phrases = [phrase for words in _sections().values() for phrase in words if " " in phrase or "-" in phrase]
+    phrases = [phrase for phrase in reasons() if " " in phrase or "-" in phrase]
     alternatives = "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
     last_words = frozenset(_WORD.findall(phrase)[-1] for phrase in phrases)
     return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE), last_words
@@ -60,7 +61,13 @@ def reasons() -> dict[str, str]:
     Returns:
         Word, in lower case -> reason, the section of `boilerplate.txt`.
     """
-    return {word: reason for reason, words in _sections().items() for word in words}
+    return {word: reason for reason, words in _sections().items() if reason != VERBS for word in words}
+
+
+@cache
+def verbs() -> frozenset[str]:
+    """The verbs that may be actions of a caption, but no labels."""
+    return _sections()[VERBS]
 
 
 def digest_of_list() -> str:
@@ -69,7 +76,9 @@ def digest_of_list() -> str:
     Returns:
         Hexadecimal digits.
     """
-    rows = "\n".join(f"{reason} {word}" for word, reason in sorted(reasons().items()))
+    rows = "\n".join(
+        f"{reason} {word}" for word, reason in sorted([*reasons().items(), *((v, VERBS) for v in verbs())])
+    )
     return hashlib.sha256(rows.encode()).hexdigest()[:12]
 
 

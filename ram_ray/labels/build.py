@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ram_ray.captions.boilerplate import VERBS
 from ram_ray.label_system import Label, LabelSystem, split_kind
 from ram_ray.labels.edits import Edits
 from ram_ray.labels.embeddings import merge_similar
@@ -56,6 +57,7 @@ class BuildOptions:
     human: frozenset[Key] = frozenset()  # names of human labels: selected first, however rare
     stop: frozenset[str] = frozenset()
     boilerplate: Mapping[str, str] = field(default_factory=dict)  # word -> why it is no label; not for actions
+    verbs: frozenset[str] = frozenset()  # actions that are no labels
     capitals: Mapping[Key, float] = field(default_factory=dict)  # share of mentions inside sentences with a capital
     max_capitals: float = 1.0
     edits: Edits = Edits()
@@ -186,6 +188,8 @@ def _admit(counts: Counts, options: BuildOptions, report: BuildReport) -> dict[K
 
 def _why_no_label(name: str, kind: str, options: BuildOptions) -> tuple[DropReason, str] | None:
     """The reason, and its detail, to drop a word of web text that is frequent and names nothing to be seen."""
+    if kind == "action" and name in options.verbs:
+        return "boilerplate", VERBS
     if kind != "action" and (section := options.boilerplate.get(name)):
         return "boilerplate", section
     share = options.capitals.get((name, kind), 0.0)

@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 from pydantic import Field
 
-from ram_ray.captions.boilerplate import digest_of_list, reasons
+from ram_ray.captions.boilerplate import digest_of_list, reasons, verbs
 from ram_ray.captions.lemmas import PART_OF_SPEECH, Lemmatizer
 from ram_ray.config import RunConfig
 from ram_ray.labels.build import BuildOptions
@@ -149,6 +149,7 @@ def make_options(
         kinds=settings.kinds,
         stop=frozenset(read_names(settings.stop.uri, setting="labels.stop") if settings.stop else ()),
         boilerplate=reasons() if settings.boilerplate else {},
+        verbs=verbs() if settings.boilerplate else frozenset(),
         capitals=capitals or {},
         max_capitals=settings.max_capitals,
         edits=read_edits(settings.edits.uri) if settings.edits else Edits(),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from ram_ray.captions.boilerplate import reasons
+from ram_ray.captions.boilerplate import reasons, verbs
 from ram_ray.labels.build import BuildOptions, build
 from ram_ray.labels.capitals import CAPITALS, count_capitals
 from ram_ray.records import PARSED, to_table
@@ -52,3 +52,13 @@ def test_names_and_boilerplate_are_dropped_with_their_reasons() -> None:
 def test_actions_are_not_boilerplate(name: str) -> None:
     system, _ = build({(name, "action"): {"web": 9}, (name, "object"): {"web": 9}}, BuildOptions(boilerplate=reasons()))
     assert [label.kind for label in system.labels] == ["action"]
+
+
+@pytest.mark.parametrize("name", ["begin", "try"])
+def test_verbs_that_nobody_sees_are_no_labels(name: str) -> None:
+    counts = {(name, "action"): {"web": 9}, (name, "object"): {"web": 9}, ("jump", "action"): {"web": 9}}
+    system, report = build(counts, BuildOptions(verbs=verbs()))
+    assert {(label.name, label.kind) for label in system.labels} == {("jump", "action"), (name, "object")}
+    assert [(line["name"], line["kind"], line["reason"]) for line in report.dropped] == [
+        (name, "action", "boilerplate")
+    ]
