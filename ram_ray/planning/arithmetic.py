@@ -1,7 +1,7 @@
 """Floating point operations of the tagger for one image, from the sizes in the configuration.
 
-A product of matrices counts two operations a weight and token; norms, softmax and activations are left out. The backward
-pass costs twice the forward pass, and `training.recompute` one more forward pass.
+A product of matrices counts two operations a weight and token; norms, softmax and activations are left out. The
+backward pass costs twice the forward pass, and `training.recompute` one more forward pass.
 
 Letters: L tokens of a Swin's stage, C its width, M side of a window, T image tokens of the head, N labels.
 """

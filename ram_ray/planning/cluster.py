@@ -168,7 +168,7 @@ def _read(text: str) -> Machine:
             machine = replace(machine, price_origin="given")
     if not machine.memory:
         raise ValueError(
-            f"--nodes {text}: {kind} is not in the list ({', '.join(known)}); write at least its cpus and memory (GiB), "
-            "such as mine=2,cpus=32,memory=128"
+            f"--nodes {text}: {kind} is not in the list ({', '.join(known)}); write at least its cpus and memory in "
+            "GiB, such as mine=2,cpus=32,memory=128"
         )
     return machine

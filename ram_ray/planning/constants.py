@@ -106,7 +106,9 @@ def write_constants(uri: str, constants: Mapping[str, Constant]) -> None:
         uri: path or URI.
         constants: by name.
     """
-    text = yaml.safe_dump({name: constant.to_dict() for name, constant in constants.items()}, sort_keys=False, width=120)
+    text = yaml.safe_dump(
+        {name: constant.to_dict() for name, constant in constants.items()}, sort_keys=False, width=120
+    )
     with fsspec.open(uri, "w", encoding="utf-8") as file:
         file.write(text)
 

@@ -20,7 +20,12 @@ AT_ONCE = 8  # requests that a process has open at once (`fs.cat_ranges`)
 
 
 def cost_stage(
-    stage: Stage, cluster: Cluster, constants: Constants, *, measured: Mapping[str, float] | None = None, max_cpus: float
+    stage: Stage,
+    cluster: Cluster,
+    constants: Constants,
+    *,
+    measured: Mapping[str, float] | None = None,
+    max_cpus: float,
 ) -> Cost:
     """Compute the seconds and dollars of a stage.
 
@@ -78,9 +83,7 @@ def request_seconds(stage: Stage, constants: Constants, *, cpus: float) -> float
         The larger of what the store and what the latency allow.
     """
     requests = stage.requests
-    by_store = max(
-        (requests.put + requests.list) / constants["put_limit"], requests.get / constants["get_limit"]
-    )
+    by_store = max((requests.put + requests.list) / constants["put_limit"], requests.get / constants["get_limit"])
     return max(by_store, sum(requests) * constants["request_seconds"] / (cpus * AT_ONCE))
 
 

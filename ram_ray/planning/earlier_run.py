@@ -88,7 +88,8 @@ def read_run(uri: str) -> EarlierRun:
     if "shards" not in newest:
         raise ValueError(f"{uri}: the stage shards has not ended, so nothing is known of its data")
     manifests = {name: manifest for name, (_, manifest) in newest.items()}
-    return EarlierRun(uri, config, {name: _to_figures(fs, manifests, name) for name in manifests})
+    views = bool(config.pretrain.views)
+    return EarlierRun(uri, config, {name: _to_figures(fs, manifests, name, views=views) for name in manifests})
 
 
 def content_constants(run: EarlierRun, constants: Constants) -> Constants:
@@ -118,7 +119,7 @@ def content_constants(run: EarlierRun, constants: Constants) -> Constants:
         "tags_a_caption": share(field("labels", "tags"), captions),
         "tag_growth": share(tags, field("labels", "tags")),
         "removed_share": share(tags - removed, tags) if tags and removed and tags > removed else None,
-        "names_at_5400": share(field("label_system", "names"), (captions / 5400) ** exponent if captions else None),
+        "names_at_100k": share(field("label_system", "names"), (captions / 1e5) ** exponent if captions else None),
         "duplicate_share": lost / (field("images", "rows_in") or 1.0) if "images" in stages else None,
     }
     tables = {"sample": "shards", "fingerprint": "fingerprints", "parsed": "parse", "score": "scores_1"}
@@ -188,14 +189,16 @@ def _manifests(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[float
             yield float(time) if isinstance(time, (int, float)) else 0.0, {**manifest, "manifest": path}
 
 
-def _to_figures(fs: fsspec.AbstractFileSystem, manifests: Mapping[str, dict[str, Any]], name: str) -> Figures:
+def _to_figures(
+    fs: fsspec.AbstractFileSystem, manifests: Mapping[str, dict[str, Any]], name: str, *, views: bool
+) -> Figures:
     manifest = manifests[name]
     folder = manifest["manifest"].removesuffix(".json")  # beside the manifest, also where the run was moved
     sizes = [info["size"] for info in fs.find(folder, detail=True).values()] if fs.exists(folder) else []
     seconds = float(manifest["seconds"]) - sum(
         float(manifests[part]["seconds"]) for part in _contained(name) if part in manifests
     )
-    if name == "pretrain" and "encode" in manifests:
+    if name == "pretrain" and "encode" in manifests and views:
         seconds -= float(manifests["encode"]["seconds"])
     rows_in = manifest.get("rows_in")
     rows_out = manifest.get("rows_out", manifest.get("images"))

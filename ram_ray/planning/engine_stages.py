@@ -5,18 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ram_ray.data_engine.regions_by_label import (
-    BATCH_BYTES,
-    BATCH_FILES,
-    GROUP_ROWS,
-    plan_groups,
-    plan_sets,
-)
-from ram_ray.data_engine.removal_bins import count_bins
+from ram_ray.data_engine.regions_by_label import GROUP_ROWS
 from ram_ray.data_engine.stage_settings import MAX_NEGATIVES
 from ram_ray.planning.plan import Stage
+from ram_ray.planning.regrouping import count_regrouping
 from ram_ray.planning.rows_stage import Planning, Table
-from ram_ray.planning.training_stages import actor_gpus, actor_seconds, score_gflop
+from ram_ray.planning.training_stages import actor_gpus, actor_seconds, score_gflop, teacher_gflop
 from ram_ray.settings.data_engine import OWN_DETECTORS
 from ram_ray.settings.training import TrainConfig
 
@@ -38,13 +32,18 @@ def add_round(planning: Planning, annotations: Table, train: TrainConfig, *, rou
     constants = planning.constants
     step = planning.image_pass(scores.row_bytes)
     generated = planning.add(
-        f"generate_{round}", f"generate_{round}", scores, step, row_bytes=_tagged_bytes(planning)
+        f"generate_{round}", f"generate_{round}", scores, step, row_bytes=_tagged_bytes(planning), more_files=1
     )
     regions = _add_regions(planning, generated, train, round=round)
     _add_removals(planning, regions, round=round)
     step = planning.image_pass(generated.row_bytes)
     return planning.add(
-        f"clean_{round}", f"clean_{round}", generated, step, row_bytes=_tagged_bytes(planning), work=constants["read_row"]
+        f"clean_{round}",
+        f"clean_{round}",
+        generated,
+        step,
+        row_bytes=_tagged_bytes(planning),
+        work=constants["read_row"],
     )
 
 
@@ -139,7 +138,7 @@ def _add_regions(planning: Planning, annotations: Table, train: TrainConfig, *, 
     crops = rows * (tags_an_image(planning, generated=True) * share + negatives)
     detects = clean.detector not in OWN_DETECTORS
     gflop = score_gflop(planning, train)
-    passes = 1 + crops / max(1, rows) * (1 + constants["teacher_gflop"] / gflop)  # the image, and each of its crops
+    passes = 1 + crops / max(1, rows) * (1 + teacher_gflop(planning) / gflop)  # the image, and each of its crops
     cpu, gpu = actor_seconds(planning, gflop * passes, images=rows)
     if detects:
         seconds = rows * constants["detector_gpu"]
@@ -162,46 +161,6 @@ def _add_regions(planning: Planning, annotations: Table, train: TrainConfig, *, 
         store_bytes=_pixel_bytes(planning, image_bytes, batch=clean.batch_size),
     )
     return Regions(table, crops)
-
-
-@dataclass(frozen=True)
-class Regrouping:
-    """Files of the stage `removals`: what it moves, decides and leaves."""
-
-    batches: int
-    groups: int
-    sets: int
-    moved_files: float
-    removal_files: float
-    bins: int
-
-
-def count_regrouping(
-    *, crops: float, nbytes: float, num_files: int, labels: int, partitions: int, removed: float
-) -> Regrouping:
-    """Count what `removals` writes, with labels as frequent as 1 / rank.
-
-    Args:
-        crops: rows of tags.
-        nbytes: of the files of `regions`.
-        num_files: files of `regions`.
-        labels: number of labels that are cleaned.
-        partitions: `resources.shuffle_partitions`.
-        removed: number of removed tags.
-
-    Returns:
-        The counts.
-    """
-    harmonic = sum(1 / rank for rank in range(1, labels + 1))
-    counts = {tag: max(1, int(crops / harmonic / (tag + 1))) for tag in range(labels)}
-    groups = plan_groups(counts, groups=partitions)
-    sets = plan_sets(groups)
-    batches = max(math.ceil(num_files / BATCH_FILES), math.ceil(nbytes / BATCH_BYTES), 1)
-    moved = float(batches * len(groups))
-    if sets:
-        second = sum(max(1.0, batches / BATCH_FILES, nbytes / len(sets) / BATCH_BYTES) for _ in sets)
-        moved = batches * len(sets) + second / len(sets) * len(groups)
-    return Regrouping(batches, len(groups), len(sets), moved, 3.0 * len(groups), count_bins(round(removed)))
 
 
 def _add_removals(planning: Planning, regions: Regions, *, round: int) -> None:

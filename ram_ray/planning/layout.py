@@ -8,7 +8,7 @@ four steps, and so do their numbers here:
     repartition   each part into blocks of `rows_per_block` rows and a rest (`Dataset.repartition`, not strict)
     bundles       neighbours together until they have `batch_size` rows, where a step maps batches of that size
 
-Everything is arithmetic on runs of rows, so `tests/test_pipeline.py` can compare it with the files of a real run.
+It is arithmetic on runs of rows; `tests/test_pipeline.py` compares it with the files of a real run.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def even_shards(num_rows: int, num_shards: int) -> Files:
         num_shards: number of shards.
 
     Returns:
-        The rows of each shard.
+        The shards.
     """
     edges = [num_rows * index // num_shards for index in range(num_shards + 1)]
     return tuple(Rows(index, end - start) for index, (start, end) in enumerate(zip(edges, edges[1:], strict=False)))
@@ -198,7 +198,7 @@ def cut(rows: Sequence[Rows], size: int) -> Iterator[list[Rows]]:
         size: rows of a block.
 
     Yields:
-        The rows of a block.
+        A block.
     """
     total = sum(part.count for part in rows)
     yield from take(rows, [size] * (total // size) + ([total % size] if total % size else []))
@@ -244,11 +244,7 @@ def bundle(blocks: Iterable[list[Rows]], size: int) -> Iterator[list[Rows]]:
     for block in blocks:
         pending, count = [*pending, *block], count + sum(part.count for part in block)
         if count >= size:
-            yield _merge(pending)
+            yield from take(pending, [count])
             pending, count = [], 0
     if pending:
-        yield _merge(pending)
-
-
-def _merge(rows: Sequence[Rows]) -> list[Rows]:
-    return next(take(rows, [sum(part.count for part in rows)]))
+        yield from take(pending, [count])

@@ -90,9 +90,13 @@ def _of_gpus(stage: Stage, plan: Plan, config: RunConfig) -> Iterator[Limit]:
         return
     setting = "training.workers" if trains else "resources.actor_gpus"
     have = int(plan.cluster.gpus)
-    fix = f"add machines with GPUs to --nodes, or set {setting} to {have}" if have else (
-        "add machines with GPUs to --nodes, such as p4de.24xlarge=1, or set training.use_gpu=false and "
-        "resources.actor_gpus=0"
+    fix = (
+        f"add machines with GPUs to --nodes, or set {setting} to {have}"
+        if have
+        else (
+            "add machines with GPUs to --nodes, such as p4de.24xlarge=1, or set training.use_gpu=false and "
+            "resources.actor_gpus=0"
+        )
     )
     yield Limit(stage.name, "no GPU" if not have else "GPUs", f"{needed:g} GPUs are asked for", f"{have}", fix)
 
@@ -149,7 +153,9 @@ def _of_memory(stage: Stage, plan: Plan, config: RunConfig) -> Iterator[Limit]:
     buffers = stage.name.startswith(("scores", "regions"))
     times = math.ceil(stage.store_bytes / max(1.0, cluster.store_bytes))
     fix = "set resources.buffer_mb to 20000" if buffers else f"take {times} times the machines, or larger ones"
-    where = "spills to disk" if not ends else f"spills {_gigabytes(spilled)}, more than {_gigabytes(cluster.disk_bytes)}"
+    where = (
+        "spills to disk" if not ends else f"spills {_gigabytes(spilled)}, more than {_gigabytes(cluster.disk_bytes)}"
+    )
     yield Limit(
         stage.name,
         "object store" if not ends else "object store and disk",

@@ -107,6 +107,8 @@ class Planning:
         counted: int = 1,
         image_batch: int = 0,
         rejected: float = 0.0,
+        files_each: int = 1,
+        more_files: int = 0,
         **more: Any,
     ) -> Table:
         """Count a stage over rows, and add it.
@@ -121,6 +123,8 @@ class Planning:
             counted: passes that only count what it wrote.
             image_batch: images that are read at once; 0: no images are read.
             rejected: share of its rows that the next stage does not read.
+            files_each: files that it leaves for each file of rows, that file included.
+            more_files: files that it leaves beside these.
             more: fields of `Stage` that differ.
 
         Returns:
@@ -130,7 +134,7 @@ class Planning:
         scale = source.layout.scale
         layout = pass_over_parts(source.layout.files, step, cpus=self.cluster.cpus, scale=scale)
         images = self.image_requests(source, batch=image_batch) if image_batch else Requests()
-        written = layout.num_files
+        written = layout.num_files * files_each + more_files
         counts = counted * max(1.0, rows / COUNTED_ROWS)
         tasks = layout.read_tasks + layout.blocks + counts
         seconds = rows * (work + constants["read_row"] + counted * constants["count_row"]) + tasks * constants["task"]
@@ -144,7 +148,7 @@ class Planning:
                 tasks=tasks,
                 files=written,
                 requests=self.read_requests(source.num_files)
-                .plus(self.read_requests(counted * written))
+                .plus(self.read_requests(counted * layout.num_files))
                 .plus(self.write_requests(written))
                 .plus(images),
                 store_bytes=more.pop("store_bytes", self.waiting_bytes(step, source)),

@@ -1,4 +1,4 @@
-"""The trainings, the tables that they read, and the scores of their models; counted as `training.tagger_stage` runs them.
+"""The trainings, the tables that they read, and the scores of their models, as `training.tagger_stage` runs them.
 
 A table is sorted as a whole, so its rows are in the object store at once, twice while they are shuffled. In training
 each worker reads every bucket that it visits and takes its own rows of it, and each image costs a request.
@@ -15,6 +15,7 @@ from ram_ray.training.table import count_buckets
 
 GIGA = 1e9
 CHECKPOINT_BYTES_A_WEIGHT = 16  # weight, and AdamW's state
+BUNDLE_FILES, TEACHER_FILES = 9, 4  # of a model's folder, and more in it if its teacher is a published model
 TABLE_COPIES = 2  # of a table while it is sorted
 
 
@@ -36,9 +37,7 @@ def add_training(planning: Planning, name: str, train: TrainConfig, source: Tabl
     visits = buckets * min(train.epochs, rows and images / rows)
     blocks = source.rows / config.data.rows_per_block
     table_bytes = rows * constants["table_bytes"]
-    partitions, _ = count_read_tasks(
-        source.num_files, source.nbytes * constants["memory_ratio"], cpus=cluster.cpus
-    )
+    partitions, _ = count_read_tasks(source.num_files, source.nbytes * constants["memory_ratio"], cpus=cluster.cpus)
     passes = 2 + (train.tag_cap is not None)
     written = min(buckets + partitions, rows)
     step_seconds = images * _training_seconds(planning, train)
@@ -58,7 +57,7 @@ def add_training(planning: Planning, name: str, train: TrainConfig, source: Tabl
             rows_out=rows,
             passes=passes,
             tasks=passes * blocks + 2 * partitions + min(visits, 1000) * workers,
-            files=10,
+            files=BUNDLE_FILES if config.represent.is_trained else BUNDLE_FILES + TEACHER_FILES,
             work_files=written + checkpoints * 2 * workers,
             requests=reads.plus(planning.write_requests(written + checkpoints * 2 * workers)).plus(feed).plus(crops),
             cpu_seconds=decode + table_work + (0.0 if on_gpu else step_seconds),
@@ -126,7 +125,13 @@ def add_represent(planning: Planning, samples: Table) -> None:
     constants, represent = planning.constants, planning.config.represent
     if not represent.is_trained:
         planning.stages.append(
-            Stage("represent", "represent", tasks=1, starts=constants["process_start"], driver_bytes=constants["driver_base"])
+            Stage(
+                "represent",
+                "represent",
+                tasks=1,
+                starts=constants["process_start"],
+                driver_bytes=constants["driver_base"],
+            )
         )
         return
     real = 0 if represent.images == "synthetic" else samples.rows
@@ -157,6 +162,7 @@ def add_encode(planning: Planning, samples: Table) -> None:
         row_bytes=views * (tokens + 1) * width * 2.0,
         work=views * constants["crop_image"] + cpu / max(1, samples.rows),
         image_batch=16,
+        files_each=2,
         runs_on="gpu" if gpu else "cpu",
         gpu_seconds=gpu,
         width=actor_gpus(planning) if gpu else 0.0,
@@ -169,6 +175,15 @@ def score_gflop(planning: Planning, train: TrainConfig, *, captions: int = 0) ->
     sizes = {"image_size": train.image_size, "window_size": train.window_size, "num_labels": planning.workload.labels}
     parts = forward_gflop(planning.config, **sizes)
     return parts["encoder"] + parts["head"] + captions * parts["captions"]
+
+
+def teacher_gflop(planning: Planning) -> float:
+    """GFLOP of the encoder that embeds crops and is distilled, for one image."""
+    config = planning.config
+    if config.represent.clip:
+        return planning.constants["teacher_gflop"]
+    train = config.represent.train if config.represent.is_trained else config.pretrain
+    return encoder_gflop(config, image_size=train.image_size, window_size=train.window_size)[0]
 
 
 def actor_seconds(planning: Planning, gflop: float, *, images: float) -> tuple[float, float]:
@@ -203,7 +218,7 @@ def actor_gpus(planning: Planning) -> float:
 def _training_seconds(planning: Planning, train: TrainConfig) -> float:
     """Seconds of a GPU or a CPU core for a step's image."""
     constants, config, labels = planning.constants, planning.config, planning.workload.labels
-    total = training_gflop(config, train, num_labels=labels, teacher=constants["teacher_gflop"])
+    total = training_gflop(config, train, num_labels=labels, teacher=teacher_gflop(planning))
     if not config.training.use_gpu:
         return total / constants["cpu_gflops_training"]
     encoder, _, _ = encoder_gflop(config, image_size=train.image_size, window_size=train.window_size)
