@@ -1,4 +1,4 @@
-"""`ram-ray plan`: what a run will cost before it starts, constants of this machine, and a plan beside a finished run."""
+"""`ram-ray plan`: what a run will cost before it starts, constants of this machine, a plan beside a finished run."""
 
 from __future__ import annotations
 

@@ -123,7 +123,8 @@ def _parse(text: str, *, source: str) -> dict[str, Constant]:
     constants = {}
     for name, fields in data.items():
         try:
-            constant = Constant(**{key: str(value) if key == "date" else value for key, value in fields.items()})
+            values: dict[str, Any] = {key: str(value) if key == "date" else value for key, value in fields.items()}
+            constant = Constant(**values)
         except (TypeError, AttributeError):
             raise ValueError(f"{source}: {name} needs value, unit, kind and origin") from None
         value = constant.value

@@ -112,7 +112,7 @@ def content_constants(run: EarlierRun, constants: Constants) -> Constants:
 
     captions = field("parse", "captions")
     exponent = constants["names_exponent"]
-    lost = (field("images", "merged") or 0.0) + (field("images", "rejected") or 0.0)
+    rows, one_an_image = field("shards", "rows_out"), field("parse", "rows_in")
     tags, removed = field("generate_1", "tags"), field("clean_1", "tags")
     values = {
         "captions_an_image": share(captions, field("parse", "rows_out")),
@@ -120,7 +120,7 @@ def content_constants(run: EarlierRun, constants: Constants) -> Constants:
         "tag_growth": share(tags, field("labels", "tags")),
         "removed_share": share(tags - removed, tags) if tags and removed and tags > removed else None,
         "names_at_100k": share(field("label_system", "names"), (captions / 1e5) ** exponent if captions else None),
-        "duplicate_share": lost / (field("images", "rows_in") or 1.0) if "images" in stages else None,
+        "duplicate_share": max(0.0, 1 - one_an_image / rows) if rows and one_an_image else None,
     }
     tables = {"sample": "shards", "fingerprint": "fingerprints", "parsed": "parse", "score": "scores_1"}
     for name, stage in tables.items():

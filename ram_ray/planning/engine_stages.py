@@ -114,6 +114,7 @@ def _add_thresholds(planning: Planning, scores: Table, *, round: int) -> None:
                 driver_bytes=constants["driver_base"]
                 + blocks * constants["driver_block"]
                 + pairs * constants["driver_pair"],
+                blocks=blocks,
                 references=planning.shuffle_references(blocks * labels * 20, partitions=partitions),
                 store_bytes=blocks * labels * 20,
                 unit_rows=scores.rows,

@@ -64,6 +64,7 @@ def add_label_system(planning: Planning, parsed: Table) -> None:
             driver_bytes=constants["driver_base"]
             + names * constants["driver_name"]
             + blocks * constants["driver_block"],
+            blocks=blocks,
             store_bytes=counted_bytes,
             disk_bytes=2e6,
             references=planning.shuffle_references(counted_bytes, partitions=partitions),

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ram_ray.config import RunConfig
-from ram_ray.planning.cluster import GIB, HEAD
+from ram_ray.planning.cluster import GIB, HEAD, STORE_SHARE
 from ram_ray.planning.plan import Cost, Plan, Stage
 from ram_ray.settings.training import TrainConfig
 
 FULL = 0.9  # of a memory that may be used
+SHORT = 600.0  # seconds of a stage whose requests are no matter
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,16 @@ def _of_memory(stage: Stage, plan: Plan, config: RunConfig) -> Iterator[Limit]:
     driver = stage.driver_bytes + stage.references * plan.constants["driver_reference"]
     available = cluster.driver_bytes * FULL
     if driver > available:
-        rows = config.data.rows_per_block * 2 ** math.ceil(math.log2(driver / available))
-        memory = driver / FULL / 0.7 / GIB
+        memory = f"take --nodes {HEAD}=1,memory={math.ceil(driver / FULL / (1 - STORE_SHARE) / GIB)}"
+        blocks = stage.blocks * plan.constants["driver_block"]
+        times = 2 ** math.ceil(math.log2(max(2.0, blocks / max(1.0, available - driver + blocks))))
+        rows = f"set data.rows_per_block to {config.data.rows_per_block * times}, or "
         yield Limit(
             stage.name,
             "driver memory",
             _gigabytes(driver),
             f"{_gigabytes(available)} on the machine that drives the run",
-            f"set data.rows_per_block to {rows}, or take --nodes {HEAD}=1,memory={math.ceil(memory)}",
+            (rows if driver - blocks + blocks / times <= available else "") + memory,
         )
     if stage.store_bytes <= cluster.store_bytes:
         return
@@ -152,7 +155,11 @@ def _of_memory(stage: Stage, plan: Plan, config: RunConfig) -> Iterator[Limit]:
     ends = spilled > cluster.disk_bytes * FULL
     buffers = stage.name.startswith(("scores", "regions"))
     times = math.ceil(stage.store_bytes / max(1.0, cluster.store_bytes))
-    fix = "set resources.buffer_mb to 20000" if buffers else f"take {times} times the machines, or larger ones"
+    fix = (
+        f"set resources.buffer_mb to {cluster.store_bytes / 2e6:.0f}"
+        if buffers
+        else f"take {times} times the machines, or larger ones"
+    )
     where = (
         "spills to disk" if not ends else f"spills {_gigabytes(spilled)}, more than {_gigabytes(cluster.disk_bytes)}"
     )
@@ -187,7 +194,7 @@ def _of_time(cost: Cost, plan: Plan, config: RunConfig, *, within_hours: float) 
 
 def _of_requests(cost: Cost, plan: Plan, config: RunConfig) -> Iterator[Limit]:
     stage, constants = cost.stage, plan.constants
-    if cost.slowest != "requests" or cost.wall_seconds < 60:
+    if cost.slowest != "requests" or cost.wall_seconds < SHORT:
         return
     requests, seconds = stage.requests, cost.wall_seconds - stage.starts
     writes, reads = (requests.put + requests.list) / seconds, requests.get / seconds
@@ -201,9 +208,22 @@ def _of_requests(cost: Cost, plan: Plan, config: RunConfig) -> Iterator[Limit]:
         f"{kind} requests a second",
         f"it would send more than {limit:,.0f}",
         f"{limit:,.0f} a prefix until the store splits it, so it takes {cost.wall_seconds / 3600:,.1f} hours",
-        f"set data.rows_per_block over {config.data.rows_per_block}, or give the run a bucket of its own",
+        f"{_fewer_requests(stage, config)}, or let the store split the prefix before",
         ends=False,
     )
+
+
+def _fewer_requests(stage: Stage, config: RunConfig) -> str:
+    """What makes a stage send fewer requests: most follow the files of its source, and these the blocks."""
+    if stage.fewest_rows:
+        return f"set training.workers under {config.training.max_workers}, for each reads every bucket"
+    causes = {
+        "shards": "put the shards into several folders",
+        "duplicates": "set data.duplicates.near to null, so that only equal images are looked for",
+        "removals": "set engine.clean.max_labels, such as 534 as in the paper",
+    }
+    rows = f"set data.rows_per_block over {config.data.rows_per_block}"
+    return next((fix for name, fix in causes.items() if stage.name.startswith(name)), rows)
 
 
 def _least_workers(config: RunConfig) -> int:

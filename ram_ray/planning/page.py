@@ -149,7 +149,7 @@ def compare(plan: Plan, run: EarlierRun) -> list[dict[str, Any]]:
         rows.append(
             {
                 "stage": cost.stage.name,
-                "rows_planned": cost.stage.rows_in,
+                "rows_planned": cost.stage.rows_out if cost.stage.fewest_rows else cost.stage.rows_in,  # of a training
                 "rows": figures.rows_in,
                 "files_planned": round(cost.stage.files),
                 "files": figures.files,

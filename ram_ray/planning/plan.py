@@ -67,6 +67,7 @@ class Stage:
     disk_bytes: float = 0.0  # that it leaves, with what it removes
     driver_bytes: float = 0.0
     gpu_bytes: float = 0.0  # of a GPU
+    blocks: float = 0.0  # that the driver keeps until the stage ends, part of `driver_bytes`
     references: float = 0.0  # to objects that the driver holds at once
     unit_rows: float = 0.0  # rows that its seconds grow with, for constants from an earlier run
     fewest_rows: int = 0  # rows that it cannot do without

@@ -154,6 +154,7 @@ class Planning:
                 store_bytes=more.pop("store_bytes", self.waiting_bytes(step, source)),
                 disk_bytes=rows * row_bytes,
                 driver_bytes=constants["driver_base"] + layout.blocks * constants["driver_block"],
+                blocks=layout.blocks,
                 starts=more.pop("starts", 0.0) + (1 + counted) * constants["pass_start"],
                 cpu_seconds=seconds,
                 unit_rows=rows,

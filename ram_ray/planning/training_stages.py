@@ -34,7 +34,7 @@ def add_training(planning: Planning, name: str, train: TrainConfig, source: Tabl
     buckets, workers = count_buckets(source.rows), config.training.max_workers
     steps = int(train.epochs * rows / train.batch_size)
     images = steps * train.batch_size
-    visits = buckets * min(train.epochs, rows and images / rows)
+    visits = min(buckets, rows) * min(train.epochs, rows and images / rows)  # of buckets that have rows
     blocks = source.rows / config.data.rows_per_block
     table_bytes = rows * constants["table_bytes"]
     partitions, _ = count_read_tasks(source.num_files, source.nbytes * constants["memory_ratio"], cpus=cluster.cpus)
@@ -67,6 +67,7 @@ def add_training(planning: Planning, name: str, train: TrainConfig, source: Tabl
             store_bytes=TABLE_COPIES * table_bytes,
             disk_bytes=table_bytes / constants["memory_ratio"] + count_weights(config) * CHECKPOINT_BYTES_A_WEIGHT,
             driver_bytes=constants["driver_base"] + blocks * constants["driver_block"],
+            blocks=blocks,
             references=planning.shuffle_references(table_bytes, partitions=partitions),
             gpu_bytes=_training_bytes(planning, train) if on_gpu else 0.0,
             unit_rows=images,
@@ -235,5 +236,5 @@ def _training_bytes(planning: Planning, train: TrainConfig) -> float:
     images = min(train.micro_batch_size or share, share)
     recompute = config.training.recompute
     size = constants["gpu_memory_image_recompute" if recompute else "gpu_memory_image"]
-    grown = (train.image_size / 224) ** 2 if train.image_size > 224 and not recompute else 1.0
+    grown = (train.image_size / 224) ** 1.5 if train.image_size > 224 and not recompute else 1.0
     return constants["gpu_memory_fixed"] + images * size * grown

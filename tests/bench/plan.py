@@ -28,8 +28,6 @@ STAGES = ("shards", "fingerprints", "duplicates", "parse", "label_system", "labe
 
 def run_stages(data: str, run_uri: str) -> None:
     """The stages, as `pipeline.prepare` calls them."""
-    import yaml
-
     from ram_ray.config import dump, load
     from ram_ray.curation.duplicates import find_duplicates
     from ram_ray.curation.fingerprints import make_fingerprints
@@ -38,10 +36,8 @@ def run_stages(data: str, run_uri: str) -> None:
     from ram_ray.labels.stages import build_labels, label_captions
     from ram_ray.runtime.artifacts import Run
 
-    duplicates = {"same": ["url"], "near": None}  # urls are not in the data: images are read, and none is a copy
-    config = load(
-        sets=["labels.wordnet=none", f"data.duplicates={yaml.safe_dump(duplicates, default_flow_style=True)}"]
-    )
+    sets = ["labels.wordnet=none", "data.duplicates={same: [url], near: null}"]  # all rows have one of 16 images
+    config = load(sets=[*sets, "data.filters.min_brightness=0.001"])  # so that images are decoded
     run = Run(run_uri)
     run.write_text("config.yaml", dump(config))
     samples = collect(run, config, name="shards", uris=[data])
@@ -64,19 +60,22 @@ def main() -> None:
     parser.add_argument("--folder", help="where to work (default: a folder for temporary files)")
     options = parser.parse_args()
     assert all(rows % options.rows_per_tar == 0 for rows in options.rows), "rows are whole tars"
+    import ray
+
     from ram_ray.planning.cluster import read_cluster
     from ram_ray.planning.constants import shipped_constants
     from ram_ray.planning.cost import make_plan
     from ram_ray.planning.earlier_run import EarlierRun, content_constants, measured_seconds, plan_run, read_run
     from ram_ray.planning.page import compare, comparison_text
     from ram_ray.planning.recipe import plan_stages
-    from ram_ray.runtime import cluster
+    from ram_ray.runtime.cluster import configure_data
 
     machine = read_cluster([f"bench=1,cpus={CPUS},memory=8"])
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary, s3(options.s3) as proxy:
         folder = Path(temporary)
         write_tar(folder / "template.tar", rows=options.rows_per_tar)
-        cluster.start(num_cpus=CPUS, object_store_gb=0.5)
+        ray.init(num_cpus=CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
+        configure_data()
         first: EarlierRun | None = None
         for rows in options.rows:
             count = rows // options.rows_per_tar
@@ -100,9 +99,9 @@ def main() -> None:
             if made:
                 print(
                     "requests planned:",
-                    {name: round(sum(values)) for name, values in zip(planned[0]._fields, zip(*planned))},
+                    {name: round(sum(getattr(part, name) for part in planned)) for name in planned[0]._fields},
                 )
-        cluster.stop()
+        ray.shutdown()
 
 
 if __name__ == "__main__":

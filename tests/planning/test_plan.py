@@ -73,7 +73,7 @@ def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
 def test_ten_times_the_rows_and_shards_are_ten_times_the_files() -> None:
     small = planned(preset())
     large = planned(preset(), replace(LOAD, images=10 * LOAD.images, shards=10 * LOAD.shards))
-    assert large.total("files") == pytest.approx(10 * small.total("files"), rel=0.1)
+    assert 8 < large.total("files") / small.total("files") < 10.2  # each read task ends with a smaller block
     assert large.total("gpu_seconds") == pytest.approx(10 * small.total("gpu_seconds"), rel=0.02)
     assert large.passes_over_all == pytest.approx(small.passes_over_all, rel=0.02)
 
@@ -86,7 +86,7 @@ def test_files_of_regrouping_grow_with_batches() -> None:
         for rows in (10**7, 10**8)
     ]
     moved = [count.moved_files / count.batches / count.groups**0.5 for count in counts]  # today 2 B sqrt(G) at most
-    assert all(0.5 < files <= 3 for files in moved) and counts[1].batches == 10 * counts[0].batches
+    assert all(0.5 < files <= 3 for files in moved) and 9 < counts[1].batches / counts[0].batches <= 10
     assert counts[1].groups <= 4585 and counts[1].sets > 0 and counts[1].bins == 10
 
 
@@ -159,6 +159,17 @@ def test_settings_that_a_limit_names_avoid_it() -> None:
     (fix,) = {limit.fix.split()[3].rstrip(",") for limit in limits_of(config, LOAD, nodes) if limit.stage == "pretrain"}
     sets = ("training.recompute=false", f"pretrain.micro_batch_size={fix}")
     assert not [limit for limit in limits_of(preset("ram_14m", *sets), LOAD, nodes) if limit.stage == "pretrain"]
+
+
+def test_larger_blocks_are_named_only_where_they_help() -> None:
+    """At a billion rows blocks fill the driver in most stages; names of captions fill it whatever the blocks are."""
+    nodes = ("head=1,memory=24", *NODES[1:])
+    workload = replace(LOAD, images=10**9, shards=10**5)
+    limits = {limit.stage: limit for limit in limits_of(preset(), workload, nodes) if limit.what == "driver memory"}
+    assert "rows_per_block" in limits["scores_1"].fix and "rows_per_block" not in limits["label_system"].fix
+    rows = limits["scores_1"].fix.split()[3].rstrip(",")
+    larger = limits_of(preset("ram_14m", f"data.rows_per_block={rows}"), workload, nodes)
+    assert not [limit for limit in larger if limit.stage == "scores_1" and limit.what == "driver memory"]
 
 
 def test_the_table_and_the_json_have_every_stage() -> None:
