@@ -190,8 +190,8 @@ class Planning:
 
     def write_requests(self, files: float) -> Requests:
         """Requests of writing files."""
-        put, listed = self.constants["put_written_file"], self.constants["list_written_file"]
-        return Requests(put=files * put, list=files * listed)
+        kinds = ("get", "put", "list")
+        return Requests(**{kind: files * self.constants[f"{kind}_written_file"] for kind in kinds})
 
     def image_requests(self, rows: Table, *, batch: int) -> Requests:
         """Requests of reading the images of a stage in the order of their shards: one a batch and shard."""

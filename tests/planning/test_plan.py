@@ -103,8 +103,8 @@ def test_files_of_regrouping_grow_with_batches() -> None:
         (
             (),
             LOAD,
-            ("head=1,memory=4", *NODES[1:]),
-            r"pretrain|scores|score_weights_1: driver memory: .* data.rows_per_block",
+            ("head=1,memory=2", *NODES[1:]),
+            "label_system: driver memory: .*; take --nodes head=1,memory=[0-9]",
         ),
         (
             ("training.recompute=false",),
