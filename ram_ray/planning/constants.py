@@ -6,6 +6,7 @@ one with what it measured on the user's machine.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -80,7 +81,7 @@ def read_constants(uri: str) -> Constants:
     """Read a file of constants over those of the package.
 
     Args:
-        uri: path or URI of a YAML file, as `write_constants` writes it.
+        uri: path or URI of a YAML or JSON file, as `write_constants` writes it.
 
     Returns:
         The constants.
@@ -103,19 +104,26 @@ def write_constants(uri: str, constants: Mapping[str, Constant]) -> None:
     """Write constants as a file that `read_constants` reads.
 
     Args:
-        uri: path or URI.
+        uri: path or URI; JSON if it ends so, else YAML.
         constants: by name.
     """
-    text = yaml.safe_dump(
-        {name: constant.to_dict() for name, constant in constants.items()}, sort_keys=False, width=120
-    )
+    values = {name: constant.to_dict() for name, constant in constants.items()}
+    as_json = uri.endswith(".json")
+    text = json.dumps(values, indent=1) if as_json else yaml.safe_dump(values, sort_keys=False, width=120)
     with fsspec.open(uri, "w", encoding="utf-8") as file:
         file.write(text)
 
 
+def _load(text: str) -> object:
+    try:  # YAML takes JSON's 4e-05 for text
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
 def _parse(text: str, *, source: str) -> dict[str, Constant]:
     try:
-        data = yaml.safe_load(text) or {}
+        data = _load(text) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):

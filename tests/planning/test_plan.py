@@ -4,6 +4,8 @@ earlier run's seconds and contents replace the shipped constants.
 
 from __future__ import annotations
 
+import functools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,13 +33,17 @@ def preset(name: str = "ram_14m", *sets: str) -> RunConfig:
     return load(f"ram_ray/presets/{name}.yaml", sets=sets)
 
 
-def planned(config: RunConfig, workload: Workload = LOAD, nodes: tuple[str, ...] = NODES) -> Plan:
+@functools.cache
+def planned(
+    sets: tuple[str, ...] = (), workload: Workload = LOAD, nodes: tuple[str, ...] = NODES, name: str = "ram_14m"
+) -> Plan:
     cluster, constants = read_cluster(nodes), shipped_constants()
-    return make_plan(plan_stages(config, workload, cluster, constants), workload, cluster, constants)
+    return make_plan(plan_stages(preset(name, *sets), workload, cluster, constants), workload, cluster, constants)
 
 
-def limits_of(config: RunConfig, workload: Workload = LOAD, nodes: tuple[str, ...] = NODES) -> list[Limit]:
-    return [limit for limit in find_limits(planned(config, workload, nodes), config, within_hours=720) if limit.ends]
+def limits_of(sets: tuple[str, ...] = (), workload: Workload = LOAD, nodes: tuple[str, ...] = NODES) -> list[Limit]:
+    limits = find_limits(planned(sets, workload, nodes), preset("ram_14m", *sets), within_hours=720)
+    return [limit for limit in limits if limit.ends]
 
 
 def test_every_constant_says_where_it_is_from_and_is_used() -> None:
@@ -47,32 +53,30 @@ def test_every_constant_says_where_it_is_from_and_is_used() -> None:
         assert constant.kind == "estimate" or constant.date and constant.machine, name
     used = set()
     for name, sets in (("ram_14m", ()), ("ram_14m", ("training.recompute=false",)), ("demo", ())):
-        config = preset(name, *sets)
-        plan = planned(config)
-        find_limits(plan, config, within_hours=1)
+        plan = planned(sets, name=name)
+        find_limits(plan, preset(name, *sets), within_hours=1)
         to_json(plan, [])
         used |= plan.constants.used
-    config = preset("demo", "training.precision=fp32")
-    used |= planned(config).constants.used
+    used |= planned(("training.precision=fp32",), name="demo").constants.used
     assert set(constants) == used
 
 
 def test_the_stages_are_those_of_the_recipe_in_its_order() -> None:
-    names = [cost.stage.name for cost in planned(preset()).costs]
+    names = [cost.stage.name for cost in planned().costs]
     assert [name for name in names if not name.endswith("_eval") and not name.startswith("evaluate")] == [
         *("shards", "fingerprints", "duplicates", "images", "vocabulary", "represent", "parse", "label_system"),
         *("labels", "pretrain", "scores_1", "score_weights_1", "thresholds_1", "generate_1"),
         *("regions_1", "removals_1", "clean_1", "retrain_1", "finetune"),
     ]
-    given = [cost.stage.name for cost in planned(preset("ram_14m", "engine.model=./bundle", "engine.rounds=2")).costs]
+    given = [cost.stage.name for cost in planned(("engine.model=./bundle", "engine.rounds=2")).costs]
     assert "pretrain" not in given and {"clean_2", "retrain_2"} <= set(given)
-    folds = [cost.stage.name for cost in planned(preset("ram_14m", "engine.folds=3")).costs]
+    folds = [cost.stage.name for cost in planned(("engine.folds=3",)).costs]
     assert {"pretrain_fold_0", "pretrain_fold_2"} <= set(folds) and "retrain_1_fold_0" not in folds
 
 
 def test_ten_times_the_rows_and_shards_are_ten_times_the_files() -> None:
-    small = planned(preset())
-    large = planned(preset(), replace(LOAD, images=10 * LOAD.images, shards=10 * LOAD.shards))
+    small = planned()
+    large = planned((), replace(LOAD, images=10 * LOAD.images, shards=10 * LOAD.shards))
     assert 8 < large.total("files") / small.total("files") < 10.2  # each read task ends with a smaller block
     assert large.total("gpu_seconds") == pytest.approx(10 * small.total("gpu_seconds"), rel=0.02)
     assert large.passes_over_all == pytest.approx(small.passes_over_all, rel=0.02)
@@ -132,7 +136,7 @@ def test_files_of_regrouping_grow_with_batches() -> None:
         ),
         (
             (),
-            replace(LOAD, images=10**10, shards=10**6),
+            replace(LOAD, images=10**9, shards=10**5),
             ("g=1,cpus=64,memory=900,gpus=8,gpu_tflops=999999",),
             "object store and disk",
         ),
@@ -142,38 +146,36 @@ def test_files_of_regrouping_grow_with_batches() -> None:
 def test_what_cannot_end_is_named_with_what_avoids_it(
     sets: tuple[str, ...], workload: Workload, nodes: tuple[str, ...], line: str
 ) -> None:
-    import re
-
-    lines = [limit.line for limit in limits_of(preset("ram_14m", *sets), workload, nodes)]
+    lines = [limit.line for limit in limits_of(sets, workload, nodes)]
     assert any(re.search(line, text) for text in lines), lines
     assert all("\n" not in text for text in lines)
 
 
 def test_the_large_preset_ends_on_the_machines_of_its_files() -> None:
-    assert limits_of(preset()) == []
+    assert limits_of() == []
 
 
 def test_settings_that_a_limit_names_avoid_it() -> None:
     nodes = ("a=1,cpus=96,memory=900,gpus=8,gpu_memory=24",)
-    config = preset("ram_14m", "training.recompute=false")
-    (fix,) = {limit.fix.split()[3].rstrip(",") for limit in limits_of(config, LOAD, nodes) if limit.stage == "pretrain"}
-    sets = ("training.recompute=false", f"pretrain.micro_batch_size={fix}")
-    assert not [limit for limit in limits_of(preset("ram_14m", *sets), LOAD, nodes) if limit.stage == "pretrain"]
+    sets: tuple[str, ...] = ("training.recompute=false",)
+    (fix,) = {limit.fix.split()[3].rstrip(",") for limit in limits_of(sets, LOAD, nodes) if limit.stage == "pretrain"}
+    sets = (*sets, f"pretrain.micro_batch_size={fix}")
+    assert not [limit for limit in limits_of(sets, LOAD, nodes) if limit.stage == "pretrain"]
 
 
 def test_larger_blocks_are_named_only_where_they_help() -> None:
     """At a billion rows blocks fill the driver in most stages; names of captions fill it whatever the blocks are."""
     nodes = ("head=1,memory=24", *NODES[1:])
     workload = replace(LOAD, images=10**9, shards=10**5)
-    limits = {limit.stage: limit for limit in limits_of(preset(), workload, nodes) if limit.what == "driver memory"}
+    limits = {limit.stage: limit for limit in limits_of((), workload, nodes) if limit.what == "driver memory"}
     assert "rows_per_block" in limits["scores_1"].fix and "rows_per_block" not in limits["label_system"].fix
     rows = limits["scores_1"].fix.split()[3].rstrip(",")
-    larger = limits_of(preset("ram_14m", f"data.rows_per_block={rows}"), workload, nodes)
+    larger = limits_of((f"data.rows_per_block={rows}",), workload, nodes)
     assert not [limit for limit in larger if limit.stage == "scores_1" and limit.what == "driver memory"]
 
 
 def test_the_table_and_the_json_have_every_stage() -> None:
-    plan = planned(preset())
+    plan = planned()
     lines, data = to_text(plan, []).splitlines(), to_json(plan, limits := find_limits(plan, preset(), within_hours=1))
     for cost in plan.costs:
         assert sum(line.split()[:1] == [cost.stage.name] for line in lines) == 1
@@ -201,7 +203,10 @@ def test_machines_are_read_as_they_are_written() -> None:
 
 def test_constants_are_replaced_by_a_file(tmp_path: Path) -> None:
     file = str(tmp_path / "mine.yaml")
-    write_constants(file, {"parse_caption": Constant(4e-05, "cpu-s/caption", "measured", "here", "2026-11-29", "mine")})
+    found = {"parse_caption": Constant(4e-05, "cpu-s/caption", "measured", "here", "2026-11-29", "mine")}
+    write_constants(f"{tmp_path}/mine.json", found)
+    assert read_constants(f"{tmp_path}/mine.json")["parse_caption"] == 4e-5
+    write_constants(file, found)
     constants = read_constants(file)
     assert constants["parse_caption"] == 4e-5 and constants["read_row"] == shipped_constants()["read_row"]
     for text, message in (
