@@ -38,7 +38,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("data_engine", "evaluation", "serving"),
     ("reporting",),
     ("pipeline",),
-    ("preflight", "ablation"),
+    ("preflight", "ablation", "planning"),
     ("cli",),
     ("jobs",),
 )

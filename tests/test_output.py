@@ -17,6 +17,7 @@ PRINTERS = {  # their output is what a user or another program asked for, and `c
     "ram_ray/cli/main.py",
     "ram_ray/cli/models.py",
     "ram_ray/cli/parse.py",
+    "ram_ray/cli/plan.py",
     "ram_ray/cli/serve.py",
     "ram_ray/cli/settings_page.py",
     "ram_ray/cli/tag.py",

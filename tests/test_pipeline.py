@@ -76,6 +76,35 @@ def test_every_stage_leaves_a_manifest_and_rows_reconcile(run_folder: str) -> No
     assert not Path(run_folder, "work").exists() or not any(Path(run_folder, "work").rglob("*.parquet"))
 
 
+def test_the_plan_of_the_run_has_its_rows_and_files(run_folder: str, ray_cluster: None) -> None:
+    """Of every stage over rows, as Ray Data divides them; groups of labels follow from tags, which a plan guesses."""
+    from dataclasses import replace
+
+    import ray
+
+    from ram_ray.planning.cluster import read_cluster
+    from ram_ray.planning.constants import shipped_constants
+    from ram_ray.planning.earlier_run import content_constants, plan_run, read_run
+    from ram_ray.planning.page import compare
+
+    earlier = read_run(run_folder)
+    workload = replace(earlier.workload, shard_rows=(20, 40, 40), held_out_shard_rows=(20,))  # clean, and two of web
+    cluster = read_cluster([f"tests=1,memory=8,cpus={ray.cluster_resources()['CPU']:g}"])
+    constants = content_constants(earlier, shipped_constants())
+    rows = {row["stage"]: row for row in compare(plan_run(earlier, cluster, constants, workload=workload), earlier)}
+    exact = [
+        *("shards", "shards_eval", "vocabulary", "parse", "parse_eval", "label_system", "labels", "labels_eval"),
+        *("pretrain", "scores_1", "thresholds_1", "generate_1", "regions_1", "clean_1", "retrain_1", "finetune"),
+    ]
+    for name in exact:
+        row = rows[name]
+        assert row["files_planned"] == row["files"], row
+        assert row["rows"] in (None, row["rows_planned"]), row
+    assert abs(rows["removals_1"]["files_planned"] - rows["removals_1"]["files"]) <= 3  # a group has three files
+    made = {name for name in manifests(run_folder) if not name.startswith(("scenes", "synthesize", "tag_", "sample_"))}
+    assert made == set(rows)
+
+
 def test_engine_adds_and_removes_tags_with_provenance(run_folder: str) -> None:
     import pyarrow.parquet as pq
 

@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-SEVERAL_VALUES = ("--data", "--eval", "--images", "--compare", "--systems", "--sets")
+SEVERAL_VALUES = ("--data", "--eval", "--images", "--compare", "--systems", "--sets", "--nodes", "--run-nodes")
 DEFAULT_VALUES = {"--try": "3"}  # of an option that may stand without a value
 FILE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 

@@ -19,12 +19,13 @@ from ram_ray.cli.labels import app as labels
 from ram_ray.cli.models import app as models
 from ram_ray.cli.models import download_model, export_model, import_model
 from ram_ray.cli.parse import parse
+from ram_ray.cli.plan import plan
 from ram_ray.cli.run import evaluate, run
 from ram_ray.cli.serve import key, serve, swap
 from ram_ray.cli.tag import tag
 
 app = make_app("Captions in, an open-vocabulary image tagger out, on one Ray cluster.")
-for function in (run, evaluate, serve, swap, key, tag, parse):
+for function in (run, plan, evaluate, serve, swap, key, tag, parse):
     app.command(cls=Command)(function)
 app.add_typer(labels, name="labels")
 app.add_typer(models, name="models")

@@ -31,7 +31,7 @@ from ram_ray.records import KINDS
 from tests.tiny import photo
 
 ROOT = Path(ram_ray.__file__).parents[1]
-COMMANDS = ["run", "evaluate", "serve", "swap", "key", "tag", "parse", "labels", "models"]
+COMMANDS = ["run", "plan", "evaluate", "serve", "swap", "key", "tag", "parse", "labels", "models"]
 RECIPE = {"--preset", "--config", "--set", "--data", "--eval"}
 OPTIONS = {  # of a job, beside --help
     **{stage: RECIPE | {"--run", "--check"} for stage in STAGES},

@@ -1,0 +1,109 @@
+"""The stages that make tags of captions: parse, the label system, labels."""
+
+from __future__ import annotations
+
+from ram_ray.planning.layout import Pass
+from ram_ray.planning.plan import Stage
+from ram_ray.planning.rows_stage import Planning, Table
+
+NAME_ROW_BYTES = 60  # of a name with its count, as a block gives it to Ray's group-by
+
+
+def add_parse(planning: Planning, samples: Table, *, name: str = "parse") -> Table:
+    """Count `parse`: the names in every caption.
+
+    Args:
+        planning: gets the stage.
+        samples: its rows.
+        name: of the stage.
+
+    Returns:
+        The parsed rows.
+    """
+    constants = planning.constants
+    return planning.add(
+        name,
+        name,
+        samples,
+        planning.caption_pass(samples.rows, samples.row_bytes),
+        row_bytes=constants["parsed_bytes"],
+        work=constants["captions_an_image"] * constants["parse_caption"],
+    )
+
+
+def add_label_system(planning: Planning, parsed: Table) -> None:
+    """Count `label_system`: names, capitals and evidence, a pass each; names of all captions come to the driver.
+
+    Args:
+        planning: gets the stage.
+        parsed: parsed rows.
+    """
+    constants, config = planning.constants, planning.config
+    captions = parsed.rows * constants["captions_an_image"]
+    names = count_names(planning, captions)
+    passes = 2 + (config.labels.max_capitals < 1)
+    step = Pass(config.data.rows_per_block)
+    blocks = parsed.rows / step.rows_per_block
+    partitions = config.resources.shuffle_partitions
+    tasks = passes * (blocks + partitions)
+    counted_bytes = blocks * min(names, step.rows_per_block) * NAME_ROW_BYTES
+    planning.stages.append(
+        Stage(
+            "label_system",
+            "labels",
+            rows_in=parsed.rows,
+            rows_out=config.labels.max_labels,
+            passes=passes,
+            tasks=tasks,
+            files=3,
+            requests=planning.read_requests(passes * parsed.num_files).plus(planning.write_requests(6)),
+            cpu_seconds=captions * constants["label_caption"]
+            + passes * parsed.rows * constants["count_row"]
+            + tasks * constants["task"],
+            starts=passes * constants["pass_start"],
+            driver_bytes=constants["driver_base"]
+            + names * constants["driver_name"]
+            + blocks * constants["driver_block"],
+            blocks=blocks,
+            store_bytes=counted_bytes,
+            disk_bytes=2e6,
+            references=planning.shuffle_references(counted_bytes, partitions=partitions),
+            unit_rows=parsed.rows,
+        )
+    )
+
+
+def count_names(planning: Planning, captions: float) -> float:
+    """Estimate how many names captions mention, by Heaps' law.
+
+    Args:
+        planning: has the constants.
+        captions: number of captions.
+
+    Returns:
+        Number of names.
+    """
+    constants = planning.constants
+    return float(constants["names_at_100k"] * (captions / 1e5) ** constants["names_exponent"])
+
+
+def add_labels(planning: Planning, parsed: Table, *, name: str = "labels") -> Table:
+    """Count `labels`: names become ids.
+
+    Args:
+        planning: gets the stage.
+        parsed: parsed rows.
+        name: of the stage.
+
+    Returns:
+        The annotations.
+    """
+    constants = planning.constants
+    return planning.add(
+        name,
+        name,
+        parsed,
+        planning.caption_pass(parsed.rows, parsed.row_bytes),
+        row_bytes=constants["annotation_bytes"],
+        work=constants["captions_an_image"] * constants["label_caption"],
+    )
