@@ -15,7 +15,7 @@ import contextlib
 import functools
 import sys
 import threading
-from collections import Counter as Counted
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -73,13 +73,13 @@ class PendingCounts:
     """Counts of one process that are passed on to Ray's metrics together, a second after the first of them."""
 
     def __init__(self) -> None:
-        self._pending: Counted[tuple[Any, Values]] = Counted()
+        self._pending: defaultdict[tuple[Any, Values], float] = defaultdict(float)
         self._lock = threading.Lock()
         self._is_called = False  # whether `_pass_on` is about to be called
 
     def _add(self, counter: Any, number: float, values: Values) -> None:
         with self._lock:
-            self._pending[counter, values] += number  # type: ignore[assignment]
+            self._pending[counter, values] += number
         self._pass_on_soon()
 
     def _pass_on_soon(self) -> None:
@@ -97,7 +97,7 @@ class PendingCounts:
     def _pass_on(self) -> None:
         with self._lock:
             self._is_called = False
-            pending, self._pending = self._pending, Counted()
+            pending, self._pending = self._pending, defaultdict(float)
         for (counter, values), number in pending.items():
             self._metric(counter).inc(number, dict(values))
 
@@ -113,8 +113,12 @@ class _StageCounts(PendingCounts):
         return _ray_metric(counter)
 
     def _pass_on(self) -> None:
-        if is_on():  # the cluster may have ended meanwhile
+        if is_on():
             super()._pass_on()
+            return
+        with self._lock:  # the cluster has ended meanwhile
+            self._is_called = False
+            self._pending.clear()
 
     def add(self, name: str, number: float, values: Values) -> None:
         """Add to a counter."""
