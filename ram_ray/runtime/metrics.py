@@ -24,7 +24,7 @@ PREFIX = "ram_ray_"
 EXPORTED = f"ray_{PREFIX}"  # Ray's prefix, then ours
 PASS_ON_S = 1.0
 STEP_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
-_KEY = "ram_ray.labels"  # in Ray Data's context
+_KEY = "ram_ray_stage"  # in Ray Data's context
 _COUNTED = "_ram_ray_counted"  # of an error
 
 

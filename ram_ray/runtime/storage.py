@@ -24,7 +24,6 @@ from typing import Any
 
 import fsspec
 
-from ram_ray.runtime.metrics import count_request
 from ram_ray.runtime.shared_copy import acquire_copy
 
 # Of a hub's repository: the same weights in other frameworks' files.
@@ -292,8 +291,6 @@ def _fetch(fs: fsspec.AbstractFileSystem, path: str, listing: dict[str, Info], p
     try:
         for file in local:
             file.parent.mkdir(parents=True, exist_ok=True)
-        num_bytes = sum(info["size"] or 0 for info in listing.values())
-        count_request("read", num_bytes=num_bytes, requests=len(remote))
         fs.get(remote, [str(file) for file in local])
         for file, info in zip(local, listing.values(), strict=True):
             if info["size"] not in (None, file.stat().st_size):
