@@ -88,7 +88,9 @@ def test_a_stage_is_seen_at_the_metrics_port_of_its_node(ray_cluster: None, tmp_
             raise OSError("the storage is away")
         time.sleep(0.2)
 
-    execution = Execution(ResourcesConfig(task_cpus=0.5), 20, Limits(), "fp32")
+    execution = Execution(
+        ResourcesConfig(task_cpus=0.5), 20, Limits(min_side=1, max_pixels=10**6, max_bytes=10**6), "fp32"
+    )
     annotate(
         stage,
         lambda dataset: dataset.map_batches(score, batch_format="pyarrow", num_cpus=0.5, batch_size=None),
