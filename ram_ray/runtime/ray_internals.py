@@ -195,7 +195,7 @@ class SchedulingPause:
 
 
 def execution_state(executor: Any) -> tuple[float, float, list[tuple[str, int, int]]]:
-    """The CPUs and GPUs that a dataset reserves now, and its operators. Missing in the public API of 2.60: all of it.
+    """The CPUs and GPUs that a dataset holds now, and its operators. Missing in the public API of 2.60: all of it.
 
     Args:
         executor: as `ExecutionCallback` gets it.
@@ -203,10 +203,11 @@ def execution_state(executor: Any) -> tuple[float, float, list[tuple[str, int, i
     Returns:
         CPUs, GPUs; and in the order of the data the name, waiting blocks and tasks of each operator.
     """
-    usage = executor._resource_manager.get_global_running_usage()
+    manager = executor._resource_manager  # "running" is what was asked for, also by actors that wait for a node
+    usage = manager.get_global_running_usage().subtract(manager.get_global_pending_usage())
     states = executor._topology.values()
     operators = [(s.op.name, s.total_enqueued_input_blocks(), s.op.num_active_tasks()) for s in states]
-    return usage.cpu, usage.gpu, operators
+    return max(0.0, usage.cpu), max(0.0, usage.gpu), operators
 
 
 def tune_data(context: DataContext, *, callback: type) -> None:
