@@ -53,7 +53,7 @@ class Metric:
 
 ROWS = Metric("stage_rows", "counter", "Rows that a stage finished; in training images, each time it is seen")
 REJECTED = Metric("stage_rejected", "counter", "Rejected rows; in training each time they are met", ("reason",))
-RATE = Metric("stage_images_per_second", "gauge", "Rate that the progress line shows; 0 when the stage has ended")
+RATE = Metric("stage_images_per_second", "gauge", "Rate of the progress line, 0 after the stage; none in training")
 REQUESTS = Metric("stage_requests", "counter", "Reads and writes of storage that ram_ray asks for", ("operation",))
 BYTES = Metric("stage_bytes", "counter", "Bytes of these reads and writes", ("operation",))
 RETRIES = Metric("stage_retries", "counter", "Batches and tasks whose storage failed: Ray runs them again")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ram_ray.runtime import metrics as stage_metrics
 from ram_ray.runtime import ray_internals
 from ram_ray.runtime.allocator import prepare_model_process
-from ram_ray.runtime.metrics import RATE, ROWS, Labels
+from ram_ray.runtime.metrics import ROWS, Labels
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
@@ -319,5 +319,3 @@ class ProgressMeter:
             *divmod(seconds_left, 60),
             self._times.describe(),
         )
-        is_last = num_steps == self._job.total_steps
-        stage_metrics.set_gauge(RATE, 0.0 if is_last else rate * self._job.config.batch_size)
