@@ -51,9 +51,9 @@ def use_row(used: Used | None, cost: float | None) -> UseRow:
         The values.
     """
     return {
-        "cpu_seconds": used and used.cpu_seconds,
-        "gpu_seconds": used and used.gpu_seconds,
-        "cpu_node_hours": used and round(used.cpu_node_seconds / 3600, 4),
-        "gpu_node_hours": used and round(used.gpu_node_seconds / 3600, 4),
+        "cpu_seconds": used.cpu_seconds if used else None,
+        "gpu_seconds": used.gpu_seconds if used else None,
+        "cpu_node_hours": round(used.cpu_node_seconds / 3600, 4) if used else None,
+        "gpu_node_hours": round(used.gpu_node_seconds / 3600, 4) if used else None,
         "cost": None if cost is None else round(cost, 4),
     }

@@ -198,7 +198,7 @@ class Stage(Generic[R]):
         seconds = round(time.monotonic() - self.started + sum(step.seconds for step in steps), 1)
         used = usage.close_stage(self.labels)
         for step in steps:
-            used = used and step.used and used + step.used
+            used = used + step.used if used and step.used else None
         values = {"stage": self.name, "digest": self.digest, "path": self.path, "seconds": seconds, "used": used}
         values |= fields
         result = self._result_type.model_validate(values)
