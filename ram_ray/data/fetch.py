@@ -15,6 +15,7 @@ import fsspec
 from ram_ray.data.parquet import is_parquet, read_rows
 from ram_ray.records import Reject
 from ram_ray.runtime.location import locate
+from ram_ray.runtime.metrics import count_request, counted_retries
 
 MAX_GAP = 64 << 10  # bytes between two images that are still fetched in one request
 MAX_REQUEST = 64 << 20  # bytes of one request
@@ -40,16 +41,19 @@ def read_bytes(uris: Sequence[str], offsets: Sequence[int], nbytes: Sequence[int
     for index, uri in enumerate(uris):
         rows[uri].append(index)
     ranges: dict[str, list[int]] = {}
-    for uri, indices in rows.items():
-        if not is_parquet(uri):
-            ranges[uri] = indices
-            continue
-        wanted = {offsets[index] for index in indices}
-        values = read_rows(uri, wanted)
-        for index in indices:
-            results[index] = values.get(offsets[index], Reject("broken_archive", f"{uri} has no row {offsets[index]}"))
-    for index, value in _read_ranges(ranges, offsets, nbytes):
-        results[index] = value
+    with counted_retries():
+        for uri, indices in rows.items():
+            if not is_parquet(uri):
+                ranges[uri] = indices
+                continue
+            wanted = {offsets[index] for index in indices}
+            values = read_rows(uri, wanted)
+            count_request("read", num_bytes=sum(nbytes[index] for index in indices))
+            for index in indices:
+                missing = Reject("broken_archive", f"{uri} has no row {offsets[index]}")
+                results[index] = values.get(offsets[index], missing)
+        for index, value in _read_ranges(ranges, offsets, nbytes):
+            results[index] = value
     return results
 
 
@@ -63,6 +67,7 @@ def _read_ranges(
         for start, end, covered in _coalesce(indices, offsets, nbytes):
             requests.setdefault(id(fs), (fs, []))[1].append((path, start, end, covered))
     for fs, wanted in requests.values():
+        count_request("read", num_bytes=sum(end - start for _, start, end, _ in wanted), requests=len(wanted))
         for (path, start, _, covered), chunk in zip(wanted, _fetch(fs, wanted), strict=True):
             for index in covered:
                 if isinstance(chunk, Reject):

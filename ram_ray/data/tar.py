@@ -21,10 +21,12 @@ from ram_ray.data.tar_groups import Groups, Member
 from ram_ray.data.unread import LINK, LOST
 from ram_ray.records import Reject
 from ram_ray.runtime.location import locate, to_text
+from ram_ray.runtime.metrics import count_request
 from ram_ray.settings.data import LayoutConfig
 
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 2048 * BLOCK  # bytes searched at a time for the next header
+READ_BYTES = 4 << 20  # of one request
 MAX_HEADER = 1 << 20  # bytes of a pax or long-name header
 MAX_LINKS = 100_000  # that are followed in one archive
 _EXTENSION_TYPES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
@@ -124,7 +126,8 @@ def read_tar(uri: str, *, check_image: ImageCheck, layout: LayoutConfig) -> Iter
     """
     fs, path = locate(uri)
     size = fs.size(path)
-    with fs.open(path, "rb", block_size=4 << 20, cache_type="readahead") as file:
+    count_request("read", num_bytes=size, requests=-(-size // READ_BYTES))
+    with fs.open(path, "rb", block_size=READ_BYTES, cache_type="readahead") as file:
         groups, links, num_links, is_empty = Groups(uri, layout), dict[str, list[str]](), 0, True
         try:
             for part in walk(file, size):

@@ -21,6 +21,7 @@ from ram_ray.reporting.engine_report import report_engine
 from ram_ray.reporting.loss_curves import read_loss_curves
 from ram_ray.reporting.run_report import StageLine, build_report, closing_table, write_report
 from ram_ray.reporting.set_report import describe_score, write_sets
+from ram_ray.reporting.stage_cost import cost_of
 from ram_ray.results import (
     Annotations,
     DualEncoderResult,
@@ -130,7 +131,7 @@ class RunLog:
         duplicates = describe_counts(self._duplicates) if self._duplicates else ()
         report = build_report(
             summary,
-            self.lines,
+            [replace(line, cost=cost_of(line.used, config.resources)) for line in self.lines],
             run=config.name,
             evaluated=evaluated,
             images=images,
@@ -183,7 +184,7 @@ def to_line(result: StageResult, *, is_reused: bool) -> StageLine | None:
     Returns:
         The line; None for a result that has none.
     """
-    line = StageLine(result.stage, seconds=result.seconds, reused=is_reused)
+    line = StageLine(result.stage, seconds=result.seconds, reused=is_reused, used=result.used)
     match result:
         case Samples():
             return replace(line, images=result.images, rejected=result.rejected)

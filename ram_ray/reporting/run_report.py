@@ -20,10 +20,12 @@ from ram_ray.reporting.loss_curves import LossCurves, to_chart
 from ram_ray.reporting.rendering import number, render
 from ram_ray.reporting.set_report import COLUMNS as SET_COLUMNS
 from ram_ray.reporting.set_report import SetTable, set_tables, sets_tree
+from ram_ray.reporting.stage_cost import UseRow, use_row
 from ram_ray.runtime.artifacts import write_text
+from ram_ray.runtime.usage import Used
 
 
-class StageRow(TypedDict):
+class StageRow(UseRow):
     """A stage in report.json."""
 
     stage: str
@@ -88,6 +90,8 @@ class StageLine:
     mAP: float | None = None  # noqa: N815 (the usual name), of the stage's model
     rejected: int | None = None
     reused: bool = False  # done by an earlier run
+    used: Used | None = None  # of the cluster
+    cost: float | None = None  # where there is a price
 
     @property
     def tags_per_image(self) -> float | None:
@@ -100,7 +104,7 @@ class StageLine:
         return self.images / self.seconds if self.images is not None and self.seconds else None
 
     def to_dict(self) -> StageRow:
-        """The stage as in report.json: the fields and the two rates."""
+        """The stage as in report.json: the fields, the two rates, and what it used."""
         return {
             "stage": self.stage,
             "images": self.images,
@@ -113,6 +117,7 @@ class StageLine:
             "reused": self.reused,
             "tags_per_image": self.tags_per_image,
             "images_per_second": self.images_per_second,
+            **use_row(self.used, self.cost),
         }
 
 
@@ -249,13 +254,14 @@ def to_html(report: Report, *, curves: Sequence[LossCurves] = (), scores: Sequen
     """
     per_tag, stages = report.get("per_tag", []), report.get("stages", [])
     tags = [row for row in per_tag if row["ap"] is not None]
+    columns = _COLUMNS | {name: cell for name, cell in _USE_COLUMNS.items() if any(map(cell[0], stages))}
     images = f"{report['images']:,} images" if report.get("images") else ""
     page = Page(
         run=report.get("run") or "run",
         subtitle=" · ".join(part for part in (report.get("evaluated", ""), images) if part),
         cards=_cards(report),
-        columns=list(_COLUMNS),
-        stages=[StageCells(stage["stage"], stage["reused"], _cells(stage)) for stage in stages],
+        columns=list(columns),
+        stages=[StageCells(stage["stage"], stage["reused"], _cells(stage, columns)) for stage in stages],
         bars=_bars(stages),
         duplicates=list(report.get("duplicates", {}).items()),
         set_columns=SET_COLUMNS,
@@ -269,7 +275,8 @@ def to_html(report: Report, *, curves: Sequence[LossCurves] = (), scores: Sequen
 
 
 # By title: the value and the digits that are shown of it.
-_COLUMNS: dict[str, tuple[Callable[[StageRow], float | None], int]] = {
+_Columns = dict[str, tuple[Callable[[StageRow], float | None], int]]
+_COLUMNS: _Columns = {
     "images": (lambda stage: stage["images"], 0),
     "tags": (lambda stage: stage["tags"], 0),
     "tags/image": (lambda stage: stage["tags_per_image"], 2),
@@ -281,8 +288,15 @@ _COLUMNS: dict[str, tuple[Callable[[StageRow], float | None], int]] = {
 }
 
 
-def _cells(stage: StageRow) -> list[str]:
-    return [number(value(stage), digits) for value, digits in _COLUMNS.values()]
+_USE_COLUMNS: _Columns = {  # of the page alone, where a stage has a value
+    "CPU-seconds": (lambda stage: stage["cpu_seconds"], 0),
+    "GPU-seconds": (lambda stage: stage["gpu_seconds"], 0),
+    "cost": (lambda stage: stage["cost"], 2),
+}
+
+
+def _cells(stage: StageRow, columns: _Columns = _COLUMNS) -> list[str]:
+    return [number(value(stage), digits) for value, digits in columns.values()]
 
 
 def _cards(report: Report) -> list[Card]:

@@ -22,6 +22,8 @@ from ray.data import Dataset, SaveMode
 
 from ram_ray.records import REJECTED, conform
 from ram_ray.runtime.artifacts import R, Stage
+from ram_ray.runtime.metrics import REJECTED as REJECTED_ROWS
+from ram_ray.runtime.metrics import count
 from ram_ray.runtime.progress import progress
 from ram_ray.runtime.storage import has_folders, make_folder, remove_folder
 from ram_ray.runtime.worker_log import send_to_driver
@@ -193,13 +195,27 @@ def annotate(
         def check(block: pa.Table) -> pa.Table:
             send_to_driver()
             add(len(block))
-            return conform(block, schema)
+            block = conform(block, schema)
+            count_rejected(block)
+            return block
 
         dataset = read_rows(source, execution=execution, rows_per_block=rows_per_block, partitioned=partitioned)
         dataset = dataset.map_batches(select, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         rows = rows_per_block or execution.rows_per_block  # also where images made smaller blocks: a file is of a block
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=rows)
         write_rows(dataset, stage.path, execution=execution, partition_cols=["shard"])
+
+
+def count_rejected(block: pa.Table) -> None:
+    """Count the rejected rows of a block by their reason, for the metrics.
+
+    Args:
+        block: rows with or without the column `reason`.
+    """
+    if "reason" not in block.column_names or block["reason"].null_count == len(block):
+        return
+    for reason, number in Counter(pc.drop_null(block["reason"]).to_pylist()).items():
+        count(REJECTED_ROWS, number, reason=reason)
 
 
 def sum_blocks(

@@ -32,8 +32,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import ram_ray
+from ram_ray.runtime import usage
 from ram_ray.runtime.location import locate_path
+from ram_ray.runtime.metrics import Labels, count_request
 from ram_ray.runtime.storage import is_local, make_folder, remove_folder
+from ram_ray.runtime.usage import Used
 from ram_ray.settings.section import StageSettings
 
 Folder = Literal["annotations", "models", "evaluation"]  # of a run, with the folders of its stages
@@ -54,6 +57,7 @@ class StageResult(BaseModel):
     digest: str  # of settings and inputs
     path: str  # URI of the stage's folder
     seconds: float
+    used: Used | None = None  # of the cluster; None: not known
     version: str = ram_ray.__version__
 
 
@@ -82,6 +86,11 @@ class Run:
         self.uri = self.fs.unstrip_protocol(self.root) if "://" in uri else self.root
         self.current: str | None = None  # the stage that was started last: an error is reported with it
         self._on_result, self._on_note, self._last = on_result, on_note, last
+
+    @property
+    def label(self) -> str:
+        """The name of the run in metrics: the last part of its path."""
+        return self.uri.rstrip("/").rpartition("/")[2]
 
     def path(self, *parts: str) -> str:
         """A URI inside the run, usable by fsspec, pyarrow and Ray."""
@@ -165,25 +174,33 @@ class Stage(Generic[R]):
 
     def __init__(self, run: Run, name: str, result_type: type[R], *, digest: str) -> None:
         self.run, self.name, self.digest = run, name, digest
+        self.labels = Labels(run.label, name)  # of its metrics
         self._result_type, self._place = result_type, f"{result_type.folder}/{name}/{digest}"
         self.path = run.path(self._place)
         self.manifest_path = f"{self.path}.json"
         self.work = run.path("work", name, digest)  # checkpoints, until the stage is done
         self.started = time.monotonic()
         self.result = self._read()
+        if self.result is None:
+            usage.open_stage(self.labels)
 
     def finish(self, *steps: StageResult, **fields: object) -> R:
         """Write the manifest: from now on the stage is done.
 
         Args:
-            *steps: results of stages that are steps of this stage; their seconds are added to its own.
+            *steps: results of stages that are steps of this stage; their seconds, and what they used, are added to its
+                own.
             **fields: fields of the result's class.
 
         Returns:
             The result.
         """
         seconds = round(time.monotonic() - self.started + sum(step.seconds for step in steps), 1)
-        values = {"stage": self.name, "digest": self.digest, "path": self.path, "seconds": seconds, **fields}
+        used = usage.close_stage(self.labels)
+        for step in steps:
+            used = used + step.used if used and step.used else None
+        values = {"stage": self.name, "digest": self.digest, "path": self.path, "seconds": seconds, "used": used}
+        values |= fields
         result = self._result_type.model_validate(values)
         write_text(self.manifest_path, result.model_dump_json(indent=1))
         self.result = result
@@ -241,6 +258,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     fs, path = locate_path(uri)
     make_folder(fs, fs._parent(path))
+    count_request("write", num_bytes=len(data))
     if not is_local(fs):  # object stores publish an object whole
         fs.pipe_file(path, data)
         return
@@ -279,6 +297,7 @@ def open_replacing(uri: str) -> Iterator[IO[str]]:
         if is_local(fs):
             os.replace(part, path)
         else:
+            count_request("write", num_bytes=os.path.getsize(part))
             fs.put_file(part, path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -1,8 +1,8 @@
 """Progress of a stage, and records of its workers, logged by the driver.
 
 Tasks send the number of rows that they finished to an actor (`progress_actor`). The driver reads the sum and logs a
-line every few seconds: rows done, rows a second and time left. Ray Data's own progress bars need a terminal and do not
-know the number of rows in all.
+line every few seconds: rows done, rows a second, time left, and the operator that the others wait for. Ray Data's own
+progress bars need a terminal and do not know the number of rows in all. The same numbers are metrics (`metrics`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ram_ray.runtime import usage
+from ram_ray.runtime.execution_watch import slowest_operator
+from ram_ray.runtime.metrics import RATE, ROWS, Labels, count, labels, set_gauge
 from ram_ray.runtime.progress_actor import Fields, get_answer, start_actor, this_job
 
 logger = logging.getLogger(__name__)
@@ -43,26 +46,28 @@ class RowCount:
         return self._earlier_rows + rows
 
 
-def format_line(name: str, *, done: int, total: int, seconds: float) -> str:
-    """Format a progress line: name, rows done of all rows, rows a second, time left.
+def format_line(name: str, *, done: int, total: int, seconds: float, slowest: str | None = None) -> str:
+    """Format a progress line: name, rows done of all rows, rows a second, time left, the slowest operator.
 
     Args:
         name: name of the stage.
         done: rows that are done.
         total: rows in all; 0: not known.
         seconds: seconds since the start.
+        slowest: the operator that the others wait for, see `slowest_operator`; None: not known.
 
     Returns:
         The line.
     """
     rate = done / max(seconds, 1e-6)
+    end = f"; slowest: {slowest}" if slowest else ""
     if not total:  # not known before the shards are read
-        return f"{name}: {done:,} images, {rate:,.0f} images/s"
+        return f"{name}: {done:,} images, {rate:,.0f} images/s{end}"
     if not done:
-        return f"{name}: 0/{total:,} images"
+        return f"{name}: 0/{total:,} images{end}"
     seconds_left = int(max(0, total - done) / rate)
     minutes, rest = divmod(seconds_left, 60)
-    return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {minutes}:{rest:02d} left"
+    return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {minutes}:{rest:02d} left{end}"
 
 
 @contextmanager
@@ -80,19 +85,25 @@ def progress(name: str, *, total: int) -> Iterator[Callable[[int], None]]:
     stage = f"{name}/{uuid.uuid4().hex}"  # a stage may run twice in one process
     stop = threading.Event()
     start = time.monotonic()
-    count = RowCount()
+    row_count = RowCount()
     has_line = False
+    of_metrics = Labels(labels().run, name)
 
     def report() -> None:
         nonlocal has_line
         while not stop.wait(INTERVAL_SECONDS):
             rows = get_answer(actor.rows.remote(stage))
             if rows is not None:
-                done, has_line = count.update(rows), True
-                logger.info("%s", format_line(name, done=done, total=total, seconds=time.monotonic() - start))
+                done, has_line, seconds = row_count.update(rows), True, time.monotonic() - start
+                line = format_line(name, done=done, total=total, seconds=seconds, slowest=slowest_operator())
+                logger.info("%s", line)
+                set_gauge(RATE, done / seconds, of_metrics)
+        if has_line:
+            set_gauge(RATE, 0, of_metrics)
 
     def add(rows: int) -> None:
         actor.add.remote(stage, rows)
+        count(ROWS, rows, stage=of_metrics)
 
     with _thread(report, stop):
         yield add
@@ -117,6 +128,7 @@ def worker_lines() -> Iterator[None]:
     def follow() -> None:
         while not stop.wait(LINE_SECONDS):
             log_records(more=True)
+            usage.follow_nodes()
 
     log_records(more=True)
     with _thread(follow, stop):

@@ -1,14 +1,14 @@
-"""An actor that collects from workers the rows that are done and the records to log, for the driver.
+"""An actor that collects from workers the rows that are done, what they used, and the records to log, for the driver.
 
 It runs on the driver's node and needs no CPU, so it ends only with the driver's node; if its process is killed, it
-starts again. `progress` logs what it collects, `worker_log` sends records to it.
+starts again. `progress` logs what it collects, `worker_log` sends records to it, `usage` what a worker used.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any, TypeVar
 
 import ray
@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 T = TypeVar("T")
 Fields = dict[str, Any]  # of a record of `logging`, by name
+Stage = tuple[str, ...]  # run and stage
 
 ANSWER_SECONDS = 20.0  # after this time the actor counts as busy or dead, and is asked again later
 
@@ -28,6 +29,7 @@ class ProgressActor:
 
     def __init__(self) -> None:
         self._rows: Counter[str] = Counter()
+        self._used: defaultdict[Stage, list[float]] = defaultdict(lambda: [0.0, 0.0])
         self._records: list[Fields] | None = None  # None: the driver takes no records
 
     def node(self) -> str:
@@ -57,6 +59,30 @@ class ProgressActor:
             Rows that were finished since this process started.
         """
         return self._rows[stage]
+
+    def add_used(self, stage: Stage, cpu_seconds: float, gpu_seconds: float) -> None:
+        """Add what a worker used for a stage.
+
+        Args:
+            stage: run and stage.
+            cpu_seconds: reserved CPUs times seconds.
+            gpu_seconds: reserved GPUs times seconds.
+        """
+        sums = self._used[stage]
+        sums[0] += cpu_seconds
+        sums[1] += gpu_seconds
+
+    def take_used(self, stage: Stage) -> tuple[float, float]:
+        """Return what workers used for a stage since the last call.
+
+        Args:
+            stage: run and stage.
+
+        Returns:
+            CPU-seconds and GPU-seconds.
+        """
+        cpu_seconds, gpu_seconds = self._used.pop(stage, [0.0, 0.0])
+        return cpu_seconds, gpu_seconds
 
     def put_record(self, record: Fields) -> bool:
         """Keep a record until the driver takes it.
@@ -101,6 +127,41 @@ def send_record(record: Fields) -> bool:
         return bool(ray.get(actor.put_record.remote(record), timeout=ANSWER_SECONDS))
     except (ValueError, RayError):
         return False
+
+
+def send_used(stage: Stage, cpu_seconds: float, gpu_seconds: float, *, wait: bool) -> None:
+    """Send what this worker used to the driver of its job.
+
+    Args:
+        stage: run and stage.
+        cpu_seconds: reserved CPUs times seconds.
+        gpu_seconds: reserved GPUs times seconds.
+        wait: whether to wait until it is there.
+
+    Raises:
+        ValueError: if the driver has no actor.
+        RayError: if the actor does not answer.
+    """
+    answer = _find_actor(this_job()[0]).add_used.remote(stage, cpu_seconds, gpu_seconds)
+    if wait:
+        ray.get(answer, timeout=ANSWER_SECONDS)
+
+
+def take_used(stage: Stage) -> tuple[float, float]:
+    """Take what workers used for a stage; in the driver.
+
+    Args:
+        stage: run and stage.
+
+    Returns:
+        CPU-seconds and GPU-seconds; 0 if the actor does not answer.
+    """
+    return get_answer(start_actor(*this_job()).take_used.remote(stage)) or (0.0, 0.0)
+
+
+@functools.lru_cache(maxsize=1)
+def _find_actor(job: str) -> ActorHandle[ProgressActor]:
+    return ray.get_actor(_name(job))
 
 
 @functools.lru_cache(maxsize=1)

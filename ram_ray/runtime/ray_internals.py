@@ -194,7 +194,23 @@ class SchedulingPause:
         """No effect."""
 
 
-def tune_data(context: DataContext) -> None:
+def execution_state(executor: Any) -> tuple[float, float, list[tuple[str, int, int]]]:
+    """The CPUs and GPUs that a dataset holds now, and its operators. Missing in the public API of 2.60: all of it.
+
+    Args:
+        executor: as `ExecutionCallback` gets it.
+
+    Returns:
+        CPUs, GPUs; and in the order of the data the name, waiting blocks and tasks of each operator.
+    """
+    manager = executor._resource_manager  # "running" is what was asked for, also by actors that wait for a node
+    usage = manager.get_global_running_usage().subtract(manager.get_global_pending_usage())
+    states = executor._topology.values()
+    operators = [(s.op.name, s.total_enqueued_input_blocks(), s.op.num_active_tasks()) for s in states]
+    return max(0.0, usage.cpu), max(0.0, usage.gpu), operators
+
+
+def tune_data(context: DataContext, *, callback: type) -> None:
     """Set options that Ray Data has for its own developers only.
 
     Missing in the public API of 2.60: stable names for these fields of `DataContext`, whose types are private classes,
@@ -202,10 +218,11 @@ def tune_data(context: DataContext) -> None:
 
     Args:
         context: Ray Data's context of this process.
+        callback: class that is told of every round of the scheduling loop, as `SchedulingPause` is.
     """
     context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0  # a model takes longer to load than a lull
     context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
-    context.custom_execution_callback_classes = [SchedulingPause]  # type: ignore[list-item]
+    context.custom_execution_callback_classes = [SchedulingPause, callback]  # type: ignore[list-item]
     context.issue_detectors_config.detectors = []  # advice about memory requests, every 30 seconds
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 

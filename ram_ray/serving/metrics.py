@@ -9,41 +9,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import urllib.request
-from collections import Counter as Counted
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from ram_ray.runtime.metrics import EXPORTED, PASS_ON_S, PREFIX, PendingCounts
 
 logger = logging.getLogger(__name__)
 
-EXPORTED = "ray_ram_ray_"  # Ray's prefix, then ours
 SECONDS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30]
 SIZES = [1, 2, 4, 8, 16, 32, 64]
 FETCH_S = 3.0
-PASS_ON_S = 1.0
 MAX_EXPORT_BYTES = 20_000_000  # of one node
 
 
-class Metrics:
-    """The metrics of one process.
+class Metrics(PendingCounts):
+    """The metrics of one process. What comes within a second is passed on together: a refusal must cost nearly nothing.
 
     Args:
         enabled: False: nothing is counted, as where there is no Ray.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
+        super().__init__()
         self._enabled = enabled
-        self._pending: Counted[tuple[Any, tuple[tuple[str, str], ...]]] = Counted()
-        self._is_called = False  # whether `_pass_on` is about to be called
         self._num_waiting = 0
         if not enabled:
             return
         from ray.util.metrics import Counter, Gauge, Histogram
 
         def counter(name: str, text: str, *tags: str) -> Any:
-            return Counter(f"ram_ray_{name}", description=text, tag_keys=tags)
+            return Counter(f"{PREFIX}{name}", description=text, tag_keys=tags)
 
         def histogram(name: str, text: str, boundaries: list[float], *tags: str) -> Any:
-            return Histogram(f"ram_ray_{name}", description=text, boundaries=boundaries, tag_keys=tags)
+            return Histogram(f"{PREFIX}{name}", description=text, boundaries=boundaries, tag_keys=tags)
 
         self._requests = counter("requests", "Answered requests", "path", "status", "client")
         self._latency = histogram("request_seconds", "Seconds of a request", SECONDS, "path")
@@ -52,7 +50,7 @@ class Metrics:
         self._resent = counter("resent", "Images sent to a replica again")
         self._part = histogram("part_seconds", "Seconds of a part of the work", SECONDS, "part")
         self._batch = histogram("batch_images", "Images of a batch", [float(size) for size in SIZES])
-        self._waiting = Gauge("ram_ray_waiting_images", description="Images that wait or are worked on")
+        self._waiting = Gauge(f"{PREFIX}waiting_images", description="Images that wait or are worked on")
 
     def request(self, path: str, status: int, *, client: str, seconds: float) -> None:
         """Count an answered request.
@@ -64,40 +62,29 @@ class Metrics:
             seconds: from the first byte to the answer.
         """
         if self._enabled:
-            self._count(self._requests, path=path, status=str(status), client=client)
+            self._add(self._requests, 1, (("path", path), ("status", str(status)), ("client", client)))
             if status not in (429, 503):
                 self._latency.observe(seconds, {"path": path})
 
-    def _count(self, counter: Any, number: int = 1, **tags: str) -> None:
-        """Count; what comes within a second is passed on together, as a refusal must cost nearly nothing."""
-        self._pending[counter, tuple(tags.items())] += number
-        self._pass_on_soon()
-
-    def _pass_on_soon(self) -> None:
-        if self._is_called:
-            return
+    def _call_later(self, function: Callable[[], None]) -> None:
         try:
-            asyncio.get_running_loop().call_later(PASS_ON_S, self._pass_on)
-            self._is_called = True
+            asyncio.get_running_loop().call_later(PASS_ON_S, function)
         except RuntimeError:  # not on an event loop
-            self._pass_on()
+            function()
 
     def _pass_on(self) -> None:
-        self._is_called = False
         self._waiting.set(self._num_waiting)
-        for (counter, tags), number in self._pending.items():
-            counter.inc(number, dict(tags))
-        self._pending.clear()
+        super()._pass_on()
 
     def images(self, num_images: int, *, model: str) -> None:
         """Count tagged images of a model."""
         if self._enabled:
-            self._count(self._images, num_images, model=model)
+            self._add(self._images, num_images, (("model", model),))
 
     def rejected(self, reason: str) -> None:
         """Count a refused image or request, by its code."""
         if self._enabled:
-            self._count(self._rejected, reason=reason)
+            self._add(self._rejected, 1, (("reason", reason),))
 
     def resent(self, num_images: int) -> None:
         """Count images that were sent to a replica again."""

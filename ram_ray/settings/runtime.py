@@ -40,6 +40,12 @@ class ResourcesConfig(Section):
         ge=16,
         description="Most MB of rows that wait between the steps of a stage. `null`: Ray's share of its store.",
     )
+    cpu_node_price: float | None = Field(
+        None, ge=0, description="Price of an hour of a node without a GPU, for the cost of each stage in the report."
+    )
+    gpu_node_price: float | None = Field(
+        None, ge=0, description="Price of an hour of a node with GPUs. `null`: such nodes are not in the cost."
+    )
 
     @field_validator("actors")
     @classmethod

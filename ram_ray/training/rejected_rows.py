@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from ram_ray.records import REJECTED
 from ram_ray.runtime.artifacts import write_table
+from ram_ray.runtime.metrics import REJECTED as REJECTED_ROWS
+from ram_ray.runtime.metrics import count
 from ram_ray.training.step_files import list_step_files
 
 
@@ -40,6 +42,7 @@ class RejectedRows:
         for row in np.flatnonzero((batch["reason"] != "") & (batch["key"] != "")):
             columns = {name: str(batch[name][row]) for name in ("key", "shard", "reason", "detail")}
             self._rows.setdefault(columns["key"], {**columns, "stage": self._stage})
+            count(REJECTED_ROWS, reason=columns["reason"])
 
     @property
     def first_message(self) -> str:

@@ -50,7 +50,7 @@ def train(job: Job, *, stage: Stage[R]) -> TrainingCounts:
     Returns:
         Counts for the result of the stage.
     """
-    job = replace(job, rejected=f"{stage.work}/rejected", metrics=f"{stage.work}/metrics")
+    job = replace(job, rejected=f"{stage.work}/rejected", metrics=f"{stage.work}/metrics", run=stage.run.label)
     checkpoint = fit(job, storage=f"{stage.work}/train").checkpoint
     assert checkpoint is not None  # of the last step
     publish = Task(_publish, num_cpus=0.5)

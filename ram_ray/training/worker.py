@@ -26,8 +26,10 @@ import torch
 from ray.train.torch import get_device
 from torch import Tensor, nn
 
+from ram_ray.runtime import metrics as stage_metrics
 from ram_ray.runtime import ray_internals
 from ram_ray.runtime.allocator import prepare_model_process
+from ram_ray.runtime.metrics import ROWS, Labels
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
@@ -35,6 +37,7 @@ from ram_ray.training.metrics import MetricsRecorder
 from ram_ray.training.rejected_rows import RejectedRows
 from ram_ray.training.step import learning_rate, step_seed
 from ram_ray.training.step_files import remove_later_files
+from ram_ray.training.step_times import StepTimes
 from ram_ray.training.strategy import TrainingStrategy, make_strategy
 from ram_ray.training.worker_sums import sum_over_workers
 
@@ -58,6 +61,7 @@ class Job(ABC):
     steps_per_epoch: int
     rejected: str = ""  # URI of the folder of rejected rows
     metrics: str = ""  # URI of the folder of recorded metrics; empty: they are not recorded
+    run: str = ""  # name of the run in its metrics
 
     @abstractmethod
     def build(self, device: torch.device) -> nn.Module:
@@ -92,6 +96,8 @@ def train_worker(options: dict[str, Any]) -> None:
     """
     job: Job = options["job"]
     send_to_driver()
+    stage_metrics.set_labels(Labels(job.run, job.stage))
+    times = StepTimes(cpus=job.training.worker_cpus, gpus=float(job.training.use_gpu))
     ray_internals.silence_checkpoints()
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -111,9 +117,10 @@ def train_worker(options: dict[str, Any]) -> None:
 
     rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
     feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])
-    meter, notices = ProgressMeter(job, first=first), PreemptionNotices(rank)
+    meter, notices = ProgressMeter(job, times, first=first), PreemptionNotices(rank)
     unreadable, metrics = UnreadableImageCheck(job), _metrics_recorder(job, first)
-    for step, micro_batches in enumerate(steps(feed, job, device=device, rejected=rejected), start=first):
+    batches = times.follow(steps(feed, job, device=device, rejected=rejected))
+    for step, micro_batches in enumerate(batches, start=first):
         torch.manual_seed(step_seed(job.feed.seed, step=step, rank=rank))
         lr = learning_rate(step, config=job.config, steps_per_epoch=job.steps_per_epoch, total_steps=job.total_steps)
         images, check_notices = count_images(micro_batches, vote=notices.is_due())
@@ -151,6 +158,7 @@ def steps(feed: Feed, job: Job, *, device: torch.device, rejected: RejectedRows)
     micro: list[dict[str, Tensor]] = []
     for batch in feed.stream(num_cpus=job.training.feed_cpus):
         rejected.add(batch)
+        stage_metrics.count(ROWS, float(batch["weight"].sum()))
         usable = np.flatnonzero(batch["weight"])
         if "pixels" in batch and 0 < len(usable) < len(batch["weight"]):
             unusable = np.flatnonzero(batch["weight"] == 0)
@@ -273,15 +281,16 @@ def _checkpoint(strategy: TrainingStrategy, *, step: int, rank: int, losses: dic
 
 
 class ProgressMeter:
-    """Logs step, losses, images per second and remaining time, every few seconds.
+    """Logs step, losses, images per second, remaining time, and what takes longest, every few seconds.
 
     Args:
         job: the training run.
+        times: of this worker.
         first: first step of this worker.
     """
 
-    def __init__(self, job: Job, *, first: int) -> None:
-        self._job, self._first = job, first
+    def __init__(self, job: Job, times: StepTimes, *, first: int) -> None:
+        self._job, self._times, self._first = job, times, first
         self._start = self._last = time.monotonic()
 
     def log(self, num_steps: int, losses: dict[str, float], lr: float) -> None:
@@ -300,7 +309,7 @@ class ProgressMeter:
         seconds_left = int((self._job.total_steps - num_steps) / max(1e-6, rate))
         text = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name != "total")
         logger.info(
-            "%s: step %d/%d, %s, lr %.2g, %.0f images/s, %d:%02d left",
+            "%s: step %d/%d, %s, lr %.2g, %.0f images/s, %d:%02d left; %s",
             self._job.stage,
             num_steps,
             self._job.total_steps,
@@ -308,4 +317,5 @@ class ProgressMeter:
             lr,
             rate * self._job.config.batch_size,
             *divmod(seconds_left, 60),
+            self._times.describe(),
         )

@@ -124,7 +124,7 @@ def test_a_call_resumes_an_interrupted_call(ray_cluster, inputs, tmp_path, monke
     assert [file.name for file in Path(stage.path, "samples").iterdir()] == [files[0].name]
     order = [("tag", "ascending"), ("key", "ascending")]
     assert read(again.path, "removals").sort_by(order).equals(removals.sort_by(order))
-    assert again == stage.model_copy(update={"seconds": again.seconds})
+    assert again == stage.model_copy(update={"seconds": again.seconds, "used": again.used})
 
 
 def test_protected_tags_lose_nothing(ray_cluster, inputs, tmp_path):

@@ -87,5 +87,8 @@ def test_the_stages_add_what_the_functions_add_and_resume(tmp_path, rows, ray_cl
         file.unlink()  # as if killed before the manifest was written, and before the next stage
     shutil.rmtree(folder / "generate_1")
     again = add_likely(Run(str(tmp_path / "run")), config, scores, labels, num_models=2, round=1)
-    assert again == generated.model_copy(update={"seconds": again.seconds}) and read(again.path) == tags_by_key
+    assert (
+        again == generated.model_copy(update={"seconds": again.seconds, "used": again.used})
+        and read(again.path) == tags_by_key
+    )
     assert {file: file.stat().st_mtime_ns for file in folder.glob("score_weights_1/**/*")} == times

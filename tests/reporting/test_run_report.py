@@ -86,7 +86,9 @@ def test_the_json_has_exactly_these_keys_and_no_points_of_curves(report, stages,
     averages = ["mAP", "mean_prevalence", "num_tags", "precision", "recall", "micro_precision", "micro_recall"]
     assert list(tree) == [*averages, "per_tag", *own] == [*get_type_hints(Report)]
     measured = ["images", "tags", "seconds", "precision", "recall", "mAP", "rejected"]
-    assert list(tree["stages"][0]) == ["stage", *measured, "reused", "tags_per_image", "images_per_second"]
+    used = ["cpu_seconds", "gpu_seconds", "cpu_node_hours", "gpu_node_hours", "cost"]
+    rates = ["tags_per_image", "images_per_second"]
+    assert list(tree["stages"][0]) == ["stage", *measured, "reused", *rates, *used]
     assert set(tree["per_tag"][0]) == set(get_type_hints(TagRow))
     assert list(build_report({}, stages)) == own, "nothing was evaluated"
 
