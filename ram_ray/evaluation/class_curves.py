@@ -40,18 +40,22 @@ def precision_recall(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarra
 
 
 def thin_curve(recall: np.ndarray, *, num_points: int = CURVE_POINTS) -> np.ndarray:
-    """Select points of a curve at about equal distances of recall; of one recall, that with the highest precision.
+    """Select points of a curve at about equal distances of recall; of one recall, the first and the last.
+
+    Precision falls from the first to the last point of a recall, and rises only where recall does.
 
     Args:
         recall: (S,) float, ascending.
         num_points: the most that are selected.
 
     Returns:
-        Their indices, with the first point and the first of the full recall.
+        Their indices, with the first and the last point.
     """
     if not len(recall):
         return np.zeros(0, np.int64)
-    return np.unique(np.searchsorted(recall, np.linspace(recall[0], recall[-1], num_points)))
+    first = np.searchsorted(recall, np.linspace(recall[0], recall[-1], num_points // 2))
+    last = np.searchsorted(recall, recall[first], side="right") - 1
+    return np.unique([first, last])
 
 
 @dataclass(frozen=True)
