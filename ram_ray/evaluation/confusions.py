@@ -21,6 +21,7 @@ from ram_ray.evaluation.score_files import read_part
 from ram_ray.label_system import is_present
 
 NUM_TASKS = 4
+IMAGES_AT_ONCE = 512  # of a part
 MAX_CONFUSIONS = 8  # of a class
 MAX_TRUE, MAX_PREDICTED = 12, 8  # tags of an image that are kept
 
@@ -96,16 +97,19 @@ def count_together(paths: Sequence[str], *, thresholds: np.ndarray, keys: Collec
     together, wanted = Together.of_classes(len(thresholds)), frozenset(keys)
     for path in paths:
         part = read_part(path, num_classes=len(thresholds))
-        predicted = is_present(part.scores, thresholds)
-        wrong = predicted & (part.targets == 0)
-        together.num_images += len(part.keys)
-        together.predicted += predicted.sum(axis=0)
-        together.wrong += wrong.sum(axis=0)
-        _add_products(together.counts, wrong, predicted)
-        _add_products(together.right, wrong, predicted & (part.targets == 1))
-        for row, key in enumerate(part.keys):
-            if key in wanted:
-                together.tags[key] = _tags_of(part.scores[row], part.targets[row], predicted[row])
+        for start in range(0, len(part.keys), IMAGES_AT_ONCE):
+            rows = slice(start, start + IMAGES_AT_ONCE)
+            scores, targets = part.scores[rows], part.targets[rows]
+            predicted = is_present(scores, thresholds)
+            wrong = predicted & (targets == 0)
+            together.num_images += len(scores)
+            together.predicted += predicted.sum(axis=0)
+            together.wrong += wrong.sum(axis=0)
+            _add_products(together.counts, wrong, predicted)
+            _add_products(together.right, wrong, predicted & (targets == 1))
+            for row, key in enumerate(part.keys[rows]):
+                if key in wanted:
+                    together.tags[key] = _tags_of(scores[row], targets[row], predicted[row])
     return together
 
 

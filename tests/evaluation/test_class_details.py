@@ -10,6 +10,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from ram_ray.evaluation import confusions
 from ram_ray.evaluation.class_curves import (
     add_reliabilities,
     measure_reliability,
@@ -184,7 +185,8 @@ def test_a_class_that_is_never_wrong_has_no_confusions() -> None:
     assert find_confusions(together, 0) == []
 
 
-def test_parts_do_not_change_anything(rows: list[Json], tmp_path: Path) -> None:
+def test_parts_do_not_change_anything(rows: list[Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confusions, "IMAGES_AT_ONCE", 3)
     folder = write(tmp_path / "scores", size=7)
     again = describe_classes(folder, names=NAMES, thresholds=THRESHOLDS)
     assert again[:-1] == rows[:-1] and again[-1]["images"] == rows[-1]["images"]
