@@ -20,7 +20,7 @@ from ram_ray.evaluation.measure_scores import on_cluster
 from ram_ray.evaluation.metrics import Summary, summarise
 from ram_ray.evaluation.score_set import write_parts
 from ram_ray.evaluation.scorer import KeyedScorer
-from ram_ray.evaluation.systems.bundle import NEVER
+from ram_ray.evaluation.systems.system import NEVER
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import read_config
 from ram_ray.results import Annotations, Evaluation, LabelSystemResult, TrainedModel

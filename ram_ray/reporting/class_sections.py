@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ram_ray.evaluation.class_curves import NUM_RANGES, Reliability
 from ram_ray.evaluation.class_details import Group, reliability_of
+from ram_ray.evaluation.systems.system import NEVER
 from ram_ray.records import Json
 from ram_ray.reporting.line_chart import Axis, LineChart, Point, draw_lines
 
@@ -33,7 +34,7 @@ class ClassLine:
     predicted: int  # images
     precision: float | None  # None: it is never predicted
     recall: float | None
-    threshold: float | None  # None: it is never predicted, whatever its score
+    threshold: float | None  # None: the label is muted
     error: float | None  # expected calibration error
     confused_with: str | None
 
@@ -60,7 +61,7 @@ class ClassLine:
             predicted,
             row["tp"] / predicted if predicted else None,
             row["tp"] / positives if positives else None,
-            row["threshold"] if row["threshold"] <= 1 or predicted else None,
+            row["threshold"] if row["threshold"] != NEVER else None,
             reliability.error if reliability else None,
             row["confusions"][0]["class"] if row["confusions"] else None,
         )
