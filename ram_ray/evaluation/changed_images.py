@@ -94,22 +94,18 @@ def _look_at(name: str, blocks: Sequence[ClassBlock], columns: Sequence[int], pe
     order = np.argsort(-np.abs(moves), kind="stable")
     order = order[moves[order] != 0]
     is_better = (moves < 0) == truth
+    better, worse = (
+        [
+            ChangedImage(keys[rows[i]], bool(truth[i]), float(ranks[0][i]), float(ranks[1][i]))
+            for i in order[is_better[order] == side][:per_side]
+        ]
+        for side in (True, False)
+    )
     curves = []
     for values in scores:
         recall, precision, _ = precision_recall(values, truth)
         curves.append([(float(recall[i]), float(precision[i])) for i in thin_curve(recall)])
-    return ChangedClass(
-        name,
-        *(
-            [
-                ChangedImage(keys[rows[i]], bool(truth[i]), float(ranks[0][i]), float(ranks[1][i]))
-                for i in order[is_better[order] == side][:per_side]
-            ]
-            for side in (True, False)
-        ),
-        curves,
-        [measure_reliability(values, truth) for values in scores],
-    )
+    return ChangedClass(name, better, worse, curves, [measure_reliability(values, truth) for values in scores])
 
 
 def share_above(scores: np.ndarray) -> np.ndarray:

@@ -55,11 +55,12 @@ class Together:
         Returns:
             Zeros.
         """
-        return cls(
-            0,
-            *(np.zeros(num_classes, np.int64) for _ in range(2)),
-            *(np.zeros((num_classes, num_classes), np.int32) for _ in range(2)),
-        )
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, np.int64 if len(shape) == 1 else np.int32)
+
+        pairs = (num_classes, num_classes)
+        return cls(0, zeros(num_classes), zeros(num_classes), zeros(*pairs), zeros(*pairs))
 
     def add(self, other: Together) -> None:
         """Add the counts of other images.
