@@ -157,7 +157,7 @@ def make_section(
     curve = list(zip(row["recall"], row["precision"], strict=True))
     mark = None
     if line.precision is not None and line.recall is not None:
-        mark = (f"at the threshold: {line.precision:.2f}, {line.recall:.2f}", (line.recall, line.precision))
+        mark = ("at the threshold", (line.recall, line.precision))
     return Section(
         line,
         row["fp"],
