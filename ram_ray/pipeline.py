@@ -77,6 +77,8 @@ def run_recipe(run: Run, config: RunConfig, log: RunLog) -> FinalModel | None:
     final = None
     with contextlib.suppress(StopRun):
         final = recipe(run, config)
+    log.write_class_pages(run, config, has_report=final is not None)
+    if final:
         log.write_report(run, config, final.score)
     log.write_sets(run)
     log.write_engine_report(run, config)

@@ -135,7 +135,25 @@ def test_report_names_every_stage_and_scores_three_models(run_folder: str) -> No
     assert all(0 < by_stage[name]["recall"] <= 1 for name in ("labels", "generate_1", "clean_1"))
     assert report["mAP"] == by_stage["finetune"]["mAP"] and 0 < report["mean_prevalence"] < 1
     page = Path(run_folder, "evaluation", "report.html").read_text()
-    assert len(page) > 1000 and "Losses" in page
+    assert len(page) > 1000 and "Losses" in page and 'href="classes/held_out/index.html"' in page
+
+
+def test_the_run_leaves_pages_of_its_classes(run_folder: str) -> None:
+    from ram_ray.evaluation.class_details import CLASSES_FILE, read_details
+
+    score = manifests(run_folder)["evaluate_finetune"]
+    details = list(read_details(f"{score['path']}/{CLASSES_FILE}"))
+    report = json.loads(Path(run_folder, "evaluation", "report.json").read_text())
+    assert [row["class"] for row in sorted(details, key=lambda row: row["index"])] == [
+        line["tag"] for line in report["per_tag"]
+    ]
+    assert {row["num_images"] for row in details} == {score["images"]}
+    (file,) = Path(run_folder, "evaluation", "classes", "held_out").iterdir()
+    text = file.read_text()
+    assert text.count("<section ") == len(details) and "The model finetune on" in text
+    num_images = sum(len(row["images"]) for row in details)
+    assert text.count("<img ") == num_images > len(details) and "cannot be read" not in text
+    assert 'href="../../report.html"' in text
 
 
 def test_every_trained_model_has_its_metrics(run_folder: str) -> None:

@@ -72,8 +72,7 @@ def compare_systems(
         comparisons = [compare_pair(result, *names, min_positives=measuring.min_positives) for result in results]
         tree = {result.eval_set.name: comparison for result, comparison in zip(results, comparisons, strict=True)}
         write_text(f"{folder}/compare.json", json.dumps(tree, indent=1, ensure_ascii=False))
-        limits = config.data.limits(min_side=1)
-        write_text(f"{folder}/compare.html", compare_page(results, comparisons, limits=limits))
+        write_text(f"{folder}/compare.html", compare_page(results, comparisons, execution=config.execution))
         for name, comparison in tree.items():
             for line in format_comparison(name, comparison):
                 logger.info("%s", line)

@@ -1,8 +1,8 @@
 """mAP, precision and recall, from scores that never lie in the memory of one process.
 
 AP of a tag needs all scores of that tag and no others. So each batch of scores is cut into blocks of tags
-(`to_tag_blocks`), and a task for each block joins its rows and reduces them (`reduce_tag_block`). The driver's memory
-grows with the number of tags, not of images. AP = sum over steps of the ranking of (recall gained x precision).
+(`to_tag_blocks`), and a task for each block joins its rows (`block_arrays`) and reduces them (`per_tag`). The driver's
+memory grows with the number of tags, not of images. AP = sum over steps of the ranking of (recall gained x precision).
 
 Ties: images with equal scores are one step of the ranking, so AP does not depend on the order of rows. Without ties it
 equals the reference's mean of precision over positives. A tag without positives has no AP (NaN).
@@ -30,19 +30,6 @@ TAG_BLOCK = pa.schema(
     [("block", pa.int32()), ("rows", pa.int32()), ("scores", pa.list_(pa.float32())), ("targets", pa.list_(pa.bool_()))]
 )
 Summary = Json  # of `summarise`, and summary.json
-
-PER_TAG = pa.schema(
-    [
-        ("tag", pa.int32()),
-        ("num_images", pa.int64()),
-        ("num_positives", pa.int64()),
-        ("ap", pa.float64()),  # NaN without positives
-        ("threshold", pa.float64()),
-        ("tp", pa.int64()),
-        ("fp", pa.int64()),
-        ("fn", pa.int64()),
-    ]
-)
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
@@ -116,25 +103,6 @@ def to_tag_blocks(scores: np.ndarray, targets: np.ndarray, *, tags_per_block: in
     return pa.Table.from_pylist(rows, schema=TAG_BLOCK)
 
 
-def reduce_tag_block(
-    group: pa.Table, *, thresholds: np.ndarray, muted: Collection[int] = (), tags_per_block: int = 64
-) -> pa.Table:
-    """Reduce all rows of one block to the counts and the AP of its tags.
-
-    Args:
-        group: TAG_BLOCK rows of one block.
-        thresholds: (T,) float, by tag id.
-        muted: ids of tags that are never predicted.
-        tags_per_block: as passed to `to_tag_blocks`.
-
-    Returns:
-        A PER_TAG row for each tag of the block.
-    """
-    scores, targets, first = block_arrays(group, num_tags=len(thresholds), tags_per_block=tags_per_block)
-    rows = per_tag(scores, targets, thresholds=thresholds, muted=muted, first=first)
-    return pa.Table.from_pylist(rows, schema=PER_TAG)
-
-
 def block_arrays(group: pa.Table, *, num_tags: int, tags_per_block: int = 64) -> tuple[np.ndarray, np.ndarray, int]:
     """Join the rows of one block.
 
@@ -173,7 +141,7 @@ def per_tag(
         first: id of the first column's tag.
 
     Returns:
-        A PER_TAG row for each column.
+        For each column: tag, num_images, num_positives, ap (NaN without positives), threshold, tp, fp, fn.
     """
     rows = []
     for column in range(scores.shape[1]):
@@ -203,7 +171,7 @@ def summarise(rows: Iterable[dict], *, names: list[str], kinds: list[str], min_p
     the expected mAP of random scores.
 
     Args:
-        rows: PER_TAG rows.
+        rows: as of `per_tag`.
         names: of all tags, by id.
         kinds: of all tags, by id.
         min_positives: fewest positives of a tag that is averaged.

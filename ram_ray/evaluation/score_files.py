@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
@@ -151,6 +152,33 @@ def read_block(folder: str, block: int, *, num_classes: int) -> ClassBlock:
     if twice := next((key for key, other in zip(ordered, ordered[1:], strict=False) if key == other), None):
         raise ValueError(f"{folder}: the image {twice!r} has two rows; keys of an evaluation set are unique")
     return ClassBlock(block * CLASSES_PER_BLOCK, ordered, np.concatenate(scores)[order], np.concatenate(targets)[order])
+
+
+def read_part(path: str, *, num_classes: int) -> ClassBlock:
+    """Read all classes of the images of one part, in the order of the file.
+
+    Args:
+        path: path or URI of the part.
+        num_classes: C.
+
+    Returns:
+        The images as one block of C classes.
+    """
+    fs, local = locate(path)
+    with fs.open(local, "rb") as file:
+        table = pq.read_table(file)
+    keys: list[str] = []
+    scores: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    for block in range(num_blocks(num_classes)):
+        width = min(CLASSES_PER_BLOCK, num_classes - block * CLASSES_PER_BLOCK)
+        rows = table.filter(pc.equal(table["block"], block))
+        of_block = [key for keys_of_row in rows["keys"].to_pylist() for key in keys_of_row]
+        keys = keys or of_block
+        assert keys == of_block, f"{path}: the images of its blocks lie in one order"
+        for arrays, name in ((scores, "scores"), (targets, "targets")):
+            arrays.append(rows[name].combine_chunks().flatten().to_numpy().reshape(-1, width))
+    return ClassBlock(0, keys, np.concatenate(scores, axis=1), np.concatenate(targets, axis=1))
 
 
 def _rows(folder: str, block: int) -> Iterator[dict[str, pa.Scalar]]:

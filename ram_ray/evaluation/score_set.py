@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,9 @@ from ram_ray.inference.tag_rules import read_pairs
 from ram_ray.labels.lists import Entry
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.settings.runtime import Execution
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +86,28 @@ def score_set(
             batch_size=batch_size,
             **model_actors(execution.resources),
         )
-
-        def write(block: pa.Table) -> pa.Table:
-            return pa.table({"images": [write_part(block, folder)]})
-
-        parts = scores.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
-        num_images = sum(row["images"] for row in parts.iter_rows())
+        num_images = write_parts(scores, folder, cpus=cpus)
     assert part_files(folder) or not num_images
     return finish(folder, digest, system.name, eval_set, plan, num_images, seconds=time.monotonic() - started)
+
+
+def write_parts(scores: Dataset, folder: str, *, cpus: float) -> int:
+    """Write scores as parts, a task for each block of the dataset.
+
+    Args:
+        scores: SCORE_BLOCK rows.
+        folder: path or URI, readable from every node.
+        cpus: of a task.
+
+    Returns:
+        The number of images.
+    """
+
+    def write(block: pa.Table) -> pa.Table:
+        return pa.table({"images": [write_part(block, folder)]})
+
+    parts = scores.map_batches(write, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
+    return sum(row["images"] for row in parts.iter_rows())
 
 
 def make_plan(system: System, eval_set: EvalSet) -> Plan:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ram_ray.data.ground_truth import true_tags
 from ram_ray.evaluation.metrics import to_tag_blocks
+from ram_ray.evaluation.score_files import to_score_blocks
 
 if TYPE_CHECKING:
     from ram_ray.inference.predictor import Predictor
@@ -32,9 +33,9 @@ def targets_matrix(truths: Sequence[set[int]], num_tags: int) -> np.ndarray:
 
 
 class Scorer:
-    """Actor: images and their truth -> TAG_BLOCK rows, the input of `metrics.reduce_tag_block`.
+    """Actor: images and their truth -> TAG_BLOCK rows, the input of `metrics.block_arrays`.
 
-    Rejected rows and rows without truth are left out; `num_images` of the reduced rows is the number of scored images.
+    Rejected rows and rows without truth are left out; `rows` is the number of scored images.
 
     Args:
         bundle_uri: path, URI or id of the model.
@@ -71,6 +72,18 @@ class Scorer:
         Returns:
             TAG_BLOCK rows of the images that are not rejected and have a truth.
         """
+        _, scores, targets = self.score(batch)
+        return to_tag_blocks(scores, targets, tags_per_block=self.tags_per_block)
+
+    def score(self, batch: Mapping[str, np.ndarray]) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Score the images of a batch that are not rejected and have a truth.
+
+        Args:
+            batch: as of a call.
+
+        Returns:
+            Their n indices, scores (n, T) float32 and targets (n, T) bool.
+        """
         num_tags = len(self.predictor.labels)
         truths: list[set[int] | None] = []
         for reason, truth, captions in zip(batch["reason"], batch["truth"], batch["captions"], strict=True):
@@ -79,10 +92,25 @@ class Scorer:
         rows = [row for row, truth in enumerate(truths) if truth is not None]
         known = [truth for truth in truths if truth is not None]
         if not rows:
-            empty = np.zeros((0, num_tags))
-            return to_tag_blocks(empty, empty, tags_per_block=self.tags_per_block)
+            return [], np.zeros((0, num_tags), np.float32), np.zeros((0, num_tags), bool)
         scores = self.predictor.probabilities(np.stack([batch["pixels"][row] for row in rows]))
-        return to_tag_blocks(scores, targets_matrix(known, num_tags), tags_per_block=self.tags_per_block)
+        return rows, scores, targets_matrix(known, num_tags)
+
+
+class KeyedScorer(Scorer):
+    """The same with the keys of the images: SCORE_BLOCK rows, which `score_files` writes."""
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
+        """Score a batch.
+
+        Args:
+            batch: as of `Scorer`, with `key`.
+
+        Returns:
+            SCORE_BLOCK rows of the images that are not rejected and have a truth.
+        """
+        rows, scores, targets = self.score(batch)
+        return to_score_blocks([str(batch["key"][row]) for row in rows], scores, targets)
 
 
 def _to_list(ids: Sequence[int] | float | None) -> list[int] | None:

@@ -11,16 +11,18 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 from pydantic import Field
 
 from ram_ray.config import RunConfig
 from ram_ray.data.collect import ListedShard, collect
 from ram_ray.data.shards import list_shards
 from ram_ray.evaluation.bootstrap import Resampling
+from ram_ray.evaluation.class_details import CLASSES_FILE, describe_classes, write_details
 from ram_ray.evaluation.comparison import compare_figures
 from ram_ray.evaluation.measure_scores import Measured, Measuring, measure_scores, on_cluster
 from ram_ray.evaluation.score_set import plan_classes, score_set
-from ram_ray.evaluation.sets.prepare import SetReading, prepare_set, read_prepared
+from ram_ray.evaluation.sets.prepare import RunTasks, SetReading, prepare_set, read_prepared
 from ram_ray.evaluation.sets.spec import SetSpec
 from ram_ray.evaluation.stages import evaluate
 from ram_ray.evaluation.systems.bundle import BundleSystem
@@ -203,7 +205,7 @@ def prepare_named_set(run: Run, config: RunConfig, spec: SetSpec) -> PreparedSet
 
 
 def evaluate_on_set(run: Run, config: RunConfig, model: TrainedModel, prepared: PreparedSet) -> SetScore:
-    """Run the stage `evaluate` of a model on a set, and write summary.json.
+    """Run the stage `evaluate` of a model on a set, and write summary.json and what there is to look at of each class.
 
     Args:
         run: the run; the stage's folder is created in it.
@@ -228,7 +230,10 @@ def evaluate_on_set(run: Run, config: RunConfig, model: TrainedModel, prepared: 
             break
         folder = f"{stage.work}/{queries}"
         score_set(system, eval_set, folder, batch_size=settings.batch_size, execution=execution)
-        measured[queries] = measure_scores(folder, measuring, run_tasks=on_cluster(execution.task_cpus))
+        run_tasks = on_cluster(execution.task_cpus)
+        measured[queries] = measure_scores(folder, measuring, run_tasks=run_tasks)
+        details = describe_measured(folder, measured[queries], run_tasks=run_tasks)
+        write_details(details, f"{stage.path}/{queries}_{CLASSES_FILE}")
     summaries = {queries: result.summary(min_positives=settings.min_positives) for queries, result in measured.items()}
     for queries, result in measured.items():
         summaries[queries]["matched_by"] = dict(zip(result.manifest.classes, result.manifest.matched_by, strict=True))
@@ -243,6 +248,22 @@ def evaluate_on_set(run: Run, config: RunConfig, model: TrainedModel, prepared: 
         figures=figures or {QUERIES[0]: SetFigures(unsupported=prepared.classes)},
         difference=compare(list(measured.values()), min_positives=settings.min_positives),
     )
+
+
+def describe_measured(folder: str, measured: Measured, *, run_tasks: RunTasks) -> list[Json]:
+    """Describe the classes of a system at its own thresholds, or else at its one threshold.
+
+    Args:
+        folder: of its scores.
+        measured: its figures.
+        run_tasks: runs the work on blocks and parts.
+
+    Returns:
+        Rows of `class_details`.
+    """
+    manifest = measured.manifest
+    own = manifest.thresholds or [measured.threshold] * len(manifest.classes)
+    return describe_classes(folder, names=manifest.classes, thresholds=np.array(own, np.float32), run_tasks=run_tasks)
 
 
 def measuring_of(settings: SetScoreSettings) -> Measuring:

@@ -1,23 +1,33 @@
-"""The stage `evaluate`: a model's scores on labelled images, reduced by blocks of tags on Ray Data."""
+"""The stage `evaluate`: a model's scores on labelled images, on Ray Data.
+
+    annotations -> read and decode (tasks, CPU) -> model (actor pool) -> parts of `score_files` (tasks)
+
+Tasks then reduce the parts, by blocks of tags, to figures and to what there is to look at of each tag
+(`class_details`). The scores are deleted when the stage is done.
+"""
 
 from __future__ import annotations
 
 import json
 
 import fsspec
-import pyarrow as pa
 from pydantic import Field
 
 from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
-from ram_ray.evaluation.metrics import Summary, reduce_tag_block, summarise
-from ram_ray.evaluation.scorer import Scorer
+from ram_ray.evaluation.class_details import CLASSES_FILE, describe_classes, write_details
+from ram_ray.evaluation.measure_scores import on_cluster
+from ram_ray.evaluation.metrics import Summary, summarise
+from ram_ray.evaluation.score_set import write_parts
+from ram_ray.evaluation.scorer import KeyedScorer
+from ram_ray.evaluation.systems.system import NEVER
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import read_config
 from ram_ray.results import Annotations, Evaluation, LabelSystemResult, TrainedModel
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import drop_rejected, read_rows
 from ram_ray.runtime.artifacts import Run, write_text
+from ram_ray.runtime.storage import remove_folder
 from ram_ray.settings.section import RUNTIME_ONLY, StageSettings
 
 
@@ -36,7 +46,7 @@ class EvaluationSettings(StageSettings):
 def evaluate(
     run: Run, config: RunConfig, labelled: Annotations, model: TrainedModel, labels: LabelSystemResult
 ) -> Evaluation:
-    """Score a model on annotated images and write summary.json.
+    """Score a model on annotated images, and write summary.json and what there is to look at of each tag.
 
     Args:
         run: the run that gets the stage's folder.
@@ -58,23 +68,23 @@ def evaluate(
     dataset = read_rows(labelled.path, execution=execution).map_batches(
         drop_rejected, batch_format="pyarrow", batch_size=None, num_cpus=cpus
     )
-    blocks = with_pixels(
-        dataset, size=model.image_size, batch_size=settings.batch_size, execution=execution
-    ).map_batches(
-        Scorer,
+    images = with_pixels(dataset, size=model.image_size, batch_size=settings.batch_size, execution=execution)
+    scored = images.map_batches(
+        KeyedScorer,
         fn_constructor_args=(model.path,),
         fn_constructor_kwargs=predictor_options(execution),
         batch_format="numpy",
         batch_size=settings.batch_size,
         **model_actors(execution.resources),
     )
-
-    def reduce(group: pa.Table) -> pa.Table:
-        return reduce_tag_block(group, thresholds=thresholds, muted=muted)
-
-    partitions = min(execution.resources.shuffle_partitions, -(-len(system) // 64))
-    groups = blocks.groupby("block", num_partitions=partitions)
-    rows = groups.map_groups(reduce, batch_format="pyarrow", num_cpus=cpus).iter_rows()
+    scores = f"{stage.work}/scores"
+    remove_folder(*fsspec.url_to_fs(scores))  # of a try that was killed
+    write_parts(scored, scores, cpus=cpus)
+    asked = thresholds.copy()
+    asked[list(muted)] = NEVER
+    details = describe_classes(scores, names=system.names, thresholds=asked, run_tasks=on_cluster(cpus))
+    write_details(details, f"{stage.path}/{CLASSES_FILE}")
+    rows = [{**row, "tag": row["index"], "threshold": float(thresholds[row["index"]])} for row in details]
     summary = summarise(
         rows,
         names=system.names,

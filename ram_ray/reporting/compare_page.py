@@ -1,33 +1,49 @@
-"""The page of a comparison of two systems: the means, the classes that got worse and better, and images of them."""
+"""The page of a comparison of two systems: the means, the classes that got worse and better, and what is behind them.
+
+Of each class that differs, and of some more with the largest differences where few do: the images that got better and
+worse, and the curves of both systems in one chart.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import pyarrow as pa
-
-from ram_ray.data.fetch import read_bytes
-from ram_ray.data.images import Limits, decode
 from ram_ray.evaluation.benchmark import SetResult
-from ram_ray.evaluation.changed_images import ChangedImage, find_changed_images, locate_images
-from ram_ray.evaluation.sets.rows import look_up_sizes
-from ram_ray.records import Json, Reject
+from ram_ray.evaluation.changed_images import ChangedClass, ChangedImage, look_at_classes
+from ram_ray.evaluation.measure_scores import on_cluster
+from ram_ray.records import Json
+from ram_ray.reporting.class_sections import curve_chart, reliability_chart
+from ram_ray.reporting.engine_images import Bounds
+from ram_ray.reporting.line_chart import LineChart
 from ram_ray.reporting.rendering import render
+from ram_ray.reporting.thumbnails import cut_thumbnails, read_locations
+from ram_ray.settings.runtime import Execution
 
-SIDE = 160  # pixels of the longer side of an image
-MAX_CLASSES = 40  # of a set whose images are shown
+BOUNDS = Bounds(side=160)  # of a thumbnail
+MAX_CLASSES = 40  # of a set that are shown
+MIN_CLASSES = 6  # where so many do not differ, others are shown too
 SHOWN_LINES = 200  # of the table of classes, from each end
 
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image of a class that differs."""
+    """An image of a class."""
 
     image: ChangedImage
     jpeg: str | None  # base64; None: it cannot be read
+
+
+@dataclass(frozen=True)
+class ShownClass:
+    """A class with its curves and images."""
+
+    line: Json  # of the table
+    differs: bool  # by the test
+    curves: LineChart
+    reliability: LineChart | None  # None: the scores of one are no probabilities
+    strips: Sequence[tuple[str, Sequence[ShownImage]]]  # those that have images, with their titles
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,8 @@ class ComparedSet:
     num_images: int
     comparison: Json
     lines: Sequence[Json]  # of the table
-    images: Sequence[tuple[str, Sequence[ShownImage]]]  # by class
+    shown: Sequence[ShownClass]
+    links: dict[str, str]  # class -> id of what is shown of it
 
 
 @dataclass(frozen=True)
@@ -52,54 +69,82 @@ class Page:
     alpha: float
 
 
-def compare_page(results: Sequence[SetResult], comparisons: Sequence[Json], *, limits: Limits) -> str:
+def compare_page(results: Sequence[SetResult], comparisons: Sequence[Json], *, execution: Execution) -> str:
     """Make the page.
 
     Args:
         results: of each set.
         comparisons: of the same two systems on each set, as of `benchmark.compare_pair`.
-        limits: of images.
+        execution: how images are read.
 
     Returns:
         HTML.
     """
     first, second = comparisons[0]["first"], comparisons[0]["second"]
-    sets = [_compared(result, comparison, limits) for result, comparison in zip(results, comparisons, strict=True)]
+    sets = [
+        _compared(number, result, comparison, execution)
+        for number, (result, comparison) in enumerate(zip(results, comparisons, strict=True))
+    ]
     page = Page(f"{first} and {second}", first, second, sets, comparisons[0]["alpha"])
     return render("compare.html.j2", page)
 
 
-def _compared(result: SetResult, comparison: Json, limits: Limits) -> ComparedSet:
-    lines = comparison["per_class"]
-    shown = lines if len(lines) <= 2 * SHOWN_LINES else [*lines[:SHOWN_LINES], *lines[-SHOWN_LINES:]]
+def choose_classes(comparison: Json) -> list[str]:
+    """Choose the classes that are shown: those that differ, then the largest differences.
+
+    Args:
+        comparison: as of `benchmark.compare_pair`.
+
+    Returns:
+        At most `MAX_CLASSES` names, the worse ones first.
+    """
     named = [*comparison["worse"], *comparison["better"]][:MAX_CLASSES]
-    folders = [result.folders[comparison[which]] for which in ("first", "second")]
-    changed = find_changed_images(folders, named) if result.eval_set.has_images else []
-    jpegs = _thumbnails(result, sorted({image.key for image in changed}), limits)
-    images = [
-        (name, [ShownImage(image, jpegs.get(image.key)) for image in changed if image.class_name == name])
-        for name in named
+    others = [line for line in comparison["per_class"] if line["difference"] and line["class"] not in set(named)]
+    others.sort(key=lambda line: -abs(line["difference"]))
+    return [*named, *(line["class"] for line in others[: max(0, MIN_CLASSES - len(named))])]
+
+
+def _compared(number: int, result: SetResult, comparison: Json, execution: Execution) -> ComparedSet:
+    lines = comparison["per_class"]
+    rows = lines if len(lines) <= 2 * SHOWN_LINES else [*lines[:SHOWN_LINES], *lines[-SHOWN_LINES:]]
+    names = [comparison["first"], comparison["second"]]
+    classes = look_at_classes(
+        [result.folders[name] for name in names],
+        choose_classes(comparison),
+        run_tasks=on_cluster(execution.task_cpus),
+    )
+    jpegs = {}
+    if result.eval_set.has_images:
+        keys = {image.key for changed in classes for image in (*changed.better, *changed.worse)}
+        locations = read_locations(result.eval_set.folder, execution=execution, partitioned=False)
+        jpegs = cut_thumbnails(locations, sorted(keys), execution=execution, bounds=BOUNDS)
+    by_name = {line["class"]: line for line in lines}
+    differing = {*comparison["worse"], *comparison["better"]}
+    shown = [
+        _shown(changed, by_name[changed.name], names, jpegs if result.eval_set.has_images else None, differing)
+        for changed in classes
     ]
     num_images = max(measured.manifest.images for measured in result.measured.values())
-    return ComparedSet(result.eval_set.name, num_images, comparison, shown, [item for item in images if item[1]])
+    links = {changed.name: f"set-{number}-{index}" for index, changed in enumerate(classes)}
+    return ComparedSet(result.eval_set.name, num_images, comparison, rows, shown, links)
 
 
-def _thumbnails(result: SetResult, keys: Sequence[str], limits: Limits) -> dict[str, str]:
-    rows = list(locate_images(result.eval_set, keys).values())
-    if not rows:
-        return {}
-    rows = [row for row in look_up_sizes(pa.Table.from_pylist(rows)).to_pylist() if row["reason"] is None]
-    jpegs = {}
-    contents = read_bytes(*([row[name] for row in rows] for name in ("uri", "offset", "nbytes")))
-    for row, content in zip(rows, contents, strict=True):
-        try:
-            if isinstance(content, Reject):
-                raise content
-            image = decode(content, limits=replace(limits, min_side=1), size=SIDE)
-        except Reject:
-            continue  # the page says that it cannot be read
-        image.thumbnail((SIDE, SIDE))
-        data = io.BytesIO()
-        image.save(data, "JPEG", quality=70)
-        jpegs[row["key"]] = base64.b64encode(data.getvalue()).decode()
-    return jpegs
+def _shown(
+    changed: ChangedClass, line: Json, names: Sequence[str], jpegs: dict[str, bytes] | None, differing: set[str]
+) -> ShownClass:
+    strips = []
+    if jpegs is not None:
+        for title, images in (("Got worse", changed.worse), ("Got better", changed.better)):
+            shown = [
+                ShownImage(image, base64.b64encode(jpegs[image.key]).decode() if image.key in jpegs else None)
+                for image in images
+            ]
+            strips += [(title, shown)] if shown else []
+    reliabilities = {name: of for name, of in zip(names, changed.reliabilities, strict=True) if of is not None}
+    return ShownClass(
+        line,
+        changed.name in differing,
+        curve_chart(dict(zip(names, changed.curves, strict=True))),
+        reliability_chart(reliabilities) if len(reliabilities) == len(names) else None,
+        strips,
+    )

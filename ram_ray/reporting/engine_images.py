@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -296,16 +296,32 @@ def _sample(
 
 
 def _limit_bytes(images: list[SampleImage], limit: int) -> list[SampleImage]:
-    """As many of the images as fit: first the first of each label and outcome, so that no label is left out."""
-    sizes: dict[tuple[int, Outcome], int] = defaultdict(int)
+    """As many of the images as fit."""
+    sizes = [len(image["jpeg"] or b"") for image in images]
+    groups = [(image["tag"], image["outcome"]) for image in images]
+    return [images[index] for index in select_within(groups, sizes, limit)]
+
+
+def select_within(groups: Sequence[Hashable], sizes: Sequence[int], limit: int) -> list[int]:
+    """Select as many items as fit: first the first of each group, so that no group is left out.
+
+    Args:
+        groups: of each item.
+        sizes: of each item.
+        limit: of the sum of the sizes.
+
+    Returns:
+        Indices of the items, ascending.
+    """
+    seen: Counter[Hashable] = Counter()
     ranked = []
-    for index, image in enumerate(images):
-        ranked.append((sizes[image["tag"], image["outcome"]], index))
-        sizes[image["tag"], image["outcome"]] += 1
-    selected, num_bytes = set(), 0
+    for index, group in enumerate(groups):
+        ranked.append((seen[group], index))
+        seen[group] += 1
+    selected, total = [], 0
     for _, index in sorted(ranked):
-        num_bytes += len(images[index]["jpeg"] or b"")
-        if num_bytes > limit:
+        total += sizes[index]
+        if total > limit:
             break
-        selected.add(index)
-    return [image for index, image in enumerate(images) if index in selected]
+        selected.append(index)
+    return sorted(selected)

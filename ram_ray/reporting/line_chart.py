@@ -110,6 +110,7 @@ def draw_lines(
     x_title: str,
     y_title: str = "",
     mark: tuple[str, Point] | None = None,
+    size: tuple[int, int] = (LineChart.width, LineChart.height),
 ) -> LineChart:
     """Place lines and texts.
 
@@ -122,12 +123,14 @@ def draw_lines(
         x_title: below the axis.
         y_title: beside the upward axis.
         mark: a text for the legend and a point, drawn in the first colour.
+        size: width and height of the area of the lines.
 
     Returns:
         The chart.
     """
     colours = list(colours)
-    left, top, width, height = LineChart.left, LineChart.top, LineChart.width, LineChart.height
+    left, top = LineChart.left, LineChart.top
+    width, height = size
 
     def to_pixels(point: Point) -> Point:
         return left + width * x_axis.share(point[0]), top + height * (1 - y_axis.share(point[1]))
@@ -143,4 +146,6 @@ def draw_lines(
             for colour, (name, points) in zip(cycle(colours), lines.items(), strict=False)
         ],
         mark=Mark(mark[0], colours[0], to_pixels(mark[1])) if mark else None,
+        width=width,
+        height=height,
     )

@@ -16,6 +16,7 @@ from ram_ray.evaluation.metrics import Summary
 from ram_ray.evaluation.stages import read_summary
 from ram_ray.evaluation_results import SetScore
 from ram_ray.models.label_match import MATCH_FILE
+from ram_ray.reporting.class_reports import ClassReports
 from ram_ray.reporting.duplicate_page import describe_counts, report_duplicates
 from ram_ray.reporting.engine_report import report_engine
 from ram_ray.reporting.loss_curves import read_loss_curves
@@ -51,6 +52,7 @@ class RunLog:
         self._unscored: tuple[TrainedModel, StageLine] | None = None  # its line waits for the evaluation
         self._digests: set[tuple[str, str]] = set()
         self._set_scores: list[SetScore] = []
+        self._looked_at = ClassReports()
         self._trained: dict[str, str] = {}  # stage -> URI of the model's folder, for models that the run trained
 
     def open(self, uri: str, *, last: str | None = None) -> Run:
@@ -78,6 +80,7 @@ class RunLog:
         if (result.stage, result.digest) in self._digests:
             return
         self._digests.add((result.stage, result.digest))
+        self._looked_at.add(result)
         if isinstance(result, (TrainedModel, DualEncoderResult)) and result.steps is not None:
             self._trained[result.stage] = result.path
         if isinstance(result, GivenModel):
@@ -138,7 +141,24 @@ class RunLog:
             duplicates=duplicates,
             scores=self._set_scores,
         )
-        write_report(run.path("evaluation"), report, curves=read_loss_curves(self._trained), scores=self._set_scores)
+        write_report(
+            run.path("evaluation"),
+            report,
+            curves=read_loss_curves(self._trained),
+            scores=self._set_scores,
+            class_pages=self._looked_at.links,
+        )
+
+    def write_class_pages(self, run: Run, config: RunConfig, *, has_report: bool) -> None:
+        """Write evaluation/classes/: what there is to look at of each class of the newest model.
+
+        Args:
+            run: gets the files.
+            config: of the run.
+            has_report: whether the run has a report.html, which the pages link to.
+        """
+        for line in self._looked_at.write(run, name=config.name, execution=config.execution, has_report=has_report):
+            self.on_note(line)
 
     def write_sets(self, run: Run) -> None:
         """Write evaluation/sets.json and sets.md, where models were scored on evaluation sets.

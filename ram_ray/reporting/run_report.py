@@ -165,6 +165,7 @@ class Page:
     tags: Sequence[TagRow]  # best first, then those that are too rare to be averaged
     num_missing: int  # tags that no image has
     num_rare: int
+    class_pages: Sequence[tuple[str, str]]  # what each is about, and a link to it
 
 
 def build_report(
@@ -207,7 +208,12 @@ def build_report(
 
 
 def write_report(
-    folder: str, report: Report, *, curves: Sequence[LossCurves] = (), scores: Sequence[SetScore] = ()
+    folder: str,
+    report: Report,
+    *,
+    curves: Sequence[LossCurves] = (),
+    scores: Sequence[SetScore] = (),
+    class_pages: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write report.json and report.html.
 
@@ -216,9 +222,11 @@ def write_report(
         report: as returned by `build_report`.
         curves: losses of the training stages, for the page alone.
         scores: of models on evaluation sets, for the page alone.
+        class_pages: links to the pages of classes, for the page alone.
     """
     write_text(f"{folder.rstrip('/')}/report.json", json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
-    write_text(f"{folder.rstrip('/')}/report.html", to_html(report, curves=curves, scores=scores))
+    page = to_html(report, curves=curves, scores=scores, class_pages=class_pages)
+    write_text(f"{folder.rstrip('/')}/report.html", page)
 
 
 def closing_table(stages: Sequence[StageLine]) -> str:
@@ -241,13 +249,20 @@ def closing_table(stages: Sequence[StageLine]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
-def to_html(report: Report, *, curves: Sequence[LossCurves] = (), scores: Sequence[SetScore] = ()) -> str:
+def to_html(
+    report: Report,
+    *,
+    curves: Sequence[LossCurves] = (),
+    scores: Sequence[SetScore] = (),
+    class_pages: Sequence[tuple[str, str]] = (),
+) -> str:
     """The page as HTML.
 
     Args:
         report: as returned by `build_report`.
         curves: losses of the training stages.
         scores: of models on evaluation sets.
+        class_pages: what each page of classes is about, and a link to it.
 
     Returns:
         A whole document, which loads nothing.
@@ -270,6 +285,7 @@ def to_html(report: Report, *, curves: Sequence[LossCurves] = (), scores: Sequen
         tags=sorted(tags, key=lambda row: (not row["counted"], -(row["ap"] or 0.0))),
         num_missing=len(per_tag) - len(tags),
         num_rare=sum(not row["counted"] for row in tags),
+        class_pages=class_pages,
     )
     return render("run_report.html.j2", page)
 

@@ -2,9 +2,10 @@
 blocks of tags are gathered over blocks of rows."""
 
 import numpy as np
+import pyarrow as pa
 
 from ram_ray.data_engine.generate import to_rows
-from ram_ray.evaluation.metrics import per_tag, reduce_tag_block, to_tag_blocks
+from ram_ray.evaluation.metrics import block_arrays, per_tag, to_tag_blocks
 from ram_ray.records import ANNOTATION, to_table
 from tests.data_engine.test_generate import annotation
 
@@ -31,12 +32,12 @@ def test_blocks_of_tags_are_gathered_over_blocks_of_rows(ray_cluster):
     scores, targets = rng.random((90, 11)).astype(np.float32), rng.random((90, 11)) < 0.3
     thresholds = np.full(11, 0.5)
     parts = [to_tag_blocks(scores[i : i + 30], targets[i : i + 30], tags_per_block=4) for i in (0, 30, 60)]
-    reduced = (
-        ray.data.from_arrow(parts)
-        .groupby("block", num_partitions=2)
-        .map_groups(
-            lambda group: reduce_tag_block(group, thresholds=thresholds, tags_per_block=4), batch_format="pyarrow"
-        )
-    )
+
+    def reduce(group: pa.Table) -> pa.Table:
+        of_block, of_targets, first = block_arrays(group, num_tags=11, tags_per_block=4)
+        return pa.Table.from_pylist(per_tag(of_block, of_targets, thresholds=thresholds, first=first))
+
+    groups = ray.data.from_arrow(parts).groupby("block", num_partitions=2)
+    reduced = groups.map_groups(reduce, batch_format="pyarrow")
     rows = sorted(reduced.take(50), key=lambda row: row["tag"])
     assert [row["ap"] for row in rows] == [row["ap"] for row in per_tag(scores, targets, thresholds=thresholds)]

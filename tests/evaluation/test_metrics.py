@@ -7,8 +7,8 @@ import pytest
 
 from ram_ray.evaluation.metrics import (
     average_precision,
+    block_arrays,
     per_tag,
-    reduce_tag_block,
     reference_average_precision,
     summarise,
     to_tag_blocks,
@@ -125,7 +125,8 @@ def test_blocks_in_any_order_equal_one_matrix():
     rows = []
     for block in range(3):
         group = table.filter(pa.compute.equal(table["block"], block))
-        rows += reduce_tag_block(group, thresholds=thresholds, tags_per_block=8).to_pylist()
+        of_block, of_targets, first = block_arrays(group, num_tags=23, tags_per_block=8)
+        rows += per_tag(of_block, of_targets, thresholds=thresholds, first=first)
     assert [row["tag"] for row in rows] == list(range(23))
     for row, whole in zip(rows, per_tag(scores, targets, thresholds=thresholds), strict=True):
         assert row == pytest.approx(whole)
@@ -133,7 +134,8 @@ def test_blocks_in_any_order_equal_one_matrix():
 
 def test_an_empty_batch_and_a_set_with_nothing():
     empty = to_tag_blocks(np.zeros((0, 5)), np.zeros((0, 5)), tags_per_block=8)
-    rows = reduce_tag_block(empty, thresholds=np.full(5, 0.5), tags_per_block=8).to_pylist()
+    scores, targets, _ = block_arrays(empty, num_tags=5, tags_per_block=8)
+    rows = per_tag(scores, targets, thresholds=np.full(5, 0.5))
     report = summarise(rows, names=list("abcde"), kinds=["object"] * 5)
     assert report["mAP"] is None and report["num_tags"] == 0 and len(report["per_tag"]) == 5
 

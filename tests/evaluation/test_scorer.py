@@ -6,10 +6,9 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 
-from ram_ray.evaluation.metrics import reduce_tag_block
-from ram_ray.evaluation.scorer import Scorer, targets_matrix
+from ram_ray.evaluation.metrics import block_arrays, per_tag
+from ram_ray.evaluation.scorer import KeyedScorer, Scorer, targets_matrix
 from ram_ray.inference.predictor import Predictor
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import read_config
@@ -34,15 +33,17 @@ def test_a_models_scores_are_joined_with_the_truth(tiny_bundle):
     scores = scorer.predictor.probabilities(batch["pixels"][[0, 2]])
     assert np.allclose(table["scores"][1].as_py(), scores[:, 4:].ravel(), atol=1e-5)
     assert table["targets"][1].as_py() == [True, False, False, True]
-    reduced = reduce_tag_block(
-        table.filter(pa.compute.equal(table["block"], 0)), thresholds=scorer.predictor.thresholds, tags_per_block=4
-    )
-    assert [row["num_positives"] for row in reduced.to_pylist()] == [1, 0, 0, 0]
+    assert table["targets"][0].as_py() == [True, *[False] * 7]
+    keyed = KeyedScorer("", predictor=scorer.predictor)(batch)
+    assert keyed["keys"].to_pylist() == [["s/1", "s/3"]]
+    assert np.allclose(keyed["scores"][0].as_py(), scores.ravel(), atol=1e-5)
+    assert keyed["targets"][0].as_py() == [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]
 
 
 def test_a_batch_without_truth(tiny_bundle):
     table = Scorer(tiny_bundle, device="cpu")(numpy_batch([annotation(captions=[])]))
     assert table["rows"].to_pylist() == [0]
+    assert len(KeyedScorer(tiny_bundle, device="cpu")(numpy_batch([annotation(captions=[])]))) == 0
 
 
 def test_predicted_tags_are_those_that_the_served_model_returns(tiny_bundle, tmp_path):
@@ -65,7 +66,8 @@ def test_predicted_tags_are_those_that_the_served_model_returns(tiny_bundle, tmp
     predictor = Predictor.from_pretrained(str(bundle), device="cpu")
     np.testing.assert_array_equal(predictor.thresholds, thresholds)
     table = Scorer("", predictor=predictor)(batch)
-    rows = reduce_tag_block(table, thresholds=thresholds, muted=served.muted).to_pylist()
+    scored, targets, _ = block_arrays(table, num_tags=6)
+    rows = per_tag(scored, targets, thresholds=thresholds, muted=served.muted)
     predicted = Counter(tag.id for tags in predictor.tag(batch["pixels"]) for tag in tags)
     assert [row["tp"] + row["fp"] for row in rows] == [predicted[id] for id in range(6)]
     assert predicted[1] == 8 and predicted[2] == 3 and predicted[3] == predicted[4] == 0 and 0 < predicted[0] < 8

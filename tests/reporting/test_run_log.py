@@ -114,6 +114,17 @@ def test_notes_are_below_the_table() -> None:
     assert log.table().splitlines()[-1] == "stopped in round 2" and "shards" in log.table()
 
 
+def test_an_evaluation_of_an_earlier_version_has_a_note_and_no_pages(tmp_path: Path) -> None:
+    log = listen(HELD_OUT, make(Annotations, "labels_eval", held_out=True, **ROWS, **TAGS), PRETRAINED)
+    score = score_of(PRETRAINED, 0.25).model_copy(update={"path": f"{tmp_path}/evaluation/evaluate_pretrain/abc"})
+    log.on_result(score, True)
+    run = log.open(str(tmp_path))
+    log.write_class_pages(run, RunConfig(name="run"), has_report=True)
+    assert log.notes[-1].endswith(f"for these remove {tmp_path}/evaluation/evaluate_pretrain/abc.json")
+    log.write_report(run, RunConfig(name="run"), None)
+    assert "classes/" not in (tmp_path / "evaluation/report.html").read_text()
+
+
 def test_the_report_has_the_losses_of_each_model_that_the_run_trained(tmp_path: Path) -> None:
     """Those of a dual encoder that it trained, not of a published CLIP; a model without metrics has no curve."""
 

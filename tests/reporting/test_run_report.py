@@ -109,6 +109,13 @@ def test_every_text_of_data_is_read_as_text():
     assert f"curve {EVIL}" in page.attributes["aria-label"] and "onclick" not in page.attributes
 
 
+def test_the_page_links_to_the_pages_of_classes(report):
+    text = to_html(report, class_pages=[(f"images {EVIL}", "classes/held_out/index.html")])
+    page = Page(text)
+    assert page.open == [] and f"images {EVIL}" in page.text
+    assert page.attributes["href"] == {"classes/held_out/index.html"}
+
+
 def test_a_page_of_a_run_that_measured_nothing():
     summary = summarise([], names=[], kinds=[])
     assert Page(to_html(build_report(summary, [StageLine("shards")]))).open == []

@@ -12,7 +12,7 @@ import numpy as np
 
 from ram_ray.evaluation.class_mapping import map_classes
 from ram_ray.evaluation.label_queries import described_text, digest_of, query_texts
-from ram_ray.evaluation.systems.system import Batch, Plan, PlannedClass, Scorer, System
+from ram_ray.evaluation.systems.system import NEVER, Batch, Plan, PlannedClass, Scorer, System
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.lists import Entry
 from ram_ray.models.bundle import TEXT_ENCODER
@@ -21,8 +21,6 @@ from ram_ray.models.descriptions import read_descriptions
 from ram_ray.records import Json
 from ram_ray.runtime.content import content_digest
 from ram_ray.runtime.storage import local_copy
-
-NEVER = 2.0  # threshold of a muted label
 
 
 class BundleSystem(System):

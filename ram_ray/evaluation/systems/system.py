@@ -19,6 +19,7 @@ from ram_ray.labels.lists import Entry
 from ram_ray.records import Json
 
 Batch = Mapping[str, np.ndarray]
+NEVER = 2.0  # threshold of a muted label
 
 
 @dataclass(frozen=True)
