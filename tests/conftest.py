@@ -17,12 +17,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub; each try would wait for seconds
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
-LONGEST = ("test_promised_command.py", "test_pipeline.py")  # a whole run each: the two processes begin with them
+LONGEST = (
+    *("box/test_promised_command.py", "test_pipeline.py"),  # a whole run each: the two processes begin with them
+    *("serving/test_app.py", "curation/test_images.py", "data/test_layouts.py", "runtime/test_storage_errors.py"),
+    *("training/test_trainer.py", "training/test_elastic.py", "labels/test_labelled_data.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process is left alone with one of them at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")

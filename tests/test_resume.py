@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, str(ROOT / "jobs" / "clean.py"), "--preset", str(ROOT / "tests" / "tiny_run.yaml")]
+COMMAND += ["--set", "data.rows_per_block=20"]  # several blocks: some are done when the driver is killed
 TIMEOUT_S = 300
 
 

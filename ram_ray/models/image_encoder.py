@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ram_ray.models.timm_import import import_timm
 from ram_ray.settings.models import SwinConfig, TimmConfig
 
 
@@ -264,6 +265,7 @@ def _timm_width(name: str) -> int:
 
 
 def _swin(config: SwinConfig, image_size: int) -> Any:
+    import_timm()
     from timm.layers import PatchEmbed
     from timm.models.swin_transformer import SwinTransformer
 
@@ -284,6 +286,7 @@ def _swin(config: SwinConfig, image_size: int) -> Any:
 
 
 def _timm(config: TimmConfig, image_size: int) -> Any:
+    import_timm()
     from timm.models import get_pretrained_cfg
 
     name = str(config.name)
@@ -300,6 +303,7 @@ def _timm(config: TimmConfig, image_size: int) -> Any:
 
 
 def _create(name: str, **options: Any) -> Any:
+    import_timm()
     import timm
 
     if not timm.is_model(name):
@@ -328,6 +332,7 @@ def is_timm_swin(name: str) -> bool:
     Returns:
         Whether it is one.
     """
+    import_timm()
     from timm.models import is_model_in_modules, split_model_name_tag
 
     return is_model_in_modules(split_model_name_tag(name)[0], {"swin_transformer"})

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.position_bias import resize_position_bias
+from ram_ray.models.timm_import import import_timm
 from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.models import DualEncoderConfig, ModelConfig, TimmConfig
 
@@ -71,6 +72,7 @@ def own_normalisation(config: TimmConfig) -> tuple[tuple[float, ...], tuple[floa
     Raises:
         ValueError: if the source of the weights cannot be read.
     """
+    import_timm()
     from timm.models import get_pretrained_cfg
 
     if config.weights and not _is_file_name(config.weights):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ram_ray.models.dual_encoder import DualEncoder
 from ram_ray.models.image_encoder import ImageEncoder, normalise
 from ram_ray.models.pretrained import load_pretrained, own_normalisation
+from ram_ray.models.timm_import import import_timm
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.settings.models import DualEncoderConfig, TimmConfig
 
@@ -228,6 +229,7 @@ class ImageTower:
         Raises:
             ValueError: if there are no such weights, or they do not fit.
         """
+        import_timm()
         from timm.models import get_pretrained_cfg
 
         if image_size is None:

@@ -110,6 +110,7 @@ def train_tagger(
     stage = run.stage(name, TrainedModel, settings=settings, inputs=results)
     if stage.result:
         return stage.result
+    count_steps(annotations.rows_out, section=section, config=settings.train)  # the table has no more rows than these
     selection = RowSelection(settings.train.shards, left_out)
     path = annotations.path
     make_rows = row_maker(path, config=settings.train, selection=selection, execution=execution)

@@ -24,7 +24,7 @@ from tests.s3 import FAULTS, S3Proxy
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--set", "resources.task_cpus=0.75", "--set", "resources.num_cpus=3", "--set", "resources.object_store_gb=0.2"),
-    *("--set", "data.rows_per_block=10"),
+    *("--set", "data.rows_per_block=20"),
 ]
 
 
