@@ -65,10 +65,10 @@ def plan(
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write the table as Markdown.")] = False,
 ) -> int:
-    """Tell what a run will cost: tasks, files, requests, memory, hours and dollars of each stage.
+    """Tell what a run will cost, before it starts.
 
-    A run that cannot end is refused: exit code 1, and one line with the first limit and the settings that avoid it.
-    Nothing is started and no data is read.
+    For each stage: tasks, files, requests, memory, hours and dollars. A run that cannot end is refused: exit code 1,
+    and one line with the first limit and the settings that avoid it. Nothing is started and no data is read.
     """
     require("ray", extra="train")
     values = _read_constants(constants)
