@@ -142,7 +142,7 @@ def send_used(stage: Stage, cpu_seconds: float, gpu_seconds: float, *, wait: boo
         ValueError: if the driver has no actor.
         RayError: if the actor does not answer.
     """
-    answer = _find_actor(this_job()[0]).add_used.remote(stage, cpu_seconds, gpu_seconds)
+    answer: ObjectRef[None] = _find_actor(this_job()[0]).add_used.remote(stage, cpu_seconds, gpu_seconds)
     if wait:
         ray.get(answer, timeout=ANSWER_SECONDS)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ram_ray.data.images import Limits
 from ram_ray.results import TrainedModel
+from ram_ray.runtime import usage
 from ram_ray.runtime.artifacts import Run
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
@@ -135,6 +136,8 @@ def test_two_workers_then_one_read_the_rows_of_one_run(ray_cluster: None, tmp_pa
         assert (counts.steps, counts.rows_in) == (steps, NUM_ROWS)
         _check_metrics(Path(stage.path), steps=steps)
     assert counts.rejected == len(BROKEN)
+    used = usage.close_stage(stage.labels)
+    assert used and used.cpu_seconds > 0, "the workers and their feeds have sent what they reserved"
     job = _job(tmp_path, steps=9, workers=1)
     whole = replace(job.feed, end_row=9 * STEP)
     positions = plan(whole.table, seed=0, first_row=0, end_row=9 * STEP)
