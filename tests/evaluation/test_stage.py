@@ -24,6 +24,11 @@ from tests.tiny import NAMES, jpeg
 RESULT = {"seconds": 1.0, "digest": "0"}
 NO_TAGS = dict.fromkeys(("tags", "matched", "labelled", "tp", "fp", "fn", "unknown"), 0)
 MUTED = 4
+SMALL = {
+    "name": "run",
+    "data": {"min_side": 16, "rows_per_block": 5},
+    "resources": {"task_cpus": 0.75, "actors": 1, "threads": 1},
+}
 
 
 def write_run(folder: Path, bundle: str) -> tuple[list[set[int]], Annotations, TrainedModel, LabelSystemResult]:
@@ -76,7 +81,7 @@ def test_the_stage_leaves_figures_and_what_there_is_to_look_at(
     ray_cluster: None, tiny_bundle: str, tmp_path: Path
 ) -> None:
     truths, rows, model, labels = write_run(tmp_path, tiny_bundle)
-    config, log = RunConfig(name="run"), RunLog()
+    config, log = RunConfig.model_validate(SMALL), RunLog()
     run = log.open(str(tmp_path / "run"))
     log.on_result(rows, False)
     score = evaluate(run, config, rows, model, labels)
