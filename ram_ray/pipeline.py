@@ -28,13 +28,7 @@ from ram_ray.evaluation_results import PreparedSet
 from ram_ray.labels.parse_stage import parse
 from ram_ray.labels.stages import build_labels, label_captions
 from ram_ray.reporting.run_log import RunLog
-from ram_ray.results import (
-    Annotations,
-    CleanedAnnotations,
-    Evaluation,
-    GeneratedAnnotations,
-    TrainedModel,
-)
+from ram_ray.results import Annotations, CleanedAnnotations, Evaluation, GeneratedAnnotations, TrainedModel
 from ram_ray.runtime.artifacts import Run, StopRun
 from ram_ray.settings.training import TrainConfig
 from ram_ray.synthesis.represent import represent

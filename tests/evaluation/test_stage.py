@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
 from ram_ray.evaluation.class_details import CLASSES_FILE, read_details
-from ram_ray.evaluation.metrics import per_tag
 from ram_ray.evaluation.stages import evaluate
 from ram_ray.inference.predictor import Predictor
 from ram_ray.records import ANNOTATION, to_table
@@ -23,8 +22,13 @@ from tests.data_engine.test_generate import annotation
 from tests.tiny import NAMES, jpeg
 
 RESULT = {"seconds": 1.0, "digest": "0"}
-NO_TAGS = dict.fromkeys(("tags", "matched", "labelled", "tp", "fp", "fn", "unknown", "rejected"), 0)
+NO_TAGS = dict.fromkeys(("tags", "matched", "labelled", "tp", "fp", "fn", "unknown"), 0)
 MUTED = 4
+SMALL = {
+    "name": "run",
+    "data": {"min_side": 16, "rows_per_block": 5},
+    "resources": {"task_cpus": 0.75, "actors": 1, "threads": 1},
+}
 
 
 def write_run(folder: Path, bundle: str) -> tuple[list[set[int]], Annotations, TrainedModel, LabelSystemResult]:
@@ -54,6 +58,7 @@ def write_run(folder: Path, bundle: str) -> tuple[list[set[int]], Annotations, T
         held_out=True,
         rows_in=13,
         rows_out=12,
+        rejected=1,
         images=12,
         **NO_TAGS,
     )
@@ -76,22 +81,25 @@ def test_the_stage_leaves_figures_and_what_there_is_to_look_at(
     ray_cluster: None, tiny_bundle: str, tmp_path: Path
 ) -> None:
     truths, rows, model, labels = write_run(tmp_path, tiny_bundle)
-    config, log = RunConfig(name="run"), RunLog()
+    config, log = RunConfig.model_validate(SMALL), RunLog()
     run = log.open(str(tmp_path / "run"))
     log.on_result(rows, False)
     score = evaluate(run, config, rows, model, labels)
     predictor = Predictor.from_pretrained(model.path, device="cpu")
     tokens = predictor.encode([str(tmp_path / f"{number:02}.jpg") for number in range(12)])
-    targets = np.array([[id in truth for id in range(len(NAMES))] for truth in truths])
-    expected = per_tag(predictor.token_probabilities(tokens), targets, thresholds=predictor.thresholds, muted=[MUTED])
-    summary = json.loads(Path(score.summary).read_text())
-    for line, row in zip(summary["per_tag"], expected, strict=True):
-        assert (line["tag"], line["num_positives"]) == (NAMES[row["tag"]], row["num_positives"])
-        assert (line["predicted"], line["correct"]) == (row["tp"] + row["fp"], row["tp"])
-        assert abs((line["ap"] or 0) - (row["ap"] if row["num_positives"] else 0)) < 1e-6
-        assert line["threshold"] == row["threshold"], "also of a muted tag"
+    expected = predictor.token_probabilities(tokens)
     details = {row["class"]: row for row in read_details(f"{score.path}/{CLASSES_FILE}")}
-    assert list(sorted(details)) == sorted(NAMES) and {row["num_images"] for row in details.values()} == {12}
+    assert sorted(details) == sorted(NAMES) and {row["num_images"] for row in details.values()} == {12}
+    for line in json.loads(Path(score.summary).read_text())["per_tag"]:
+        row, id = details[line["tag"]], line["id"]
+        assert line["num_positives"] == row["num_positives"] == sum(id in truth for truth in truths)
+        assert (line["predicted"], line["correct"]) == (row["tp"] + row["fp"], row["tp"])
+        assert line["ap"] == (row["ap"] if row["num_positives"] else None)
+        assert line["threshold"] == predictor.thresholds[id], "also of a muted tag"
+        for image in row["images"]:
+            number = int(image["key"].removeprefix("s/"))
+            assert abs(image["score"] - expected[number, id]) < 1e-4
+            assert (id in truths[number]) == (image["group"] != "wrong")
     assert details[NAMES[MUTED]]["tp"] == details[NAMES[MUTED]]["fp"] == 0
     assert not list((tmp_path / "run/work").rglob("*.parquet")), "scores are removed"
 
