@@ -27,6 +27,8 @@ from ram_ray.settings.runtime import Execution
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+BLOCKS_IN_STORE = 64  # of decoded images
+
 
 def add_pixels(block: pa.Table, *, size: int, limits: Limits, bounds: tuple[int, int] | None = None) -> pa.Table:
     """Read and decode the images of rows; a row whose image cannot be read or decoded gets `reason` and `detail`.
@@ -101,6 +103,26 @@ def to_images(batch: Mapping[str, np.ndarray], rows: Sequence[int]) -> list[Imag
     return [Image.frombytes("RGB", size, batch["rgb"][row]) for row, size in zip(rows, sizes, strict=True)]
 
 
+def rows_of_pixels(*, size: int, batch_size: int, execution: Execution) -> int:
+    """Rows of a block of decoded images: whole batches that fill a small share of the object store.
+
+    Ray Data gives half of the store to the steps of a stage. A step whose block is larger than its share waits until
+    the step after it has nothing to do; then one actor of a model works, and the others wait.
+
+    Args:
+        size: pixels a side.
+        batch_size: rows of a batch of the model.
+        execution: how the stages of the run are executed.
+
+    Returns:
+        Rows, at most those of a block of the run, which it is where the size of the store is Ray's own.
+    """
+    if execution.resources.object_store_gb is None:
+        return execution.rows_per_block
+    fitting = int(execution.resources.object_store_gb * 1e9 / BLOCKS_IN_STORE) // (3 * size * size)
+    return min(execution.rows_per_block, max(batch_size, fitting // batch_size * batch_size))
+
+
 def with_pixels(
     dataset: Dataset, *, size: int, batch_size: int, execution: Execution, bounds: tuple[int, int] | None = None
 ) -> Dataset:
@@ -114,10 +136,13 @@ def with_pixels(
         bounds: as of `add_pixels`.
 
     Returns:
-        The dataset with the columns of `add_pixels`.
+        The dataset with the columns of `add_pixels`, in blocks of at most `rows_of_pixels` rows.
     """
 
     def pixels(block: pa.Table) -> pa.Table:
         return add_pixels(block, size=size, limits=execution.limits, bounds=bounds)
 
+    rows = rows_of_pixels(size=bounds[1] if bounds else size, batch_size=batch_size, execution=execution)
+    if rows < execution.rows_per_block:
+        dataset = dataset.repartition(target_num_rows_per_block=rows)
     return dataset.map_batches(pixels, batch_format="pyarrow", batch_size=batch_size, num_cpus=execution.task_cpus)

@@ -22,9 +22,6 @@ ENVIRONMENT = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 
-BLOCKS_IN_STORE = 64  # of the largest size: Ray Data shares half of the store out to its steps, by blocks
-MIN_BLOCK_BYTES, MAX_BLOCK_BYTES = 2**20, 2**27  # the most is Ray Data's own
-
 
 def start(
     *,
@@ -116,19 +113,12 @@ def resources_for_machine(resources: ResourcesConfig, *, cpus: int) -> Resources
 
 
 def configure_data() -> None:
-    """Configure Ray Data in this process: no progress bars (see `progress`), rows in order, so that runs repeat.
-
-    Blocks are small enough that several of each step lie in the object store at once. A step whose block is larger than
-    its share waits until the step after it has nothing to do; then one actor of a model works, and the others wait.
-    """
-    import ray
+    """Configure Ray Data in this process: no progress bars (see `progress`), rows in order, so that runs repeat."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    store_bytes = ray.cluster_resources().get("object_store_memory", 0)
-    context.target_max_block_size = int(min(MAX_BLOCK_BYTES, max(MIN_BLOCK_BYTES, store_bytes / BLOCKS_IN_STORE)))
     context.read_op_min_num_blocks = 1  # not 200 of 1 MB each: `annotate.read_rows` makes blocks by their rows
     context.retried_map_errors, context.max_map_retries = list(storage.TRANSIENT), 4  # our functions
     context.retried_io_errors = [*context.retried_io_errors, *storage.TRANSIENT]  # and Ray's own reads and writes

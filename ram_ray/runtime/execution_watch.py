@@ -1,7 +1,7 @@
 """What Ray Data's executions of this process reserve and wait for: seen from their scheduling loop, in no task.
 
 The slowest operator is the one with the most blocks waiting before it. The blocks before the first operator do not
-count: these are all blocks that are still to be read. If nothing else waits, reading is the slowest.
+count: these are all blocks that are still to be read. If nothing else waits, the first that works is the slowest.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ def describe_slowest(operators: Sequence[Operator]) -> str | None:
         operators: of an execution, in the order of the data.
 
     Returns:
-        Its name and how many blocks wait before it; None if none runs.
+        Its name, and how many blocks wait before it if any do; None if no more than one runs.
     """
     working = [operator for operator in operators if operator.running or operator.waiting]
     backlog = max(working[1:], key=lambda operator: operator.waiting - operator.running, default=None)
     if backlog and backlog.waiting > backlog.running:
         return f"{short_name(backlog.name)} ({backlog.waiting:,} blocks wait)"
-    return f"{short_name(working[0].name)} (nothing waits behind it)" if working else None
+    return short_name(working[0].name) if len(working) > 1 else None
 
 
 def short_name(name: str) -> str:

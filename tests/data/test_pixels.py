@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import os
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ram_ray.config import load
 from ram_ray.data.images import Limits
-from ram_ray.data.pixels import add_pixels, shrink, to_images
+from ram_ray.data.pixels import add_pixels, rows_of_pixels, shrink, to_images, with_pixels
 from ram_ray.data.preprocess import to_square
 from ram_ray.records import ANNOTATION, to_table
+from ram_ray.runtime.actors import model_actors
 from tests.tiny import jpeg, photo
 
 LIMITS = Limits(min_side=8, max_pixels=100_000, max_bytes=100_000)
@@ -130,3 +136,32 @@ def test_an_image_is_shrunk_until_both_sides_are_in_their_bounds(
     size: tuple[int, int], bounds: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert shrink(Image.new("RGB", size), bounds=bounds).size == expected
+
+
+def test_blocks_of_large_images_are_batches_that_fit_into_the_object_store() -> None:
+    stores = {None: 300, 0.5: 16, 1.0: 48, 20.0: 300}
+    for store, expected in stores.items():
+        execution = load(sets=[f"resources.object_store_gb={'null' if store is None else store}"]).execution
+        execution = dataclasses.replace(execution, rows_per_block=300)
+        assert rows_of_pixels(size=288, batch_size=16, execution=execution) == expected, store
+        assert rows_of_pixels(size=288, batch_size=400, execution=execution) == 300, "not more than before"
+
+
+def test_all_actors_work_where_a_block_of_images_fills_the_object_store(ray_cluster: None, tmp_path: Path) -> None:
+    """300 images of 288 px are 75 MB; the tests' cluster has 500 MB."""
+    import ray.data
+
+    class Model:
+        def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            time.sleep(len(batch["pixels"]) / 60)
+            return {"worker": np.full(len(batch["pixels"]), os.getpid())}
+
+    data = jpeg()
+    (tmp_path / "a.jpg").write_bytes(data)
+    table = to_table([_row(f"{number:04d}", tmp_path / "a.jpg", data) for number in range(600)], ANNOTATION)
+    config = load(sets=["resources.object_store_gb=0.5", "resources.actors=2", "data.rows_per_block=300"])
+    rows = ray.data.from_arrow(table).repartition(target_num_rows_per_block=300)
+    pixels = with_pixels(rows, size=288, batch_size=16, execution=config.execution)
+    answers = pixels.map_batches(Model, batch_size=16, **model_actors(config.resources))
+    workers = [row["worker"] for row in answers.take_all()]
+    assert len(workers) == 600 and max(Counter(workers).values()) < 500, Counter(workers)
