@@ -201,8 +201,7 @@ def annotate(
 
         dataset = read_rows(source, execution=execution, rows_per_block=rows_per_block, partitioned=partitioned)
         dataset = dataset.map_batches(select, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
-        rows = rows_per_block or execution.rows_per_block  # also where images made smaller blocks: a file is of a block
-        dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=rows)
+        dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         write_rows(dataset, stage.path, execution=execution, partition_cols=["shard"])
 
 

@@ -25,5 +25,5 @@ def test_without_a_gpu_it_says_so() -> None:
 def test_every_check_runs_in_small_on_a_cpu() -> None:
     done = _run("--device", "cpu", "--small")
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(lines) == 9 and done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert len(lines) == 8 and done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert all(line["ok"] or (line["ok"] is None and line["skipped"]) for line in lines)
