@@ -165,10 +165,10 @@ def test_all_actors_work_where_a_block_of_images_fills_the_object_store(ray_clus
 
     data = jpeg()
     (tmp_path / "a.jpg").write_bytes(data)
-    table = to_table([_row(f"{number:04d}", tmp_path / "a.jpg", data) for number in range(600)], ANNOTATION)
+    table = to_table([_row(f"{number:04d}", tmp_path / "a.jpg", data) for number in range(320)], ANNOTATION)
     config = load(sets=["resources.object_store_gb=0.5", "resources.actors=2", "data.rows_per_block=300"])
     rows = ray.data.from_arrow(table).repartition(target_num_rows_per_block=300)
     pixels = with_pixels(rows, size=288, batch_size=16, execution=config.execution)
     answers = pixels.map_batches(Model, batch_size=16, **model_actors(config.resources))
-    assert answers.count() == 600
+    assert answers.count() == 320
     assert len(list(started.iterdir())) == 2, "the second actor is started while the first has work"
