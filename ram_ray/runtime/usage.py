@@ -126,7 +126,7 @@ def open_stage(stage: Labels) -> None:
     """Begin to count for a stage, in the driver.
 
     Args:
-        stage: its labels; the stage that was open before goes on when this one is closed.
+        stage: its labels; the stage that was open before goes on when this one is closed, and has used its CPUs too.
     """
     metrics.set_labels(stage)
     _ledger.is_driver = True
@@ -161,7 +161,11 @@ def close_stage(stage: Labels) -> Used | None:
     sent = progress_actor.take_used(tuple(stage))
     with _ledger.lock:
         own = _ledger.sums.pop(stage, [0.0, 0.0])
-    cpu_seconds, gpu_seconds = (round(here + there, 1) for here, there in zip(own, sent, strict=True))
+        cpu_seconds, gpu_seconds = (round(here + there, 1) for here, there in zip(own, sent, strict=True))
+        if index:  # within another stage, whose time and nodes it is part of
+            around = _ledger.sums[_ledger.opened[index - 1][0]]
+            around[0] += cpu_seconds
+            around[1] += gpu_seconds
     cpu_nodes, gpu_nodes = (round(max(0.0, end - start), 1) for start, end in zip(before, after, strict=True))
     return Used(
         cpu_seconds=cpu_seconds, gpu_seconds=gpu_seconds, cpu_node_seconds=cpu_nodes, gpu_node_seconds=gpu_nodes

@@ -165,3 +165,17 @@ def test_the_table_of_the_docs_is_that_of_the_code() -> None:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         assert f"| `{metric.exported}` | {labels} | {metric.text} |\n" in page
     assert page.count("| `ray_ram_ray_") == len(METRICS)
+
+
+def test_a_stage_has_used_what_the_stages_within_it_used(ray_cluster: None) -> None:
+    from ram_ray.runtime import usage
+
+    outer, inner = Labels("nested", "clean_1"), Labels("nested", "regions_1")
+    usage.open_stage(outer)
+    usage.open_stage(inner)
+    usage.add(cpus=2, gpus=1, seconds=10)
+    within = usage.close_stage(inner)
+    usage.add(cpus=1, gpus=0, seconds=4)
+    whole = usage.close_stage(outer)
+    assert within and (within.cpu_seconds, within.gpu_seconds) == (20, 10)
+    assert whole and (whole.cpu_seconds, whole.gpu_seconds) == (24, 10)
