@@ -59,6 +59,7 @@ def wait_for(run: str, is_there: Callable[[dict[tuple[str, ...], float]], bool])
     return values
 
 
+@pytest.mark.slow  # waits for the reports of each worker, every ten seconds
 def test_a_stage_is_seen_at_the_metrics_port_of_its_node(ray_cluster: None, tmp_path: Path) -> None:
     from ram_ray.data.fetch import read_bytes
     from ram_ray.runtime.annotate import annotate
