@@ -17,7 +17,6 @@ class TrainedRow:
     """A row: what its model was trained on, and the score of the model on the held-out images."""
 
     name: str
-    config: RunConfig
     annotations: Annotations
     inputs: Inputs
     held_out: Annotations
@@ -42,4 +41,4 @@ def train_rows(variants: Mapping[str, RunConfig], run_uri: str) -> Iterator[Trai
         model = train_and_score(run, config, config.pretrain, annotations, inputs, name="pretrain")
         assert inputs.held_out is not None  # see `runs.check_config`
         score = evaluate(run, config, inputs.held_out, model, inputs.labels)
-        yield TrainedRow(name, config, annotations, inputs, inputs.held_out, model, score)
+        yield TrainedRow(name, annotations, inputs, inputs.held_out, model, score)

@@ -286,13 +286,10 @@ def _swin(config: SwinConfig, image_size: int) -> Any:
 
 
 def _timm(config: TimmConfig, image_size: int) -> Any:
-    import_timm()
-    from timm.models import get_pretrained_cfg
-
     name = str(config.name)
     options: dict = {"drop_path_rate": config.drop_path}
     try:
-        known = get_pretrained_cfg(name)
+        known = import_timm().models.get_pretrained_cfg(name)
     except (RuntimeError, ValueError) as error:
         raise ValueError(_unknown(name, error)) from None
     if known is not None and known.fixed_input_size:
@@ -303,9 +300,7 @@ def _timm(config: TimmConfig, image_size: int) -> Any:
 
 
 def _create(name: str, **options: Any) -> Any:
-    import_timm()
-    import timm
-
+    timm = import_timm()
     if not timm.is_model(name):
         raise ValueError(_unknown(name, "no such name"))
     try:
@@ -332,10 +327,8 @@ def is_timm_swin(name: str) -> bool:
     Returns:
         Whether it is one.
     """
-    import_timm()
-    from timm.models import is_model_in_modules, split_model_name_tag
-
-    return is_model_in_modules(split_model_name_tag(name)[0], {"swin_transformer"})
+    models = import_timm().models
+    return bool(models.is_model_in_modules(models.split_model_name_tag(name)[0], {"swin_transformer"}))
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -8,6 +8,7 @@ of it. Whoever compiles, exports or trains imports the compiler then, as always.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from types import ModuleType
 from typing import Any
@@ -27,12 +28,14 @@ class StandIn(ModuleType):
         return getattr(__import__(self.__name__, fromlist=[name]), name)
 
 
-def import_timm() -> None:
-    """Import timm, without `torch._dynamo` if nothing has imported that or torchvision before."""
-    if {"timm", "torchvision", COMPILER} & sys.modules.keys():
-        import timm  # noqa: F401
+def import_timm() -> ModuleType:
+    """Import timm, without `torch._dynamo` if nothing has imported that or torchvision before.
 
-        return
+    Returns:
+        timm.
+    """
+    if {"timm", "torchvision", COMPILER} & sys.modules.keys():
+        return importlib.import_module("timm")
     import torch
 
     def disable(fn: Any = None, recursive: bool = True, **_: Any) -> Any:
@@ -48,7 +51,7 @@ def import_timm() -> None:
     vars(questions)["is_compile_supported"] = is_compile_supported
     sys.modules.update({COMPILER: compiler, QUESTIONS: questions})
     try:
-        import timm  # noqa: F401
+        return importlib.import_module("timm")
     finally:
         _remove_stand_ins()
 

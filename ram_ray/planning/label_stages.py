@@ -20,15 +20,7 @@ def add_parse(planning: Planning, samples: Table, *, name: str = "parse") -> Tab
     Returns:
         The parsed rows.
     """
-    constants = planning.constants
-    return planning.add(
-        name,
-        name,
-        samples,
-        planning.caption_pass(samples.rows, samples.row_bytes),
-        row_bytes=constants["parsed_bytes"],
-        work=constants["captions_an_image"] * constants["parse_caption"],
-    )
+    return _add_caption_stage(planning, samples, name, row_bytes="parsed_bytes", work="parse_caption")
 
 
 def add_label_system(planning: Planning, parsed: Table) -> None:
@@ -98,12 +90,17 @@ def add_labels(planning: Planning, parsed: Table, *, name: str = "labels") -> Ta
     Returns:
         The annotations.
     """
+    return _add_caption_stage(planning, parsed, name, row_bytes="annotation_bytes", work="label_caption")
+
+
+def _add_caption_stage(planning: Planning, rows: Table, name: str, *, row_bytes: str, work: str) -> Table:
+    """Count one pass over captions; `row_bytes` and `work`, of a caption, name constants."""
     constants = planning.constants
     return planning.add(
         name,
         name,
-        parsed,
-        planning.caption_pass(parsed.rows, parsed.row_bytes),
-        row_bytes=constants["annotation_bytes"],
-        work=constants["captions_an_image"] * constants["label_caption"],
+        rows,
+        planning.caption_pass(rows.rows, rows.row_bytes),
+        row_bytes=constants[row_bytes],
+        work=constants["captions_an_image"] * constants[work],
     )

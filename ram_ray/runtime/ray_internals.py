@@ -169,12 +169,10 @@ class SchedulingPause:
     without pause in the trainer's process and holds the interpreter lock that training needs; beside a parser it takes
     half a CPU. The first rounds of an execution have no sleep: a stage over little data would wait more than it works.
 
-    Missing in the public API of 2.60: the length of a round. The methods are those of `ExecutionCallback`, a class of
-    `ray.data._internal.execution`.
+    Missing in the public API of 2.60: the length of a round. The methods are those of Ray Data's `ExecutionCallback`.
     """
 
-    FREE_SECONDS = 0.5  # CPU time of the first rounds
-    MIN_SECONDS, MAX_SECONDS = 0.01, 0.1
+    FREE_SECONDS, MIN_SECONDS, MAX_SECONDS = 0.5, 0.01, 0.1  # CPU time of the first rounds; of a sleep
 
     def __init__(self) -> None:
         self._busy = 0.0  # CPU time of the loop's thread
@@ -207,9 +205,9 @@ def execution_state(executor: Any) -> tuple[float, float, list[tuple[str, int, i
     """
     manager = executor._resource_manager  # "running" is what was asked for, also by actors that wait for a node
     usage = manager.get_global_running_usage().subtract(manager.get_global_pending_usage())
-    states = executor._topology.values()
-    operators = [(s.op.name, s.total_enqueued_input_blocks(), s.op.num_active_tasks()) for s in states]
-    return max(0.0, usage.cpu), max(0.0, usage.gpu), operators
+    operators = executor._topology.values()
+    states = [(each.op.name, each.total_enqueued_input_blocks(), each.op.num_active_tasks()) for each in operators]
+    return max(0.0, usage.cpu), max(0.0, usage.gpu), states
 
 
 def tune_data(context: DataContext, *, callback: type) -> None:
