@@ -27,6 +27,7 @@ from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import Evaluation
 from ram_ray.runtime import cluster
 from ram_ray.runtime.artifacts import StageResult
+from ram_ray.runtime.progress import worker_lines
 
 WITHOUT_CAPTIONS = ["model.captions=false", "engine.generate.captions=0", "engine.rounds=0"] + [
     f"{section}.caption_loss=false" for section in ("pretrain", "retrain", "finetune")
@@ -93,7 +94,7 @@ def main() -> None:
 
     config = configured()
     cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
-    try:
+    with worker_lines():
         _, inputs = prepare(RunLog().open(run_uri), config, *find_data(RunLog().open(run_uri), config))
         labels = LabelSystem.load(inputs.labels.uri).labels[: options.labels]
         new = labels[options.every - 1 :: options.every]
@@ -112,8 +113,6 @@ def main() -> None:
             run_recipe(log.open(run_uri, last="finetune"), added, log)
             assert log.score is not None
             scores[f"old, + new with kept_weight {weight:g}"] = scores_by_name(log.score)
-    finally:
-        cluster.stop()
     counted = scores["all"].keys()
     for name, by_label in scores.items():
         parts = {
