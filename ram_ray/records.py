@@ -40,6 +40,7 @@ Reason = Literal[
     "caption_length",
     "language",
     "watermark",
+    "refused_caption",  # the generator's safety check blanked an image of it with each seed
     "broken_archive",  # one row for the part of an archive that could not be read
 ]
 REASONS: tuple[str, ...] = get_args(Reason)

@@ -252,10 +252,9 @@ class DualEncoderResult(StageResult):
     strategy: str | None = None  # deepspeed | ddp
 
 
-class Synthetic(StageResult):
+class Synthetic(RowsResult):
     """SYNTHETIC rows: captions with generated images."""
 
-    rows_out: int
     images: int
 
 

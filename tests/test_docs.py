@@ -21,7 +21,7 @@ import ram_ray
 from ram_ray.cli.benchmark import benchmark
 from ram_ray.cli.command import DEFAULT_VALUES, SEVERAL_VALUES, make_app
 from ram_ray.cli.main import app
-from ram_ray.cli.run import ablation, finetune
+from ram_ray.cli.run import ablation, finetune, stablerep
 from ram_ray.cli.vision import vision_predictions
 from ram_ray.config import RunConfig
 from ram_ray.pipeline import STAGES
@@ -37,6 +37,7 @@ OWN_OPTIONS = {
     "ablation": ablation,
     "benchmark": benchmark,
     "finetune": finetune,
+    "stablerep": stablerep,
     "vision_predictions": vision_predictions,
 }  # jobs whose options no command has
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -15,38 +15,25 @@ with its interval, each model against ours with a paired test.
 from __future__ import annotations
 
 import json
-import logging
 import struct
 from collections.abc import Mapping, Sequence
 
 import fsspec
-import pyarrow as pa
 
+from ram_ray.ablation.held_out_set import SET_NAME, make_set, write_benchmark
 from ram_ray.ablation.trained import train_rows
 from ram_ray.ablation.variants import Changes, Figures, vary
 from ram_ray.config import RunConfig
-from ram_ray.data.ground_truth import true_tags
 from ram_ray.evaluation.benchmark import SetResult
-from ram_ray.evaluation.benchmark_report import build_tree, to_markdown
 from ram_ray.evaluation.measure_scores import Measuring, measure_scores, on_cluster
 from ram_ray.evaluation.score_set import score_set
-from ram_ray.evaluation.sets.prepare import EvalSet
-from ram_ray.evaluation.sets.rows import SET_ROW
 from ram_ray.evaluation.systems.bundle import BundleSystem
 from ram_ray.evaluation.systems.system import Plan, PlannedClass
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.lists import Entry
-from ram_ray.reporting.benchmark_page import benchmark_page
-from ram_ray.results import Annotations
-from ram_ray.runtime.annotate import read_rows, write_rows
-from ram_ray.runtime.artifacts import write_text
-from ram_ray.runtime.storage import remove_folder
-
-logger = logging.getLogger(__name__)
 
 OURS = "ours"
 HEADS = (OURS, "ml_decoder", "ml_decoder_texts", "mkt", "mkt_own_loss")
-SET_NAME = "held_out"
 
 
 class OwnLabels(BundleSystem):
@@ -141,68 +128,8 @@ def measure_heads(config: RunConfig, run_uri: str) -> dict[str, Figures]:
             execution=config.execution,
         )
         measured[system.name] = measure_scores(folders[system.name], measuring, run_tasks=run_tasks)
-    tree = build_tree([SetResult(eval_set, measured, folders, {})], measuring)
-    write_text(f"{folder}/benchmark.json", json.dumps(tree, indent=1, ensure_ascii=False))
-    write_text(f"{folder}/benchmark.md", to_markdown(tree))
-    write_text(f"{folder}/benchmark.html", benchmark_page(tree))
-    logger.info("written: %s/benchmark.html, benchmark.md, benchmark.json", folder)
+    write_benchmark([SetResult(eval_set, measured, folders, {})], measuring, folder)
     return rows
-
-
-def make_set(held_out: Annotations, labels: LabelSystem, folder: str, *, config: RunConfig) -> EvalSet:
-    """Make an evaluation set of a run's held-out images, with its labels as classes.
-
-    Args:
-        held_out: rows of the stage `labels_eval`.
-        labels: of the run.
-        folder: for the rows; what an earlier call left is replaced.
-        config: of the run.
-
-    Returns:
-        The set.
-    """
-    import ray.data
-
-    execution, names = config.execution, class_names(labels)
-
-    def to_set_rows(block: pa.Table) -> pa.Table:
-        rows = []
-        for row in block.to_pylist():
-            true = None if row["reason"] else true_tags(row["truth"], row["captions"])
-            if true is not None:
-                columns = {name: row[name] for name in ("key", "uri", "offset", "nbytes")}
-                rows.append({**columns, "truth": [names[id] for id in sorted(true)], "ignored": []})
-        return pa.Table.from_pylist(rows, schema=SET_ROW)
-
-    remove_folder(*fsspec.url_to_fs(folder))
-    rows = read_rows(held_out.path, execution=execution).map_batches(
-        to_set_rows, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
-    )
-    write_rows(rows, folder, execution=execution)
-    images = ray.data.read_parquet(f"{folder}/", file_extensions=["parquet"]).count()
-    return EvalSet(
-        name=SET_NAME,
-        folder=folder,
-        identity=f"{held_out.digest}-{labels.version}",
-        images=images,
-        rejected=held_out.rows_out - images,
-        has_images=True,
-        classes=names,
-        synonyms=[[] for _ in names],
-    )
-
-
-def class_names(labels: LabelSystem) -> list[str]:
-    """Name the classes: labels of several kinds that share a name have it with their kind, as "orange (object)".
-
-    Args:
-        labels: of a run.
-
-    Returns:
-        Different names, in the order of ids.
-    """
-    shared = [label.name for label in labels.labels]
-    return [f"{label.name} ({label.kind})" if shared.count(label.name) > 1 else label.name for label in labels.labels]
 
 
 def count_weights(file: str, *, prefix: str) -> int:

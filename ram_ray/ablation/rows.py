@@ -25,6 +25,9 @@ FIGURES = {  # column -> its title, and digits
     "true_removed": ("true removed", 3),
     "weights": ("weights of the head", 0),
     "steps": ("steps", 0),
+    "images_seen": ("images seen", 0),
+    "linear": ("mAP, linear probe", 4),
+    "knn": ("mAP, k-NN", 4),
     "mAP": ("mAP", 4),
 }
 
@@ -47,6 +50,7 @@ def build_rows(
     *,
     alternatives: Collection[str] = (),
     base: str | None = None,
+    measure: str = "mAP",
 ) -> list[Row]:
     """Summarise each row that any seed measured.
 
@@ -55,9 +59,10 @@ def build_rows(
         seeds: what was measured, by seed, then by row.
         alternatives: rows that replace the row before them, and that the row after them does not build on.
         base: the row that all others are compared with; None: the row before each.
+        measure: the figure that is compared.
 
     Returns:
-        A dict a row: "row", each figure with mean, sd and values, and the gain in mAP.
+        A dict a row: "row", each figure with mean, sd and values, and the gain in `measure`.
     """
     rows: list[Row] = []
     earlier: str | None = None  # the base of an alternative
@@ -77,7 +82,7 @@ def build_rows(
         if compared is not None:
             row["gain"] = seed_statistics(
                 {
-                    seed: _difference(figures.get("mAP"), seeds[seed].get(compared, {}).get("mAP"))
+                    seed: _difference(figures.get(measure), seeds[seed].get(compared, {}).get(measure))
                     for seed, figures in measured.items()
                 }
             )

@@ -211,3 +211,25 @@ def ablation(
         raise ValueError(f"--table {table}: use {', '.join(tables)}")
     settings = job.configure(preset, files=config or (), sets=sets or (), train=train, held_out=held_out)
     return job.ablate(settings, out, table=tables[table], num_seeds=seeds, rounds=rounds)
+
+
+def stablerep(
+    out: Annotated[
+        str,
+        typer.Option("--out", metavar="URI", help="Folder for ablation_stablerep.json, and a run for each seed."),
+    ],
+    preset: Preset = None,
+    config: ConfigFiles = None,
+    sets: Sets = None,
+    train: Train = None,
+    held_out: HeldOut = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", help="Number of seeds, from the configuration's own on.")
+    ] = 3,
+) -> int:
+    """Compare SimCLR, CLIP, StableRep and StableRep+ on the same captions, by a linear probe and k-NN, over seeds."""
+    require("ray", extra="train")
+    from ram_ray.cli import job
+
+    settings = job.configure(preset, files=config or (), sets=sets or (), train=train, held_out=held_out)
+    return job.ablate(settings, out, table="stablerep", num_seeds=seeds)

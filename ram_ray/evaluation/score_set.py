@@ -56,8 +56,6 @@ def score_set(
     Raises:
         ValueError: if the set has no images, or the system answers for none of its classes.
     """
-    import ray.data
-
     from ram_ray.runtime.progress import progress
 
     plan = make_plan(system, eval_set)
@@ -72,11 +70,8 @@ def score_set(
         )
     started, cpus = time.monotonic(), execution.task_cpus
     with progress(f"{eval_set.name}, {system.name}", total=eval_set.images) as add:
-        rows = ray.data.read_parquet(f"{eval_set.folder}/", file_extensions=["parquet"])
-        rows = rows.map_batches(look_up_sizes, batch_format="pyarrow", num_cpus=cpus)
-        rows = rows.repartition(target_num_rows_per_block=execution.rows_per_block)
-        images = with_pixels(
-            rows, size=system.image_size, bounds=system.bounds, batch_size=batch_size, execution=execution
+        images = set_images(
+            eval_set, size=system.image_size, bounds=system.bounds, batch_size=batch_size, execution=execution
         )
         scores = images.map_batches(
             SystemActor,
@@ -89,6 +84,29 @@ def score_set(
         num_images = write_parts(scores, folder, cpus=cpus)
     assert part_files(folder) or not num_images
     return finish(folder, digest, system.name, eval_set, plan, num_images, seconds=time.monotonic() - started)
+
+
+def set_images(
+    eval_set: EvalSet, *, size: int, batch_size: int, execution: Execution, bounds: tuple[int, int] | None = None
+) -> Dataset:
+    """Read and decode the images of a set, in tasks.
+
+    Args:
+        eval_set: the set.
+        size: pixels a side.
+        batch_size: images of a task.
+        execution: how the images are read.
+        bounds: as of `data.pixels.add_pixels`.
+
+    Returns:
+        SET_ROW rows with the columns of `data.pixels.add_pixels`.
+    """
+    import ray.data
+
+    rows = ray.data.read_parquet(f"{eval_set.folder}/", file_extensions=["parquet"])
+    rows = rows.map_batches(look_up_sizes, batch_format="pyarrow", num_cpus=execution.task_cpus)
+    rows = rows.repartition(target_num_rows_per_block=execution.rows_per_block)
+    return with_pixels(rows, size=size, bounds=bounds, batch_size=batch_size, execution=execution)
 
 
 def write_parts(scores: Dataset, folder: str, *, cpus: float) -> int:

@@ -151,6 +151,22 @@ class Teacher:
         encoder = self._pixel_encoder()
         return encoder.images(resize_crops(pixels, encoder.image_size))
 
+    @torch.inference_mode()
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Compute the backbone's features of crops, which a probe is trained on.
+
+        Args:
+            pixels: (B, S, S, 3) uint8, of any S.
+
+        Returns:
+            (B, C), not of unit norm; C is the width of the backbone.
+
+        Raises:
+            ValueError: if there is no image encoder.
+        """
+        encoder = self._pixel_encoder()
+        return encoder.pooled(resize_crops(pixels, encoder.image_size))
+
     def encode_images(self, images: np.ndarray | list) -> np.ndarray:
         """Compute unit vectors of images.
 

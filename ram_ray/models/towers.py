@@ -22,16 +22,15 @@ from torch import Tensor, nn
 from ram_ray.models.dual_encoder import DualEncoder
 from ram_ray.models.image_encoder import ImageEncoder, normalise
 from ram_ray.models.pretrained import load_pretrained, own_normalisation
+from ram_ray.models.sentence_files import MODULES_FILE, read_sentence_files
 from ram_ray.models.timm_import import import_timm
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.settings.models import DualEncoderConfig, TimmConfig
 
 IMAGE_ENCODER = "ram_ray.image_encoder"  # the "kind" of config.json of an `ImageTower`
 PUBLISHED = ("clip", "siglip")  # model types of transformers
-MODULES_FILE = "modules.json"  # sentence-transformers' list of a model's parts
 _WEIGHTS = "model.safetensors"
 _POOLING = "1_Pooling"
-_MAX_TOKENS = 512
 
 
 class TextEncoder(Protocol):
@@ -67,6 +66,10 @@ class PixelEncoder(Protocol):
         """Encode uint8 pixels (B, S, S, 3) as (B, E), not of unit norm."""
         ...
 
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Encode uint8 pixels (B, S, S, 3) as (B, C): the backbone's feature, before a projection to a joint space."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write all that is needed to load the encoder again."""
         ...
@@ -91,8 +94,12 @@ class OwnDualTower:
 
     def images(self, pixels: Tensor) -> Tensor:
         """See `PixelEncoder.images`."""
+        return self.model.image_proj(self.pooled(pixels))
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """See `PixelEncoder.pooled`."""
         config = self.model.config
-        return self.model.image_features(normalise(pixels, config.mean, config.std))
+        return self.model.pooled(normalise(pixels, config.mean, config.std))
 
     def texts(self, texts: list[str]) -> Tensor:
         """See `TextEncoder.texts`."""
@@ -128,8 +135,12 @@ class PublishedDualTower:
 
     def images(self, pixels: Tensor) -> Tensor:
         """See `PixelEncoder.images`."""
-        pooled = self.model.vision_model(pixel_values=normalise(pixels, self.mean, self.std)).pooler_output
+        pooled = self.pooled(pixels)
         return pooled if self._is_siglip else self.model.visual_projection(pooled)
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """See `PixelEncoder.pooled`."""
+        return self.model.vision_model(pixel_values=normalise(pixels, self.mean, self.std)).pooler_output
 
     def texts(self, texts: list[str]) -> Tensor:
         """See `TextEncoder.texts`; SigLIP was trained with texts padded to the full length."""
@@ -265,6 +276,10 @@ class ImageTower:
 
     def images(self, pixels: Tensor) -> Tensor:
         """See `PixelEncoder.images`."""
+        return self.pooled(pixels)
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """See `PixelEncoder.pooled`."""
         return self.model(normalise(pixels, self.mean, self.std))[:, 0]
 
     def save(self, folder: Path) -> None:
@@ -296,45 +311,6 @@ def without_progress_bar() -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
-
-
-def read_sentence_files(folder: Path) -> tuple[Path, str, int]:
-    """Read sentence-transformers' files; a folder without them has mean pooling, as there.
-
-    Args:
-        folder: of the model.
-
-    Returns:
-        Folder of the transformer, pooling ("mean" or "cls"), and the most tokens of a text.
-
-    Raises:
-        ValueError: if the model has parts that are not supported.
-    """
-    root, pooling, limit = folder, "mean", _MAX_TOKENS
-    if (folder / MODULES_FILE).is_file():
-        for module in json.loads((folder / MODULES_FILE).read_text()):
-            path, part = folder / module["path"], str(module["type"]).rpartition(".")[2]
-            if part == "Transformer":
-                root = path
-            elif part == "Pooling":
-                pooling = _read_pooling(path / "config.json")
-            elif part != "Normalize":
-                raise ValueError(f"the text encoder has a part {part!r}; a transformer with pooling is supported")
-    settings = root / "sentence_bert_config.json"
-    if settings.is_file():
-        limit = json.loads(settings.read_text()).get("max_seq_length") or limit
-    return root, pooling, int(limit)
-
-
-def _read_pooling(file: Path) -> str:
-    tree = json.loads(file.read_text())
-    prefix = "pooling_mode_"
-    modes = [name.removeprefix(prefix) for name, used in tree.items() if name.startswith(prefix) and used is True]
-    modes = modes or [str(tree.get("pooling_mode", ""))]
-    known = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls"}
-    if len(modes) != 1 or modes[0] not in known:
-        raise ValueError(f"the text encoder pools by {', '.join(modes)}; mean and first token are supported")
-    return known[modes[0]]
 
 
 def _load(model: nn.Module, folder: Path) -> None:

@@ -19,7 +19,9 @@ BUNDLE_FILES, TEACHER_FILES = 9, 4  # of a model's folder, and more in it if its
 TABLE_COPIES = 2  # of a table while it is sorted
 
 
-def add_training(planning: Planning, name: str, train: TrainConfig, source: Table, *, rows: int | None = None) -> None:
+def add_training(
+    planning: Planning, name: str, train: TrainConfig, source: Table, *, rows: int | None = None, views: int = 1
+) -> None:
     """Count a training: its table, and its steps.
 
     Args:
@@ -27,14 +29,16 @@ def add_training(planning: Planning, name: str, train: TrainConfig, source: Tabl
         name: of the stage.
         train: section of the training.
         source: the annotations.
-        rows: images that it is trained on; None: all.
+        rows: rows that it is trained on; None: all.
+        views: images of a row in a step.
     """
     constants, config, cluster = planning.constants, planning.config, planning.cluster
     rows = source.rows if rows is None else rows
     buckets, workers = count_buckets(source.rows), config.training.max_workers
     steps = int(train.epochs * rows / train.batch_size)
-    images = steps * train.batch_size
-    visits = min(buckets, rows) * min(train.epochs, rows and images / rows)  # of buckets that have rows
+    seen = steps * train.batch_size
+    images = seen * views
+    visits = min(buckets, rows) * min(train.epochs, rows and seen / rows)  # of buckets that have rows
     blocks = source.rows / config.data.rows_per_block
     table_bytes = rows * constants["table_bytes"]
     partitions, _ = count_read_tasks(source.num_files, source.nbytes * constants["memory_ratio"], cpus=cluster.cpus)
@@ -136,9 +140,11 @@ def add_represent(planning: Planning, samples: Table) -> None:
         )
         return
     real = 0 if represent.images == "synthetic" else samples.rows
-    drawn = 0 if represent.images == "real" else represent.num_captions * represent.images_per_caption
-    table = Table(samples.layout, real + drawn, samples.row_bytes)
-    add_training(planning, "represent", represent.train, table)
+    captions = 0 if represent.images == "real" else min(represent.num_captions, samples.rows)
+    if represent.real_pairs == "selected":
+        real = min(real, represent.num_captions)
+    table = Table(samples.layout, real + captions, samples.row_bytes)
+    add_training(planning, "represent", represent.train, table, views=represent.num_views)
 
 
 def add_encode(planning: Planning, samples: Table) -> None:

@@ -191,7 +191,8 @@ def _load_teacher(folder: Path, names: list[str]) -> None:
 def _load_text_encoder(folder: Path, names: list[str]) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
-    from ram_ray.models.towers import PUBLISHED, read_sentence_files
+    from ram_ray.models.sentence_files import read_sentence_files
+    from ram_ray.models.towers import PUBLISHED
 
     _need_weights(names)
     root, _, _ = read_sentence_files(folder)

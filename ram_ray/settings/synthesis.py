@@ -20,6 +20,23 @@ OFFICIAL_TRAINING: dict[str, Any] = {
 }
 
 
+class GeneratorConfig(Section):
+    """How a diffusers pipeline makes images; the defaults are StableRep's (arXiv 2306.00984, section 3.1)."""
+
+    guidance: float = Field(2.5, ge=0, description="Scale of the classifier-free guidance. StableRep: 2 to 3.")
+    steps: int = Field(50, ge=1, description="Denoising steps.")
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="Type of the weights. `auto`: `float16` on a GPU, `float32` on a CPU."
+    )
+    native_size: int | None = Field(
+        None,
+        ge=8,
+        multiple_of=8,
+        description="Pixels a side that the pipeline makes, before the images are resized. `null`: its model's size.",
+    )
+    batch_size: int = Field(8, ge=1, description="Images that are made at once.")
+
+
 class RepresentConfig(Section):
     """The encoders of texts and images: one gives the label queries, the other embeds crops and can be distilled.
 
@@ -63,8 +80,18 @@ class RepresentConfig(Section):
     images: Literal["synthetic", "real", "both"] = Field("both", description="Images to train the dual encoder on.")
     generator: str = Field("drawn", description="`drawn`, or id or path of a Stable Diffusion for diffusers.")
     generator_revision: str | None = Field(None, description="Commit of the generator on the hub.")
+    generation: GeneratorConfig = Field(
+        GeneratorConfig(), description="How a diffusers pipeline makes images; `drawn` has no such settings."
+    )
     num_captions: int = Field(2000, ge=1, description="Approximate number of captions with synthetic images.")
     images_per_caption: int = Field(10, ge=1, description="Synthetic images that are made for each caption.")
+    real_pairs: Literal["all", "selected"] = Field(
+        "all",
+        description=(
+            "Real images that are trained on: all, each with all its captions; or those that `num_captions` selects, "
+            "each with the first caption, of which its synthetic images are made."
+        ),
+    )
     views_per_caption: int = Field(
         2, ge=2, description="Images of one caption in a batch: the m positives of StableRep."
     )

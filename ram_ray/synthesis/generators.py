@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ram_ray.drawn_scenes import ACTIONS, BACKGROUNDS, COLOURS, OBJECTS, Scene, draw, scene_of
@@ -18,7 +19,7 @@ from ram_ray.runtime.storage import local_copy
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 _MAX_SEEDS = 4  # seeds tried for an image that the pipeline's safety check blanks
 _ACTION_FORMS = {form: lemma for lemma, forms in ACTIONS.items() for form in (lemma, *forms)}
 _ObjectWords = list[str | None]  # object, colour, action
@@ -27,7 +28,7 @@ _ObjectWords = list[str | None]  # object, colour, action
 class TextToImage(Protocol):
     """A generator of images from captions."""
 
-    def generate(self, captions: list[str], *, seeds: list[int], size: int) -> list[Image]:
+    def generate(self, captions: list[str], *, seeds: list[int], size: int) -> Sequence[Image | None]:
         """Generate an image of each caption.
 
         Args:
@@ -36,23 +37,9 @@ class TextToImage(Protocol):
             size: pixels a side.
 
         Returns:
-            B RGB images of `size` x `size` pixels, in order.
+            B RGB images of `size` x `size` pixels, in order; None for a caption that the generator refuses.
         """
         ...
-
-
-class SafetyCheckError(Exception):
-    """The pipeline's safety check blanked every image of some captions.
-
-    Args:
-        captions: these captions.
-    """
-
-    def __init__(self, captions: list[str]) -> None:
-        super().__init__(
-            f"the safety check refused {len(captions)} captions with {_MAX_SEEDS} seeds each: {captions[:3]}"
-        )
-        self.captions = captions
 
 
 class DrawnGenerator:
@@ -131,7 +118,7 @@ class DiffusersGenerator:
         guidance: classifier-free guidance scale.
         steps: denoising steps.
         device: "cuda", "cpu", ...
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16", or "auto": float16 on a GPU, float32 on a CPU.
         native_size: pixels a side to generate at, a multiple of 8; None: the model's size.
         batch_size: images generated at once.
 
@@ -148,7 +135,7 @@ class DiffusersGenerator:
         guidance: float = 2.5,
         steps: int = 50,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "auto",
         native_size: int | None = None,
         batch_size: int = 8,
     ) -> None:
@@ -167,6 +154,8 @@ class DiffusersGenerator:
             ) from error
         import torch
 
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "float16"
         self.guidance, self.steps, self.batch_size = guidance, steps, batch_size
         folder = str(local_copy(model)) if "://" in model else model  # diffusers downloads the files of an id
         self.pipeline: Any = DiffusionPipeline.from_pretrained(
@@ -175,12 +164,11 @@ class DiffusersGenerator:
         self.pipeline.set_progress_bar_config(disable=True)
         self.native_size = native_size or _native_size(self.pipeline)
 
-    def generate(self, captions: list[str], *, seeds: list[int], size: int) -> list[Image]:
-        """See `TextToImage.generate`.
+    def generate(self, captions: list[str], *, seeds: list[int], size: int) -> list[Image | None]:
+        """See `TextToImage.generate`; None where the safety check blanks the image with each tried seed.
 
         Raises:
             ValueError: if there are not as many seeds as captions, or `size` is not positive.
-            SafetyCheckError: if the safety check blanks an image of a caption with each tried seed.
         """
         _check_seeds(captions, seeds)
         if size < 1:
@@ -194,10 +182,7 @@ class DiffusersGenerator:
                 generated = self._generate_batch([captions[index] for index in indices], batch_seeds, size)
                 for index, image in zip(indices, generated, strict=True):
                     images[index] = image
-        accepted = [image for image in images if image is not None]
-        if len(accepted) < len(images):
-            raise SafetyCheckError([text for text, image in zip(captions, images, strict=True) if image is None])
-        return accepted
+        return images
 
     def _generate_batch(self, captions: list[str], seeds: list[int], size: int) -> list[Image | None]:
         """Generate a batch of images; None for an image that the safety check blanked."""

@@ -58,11 +58,31 @@ class PairFeed(Feed):
         return {"text_ids": ids.astype(np.int32), "caption": captions}
 
 
-def real_rows(block: pa.Table) -> list[dict]:
+@dataclass(frozen=True)
+class Selection:
+    """The images of whose first captions synthetic images are made: a share of all, by a hash of seed and key."""
+
+    share: float  # 0 to 1
+    seed: int
+
+    def has(self, key: str) -> bool:
+        """Whether an image is selected.
+
+        Args:
+            key: of the image.
+
+        Returns:
+            True if it is.
+        """
+        return hash_key(f"{self.seed}/{key}") < self.share * 2**64
+
+
+def real_rows(block: pa.Table, *, selection: Selection | None = None) -> list[dict]:
     """Make training rows of samples: captions with a single image.
 
     Args:
         block: rows of `records.SAMPLE`; rejected rows and rows without a caption are left out.
+        selection: the images that are taken, with their first captions; None: all images with all captions.
 
     Returns:
         Rows for `to_table`.
@@ -73,10 +93,10 @@ def real_rows(block: pa.Table) -> list[dict]:
             "shard": row["shard"],
             "images": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
             "tags": [],
-            "captions": [{"text": text, "tags": []} for text in row["captions"]],
+            "captions": [{"text": text, "tags": []} for text in row["captions"][: 1 if selection else None]],
         }
         for row in block.to_pylist()
-        if row["reason"] is None and row["captions"]
+        if row["reason"] is None and row["captions"] and (selection is None or selection.has(row["key"]))
     ]
 
 
@@ -84,7 +104,7 @@ def synthetic_rows(block: pa.Table) -> list[dict]:
     """Make training rows of synthetic images: captions with several images.
 
     Args:
-        block: rows of `synthetic_images.SYNTHETIC`.
+        block: rows of `synthetic_images.SYNTHETIC`; rejected rows are left out.
 
     Returns:
         Rows for `to_table`.
@@ -98,4 +118,5 @@ def synthetic_rows(block: pa.Table) -> list[dict]:
             "captions": [{"text": text, "tags": []} for text in row["captions"]],
         }
         for row in block.to_pylist()
+        if row["reason"] is None
     ]

@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -45,9 +46,9 @@ from ram_ray.settings.training import TrainingConfig
 from ram_ray.synthesis.head import ProjectionHead
 from ram_ray.synthesis.losses import Candidates, gather, image_text_loss, multi_positive_loss
 from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
-from ram_ray.synthesis.synthetic_images import synthesize
+from ram_ray.synthesis.synthetic_images import select_captions, synthesize
 from ram_ray.training.build import freeze_encoder
-from ram_ray.training.table import make_table
+from ram_ray.training.table import RowMaker, make_table
 from ram_ray.training.trainer import TrainingCounts, count_steps, train
 from ram_ray.training.worker import Job
 from ram_ray.training.worker_sums import world_size
@@ -307,9 +308,12 @@ def train_dual_encoder(
         Counts for the result of the stage.
     """
     config = settings.represent.train
-    sources = {}
+    sources: dict[str, RowMaker] = {}
     if real:
-        sources[real.path] = real_rows
+        selection = None
+        if settings.represent.real_pairs == "selected":
+            selection = select_captions(settings.represent.num_captions, real, seed=settings.seed)
+        sources[real.path] = partial(real_rows, selection=selection)
     if synthetic:
         sources[synthetic.path] = synthetic_rows
     num_rows = sum(result.rows_out for result in (real, synthetic) if result)

@@ -1,6 +1,7 @@
 """The stage `synthesize`: generate images of captions before training (StableRep: ten for each caption).
 
-The images are written to tars of the run, and a row has their locations, so training reads them like real images.
+The images are written to tars of the run, and a row has their locations, so training reads them like real images. A
+caption that the generator refuses is rejected with a reason.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from itertools import islice
 from typing import Any
 
 import fsspec
@@ -18,12 +20,14 @@ from ray.data import Dataset
 from ram_ray.config import RunConfig
 from ram_ray.results import Samples, Synthetic
 from ram_ray.runtime.actors import model_actors
-from ram_ray.runtime.annotate import annotate, sum_blocks
+from ram_ray.runtime.annotate import annotate, count_and_reject
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.section import StageSettings
+from ram_ray.settings.synthesis import GeneratorConfig
 from ram_ray.synthesis.generators import make_generator
+from ram_ray.synthesis.pairs import Selection
 from ram_ray.training.rows import IMAGE_LOCATION
 
 SYNTHETIC = pa.schema(
@@ -31,7 +35,9 @@ SYNTHETIC = pa.schema(
         ("key", pa.string()),
         ("shard", pa.string()),
         ("captions", pa.list_(pa.string())),
-        ("images", pa.list_(IMAGE_LOCATION)),
+        ("images", pa.list_(IMAGE_LOCATION)),  # empty for a rejected caption
+        ("reason", pa.string()),
+        ("detail", pa.string()),
     ]
 )
 
@@ -41,6 +47,7 @@ class SyntheticSettings(StageSettings):
 
     generator: str
     generator_revision: str | None
+    generation: GeneratorConfig
     num_captions: int
     images_per_caption: int
     size: int  # pixels a side
@@ -53,6 +60,7 @@ class SyntheticSettings(StageSettings):
         return cls(
             generator=represent.generator,
             generator_revision=represent.generator_revision,
+            generation=represent.generation,
             num_captions=represent.num_captions,
             images_per_caption=represent.images_per_caption,
             size=represent.train.image_size,
@@ -75,11 +83,12 @@ def synthesize(run: Run, config: RunConfig, samples: Samples) -> Synthetic:
     stage = run.stage("synthesize", Synthetic, settings=settings, inputs=[samples])
     if stage.result:
         return stage.result
-    share, resources = min(1.0, settings.num_captions / samples.rows_out), execution.resources
+    selection = select_captions(settings.num_captions, samples, seed=settings.seed)
+    resources = execution.resources
 
     def select(block: pa.Table) -> pa.Table:
         rows = zip(block["key"].to_pylist(), block["captions"].to_pylist(), strict=True)
-        selected = [bool(captions) and hash_key(f"{settings.seed}/{key}") < share * 2**64 for key, captions in rows]
+        selected = [bool(captions) and selection.has(key) for key, captions in rows]
         return block.filter(pa.array(selected, pa.bool_()))
 
     def transform(dataset: Dataset) -> Dataset:
@@ -96,11 +105,25 @@ def synthesize(run: Run, config: RunConfig, samples: Samples) -> Synthetic:
             **model_actors(resources),
         )
 
-    rows_in = int(share * samples.rows_out)
+    rows_in = int(selection.share * samples.rows_out)
     annotate(stage, transform, source=samples.path, schema=SYNTHETIC, execution=execution, rows_in=rows_in)
-    counts = sum_blocks(stage.path, lambda block: {"rows": len(block)}, columns=["key"], execution=execution)
-    rows = int(counts["rows"])
-    return stage.finish(rows_out=rows, images=rows * settings.images_per_caption)
+    rows, rejected = count_and_reject(stage, execution=execution)
+    good = rows - rejected
+    return stage.finish(rows_in=rows, rows_out=good, rejected=rejected, images=good * settings.images_per_caption)
+
+
+def select_captions(num_captions: int, samples: Samples, *, seed: int) -> Selection:
+    """Select the images of whose captions synthetic images are made.
+
+    Args:
+        num_captions: about as many.
+        samples: SAMPLE rows.
+        seed: of the run.
+
+    Returns:
+        The selection.
+    """
+    return Selection(min(1.0, num_captions / max(1, samples.rows_out)), seed)
 
 
 class Synthesizer:
@@ -116,7 +139,7 @@ class Synthesizer:
         self._settings, self._folder = settings, folder
         options: dict[str, Any] = {}
         if settings.generator != "drawn":
-            options = {"revision": settings.generator_revision, "device": device}
+            options = {"revision": settings.generator_revision, "device": device, **settings.generation.model_dump()}
         self._generator = make_generator(settings.generator, **options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -126,7 +149,7 @@ class Synthesizer:
             block: rows with key, shard and captions.
 
         Returns:
-            SYNTHETIC rows.
+            SYNTHETIC rows; one of which an image is refused is rejected, and has none.
         """
         rows = [
             {"key": row["key"], "shard": row["shard"], "captions": row["captions"][:1]} for row in block.to_pylist()
@@ -135,11 +158,16 @@ class Synthesizer:
         captions = [row["captions"][0] for row in rows for _ in range(num_images)]
         seeds = [hash_key(f"{self._settings.seed}/{row['key']}/{i}") >> 33 for row in rows for i in range(num_images)]
         images = self._generator.generate(captions, seeds=seeds, size=self._settings.size)
+        of_rows = [images[start : start + num_images] for start in range(0, len(images), num_images)]
+        accepted = [[image for image in of_row if image is not None] for of_row in of_rows]
+        usable = [part if len(part) == num_images else [] for part in accepted]
         keys = "\n".join(row["key"] for row in rows)  # all keys, because a resumed run may have other batches
         name = hashlib.blake2b(keys.encode(), digest_size=6).hexdigest()
-        locations = _write_tar(f"{self._folder}/{name}.tar", images)
-        for index, row in enumerate(rows):
-            row["images"] = locations[index * num_images : (index + 1) * num_images]
+        locations = iter(_write_tar(f"{self._folder}/{name}.tar", [image for part in usable for image in part]))
+        for row, part in zip(rows, usable, strict=True):
+            row |= {"images": list(islice(locations, len(part))), "reason": None, "detail": None}
+            if not part:
+                row |= {"reason": "refused_caption", "detail": f"the safety check refused {row['captions'][0]!r}"}
         return pa.Table.from_pylist(rows, schema=SYNTHETIC)
 
 

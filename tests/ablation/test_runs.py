@@ -10,15 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ram_ray.ablation.runs import (
-    TABLE_4,
-    TABLE_5,
-    check_config,
-    format_result,
-    measure_model,
-    model_variants,
-    run_ablation,
-)
+from ram_ray.ablation.engine_steps import TABLE_5
+from ram_ray.ablation.model_parts import TABLE_4, measure_model, model_variants
+from ram_ray.ablation.runs import check_config, format_result, run_ablation
 from ram_ray.cli.options import PRESETS
 from ram_ray.config import load
 

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ram_ray.config import RunConfig
 from ram_ray.drawn_scenes import OBJECTS
+from ram_ray.records import SAMPLE, to_table
 from ram_ray.synthesis.generators import (
     DiffusersGenerator,
     DrawnGenerator,
-    SafetyCheckError,
     make_generator,
     parse_scene,
 )
+from ram_ray.synthesis.pairs import synthetic_rows
+from ram_ray.synthesis.synthetic_images import Synthesizer, SyntheticSettings
 
 
 def test_a_caption_is_parsed_into_a_scene() -> None:
@@ -153,7 +156,9 @@ def test_a_real_diffusion_pipeline_generates_from_captions_and_seeds(tiny_diffus
     assert other[0].size == (24, 24)
 
 
-def test_images_that_the_safety_check_blanks_are_an_error_and_not_black_images(tiny_diffusion: str) -> None:
+def test_a_caption_that_the_safety_check_refuses_is_rejected_and_gives_no_black_image(
+    tiny_diffusion: str, tmp_path: Path
+) -> None:
     import torch
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessor
@@ -162,17 +167,23 @@ def test_images_that_the_safety_check_blanks_are_an_error_and_not_black_images(t
     vision = {**small, "image_size": 16, "patch_size": 8, "projection_dim": 8}
     checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=small, vision_config=vision, projection_dim=8))
     generator = DiffusersGenerator(tiny_diffusion, steps=1)
-    generator.pipeline.safety_checker = checker.eval()
-    generator.pipeline.feature_extractor = CLIPImageProcessor(
-        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
-    )
+    extractor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    generator.pipeline.register_modules(safety_checker=checker.eval(), feature_extractor=extractor)
     for weights in (checker.concept_embeds_weights, checker.special_care_embeds_weights):
         weights.data = torch.full_like(weights, 2.0)  # no cosine is as large: all pass
     assert len(generator.generate(["a sun"], seeds=[0], size=16)) == 1
     checker.concept_embeds_weights.data -= 4.0  # every cosine is larger: none passes
-    with pytest.raises(SafetyCheckError, match="a sun") as caught:
-        generator.generate(["a sun", "a cow"], seeds=[0, 1], size=16)
-    assert caught.value.captions == ["a sun", "a cow"]
+    assert generator.generate(["a sun", "a cow"], seeds=[0, 1], size=16) == [None, None]
+
+    generator.pipeline.save_pretrained(tmp_path / "strict", safe_serialization=True)
+    tree = {"generator": str(tmp_path / "strict"), "images_per_caption": 2, "generation": {"steps": 1, "batch_size": 3}}
+    settings = SyntheticSettings.from_config(RunConfig.model_validate({"represent": tree}))
+    settings = settings.model_copy(update={"size": 16})
+    samples = [{"key": f"s/{n}", "shard": "s", "captions": [text]} for n, text in enumerate(("a sun", "a cow"))]
+    table = Synthesizer(settings, folder=str(tmp_path / "images"), device="cpu")(to_table(samples, SAMPLE))
+    assert table["reason"].to_pylist() == ["refused_caption"] * 2 and table["images"].to_pylist() == [[], []]
+    assert table["detail"].to_pylist() == ["the safety check refused 'a sun'", "the safety check refused 'a cow'"]
+    assert not synthetic_rows(table), "a refused caption is not trained on"
 
 
 def test_weights_that_are_pickles_are_not_read(tiny_diffusion: str, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ram_ray.records import SAMPLE, to_table
 from ram_ray.settings.models import DualEncoderConfig, TimmConfig
 from ram_ray.settings.synthesis import RepresentConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
-from ram_ray.synthesis.pairs import PairFeed, real_rows, synthetic_rows
+from ram_ray.synthesis.pairs import PairFeed, Selection, real_rows, synthetic_rows
 from ram_ray.synthesis.represent import PairJob, PairStep, RepresentSettings, _check_clip, _copy_encoders
 from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer, SyntheticSettings
 from ram_ray.training.build import load_weights
@@ -173,6 +173,20 @@ def test_rows_become_training_rows(synthetic: pa.Table) -> None:
     rows = synthetic_rows(synthetic)
     assert [row["key"] for row in rows] == ["synthetic/s/0", "synthetic/s/1", "synthetic/s/2"]
     assert to_training([real, *rows], seed=0, num_buckets=2).schema.equals(ROWS)
+
+
+def test_real_rows_can_be_those_of_the_same_captions() -> None:
+    samples = [
+        {"key": f"s/{n}", "shard": "s", "uri": "u", "offset": n, "nbytes": 1, "captions": [f"first {n}", "second"]}
+        for n in range(200)
+    ]
+    table = to_table(samples, SAMPLE)
+    selection = Selection(0.3, seed=3)
+    rows = real_rows(table, selection=selection)
+    assert [row["key"] for row in rows] == [row["key"] for row in samples if selection.has(row["key"])]
+    assert 40 < len(rows) < 80 and all(len(row["captions"]) == 1 for row in rows)
+    assert [row["captions"][0]["text"] for row in rows] == [f"first {row['key'][2:]}" for row in rows]
+    assert len(real_rows(table, selection=Selection(1.0, seed=3))) == len(real_rows(table)) == 200
 
 
 def test_views_are_different_images_until_all_are_used(synthetic: pa.Table, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 
-from ram_ray.ablation.heads import HEADS, OwnLabels, count_weights, head_variants, make_set
+from ram_ray.ablation.heads import HEADS, OwnLabels, count_weights, head_variants
+from ram_ray.ablation.held_out_set import make_set
 from ram_ray.ablation.runs import check_config, run_ablation
 from ram_ray.config import RunConfig, load
 from ram_ray.evaluation.measure_scores import Measuring, measure_scores
