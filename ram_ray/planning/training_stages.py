@@ -1,7 +1,7 @@
 """The trainings, the tables that they read, and the scores of their models, as `training.tagger_stage` runs them.
 
-A table is sorted as a whole, so its rows are in the object store at once, twice while they are shuffled. In training
-each worker reads every bucket that it visits and takes its own rows of it, and each image costs a request.
+A table is sorted as a whole, so its rows are in the object store at once, twice while they are shuffled. In training a
+bucket is read by the workers that have rows in its lane, and each image costs a request.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from ram_ray.planning.layout import count_read_tasks
 from ram_ray.planning.plan import Requests, Stage
 from ram_ray.planning.rows_stage import Planning, Table
 from ram_ray.settings.training import TrainConfig
+from ram_ray.training.order import count_lanes
 from ram_ray.training.table import count_buckets
 
 GIGA = 1e9
@@ -35,6 +36,7 @@ def add_training(
     constants, config, cluster = planning.constants, planning.config, planning.cluster
     rows = source.rows if rows is None else rows
     buckets, workers = count_buckets(source.rows), config.training.max_workers
+    lanes = count_lanes(buckets)
     steps = int(train.epochs * rows / train.batch_size)
     seen = steps * train.batch_size
     images = seen * views
@@ -47,7 +49,8 @@ def add_training(
     step_seconds = images * _training_seconds(planning, train)
     reads = planning.read_requests((passes - 1) * source.num_files)
     crops = Requests(get=float(images) if not train.views else 0.0)
-    feed = Requests(get=visits * workers * constants["get_read_file"], list=visits * workers)
+    reads_a_visit = 2 * max(1.0, workers / lanes) if lanes > 1 else workers  # of a bucket, see `training.order`
+    feed = Requests(get=visits * reads_a_visit * constants["get_read_file"], list=visits * reads_a_visit)
     on_gpu = config.training.use_gpu
     checkpoints = steps / train.checkpoint_steps + 1
     decode = images * (constants["crop_image"] if not train.views else constants["count_row"])

@@ -1,10 +1,8 @@
-"""The input of training: a shuffled table of annotations, and a stream of decoded crops from it.
+"""The input of training: a stream of decoded crops of the training table's rows, in the order of training (`order`).
 
-A resumed run must continue with exactly the unseen rows, on any number of workers, without a list of seen keys. So the
-order is computed: rows are put into buckets by a hash of seed and key, and seed and epoch give the order of the buckets
-in an epoch and of the rows in a bucket. Row g of the run (all epochs in sequence) is row i = g % batch_size of step
-g // batch_size, and belongs to worker i % workers. So the step alone is the data position of a checkpoint. All workers
-have micro batches of one size; padding rows of weight 0 fill them up (`micro_batches.split_step`).
+Row g of the run (all epochs in sequence) is row i = g % batch_size of step g // batch_size, and belongs to worker
+i % workers. So the step alone is the data position of a checkpoint. All workers have micro batches of one size; padding
+rows of weight 0 fill them up (`micro_batches.split_step`).
 
 Images are read by byte range from the files of the data; only annotations are shuffled.
 
@@ -17,12 +15,11 @@ import functools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ram_ray.data.images import Limits
 from ram_ray.models.targets import UNKNOWN
@@ -33,77 +30,14 @@ from ram_ray.settings.training import TrainConfig
 from ram_ray.training.caption_text import clean_caption
 from ram_ray.training.image_columns import make_crops, read_contents, unpack_tokens
 from ram_ray.training.micro_batches import split_step
+from ram_ray.training.order import EpochOrder, Span, Table, list_spans
 from ram_ray.training.rows import ROWS
 from ram_ray.training.systematic_sample import systematic_sample
 from ram_ray.training.text_column import write_texts
 
-
-@dataclass(frozen=True)
-class Table:
-    """A written training table: its folder and the number of rows of each bucket."""
-
-    path: str
-    buckets: tuple[int, ...]
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows of an epoch."""
-        return sum(self.buckets)
-
-    def read(self, bucket: int) -> pa.Table:
-        """Read the rows of a bucket, in a fixed order.
-
-        Args:
-            bucket: its index.
-
-        Returns:
-            Rows of `rows.ROWS` without the column `bucket`, sorted by `order` and `key`.
-        """
-        fs, root = fsspec.url_to_fs(f"{self.path}/bucket={bucket}")
-        files = [path for path in fs.ls(root, detail=False) if path.endswith(".parquet")] if fs.exists(root) else []
-        names = [name for name in ROWS.names if name != "bucket"]
-        parts = []
-        for file in files:
-            with fs.open(file, "rb") as handle:
-                parts.append(pq.read_table(handle, columns=names, partitioning=None))
-        table = pa.concat_tables(parts)
-        assert len(table) == self.buckets[bucket], (bucket, len(table), self.buckets[bucket])
-        return table.sort_by([("order", "ascending"), ("key", "ascending")])
-
-
-@dataclass(frozen=True)
-class Position:
-    """A visit of a bucket: rows start .. start + count of the run, counted over all epochs."""
-
-    epoch: int
-    bucket: int
-    start: int
-    count: int
-
-
-def plan(table: Table, *, seed: int, first_row: int, end_row: int) -> list[Position]:
-    """List the bucket visits of a run in order, without those that have no row in first_row .. end_row.
-
-    Args:
-        table: the training table.
-        seed: seed of the order in each epoch.
-        first_row: first row to read, counted over all epochs.
-        end_row: the row after the last row to read.
-
-    Returns:
-        Positions, in the order of the run.
-    """
-    positions, start, epoch = [], 0, 0
-    while start < end_row:
-        order = list(range(len(table.buckets)))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        for bucket in order:
-            count = table.buckets[bucket]
-            if max(start, first_row) < min(start + count, end_row):
-                positions.append(Position(epoch, bucket, start, count))
-            start += count
-        epoch += 1
-    return positions
+READS_AT_ONCE = 16  # buckets
+DECODED_ROWS = 256  # of a task, where it does not read them itself
+EMPTY = pa.schema([field for field in ROWS if field.name != "bucket"]).empty_table()
 
 
 @dataclass(frozen=True)
@@ -125,38 +59,61 @@ class Feed(ABC):
         """Rows of a micro batch, and micro batches of a step."""
         return split_step(self.config.batch_size, workers=self.world_size, limit=self.config.micro_batch_size)
 
-    def rows(self, position: Position) -> Iterator[dict]:
-        """Read this worker's rows of a bucket visit, in training order.
+    def read(self, span: Span) -> pa.Table:
+        """Read this worker's rows of a span, in the order of training; a bucket is read once.
 
         Args:
-            position: the bucket visit.
+            span: the rows.
 
-        Yields:
+        Returns:
             Rows of the table with `epoch` and `is_padding`: True for a row that only fills up a micro batch.
         """
-        table = self.table.read(position.bucket)
-        visit = f"{self.seed}/{position.epoch}/{position.bucket}"
-        weighted = len(table) and table["weight"].null_count == 0
-        order = (
-            systematic_sample(table["weight"].to_pylist(), seed=f"{visit}/draw")
-            if weighted
-            else list(range(len(table)))
-        )
-        random.Random(visit).shuffle(order)
+        order, start = EpochOrder(self.table, self.seed, span.epoch), span.epoch * self.table.num_rows
+        rows = np.arange(max(start + span.first, self.first_row), min(start + span.end, self.end_row))
+        mine, is_padding = self.own_rows(rows)
+        visits, places = order.find(mine - start)
+
+        def take(visit: int) -> pa.Table:
+            bucket = order.visits[visit]
+            table = self.table.read(bucket)
+            name = f"{self.seed}/{span.epoch}/{bucket}"
+            weighted = len(table) and table["weight"].null_count == 0
+            shuffled = (
+                systematic_sample(table["weight"].to_pylist(), seed=f"{name}/draw")
+                if weighted
+                else list(range(len(table)))
+            )
+            random.Random(name).shuffle(shuffled)
+            return table.take(pa.array(np.array(shuffled)[places[visits == visit]], pa.int64()))
+
+        wanted = np.unique(visits).tolist()
+        with ThreadPoolExecutor(max(1, min(READS_AT_ONCE, len(wanted)))) as pool:
+            parts = list(pool.map(take, wanted))
+        table = pa.concat_tables(parts) if parts else EMPTY
+        table = table.take(pa.array(np.argsort(np.argsort(visits, kind="stable")), pa.int64()))
+        table = table.append_column("is_padding", pa.array(is_padding, pa.bool_()))
+        return table.append_column("epoch", pa.array(np.full(len(table), span.epoch), pa.int64()))
+
+    def own_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Select this worker's rows, with those that fill up its micro batches behind the last row of each step.
+
+        Args:
+            rows: consecutive rows of the run.
+
+        Returns:
+            The selected rows, int64 (n,); and bool (n,), True for padding: the worker's last row of the step that is
+            here, or that of the step.
+        """
         step, (micro_batch, micro_batches) = self.config.batch_size, self.micro_batch_layout
+        own = rows[rows % step % self.world_size == self.rank]
         num_padding = micro_batch * micro_batches - len(range(self.rank, step, self.world_size))
-        mine: list[tuple[int, bool]] = []
-        for offset, row in enumerate(order):
-            g = position.start + offset
-            if not self.first_row <= g < self.end_row:
-                continue
-            if g % step % self.world_size == self.rank:
-                mine.append((row, False))
-            if g % step == step - 1:  # the last row of the step is the padding row
-                mine += [(row, True)] * num_padding
-        selected = table.take(pa.array([row for row, _ in mine], pa.int64()))  # typed, because the list may be empty
-        for row, (_, is_padding) in zip(selected.to_pylist(), mine, strict=True):
-            yield {**row, "is_padding": is_padding, "epoch": position.epoch}
+        ends = rows[rows % step == step - 1] if num_padding else rows[:0]
+        before = np.searchsorted(own, ends, side="right")  # own rows up to the end of each step
+        last = own[before - 1] if len(own) else ends
+        padding = np.where((before > 0) & (last > ends - step), last, ends)
+        selected = np.insert(own, np.repeat(before, num_padding), np.repeat(padding, num_padding))
+        is_padding = np.insert(np.zeros(len(own), bool), np.repeat(before, num_padding), True)
+        return selected, is_padding
 
     def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
         """Make the batch of rows.
@@ -197,18 +154,20 @@ class Feed(ABC):
         import ray
 
         configure_data()
-        positions = plan(self.table, seed=self.seed, first_row=self.first_row, end_row=self.end_row)
-        if not positions:
+        spans = list_spans(self.table, seed=self.seed, first_row=self.first_row, end_row=self.end_row)
+        if not spans:
             return
         size, _ = self.micro_batch_layout
-        dataset = (
-            ray.data.from_items(
-                [vars(position) for position in positions], override_num_blocks=min(len(positions), 1000)
-            )
-            .flat_map(lambda item: self.rows(Position(**item)), num_cpus=num_cpus)
-            .map_batches(
-                lambda block: self.batch(block.to_pylist()), batch_format="pyarrow", batch_size=size, num_cpus=num_cpus
-            )
+
+        def read(block: pa.Table) -> Iterator[pa.Table]:
+            return (self.read(Span(**item)) for item in block.to_pylist())
+
+        rows = ray.data.from_items([vars(span) for span in spans], override_num_blocks=min(len(spans), 1000))
+        rows = rows.map_batches(read, batch_format="pyarrow", batch_size=1, num_cpus=num_cpus)
+        if self.table.lanes > 1:  # a span has more rows than a task should decode
+            rows = rows.repartition(target_num_rows_per_block=max(size, DECODED_ROWS // size * size))
+        dataset = rows.map_batches(
+            lambda block: self.batch(block.to_pylist()), batch_format="pyarrow", batch_size=size, num_cpus=num_cpus
         )
         yield from dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2)
 

@@ -26,7 +26,7 @@ from ram_ray.runtime.artifacts import write_text
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.feed import Table
+from ram_ray.training.order import Table
 from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
 
 RowMaker = Callable[[pa.Table], list[dict]]

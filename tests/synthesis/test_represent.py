@@ -24,7 +24,7 @@ from ram_ray.synthesis.pairs import PairFeed, Selection, real_rows, synthetic_ro
 from ram_ray.synthesis.represent import PairJob, PairStep, RepresentSettings, _check_clip, _copy_encoders
 from ram_ray.synthesis.synthetic_images import SYNTHETIC, Synthesizer, SyntheticSettings
 from ram_ray.training.build import load_weights
-from ram_ray.training.feed import Table
+from ram_ray.training.order import Table
 from ram_ray.training.rows import ROWS
 from ram_ray.training.rows import to_training_table as to_training
 from tests.models.test_towers import write_bert

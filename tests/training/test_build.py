@@ -20,7 +20,8 @@ from ram_ray.runtime.input_file import InputFile
 from ram_ray.settings.models import DualEncoderConfig, ModelConfig, TimmConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob, freeze_captioner, load_weights
-from ram_ray.training.feed import Table, TaggerFeed
+from ram_ray.training.feed import TaggerFeed
+from ram_ray.training.order import Table
 from ram_ray.training.text_column import write_texts
 from tests.models.test_towers import write_bert
 from tests.tiny import NAMES, STACK, SWIN, batch, config, tagger, tokenizer

@@ -17,8 +17,9 @@ from ram_ray.settings.models import TimmConfig
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.training.augment import train_crop
 from ram_ray.training.encode_stage import EncodeSettings, ViewEncoder
-from ram_ray.training.feed import Table, TaggerFeed
+from ram_ray.training.feed import TaggerFeed
 from ram_ray.training.image_columns import pack_tokens, unpack_tokens
+from ram_ray.training.order import Table
 from ram_ray.training.step import TrainStep
 from tests.test_pipeline import TINY, frozen_encoder
 from tests.tiny import NAMES, batch, jpeg, tagger

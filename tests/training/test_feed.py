@@ -19,8 +19,9 @@ from ram_ray.data.images import Limits
 from ram_ray.models.losses import UNKNOWN, caption_targets
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.training.caption_text import clean_caption
-from ram_ray.training.feed import Table, TaggerFeed, plan
+from ram_ray.training.feed import TaggerFeed
 from ram_ray.training.micro_batches import split_step
+from ram_ray.training.order import Table, list_spans
 from ram_ray.training.rows import to_training_table
 from ram_ray.training.systematic_sample import systematic_sample
 from ram_ray.training.text_column import read_texts
@@ -81,8 +82,8 @@ def feed(folder: Path, table: Table) -> TaggerFeed:
 def _read(feed: TaggerFeed, *, rank: int, world: int, first: int, end: int) -> list[tuple[int, str] | None]:
     """Read (epoch, key) of a worker's rows first .. end of the run; None for a padding row."""
     mine = replace(feed, rank=rank, world_size=world, first_row=first, end_row=end)
-    positions = plan(feed.table, seed=SEED, first_row=first, end_row=end)
-    rows = [row for position in positions for row in mine.rows(position)]
+    spans = list_spans(feed.table, seed=SEED, first_row=first, end_row=end)
+    rows = [row for span in spans for row in mine.read(span).to_pylist()]
     return [None if row["is_padding"] else (row["epoch"], row["key"]) for row in rows]
 
 
@@ -152,21 +153,19 @@ def test_interruptions_and_changes_of_the_cluster_do_not_change_the_run(feed: Ta
 
 
 def test_a_resumed_run_does_not_read_earlier_buckets(feed: TaggerFeed) -> None:
-    positions = plan(feed.table, seed=SEED, first_row=NUM_ROWS, end_row=2 * NUM_ROWS)
-    assert {position.epoch for position in positions} == {1} and sum(
-        position.count for position in positions
-    ) == NUM_ROWS
-    assert plan(feed.table, seed=SEED, first_row=50, end_row=50) == []
-    (position,) = plan(feed.table, seed=SEED, first_row=0, end_row=1)
-    assert (position.epoch, position.start) == (0, 0)
+    spans = list_spans(feed.table, seed=SEED, first_row=NUM_ROWS, end_row=2 * NUM_ROWS)
+    assert {span.epoch for span in spans} == {1} and sum(span.end - span.first for span in spans) == NUM_ROWS
+    assert list_spans(feed.table, seed=SEED, first_row=50, end_row=50) == []
+    (span,) = list_spans(feed.table, seed=SEED, first_row=0, end_row=1)
+    assert (span.epoch, span.first) == (0, 0)
 
 
 def test_empty_buckets_are_skipped(tmp_path: Path) -> None:
     table = Table(str(tmp_path), (0, 3, 0, 2))
-    positions = plan(table, seed=0, first_row=0, end_row=10)
-    assert sorted(position.bucket for position in positions) == [1, 1, 3, 3]
-    starts = [0, *np.cumsum([position.count for position in positions])[:-1]]
-    assert [position.start for position in positions] == starts
+    assert sorted(list_spans(table, seed=0, first_row=0, end_row=10), key=lambda span: span.epoch)[0].first == 0
+    for epoch in range(2):
+        spans = list_spans(table, seed=0, first_row=5 * epoch, end_row=5 * epoch + 5)
+        assert sorted(span.end - span.first for span in spans) == [2, 3] and {span.epoch for span in spans} == {epoch}
 
 
 def test_a_table_that_lost_rows_is_not_trained_on(table: Table) -> None:
@@ -176,9 +175,9 @@ def test_a_table_that_lost_rows_is_not_trained_on(table: Table) -> None:
 
 
 def _rows(feed: TaggerFeed, number: int = 6) -> list[dict]:
-    positions = plan(feed.table, seed=SEED, first_row=0, end_row=60)
+    spans = list_spans(feed.table, seed=SEED, first_row=0, end_row=60)
     reader = replace(feed, end_row=60)
-    return [row for position in positions for row in reader.rows(position)][:number]
+    return [row for span in spans for row in reader.read(span).to_pylist()][:number]
 
 
 def test_a_batch_has_the_declared_columns(feed: TaggerFeed) -> None:

@@ -12,7 +12,8 @@ import pytest
 from ram_ray.data.images import Limits
 from ram_ray.records import REJECTED
 from ram_ray.settings.training import TrainConfig, TrainingConfig
-from ram_ray.training.feed import Table, TaggerFeed
+from ram_ray.training.feed import TaggerFeed
+from ram_ray.training.order import Table
 from ram_ray.training.rejected_rows import RejectedRows, read
 from ram_ray.training.step_files import remove_later_files
 from ram_ray.training.worker import MAX_UNREADABLE, Job, UnreadableImageCheck

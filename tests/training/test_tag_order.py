@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ram_ray.data.images import Limits
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.feed import Table, TaggerFeed
+from ram_ray.training.feed import TaggerFeed
+from ram_ray.training.order import Table
 from tests.tiny import NAMES, tokenizer
 
 

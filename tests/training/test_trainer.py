@@ -21,8 +21,9 @@ from ram_ray.runtime import usage
 from ram_ray.runtime.artifacts import Run
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import AugmentConfig, TrainConfig, TrainingConfig
-from ram_ray.training.feed import Feed, Table, plan
+from ram_ray.training.feed import Feed
 from ram_ray.training.metrics import EVENTS, METRICS, Metrics
+from ram_ray.training.order import Table, list_spans
 from ram_ray.training.rejected_rows import read
 from ram_ray.training.rows import to_training_table
 from ram_ray.training.trainer import fit, train
@@ -140,8 +141,8 @@ def test_two_workers_then_one_read_the_rows_of_one_run(ray_cluster: None, tmp_pa
     assert used and used.cpu_seconds > 0, "the workers and their feeds have sent what they reserved"
     job = _job(tmp_path, steps=9, workers=1)
     whole = replace(job.feed, end_row=9 * STEP)
-    positions = plan(whole.table, seed=0, first_row=0, end_row=9 * STEP)
-    expected = [row["key"] for position in positions for row in whole.rows(position) if not row["is_padding"]]
+    spans = list_spans(whole.table, seed=0, first_row=0, end_row=9 * STEP)
+    expected = [row["key"] for span in spans for row in whole.read(span).to_pylist() if not row["is_padding"]]
     assert [key for _, keys in sorted(_seen(tmp_path).items()) for key in keys] == expected
     assert len(expected) == 9 * STEP and len(set(expected)) == NUM_ROWS, "every row, some of them twice"
     rejected = read(f"{stage.work}/rejected").to_pylist()

@@ -1,0 +1,109 @@
+"""Contract: an epoch has every row once, in an order that does not depend on the workers; with many buckets a bucket is
+read by one worker, so that what a row costs in requests and bytes is the same for 8 and for 256 workers."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ram_ray.data.images import Limits
+from ram_ray.settings.training import TrainConfig
+from ram_ray.training.feed import EMPTY, TaggerFeed
+from ram_ray.training.order import MAX_LANES, EpochOrder, Table, count_lanes, list_spans
+
+SEED = 3
+
+
+@dataclass(frozen=True)
+class CountedTable(Table):
+    """Rows of keys alone, made where they are read; each read is counted."""
+
+    reads: Counter[int] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, bucket: int) -> pa.Table:
+        with self.lock:
+            self.reads[bucket] += 1
+        keys = [f"{bucket}/{row}" for row in range(self.buckets[bucket])]
+        columns = {name: pa.nulls(len(keys), EMPTY.schema.field(name).type) for name in EMPTY.column_names}
+        return pa.table({**columns, "key": pa.array(keys, pa.string())})
+
+
+def make_feed(buckets: int, *, rows: int, batch: int) -> TaggerFeed:
+    sizes = np.random.default_rng(0).integers(rows - 2, rows + 3, buckets)
+    config = TrainConfig(image_size=32, batch_size=batch)
+    return TaggerFeed(CountedTable("", tuple(sizes.tolist())), config, SEED, Limits(1, 10, 10), "")
+
+
+def read_run(feed: TaggerFeed, *, world: int, end: int, first: int = 0) -> list[str]:
+    """The keys of rows first .. end in the order of the run, put together from the workers."""
+    keys = np.full(end - first, "", object)
+    spans = list_spans(feed.table, seed=SEED, first_row=first, end_row=end)
+    for rank in range(world):
+        mine = replace(feed, rank=rank, world_size=world, first_row=first, end_row=end)
+        rows = np.arange(first, end)
+        own = rows[rows % feed.config.batch_size % world == rank]
+        read = [row for span in spans for row in mine.read(span).to_pylist() if not row["is_padding"]]
+        keys[own - first] = [f"{row['epoch']}:{row['key']}" for row in read]
+    return keys.tolist()
+
+
+def test_lanes_follow_from_the_buckets_alone() -> None:
+    assert [count_lanes(number) for number in (1, 22, 31, 32, 63, 64, 1000, 13_672, 10**6)] == [
+        *(1, 1, 1, 2, 2, 4),
+        *(32, MAX_LANES, MAX_LANES),
+    ]
+
+
+@pytest.mark.parametrize("buckets", [1, 5, 70, 140])
+def test_an_epoch_has_every_row_once_and_is_cut_into_spans(buckets: int) -> None:
+    feed = make_feed(buckets, rows=6, batch=8)
+    order, total = EpochOrder(feed.table, SEED, 0), feed.table.num_rows
+    visits, places = order.find(np.arange(total))
+    assert len(set(zip(visits.tolist(), places.tolist(), strict=True))) == total
+    assert all(place < feed.table.buckets[order.visits[visit]] for visit, place in zip(visits, places, strict=True))
+    cuts = order.cuts()
+    assert cuts[0] == 0 and cuts[-1] == total and (np.diff(cuts) > 0).all()
+    lanes = feed.table.lanes
+    if lanes > 1:
+        ends = np.diff(cuts)[:-1] / lanes
+        assert (ends <= 8).all(), "about a bucket of each lane"
+        first = visits[:lanes]
+        assert len(set(first.tolist())) == lanes, "a batch has rows of many buckets"
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 7])
+def test_the_order_does_not_depend_on_the_workers_or_on_interruptions(world: int) -> None:
+    feed = make_feed(70, rows=6, batch=16)
+    end = 2 * feed.table.num_rows // 16 * 16
+    whole = read_run(feed, world=1, end=end)
+    assert read_run(feed, world=world, end=end) == whole
+    assert read_run(feed, world=world, first=160, end=end) == whole[160:]
+    epoch = [key for key in whole if key.startswith("0:")]
+    assert len(epoch) == len(set(epoch)) == feed.table.num_rows
+    later = [key[2:] for key in whole if key.startswith("1:")]
+    assert later[:50] != [key[2:] for key in epoch[:50]], "epochs differ"
+
+
+def test_requests_and_bytes_of_a_row_are_the_same_for_8_64_and_256_workers() -> None:
+    costs = []
+    for world in (8, 64, 256):
+        feed = make_feed(MAX_LANES * 16, rows=6, batch=512)
+        end = feed.table.num_rows // 512 * 512
+        spans = list_spans(feed.table, seed=SEED, first_row=0, end_row=end)
+        for rank in {0, world // 2, world - 1}:
+            mine = replace(feed, rank=rank, world_size=world, end_row=end)
+            for span in spans:
+                mine.read(span)
+        assert isinstance(feed.table, CountedTable)
+        rows = end / world * len({0, world // 2, world - 1})
+        costs.append(feed.table.reads.total() / rows)
+        shared = [reads for reads in feed.table.reads.values() if reads > 3]
+        assert not shared, "a bucket is read by the worker of its lane, once or where two spans meet in it"
+    assert max(costs) < 1.1 * min(costs), costs
+    assert max(costs) < 3 / 6, "reads of a row: about two a bucket of 6 rows"
