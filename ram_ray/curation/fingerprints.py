@@ -20,7 +20,7 @@ from ram_ray.curation.perceptual_hash import make_signature
 from ram_ray.data.images import Limits, decode, read_bytes
 from ram_ray.records import FINGERPRINT, Reject, Row, to_table
 from ram_ray.results import Fingerprints, Samples
-from ram_ray.runtime.annotate import annotate, caption_rows_per_block, count_and_reject
+from ram_ray.runtime.annotate import annotate, caption_rows_per_block, reject_counted
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.input_file import InputFile
 from ram_ray.settings.curation import FiltersConfig, Sameness
@@ -186,7 +186,7 @@ def make_fingerprints(run: Run, config: RunConfig, samples: Samples, *, name: st
     def fingerprint(block: pa.Table) -> pa.Table:
         return add_fingerprints(block, settings, limits=limits)
 
-    annotate(
+    counts = annotate(
         stage,
         lambda dataset: dataset.map_batches(
             fingerprint, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
@@ -197,7 +197,7 @@ def make_fingerprints(run: Run, config: RunConfig, samples: Samples, *, name: st
         rows_in=samples.rows_out,
         rows_per_block=None if settings.reads_images else caption_rows_per_block(samples.rows_out, execution=execution),
     )
-    rows, rejected = count_and_reject(stage, execution=execution)
+    rows, rejected = reject_counted(stage, counts, execution=execution)
     assert rows == samples.rows_out, f"{name}: {samples.rows_out} rows in, {rows} out"
     if rows == rejected:
         raise ValueError(

@@ -25,7 +25,7 @@ from ram_ray.records import FINGERPRINT, Reason
 from ram_ray.results import Fingerprints, ImageScores
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.allocator import prepare_model_process
-from ram_ray.runtime.annotate import annotate, count_and_reject, sum_blocks
+from ram_ray.runtime.annotate import annotate, reject_counted, sum_blocks
 from ram_ray.runtime.artifacts import Run
 from ram_ray.settings.curation import CurationEncoderConfig, FiltersConfig
 from ram_ray.settings.section import StageSettings
@@ -225,8 +225,10 @@ def score_images(run: Run, config: RunConfig, fingerprints: Fingerprints) -> Fin
         )
 
     rows_in = fingerprints.rows_out
-    annotate(stage, transform, source=fingerprints.path, schema=FINGERPRINT, execution=execution, rows_in=rows_in)
-    rows, rejected = count_and_reject(stage, execution=execution)
+    counts = annotate(
+        stage, transform, source=fingerprints.path, schema=FINGERPRINT, execution=execution, rows_in=rows_in
+    )
+    rows, rejected = reject_counted(stage, counts, execution=execution)
     assert rows == rows_in, f"{name}: {rows_in} rows in, {rows} out"
     if rows == rejected:
         raise ValueError(f"{name}: the models leave out all {rows} images; see {run.path('rejected', name)}")
@@ -250,8 +252,8 @@ def apply_quantile(run: Run, config: RunConfig, scores: ImageScores) -> ImageSco
     stage = run.stage("similarity", ImageScores, settings=settings, inputs=[scores])
     if stage.result:
         return stage.result
-    counts = sum_blocks(scores.path, count_bins, columns=["reason", "similarity"], execution=execution)
-    least = find_quantile(counts, settings.similarity_quantile)
+    bins = sum_blocks(scores.path, count_bins, columns=["reason", "similarity"], execution=execution)
+    least = find_quantile(bins, settings.similarity_quantile)
 
     def leave_out(block: pa.Table) -> pa.Table:
         rows = block.to_pylist()
@@ -260,7 +262,7 @@ def apply_quantile(run: Run, config: RunConfig, scores: ImageScores) -> ImageSco
                 reject(row, "dissimilar", f"cosine {row['similarity']:.3f} is below the quantile, {least:.4f}")
         return pa.Table.from_pylist(rows, schema=FINGERPRINT)
 
-    annotate(
+    counts = annotate(
         stage,
         lambda dataset: dataset.map_batches(
             leave_out, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
@@ -270,7 +272,7 @@ def apply_quantile(run: Run, config: RunConfig, scores: ImageScores) -> ImageSco
         execution=execution,
         rows_in=scores.rows_out,
     )
-    rows, rejected = count_and_reject(stage, execution=execution)
+    rows, rejected = reject_counted(stage, counts, execution=execution)
     return stage.finish(**_counts(scores, rows, rejected))
 
 

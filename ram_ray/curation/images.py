@@ -26,7 +26,7 @@ from ram_ray.curation.image_scores import score_images
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import Duplicates, Fingerprints, Images, Samples
-from ram_ray.runtime.annotate import annotate, caption_rows_per_block, sum_blocks, write_rejected
+from ram_ray.runtime.annotate import Counted, annotate, caption_rows_per_block, write_rejected
 from ram_ray.runtime.artifacts import Run
 from ram_ray.settings.curation import FiltersConfig
 from ram_ray.settings.section import Section, StageSettings
@@ -154,7 +154,7 @@ def unite_images(
     def unite(block: pa.Table) -> pa.Table:
         return unite_rows(block, folder, settings)
 
-    annotate(
+    counts = annotate(
         stage,
         lambda dataset: dataset.map_batches(
             unite, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
@@ -163,9 +163,9 @@ def unite_images(
         schema=SAMPLE,
         execution=execution,
         rows_in=source.rows_out,
+        count=Counted(_count, ("reason", "filtered_captions")),
         rows_per_block=caption_rows_per_block(source.rows_out, execution=execution),
     )
-    counts = sum_blocks(stage.path, _count, columns=["reason", "filtered_captions"], execution=execution)
     rows, merged, rejected = (int(counts.get(name, 0)) for name in ("rows", MERGED, "rejected"))
     assert rows == source.rows_out, f"{name}: {source.rows_out} rows in, {rows} out"
     write_rejected(stage, execution=execution, num_rejected=rejected + merged)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count, islice
 
@@ -19,7 +20,7 @@ import fsspec
 from ram_ray.config import RunConfig
 from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import Samples
-from ram_ray.runtime.annotate import count_and_reject
+from ram_ray.runtime.annotate import count_reasons, reject_counted
 from ram_ray.runtime.artifacts import Run, write_table
 from ram_ray.runtime.progress import progress
 from ram_ray.runtime.tasks import Task, wait_for
@@ -78,22 +79,29 @@ def collect_captions(run: Run, config: RunConfig, uris: list[str], *, name: str 
     with progress(stage.name, total=0) as add:
         # A task that runs again after a kill writes the same files.
         task = Task(_write_rows, num_cpus=execution.task_cpus)
-        wait_for([task.start(file.name, file.uri, f"{stage.path}/shard={file.name}", add) for file in settings.files])
-    rows, rejected = count_and_reject(stage, execution=execution)
+        counts = Counter[str]()
+        for of_file in wait_for(
+            [task.start(file.name, file.uri, f"{stage.path}/shard={file.name}", add) for file in settings.files]
+        ):
+            counts.update(of_file)
+    rows, rejected = reject_counted(stage, counts, execution=execution)
     if rows == rejected:
         raise ValueError(f"{name}: none of the {rows} lines of {', '.join(uris)} is a caption")
     return stage.finish(shards=len(settings.files), rows_in=rows, rows_out=rows - rejected, rejected=rejected)
 
 
-def _write_rows(shard: str, uri: str, folder: str, add: Callable[[int], None]) -> None:
-    """The rows of one text file as Parquet in `folder`, in order."""
-    rows = read_lines(shard, uri)
+def _write_rows(shard: str, uri: str, folder: str, add: Callable[[int], None]) -> Counter[str]:
+    """Write the rows of one text file as Parquet in `folder`, in order; return their counts by reason."""
+    rows, counts = read_lines(shard, uri), Counter[str]()
     for number in count():
         part = list(islice(rows, ROWS_A_FILE))
         if number and not part:
             break
-        write_table(to_table(part, SAMPLE).drop_columns(["shard"]), f"{folder}/{number:06d}.parquet")
+        table = to_table(part, SAMPLE)
+        write_table(table.drop_columns(["shard"]), f"{folder}/{number:06d}.parquet")
+        counts.update(count_reasons(table))
         add(len(part))
+    return counts
 
 
 def list_files(uris: list[str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from ram_ray.data.unread import Unread
 from ram_ray.drawn_scenes import plan_corpus, write_shard
 from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import DrawnShards, Samples
-from ram_ray.runtime.annotate import annotate, count_and_reject
+from ram_ray.runtime.annotate import annotate, reject_counted
 from ram_ray.runtime.artifacts import Run, Stage
 from ram_ray.runtime.storage import make_folder
 from ram_ray.runtime.tasks import Task, wait_for
@@ -142,8 +142,8 @@ def collect(run: Run, config: RunConfig, *, name: str, uris: list[str], held_out
     stage = run.stage(name, Samples, settings=settings, inputs=[])
     if stage.result:
         return stage.result
-    _scan(stage, settings, execution=config.execution)
-    rows, rejected = count_and_reject(stage, execution=config.execution)
+    counts = _scan(stage, settings, execution=config.execution)
+    rows, rejected = reject_counted(stage, counts, execution=config.execution)
     if rows == rejected:
         raise ValueError(
             f"{name}: none of the {rows} rows of {', '.join(uris)} is usable, such as {_first_rejected(stage)}; "
@@ -170,13 +170,16 @@ def _first_rejected(stage: Stage[Samples]) -> str:
     return f"{row['key']}: {reason}: {row['detail']}"
 
 
-def _scan(stage: Stage[Samples], settings: SampleSettings, *, execution: Execution) -> None:
+def _scan(stage: Stage[Samples], settings: SampleSettings, *, execution: Execution) -> dict[str, float]:
     """Write the `records.SAMPLE` rows of every shard to the stage's folder.
 
     Args:
         stage: the stage that gets the rows.
         settings: of the stage; after a kill an unfinished shard is read again whole.
         execution: how the stages of the run are executed.
+
+    Returns:
+        The counts of the rows, see `annotate.COUNTED_REASONS`.
     """
     listing = f"{stage.work}/listing"
     fs, root = fsspec.url_to_fs(listing)
@@ -192,7 +195,7 @@ def _scan(stage: Stage[Samples], settings: SampleSettings, *, execution: Executi
             while part := list(islice(rows, ROWS_AT_ONCE)):
                 yield to_table(part, SAMPLE)
 
-    annotate(
+    return annotate(
         stage,
         lambda dataset: dataset.map_batches(scan, batch_format="pyarrow", batch_size=1, num_cpus=execution.task_cpus),
         source=listing,

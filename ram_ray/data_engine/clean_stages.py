@@ -29,7 +29,7 @@ from ram_ray.data_engine.cleaned_labels import count_removals, read_label_rows, 
 from ram_ray.data_engine.co_occurrence import TagCounts
 from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
 from ram_ray.data_engine.model_by_fold import ModelByFold
-from ram_ray.data_engine.ray_counts import count_annotations
+from ram_ray.data_engine.ray_counts import finish_counts
 from ram_ray.data_engine.regions_by_label import (
     FileBatch,
     Group,
@@ -46,6 +46,7 @@ from ram_ray.data_engine.regions_by_label import (
 from ram_ray.data_engine.removal_bins import count_bins, read_bin, write_bins
 from ram_ray.data_engine.stage_settings import CleanSettings, RegionSettings
 from ram_ray.label_system import LabelSystem
+from ram_ray.labels.stages import counted_annotations
 from ram_ray.records import ANNOTATION
 from ram_ray.results import (
     Annotations,
@@ -109,7 +110,7 @@ def clean(
         parts = [read_bin(removals.path, shard, bins=removals.bins) for shard in shards]
         return apply_removals(block, pa.concat_tables(parts) if parts else REMOVALS.empty_table(), round=round)
 
-    annotate(
+    sums = annotate(
         stage,
         lambda dataset: dataset.map_batches(
             remove, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus
@@ -118,8 +119,9 @@ def clean(
         schema=ANNOTATION,
         execution=execution,
         rows_in=annotations.rows_out,
+        count=counted_annotations(),
     )
-    counts = count_annotations(stage, rows_in=annotations.rows_out, execution=execution)
+    counts = finish_counts(stage, sums, rows_in=annotations.rows_out, execution=execution)
     untouched = {
         "untouched_tags": annotations.tags - removals.decided_crops,
         "untouched_labels": len(system) - removals.decided,

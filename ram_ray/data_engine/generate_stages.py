@@ -32,10 +32,11 @@ from ram_ray.data_engine.combine_stage import fit_score_weights, load_score_comb
 from ram_ray.data_engine.generate import Calibrated, Threshold, merge, tagger_logits_of
 from ram_ray.data_engine.mention_counts import CELLS, MAX_VOTES, Cells, count_cells, gather_cells
 from ram_ray.data_engine.mention_rate_bound import mention_rate_bounds
-from ram_ray.data_engine.ray_counts import count_annotations, sum_rows
+from ram_ray.data_engine.ray_counts import finish_counts, sum_rows
 from ram_ray.data_engine.score_stage import count_origins, score
 from ram_ray.data_engine.stage_settings import GenerateSettings, ThresholdSettings
 from ram_ray.label_system import LabelSystem
+from ram_ray.labels.stages import counted_annotations
 from ram_ray.records import ANNOTATION, to_table
 from ram_ray.results import (
     Annotations,
@@ -124,15 +125,16 @@ def add_likely(
         logits = ray.get(combiner) if combiner else tagger_logits_of
         return to_table([merge(row, rule=rule, logits=logits) for row in block.to_pylist()], ANNOTATION)
 
-    annotate(
+    sums = annotate(
         stage,
         lambda dataset: dataset.map_batches(add, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus),
         source=scores.path,
         schema=ANNOTATION,
         execution=execution,
         rows_in=scores.rows_out,
+        count=counted_annotations(count_origins),
     )
-    counts = count_annotations(stage, rows_in=scores.rows_out, execution=execution, extra_counts=count_origins)
+    counts = finish_counts(stage, sums, rows_in=scores.rows_out, execution=execution)
     with fsspec.open(calibrated.curve, "r") as file:
         write_text(f"{stage.path}/curve.json", file.read())
     counts |= {"rows_in": scores.rows_in, "rejected": scores.rejected}  # `scores` reads and rejects images

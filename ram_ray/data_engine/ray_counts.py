@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 from ray.data import Dataset
 
-from ram_ray.labels.stages import annotation_counts
 from ram_ray.runtime.annotate import write_rejected
 from ram_ray.runtime.artifacts import R, Stage
 from ram_ray.settings.runtime import Execution
-
-Count = Callable[[pa.Table], dict[str, float]]
 
 
 def sum_rows(
@@ -41,21 +38,19 @@ def sum_rows(
         yield table.rename_columns({f"sum({name})": name for name in names}).select(schema.names).cast(schema)
 
 
-def count_annotations(
-    stage: Stage[R], *, rows_in: int, execution: Execution, extra_counts: Count | None = None
-) -> dict[str, int]:
-    """Count the annotations that a stage wrote, for its manifest, and copy the rows that it rejected.
+def finish_counts(stage: Stage[R], sums: Mapping[str, float], *, rows_in: int, execution: Execution) -> dict[str, int]:
+    """Check the counts of the annotations that a stage wrote, for its manifest, and copy the rows that it rejected.
 
     Args:
         stage: the stage, whose rows are written.
+        sums: counts of its rows, as of `labels.stages.counted_annotations`.
         rows_in: rows that the stage read.
         execution: how the stages of the run are executed.
-        extra_counts: further counts of each block, see `annotate.sum_blocks`.
 
     Returns:
         Counts by name; `rows_in` is `rows_out` + `rejected`.
     """
-    counts = annotation_counts(stage.path, execution=execution, extra_counts=extra_counts)
+    counts = {name: int(value) for name, value in sums.items()}
     rejected = counts.pop("rejected_rows")
     assert rows_in == counts["images"] + rejected, f"{stage.name}: {rows_in} in, {counts['images']} + {rejected} out"
     write_rejected(stage, execution=execution, num_rejected=rejected)

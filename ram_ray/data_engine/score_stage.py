@@ -12,8 +12,9 @@ from ram_ray.config import RunConfig
 from ram_ray.data.pixels import with_pixels
 from ram_ray.data_engine.generate import SCORES, CaptionTags, Generator
 from ram_ray.data_engine.model_by_fold import ModelByFold
-from ram_ray.data_engine.ray_counts import count_annotations
+from ram_ray.data_engine.ray_counts import finish_counts
 from ram_ray.data_engine.stage_settings import ScoreSettings
+from ram_ray.labels.stages import counted_annotations
 from ram_ray.results import Annotations, LabelSystemResult, Scores, TrainedModel
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import annotate, map_captions
@@ -24,7 +25,7 @@ ORIGINS = ("generated_caption", "tagger")  # of tags that the engine adds
 
 
 def count_origins(block: pa.Table) -> dict[str, float]:
-    """Count the tags of a block that the engine added, by origin; for `annotate.sum_blocks`.
+    """Count the tags of a block that the engine added, by origin; see `annotate.Counted`.
 
     Args:
         block: ANNOTATION rows; rejected rows do not count.
@@ -85,6 +86,14 @@ def score(
         return map_captions(scored, read_tags, execution=execution)
 
     rows_in = annotations.rows_out
-    annotate(stage, transform, source=annotations.path, schema=SCORES, execution=execution, rows_in=rows_in)
-    counts = count_annotations(stage, rows_in=rows_in, execution=execution, extra_counts=count_origins)
+    sums = annotate(
+        stage,
+        transform,
+        source=annotations.path,
+        schema=SCORES,
+        execution=execution,
+        rows_in=rows_in,
+        count=counted_annotations(count_origins),
+    )
+    counts = finish_counts(stage, sums, rows_in=rows_in, execution=execution)
     return stage.finish(**counts)

@@ -14,7 +14,7 @@ from ram_ray.captions.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.config import RunConfig
 from ram_ray.records import PARSED, to_table
 from ram_ray.results import Parsed, Samples
-from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions, sum_blocks
+from ram_ray.runtime.annotate import Counted, annotate, caption_rows_per_block, map_captions
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.settings.section import StageSettings
@@ -112,17 +112,16 @@ def parse(run: Run, config: RunConfig, samples: Samples, *, name: str = "parse")
     if settings.parser != SHIPPED:  # raises before any task starts if the pipeline is missing
         load_pipeline(settings.parser)
     reader = PerProcess(CaptionReader, settings)
-    annotate(
+    counts = annotate(
         stage,
         lambda dataset: map_captions(dataset, reader, execution=execution),
         source=samples.path,
         schema=PARSED,
         execution=execution,
         rows_in=samples.rows_out,
+        count=Counted(_count_parsed, ("captions", "parsed", "rejected_captions")),
         rows_per_block=caption_rows_per_block(samples.rows_out, execution=execution),
     )
-    columns = ["captions", "parsed", "rejected_captions"]
-    counts = sum_blocks(stage.path, _count_parsed, columns=columns, execution=execution)
     images = int(counts["rows"])
     assert samples.rows_out == images, f"{name}: {samples.rows_out} rows in, {images} out"
     return stage.finish(

@@ -8,7 +8,6 @@ each tag is stored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +34,7 @@ from ram_ray.labels.page import to_html
 from ram_ray.labels.report import BuildReport
 from ram_ray.records import ANNOTATION, HUMAN
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, Parsed
-from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions, sum_blocks
+from ram_ray.runtime.annotate import Count, Counted, annotate, caption_rows_per_block, map_captions
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.runtime.storage import make_folder
@@ -192,16 +191,17 @@ def label_captions(
             used,
             drop_captions=held_out.captions == "drop" and not parsed.held_out,
         )
-    annotate(
+    sums = annotate(
         stage,
         lambda dataset: map_captions(dataset, labeller, execution=execution),
         source=parsed.path,
         schema=ANNOTATION,
         execution=execution,
         rows_in=parsed.rows_out,
+        count=counted_annotations(count_without_negatives),
         rows_per_block=caption_rows_per_block(parsed.rows_out, execution=execution),
     )
-    counts = annotation_counts(stage.path, execution=execution, extra_counts=count_without_negatives)
+    counts = {name: int(value) for name, value in sums.items()}
     without_negatives, tagged = counts.pop("without_negatives"), counts.pop("tagged")
     if settings.human_labels and without_negatives == tagged > 0:
         raise ValueError(
@@ -213,34 +213,27 @@ def label_captions(
     return stage.finish(rows_in=images, rows_out=images, rejected=0, held_out=parsed.held_out, **counts)
 
 
-def annotation_counts(
-    path: str,
-    *,
-    execution: Execution,
-    extra_counts: Callable[[pa.Table], dict[str, float]] | None = None,
-) -> dict[str, int]:
+def counted_annotations(*extra: Count) -> Counted:
     """Count images and tags, also those matched and those of human labels, and with a truth true and false tags.
 
     Args:
-        path: folder of ANNOTATION rows.
-        execution: how the stages of the run are executed.
-        extra_counts: additional counts of a block, see `annotate.sum_blocks`.
+        *extra: additional counts of a block.
 
     Returns:
-        Count by name; tp, fp and fn are over the rows with a truth.
+        What a stage counts that writes ANNOTATION rows; tp, fp and fn are over the rows with a truth.
     """
 
     def count(block: pa.Table) -> dict[str, float]:
-        return {
+        counts = {
             "rejected_rows": len(block) - block["reason"].null_count,
             **_count_origins(block),
-            **(extra_counts(block) if extra_counts else {}),
             **tag_counts(block).to_pylist()[0],
         }
+        for more in extra:
+            counts |= more(block)
+        return counts
 
-    columns = ["tags", "absent", "partial", "truth", "unknown_labels", "reason"]
-    sums = sum_blocks(path, count, columns=columns, execution=execution)
-    return {name: int(value) for name, value in sums.items()}
+    return Counted(count, ("tags", "absent", "partial", "truth", "unknown_labels", "reason"))
 
 
 def _encode_names(
@@ -282,7 +275,7 @@ def _count_origins(block: pa.Table) -> dict[str, float]:
 
 
 def count_without_negatives(block: pa.Table) -> dict[str, float]:
-    """Count the images with tags, and those of them without any negative; for `annotate.sum_blocks`.
+    """Count the images with tags, and those of them without any negative, see `annotate.Counted`.
 
     Args:
         block: ANNOTATION rows.

@@ -16,7 +16,7 @@ from ram_ray.planning.cluster import Cluster
 from ram_ray.planning.constants import Constants
 from ram_ray.planning.layout import Files, Layout, Pass, Rows, choose_scale, even_shards, pass_over_parts
 from ram_ray.planning.plan import Requests, Stage, Workload
-from ram_ray.runtime.annotate import COUNTED_ROWS, caption_rows_per_block
+from ram_ray.runtime.annotate import caption_rows_per_block
 
 LISTED_AT_ONCE = 1000  # names that a request of a list gives
 SHUFFLE_BATCH_BYTES = 1 << 30  # of a map task of a shuffle (`DataContext.shuffle_input_batch_bytes`)
@@ -104,7 +104,6 @@ class Planning:
         *,
         row_bytes: float,
         work: float = 0.0,
-        counted: int = 1,
         image_batch: int = 0,
         rejected: float = 0.0,
         files_each: int = 1,
@@ -120,7 +119,6 @@ class Planning:
             step: how it passes over the rows.
             row_bytes: of a row that it writes, in a file.
             work: CPU seconds for a row, beside reading and writing it.
-            counted: passes that only count what it wrote.
             image_batch: images that are read at once; 0: no images are read.
             rejected: share of its rows that the next stage does not read.
             files_each: files that it leaves for each file of rows, that file included.
@@ -135,27 +133,23 @@ class Planning:
         layout = pass_over_parts(source.layout.files, step, cpus=self.cluster.cpus, scale=scale)
         images = self.image_requests(source, batch=image_batch) if image_batch else Requests()
         written = layout.num_files * files_each + more_files
-        counts = counted * max(1.0, rows / COUNTED_ROWS)
-        tasks = layout.read_tasks + layout.blocks + counts
-        seconds = rows * (work + constants["read_row"] + counted * constants["count_row"]) + tasks * constants["task"]
+        tasks = layout.read_tasks + layout.blocks
+        seconds = rows * (work + constants["read_row"] + constants["count_row"]) + tasks * constants["task"]
         self.stages.append(
             Stage(
                 name,
                 line,
                 rows_in=rows,
                 rows_out=round(rows * (1 - rejected)),
-                passes=1 + counted,
+                passes=1,
                 tasks=tasks,
                 files=written,
-                requests=self.read_requests(source.num_files)
-                .plus(self.read_requests(counted * layout.num_files))
-                .plus(self.write_requests(written))
-                .plus(images),
+                requests=self.read_requests(source.num_files).plus(self.write_requests(written)).plus(images),
                 store_bytes=more.pop("store_bytes", self.waiting_bytes(step, source)),
                 disk_bytes=rows * row_bytes,
                 driver_bytes=constants["driver_base"] + layout.blocks * constants["driver_block"],
                 blocks=layout.blocks,
-                starts=more.pop("starts", 0.0) + (1 + counted) * constants["pass_start"],
+                starts=more.pop("starts", 0.0) + constants["pass_start"],
                 cpu_seconds=seconds,
                 unit_rows=rows,
                 **more,

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import fsspec
 import pyarrow as pa
@@ -25,16 +26,26 @@ from ram_ray.runtime.artifacts import R, Stage
 from ram_ray.runtime.metrics import REJECTED as REJECTED_ROWS
 from ram_ray.runtime.metrics import count
 from ram_ray.runtime.progress import progress
+from ram_ray.runtime.ray_data_internals import write_counted_parquet
 from ram_ray.runtime.storage import has_folders, make_folder, remove_folder
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.runtime import Execution
 
 Transform = Callable[[Dataset], Dataset]
+Count = Callable[[pa.Table], dict[str, float]]  # of a block, numbers that add up, by name
 logger = logging.getLogger(__name__)
 
 _REASON = "reason "  # before the name of a count
 COUNTED_ROWS = 16384  # rows of a block where rows are only counted: a few columns, some MB
 NUM_CAPTION_BLOCKS, MAX_CAPTION_ROWS = 256, 4096  # blocks of a stage that reads captions and no images; rows of a block
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a stage counts of the rows that it writes, for its result."""
+
+    of_block: Count
+    columns: tuple[str, ...]  # that it reads
 
 
 def read_rows(
@@ -168,11 +179,15 @@ def annotate(
     schema: pa.Schema,
     execution: Execution,
     rows_in: int,
+    count: Counted | None = None,
     id_column: str = "key",
     rows_per_block: int | None = None,
     partitioned: bool = True,
-) -> None:
+) -> dict[str, float]:
     """Run `transform` over the good rows of `source` and write rows of `schema` to `stage.path`.
+
+    The rows are counted in the tasks that write them. Only a stage that was killed after its first rows were written,
+    and is run again, needs a pass over its rows to count them.
 
     Args:
         stage: the stage that gets the rows; its `work` folder has the checkpoint.
@@ -181,11 +196,16 @@ def annotate(
         schema: schema of the rows that are written; each block is checked against it.
         execution: how the stages of the run are executed.
         rows_in: number of rows in all, for the progress line; 0: not known.
+        count: what is counted of the rows that are written; None: `COUNTED_REASONS`.
         id_column: column that identifies a row that was written, when the stage is run again.
         rows_per_block: rows of a block; None: as `execution` has it.
         partitioned: whether `source` is partitioned by shard; the listing of shards is not.
+
+    Returns:
+        The sums by name over all rows of the stage.
     """
-    cpus = execution.task_cpus
+    cpus, count = execution.task_cpus, count or COUNTED_REASONS
+    goes_on = _has_rows(stage.path)
     with checkpointed(f"{stage.work}/checkpoint", id_column=id_column), progress(stage.name, total=rows_in) as add:
 
         def select(block: pa.Table) -> pa.Table:
@@ -202,7 +222,23 @@ def annotate(
         dataset = read_rows(source, execution=execution, rows_per_block=rows_per_block, partitioned=partitioned)
         dataset = dataset.map_batches(select, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
-        write_rows(dataset, stage.path, execution=execution, partition_cols=["shard"])
+        sums = write_counted_parquet(
+            dataset,
+            stage.path,
+            partition_cols=["shard"],
+            try_create_dir=has_folders(fsspec.url_to_fs(stage.path)[0]),
+            count=count.of_block,
+            num_cpus=cpus,
+        )
+    if goes_on:
+        return sum_blocks(stage.path, count.of_block, columns=list(count.columns), execution=execution)
+    return sums
+
+
+def _has_rows(path: str) -> bool:
+    """Whether an earlier call, which was killed, wrote rows to a folder."""
+    fs, root = fsspec.url_to_fs(path)
+    return any(name.endswith(".parquet") for name in fs.find(root))
 
 
 def count_rejected(block: pa.Table) -> None:
@@ -217,9 +253,7 @@ def count_rejected(block: pa.Table) -> None:
         count(REJECTED_ROWS, number, reason=reason)
 
 
-def sum_blocks(
-    path: str, count: Callable[[pa.Table], dict[str, float]], *, columns: list[str], execution: Execution
-) -> dict[str, float]:
+def sum_blocks(path: str, count: Count, *, columns: list[str], execution: Execution) -> dict[str, float]:
     """Add up `count(block)` over the rows of a stage's folder; only the sums of each block come to the driver.
 
     Blocks are larger than those that a stage works on: what the driver keeps of a block grows with their number.
@@ -274,17 +308,17 @@ def write_rejected(stage: Stage[R], *, execution: Execution, num_rejected: int) 
     write_rows(rows, folder, execution=execution)
 
 
-def count_and_reject(stage: Stage[R], *, execution: Execution) -> tuple[int, int]:
-    """Count the rows of a first stage, and copy the rejected rows to `rejected/<stage>/`.
+def reject_counted(stage: Stage[R], counts: Mapping[str, float], *, execution: Execution) -> tuple[int, int]:
+    """Log what a stage rejected by reason, and copy the rejected rows to `rejected/<stage>/`.
 
     Args:
         stage: stage whose rows are written.
+        counts: of its rows, as `COUNTED_REASONS` has them.
         execution: how the stages of the run are executed.
 
     Returns:
         Number of rows, and how many of them are rejected.
     """
-    counts = sum_blocks(stage.path, _count_rows, columns=["key", "reason"], execution=execution)
     rows, rejected = int(counts.get("rows", 0)), int(counts.get("rejected", 0))
     if rejected:
         reasons = {name.removeprefix(_REASON): int(n) for name, n in counts.items() if name.startswith(_REASON)}
@@ -296,7 +330,19 @@ def count_and_reject(stage: Stage[R], *, execution: Execution) -> tuple[int, int
     return rows, rejected
 
 
-def _count_rows(block: pa.Table) -> dict[str, float]:
-    """The number of rows, of rejected rows, and of those of each reason."""
+def count_reasons(block: pa.Table) -> dict[str, float]:
+    """Count the rows of a block, the rejected ones, and those of each reason.
+
+    Args:
+        block: rows with or without the column `reason`.
+
+    Returns:
+        Numbers by name.
+    """
+    if "reason" not in block.column_names:
+        return {"rows": len(block)}
     reasons = Counter(reason for reason in block["reason"].to_pylist() if reason is not None)
     return {"rows": len(block), "rejected": reasons.total(), **{f"{_REASON}{name}": n for name, n in reasons.items()}}
+
+
+COUNTED_REASONS = Counted(count_reasons, ("key", "reason"))

@@ -10,7 +10,7 @@ import atexit
 import logging
 import os
 
-from ram_ray.runtime import metrics, own_cluster, ray_internals, storage
+from ram_ray.runtime import metrics, own_cluster, ray_data_internals, ray_internals, storage
 from ram_ray.runtime.execution_watch import ExecutionWatch
 from ram_ray.settings.runtime import ResourcesConfig
 
@@ -122,5 +122,5 @@ def configure_data() -> None:
     context.read_op_min_num_blocks = 1  # not 200 of 1 MB each: `annotate.read_rows` makes blocks by their rows
     context.retried_map_errors, context.max_map_retries = list(storage.TRANSIENT), 4  # our functions
     context.retried_io_errors = [*context.retried_io_errors, *storage.TRANSIENT]  # and Ray's own reads and writes
-    ray_internals.tune_data(context, callback=ExecutionWatch)
+    ray_data_internals.tune_data(context, callback=ExecutionWatch)
     metrics.share_labels()

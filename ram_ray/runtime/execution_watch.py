@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ram_ray.runtime import ray_internals
+from ram_ray.runtime import ray_data_internals
 
 INTERVAL_S = 0.5
 _CALL = re.compile(r"\b(?:MapBatches|FlatMap|Map|Filter)\(([^()]*)\)")
@@ -53,7 +53,7 @@ class ExecutionWatch:
         self._end()
 
     def _add(self, executor: Any) -> None:
-        self._cpus, self._gpus, operators = ray_internals.execution_state(executor)
+        self._cpus, self._gpus, operators = ray_data_internals.execution_state(executor)
         _running[id(self)] = [Operator(*operator) for operator in operators]
         self._count()
 

@@ -1,9 +1,10 @@
 """Everything that the package uses of Ray outside its public API: private modules, switches, names of files.
 
-Public names change with notice, private names without. So they are all in this file, each in a function whose docstring
-says what the public API lacks, and `check_version` warns if another Ray is installed than this file was written for.
-When Ray is upgraded, check this file against the new version and set `WRITTEN_FOR`; a test compares it with the pin in
-constraints.txt, and another test finds private names that are used elsewhere.
+Public names change with notice, private names without. So they are all in this file and, those of Ray Data, in
+`ray_data_internals`, each in a function whose docstring says what the public API lacks, and `check_version` warns if
+another Ray is installed than these files were written for. When Ray is upgraded, check them against the new version and
+set `WRITTEN_FOR`; a test compares it with the pin in constraints.txt, and another test finds private names that are
+used elsewhere.
 
 Ray is not imported before a function is called.
 """
@@ -14,15 +15,11 @@ import contextlib
 import logging
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ram_ray.runtime.versions import warn_if_other_version
-
-if TYPE_CHECKING:
-    from ray.data import DataContext
 
 WRITTEN_FOR = "2.60.0"
 LOOPBACK = "127.0.0.1"
@@ -160,71 +157,6 @@ def autoscaler_command(gcs_address: str) -> list[str] | None:
         if any(part.endswith("monitor.py") for part in command) and f"--gcs-address={gcs_address}" in command:
             return command
     return None
-
-
-class SchedulingPause:
-    """A short sleep after every round of Ray Data's scheduling loop, nine times as long as the CPU time of the round.
-
-    The loop does not wait while finished blocks are not yet read: if training is slower than its feed, the loop runs
-    without pause in the trainer's process and holds the interpreter lock that training needs; beside a parser it takes
-    half a CPU. The first rounds of an execution have no sleep: a stage over little data would wait more than it works.
-
-    Missing in the public API of 2.60: the length of a round. The methods are those of Ray Data's `ExecutionCallback`.
-    """
-
-    FREE_SECONDS, MIN_SECONDS, MAX_SECONDS = 0.5, 0.01, 0.1  # CPU time of the first rounds; of a sleep
-
-    def __init__(self) -> None:
-        self._busy = 0.0  # CPU time of the loop's thread
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """No effect."""
-
-    def on_execution_step(self, executor: Any) -> None:
-        """Sleep, so that other threads run."""
-        busy = time.thread_time()
-        if busy > self.FREE_SECONDS:
-            time.sleep(min(self.MAX_SECONDS, max(self.MIN_SECONDS, 9 * (busy - self._busy))))
-        self._busy = busy
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """No effect."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """No effect."""
-
-
-def execution_state(executor: Any) -> tuple[float, float, list[tuple[str, int, int]]]:
-    """The CPUs and GPUs that a dataset holds now, and its operators. Missing in the public API of 2.60: all of it.
-
-    Args:
-        executor: as `ExecutionCallback` gets it.
-
-    Returns:
-        CPUs, GPUs; and in the order of the data the name, waiting blocks and tasks of each operator.
-    """
-    manager = executor._resource_manager  # "running" is what was asked for, also by actors that wait for a node
-    usage = manager.get_global_running_usage().subtract(manager.get_global_pending_usage())
-    operators = executor._topology.values()
-    states = [(each.op.name, each.total_enqueued_input_blocks(), each.op.num_active_tasks()) for each in operators]
-    return max(0.0, usage.cpu), max(0.0, usage.gpu), states
-
-
-def tune_data(context: DataContext, *, callback: type) -> None:
-    """Set options that Ray Data has for its own developers only.
-
-    Missing in the public API of 2.60: stable names for these fields of `DataContext`, whose types are private classes,
-    and a switch for the messages of the logger `ray.data`.
-
-    Args:
-        context: Ray Data's context of this process.
-        callback: class that is told of every round of the scheduling loop, as `SchedulingPause` is.
-    """
-    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0.0  # a model takes longer to load than a lull
-    context.use_datasource_v2 = False  # its extra listing operator takes a whole CPU, half of a small machine
-    context.custom_execution_callback_classes = [SchedulingPause, callback]  # type: ignore[list-item]
-    context.issue_detectors_config.detectors = []  # advice about memory requests, every 30 seconds
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def silence_checkpoints() -> None:

@@ -20,7 +20,7 @@ from ray.data import Dataset
 from ram_ray.config import RunConfig
 from ram_ray.results import Samples, Synthetic
 from ram_ray.runtime.actors import model_actors
-from ram_ray.runtime.annotate import annotate, count_and_reject
+from ram_ray.runtime.annotate import annotate, reject_counted
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.storage import make_folder
@@ -106,8 +106,8 @@ def synthesize(run: Run, config: RunConfig, samples: Samples) -> Synthetic:
         )
 
     rows_in = int(selection.share * samples.rows_out)
-    annotate(stage, transform, source=samples.path, schema=SYNTHETIC, execution=execution, rows_in=rows_in)
-    rows, rejected = count_and_reject(stage, execution=execution)
+    counts = annotate(stage, transform, source=samples.path, schema=SYNTHETIC, execution=execution, rows_in=rows_in)
+    rows, rejected = reject_counted(stage, counts, execution=execution)
     good = rows - rejected
     return stage.finish(rows_in=rows, rows_out=good, rejected=rejected, images=good * settings.images_per_caption)
 

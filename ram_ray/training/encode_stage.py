@@ -28,7 +28,7 @@ from ram_ray.records import Reject, Row, to_table
 from ram_ray.results import EncodedViews, Samples
 from ram_ray.runtime.actors import model_actors
 from ram_ray.runtime.allocator import prepare_model_process
-from ram_ray.runtime.annotate import annotate, sum_blocks, write_rejected
+from ram_ray.runtime.annotate import Counted, annotate, write_rejected
 from ram_ray.runtime.artifacts import Run, write_bytes
 from ram_ray.settings.models import TimmConfig
 from ram_ray.settings.section import StageSettings
@@ -213,7 +213,7 @@ def encode_views(run: Run, config: RunConfig, train: TrainConfig, samples: Sampl
         return stage.result
     on_gpu = execution.resources.actor_gpus > 0
 
-    annotate(
+    counts = annotate(
         stage,
         lambda dataset: dataset.map_batches(
             ViewEncoder,
@@ -231,8 +231,8 @@ def encode_views(run: Run, config: RunConfig, train: TrainConfig, samples: Sampl
         schema=VIEWS,
         execution=execution,
         rows_in=samples.rows_out,
+        count=Counted(_count, ("images", "reason")),
     )
-    counts = sum_blocks(stage.path, _count, columns=["images", "reason"], execution=execution)
     rows, rejected = int(counts["rows"]), int(counts["rejected"])
     assert rows == samples.rows_out, f"encode: {samples.rows_out} rows in, {rows} out"
     write_rejected(stage, execution=execution, num_rejected=rejected)
