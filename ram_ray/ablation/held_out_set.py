@@ -19,8 +19,8 @@ from ram_ray.evaluation.sets.rows import SET_ROW
 from ram_ray.label_system import LabelSystem
 from ram_ray.reporting.benchmark_page import benchmark_page
 from ram_ray.results import Annotations
-from ram_ray.runtime.annotate import read_rows, write_rows
 from ram_ray.runtime.artifacts import write_text
+from ram_ray.runtime.rows import read_rows, write_rows
 from ram_ray.runtime.storage import remove_folder
 
 logger = logging.getLogger(__name__)

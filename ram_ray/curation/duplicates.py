@@ -29,8 +29,8 @@ from ram_ray.curation.hash_table import make_ids, plan_work, read_pairs, write_h
 from ram_ray.data.texts import merge_texts
 from ram_ray.records import DUPLICATE, Row, to_table
 from ram_ray.results import Duplicates, Fingerprints
-from ram_ray.runtime.annotate import drop_rejected, read_rows, sum_blocks, write_rows
 from ram_ray.runtime.artifacts import Run, Stage
+from ram_ray.runtime.rows import drop_rejected, read_rows, sum_blocks, write_rows
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.runtime.tasks import RETRIES, Task, wait_for
 from ram_ray.settings.curation import DuplicatesConfig

@@ -25,8 +25,8 @@ import ray
 from ram_ray.curation.groups import EMBEDDING, KINDS, PAIR
 from ram_ray.curation.hash_table import describe_rows
 from ram_ray.results import Duplicates, Fingerprints
-from ram_ray.runtime.annotate import read_rows, write_rows
 from ram_ray.runtime.artifacts import Stage, write_table, write_text
+from ram_ray.runtime.rows import read_rows, write_rows
 from ram_ray.runtime.storage import make_folder, remove_folder
 from ram_ray.runtime.tasks import Task, wait_for
 from ram_ray.settings.curation import DuplicatesConfig

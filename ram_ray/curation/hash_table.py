@@ -24,9 +24,9 @@ from ram_ray.curation.lookup import MANY, TABLES, WIDE_TABLES, Table, pair_equal
 from ram_ray.curation.perceptual_hash import SIGNATURE
 from ram_ray.data.shards import shard_matches
 from ram_ray.data.sources import source_of
-from ram_ray.runtime.annotate import drop_rejected, read_rows, write_rows
 from ram_ray.runtime.artifacts import write_table, write_text
 from ram_ray.runtime.key_hash import hash_key
+from ram_ray.runtime.rows import drop_rejected, read_rows, write_rows
 from ram_ray.runtime.storage import make_folder, remove_folder
 from ram_ray.settings.runtime import Execution
 

@@ -25,8 +25,9 @@ from ram_ray.records import FINGERPRINT, Reason
 from ram_ray.results import Fingerprints, ImageScores
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.allocator import prepare_model_process
-from ram_ray.runtime.annotate import annotate, reject_counted, sum_blocks
+from ram_ray.runtime.annotate import annotate, reject_counted
 from ram_ray.runtime.artifacts import Run
+from ram_ray.runtime.rows import sum_blocks
 from ram_ray.settings.curation import CurationEncoderConfig, FiltersConfig
 from ram_ray.settings.section import StageSettings
 
@@ -277,7 +278,7 @@ def apply_quantile(run: Run, config: RunConfig, scores: ImageScores) -> ImageSco
 
 
 def count_bins(block: pa.Table) -> dict[str, float]:
-    """Count cosines by bin, for `annotate.sum_blocks`.
+    """Count cosines by bin, for `rows.sum_blocks`.
 
     Args:
         block: rows with `reason` and `similarity`; rejected rows do not count.

@@ -26,8 +26,9 @@ from ram_ray.curation.image_scores import score_images
 from ram_ray.data.hidden_captions import hide_captions
 from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import Duplicates, Fingerprints, Images, Samples
-from ram_ray.runtime.annotate import Counted, annotate, caption_rows_per_block, write_rejected
+from ram_ray.runtime.annotate import annotate, caption_rows_per_block, write_rejected
 from ram_ray.runtime.artifacts import Run
+from ram_ray.runtime.rows import Counted
 from ram_ray.settings.curation import FiltersConfig
 from ram_ray.settings.section import Section, StageSettings
 

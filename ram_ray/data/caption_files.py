@@ -20,9 +20,10 @@ import fsspec
 from ram_ray.config import RunConfig
 from ram_ray.records import SAMPLE, Row, to_table
 from ram_ray.results import Samples
-from ram_ray.runtime.annotate import count_reasons, reject_counted
+from ram_ray.runtime.annotate import reject_counted
 from ram_ray.runtime.artifacts import Run, write_table
 from ram_ray.runtime.progress import progress
+from ram_ray.runtime.rows import count_reasons
 from ram_ray.runtime.tasks import Task, wait_for
 from ram_ray.settings.section import Section, StageSettings
 

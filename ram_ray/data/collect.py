@@ -179,7 +179,7 @@ def _scan(stage: Stage[Samples], settings: SampleSettings, *, execution: Executi
         execution: how the stages of the run are executed.
 
     Returns:
-        The counts of the rows, see `annotate.COUNTED_REASONS`.
+        The counts of the rows, see `rows.COUNTED_REASONS`.
     """
     listing = f"{stage.work}/listing"
     fs, root = fsspec.url_to_fs(listing)

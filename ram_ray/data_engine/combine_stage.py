@@ -27,8 +27,8 @@ from ram_ray.data_engine.stage_settings import ScoreWeightSettings
 from ram_ray.data_engine.tag_pairs import MENTION_COLUMNS, PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs
 from ram_ray.label_system import LabelSystem
 from ram_ray.results import LabelSystemResult, Scores, ScoreWeights
-from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.artifacts import Run
+from ram_ray.runtime.rows import read_rows
 from ram_ray.settings.runtime import Execution
 
 

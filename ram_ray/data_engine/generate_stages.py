@@ -47,8 +47,9 @@ from ram_ray.results import (
     Thresholds,
     TrainedModel,
 )
-from ram_ray.runtime.annotate import annotate, read_rows
+from ram_ray.runtime.annotate import annotate
 from ram_ray.runtime.artifacts import Run, write_text
+from ram_ray.runtime.rows import read_rows
 from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.runtime import Execution
 

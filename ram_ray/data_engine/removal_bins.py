@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ram_ray.data_engine.clean import REMOVALS
-from ram_ray.runtime.annotate import COUNTED_ROWS, read_rows
 from ram_ray.runtime.artifacts import write_table
 from ram_ray.runtime.key_hash import hash_key
+from ram_ray.runtime.rows import COUNTED_ROWS, read_rows
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.runtime import Execution
 

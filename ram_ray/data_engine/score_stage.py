@@ -25,7 +25,7 @@ ORIGINS = ("generated_caption", "tagger")  # of tags that the engine adds
 
 
 def count_origins(block: pa.Table) -> dict[str, float]:
-    """Count the tags of a block that the engine added, by origin; see `annotate.Counted`.
+    """Count the tags of a block that the engine added, by origin; see `rows.Counted`.
 
     Args:
         block: ANNOTATION rows; rejected rows do not count.

@@ -22,9 +22,9 @@ from ram_ray.labels.compounds import CompoundReader
 from ram_ray.labels.hold_out import hold_out
 from ram_ray.labels.stages import label_captions
 from ram_ray.results import Annotations, LabelSystemResult, Parsed
-from ram_ray.runtime.annotate import drop_rejected, read_rows
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.per_process import PerProcess
+from ram_ray.runtime.rows import drop_rejected, read_rows
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.settings.section import StageSettings
 

@@ -27,9 +27,9 @@ from ram_ray.evaluation.sets.prepare import ClassIndex, EvalSet
 from ram_ray.evaluation.systems.system import Batch, Plan, PlannedClass
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.allocator import prepare_model_process
-from ram_ray.runtime.annotate import write_rows
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.location import locate
+from ram_ray.runtime.rows import write_rows
 from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
 

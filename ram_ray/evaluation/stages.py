@@ -25,8 +25,8 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import read_config
 from ram_ray.results import Annotations, Evaluation, LabelSystemResult, TrainedModel
 from ram_ray.runtime.actors import model_actors, predictor_options
-from ram_ray.runtime.annotate import drop_rejected, read_rows
 from ram_ray.runtime.artifacts import Run, write_text
+from ram_ray.runtime.rows import drop_rejected, read_rows
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.settings.section import RUNTIME_ONLY, StageSettings
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ram_ray.captions.names import is_kept, sentence_words
 from ram_ray.labels.names import Key
 from ram_ray.labels.parsed_rows import parsed_captions
-from ram_ray.runtime.annotate import COUNTED_ROWS, read_rows
+from ram_ray.runtime.rows import COUNTED_ROWS, read_rows
 from ram_ray.settings.runtime import Execution
 
 CAPITALS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("capital", pa.int64()), ("inside", pa.int64())])

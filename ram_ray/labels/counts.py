@@ -24,9 +24,9 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
 from ram_ray.labels.parsed_rows import label_ids, parsed_captions
-from ram_ray.runtime.annotate import COUNTED_ROWS, read_rows
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.per_process import PerProcess
+from ram_ray.runtime.rows import COUNTED_ROWS, read_rows
 from ram_ray.settings.runtime import Execution
 
 NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])

@@ -27,8 +27,8 @@ from ram_ray.evaluation_results import HeldOutLabels
 from ram_ray.label_system import Label, LabelSystem, normalize_name, split_kind
 from ram_ray.labels.compounds import CompoundReader, find_pair, pair_name
 from ram_ray.results import Annotations, LabelSystemResult
-from ram_ray.runtime.annotate import drop_rejected, sum_blocks
 from ram_ray.runtime.artifacts import Run
+from ram_ray.runtime.rows import drop_rejected, sum_blocks
 from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.section import StageSettings
 
@@ -117,7 +117,7 @@ def hold_out(run: Run, config: RunConfig, labels: LabelSystemResult, truth: Anno
 
 
 def count_positives(block: pa.Table, uri: str, settings: HoldOutSettings, *, reads_pairs: bool) -> dict[str, float]:
-    """Count the images of each label, and of each pair; for `annotate.sum_blocks`.
+    """Count the images of each label, and of each pair; for `rows.sum_blocks`.
 
     Args:
         block: ANNOTATION rows of the evaluation data.

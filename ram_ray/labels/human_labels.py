@@ -29,7 +29,7 @@ from ram_ray.data.sources import source_of
 from ram_ray.label_system import LabelSystem, split_kind
 from ram_ray.labels.names import Key
 from ram_ray.records import HUMAN, Row
-from ram_ray.runtime.annotate import sum_blocks
+from ram_ray.runtime.rows import sum_blocks
 from ram_ray.settings.data import LabelSet
 from ram_ray.settings.runtime import Execution
 

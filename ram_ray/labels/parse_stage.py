@@ -14,9 +14,10 @@ from ram_ray.captions.parser import SHIPPED, Tag, load_pipeline, process_parser
 from ram_ray.config import RunConfig
 from ram_ray.records import PARSED, to_table
 from ram_ray.results import Parsed, Samples
-from ram_ray.runtime.annotate import Counted, annotate, caption_rows_per_block, map_captions
+from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
+from ram_ray.runtime.rows import Counted
 from ram_ray.settings.section import StageSettings
 
 Names = list[dict[str, int | str]]  # a column of PARSED rows

@@ -34,9 +34,10 @@ from ram_ray.labels.page import to_html
 from ram_ray.labels.report import BuildReport
 from ram_ray.records import ANNOTATION, HUMAN
 from ram_ray.results import Annotations, DualEncoderResult, LabelSystemResult, Parsed
-from ram_ray.runtime.annotate import Count, Counted, annotate, caption_rows_per_block, map_captions
+from ram_ray.runtime.annotate import annotate, caption_rows_per_block, map_captions
 from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.per_process import PerProcess
+from ram_ray.runtime.rows import Count, Counted
 from ram_ray.runtime.storage import make_folder
 from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
@@ -275,7 +276,7 @@ def _count_origins(block: pa.Table) -> dict[str, float]:
 
 
 def count_without_negatives(block: pa.Table) -> dict[str, float]:
-    """Count the images with tags, and those of them without any negative, see `annotate.Counted`.
+    """Count the images with tags, and those of them without any negative, see `rows.Counted`.
 
     Args:
         block: ANNOTATION rows.

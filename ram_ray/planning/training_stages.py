@@ -44,10 +44,10 @@ def add_training(
     blocks = source.rows / config.data.rows_per_block
     table_bytes = rows * constants["table_bytes"]
     partitions, _ = count_read_tasks(source.num_files, source.nbytes * constants["memory_ratio"], cpus=cluster.cpus)
-    passes = 2 + (train.tag_cap is not None)
+    passes = 1 + (train.tag_cap is not None)
     written = min(buckets + partitions, rows)
     step_seconds = images * _training_seconds(planning, train)
-    reads = planning.read_requests((passes - 1) * source.num_files)
+    reads = planning.read_requests(passes * source.num_files)
     crops = Requests(get=float(images) if not train.views else 0.0)
     reads_a_visit = 2 * max(1.0, workers / lanes) if lanes > 1 else workers  # of a bucket, see `training.order`
     feed = Requests(get=visits * reads_a_visit * constants["get_read_file"], list=visits * reads_a_visit)

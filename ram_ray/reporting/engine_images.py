@@ -34,8 +34,8 @@ from ram_ray.reporting.engine_rows import (
     SampleImage,
     Tag,
 )
-from ram_ray.runtime.annotate import read_rows
 from ram_ray.runtime.key_hash import hash_key
+from ram_ray.runtime.rows import read_rows
 from ram_ray.settings.runtime import Execution
 
 

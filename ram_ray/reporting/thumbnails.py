@@ -14,7 +14,7 @@ from ram_ray.data.images import decode
 from ram_ray.evaluation.sets.rows import look_up_sizes
 from ram_ray.records import Reject
 from ram_ray.reporting.engine_images import Bounds, thumbnail
-from ram_ray.runtime.annotate import read_rows
+from ram_ray.runtime.rows import read_rows
 from ram_ray.settings.data import Limits
 from ram_ray.settings.runtime import Execution
 

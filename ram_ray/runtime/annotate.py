@@ -12,110 +12,38 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-from ray.data import Dataset, SaveMode
+from ray.data import Dataset
 
 from ram_ray.records import REJECTED, conform
 from ram_ray.runtime.artifacts import R, Stage
 from ram_ray.runtime.metrics import REJECTED as REJECTED_ROWS
 from ram_ray.runtime.metrics import count
 from ram_ray.runtime.progress import progress
-from ram_ray.runtime.ray_data_internals import write_counted_parquet
-from ram_ray.runtime.storage import has_folders, make_folder, remove_folder
+from ram_ray.runtime.rows import (
+    COUNTED_REASONS,
+    COUNTED_ROWS,
+    REASON,
+    Counted,
+    drop_rejected,
+    read_rows,
+    sum_blocks,
+    write_counted_rows,
+    write_rows,
+)
+from ram_ray.runtime.storage import make_folder, remove_folder
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.runtime import Execution
 
 Transform = Callable[[Dataset], Dataset]
-Count = Callable[[pa.Table], dict[str, float]]  # of a block, numbers that add up, by name
 logger = logging.getLogger(__name__)
 
-_REASON = "reason "  # before the name of a count
-COUNTED_ROWS = 16384  # rows of a block where rows are only counted: a few columns, some MB
 NUM_CAPTION_BLOCKS, MAX_CAPTION_ROWS = 256, 4096  # blocks of a stage that reads captions and no images; rows of a block
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What a stage counts of the rows that it writes, for its result."""
-
-    of_block: Count
-    columns: tuple[str, ...]  # that it reads
-
-
-def read_rows(
-    path: str,
-    *,
-    execution: Execution,
-    columns: list[str] | None = None,
-    rows_per_block: int | None = None,
-    partitioned: bool = True,
-) -> Dataset:
-    """Read the rows of a stage's folder.
-
-    Args:
-        path: folder or URI.
-        execution: how the stages of the run are executed.
-        columns: names of the columns that are read; None: all.
-        rows_per_block: rows of a block; None: as `execution` has it.
-        partitioned: whether the folder is partitioned by shard; shard names stay text ("00000").
-
-    Returns:
-        A lazy dataset.
-    """
-    from ray.data.datasource.partitioning import Partitioning, PartitionStyle
-
-    dataset = ray.data.read_parquet(
-        path,
-        columns=columns,
-        partitioning=Partitioning(PartitionStyle.HIVE, field_types={"shard": str}) if partitioned else None,
-        file_extensions=["parquet"],
-        num_cpus=execution.task_cpus,
-    )
-    buffer = execution.resources.buffer_mb * 10**6 if execution.resources.buffer_mb else None
-    dataset.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-        cpu=execution.resources.max_cpus, object_store_memory=buffer
-    )
-    if buffer:
-        dataset.context.target_max_block_size = buffer // 32  # Ray reserves this much for a task before it has run one
-    return dataset.repartition(target_num_rows_per_block=rows_per_block or execution.rows_per_block)
-
-
-def drop_rejected(block: pa.Table) -> pa.Table:
-    """Drop the rows that an earlier stage rejected.
-
-    Args:
-        block: rows with or without the column `reason`.
-
-    Returns:
-        The rows without a reason.
-    """
-    if "reason" not in block.column_names:
-        return block
-    return block.filter(pc.is_null(block["reason"]))
-
-
-def write_rows(dataset: Dataset, uri: str, *, execution: Execution, partition_cols: list[str] | None = None) -> None:
-    """Write a dataset as Parquet files and keep the files that the folder has.
-
-    Args:
-        dataset: dataset to write.
-        uri: URI of the folder; in an object store no object is made for it.
-        execution: how the stages of the run are executed.
-        partition_cols: columns that become folders, as "shard=00000".
-    """
-    dataset.write_parquet(
-        uri,
-        partition_cols=partition_cols,
-        mode=SaveMode.APPEND,
-        try_create_dir=has_folders(fsspec.url_to_fs(uri)[0]),
-        ray_remote_args={"num_cpus": execution.task_cpus},
-    )
 
 
 def caption_rows_per_block(num_rows: int, *, execution: Execution) -> int:
@@ -222,13 +150,8 @@ def annotate(
         dataset = read_rows(source, execution=execution, rows_per_block=rows_per_block, partitioned=partitioned)
         dataset = dataset.map_batches(select, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
         dataset = transform(dataset).map_batches(check, batch_format="pyarrow", num_cpus=cpus, batch_size=None)
-        sums = write_counted_parquet(
-            dataset,
-            stage.path,
-            partition_cols=["shard"],
-            try_create_dir=has_folders(fsspec.url_to_fs(stage.path)[0]),
-            count=count.of_block,
-            num_cpus=cpus,
+        sums = write_counted_rows(
+            dataset, stage.path, count=count.of_block, execution=execution, partition_cols=["shard"]
         )
     if goes_on:
         return sum_blocks(stage.path, count.of_block, columns=list(count.columns), execution=execution)
@@ -251,35 +174,6 @@ def count_rejected(block: pa.Table) -> None:
         return
     for reason, number in Counter(pc.drop_null(block["reason"]).to_pylist()).items():
         count(REJECTED_ROWS, number, reason=reason)
-
-
-def sum_blocks(path: str, count: Count, *, columns: list[str], execution: Execution) -> dict[str, float]:
-    """Add up `count(block)` over the rows of a stage's folder; only the sums of each block come to the driver.
-
-    Blocks are larger than those that a stage works on: what the driver keeps of a block grows with their number.
-
-    Args:
-        path: folder or URI.
-        count: function from a block to numbers by name; blocks need not have the same names.
-        columns: names of the columns that are read.
-        execution: how the stages of the run are executed.
-
-    Returns:
-        The sums by name; empty without rows.
-    """
-
-    def count_block(block: pa.Table) -> pa.Table:
-        counts = count(block)
-        return pa.table(
-            {"name": pa.array(list(counts), pa.string()), "value": pa.array(list(counts.values()), pa.float64())}
-        )
-
-    dataset = read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
-    partial = dataset.map_batches(count_block, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
-    total: dict[str, float] = {}
-    for row in partial.iter_rows():  # one for each block and name
-        total[row["name"]] = total.get(row["name"], 0) + row["value"]
-    return total
 
 
 def write_rejected(stage: Stage[R], *, execution: Execution, num_rejected: int) -> None:
@@ -321,28 +215,10 @@ def reject_counted(stage: Stage[R], counts: Mapping[str, float], *, execution: E
     """
     rows, rejected = int(counts.get("rows", 0)), int(counts.get("rejected", 0))
     if rejected:
-        reasons = {name.removeprefix(_REASON): int(n) for name, n in counts.items() if name.startswith(_REASON)}
+        reasons = {name.removeprefix(REASON): int(n) for name, n in counts.items() if name.startswith(REASON)}
         listed = ", ".join(f"{n:,} {name}" for name, n in sorted(reasons.items(), key=lambda item: -item[1]))
         logger.info(
             "%s rejects %s; each with its detail in %s", stage.name, listed, stage.run.path("rejected", stage.name)
         )
     write_rejected(stage, execution=execution, num_rejected=rejected)
     return rows, rejected
-
-
-def count_reasons(block: pa.Table) -> dict[str, float]:
-    """Count the rows of a block, the rejected ones, and those of each reason.
-
-    Args:
-        block: rows with or without the column `reason`.
-
-    Returns:
-        Numbers by name.
-    """
-    if "reason" not in block.column_names:
-        return {"rows": len(block)}
-    reasons = Counter(reason for reason in block["reason"].to_pylist() if reason is not None)
-    return {"rows": len(block), "rejected": reasons.total(), **{f"{_REASON}{name}": n for name, n in reasons.items()}}
-
-
-COUNTED_REASONS = Counted(count_reasons, ("key", "reason"))

@@ -119,7 +119,7 @@ def configure_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    context.read_op_min_num_blocks = 1  # not 200 of 1 MB each: `annotate.read_rows` makes blocks by their rows
+    context.read_op_min_num_blocks = 1  # not 200 of 1 MB each: `rows.read_rows` makes blocks by their rows
     context.retried_map_errors, context.max_map_retries = list(storage.TRANSIENT), 4  # our functions
     context.retried_io_errors = [*context.retried_io_errors, *storage.TRANSIENT]  # and Ray's own reads and writes
     ray_data_internals.tune_data(context, callback=ExecutionWatch)

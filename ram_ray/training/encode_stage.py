@@ -28,8 +28,9 @@ from ram_ray.records import Reject, Row, to_table
 from ram_ray.results import EncodedViews, Samples
 from ram_ray.runtime.actors import model_actors
 from ram_ray.runtime.allocator import prepare_model_process
-from ram_ray.runtime.annotate import Counted, annotate, write_rejected
+from ram_ray.runtime.annotate import annotate, write_rejected
 from ram_ray.runtime.artifacts import Run, write_bytes
+from ram_ray.runtime.rows import Counted
 from ram_ray.settings.models import TimmConfig
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import AugmentConfig, TrainConfig

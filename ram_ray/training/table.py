@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 
 from ram_ray.data.folds import Fold
 from ram_ray.data.shards import shard_matches
-from ram_ray.runtime.annotate import read_rows, write_rows
 from ram_ray.runtime.artifacts import write_text
+from ram_ray.runtime.rows import read_rows, write_counted_rows
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.training import TrainConfig
@@ -175,22 +175,30 @@ def make_table(
         read_rows(source, execution=execution).map_batches(rows_of(make), batch_format="pyarrow", num_cpus=cpus)
         for source, make in sources.items()
     ]
-    dataset = (parts[0].union(*parts[1:]) if parts[1:] else parts[0]).sort("order").materialize()
-    counts = (
-        dataset.groupby("bucket", num_partitions=min(num_buckets, execution.resources.shuffle_partitions))
-        .count()
-        .take(num_buckets)
+    dataset = (parts[0].union(*parts[1:]) if parts[1:] else parts[0]).sort("order")
+    fs, root = fsspec.url_to_fs(path)
+    remove_folder(fs, root)  # a killed run may have written a part
+    counts = write_counted_rows(
+        dataset, path, count=count_rows_of_buckets, execution=execution, partition_cols=["bucket"]
     )
     if not counts:
         raise ValueError(
             f"no row of {', '.join(sources)} in shards {selection.shards!r} has a tag: there is nothing to train on; "
             "set the `shards` of this training, or set labels.min_count lower"
         )
-    buckets = [0] * num_buckets
-    for row in counts:
-        buckets[row["bucket"]] = row["count()"]
-    fs, root = fsspec.url_to_fs(path)
-    remove_folder(fs, root)  # a killed run may have written a part
-    write_rows(dataset, path, execution=execution, partition_cols=["bucket"])
+    buckets = [int(counts.get(str(bucket), 0)) for bucket in range(num_buckets)]
     write_text(done_marker, json.dumps({"buckets": buckets}))
     return Table(path, tuple(buckets))
+
+
+def count_rows_of_buckets(block: pa.Table) -> dict[str, float]:
+    """Count the rows of each bucket in a block, for `rows.write_counted_rows`.
+
+    Args:
+        block: rows of the table.
+
+    Returns:
+        Bucket -> number of rows; a sorted block has few buckets.
+    """
+    counted = block["bucket"].value_counts()
+    return {str(item["values"]): float(item["counts"]) for item in counted.to_pylist()}

@@ -90,8 +90,8 @@ def test_a_run_hides_plants_and_counts(ray_cluster: None, tmp_path: Path) -> Non
     from ram_ray.data.collect import collect
     from ram_ray.labels.parse_stage import parse
     from ram_ray.labels.stages import build_labels, label_captions
-    from ram_ray.runtime.annotate import read_rows
     from ram_ray.runtime.artifacts import Run
+    from ram_ray.runtime.rows import read_rows
 
     nouns = ["dog", "ball", "tree", "man", "car", "house"]
     captions = [[f"a {nouns[(index + step) % 6]}" for step in range(3)] for index in range(30)]

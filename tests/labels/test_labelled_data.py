@@ -21,7 +21,7 @@ def _annotate(folder: Path, config: RunConfig, uris: list[str]) -> tuple[LabelSy
     from ram_ray.data.collect import collect
     from ram_ray.labels.parse_stage import parse
     from ram_ray.labels.stages import build_labels, label_captions
-    from ram_ray.runtime.annotate import read_rows
+    from ram_ray.runtime.rows import read_rows
 
     run = Run(str(folder))
     samples = collect(run, config, name="shards", uris=uris)

@@ -11,8 +11,9 @@ import pytest
 
 from ram_ray.data.images import Limits
 from ram_ray.runtime import annotate as module
-from ram_ray.runtime.annotate import Counted, annotate
+from ram_ray.runtime.annotate import annotate
 from ram_ray.runtime.artifacts import Run, Stage, StageResult, write_table
+from ram_ray.runtime.rows import Counted
 from ram_ray.settings.runtime import Execution, ResourcesConfig
 from ram_ray.settings.section import StageSettings
 
