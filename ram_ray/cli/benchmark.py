@@ -54,10 +54,11 @@ def benchmark(
     from ram_ray.evaluation.benchmark import run_benchmark
     from ram_ray.evaluation.benchmark_report import build_tree, to_markdown
     from ram_ray.evaluation.bootstrap import Resampling
-    from ram_ray.evaluation.measure_scores import Measuring
+    from ram_ray.evaluation.measure_scores import Measuring, on_cluster
     from ram_ray.evaluation.measures import Tuning
     from ram_ray.evaluation.systems.registry import make_system
     from ram_ray.reporting.benchmark_page import benchmark_page
+    from ram_ray.reporting.system_pages import write_system_pages
     from ram_ray.runtime import cluster, outcome
     from ram_ray.runtime.artifacts import write_text
 
@@ -75,10 +76,12 @@ def benchmark(
     def work() -> None:
         resources = settings.resources
         cluster.start(num_cpus=resources.num_cpus, object_store_gb=resources.object_store_gb, dashboard=False)
-        tree = build_tree(run_benchmark(made, specs, folder, config=settings, measuring=measuring), measuring)
+        results = run_benchmark(made, specs, folder, config=settings, measuring=measuring)
+        tree, run_tasks = build_tree(results, measuring), on_cluster(settings.execution.task_cpus)
+        links = write_system_pages(results, folder, run_tasks=run_tasks, execution=settings.execution)
         write_text(f"{folder}/benchmark.json", json.dumps(tree, indent=1, ensure_ascii=False))
         write_text(f"{folder}/benchmark.md", to_markdown(tree))
-        write_text(f"{folder}/benchmark.html", benchmark_page(tree))
-        logger.info("written: %s/benchmark.html, benchmark.md, benchmark.json", folder)
+        write_text(f"{folder}/benchmark.html", benchmark_page(tree, links))
+        logger.info("written: %s/benchmark.html, benchmark.md, benchmark.json, classes/", folder)
 
     return outcome.run(work, name="benchmark", folder=None)

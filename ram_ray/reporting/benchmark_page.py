@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ram_ray.evaluation.benchmark import format_figure
@@ -42,6 +42,7 @@ class SetPart:
     notes: Sequence[str]
     systems: Sequence[str]
     classes: Sequence[ClassRow]  # the worst of the first system first
+    links: Mapping[str, str]  # system -> its pages of classes
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,21 @@ class Page:
     sets: Sequence[SetPart]
 
 
-def benchmark_page(tree: Json) -> str:
+def benchmark_page(tree: Json, links: Mapping[str, Mapping[str, str]] | None = None) -> str:
     """Make the page.
 
     Args:
         tree: as of `benchmark_report.build_tree`.
+        links: set -> system -> its pages of classes, from the page's folder; None: there are none.
 
     Returns:
         HTML.
     """
-    parts = [_part(name, part) for name, part in tree["sets"].items()]
+    parts = [_part(name, part, (links or {}).get(name, {})) for name, part in tree["sets"].items()]
     return render("benchmark.html.j2", Page(tree["settings"], tree["quoted_from"], COLUMNS, parts))
 
 
-def _part(name: str, part: Json) -> SetPart:
+def _part(name: str, part: Json, links: Mapping[str, str]) -> SetPart:
     notes = [f"{system}: {note}" for system, row in part["systems"].items() for note in system_notes(row)]
     notes += [f"{system}: not scored, {why}" for system, why in part["skipped"].items()]
     rows = [([cell.replace(" *quoted*", "") for cell in cells], "*quoted*" in cells[0]) for cells in table_rows(part)]
@@ -87,7 +89,7 @@ def _part(name: str, part: Json) -> SetPart:
         positives = max(figure["num_positives"] for figure in of_systems.values())
         classes.append(ClassRow(class_name, positives, cells, 2.0 if ap is None else ap))
     classes.sort(key=lambda row: row.sort)
-    return SetPart(name, describe(part), rows, notes, list(part["systems"]), classes)
+    return SetPart(name, describe(part), rows, notes, list(part["systems"]), classes, links)
 
 
 def _how(matched_by: str | None) -> str:

@@ -60,7 +60,8 @@ class Subject:
     subtitle: str
     details: str  # URI of the rows of `class_details`
     digest: str  # of the data
-    back: str | None = None  # link to the page of the run
+    back: str | None = None  # link to the page that leads here
+    back_text: str = "report of the run"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ three files have the same figures."""
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from ram_ray.evaluation.benchmark_report import build_tree, quoted_figures, to_m
 from ram_ray.evaluation.bootstrap import Resampling
 from ram_ray.evaluation.measure_scores import Measuring, measure_scores
 from ram_ray.evaluation.measures import Tuning
-from ram_ray.evaluation.sets.prepare import SetReading, prepare_set
+from ram_ray.evaluation.sets.prepare import SetReading, in_this_process, prepare_set
 from ram_ray.evaluation.systems.predictions import PredictionsSystem
 from ram_ray.reporting.benchmark_page import benchmark_page
+from ram_ray.reporting.system_pages import write_system_pages
 
 CLASSES = ["dog", "cat", "bus", "wine glass"]
 MEASURING = Measuring(Tuning("balanced"), Resampling(60))
@@ -84,6 +87,22 @@ def test_the_pages_have_the_same_figures_and_mark_what_is_quoted(result: SetResu
     assert page.count("not supported</td>") == 1
     assert "1 of 4 classes not supported" in describe_result(result.eval_set, result.measured["google"], MEASURING)
     assert len(describe_set(result.eval_set)) == 3
+
+
+def test_each_system_has_pages_of_classes_that_the_table_links_to(result: SetResult, tmp_path: Path) -> None:
+    options = {"run_tasks": in_this_process, "execution": RunConfig().execution}
+    links = write_system_pages([result], str(tmp_path), **options)
+    assert links == {"coco80": {name: f"classes/coco80/{name}/index.html" for name in ("ours", "google")}}
+    page = benchmark_page(build_tree([result], MEASURING), links)
+    for link in links["coco80"].values():
+        assert f'<a href="{link}">' in page
+        text = (tmp_path / link).read_text()
+        assert "wine glass" in text or "google" in link
+        back = re.search(r'<a href="([^"]+)">benchmark</a>', text)
+        assert back and (tmp_path / link).parent.joinpath(back[1]).resolve() == tmp_path / "benchmark.html"
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.html")}
+    write_system_pages([result], str(tmp_path), **options)
+    assert {file: file.stat().st_mtime_ns for file in files} == files, "of the same scores"
 
 
 def test_quoted_figures_name_their_sets() -> None:

@@ -168,7 +168,7 @@ def test_scores_that_are_no_probabilities_have_no_calibration(tmp_path: Path) ->
         and "Can the scores" not in text
         and "Images in each range" not in text
     )
-    assert text.count("cannot be read") == text.count("<li>") > 0
+    assert text.count("cannot be shown") == text.count("<li>") > 0
 
 
 def test_rows_that_are_not_asked_are_not_read(tmp_path: Path) -> None:
