@@ -13,6 +13,8 @@
     shared passes          Scores of the whole image and attention boxes share an encoding. Crops of a batch go through
                            the models together, and a box that several tags share is cropped once. The pixels of at
                            most `batch_size` crops are held at once.
+    few labels             Of the label system only the tags that are measured on the images or crops of a pass are
+                           scored: the head costs more than the image encoder where it scores all of 4,585.
 
 Pixels end here: the output is a small row an image.
 
@@ -31,7 +33,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from ram_ray.data.pixels import to_images
-from ram_ray.data.preprocess import resize_square
+from ram_ray.data_engine.cut_crops import Crops
 from ram_ray.data_engine.generate import to_rows
 from ram_ray.data_engine.stage_settings import RegionSettings
 from ram_ray.detectors.regions import WHOLE_IMAGE, Box
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from ram_ray.models.teacher import Teacher
 
 KINDS_WITH_REGION = ("object", "action")
-Corners = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 MENTIONED_ORIGINS = (PARSED, MATCHED, HUMAN)  # a caption or a person names the tag
 
 # A row for each tag of an image.
@@ -163,10 +164,12 @@ class RegionEmbedder:
         confirmed = [set(row["truth"] or ()) for row in rows]
         # Encoded once, for the scores of the whole images and for attention boxes.
         tokens = [self.predictor.encode(part) for part in self._parts(pixels)]
-        whole = np.concatenate([self.predictor.token_probabilities(part) for part in tokens])  # (B, N)
         tag_ids = [[*ids, *negative_ids] for ids, negative_ids in zip(positives, negatives, strict=True)]
+        asked = sorted(set().union(*tag_ids))
+        whole = np.concatenate([self.predictor.token_probabilities(part, ids=asked) for part in tokens])  # (B, asked)
+        column = {id: index for index, id in enumerate(asked)}
         boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else images, tag_ids)
-        crops = _Crops(images)
+        crops = Crops(images)
         regions: list[list[Row]] = [[] for _ in rows]
         crop_indices: list[list[int]] = [[] for _ in rows]
         for image, image_boxes in enumerate(boxes):
@@ -175,12 +178,12 @@ class RegionEmbedder:
                 region |= {"confirmed": id in confirmed[image], "human": id in human[image]}
                 region |= {"box": list(box), "detector_score": score}
                 region |= {
-                    "image_score": float(whole[image, id]),
+                    "image_score": float(whole[image, column[id]]),
                     "other_mentions": [tag for tag in mentioned[image] if tag != id],
                 }
                 regions[image].append(region)
                 crop_indices[image].append(crops.add(image, box))
-        self._score_crops(crops, whole, regions, crop_indices)
+        self._score_crops(crops, regions, crop_indices)
         return regions
 
     def _boxes(
@@ -197,25 +200,34 @@ class RegionEmbedder:
             for ids, image_boxes in zip(tag_ids, boxes, strict=True)
         ]
 
-    def _score_crops(
-        self, crops: _Crops, whole: np.ndarray, regions: list[list[Row]], crop_indices: list[list[int]]
-    ) -> None:
+    def _score_crops(self, crops: Crops, regions: list[list[Row]], crop_indices: list[list[int]]) -> None:
         """Add `region_score`, `predicted` and `embedding` to the regions."""
         parts = [
             self.teacher.encode_images(crops.cut(part, self.teacher.image_size))
             for part in self._parts(range(len(crops.corners)))
         ]
         embeddings = np.concatenate(parts)
-        partial = [index for index, is_whole in enumerate(crops.is_whole) if not is_whole]  # crops to score
-        size = self.predictor.image_size
-        parts = [self.predictor.probabilities(crops.cut(part, size)) for part in self._parts(partial)]
-        probabilities = np.concatenate(parts) if parts else whole[:0]  # (C, N)
-        row_of_crop = {index: row for row, index in enumerate(partial)}
-        for image, (image_regions, indices) in enumerate(zip(regions, crop_indices, strict=True)):
+        asked: dict[int, set[int]] = {}  # tags of each crop that is not the whole image, which is scored already
+        for image_regions, indices in zip(regions, crop_indices, strict=True):
             for region, index in zip(image_regions, indices, strict=True):
-                row = whole[image] if crops.is_whole[index] else probabilities[row_of_crop[index]]
-                predicted = is_present(row[region["tag"]], self.predictor.thresholds[region["tag"]])
-                region |= {"region_score": float(row[region["tag"]]), "predicted": bool(predicted)}
+                if not crops.is_whole[index]:
+                    asked.setdefault(index, set()).add(region["tag"])
+        scores: dict[tuple[int, int], float] = {}  # by crop and tag
+        for part in self._parts(sorted(asked)):
+            ids = sorted(set().union(*(asked[index] for index in part)))
+            tokens = self.predictor.encode(crops.cut(part, self.predictor.image_size))
+            found = self.predictor.token_probabilities(tokens, ids=ids)
+            scores |= {
+                (index, id): float(found[row, column])
+                for row, index in enumerate(part)
+                for column, id in enumerate(ids)
+                if id in asked[index]
+            }
+        for image_regions, indices in zip(regions, crop_indices, strict=True):
+            for region, index in zip(image_regions, indices, strict=True):
+                score = scores.get((index, region["tag"]), region["image_score"])
+                predicted = is_present(np.float32(score), self.predictor.thresholds[region["tag"]])
+                region |= {"region_score": score, "predicted": bool(predicted)}
                 region["embedding"] = embeddings[index].astype("<f2").tobytes()
 
     def _draw_negatives(self, row: Row) -> list[int]:
@@ -239,31 +251,6 @@ def _load_teacher(uri: str, revision: str | None, device: str | None) -> Teacher
     return Loader.from_pretrained(uri, revision=revision, device=device)
 
 
-class _Crops:
-    """The crops of a batch of images, each box of an image once. Their pixels are cut when they are needed."""
-
-    def __init__(self, images: list[Image.Image]) -> None:
-        self.images = images
-        self.corners: list[tuple[int, Corners]] = []  # of each crop: index of the image, and corners in its pixels
-        self.is_whole: list[bool] = []
-        self._indices: dict[tuple[int, Corners], int] = {}
-
-    def add(self, image: int, box: Box) -> int:
-        """Add a crop, and return its index among all crops."""
-        width, height = self.images[image].size
-        corners = to_pixels(box, (height, width))
-        index = self._indices.setdefault((image, corners), len(self.corners))
-        if index == len(self.corners):
-            self.corners.append((image, corners))
-            self.is_whole.append(corners == (0, 0, width, height))
-        return index
-
-    def cut(self, indices: Sequence[int], size: int) -> np.ndarray:
-        """Cut crops of these indices, each stretched to (`size`, `size`, 3) uint8."""
-        crops = (self.corners[index] for index in indices)
-        return np.stack([crop(self.images[image], corners, size=size) for image, corners in crops])
-
-
 def seeded_hash(key: str, seed: int) -> int:
     """Hash of a key and a seed.
 
@@ -275,35 +262,6 @@ def seeded_hash(key: str, seed: int) -> int:
         0 to 2^64 - 1, evenly distributed and the same on every machine.
     """
     return hash_key(f"{seed}/{key}", byteorder="little")
-
-
-def to_pixels(box: Box, size: tuple[int, int]) -> Corners:
-    """Convert a box from shares to pixels; each side has at least a pixel.
-
-    Args:
-        box: x0, y0, x1, y1 as shares of width and height, 0 to 1.
-        size: (height, width) of the image in pixels.
-
-    Returns:
-        x0, y0, x1, y1 in pixels.
-    """
-    height, width = size
-    x0, y0 = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
-    return x0, y0, max(x0 + 1, min(width, round(box[2] * width))), max(y0 + 1, min(height, round(box[3] * height)))
-
-
-def crop(image: Image.Image, corners: Corners, *, size: int) -> np.ndarray:
-    """Crop an image, and stretch the crop to a square, as images are for the models.
-
-    Args:
-        image: RGB.
-        corners: x0, y0, x1, y1 in pixels.
-        size: pixels a side of the square.
-
-    Returns:
-        (size, size, 3) uint8.
-    """
-    return resize_square(image.crop(corners), size=size)  # not `resize(box=)`, which mixes in pixels around the box
 
 
 def explode_regions(table: pa.Table) -> pa.Table:

@@ -10,7 +10,7 @@ Letters: B batch, S pixels, L image tokens, C their width, N tags, K description
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -311,19 +311,27 @@ class Predictor:
         return self._encode(self.preprocess(images))
 
     def token_probabilities(
-        self, tokens: Tensor, *, tags: list[str] | Mapping[str, list[str]] | None = None
+        self,
+        tokens: Tensor,
+        *,
+        tags: list[str] | Mapping[str, list[str]] | None = None,
+        ids: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Probability of each of the model's tags, or of others, from image tokens.
+        """Probability of each of the model's tags, of some of them, or of others, from image tokens.
 
         Args:
             tokens: (B, 1 + L, C), from `encode`.
             tags: the user's own tags, as in `tag`; None: the model's.
+            ids: of the model's tags that are asked for; no other is computed, where a tag does not depend on others.
+                None: all.
 
         Returns:
-            (B, N) float32, 0 to 1.
+            (B, N) float32, 0 to 1, in the order of `ids`.
         """
         labels = self._labels if tags is None else self._custom_tags(tags)
-        return self._backend.logits(tokens, labels).sigmoid().cpu().numpy()
+        selects = ids is not None and tags is None and self.config.scores_any_label
+        scores = self._backend.logits(tokens, labels.select(ids or ()) if selects else labels).sigmoid().cpu().numpy()
+        return scores if ids is None or selects else scores[:, list(ids)]
 
     def _tokens(self, images: Images | Tensor) -> Tensor:
         """Image tokens (B, 1 + L, C): encode images, or return tokens unchanged."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ram_ray.data_engine.regions_by_label import GROUP_ROWS
 from ram_ray.data_engine.stage_settings import MAX_NEGATIVES
+from ram_ray.planning.arithmetic import encoder_gflop
 from ram_ray.planning.plan import Stage
 from ram_ray.planning.regrouping import count_regrouping
 from ram_ray.planning.rows_stage import Planning, Table
@@ -138,7 +139,7 @@ def _add_regions(planning: Planning, annotations: Table, train: TrainConfig, *, 
     share = labels / planning.workload.labels if clean.max_labels else 1.0
     crops = rows * (tags_an_image(planning, generated=True) * share + negatives)
     detects = clean.detector not in OWN_DETECTORS
-    gflop = score_gflop(planning, train)
+    gflop, *_ = encoder_gflop(config, image_size=train.image_size, window_size=train.window_size)  # few labels
     passes = 1 + crops / max(1, rows) * (1 + teacher_gflop(planning) / gflop)  # the image, and each of its crops
     cpu, gpu = actor_seconds(planning, gflop * passes, images=rows)
     if detects:

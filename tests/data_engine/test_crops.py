@@ -8,15 +8,8 @@ from PIL import Image
 
 from ram_ray.data.pixels import to_images
 from ram_ray.data.preprocess import resize_square
-from ram_ray.data_engine.crops import (
-    IMAGE_REGIONS,
-    REGIONS,
-    RegionEmbedder,
-    crop,
-    embeddings_of,
-    explode_regions,
-    to_pixels,
-)
+from ram_ray.data_engine.crops import IMAGE_REGIONS, REGIONS, RegionEmbedder, embeddings_of, explode_regions
+from ram_ray.data_engine.cut_crops import crop, to_pixels
 from ram_ray.data_engine.stage_settings import RegionSettings
 from ram_ray.detectors.regions import Region
 from tests.data_engine.test_generate import annotation, numpy_batch
@@ -120,6 +113,28 @@ def test_a_zero_shot_detector_gets_the_images_and_crops_are_cut_out_of_them(embe
     found = [row for row in regions if row["tag"] == 0]
     assert all(row["box"] == [0.5, 0.25, 1, 0.75] and row["region_score"] != row["image_score"] for row in found)
     assert found and all(row["box"] == [0, 0, 1, 1] for row in regions if row["tag"] != 0)
+
+
+def test_no_label_is_scored_that_is_not_asked_for(embedder, monkeypatch):
+    class Corner:
+        takes_tokens = False
+
+        def detect(self, images, *, tags, tag_ids):
+            return [[Region(id, (0.5, 0.25, 1.0, 0.75), 0.4) for id in ids if id in (0, 4)] for ids in tag_ids]
+
+    asked, score = [], embedder.predictor.token_probabilities
+    models = {"predictor": embedder.predictor, "teacher": embedder.teacher}
+    other = RegionEmbedder("", "", settings(num_negatives=1, seed=0), **models)
+    monkeypatch.setattr(other, "detector", Corner())
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            embedder.predictor,
+            "token_probabilities",
+            lambda tokens, *, ids: asked.append(set(ids)) or score(tokens, ids=ids),
+        )
+        regions, batch = rows_of(other, ROWS)
+    assert asked == [{row["tag"] for row in regions}, {0, 4}], "the images, and the crops that are no whole image"
+    check_crops(other, regions, batch)
 
 
 def test_labels_that_are_not_selected_are_not_measured(embedder):

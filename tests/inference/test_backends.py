@@ -44,6 +44,8 @@ def _check(name: str, kind: str, precision: str) -> None:
     torch.testing.assert_close(logits(_pixels()), expected, atol=atol, rtol=0)
     torch.testing.assert_close(logits(_pixels()[:1]), expected[:1], atol=atol, rtol=0)
     if other_labels is not None:
+        some = logits(_pixels(), labels.select([5, 0, 6]))
+        torch.testing.assert_close(some, expected[:, [5, 0, 6]], atol=atol, rtol=0)
         torch.testing.assert_close(logits(_pixels(), other_labels), expected.flip(1)[:, :4], atol=atol, rtol=0)
     with ThreadPoolExecutor(3) as pool:
         rows = list(pool.map(lambda row: logits(_pixels()[row : row + 1]), [0, 1, 2, 0, 1, 2]))

@@ -49,6 +49,16 @@ def test_logits_are_the_models_own(predictor: Predictor) -> None:
     )
 
 
+def test_some_tags_are_scored_as_among_all(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = predictor.encode(IMAGES)
+    scores = predictor.token_probabilities(tokens)
+    for ids in ([4, 1], [3], list(range(6))):
+        some = predictor.token_probabilities(tokens, ids=ids)
+        np.testing.assert_allclose(some, scores[:, ids], atol=1e-6)
+    monkeypatch.setattr(predictor, "config", predictor.config.model_copy(update={"architecture": "tag2text"}))
+    np.testing.assert_array_equal(predictor.token_probabilities(tokens, ids=[4, 1]), scores[:, [4, 1]])
+
+
 def test_images_and_arrays_of_the_models_size_are_the_same(predictor: Predictor) -> None:
     arrays = np.stack([np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)) for image in IMAGES])
     torch.testing.assert_close(predictor.preprocess(IMAGES), predictor.preprocess(arrays))

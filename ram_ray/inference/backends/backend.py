@@ -9,7 +9,7 @@ Letters: B images, S pixels a side, L image tokens, C their width, N tags, K des
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,23 @@ class LabelSet:
     queries: Tensor | None = None
     projected_queries: Tensor | None = None
     descriptions: Tensor | None = None
+
+    def select(self, ids: Sequence[int]) -> LabelSet:
+        """Select tags.
+
+        Args:
+            ids: their indices.
+
+        Returns:
+            A set of these tags, in this order.
+        """
+        queries, projected, descriptions = self.queries, self.projected_queries, self.descriptions
+        index = list(ids)
+        return LabelSet(
+            None if queries is None else queries[:, index],
+            None if projected is None else projected[:, index],
+            None if descriptions is None else descriptions[index],
+        )
 
 
 class Backend(Protocol):
