@@ -24,6 +24,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
 from ram_ray.labels.parsed_rows import label_ids, parsed_captions
+from ram_ray.runtime.annotate import caption_rows_per_block
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.per_process import PerProcess
 from ram_ray.runtime.rows import COUNTED_ROWS, read_rows
@@ -208,12 +209,13 @@ class EvidenceFinder:
 
 
 def read_evidence(
-    path: str, *, execution: Execution, system: LabelSystem, max_caption_chars: int
+    path: str, *, num_rows: int, execution: Execution, system: LabelSystem, max_caption_chars: int
 ) -> dict[int, Evidence]:
     """Compare the words of captions with their parse, on Ray Data.
 
     Args:
         path: folder of PARSED rows.
+        num_rows: of them; the more, the larger the blocks.
         execution: how the stages of the run are executed.
         system: the label system of the ids.
         max_caption_chars: most characters of a caption that are read.
@@ -223,7 +225,12 @@ def read_evidence(
     """
     finder = PerProcess(EvidenceFinder, system, max_chars=max_caption_chars)
     rows = (
-        read_rows(path, execution=execution, columns=["captions", "parsed", "rejected_captions", "reason"])
+        read_rows(
+            path,
+            execution=execution,
+            columns=["captions", "parsed", "rejected_captions", "reason"],
+            rows_per_block=caption_rows_per_block(num_rows, execution=execution),
+        )
         .map_batches(finder, batch_format="pyarrow", batch_size=execution.rows_per_block, num_cpus=execution.task_cpus)
         .groupby("id", num_partitions=execution.resources.shuffle_partitions)
         .map_groups(add_evidence, batch_format="pyarrow", num_cpus=execution.task_cpus)

@@ -82,7 +82,11 @@ def build_labels(
     evidence: dict[int, Evidence] = {}
     if parsed.captions:
         evidence = read_evidence(
-            parsed.path, execution=execution, system=system, max_caption_chars=settings.max_caption_chars
+            parsed.path,
+            num_rows=parsed.rows_out,
+            execution=execution,
+            system=system,
+            max_caption_chars=settings.max_caption_chars,
         )
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)

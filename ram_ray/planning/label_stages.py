@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ram_ray.planning.layout import Pass
 from ram_ray.planning.plan import Stage
 from ram_ray.planning.rows_stage import Planning, Table
+from ram_ray.runtime.annotate import caption_rows_per_block
+from ram_ray.runtime.rows import COUNTED_ROWS
 
 NAME_ROW_BYTES = 60  # of a name with its count, as a block gives it to Ray's group-by
 
@@ -34,11 +35,11 @@ def add_label_system(planning: Planning, parsed: Table) -> None:
     captions = parsed.rows * constants["captions_an_image"]
     names = count_names(planning, captions)
     passes = 2 + (config.labels.max_capitals < 1)
-    step = Pass(config.data.rows_per_block)
-    blocks = parsed.rows / step.rows_per_block
+    rows_per_block = caption_rows_per_block(parsed.rows, execution=config.execution)
+    blocks = parsed.rows / rows_per_block  # of the evidence; those of the counts are larger
     partitions = config.resources.shuffle_partitions
     tasks = passes * (blocks + partitions)
-    counted_bytes = blocks * min(names, step.rows_per_block) * NAME_ROW_BYTES
+    counted_bytes = parsed.rows / COUNTED_ROWS * min(names, COUNTED_ROWS) * NAME_ROW_BYTES
     planning.stages.append(
         Stage(
             "label_system",

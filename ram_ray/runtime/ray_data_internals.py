@@ -110,13 +110,17 @@ def write_counted_parquet(
     from ray.data import SaveMode
     from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
 
-    sums: Counter[str] = Counter()
+    returned: list[str | None] = []
 
     class CountingSink(ParquetDatasink):
         def write(self, blocks: Iterable[Any], ctx: Any) -> Any:
             tables = list(blocks)
             super().write(tables, ctx)
             return json.dumps(_add_up(count(table) for table in tables if len(table)))
+
+        def on_write_complete(self, write_result: Any) -> None:
+            super().on_write_complete(write_result)
+            returned.extend(write_result.write_returns)
 
     sink = CountingSink(
         uri,
@@ -125,12 +129,8 @@ def write_counted_parquet(
         dataset_uuid=uuid.uuid4().hex,
         mode=SaveMode.APPEND,
     )
-    results: list[Any] = []
-    sink.on_write_complete = results.append  # type: ignore[method-assign]
     dataset.write_datasink(sink, ray_remote_args={"num_cpus": num_cpus})
-    for result in results:
-        sums.update(_add_up(json.loads(text) for text in result.write_returns if text))
-    return dict(sums)
+    return _add_up(json.loads(counts) for counts in returned if counts)
 
 
 def _add_up(counts: Iterable[dict[str, float]]) -> dict[str, float]:
