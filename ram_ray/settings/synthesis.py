@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ram_ray.settings.models import TimmConfig, TransformerConfig
-from ram_ray.settings.section import Section
+from ram_ray.settings.section import RUNTIME_ONLY, Section
 from ram_ray.settings.training import TrainConfig
 
 # StableRep's official training code, as far as it gives a value; beta2 is 0.98 in its README.
@@ -34,7 +34,7 @@ class GeneratorConfig(Section):
         multiple_of=8,
         description="Pixels a side that the pipeline makes, before the images are resized. `null`: its model's size.",
     )
-    batch_size: int = Field(8, ge=1, description="Images that are made at once.")
+    batch_size: int = Field(8, ge=1, description="Images that are made at once.", json_schema_extra=RUNTIME_ONLY)
 
 
 class RepresentConfig(Section):

@@ -38,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(folder: Path) -> Table:
-    """A training table of JPEGs that are concatenated in a single file; each bucket has several Parquet files."""
+def rows(folder: Path) -> list[dict]:
+    """Training rows of JPEGs that are concatenated in a single file."""
     rows, offset = [], 0
     with (folder / "images.bin").open("wb") as file:
         for number in range(NUM_ROWS):
@@ -49,19 +49,28 @@ def table(folder: Path) -> Table:
             offset += len(data)
             captions = [{"text": "a red dog", "tags": [0, 2]}, {"text": "a beach", "tags": [1]}]
             tags = [number % 6]
-            row = {"key": f"s/{number}", "shard": "s", "images": [location], "tags": tags, "captions": captions}
-            rows.append(row)
-    whole = to_training_table(rows, seed=SEED, num_buckets=NUM_BUCKETS)
+            rows.append({"key": f"s/{number}", "shard": "s", "images": [location], "tags": tags, "captions": captions})
+    return rows
+
+
+def write_table_of(rows: list[dict], folder: Path, *, num_buckets: int) -> Table:
+    """Write a training table; each bucket has several Parquet files."""
+    whole = to_training_table(rows, seed=SEED, num_buckets=num_buckets)
     buckets = whole["bucket"].to_pylist()
     for bucket in set(buckets):
-        target = folder / "table" / f"bucket={bucket}"
+        target = folder / f"bucket={bucket}"
         target.mkdir(parents=True)
         part = whole.filter(np.array(buckets) == bucket).drop(["bucket"])
         half = len(part) // 2
         pq.write_table(part.slice(half), target / "a.parquet")
         pq.write_table(part.slice(0, half), target / "b.parquet")
+    return Table(str(folder), tuple(buckets.count(bucket) for bucket in range(num_buckets)))
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path, rows: list[dict]) -> Table:
     tokenizer().save(folder)
-    return Table(str(folder / "table"), tuple(buckets.count(bucket) for bucket in range(NUM_BUCKETS)))
+    return write_table_of(rows, folder / "table", num_buckets=NUM_BUCKETS)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +175,20 @@ def test_empty_buckets_are_skipped(tmp_path: Path) -> None:
     for epoch in range(2):
         spans = list_spans(table, seed=0, first_row=5 * epoch, end_row=5 * epoch + 5)
         assert sorted(span.end - span.first for span in spans) == [2, 3] and {span.epoch for span in spans} == {epoch}
+
+
+@pytest.mark.parametrize("num_buckets", [NUM_BUCKETS, 64])
+def test_a_stream_has_the_rows_of_its_worker_in_the_order_of_training(
+    ray_cluster: None, feed: TaggerFeed, rows: list[dict], tmp_path: Path, num_buckets: int
+) -> None:
+    table = write_table_of(rows, tmp_path / "table", num_buckets=num_buckets)
+    assert table.lanes == (1 if num_buckets == NUM_BUCKETS else 4)
+    mine = replace(feed, table=table, rank=1, world_size=2, first_row=10, end_row=120)
+    batches = list(mine.stream(num_cpus=0.5))
+    assert {len(batch["key"]) for batch in batches} == {5}
+    spans = list_spans(table, seed=SEED, first_row=10, end_row=120)
+    expected = [row["key"] for span in spans for row in mine.read(span).to_pylist()]
+    assert [key for batch in batches for key in batch["key"].tolist()] == expected and len(expected) == 55
 
 
 def test_a_table_that_lost_rows_is_not_trained_on(table: Table) -> None:
