@@ -161,7 +161,10 @@ def annotate(
 def _has_rows(path: str) -> bool:
     """Whether an earlier call, which was killed, wrote rows to a folder."""
     fs, root = fsspec.url_to_fs(path)
-    return any(name.endswith(".parquet") for name in fs.find(root))
+    fs.invalidate_cache()
+    has_rows = any(name.endswith(".parquet") for name in fs.find(root))
+    fs.invalidate_cache()  # the listing is not that of the stage when it is done
+    return has_rows
 
 
 def count_rejected(block: pa.Table) -> None:
