@@ -57,7 +57,7 @@ def stablerep_variants(config: RunConfig) -> dict[str, RunConfig]:
     own, train = represent.views_per_caption, represent.train
     all_views = sorted({*VIEWS, own})
     samples = train.epochs * represent.num_views  # of a caption
-    images = batch_images(train.batch_size * represent.num_views, workers=config.training.workers, views=all_views)
+    images = batch_images(train.batch_size * represent.num_views, workers=config.training.max_workers, views=all_views)
     rows = {
         BASE: ("simclr", "real", 2),
         "CLIP, real pairs": ("clip", "real", 1),

@@ -226,7 +226,7 @@ class RegionEmbedder:
         for image_regions, indices in zip(regions, crop_indices, strict=True):
             for region, index in zip(image_regions, indices, strict=True):
                 score = scores.get((index, region["tag"]), region["image_score"])
-                predicted = is_present(np.float32(score), self.predictor.thresholds[region["tag"]])
+                predicted = is_present(np.array(score, np.float32), self.predictor.thresholds[region["tag"]])
                 region |= {"region_score": score, "predicted": bool(predicted)}
                 region["embedding"] = embeddings[index].astype("<f2").tobytes()
 

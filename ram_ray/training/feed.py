@@ -162,8 +162,8 @@ class Feed(ABC):
         def read(block: pa.Table) -> Iterator[pa.Table]:
             return (self.read(Span(**item)) for item in block.to_pylist())
 
-        rows = ray.data.from_items([vars(span) for span in spans], override_num_blocks=min(len(spans), 1000))
-        rows = rows.map_batches(read, batch_format="pyarrow", batch_size=1, num_cpus=num_cpus)
+        items = ray.data.from_items([vars(span) for span in spans], override_num_blocks=min(len(spans), 1000))
+        rows = items.map_batches(read, batch_format="pyarrow", batch_size=1, num_cpus=num_cpus)
         if self.table.lanes > 1:  # a span has more rows than a task should decode
             rows = rows.repartition(target_num_rows_per_block=max(size, DECODED_ROWS // size * size))
         dataset = rows.map_batches(

@@ -38,7 +38,7 @@ def test_rows_see_the_same_captions_and_as_many_images(preset: str) -> None:
     assert len(images) == 1 and images.pop() >= config.represent.train.batch_size * 2
     seen = {round(row.train.epochs * row.num_views, 9) for row in rows.values()}
     assert seen == {config.represent.train.epochs * config.represent.num_views}, "images seen of a caption"
-    assert all(row.train.batch_size % config.training.workers == 0 for row in rows.values())
+    assert all(row.train.batch_size % config.training.max_workers == 0 for row in rows.values())
     assert [(row.method, row.images, row.num_views) for row in rows.values()][:2] == [
         ("simclr", "real", 2),
         ("clip", "real", 1),
