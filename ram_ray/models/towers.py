@@ -153,8 +153,9 @@ class PublishedDualTower:
 
     def save(self, folder: Path) -> None:
         """See `TextEncoder.save`."""
-        for part in (self.model, self.tokenizer, self.processor):
-            part.save_pretrained(folder)
+        with without_progress_bar():
+            for part in (self.model, self.tokenizer, self.processor):
+                part.save_pretrained(folder)
 
 
 class TextTower:
@@ -193,7 +194,8 @@ class TextTower:
 
     def save(self, folder: Path) -> None:
         """See `TextEncoder.save`."""
-        self.model.save_pretrained(folder)
+        with without_progress_bar():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         parts = [("0", "", "Transformer"), ("1", _POOLING, "Pooling")]
         modules = [
@@ -301,7 +303,7 @@ class ImageTower:
 
 @contextmanager
 def without_progress_bar() -> Iterator[None]:
-    """Switch off the bar "Loading weights" that transformers draws on standard error."""
+    """Switch off the bars that transformers draws on standard error while it loads or writes weights."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()

@@ -165,3 +165,13 @@ def test_a_bundle_takes_the_text_encoder_alone(sentences: Path, image: TimmConfi
 def test_a_dual_encoder_is_no_text_encoder(siglip: str) -> None:
     with pytest.raises(ValueError, match="is a dual encoder: set represent.clip"):
         Teacher.apart(siglip, image=None)
+
+
+def test_models_are_loaded_and_written_without_a_bar(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    folder = write_bert(tmp_path / "bert", pooling={"pooling_mode_mean_tokens": True})
+    (tmp_path / "siglip").mkdir()
+    save_siglip(tmp_path / "siglip", words=LETTERS)
+    capfd.readouterr()
+    for name, source in (("text", folder), ("dual", tmp_path / "siglip")):
+        Teacher.from_pretrained(str(source)).save(tmp_path / name)
+    assert capfd.readouterr().err == ""
