@@ -33,7 +33,6 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.lists import Entry
 
 OURS = "ours"
-HEADS = (OURS, "ml_decoder", "ml_decoder_texts", "mkt", "mkt_own_loss")
 
 
 class OwnLabels(BundleSystem):

@@ -179,6 +179,9 @@ def run_stage(last: Stage, *, fixed_sets: Sequence[str] = (), description: str |
     raise SystemExit(run_job(up_to_stage))
 
 
+Seeds = Annotated[int, typer.Option("--seeds", metavar="N", help="Number of seeds, from the configuration's own on.")]
+
+
 def ablation(
     out: Annotated[
         str,
@@ -191,9 +194,7 @@ def ablation(
     sets: Sets = None,
     train: Train = None,
     held_out: HeldOut = None,
-    seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", help="Number of seeds, from the configuration's own on.")
-    ] = 3,
+    seeds: Seeds = 3,
     table: Annotated[
         str, typer.Option("--table", metavar="4|5|heads", help="The paper's table, or heads beside ours.")
     ] = "5",
@@ -223,9 +224,7 @@ def stablerep(
     sets: Sets = None,
     train: Train = None,
     held_out: HeldOut = None,
-    seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", help="Number of seeds, from the configuration's own on.")
-    ] = 3,
+    seeds: Seeds = 3,
 ) -> int:
     """Compare SimCLR, CLIP, StableRep and StableRep+ on the same captions, by a linear probe and k-NN, over seeds."""
     require("ray", extra="train")

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.location import locate
 from ram_ray.runtime.rows import write_rows
+from ram_ray.runtime.storage import remove_folder
 from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
 
@@ -77,7 +79,7 @@ def probe_set(
     if len(done) == len(PROBES):
         return done
     features = f"{folder}/features"
-    start_folder(features, {})  # nothing in it is kept
+    remove_folder(*fsspec.url_to_fs(features))  # of a call that was killed
     size = Task(_image_size, num_cpus=execution.task_cpus).run(encoder)
     with progress(f"{eval_set.name}, features of {name}", total=eval_set.images) as add:
         images = set_images(eval_set, size=size, batch_size=batch_size, execution=execution)

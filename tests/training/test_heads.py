@@ -14,7 +14,7 @@ import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import load_file
 
-from ram_ray.ablation.heads import HEADS, OwnLabels, count_weights, head_variants
+from ram_ray.ablation.heads import OwnLabels, count_weights, head_variants
 from ram_ray.ablation.held_out_set import make_set
 from ram_ray.ablation.runs import check_config, run_ablation
 from ram_ray.config import RunConfig, load
@@ -39,6 +39,7 @@ SETS = [
     "training={workers: 2, strategy: deepspeed, zero_stage: 1, worker_cpus: 0.5, feed_cpus: 0.5}",
 ]
 ROWS = ("ml_decoder", "mkt")
+HEADS = ("ours", "ml_decoder", "ml_decoder_texts", "mkt", "mkt_own_loss")
 
 
 @pytest.fixture(scope="module")
