@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ram_ray.models.number_format import choose_precision
 from ram_ray.models.teacher import Teacher, resize_crops
 from ram_ray.models.towers import ImageTower, without_progress_bar
 from ram_ray.runtime.storage import local_copy
@@ -22,7 +23,7 @@ UNSAFE = frozenset(("nsfw", "unsafe", "porn", "hentai", "sexy", "explicit", "nud
 
 
 def _autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
-    on_gpu = device != "cpu" and precision == "bf16"
+    on_gpu = device != "cpu" and choose_precision(precision, device) == "bf16"
     return torch.autocast("cuda", torch.bfloat16) if on_gpu else contextlib.nullcontext()
 
 
@@ -32,7 +33,7 @@ class Embedder:
     Args:
         config: names the encoder.
         device: of the encoder.
-        precision: "bf16" on a GPU, else float32.
+        precision: on a GPU, as in `choose_precision`; else float32.
 
     Raises:
         ValueError: if the encoder cannot be loaded, or `clip` names none with a joint space.
@@ -88,7 +89,7 @@ class Classifier:
         revision: commit of an id.
         unsafe: names of the unsafe classes; empty: those of `UNSAFE` that it has.
         device: of the model.
-        precision: "bf16" on a GPU, else float32.
+        precision: on a GPU, as in `choose_precision`; else float32.
 
     Raises:
         ValueError: if it cannot be loaded, or has none of the classes.

@@ -108,7 +108,7 @@ class FeatureActor:
     Args:
         encoder: as of `probe_set`.
         device: of the encoder.
-        precision: "bf16" on a GPU, else float32.
+        precision: on a GPU, as in `choose_precision`; else float32.
         threads: number of torch's threads; None: as many as it takes.
         add: called with the number of images after each batch.
     """
@@ -122,11 +122,12 @@ class FeatureActor:
         threads: int | None = None,
         add: Callable[[int], None] | None = None,
     ) -> None:
+        from ram_ray.models.number_format import choose_precision
         from ram_ray.models.teacher import Teacher
 
         prepare_model_process(device, threads=threads)
         self._teacher = Teacher.from_pretrained(encoder, device=device)
-        self._is_half, self._add = device != "cpu" and precision == "bf16", add
+        self._is_half, self._add = device != "cpu" and choose_precision(precision, device) == "bf16", add
 
     def __call__(self, batch: Batch) -> pa.Table:
         """Compute the features of a batch.

@@ -217,7 +217,7 @@ class SystemActor:
         plan: of the set.
         classes: of the set.
         device: as in `System.load`, as are precision and threads.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "auto".
         threads: number of torch's threads.
         add: called with the number of images after each batch.
     """
@@ -233,6 +233,9 @@ class SystemActor:
         threads: int | None = None,
         add: Callable[[int], None] | None = None,
     ) -> None:
+        from ram_ray.models.number_format import choose_precision
+
+        precision = choose_precision(precision, device)
         self._score = system.load(plan, device=device, precision=precision, threads=threads)
         self._columns = [planned.index for planned in plan.classes]
         self._index, self._num_classes, self._add = ClassIndex(classes), len(classes), add

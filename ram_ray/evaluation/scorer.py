@@ -40,7 +40,7 @@ class Scorer:
     Args:
         bundle_uri: path, URI or id of the model.
         device: as in `Predictor.from_pretrained`, as are precision and threads.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "auto".
         threads: number of torch's threads.
         tags_per_block: as passed to `metrics.to_tag_blocks`.
         predictor: a loaded model, used in place of `bundle_uri`.

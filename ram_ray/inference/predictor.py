@@ -26,6 +26,7 @@ from ram_ray.inference.tag_score import TagScore
 from ram_ray.inference.tag_selection import TagSelector
 from ram_ray.label_system import is_present
 from ram_ray.models.bundle import Bundle, load_bundle
+from ram_ray.models.number_format import choose_precision
 from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.settings.models import Decoding, ModelConfig
 
@@ -50,6 +51,7 @@ class Predictor:
         self.exif = exif
         self._custom_tags = CustomTags(bundle)
         self._labels = make_label_set(self.model, self.model.label_embed)  # before the backend changes the weights
+        precision = choose_precision(precision, self.device)
         self._backend = make_backend(backend, self.model, precision=precision, threads=threads)
         self._bf16 = precision == "bf16"
         self._unmuted = np.ones(len(self.labels), dtype=bool)
@@ -73,7 +75,7 @@ class Predictor:
         Args:
             path_or_id: folder, URI or Hugging Face id of the bundle.
             device: of torch; None: the GPU if there is one and the backend is "torch", else the CPU.
-            precision: "fp32", exact, or "bf16", faster if the processor supports it.
+            precision: "fp32", exact; "bf16", faster where the hardware has it; or "auto": bf16 there, else fp32.
             backend: "torch", or "openvino", faster on a CPU (the extra `openvino`).
             threads: of the backend, and of torch for the whole process, which on a CPU then keeps memory that it frees.
             revision: commit, branch or tag of a Hugging Face id.

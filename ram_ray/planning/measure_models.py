@@ -25,6 +25,8 @@ def measure_models(found: Measured, config: RunConfig, *, seconds: float) -> Non
     """
     import torch
 
+    from ram_ray.models.number_format import choose_precision
+
     on_gpu = torch.cuda.is_available()
     free = torch.cuda.mem_get_info()[0] if on_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     needed = count_weights(config) * 4 * MODEL_COPIES
@@ -61,7 +63,7 @@ def measure_models(found: Measured, config: RunConfig, *, seconds: float) -> Non
     model.train()
     stepped = rate(both, step)
     if not on_gpu:
-        found.add(f"cpu_gflops_{config.training.precision}", passed, f"forward pass, {what}")
+        found.add(f"cpu_gflops_{choose_precision(config.training.precision, 'cpu')}", passed, f"forward pass, {what}")
         found.add("cpu_gflops_training", stepped, f"forward and backward pass, {what}")
         found.notes.append("there is no GPU here, so the constants of GPUs are those of the package")
         return
@@ -107,8 +109,11 @@ def _make_model(config: RunConfig, *, device: str) -> tuple[Any, dict[str, Any]]
 def _precision(config: RunConfig, on_gpu: bool) -> Any:
     import torch
 
-    if config.training.precision == "bf16":
-        return torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16)
+    from ram_ray.models.number_format import choose_precision
+
+    device = "cuda" if on_gpu else "cpu"
+    if choose_precision(config.training.precision, device) == "bf16":
+        return torch.autocast(device, torch.bfloat16)
     return contextlib.nullcontext()
 
 

@@ -209,7 +209,8 @@ def actor_seconds(planning: Planning, gflop: float, *, images: float) -> tuple[f
     """
     constants, config = planning.constants, planning.config
     if not config.resources.actor_gpus:
-        return images * gflop / constants[f"cpu_gflops_{config.training.precision}"], 0.0
+        precision = "bf16" if config.training.precision == "bf16" else "fp32"  # auto: no processor is known here
+        return images * gflop / constants[f"cpu_gflops_{precision}"], 0.0
     return 0.0, images * gflop / (gpu_gflops(planning) * constants["gpu_share_forward"])
 
 

@@ -23,7 +23,7 @@ def model_actors(resources: ResourcesConfig) -> dict[str, Any]:
 
 
 def predictor_options(execution: Execution) -> dict[str, str | int | None]:
-    """How an actor loads a model: on the GPU in the run's precision, or on the CPU with the configured threads.
+    """How an actor loads a model: in the run's precision, on the GPU or on the CPU with the configured threads.
 
     Args:
         execution: how the stages of the run are executed.

@@ -77,7 +77,7 @@ class Execution:
     resources: ResourcesConfig
     rows_per_block: int  # images that one task reads and decodes
     limits: Limits  # of a usable image
-    precision: Literal["fp32", "bf16"]  # of models on a GPU
+    precision: Literal["auto", "fp32", "bf16"]  # of models
 
     @property
     def task_cpus(self) -> float:

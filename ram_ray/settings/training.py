@@ -216,7 +216,13 @@ class TrainingConfig(Section):
     use_gpu: bool = Field(True, description="Whether each worker has a GPU.")
     strategy: Literal["deepspeed", "ddp"] = Field("deepspeed", description="What spreads a step over the workers.")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="ZeRO stage of DeepSpeed.")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="Number format of the forward and backward pass.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description=(
+            "Number format of the forward and backward pass, and of models that the stages run. `auto`: bf16 on a GPU "
+            "and on a processor that has bf16 arithmetic, else fp32."
+        ),
+    )
     recompute: bool = Field(
         False,
         json_schema_extra=RUNTIME_ONLY,

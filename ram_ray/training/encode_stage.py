@@ -63,7 +63,7 @@ class EncodeSettings(StageSettings):
     views: int
     augment: AugmentConfig
     seed: int
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
 
     @classmethod
     def from_config(cls, config: RunConfig, train: TrainConfig) -> EncodeSettings:
@@ -109,6 +109,7 @@ class ViewEncoder:
         import torch
 
         from ram_ray.models.image_encoder import ImageEncoder
+        from ram_ray.models.number_format import choose_precision
         from ram_ray.models.pretrained import load_pretrained
 
         prepare_model_process(device, threads=threads)
@@ -118,6 +119,7 @@ class ViewEncoder:
         encoder.freeze()
         self._encoder = encoder.eval().to(device)
         self._device = torch.device(device)
+        self._is_bf16 = choose_precision(settings.precision, device) == "bf16"
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Encode the images of a block.
@@ -175,7 +177,7 @@ class ViewEncoder:
         config = self.settings
         with (
             torch.inference_mode(),
-            torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bf16"),
+            torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_bf16),
         ):
             on_device: torch.Tensor = torch.from_numpy(pixels).to(self._device)
             tokens = self._encoder(normalise(on_device, config.mean, config.std)).float()

@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ram_ray.models.number_format import choose_precision
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.deepspeed_internals import TAG, import_deepspeed, load_checkpoint, read_module
 from ram_ray.training.micro_batches import split_step
@@ -77,7 +78,9 @@ def make_strategy(
     Returns:
         The strategy.
     """
-    if device.type == "cuda" and training.precision == "fp32":
+    precision = choose_precision(training.precision, device)
+    training = training.model_copy(update={"precision": precision})
+    if device.type == "cuda" and precision == "fp32":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     strategy = DeepSpeedStrategy if training.strategy == "deepspeed" else DDPStrategy

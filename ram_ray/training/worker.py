@@ -26,6 +26,7 @@ import torch
 from ray.train.torch import get_device
 from torch import Tensor, nn
 
+from ram_ray.models.number_format import choose_precision
 from ram_ray.runtime import metrics as stage_metrics
 from ram_ray.runtime import ray_internals
 from ram_ray.runtime.allocator import prepare_model_process
@@ -113,7 +114,8 @@ def train_worker(options: dict[str, Any]) -> None:
             remove_later_files(folder, first)
         steps_text = f"{job.total_steps} steps of {job.config.batch_size} images"
         workers_text = f"{world} worker{'s' * (world > 1)}"
-        logger.info("%s: %s on %s (%s), from step %d", job.stage, steps_text, workers_text, strategy.name, first)
+        how = f"{strategy.name}, {choose_precision(job.training.precision, device)}"
+        logger.info("%s: %s on %s (%s), from step %d", job.stage, steps_text, workers_text, how, first)
 
     rows = first * job.config.batch_size, job.total_steps * job.config.batch_size
     feed = replace(job.feed, rank=rank, world_size=world, first_row=rows[0], end_row=rows[1])

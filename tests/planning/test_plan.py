@@ -57,7 +57,7 @@ def test_every_constant_says_where_it_is_from_and_is_used() -> None:
         find_limits(plan, preset(name, *sets), within_hours=1)
         to_json(plan, [])
         used |= plan.constants.used
-    used |= planned(("training.precision=fp32",), name="demo").constants.used
+    used |= planned(("training.precision=bf16",), name="demo").constants.used
     assert set(constants) == used
 
 
