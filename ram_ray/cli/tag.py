@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 Precision = Annotated[
     str | None,
-    typer.Option("--precision", metavar="NAME", help="fp32 or bf16 (default: fp32; with --data on a GPU bf16)."),
+    typer.Option("--precision", metavar="NAME", help="fp32, bf16 or auto (default: fp32; with --data on a GPU bf16)."),
 ]
 BatchConfig = Annotated[
     list[str] | None,
@@ -199,7 +199,7 @@ def tag_images(
     from ram_ray.runtime.storage import local_copy
 
     _check_choice("--backend", backend, ("torch", "openvino"))
-    _check_choice("--precision", precision or "fp32", ("fp32", "bf16"))
+    _check_choice("--precision", precision or "fp32", ("auto", "fp32", "bf16"))
     settings = load(files=config or (), sets=sets or ())
     own_tags = tag_query.split_list(tags)
     image_formats, archive_formats = tag_query.split_formats(write)
