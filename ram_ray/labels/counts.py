@@ -2,8 +2,8 @@
 
 Two aggregations, each a pass over the rows, whose results grow with the vocabulary and not with the corpus:
 
-    read_name_counts  parsed rows -> (name, kind, source) -> captions       input of the label system, and how many
-                                                                            captions a source has
+    read_name_counts  parsed rows -> (name, kind, source) -> captions       input of the label system, how many captions
+                                                                            a source has, and capitals
     read_evidence     parsed rows + the system -> evidence of each label    captions with its words, captions where
                                                                             the parse agrees, a few examples
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.data.sources import source_of
 from ram_ray.label_system import LabelSystem
+from ram_ray.labels.capitals import CAPITALS, capital_shares, count_capitals
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.names import Key
 from ram_ray.labels.parsed_rows import label_ids, parsed_captions
@@ -31,6 +32,8 @@ from ram_ray.runtime.rows import COUNTED_ROWS, read_rows
 from ram_ray.settings.runtime import Execution
 
 NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])
+NUMBERS = ("count", "capital", "inside")
+NAMED_NUMBERS = pa.schema([*NAME_COUNTS, *(CAPITALS.field(name) for name in NUMBERS[1:])])
 EVIDENCE = pa.schema(
     [
         ("id", pa.int32()),
@@ -77,33 +80,68 @@ def count_names(block: pa.Table) -> pa.Table:
     return counts.rename_columns({"count_all": "count"}).select(NAME_COUNTS.names).cast(NAME_COUNTS)
 
 
-def read_name_counts(path: str, *, execution: Execution) -> tuple[dict[Key, dict[str, int]], dict[str, int]]:
+class NameCounts(NamedTuple):
+    """What the captions of a run say of names."""
+
+    names: dict[Key, dict[str, int]]  # (name, kind) -> source -> captions that mention the name
+    captions: dict[str, int]  # source -> captions
+    capitals: dict[Key, float]  # (name, kind) -> share of captions that write it with a capital, see `capitals`
+
+
+def count_block(block: pa.Table, *, with_capitals: bool) -> pa.Table:
+    """Count the names, captions and capitals of a block.
+
+    Args:
+        block: `records.PARSED` rows.
+        with_capitals: whether capitals are counted.
+
+    Returns:
+        A table with the columns of NAME_COUNTS and CAPITALS; a row has the numbers of one of them, and 0.
+    """
+    tables = [count_names(block), count_captions(block), *([count_capitals(block)] if with_capitals else [])]
+    columns = [field.name for field in NAMED_NUMBERS]
+    table = pa.concat_tables([*tables, NAMED_NUMBERS.empty_table()], promote_options="default").select(columns)
+    for name in NUMBERS:
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, NAMED_NUMBERS.field(name), pc.fill_null(table[name], 0))
+    return table
+
+
+def read_name_counts(path: str, *, with_capitals: bool, execution: Execution) -> NameCounts:
     """Count the captions that mention each name, and all captions, on Ray Data; only sums come to the driver.
 
     Args:
         path: folder of PARSED rows.
+        with_capitals: whether capitals are counted; they need the words of captions.
         execution: how the stages of the run are executed.
 
     Returns:
-        (name, kind) -> source -> captions that mention the name; and source -> captions.
+        The counts.
     """
-    columns = ["captions", "parsed", "reason", "shard"]
+    columns = ["captions", "parsed", "reason", "shard", *(["rejected_captions"] if with_capitals else [])]
     rows = (
         read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
         .map_batches(
-            lambda block: pa.concat_tables([count_names(block), count_captions(block)]),
+            count_block,
+            fn_kwargs={"with_capitals": with_capitals},
             batch_format="pyarrow",
             batch_size=None,
             num_cpus=execution.task_cpus,
         )
         .groupby(["name", "kind", "source"], num_partitions=execution.resources.shuffle_partitions)
-        .sum("count")
+        .sum(list(NUMBERS))
     )
     counts: dict[Key, dict[str, int]] = defaultdict(dict)  # size of the vocabulary
+    written: dict[Key, tuple[int, int]] = {}
     for row in rows.iter_rows():
-        counts[row["name"], row["kind"]][row["source"]] = int(row["sum(count)"])
+        key = row["name"], row["kind"]
+        count, capital, inside = (int(row[f"sum({name})"]) for name in NUMBERS)
+        counts[key][row["source"]] = count
+        if inside:
+            before = written.get(key, (0, 0))
+            written[key] = before[0] + capital, before[1] + inside
     captions = counts.pop(ANY_NAME, {})
-    return dict(counts), dict(sorted(captions.items()))
+    return NameCounts(dict(counts), dict(sorted(captions.items())), capital_shares(written))
 
 
 def count_captions(block: pa.Table) -> pa.Table:

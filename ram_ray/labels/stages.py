@@ -21,7 +21,6 @@ from ram_ray.evaluation_results import HeldOutLabels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
-from ram_ray.labels.capitals import read_capitals
 from ram_ray.labels.counts import Evidence, ambiguous_names, read_evidence, read_name_counts
 from ram_ray.labels.held_out_rows import HoldingOutLabeller
 from ram_ray.labels.human_labels import name_counts, read_label_counts, vocabularies
@@ -70,13 +69,13 @@ def build_labels(
     stage = run.stage("label_system", LabelSystemResult, settings=settings, inputs=inputs)
     if stage.result:
         return stage.result
-    counts, captions = read_name_counts(parsed.path, execution=execution)
+    with_capitals = settings.max_capitals < 1 and parsed.captions > 0
+    found = read_name_counts(parsed.path, with_capitals=with_capitals, execution=execution)
     mentions = read_label_counts(parsed.path, sets=settings.human_labels, execution=execution)
-    human = name_counts(mentions, kind_of=make_kind_guesser(load_lemmas(), counts)) if mentions else {}
-    counts = add_counts(counts, human)
+    human = name_counts(mentions, kind_of=make_kind_guesser(load_lemmas(), found.names)) if mentions else {}
+    counts = add_counts(found.names, human)
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
-    capitals = read_capitals(parsed.path, execution=execution) if settings.max_capitals < 1 and parsed.captions else {}
-    system, report = _build(counts, settings, vectors=vectors, human=frozenset(human), capitals=capitals)
+    system, report = _build(counts, settings, vectors=vectors, human=frozenset(human), capitals=found.capitals)
     if settings.misses_wordnet:
         logger.info("labels: WordNet is not installed, so it merges no names (labels.wordnet)")
     evidence: dict[int, Evidence] = {}
@@ -90,7 +89,7 @@ def build_labels(
         )
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)
-    report.captions = captions
+    report.captions = found.captions
     _write_outputs(run, stage.path, system, report)
     return stage.finish(
         labels=len(system),

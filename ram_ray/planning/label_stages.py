@@ -25,7 +25,7 @@ def add_parse(planning: Planning, samples: Table, *, name: str = "parse") -> Tab
 
 
 def add_label_system(planning: Planning, parsed: Table) -> None:
-    """Count `label_system`: names, capitals and evidence, a pass each; names of all captions come to the driver.
+    """Count `label_system`: names and evidence, a pass each; names of all captions come to the driver.
 
     Args:
         planning: gets the stage.
@@ -34,7 +34,7 @@ def add_label_system(planning: Planning, parsed: Table) -> None:
     constants, config = planning.constants, planning.config
     captions = parsed.rows * constants["captions_an_image"]
     names = count_names(planning, captions)
-    passes = 2 + (config.labels.max_capitals < 1)
+    passes = 2
     rows_per_block = caption_rows_per_block(parsed.rows, execution=config.execution)
     blocks = parsed.rows / rows_per_block  # of the evidence; those of the counts are larger
     partitions = config.resources.shuffle_partitions

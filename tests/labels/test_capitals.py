@@ -8,7 +8,8 @@ import pytest
 
 from ram_ray.captions.boilerplate import reasons, verbs
 from ram_ray.labels.build import BuildOptions, build
-from ram_ray.labels.capitals import CAPITALS, count_capitals
+from ram_ray.labels.capitals import CAPITALS, MIN_MENTIONS, capital_shares, count_capitals
+from ram_ray.labels.counts import ANY_NAME, NAMED_NUMBERS, NUMBERS, count_block
 from ram_ray.records import PARSED, to_table
 
 TITAN, WATCH, ASIAN = ("titan", "object"), ("watch", "object"), ("asian", "attribute")
@@ -24,14 +25,38 @@ CAPTIONS = [
 def _row(text: str, names: list[tuple[str, str]]) -> dict:
     row = dict.fromkeys(PARSED.names)
     parsed = [{"caption": 0, "name": name, "kind": kind} for name, kind in names]
-    return {**row, "key": text, "shard": "s", "captions": [text], "parsed": parsed}
+    return {**row, "key": text, "shard": "s-0001", "captions": [text], "parsed": parsed}
 
 
 def test_only_sentences_count() -> None:
     table = to_table([_row(*caption) for caption in CAPTIONS], PARSED)
-    counts = {(row["name"], row["kind"]): (row["capital"], row["inside"]) for row in count_capitals(table).to_pylist()}
-    assert counts == {TITAN: (2, 2), WATCH: (0, 1)}
+    rows = count_capitals(table).to_pylist()
+    assert {(row["name"], row["kind"]): (row["capital"], row["inside"]) for row in rows} == {
+        TITAN: (2, 2),
+        WATCH: (0, 1),
+    }
+    assert {row["source"] for row in rows} == {"s"}
     assert count_capitals(to_table([], PARSED)).schema == CAPITALS
+
+
+def test_names_and_their_capitals_are_counted_in_one_pass() -> None:
+    table = to_table([_row(*caption) for caption in CAPTIONS], PARSED)
+    both = count_block(table, with_capitals=True)
+    sums = both.group_by(["name", "kind", "source"]).aggregate([(name, "sum") for name in NUMBERS]).to_pylist()
+    assert {(row["name"], row["kind"]): [row[f"{name}_sum"] for name in NUMBERS] for row in sums} == {
+        TITAN: [4, 2, 2],
+        WATCH: [4, 0, 1],
+        ASIAN: [1, 0, 0],
+        ANY_NAME: [5, 0, 0],
+    }
+    plain = count_block(table, with_capitals=False)
+    assert plain.schema == both.schema == NAMED_NUMBERS and set(plain["inside"].to_pylist()) == {0}
+    assert count_block(to_table([], PARSED), with_capitals=True).schema == NAMED_NUMBERS
+
+
+def test_a_name_that_few_captions_mention_in_sentences_has_no_share() -> None:
+    few, enough = MIN_MENTIONS - 1, MIN_MENTIONS
+    assert capital_shares({TITAN: (few, few), WATCH: (1, enough)}) == {WATCH: 1 / enough}
 
 
 def test_names_and_boilerplate_are_dropped_with_their_reasons() -> None:
