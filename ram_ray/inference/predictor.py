@@ -2,8 +2,7 @@
 
 The label queries do not depend on the image, so they are computed once a label set: for the bundle's own tags, and in a
 small cache (`custom_tags.py`) for a user's own tags. A backend (`backends`) computes the forward pass.
-An image is encoded once: every method that takes images also takes the image tokens of `encode`. Images are prepared by
-`ram_ray.data.preprocess`, tags selected by `label_system.is_present`.
+An image is encoded once: every method that takes images also takes the image tokens of `encode`.
 
 Letters: B batch, S pixels, L image tokens, C their width, N tags, K descriptions a tag, E width of text embeddings.
 """
@@ -324,8 +323,7 @@ class Predictor:
         Args:
             tokens: (B, 1 + L, C), from `encode`.
             tags: the user's own tags, as in `tag`; None: the model's.
-            ids: of the model's tags that are asked for; no other is computed, where a tag does not depend on others.
-                None: all.
+            ids: of the model's tags that are asked for, the only ones computed if tags are independent; None: all.
 
         Returns:
             (B, N) float32, 0 to 1, in the order of `ids`.

@@ -40,7 +40,8 @@ class ServeConfig(Section):
         "auto", description="What computes the model; `auto`: OpenVINO on CPUs where it is installed, else torch."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="`auto`: bf16 on a GPU and with OpenVINO, else fp32, which is exact."
+        "auto",
+        description="`auto`: bf16 on a GPU, and with OpenVINO on a processor that has it; else fp32, which is exact.",
     )
     max_batch_size: int = Field(16, ge=1, description="Most images of one forward; fewer where more are no faster.")
     batch_wait_s: float = Field(0.01, ge=0, description="Most seconds that a forward waits for more images.")

@@ -4,9 +4,7 @@ standard error and exit code 2, and leaves nothing behind.
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +26,6 @@ from ram_ray.cli.tag import tag_images
 from ram_ray.interop.releases import RELEASES
 from ram_ray.pipeline import STAGES
 from ram_ray.records import KINDS
-from tests.tiny import photo
 
 ROOT = Path(ram_ray.__file__).parents[1]
 COMMANDS = ["run", "plan", "evaluate", "serve", "swap", "key", "tag", "parse", "labels", "models"]
@@ -320,33 +317,6 @@ def test_ctrl_c_is_130() -> None:
     )
     ended = _run("-c", code)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
-
-
-def test_tag_prints_a_line_an_image(tiny_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    photo(1).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"no image")
-    line = f"tag {tmp_path}/a.png --model {tiny_bundle} --top-k 2"
-    assert main(shlex.split(line)) == 0
-    assert re.fullmatch(rf"{tmp_path}/a.png: [\w ]+ 0\.\d\d \| [\w ]+ 0\.\d\d\n", capsys.readouterr().out)
-    assert main(["tag", str(tmp_path), *line.split()[2:]]) == 1, "a folder; one of its files cannot be read"
-    shown = capsys.readouterr()
-    assert shown.out.startswith(f"{tmp_path}/a.png: ") and len(shown.out.splitlines()) == 1
-    assert shown.err.startswith("ram-ray tag: undecodable: ") and len(shown.err.splitlines()) == 1
-    (tmp_path / "names.txt").write_text("dog = Hund\nbeach = Strand\nunicorn = Einhorn\n")
-    rules = f"--names {tmp_path}/names.txt --rename {tmp_path}/names.txt --threshold 0"
-    assert main(shlex.split(f"{line.replace('--top-k 2', rules)}")) == 0
-    shown = capsys.readouterr()
-    assert (
-        "Hund" in shown.out
-        and "dog" not in shown.out
-        and "1 of 3 names are no labels of the model: unicorn" in shown.err
-    )
-    assert main(shlex.split(f"{line.replace('--top-k 2', '--tags sea,snow')}")) == 0
-    shown = capsys.readouterr()
-    assert shown.out.count(" | ") == 1 and "best 5 of them, whatever their score" in shown.err
-    assert main(shlex.split(f"{line} {tmp_path}/b.png --json --tags 'snow,red umbrella'")) == 1
-    first, second = (json.loads(row) for row in capsys.readouterr().out.splitlines())
-    assert {tag["tag"] for tag in first["tags"]} == {"snow", "red umbrella"} and "error" in second
 
 
 def test_the_app_is_importable_by_its_name() -> None:
