@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.photos import photo
+from tests.tiny import photo
 
 from ram_ray.cli.main import main
 
