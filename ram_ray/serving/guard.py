@@ -36,6 +36,7 @@ PATHS = ("/", "/docs", "/openapi.json", *_STATE_PATHS, "/v1/tag", "/v1/tags", "/
 QUICK_PREFIXES = (API_PREFIX, "/page/")
 CLOSED_PREFIXES = (API_PREFIX, "/metrics")  # need a key where the server has keys
 REFUSED_S = 0.15  # a client that was refused is refused again for so long without asking
+REFUSAL_S = 0.06  # until then: a client that does not wait would have the CPUs refuse it thousands of times a second
 MAX_REFUSED_CLIENTS = 1000
 MAX_FORWARDED = 160  # requests at a time
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -133,7 +134,7 @@ class Guard:
         if self._keys is not None and path.startswith(CLOSED_PREFIXES) and exchange.method != "OPTIONS":
             exchange.client = self._keys.client_of(exchange.headers, exchange.client)
         if self._frontdoor is not None:
-            self._check_refused(exchange)
+            await self._check_refused(exchange)
             self._forwarded.check(1, client=exchange.client)
         max_bytes = self._config.max_request_bytes
         try:
@@ -174,10 +175,11 @@ class Guard:
         if not exchange.started:
             raise ApiError(503, "not_ready", "the server is being restarted; try again", retry_after_s=2)
 
-    def _check_refused(self, exchange: _Exchange) -> None:
+    async def _check_refused(self, exchange: _Exchange) -> None:
         until, error = self._refused.get(exchange.client, (0.0, None))
         if error is not None:
             if exchange.path.startswith(API_PREFIX) and exchange.method == "POST" and time.monotonic() < until:
+                await asyncio.sleep(REFUSAL_S)
                 raise error
             if time.monotonic() >= until:
                 del self._refused[exchange.client]
