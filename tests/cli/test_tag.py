@@ -8,9 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.tiny import photo
 
 from ram_ray.cli.main import main
+from tests.tiny import photo
 
 
 def test_tag_prints_a_line_an_image(tiny_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
