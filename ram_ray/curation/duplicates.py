@@ -30,7 +30,7 @@ from ram_ray.data.texts import merge_texts
 from ram_ray.records import DUPLICATE, Row, to_table
 from ram_ray.results import Duplicates, Fingerprints
 from ram_ray.runtime.artifacts import Run, Stage
-from ram_ray.runtime.rows import drop_rejected, read_rows, sum_blocks, write_rows
+from ram_ray.runtime.rows import drop_rejected, read_rows, write_counted_rows
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.runtime.tasks import RETRIES, Task, wait_for
 from ram_ray.settings.curation import DuplicatesConfig
@@ -80,11 +80,7 @@ def find_duplicates(
     num_rows, decisions = search(stage, sets, settings.duplicates, execution=execution)
     counts: dict[str, int] = {}
     if num_rows:
-        write_duplicates(stage, sets, decisions, settings.duplicates, num_rows=num_rows, execution=execution)
-        count = partial(count_duplicates, names=[set_name(fingerprints) for fingerprints in sets])
-        columns = ["set", "action", "kind", "other_set"]
-        sums = sum_blocks(stage.path, count, columns=columns, execution=execution)
-        counts = {name: int(number) for name, number in sorted(sums.items())}
+        counts = write_duplicates(stage, sets, decisions, settings.duplicates, num_rows=num_rows, execution=execution)
     return stage.finish(rows=num_rows, counts=counts)
 
 
@@ -157,7 +153,7 @@ def write_duplicates(
     num_rows: int,
     execution: Execution,
     rows_per_part: int = ROWS_PER_PART,
-) -> None:
+) -> dict[str, int]:
     """Write the DUPLICATE rows of all sets, a file for each set and shard that has some.
 
     Args:
@@ -168,6 +164,9 @@ def write_duplicates(
         num_rows: number of decided rows.
         execution: how the stages of the run are executed.
         rows_per_part: decided rows that a task brings together.
+
+    Returns:
+        Their numbers, as of `count_duplicates`.
     """
     num_parts = math.ceil(num_rows / rows_per_part)
     columns = [*_LOCATION[1:], *_TEXTS, "reason"]
@@ -194,7 +193,14 @@ def write_duplicates(
         rows = rows.repartition(partitions, keys=["set", "shard"])
     fs, root = fsspec.url_to_fs(stage.path)
     remove_folder(fs, root)  # a run that was killed may have written a part
-    write_rows(rows, stage.path, execution=execution, partition_cols=["set", "shard"])
+    sums = write_counted_rows(
+        rows,
+        stage.path,
+        count=partial(count_duplicates, names=[set_name(fingerprints) for fingerprints in sets]),
+        execution=execution,
+        partition_cols=["set", "shard"],
+    )
+    return {name: int(number) for name, number in sorted(sums.items())}
 
 
 def select_decided(

@@ -13,6 +13,7 @@ Each block is counted with Arrow and gives at most a row for each name; Ray Data
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -122,8 +123,7 @@ def read_name_counts(path: str, *, with_capitals: bool, execution: Execution) ->
     rows = (
         read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
         .map_batches(
-            count_block,
-            fn_kwargs={"with_capitals": with_capitals},
+            partial(count_block, with_capitals=with_capitals),
             batch_format="pyarrow",
             batch_size=None,
             num_cpus=execution.task_cpus,

@@ -193,7 +193,8 @@ def test_the_division_of_the_work_does_not_change_the_rows(log: Log, data: Path,
     assert len(list(Path(stage.work, "pairs").glob("*.parquet"))) > 90
     assert num_rows == log.results["duplicates"].rows == len(ray.get(decisions).id)
     duplicates = settings.duplicates
-    write_duplicates(stage, sets, decisions, duplicates, num_rows=num_rows, rows_per_part=5, **options)
+    counts = write_duplicates(stage, sets, decisions, duplicates, num_rows=num_rows, rows_per_part=5, **options)
+    assert counts == log.results["duplicates"].counts and sum(counts.values()) > 5
 
     def read(path: str) -> list[str]:
         tables = [pq.read_table(file, partitioning=None) for file in Path(path).rglob("*.parquet")]
