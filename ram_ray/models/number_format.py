@@ -16,7 +16,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
-_HAS_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")  # names of torch, of x86 and Arm
+_HAS_BF16 = ("avx512_bf16", "amx_bf16")  # as torch names them; of Arm nothing was measured
 
 
 def choose_precision(wanted: str, device: str | torch.device) -> Precision:
