@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -35,8 +36,14 @@ from ram_ray.training.rows import ROWS
 from ram_ray.training.systematic_sample import systematic_sample
 from ram_ray.training.text_column import write_texts
 
+if TYPE_CHECKING:
+    import ray.data
+
 READS_AT_ONCE = 16  # buckets
 DECODED_ROWS = 256  # of a task, where it does not read them itself
+# Of the cluster's object store, for the waiting batches of all workers. Each worker has a dataset of its own, which by
+# default takes half of the store for itself: with two, nearly all batches went to disk before they were trained on.
+STORE_SHARE = 0.5
 EMPTY = pa.schema([field for field in ROWS if field.name != "bucket"]).empty_table()
 
 
@@ -151,12 +158,26 @@ class Feed(ABC):
         Yields:
             A batch, see `batch`.
         """
+        dataset = self.dataset(num_cpus=num_cpus)
+        if dataset is not None:
+            size, _ = self.micro_batch_layout
+            yield from dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2)
+
+    def dataset(self, *, num_cpus: float) -> ray.data.Dataset | None:
+        """This worker's rows as a lazy dataset of batches.
+
+        Args:
+            num_cpus: CPUs of each task.
+
+        Returns:
+            The dataset, in training order; None: there are no rows.
+        """
         import ray
 
         configure_data()
         spans = list_spans(self.table, seed=self.seed, first_row=self.first_row, end_row=self.end_row)
         if not spans:
-            return
+            return None
         size, _ = self.micro_batch_layout
 
         def read(block: pa.Table) -> Iterator[pa.Table]:
@@ -169,7 +190,8 @@ class Feed(ABC):
         dataset = rows.map_batches(
             lambda block: self.batch(block.to_pylist()), batch_format="pyarrow", batch_size=size, num_cpus=num_cpus
         )
-        yield from dataset.iter_batches(batch_size=size, batch_format="numpy", prefetch_batches=2)
+        dataset.context.override_object_store_memory_limit_fraction = STORE_SHARE / self.world_size
+        return dataset
 
     def views(self, row: dict) -> list[dict]:
         """Select the images of a row that are decoded.

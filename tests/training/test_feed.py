@@ -169,14 +169,6 @@ def test_a_resumed_run_does_not_read_earlier_buckets(feed: TaggerFeed) -> None:
     assert (span.epoch, span.first) == (0, 0)
 
 
-def test_empty_buckets_are_skipped(tmp_path: Path) -> None:
-    table = Table(str(tmp_path), (0, 3, 0, 2))
-    assert sorted(list_spans(table, seed=0, first_row=0, end_row=10), key=lambda span: span.epoch)[0].first == 0
-    for epoch in range(2):
-        spans = list_spans(table, seed=0, first_row=5 * epoch, end_row=5 * epoch + 5)
-        assert sorted(span.end - span.first for span in spans) == [2, 3] and {span.epoch for span in spans} == {epoch}
-
-
 @pytest.mark.parametrize("num_buckets", [NUM_BUCKETS, 64])
 def test_a_stream_has_the_rows_of_its_worker_in_the_order_of_training(
     ray_cluster: None, feed: TaggerFeed, rows: list[dict], tmp_path: Path, num_buckets: int
@@ -184,6 +176,10 @@ def test_a_stream_has_the_rows_of_its_worker_in_the_order_of_training(
     table = write_table_of(rows, tmp_path / "table", num_buckets=num_buckets)
     assert table.lanes == (1 if num_buckets == NUM_BUCKETS else 4)
     mine = replace(feed, table=table, rank=1, world_size=2, first_row=10, end_row=120)
+    dataset = mine.dataset(num_cpus=0.5)
+    assert dataset and dataset.context.override_object_store_memory_limit_fraction == 0.25, (
+        "half of it for both workers"
+    )
     batches = list(mine.stream(num_cpus=0.5))
     assert {len(batch["key"]) for batch in batches} == {5}
     spans = list_spans(table, seed=SEED, first_row=10, end_row=120)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -107,3 +108,11 @@ def test_requests_and_bytes_of_a_row_are_the_same_for_8_64_and_256_workers() -> 
         assert not shared, "a bucket is read by the worker of its lane, once or where two spans meet in it"
     assert max(costs) < 1.1 * min(costs), costs
     assert max(costs) < 3 / 6, "reads of a row: about two a bucket of 6 rows"
+
+
+def test_empty_buckets_are_skipped(tmp_path: Path) -> None:
+    table = Table(str(tmp_path), (0, 3, 0, 2))
+    assert sorted(list_spans(table, seed=0, first_row=0, end_row=10), key=lambda span: span.epoch)[0].first == 0
+    for epoch in range(2):
+        spans = list_spans(table, seed=0, first_row=5 * epoch, end_row=5 * epoch + 5)
+        assert sorted(span.end - span.first for span in spans) == [2, 3] and {span.epoch for span in spans} == {epoch}
