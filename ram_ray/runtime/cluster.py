@@ -17,8 +17,10 @@ from ram_ray.settings.runtime import ResourcesConfig
 ENVIRONMENT = {
     **ray_internals.SWITCHES,
     "TOKENIZERS_PARALLELISM": "false",
-    # Ray's processes have dozens of threads, and the memory of each thread's arena, glibc's or Arrow's, only grows.
-    "MALLOC_ARENA_MAX": "2",
+    # Ray's processes have dozens of threads, and the memory of each thread's arena, glibc's or Arrow's, only grows. And
+    # only the first arena keeps what is freed (`allocator.keep_freed_memory`): models run in other threads than the
+    # main one, where each layer waited for the kernel, for two thirds of the time.
+    "MALLOC_ARENA_MAX": "1",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 

@@ -60,7 +60,7 @@ SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_ARENA_MAX": "1",
 }
 
 
