@@ -13,8 +13,7 @@ import importlib.util
 import logging
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ray import serve
@@ -23,7 +22,6 @@ from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from ram_ray.records import Json
-from ram_ray.runtime.priority import give_way
 from ram_ray.runtime.worker_log import write_warnings
 from ram_ray.serving import remote
 from ram_ray.serving.errors import error_response
@@ -33,9 +31,6 @@ from ram_ray.serving.models import Models, ServedModel
 from ram_ray.serving.remote import RemoteTagger
 from ram_ray.serving.tagger import ReplicaLost, measure_batch_size, model_info, model_name, tag_batch
 from ram_ray.settings.serving import ServeConfig
-
-if TYPE_CHECKING:
-    from ram_ray.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +50,25 @@ class TaggerReplica:
     """
 
     def __init__(self, model_uri: str, config: ServeConfig, name: str | None = None) -> None:
+        from ram_ray.inference.predictor import Predictor
+        from ram_ray.models.bundle import bundle_digest
+        from ram_ray.runtime.storage import local_copy
+
         write_warnings()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model", initializer=give_way)
-        self._predictor, self._info, self.batch_size = self._thread.submit(_load, model_uri, config, name).result()
+        folder = local_copy(model_uri)
+        use_gpu = config.num_gpus > 0
+        backend, precision = choose_backend(config, use_gpu=use_gpu)
+        self._predictor = Predictor.from_pretrained(
+            str(folder),
+            device="cuda" if use_gpu else "cpu",
+            backend=backend,
+            precision=precision,
+            threads=config.threads,
+        )
+        self.batch_size = measure_batch_size(
+            self._predictor, most=config.max_batch_size, cpu_threads=None if use_gpu else config.threads
+        )
+        self._info = model_info(self._predictor, model=name or model_name(model_uri), digest=bundle_digest(folder))
         self._lock = asyncio.Lock()
         self._metrics = Metrics()
         self._stuck_after_s = 2 * config.timeout_s
@@ -86,7 +97,7 @@ class TaggerReplica:
         async with self._lock:
             self._started = time.monotonic()
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._thread, self._tag, images, options)
+                return await asyncio.to_thread(self._tag, images, options)
             finally:
                 self._metrics.seconds("forward", time.monotonic() - self._started)
                 self._started = None
@@ -218,28 +229,6 @@ class Ingress:
                 response = error_response(Request(full), error)
                 return response.status_code, response.raw_headers, bytes(response.body)
         return started[0]["status"], list(started[0].get("headers", [])), b"".join(chunks)
-
-
-def _load(model_uri: str, config: ServeConfig, name: str | None) -> tuple[Predictor, ModelInfo, int]:
-    """Load a bundle and try it; called in the thread that will run it, whose priority the backend's threads inherit."""
-    from ram_ray.inference.predictor import Predictor
-    from ram_ray.models.bundle import bundle_digest
-    from ram_ray.runtime.storage import local_copy
-
-    folder = local_copy(model_uri)
-    use_gpu = config.num_gpus > 0
-    backend, precision = choose_backend(config, use_gpu=use_gpu)
-    predictor = Predictor.from_pretrained(
-        str(folder),
-        device="cuda" if use_gpu else "cpu",
-        backend=backend,
-        precision=precision,
-        threads=config.threads,
-    )
-    cpu_threads = None if use_gpu else config.threads
-    batch_size = measure_batch_size(predictor, most=config.max_batch_size, cpu_threads=cpu_threads)
-    info = model_info(predictor, model=name or model_name(model_uri), digest=bundle_digest(folder))
-    return predictor, info, batch_size
 
 
 def choose_backend(config: ServeConfig, *, use_gpu: bool) -> tuple[str, str]:

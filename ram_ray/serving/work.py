@@ -23,7 +23,6 @@ import numpy as np
 
 from ram_ray.data.images import Limits, count_pixels, header
 from ram_ray.records import Reject
-from ram_ray.runtime.priority import give_way
 from ram_ray.serving.decoding import decode_all, problem_answer, reject_answer
 from ram_ray.serving.limits import MAX_WAIT_SHARE, ApiError, Places
 from ram_ray.serving.messages import Options, Problem
@@ -69,7 +68,7 @@ class Work:
     def __init__(self, config: ServeConfig, metrics: Metrics) -> None:
         self._config, self._metrics = config, metrics
         self._limits = Limits(min_side=1, max_pixels=config.max_pixels, max_bytes=config.max_image_bytes)
-        self._threads = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode", initializer=give_way)
+        self._threads = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
         self._turns: Turns[_Job] = Turns()
         self.places = Places(config.max_queued, max_wait_s=MAX_WAIT_SHARE * config.timeout_s)
         self._pixels = 0  # that are being decoded
