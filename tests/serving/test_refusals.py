@@ -10,10 +10,11 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from ram_ray.serving import guard
-from ram_ray.serving.guard import REFUSAL_S, REFUSED_S, Guard, PlainAnswer
+from ram_ray.serving.guard import REFUSAL_S, Guard, PlainAnswer
 from ram_ray.settings.serving import ServeConfig
 
 CONFIG = ServeConfig()
+REFUSED_S = 2.0  # longer than in the server: the machine of the tests may be busy
 
 
 class FullIngress:
@@ -36,6 +37,7 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 def ingress(monkeypatch: pytest.MonkeyPatch) -> FullIngress:
     monkeypatch.setattr(guard, "Metrics", lambda: None)  # they need a process of Ray
+    monkeypatch.setattr(guard, "REFUSED_S", REFUSED_S)
     return FullIngress()
 
 
