@@ -187,6 +187,16 @@ def test_a_changed_setting_repeats_only_what_depends_on_it(run_folder: str, ray_
     assert changed.made == ["clean_1"] and changed.lines[-1].stage == "clean_1"
 
 
+def test_a_second_round_goes_on_from_the_first(run_folder: str, ray_cluster: None) -> None:
+    log = run(load(TINY, sets=["engine.rounds=2"]), run_folder, last="retrain")
+    assert log.made == ["generate_2", "clean_2", "retrain_2"]
+    first, second = (_removed(log.results[name].path) for name in ("clean_1", "clean_2"))
+    assert first.keys() == second.keys() and any(len(second[key]) > len(first[key]) for key in first)
+    for key, removals in first.items():
+        assert second[key][: len(removals)] == removals, "what was removed before is not lost"
+        assert {removal["round"] for removal in second[key][len(removals) :]} <= {2}
+
+
 @pytest.mark.slow  # trains two more models
 def test_each_part_is_scored_by_a_model_that_did_not_learn_from_it(run_folder: str, ray_cluster: None) -> None:
     """Thresholds are calibrated on all images, and only what depends on the folds is made anew."""
@@ -215,6 +225,16 @@ def test_each_part_is_scored_by_a_model_that_did_not_learn_from_it(run_folder: s
     rows = [row for file in Path(generated.path).rglob("*.parquet") for row in pq.read_table(file).to_pylist()]
     added = [tag for row in rows for tag in row["tags"] if tag["origin"] in ("generated_caption", "tagger")]
     assert len(added) == generated.added and all(0 < tag["score"] <= 1 for tag in added)
+
+
+def _removed(path: str) -> dict[str, list[dict]]:
+    """What each image lost, in order, of cleaned annotations."""
+    import pyarrow.parquet as pq
+
+    tables = [
+        pq.read_table(file, columns=["key", "removed"], partitioning=None) for file in Path(path).rglob("*.parquet")
+    ]
+    return {row["key"]: row["removed"] for table in tables for row in table.to_pylist()}
 
 
 def _keys(path: str) -> list[str]:
