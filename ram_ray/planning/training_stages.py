@@ -1,7 +1,7 @@
 """The trainings, the tables that they read, and the scores of their models, as `training.tagger_stage` runs them.
 
 A table is sorted as a whole, so its rows are in the object store at once, twice while they are shuffled. In training a
-bucket is read by the workers that have rows in its lane, and each image costs a request.
+bucket is read by the workers that have rows in its lane. Each image costs a request, or in large tables a part of one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from ram_ray.planning.layout import count_read_tasks
 from ram_ray.planning.plan import Requests, Stage
 from ram_ray.planning.rows_stage import Planning, Table
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.order import count_lanes
+from ram_ray.training.feed import DECODED_ROWS
+from ram_ray.training.order import count_lanes, keeps_neighbours
+from ram_ray.training.rows import NEIGHBOUR_BYTES
 from ram_ray.training.table import count_buckets
 
 GIGA = 1e9
@@ -48,7 +50,13 @@ def add_training(
     written = min(buckets + partitions, rows)
     step_seconds = images * _training_seconds(planning, train)
     reads = planning.read_requests(passes * source.num_files)
-    crops = Requests(get=float(images) if not train.views else 0.0)
+    gets_an_image = 1.0
+    if keeps_neighbours(
+        buckets
+    ):  # a task decodes rows of all lanes of its worker, and each begins with a part of a file
+        begun = max(1.0, lanes / workers) / DECODED_ROWS
+        gets_an_image = min(1.0, constants["image_bytes"] / NEIGHBOUR_BYTES + begun)
+    crops = Requests(get=images * gets_an_image if not train.views else 0.0)
     reads_a_visit = 2 * max(1.0, workers / lanes) if lanes > 1 else workers  # of a bucket, see `training.order`
     feed = Requests(get=visits * reads_a_visit * constants["get_read_file"], list=visits * reads_a_visit)
     on_gpu = config.training.use_gpu

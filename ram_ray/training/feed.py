@@ -29,9 +29,9 @@ from ram_ray.records import Reject
 from ram_ray.runtime.cluster import configure_data
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.caption_text import clean_caption
-from ram_ray.training.image_columns import make_crops, read_contents, unpack_tokens
+from ram_ray.training.image_columns import Contents, make_crops, read_contents, split_by_size, unpack_tokens
 from ram_ray.training.micro_batches import split_step
-from ram_ray.training.order import EpochOrder, Span, Table, list_spans
+from ram_ray.training.order import EpochOrder, Span, Table, list_spans, shuffle_neighbours
 from ram_ray.training.rows import ROWS
 from ram_ray.training.systematic_sample import systematic_sample
 from ram_ray.training.text_column import write_texts
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 READS_AT_ONCE = 16  # buckets
 DECODED_ROWS = 256  # of a task, where it does not read them itself
+FETCHED_BYTES = 64 << 20  # of images that a task fetches together, or those of a micro batch if they are more
 # Of the cluster's object store, for the waiting batches of all workers. Each worker has a dataset of its own, which by
 # default takes half of the store for itself: with two, nearly all batches went to disk before they were trained on.
 STORE_SHARE = 0.5
@@ -90,7 +91,10 @@ class Feed(ABC):
                 if weighted
                 else list(range(len(table)))
             )
-            random.Random(name).shuffle(shuffled)
+            if self.table.keeps_neighbours:
+                shuffled = shuffle_neighbours(shuffled, table, seed=name)
+            else:
+                random.Random(name).shuffle(shuffled)
             return table.take(pa.array(np.array(shuffled)[places[visits == visit]], pa.int64()))
 
         wanted = np.unique(visits).tolist()
@@ -122,11 +126,30 @@ class Feed(ABC):
         is_padding = np.insert(np.zeros(len(own), bool), np.repeat(before, num_padding), True)
         return selected, is_padding
 
-    def batch(self, rows: list[dict]) -> dict[str, np.ndarray]:
+    def batches(self, rows: list[dict]) -> Iterator[dict[str, np.ndarray]]:
+        """Make the micro batches of rows; images of several of them are fetched together.
+
+        Args:
+            rows: of the training table.
+
+        Yields:
+            A batch, see `batch`; the last may have fewer rows than a micro batch.
+        """
+        size, _ = self.micro_batch_layout
+        micro_batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        locations = [[self.views(row) for row in batch] for batch in micro_batches]
+        nbytes = [sum(location["nbytes"] for views in batch for location in views) for batch in locations]
+        for group in split_by_size(nbytes, limit=FETCHED_BYTES):
+            contents = iter(read_contents([views for index in group for views in locations[index]]))
+            for index in group:
+                yield self.batch(micro_batches[index], [next(contents) for _ in micro_batches[index]])
+
+    def batch(self, rows: list[dict], contents: Contents | None = None) -> dict[str, np.ndarray]:
         """Make the batch of rows.
 
         Args:
             rows: B rows of the training table.
+            contents: of the images of each row, see `read_contents`; None: they are read.
 
         Returns:
             The columns of `image_columns`; weight float32 (B,), 0 for a row that must not be learned;
@@ -134,7 +157,8 @@ class Feed(ABC):
             `target_columns`. A row with a reason has weight 0, and zeros for an image that could not be read. A
             padding row has an empty key.
         """
-        columns, rejects = self.image_columns(rows)
+        contents = read_contents([self.views(row) for row in rows]) if contents is None else contents
+        columns, rejects = self.image_columns(rows, contents)
         reasons = [reject.reason if reject else "" for reject in rejects]
         padding = [row.get("is_padding", False) for row in rows]
         usable = [not reason and not is_padding for reason, is_padding in zip(reasons, padding, strict=True)]
@@ -188,7 +212,7 @@ class Feed(ABC):
         if self.table.lanes > 1:  # a span has more rows than a task should decode
             rows = rows.repartition(target_num_rows_per_block=max(size, DECODED_ROWS // size * size))
         dataset = rows.map_batches(
-            lambda block: self.batch(block.to_pylist()), batch_format="pyarrow", batch_size=size, num_cpus=num_cpus
+            lambda block: self.batches(block.to_pylist()), batch_format="pyarrow", batch_size=None, num_cpus=num_cpus
         )
         dataset.context.override_object_store_memory_limit_fraction = STORE_SHARE / self.world_size
         return dataset
@@ -204,17 +228,17 @@ class Feed(ABC):
         """
         return row["images"][:1]
 
-    def image_columns(self, rows: list[dict]) -> tuple[dict[str, np.ndarray], list[Reject | None]]:
-        """Read, decode and augment the images of rows.
+    def image_columns(self, rows: list[dict], contents: Contents) -> tuple[dict[str, np.ndarray], list[Reject | None]]:
+        """Decode and augment the images of rows.
 
         Args:
             rows: B rows of the training table.
+            contents: V of each row, see `read_contents`.
 
         Returns:
             pixels uint8 (B, V, S, S, 3); and why a row's images cannot be read, None for a usable row.
         """
         crops, rejects = [], []
-        contents = read_contents([self.views(row) for row in rows])
         for row, files in zip(rows, contents, strict=True):
             seeds = [f"{self.seed}/{row['epoch']}/{row['key']}/{view}" for view in range(len(files))]
             size, augment = self.config.image_size, self.config.augment
@@ -262,11 +286,10 @@ class TaggerFeed(Feed):
         """The image of a row, or the stored view whose turn it is in the row's epoch."""
         return super().views(row) if self.token_shape is None else [row["images"][row["epoch"] % len(row["images"])]]
 
-    def image_columns(self, rows: list[dict]) -> tuple[dict[str, np.ndarray], list[Reject | None]]:
+    def image_columns(self, rows: list[dict], contents: Contents) -> tuple[dict[str, np.ndarray], list[Reject | None]]:
         """As `Feed.image_columns`; with stored views tokens float16 (B, 1 + L, C) in place of pixels."""
         if self.token_shape is None:
-            return super().image_columns(rows)
-        contents = read_contents([self.views(row) for row in rows])
+            return super().image_columns(rows, contents)
         tokens, rejects = zip(*(unpack_tokens(data, self.token_shape) for (data,) in contents), strict=True)
         return {"tokens": np.stack(tokens)}, list(rejects)
 

@@ -5,7 +5,7 @@ Letters: B rows of a batch, V views of a row, S pixels a side, L image tokens, C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,10 @@ CODEC = "zstd"  # tokens after a ReLU are mostly zeros: a fifth of their bytes
 LEVEL = 1
 
 Locations = Sequence[Sequence[Row]]  # of each row V dicts with uri, offset and nbytes
+Contents = list[list[bytes | Reject]]  # of each row the bytes of V images, or why they cannot be read
 
 
-def read_contents(locations: Locations) -> list[list[bytes | Reject]]:
+def read_contents(locations: Locations) -> Contents:
     """Read the bytes of the views of rows.
 
     Args:
@@ -34,6 +35,26 @@ def read_contents(locations: Locations) -> list[list[bytes | Reject]]:
     columns = ([location[name] for location in flat] for name in ("uri", "offset", "nbytes"))
     contents = iter(read_bytes(*columns))
     return [[next(contents) for _ in row] for row in locations]
+
+
+def split_by_size(sizes: Sequence[int], *, limit: int) -> Iterator[range]:
+    """Split a sequence into parts whose sizes add up to `limit` at most, or that have a single item.
+
+    Args:
+        sizes: of the items.
+        limit: of a part.
+
+    Yields:
+        The indices of a part, in order.
+    """
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and total + size > limit:
+            yield range(start, index)
+            start, total = index, 0
+        total += size
+    if sizes:
+        yield range(start, len(sizes))
 
 
 def make_crops(

@@ -10,13 +10,20 @@ size, as powers of two do, all its rows are in lanes of its own, so a bucket is 
 More workers than lanes share them, as do other numbers of workers. Small tables have one lane: their buckets are read
 by every worker.
 
+Of a table of more than a million rows, neighbours in a file of the data (`rows.neighbourhood`) stay together: they are
+in one bucket, and follow one another in its lane as they do in the file. So they are read by one request, and a batch,
+which takes turns between the lanes, has few of them. With a request for each image an epoch of 14 million images would
+be 14 million requests.
+
 Letters: N rows of an epoch, L lanes, W workers.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import fsspec
@@ -28,6 +35,7 @@ from ram_ray.training.rows import ROWS
 
 BUCKETS_A_LANE = 16  # fewest
 MAX_LANES = 256
+NEIGHBOUR_LANES = 64  # fewest: a batch has a row of each lane before it has the next of the same neighbours
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,11 @@ class Table:
     def lanes(self) -> int:
         """L, see `count_lanes`."""
         return count_lanes(len(self.buckets))
+
+    @property
+    def keeps_neighbours(self) -> bool:
+        """Whether the rows of a neighbourhood stay together, see `keeps_neighbours`."""
+        return keeps_neighbours(len(self.buckets))
 
     def read(self, bucket: int) -> pa.Table:
         """Read the rows of a bucket, in a fixed order.
@@ -81,6 +94,38 @@ def count_lanes(num_buckets: int) -> int:
     while 2 * lanes * BUCKETS_A_LANE <= num_buckets and 2 * lanes <= MAX_LANES:
         lanes *= 2
     return lanes
+
+
+def keeps_neighbours(num_buckets: int) -> bool:
+    """Say whether a table keeps neighbours in a file of the data together.
+
+    Args:
+        num_buckets: of the table.
+
+    Returns:
+        True from `NEIGHBOUR_LANES` lanes on: more than a million rows.
+    """
+    return count_lanes(num_buckets) >= NEIGHBOUR_LANES
+
+
+def shuffle_neighbours(rows: Sequence[int], bucket: pa.Table, *, seed: str) -> list[int]:
+    """Shuffle the neighbourhoods of a bucket.
+
+    Args:
+        rows: indices of rows, in their order.
+        bucket: its rows, as `Table.read` gives them.
+        seed: of the order.
+
+    Returns:
+        The indices; neighbours are next to each other, as they lie in their file.
+    """
+    orders = bucket["order"].to_pylist()
+    offsets = [images[0]["offset"] for images in bucket["images"].to_pylist()]
+    neighbourhoods = [
+        sorted(neighbours, key=offsets.__getitem__) for _, neighbours in itertools.groupby(rows, key=orders.__getitem__)
+    ]
+    random.Random(seed).shuffle(neighbourhoods)
+    return [row for neighbours in neighbourhoods for row in neighbours]
 
 
 @dataclass(frozen=True)

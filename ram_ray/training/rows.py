@@ -1,13 +1,20 @@
-"""Training rows: made from annotations, and put into buckets by a hash of seed and key."""
+"""Training rows: made from annotations, and put into buckets by a hash.
+
+The hash is of the seed and the key; in large tables of the seed and the neighbourhood, see `training.order`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
+from ram_ray.data.parquet import is_parquet
 from ram_ray.runtime.key_hash import hash_key
 
+NEIGHBOUR_BYTES = 1 << 20  # of a file
+NEIGHBOUR_ROWS = 16  # of a Parquet file
 IMAGE_LOCATION = pa.struct([("uri", pa.string()), ("offset", pa.int64()), ("nbytes", pa.int64())])
 ROWS = pa.schema(
     [
@@ -26,21 +33,36 @@ ROWS = pa.schema(
 )
 
 
-def to_training_table(rows: list[dict], *, seed: int, num_buckets: int) -> pa.Table:
+def to_training_table(rows: list[dict], *, seed: int, num_buckets: int, keeps_neighbours: bool = False) -> pa.Table:
     """Make the training table of rows: add each row's position in the order, and its bucket.
 
     Args:
         rows: with key, shard, images, tags and captions; changed in place.
         seed: seed of the order.
         num_buckets: number of buckets of the table.
+        keeps_neighbours: whether the rows of a `neighbourhood` have one position.
 
     Returns:
         Rows of `ROWS`, in the order of `rows`.
     """
     for row in rows:
-        row["order"] = hash_key(row["key"], seed=seed) >> 1  # 63 bits: Parquet's int64
+        name = neighbourhood(row["images"][0]) if keeps_neighbours else row["key"]
+        row["order"] = hash_key(name, seed=seed) >> 1  # 63 bits: Parquet's int64
         row["bucket"] = row["order"] * num_buckets >> 63
     return pa.Table.from_pylist(rows, schema=ROWS)
+
+
+def neighbourhood(location: Mapping[str, Any]) -> str:
+    """Name the part of a file that an image begins in; what begins in one part is read by one request.
+
+    Args:
+        location: of an image, as `IMAGE_LOCATION`.
+
+    Returns:
+        The file, and the number of its part of `NEIGHBOUR_BYTES`, or of `NEIGHBOUR_ROWS` in Parquet.
+    """
+    size = NEIGHBOUR_ROWS if is_parquet(location["uri"]) else NEIGHBOUR_BYTES
+    return f"{location['uri']} {location['offset'] // size}"
 
 
 def tagged_rows(annotations: pa.Table, *, weights: Mapping[int, float] | None = None) -> list[dict]:

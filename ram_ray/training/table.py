@@ -26,7 +26,7 @@ from ram_ray.runtime.rows import read_rows, write_counted_rows
 from ram_ray.runtime.storage import remove_folder
 from ram_ray.settings.runtime import Execution
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.order import Table
+from ram_ray.training.order import Table, keeps_neighbours
 from ram_ray.training.rows import tag_weights, tagged_rows, to_training_table
 
 RowMaker = Callable[[pa.Table], list[dict]]
@@ -167,7 +167,8 @@ def make_table(
 
     def rows_of(make_rows: RowMaker) -> Callable[[pa.Table], pa.Table]:
         def rows(block: pa.Table) -> pa.Table:
-            return to_training_table(make_rows(selection(block)), seed=seed, num_buckets=num_buckets)
+            made, together = make_rows(selection(block)), keeps_neighbours(num_buckets)
+            return to_training_table(made, seed=seed, num_buckets=num_buckets, keeps_neighbours=together)
 
         return rows
 

@@ -18,7 +18,7 @@ from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.training.augment import train_crop
 from ram_ray.training.encode_stage import EncodeSettings, ViewEncoder
 from ram_ray.training.feed import TaggerFeed
-from ram_ray.training.image_columns import pack_tokens, unpack_tokens
+from ram_ray.training.image_columns import pack_tokens, read_contents, unpack_tokens
 from ram_ray.training.order import Table
 from ram_ray.training.step import TrainStep
 from tests.test_pipeline import TINY, frozen_encoder
@@ -80,7 +80,7 @@ def test_a_step_on_stored_tokens_is_the_step_on_their_crops(settings: EncodeSett
     feed = _feed(model, (5, model.image_encoder.width))
     for epoch, view in ((0, 0), (1, 1), (2, 0)):
         rows = [{"key": row["key"], "images": row["images"], "epoch": epoch} for row in usable]
-        columns, rejects = feed.image_columns(rows)
+        columns, rejects = feed.image_columns(rows, read_contents([feed.views(row) for row in rows]))
         assert columns["tokens"].dtype == np.float16 and columns["tokens"].shape[:2] == (2, 5) and rejects == [None] * 2
         crops = np.stack([_crop(settings, row["key"], view) for row in rows])[:, None]
         inputs = batch(2)
