@@ -57,6 +57,11 @@ class ImageEncoder(nn.Module):
             return self.config.patch_size
         return int(self.backbone.feature_info[0]["reduction"])
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it was frozen: it gives an image the same tokens at any time."""
+        return self._fused is not None
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode images.
 
@@ -80,7 +85,8 @@ class ImageEncoder(nn.Module):
     def train(self, mode: bool = True) -> ImageEncoder:
         """Set the mode; BatchNorm keeps the statistics that came with pretrained weights.
 
-        Batches of a training are too small to estimate them anew, and differ from worker to worker.
+        Batches of a training are too small to estimate them anew, and differ from worker to worker. A frozen encoder
+        stays as it is at inference.
 
         Args:
             mode: True: training.
@@ -88,7 +94,7 @@ class ImageEncoder(nn.Module):
         Returns:
             The encoder.
         """
-        super().train(mode)
+        super().train(mode and not self.is_frozen)
         if isinstance(self.config, TimmConfig) and self.config.weights:
             for module in self.backbone.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -107,13 +113,14 @@ class ImageEncoder(nn.Module):
             self.backbone.set_grad_checkpointing(enabled and not counts)
 
     def freeze(self) -> None:
-        """Freeze all weights. From then on a copy computes, whose batch norms are a part of the convolutions.
+        """Freeze all weights. From then on a convolutional encoder computes with a copy that has no batch norms.
 
         The copy is made of the weights at the first forward pass, on their device; it is in no state dict. Where ZeRO-3
         has spread the weights over workers there is none.
         """
         self.requires_grad_(False)
         self._fused = []
+        self.eval()
 
     def _running_backbone(self) -> Any:
         if self._fused is None or not self._is_convolutional:

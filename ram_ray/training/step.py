@@ -2,7 +2,8 @@
 
 The teacher encodes the same crop as the student (the released code takes another crop). So does the keeper, a copy of
 the model that a training starts from: it gives the targets of the labels that must stay as they are, and annotations
-do not teach these (learning without forgetting, arXiv 1606.09282).
+do not teach these (learning without forgetting, arXiv 1606.09282). A frozen image encoder is the keeper's too, and
+encodes a crop once for both.
 
 Workers average their gradients. So each worker's loss is W times its part of the loss over all workers: its own sum,
 divided by the denominator over all workers. The step equals that of a single process with all rows, whichever worker
@@ -42,7 +43,8 @@ class TrainStep(nn.Module):
         teacher: frozen teacher of the distillation; None: no distillation.
         caption_start: number of prompt tokens, which are not learned.
         aligner: frozen text encoder of the captions of the alignment loss (RAM++); None: nothing is aligned.
-        keeper: frozen model that teaches the kept labels, with the same labels as `model`; None: all are trained.
+        keeper: frozen copy of `model` that teaches the kept labels, of the same or another image size; None: all labels
+            are trained.
         kept_ids: ids of the K kept labels.
         kept_weight: weight of their loss.
         tag_loss: settings of the loss of tags; None: the paper's.
@@ -64,6 +66,11 @@ class TrainStep(nn.Module):
         self.model = model
         # In lists, so that they are not submodules: they are frozen.
         self._teacher, self._aligner, self._keeper = [teacher], [aligner], [keeper]
+        self._shares_encoder = (
+            keeper is not None
+            and model.image_encoder.is_frozen
+            and model.image_encoder.image_size == keeper.image_encoder.image_size
+        )
         self._kept_ids = torch.tensor(list(kept_ids), dtype=torch.int64)
         self.caption_start, self.tag_loss, self.kept_weight = caption_start, tag_loss, kept_weight
 
@@ -96,7 +103,9 @@ class TrainStep(nn.Module):
         if self._aligner[0] is not None:
             inputs |= self._align(self._aligner[0], batch)
         if self._keeper[0] is not None:
-            inputs |= self._keep(self._keeper[0], pixels, batch["targets"])
+            if self._shares_encoder:
+                inputs["tokens"] = self.model.image_encoder(inputs.pop("pixel_values"))
+            inputs |= self._keep(self._keeper[0], pixels, batch["targets"], tokens=inputs.get("tokens"))
         losses = self.model(inputs, tag_loss=self.tag_loss)
         return losses_over_workers(losses, self._denominators(batch, inputs), kept_weight=self.kept_weight)
 
@@ -109,12 +118,17 @@ class TrainStep(nn.Module):
         return {"text_embed": torch.from_numpy(aligner.encode_texts(texts)).to(device), "text_weight": weight}
 
     @torch.no_grad()
-    def _keep(self, keeper: RAM, pixels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Targets without those of the kept labels, and the keeper's logits (B, K) of these on crops (B, S, S, 3)."""
+    def _keep(self, keeper: RAM, pixels: Tensor, targets: Tensor, *, tokens: Tensor | None) -> dict[str, Tensor]:
+        """Targets without those of the kept labels, and the keeper's logits (B, K) of these on crops (B, S, S, 3).
+
+        `tokens` (B, 1 + L, C) are those of the keeper's image encoder; None: it encodes the crops.
+        """
         ids = self._kept_ids.to(targets.device)
         config = keeper.config
-        crops = normalise(resize_crops(pixels, config.image_size), config.mean, config.std)
-        logits = keeper.logits(keeper.encode(crops))[:, ids]
+        if tokens is None:
+            crops = normalise(resize_crops(pixels, config.image_size), config.mean, config.std)
+            tokens = keeper.image_encoder(crops)
+        logits = keeper.logits(keeper.image_proj(tokens))[:, ids]
         return {"targets": targets.index_fill(1, ids, UNKNOWN), "kept_ids": ids, "kept_logits": logits}
 
     def _denominators(self, batch: dict[str, Tensor], inputs: dict) -> dict[str, Tensor]:

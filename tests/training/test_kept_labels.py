@@ -117,3 +117,21 @@ def test_annotations_do_not_teach_kept_labels() -> None:
     torch.testing.assert_close(step(changed)["total"], losses["total"])
     changed["targets"][:, 0] = 1 - changed["targets"][:, 0]
     assert not torch.isclose(step(changed)["total"], losses["total"])
+
+
+def test_a_frozen_encoder_encodes_once_for_the_model_and_its_keeper() -> None:
+    """The losses are those of a step where both encode."""
+    losses, encoded = [], []
+    for freezes in (False, True):
+        model = _new_model(NUM_LABELS)
+        keeper = copy.deepcopy(model).eval()
+        if freezes:
+            model.image_encoder.freeze()
+        keeper.image_encoder.register_forward_hook(lambda *_: encoded.append("keeper"))
+        step = TrainStep(model, teacher=None, caption_start=0, keeper=keeper, kept_ids=[1, 4])
+        step.train()
+        assert model.image_encoder.training != freezes, "a frozen encoder is as at inference, its tokens are the same"
+        losses.append(step(_batch(4, seed=5)) if freezes else step.eval()(_batch(4, seed=5)))
+    assert encoded == ["keeper"], "only beside the encoder that is trained"
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], loss)
