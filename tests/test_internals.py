@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import ram_ray
-from ram_ray.runtime import ray_data_internals, ray_internals, versions
+from ram_ray.runtime import ray_data_internals, ray_internals, ray_train_internals, versions
 from ram_ray.training import deepspeed_internals
 
 ROOT = Path(ram_ray.__file__).parents[1]
@@ -69,7 +69,7 @@ def has_private(name: str) -> bool:
 def test_internals_are_used_in_their_modules_alone() -> None:
     files = [*ROOT.glob("ram_ray/**/*.py"), *ROOT.glob("jobs/**/*.py")]
     found = {path: find_internals(ast.parse(path.read_text(encoding="utf-8"))) for path in files}
-    own = {Path(str(module.__file__)) for module in (*INTERNALS.values(), ray_data_internals)}
+    own = {Path(str(module.__file__)) for module in (*INTERNALS.values(), ray_data_internals, ray_train_internals)}
     assert {path: names for path, names in found.items() if names and path not in own} == {}
     assert all(found[path] for path in own), "the search sees what is there"
 

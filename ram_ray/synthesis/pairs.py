@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from ram_ray.runtime.key_hash import hash_key
-from ram_ray.training.feed import Feed, load_tokenizer
+from ram_ray.training.caption_text import load_tokenizer
+from ram_ray.training.feed import Feed
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class PairFeed(Feed):
     num_views: int = 2
     same_image: bool = False
     max_text_tokens: int = 40
+
+    @property
+    def row_bytes(self) -> int:
+        """As `Feed.row_bytes`, of all views."""
+        return self.num_views * super().row_bytes
 
     def views(self, row: dict) -> list[dict]:
         """Select V images at random; if there are fewer, images are repeated (with another crop).

@@ -11,7 +11,7 @@ Letters: B rows of a batch, V views of a row, S pixels a side, N tags, T tokens.
 
 from __future__ import annotations
 
-import functools
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ import pyarrow as pa
 
 from ram_ray.data.images import Limits
 from ram_ray.models.targets import UNKNOWN
-from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.records import Reject
 from ram_ray.runtime.cluster import configure_data
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.caption_text import clean_caption
+from ram_ray.training.caption_text import clean_caption, load_tokenizer
+from ram_ray.training.feed_blocks import fit_into_store
 from ram_ray.training.image_columns import Contents, make_crops, read_contents, split_by_size, unpack_tokens
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.order import EpochOrder, Span, Table, list_spans, shuffle_neighbours
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 READS_AT_ONCE = 16  # buckets
 DECODED_ROWS = 256  # of a task, where it does not read them itself
 FETCHED_BYTES = 64 << 20  # of images that a task fetches together, or those of a micro batch if they are more
-# Of the cluster's object store, for the waiting batches of all workers. Each worker has a dataset of its own, which by
-# default takes half of the store for itself: with two, nearly all batches went to disk before they were trained on.
-STORE_SHARE = 0.5
 EMPTY = pa.schema([field for field in ROWS if field.name != "bucket"]).empty_table()
 
 
@@ -214,8 +211,13 @@ class Feed(ABC):
         dataset = rows.map_batches(
             lambda block: self.batches(block.to_pylist()), batch_format="pyarrow", batch_size=None, num_cpus=num_cpus
         )
-        dataset.context.override_object_store_memory_limit_fraction = STORE_SHARE / self.world_size
+        fit_into_store(dataset, workers=self.world_size, batch_bytes=size * self.row_bytes)
         return dataset
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of what a batch has of a row's images."""
+        return self.config.image_size**2 * 3
 
     def views(self, row: dict) -> list[dict]:
         """Select the images of a row that are decoded.
@@ -286,6 +288,11 @@ class TaggerFeed(Feed):
         """The image of a row, or the stored view whose turn it is in the row's epoch."""
         return super().views(row) if self.token_shape is None else [row["images"][row["epoch"] % len(row["images"])]]
 
+    @property
+    def row_bytes(self) -> int:
+        """As `Feed.row_bytes`; with stored views the bytes of the tokens."""
+        return super().row_bytes if self.token_shape is None else 2 * math.prod(self.token_shape)
+
     def image_columns(self, rows: list[dict], contents: Contents) -> tuple[dict[str, np.ndarray], list[Reject | None]]:
         """As `Feed.image_columns`; with stored views tokens float16 (B, 1 + L, C) in place of pixels."""
         if self.token_shape is None:
@@ -329,16 +336,3 @@ class TaggerFeed(Feed):
         targets[row["absent"] or []] = 0
         targets[row["tags"]] = 1
         return targets
-
-
-@functools.lru_cache(maxsize=2)
-def load_tokenizer(folder: str) -> TextTokenizer:
-    """Load the tokenizer of a folder; it is cached in this process.
-
-    Args:
-        folder: folder with tokenizer.json.
-
-    Returns:
-        The tokenizer.
-    """
-    return TextTokenizer.load(folder)

@@ -95,11 +95,13 @@ def fit(job: Job, *, storage: str) -> Result:
         RuntimeError: if workers failed more often than `training.max_failures`; with the last line of the error.
     """
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+
+    from ram_ray.runtime.ray_train_internals import LeanTrainer
 
     training = job.training
     resources = {"CPU": training.worker_cpus, **({"GPU": 1} if training.use_gpu else {})}
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if training.use_gpu else "gloo"),
@@ -108,7 +110,7 @@ def fit(job: Job, *, storage: str) -> Result:
             use_gpu=training.use_gpu,
             resources_per_worker=resources,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[arg-type]
             name="checkpoints",
             storage_path=storage,
             failure_config=FailureConfig(max_failures=training.max_failures),

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 
 from ram_ray.data.images import Limits
@@ -20,6 +21,7 @@ from ram_ray.models.losses import UNKNOWN, caption_targets
 from ram_ray.settings.training import AugmentConfig, TrainConfig
 from ram_ray.training.caption_text import clean_caption
 from ram_ray.training.feed import TaggerFeed
+from ram_ray.training.feed_blocks import block_size
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.order import Table, list_spans
 from ram_ray.training.rows import to_training_table
@@ -180,11 +182,24 @@ def test_a_stream_has_the_rows_of_its_worker_in_the_order_of_training(
     assert dataset and dataset.context.override_object_store_memory_limit_fraction == 0.25, (
         "half of it for both workers"
     )
+    assert dataset.context.target_max_block_size == int(0.25 * ray.cluster_resources()["object_store_memory"]) // 16
     batches = list(mine.stream(num_cpus=0.5))
     assert {len(batch["key"]) for batch in batches} == {5}
     spans = list_spans(table, seed=SEED, first_row=10, end_row=120)
     expected = [row["key"] for span in spans for row in mine.read(span).to_pylist()]
     assert [key for batch in batches for key in batch["key"].tolist()] == expected and len(expected) == 55
+
+
+def test_blocks_are_small_in_a_small_store_and_no_batch_is_cut() -> None:
+    assert block_size(256 << 20, batch_bytes=1 << 20) == 16 << 20
+    assert block_size(256 << 20, batch_bytes=20 << 20) == 20 << 20, "a batch"
+    assert block_size(100 << 30, batch_bytes=20 << 20) == 128 << 20, "as Ray Data has it"
+
+
+def test_bytes_of_a_row(feed: TaggerFeed) -> None:
+    batch = feed.batch(_rows(feed))
+    assert len(batch["key"]) * feed.row_bytes == batch["pixels"].nbytes
+    assert replace(feed, token_shape=(5, 8)).row_bytes == 5 * 8 * 2  # float16
 
 
 def test_a_table_that_lost_rows_is_not_trained_on(table: Table) -> None:
