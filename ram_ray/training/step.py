@@ -3,7 +3,8 @@
 The teacher encodes the same crop as the student (the released code takes another crop). So does the keeper, a copy of
 the model that a training starts from: it gives the targets of the labels that must stay as they are, and annotations
 do not teach these (learning without forgetting, arXiv 1606.09282). A frozen image encoder is the keeper's too, and
-encodes a crop once for both.
+encodes a crop once for both. The head then learns without dropout, as the keeper's logits are without: with it the
+model follows them through noise, and loses five times as much of the old labels' mAP (docs/results.md).
 
 Workers average their gradients. So each worker's loss is W times its part of the loss over all workers: its own sum,
 divided by the denominator over all workers. The step equals that of a single process with all rows, whichever worker
@@ -73,6 +74,20 @@ class TrainStep(nn.Module):
         )
         self._kept_ids = torch.tensor(list(kept_ids), dtype=torch.int64)
         self.caption_start, self.tag_loss, self.kept_weight = caption_start, tag_loss, kept_weight
+
+    def train(self, mode: bool = True) -> TrainStep:
+        """Set the mode; beside a keeper the head stays as at inference, without dropout.
+
+        Args:
+            mode: True: training.
+
+        Returns:
+            The step.
+        """
+        super().train(mode)
+        if self._keeper[0] is not None:
+            self.model.recognition.eval()
+        return self
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the losses of a batch.

@@ -135,3 +135,17 @@ def test_a_frozen_encoder_encodes_once_for_the_model_and_its_keeper() -> None:
     assert encoded == ["keeper"], "only beside the encoder that is trained"
     for name, loss in losses[0].items():
         torch.testing.assert_close(losses[1][name], loss)
+
+
+def test_the_head_learns_kept_labels_without_dropout() -> None:
+    """The loss of kept labels is 0 where nothing changed, also in training."""
+    torch.manual_seed(3)
+    layers = config(captions=False, init_std=None)
+    noisy = layers.model_copy(update={"recognition": layers.recognition.model_copy(update={"dropout": 0.5})})
+    model = RAM(noisy, QUERIES)
+    model.image_encoder.freeze()
+    step = TrainStep(model, teacher=None, caption_start=0, keeper=copy.deepcopy(model).eval(), kept_ids=[1, 4]).train()
+    assert step.training and model.training
+    assert step(_batch(4, seed=5))["kept"].item() == pytest.approx(0, abs=1e-5)
+    alone = TrainStep(model, teacher=None, caption_start=0).train()
+    assert not torch.equal(alone(_batch(4, seed=5))["tag"], alone(_batch(4, seed=5))["tag"]), "else there is dropout"
