@@ -74,6 +74,8 @@ class TrainStep(nn.Module):
         )
         self._kept_ids = torch.tensor(list(kept_ids), dtype=torch.int64)
         self.caption_start, self.tag_loss, self.kept_weight = caption_start, tag_loss, kept_weight
+        if keeper is not None:
+            model.recognition.eval()
 
     def train(self, mode: bool = True) -> TrainStep:
         """Set the mode; beside a keeper the head stays as at inference, without dropout.
