@@ -50,13 +50,10 @@ def add_training(
     written = min(buckets + partitions, rows)
     step_seconds = images * _training_seconds(planning, train)
     reads = planning.read_requests(passes * source.num_files)
-    gets_an_image = 1.0
-    if keeps_neighbours(
-        buckets
-    ):  # a task decodes rows of all lanes of its worker, and each begins with a part of a file
-        begun = max(1.0, lanes / workers) / DECODED_ROWS
-        gets_an_image = min(1.0, constants["image_bytes"] / NEIGHBOUR_BYTES + begun)
-    crops = Requests(get=images * gets_an_image if not train.views else 0.0)
+    begun = max(1.0, lanes / workers) / DECODED_ROWS  # parts of files, by an image: a task has rows of all its lanes
+    shared = min(1.0, constants["image_bytes"] / NEIGHBOUR_BYTES + begun)
+    gets_an_image = shared if keeps_neighbours(buckets) and workers <= lanes else 1.0  # more workers share a lane
+    crops = Requests(get=0.0 if train.views else images * gets_an_image)
     reads_a_visit = 2 * max(1.0, workers / lanes) if lanes > 1 else workers  # of a bucket, see `training.order`
     feed = Requests(get=visits * reads_a_visit * constants["get_read_file"], list=visits * reads_a_visit)
     on_gpu = config.training.use_gpu
