@@ -17,9 +17,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub; each try would wait for seconds
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
+# Beside the trainings of the first file the other process has none. Two at once take several times as long as one after
+# the other, for the workers of each wait for one another in every step.
 LONGEST = (
-    *("box/test_promised_command.py", "test_pipeline.py"),  # a whole run each: the two processes begin with them
-    *("serving/test_app.py", "curation/test_images.py", "data/test_layouts.py", "runtime/test_storage_errors.py"),
+    "box/test_promised_command.py",
+    *(
+        "data/test_layouts.py",
+        "curation/test_images.py",
+        "runtime/test_storage_errors.py",
+        "evaluation/test_compare.py",
+    ),
+    *("data_engine/test_generate_stages.py", "inference/test_batch.py", "data/test_caption_files.py"),
+    *("test_pipeline.py", "serving/test_app.py", "evaluation/test_open_set.py"),
     *("training/test_trainer.py", "training/test_elastic.py", "labels/test_labelled_data.py"),
 )
 
