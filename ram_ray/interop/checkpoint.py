@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ram_ray.interop.reference_config import Architecture, State, reference_config
+from ram_ray.models.no_initial_weights import no_initial_weights
 from ram_ray.models.position_bias import resize_position_bias
 from ram_ray.models.ram import RAM
 from ram_ray.settings.models import ModelConfig
@@ -182,8 +183,8 @@ def _build(config: ModelConfig, state: State) -> RAM:
     shape: tuple[int, ...] = (num_rows, config.label_width)
     if config.architecture == "ram_plus":
         shape = (num_rows // config.descriptions, config.descriptions, config.label_width)
-    with torch.device("meta"):
-        model = RAM(config, torch.empty(shape))
+    with no_initial_weights():
+        model = RAM(config, torch.empty(shape, device="meta"))
     parameters = model.state_dict(keep_vars=True)
     tensors: State = {}
     for source in sorted(state, key=_load_order):
@@ -198,7 +199,6 @@ def _build(config: ModelConfig, state: State) -> RAM:
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing, among them {', '.join(missing[:3])}")
     model.load_state_dict({name: by_parameter[id(value)] for name, value in parameters.items()}, assign=True)
-    model.image_encoder.fill_buffers()
     return model.eval().requires_grad_(False)
 
 

@@ -25,6 +25,7 @@ import torch
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import KIND, parse_config
+from ram_ray.models.no_initial_weights import no_initial_weights
 from ram_ray.models.ram import RAM
 from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
@@ -126,10 +127,9 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
     except (OSError, ValueError) as error:
         raise ValueError(f"{path_or_id} is not a model bundle: {error}") from None
     shape = (config.descriptions, config.label_width) if config.architecture == "ram_plus" else (config.label_width,)
-    with torch.device("meta"):
-        model = RAM(config, torch.empty(len(labels), *shape))
+    with no_initial_weights():
+        model = RAM(config, torch.empty(len(labels), *shape, device="meta"))
     _load_weights(model, folder / "model.safetensors", source=path_or_id, device=torch.device(device or "cpu"))
-    model.image_encoder.fill_buffers()
     model.eval().requires_grad_(False)
     tokenizer = TextTokenizer.load(str(folder)) if config.captions else None
     return Bundle(model.to(device or "cpu"), labels, tokenizer, folder)
@@ -153,7 +153,7 @@ def bundle_digest(folder: Path) -> str:
 
 
 def _load_weights(model: RAM, file: Path, *, source: str, device: torch.device) -> None:
-    """Assign the file's tensors to a model on the meta device. The file has a shared tensor only once."""
+    """Assign the file's tensors to a model without weights. The file has a shared tensor only once."""
     from safetensors import SafetensorError
 
     parameters = model.state_dict(keep_vars=True)

@@ -154,25 +154,6 @@ class ImageEncoder(nn.Module):
             if shape_only.grad is None:
                 parameter.requires_grad_(False)
 
-    def fill_buffers(self) -> None:
-        """Compute the buffers that a state dict does not have, for an encoder that was built on the meta device."""
-        from timm.models.swin_transformer import WindowAttention, get_relative_position_index
-
-        for module in self.modules():
-            if isinstance(module, WindowAttention):
-                module.register_buffer(
-                    "relative_position_index", get_relative_position_index(*module.window_size), persistent=False
-                )
-        if not any(buffer.is_meta for buffer in self.buffers()):
-            return
-        with torch.device("cpu"):  # its weights are not used
-            built = ImageEncoder(self.config, image_size=self.image_size)
-        filled = dict(built.named_buffers())
-        for name, module in self.named_modules():
-            for key, buffer in module.named_buffers(recurse=False):
-                if buffer.is_meta:
-                    module.register_buffer(key, filled[f"{name}.{key}"], persistent=False)
-
     @functools.cached_property
     def _is_convolutional(self) -> bool:
         """Whether the maps between the layers are (B, C, h, w)."""

@@ -89,8 +89,8 @@ class RAM(nn.Module):
         if isinstance(self.recognition, MKTHead):
             self.recognition.start_as_identity()
         if isinstance(self.recognition, RecognitionDecoder):
-            on_meta = self.label_embed.is_meta  # weights will be loaded
-            if config.init_std is None and config.architecture == "ram" and config.label_proj and not on_meta:
+            is_loaded = self.label_embed.is_meta  # weights are assigned afterwards
+            if config.init_std is None and config.architecture == "ram" and config.label_proj and not is_loaded:
                 self.recognition.spread_queries(self.label_embed)
             if self.recognition.pooled is not None:
                 self.recognition.pooled.start_at_zero()
