@@ -215,10 +215,11 @@ def _of_requests(cost: Cost, plan: Plan, config: RunConfig) -> Iterator[Limit]:
 
 def _fewer_requests(stage: Stage, config: RunConfig) -> str:
     """What makes a stage send fewer requests: most follow the files of its source, and these the blocks."""
-    if stage.fewest_rows:
-        return f"set training.workers under {config.training.max_workers}, for each reads every bucket"
+    several = "put the shards into several folders"
+    if stage.fewest_rows:  # a training: nearly all of its requests are for images
+        return several
     causes = {
-        "shards": "put the shards into several folders",
+        "shards": several,
         "duplicates": "set data.duplicates.near to null, so that only equal images are looked for",
         "removals": "set engine.clean.max_labels, such as 534 as in the paper",
     }
