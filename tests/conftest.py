@@ -17,26 +17,32 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub; each try would wait for seconds
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
-# Beside the trainings of the first file the other process has none. Two at once take several times as long as one after
-# the other, for the workers of each wait for one another in every step.
+BOX = "box/test_promised_command.py"
+# The longest files that use Ray. Those that train are apart from each other: two trainings at once take several times
+# as long as one after the other, for the workers of each wait for one another in every step.
 LONGEST = (
-    "box/test_promised_command.py",
-    *(
-        "data/test_layouts.py",
-        "curation/test_images.py",
-        "runtime/test_storage_errors.py",
-        "evaluation/test_compare.py",
-    ),
-    *("data_engine/test_generate_stages.py", "inference/test_batch.py", "data/test_caption_files.py"),
-    *("test_pipeline.py", "serving/test_app.py", "evaluation/test_open_set.py"),
-    *("training/test_trainer.py", "training/test_elastic.py", "labels/test_labelled_data.py"),
+    *("test_pipeline.py", "serving/test_app.py", "data/test_layouts.py", "runtime/test_storage_errors.py"),
+    *("inference/test_batch.py", "curation/test_images.py", "data_engine/test_generate_stages.py"),
+    *("data/test_caption_files.py", "training/test_trainer.py", "evaluation/test_open_set.py"),
+    *("training/test_elastic.py", "labels/test_labelled_data.py"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no process is left alone with one of them at the end."""
-    order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path, len(order)))
+    """The box first, and beside it what needs no Ray, for idle processes of Ray take CPU too; then the longest files.
+
+    So no process is left alone with a long file at the end.
+    """
+    root = Path(__file__).parent
+    with_ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    order = {root / name: number for number, name in enumerate((BOX, *LONGEST))}
+    items.sort(key=lambda item: (_place(item.path, order, with_ray), order.get(item.path, len(order))))
+
+
+def _place(path: Path, order: dict[Path, int], with_ray: set[Path]) -> int:
+    if path in order:
+        return 0 if order[path] == 0 else 2
+    return 3 if path in with_ray else 1
 
 
 @pytest.fixture(scope="session")

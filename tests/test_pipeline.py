@@ -187,6 +187,7 @@ def test_a_changed_setting_repeats_only_what_depends_on_it(run_folder: str, ray_
     assert changed.made == ["clean_1"] and changed.lines[-1].stage == "clean_1"
 
 
+@pytest.mark.slow  # trains another model; no preset has a second round
 def test_a_second_round_goes_on_from_the_first(run_folder: str, ray_cluster: None) -> None:
     log = run(load(TINY, sets=["engine.rounds=2"]), run_folder, last="retrain")
     assert log.made == ["generate_2", "clean_2", "retrain_2"]

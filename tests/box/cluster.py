@@ -32,7 +32,7 @@ from tests.s3 import variables
 ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")
 BUCKET = "box"
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0  # slow machines need a third of it
 # `ray start`, less the server of Ray's old client: nobody here needs it, and on a slow machine it takes its node down
 # when the raylet is not there after 30 seconds.
 RAY_START = """
@@ -56,6 +56,7 @@ SETTINGS = {
     "RAY_worker_niceness": "5",  # not 15: what else runs on the machine would starve the jobs
     "RAY_idle_worker_killing_time_threshold_ms": "300000",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",

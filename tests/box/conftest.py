@@ -10,9 +10,7 @@ import pytest
 from tests.box.cluster import BUCKET, Box
 from tests.box.corpus import write_corpus
 from tests.box.models import write_models
-from tests.box.runs import RunFolder, command
-
-RUN_TIMEOUT_S = 1500
+from tests.box.runs import RUN_TIMEOUT_S, RunFolder, command
 
 
 @pytest.fixture(scope="module")

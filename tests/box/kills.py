@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psutil
 import safetensors.torch
@@ -38,17 +40,28 @@ def kill_driver(box: Box, unbroken: RunFolder, *steps: Step) -> None:
     """SIGKILL for the driver in the middle of each step in turn; after all, the run ends as the unbroken one did."""
     job, last = steps[-1].job, steps[-1]
     run = prepare(unbroken, steps[0], "driver-" + "-".join(step.job for step in steps))
+    left = break_off(box, run, [replace(step, job=job) for step in steps], held_out=False)
+    box.run(*command(job, run.run, held_out=False), name=f"{run.run}-again", timeout_s=TIMEOUT_S)
+    check(run, unbroken, last)
+    check_kept(run, left)
+
+
+def break_off(box: Box, run: RunFolder, steps: Sequence[Step], *, held_out: bool) -> dict[str, Any]:
+    """SIGKILL for the driver of each step's job in the middle of it, in turn; what the run has left by then."""
     for step in steps:
-        process = half_done(box, run, replace(step, job=job))
+        process = half_done(box, run, step, held_out=held_out)
         kill(driver(box, run))
         assert process.wait(TIMEOUT_S) != 0
     work = f"{BUCKET}/{run.run}/work/"
-    old_objects = {path: version for path, version in run.objects().items() if not path.startswith(work)}
-    box.run(*command(job, run.run, held_out=False), name=f"{run.run}-again", timeout_s=TIMEOUT_S)
-    check(run, unbroken, last)
-    new_objects = run.objects()
-    changed = [path for path, version in old_objects.items() if new_objects.get(path) != version]
-    assert changed in ([], [f"{BUCKET}/{run.run}/config.yaml"]), "what was done is not done again"
+    return {path: version for path, version in run.objects().items() if not path.startswith(work)}
+
+
+def check_kept(run: RunFolder, left: dict[str, Any]) -> None:
+    """What a killed run had left is as it was."""
+    objects = run.objects()
+    changed = {path for path, version in left.items() if objects.get(path) != version}
+    again = {f"{BUCKET}/{run.run}/config.yaml", *(path for path in left if f"/{run.run}/logs/" in path)}
+    assert changed <= again, "what was done is not done again"
 
 
 def prepare(unbroken: RunFolder, step: Step, name: str) -> RunFolder:
@@ -56,11 +69,11 @@ def prepare(unbroken: RunFolder, step: Step, name: str) -> RunFolder:
     return unbroken.copy_before(step.first, name)
 
 
-def half_done(box: Box, run: RunFolder, step: Step) -> subprocess.Popen:
+def half_done(box: Box, run: RunFolder, step: Step, *, held_out: bool = False) -> subprocess.Popen:
     """Submit the job and wait until its stage has begun its work, and is not done."""
-    job = box.submit(*command(step.job, run.run, held_out=False), name=run.run)
+    job = box.submit(*command(step.job, run.run, held_out=held_out), name=run.run)
     begun = lambda: run.files(step.sign) if step.sign else at_work(box, step)  # noqa: E731
-    box.wait(lambda: begun() or job.poll() is not None, f"work of {step.job}", timeout_s=TIMEOUT_S, pause_s=0.05)
+    box.wait(lambda: begun() or job.poll() is not None, f"work of {step.job}", timeout_s=TIMEOUT_S)
     assert job.poll() is None, f"the job ended before it could be killed\n{box.log(run.run)[-6000:]}"
     assert step.last not in run.manifests()
     return job

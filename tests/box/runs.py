@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tests.box.cluster import BUCKET, Box
 from tests.box.corpus import SOURCES
 
+RUN_TIMEOUT_S = 1500  # of a whole run
 DATA = [f"s3://{BUCKET}/data/{source}" for source in SOURCES]
 HELD_OUT = f"s3://{BUCKET}/data/eval"
 # Folders of the first stages, in the order in which a run makes them.

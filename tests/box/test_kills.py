@@ -1,8 +1,7 @@
 """Contract: whatever is killed, and wherever, the run ends as an unbroken one: same counts, rejected rows and removals.
 
 Each run starts from the stages that the unbroken run left before the one in question, on S3. A killed driver is
-submitted again, and what was done before is not done twice; everything else the job gets over by itself. A driver
-killed in parse and in pretrain is in `test_promised_command.py`.
+submitted again, and what was done before is not done twice; everything else the job gets over by itself.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from tests.box.runs import RunFolder
 pytestmark = pytest.mark.slow  # a minute each, after the unbroken run
 
 
-@pytest.mark.parametrize("step", [GENERATE, CLEANING], ids=lambda s: s.job)
-def test_killed_driver(box: Box, unbroken: RunFolder, step: Step) -> None:
-    kill_driver(box, unbroken, step)
+@pytest.mark.parametrize("steps", [(PARSE, PRETRAIN), (GENERATE,), (CLEANING,)], ids=lambda steps: steps[-1].job)
+def test_killed_driver(box: Box, unbroken: RunFolder, steps: tuple[Step, ...]) -> None:
+    kill_driver(box, unbroken, *steps)
 
 
 @pytest.mark.parametrize("step", [PRETRAIN, GENERATE, CLEANING], ids=lambda s: s.job)

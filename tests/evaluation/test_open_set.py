@@ -89,41 +89,58 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def log(ray_cluster: None, config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Log:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def labelled(ray_cluster: None, config: RunConfig, folder: str) -> Log:
+    """The run up to the annotations that models are trained on."""
     log = Log()
-    log.folder = str(tmp_path_factory.mktemp("run"))  # type: ignore[attr-defined]
-    run_recipe(log.open(log.folder, last="pretrain"), config, log)  # type: ignore[attr-defined]
+    run_recipe(log.open(folder, last="labels"), config, log)
     return log
 
 
-@pytest.mark.slow  # a whole run up to pretrain
-def test_no_training_sees_a_held_out_label(log: Log) -> None:
-    labels = log.results["hold_out"]
+@pytest.fixture(scope="module")
+def trained(labelled: Log, config: RunConfig, folder: str) -> Log:
+    """The same run, its first model trained and scored."""
+    log = Log()
+    run_recipe(log.open(folder, last="pretrain"), config, log)
+    return log
+
+
+def test_no_training_sees_a_held_out_label(labelled: Log, folder: str) -> None:
+    labels = labelled.results["hold_out"]
     assert isinstance(labels, HeldOutLabels) and (labels.held_out, labels.compounds) == (1, 1)
     system, all_labels = LabelSystem.load(labels.uri), LabelSystem.load(labels.all_uri)
     assert set(all_labels.names) - set(system.names) == {"dog"} and "umbrella" in system.names
     rows = [
-        row for file in Path(log.results["labels"].path).rglob("*.parquet") for row in pq.read_table(file).to_pylist()
+        row
+        for file in Path(labelled.results["labels"].path).rglob("*.parquet")
+        for row in pq.read_table(file).to_pylist()
     ]
     assert len(rows) == 36
     texts = [caption["text"] for row in rows for caption in row["captions"]]
     assert sorted(set(texts)) == ["a blue ball"], "the others name a dog or a red umbrella"
     tagged = {system[tag["id"]].name for row in rows for tag in row["tags"]}
     assert {"ball", "beach", "red", "blue", "umbrella"} <= tagged, "images keep their other tags"
-    bundle = Predictor.from_pretrained(log.results["pretrain"].path, device="cpu")
-    assert bundle.labels.names == system.names
-    root = Path(log.folder)  # type: ignore[attr-defined]
-    assert LabelSystem.load(str(root / "label_system.json")).names == system.names
-    assert LabelSystem.load(str(root / "held_out_labels.json")).names == ["dog", "red umbrella"]
+    assert LabelSystem.load(f"{folder}/label_system.json").names == system.names
+    assert LabelSystem.load(f"{folder}/held_out_labels.json").names == ["dog", "red umbrella"]
 
 
-@pytest.mark.slow  # a whole run up to pretrain
-def test_they_are_scored_by_label_queries(log: Log) -> None:
-    eval_set = read_prepared(log.results["open_set"].path)
+@pytest.mark.slow  # a training
+def test_a_trained_bundle_does_not_know_a_held_out_label(trained: Log) -> None:
+    bundle = Predictor.from_pretrained(trained.results["pretrain"].path, device="cpu")
+    assert bundle.labels.names == LabelSystem.load(trained.results["hold_out"].uri).names
+
+
+@pytest.mark.slow  # a training
+def test_they_are_scored_by_label_queries(trained: Log) -> None:
+    eval_set = read_prepared(trained.results["open_set"].path)
     assert eval_set.classes == ["dog", "red umbrella"] and eval_set.exact and eval_set.images == 12
     truth = [sorted(row[0]) for _, row in sorted(read_truth_rows(eval_set).items())]
     assert truth == [["dog"], ["dog"], ["red umbrella"], [], ["dog"], ["dog"]] * 2
-    score = log.results["evaluate_pretrain_open_set"]
+    score = trained.results["evaluate_pretrain_open_set"]
     plain, described = score.figures["templates"], score.figures["descriptions"]
     assert plain.matched_by == {"open": 2} and described.matched_by == {"described": 1, "open": 1}
     assert plain.mean_prevalence == pytest.approx((8 / 12 + 2 / 12) / 2) and plain.num_classes == 2
@@ -134,29 +151,29 @@ def test_they_are_scored_by_label_queries(log: Log) -> None:
     assert np.mean([line["ap"]["value"] for line in per_class]) == pytest.approx(plain.mAP)
 
 
-@pytest.mark.slow  # a whole run up to pretrain
-def test_a_named_set_is_scored_by_itself_and_held_out_images_as_always(log: Log) -> None:
-    mine = log.results["evaluate_pretrain_mine"]
+@pytest.mark.slow  # a training
+def test_a_named_set_is_scored_by_itself_and_held_out_images_as_always(trained: Log, folder: str) -> None:
+    mine = trained.results["evaluate_pretrain_mine"]
     assert (mine.images, mine.figures["templates"].matched_by) == (8, {"name": 1, "open": 1})
-    assert log.results["evaluate_pretrain"].images == 12
-    assert {line.stage: line.mAP for line in log.lines}["pretrain"] == log.results["evaluate_pretrain"].mAP
-    root = Path(log.folder)  # type: ignore[attr-defined]
+    assert trained.results["evaluate_pretrain"].images == 12
+    assert {line.stage: line.mAP for line in trained.lines}["pretrain"] == trained.results["evaluate_pretrain"].mAP
+    root = Path(folder)
     assert set(json.loads((root / "evaluation/sets.json").read_text())) == {"mine", "open_set"}
     assert not list((root / "work").rglob("*.parquet"))
 
 
-@pytest.mark.slow  # a whole run up to pretrain
-def test_a_second_call_repeats_nothing(log: Log, config: RunConfig) -> None:
-    before = manifests(log.folder)  # type: ignore[attr-defined]
+@pytest.mark.slow  # a training
+def test_a_second_call_repeats_nothing(trained: Log, config: RunConfig, folder: str) -> None:
+    before = manifests(folder)
     again = Log()
-    run_recipe(again.open(log.folder, last="pretrain"), config, again)  # type: ignore[attr-defined]
-    assert again.made == [] and manifests(log.folder) == before  # type: ignore[attr-defined]
-    assert again.results["evaluate_pretrain_open_set"] == log.results["evaluate_pretrain_open_set"]
+    run_recipe(again.open(folder, last="pretrain"), config, again)
+    assert again.made == [] and manifests(folder) == before
+    assert again.results["evaluate_pretrain_open_set"] == trained.results["evaluate_pretrain_open_set"]
 
 
-def test_a_bundle_that_knows_a_held_out_label_is_refused(log: Log, tiny_bundle: str) -> None:
+def test_a_bundle_that_knows_a_held_out_label_is_refused(labelled: Log, tiny_bundle: str) -> None:
     with pytest.raises(ValueError, match=r"tiny_bundle.*/bundle, which .* starts from, was trained on dog; hold out"):
-        check_held_out(log.results["hold_out"], source=tiny_bundle, revision=None)
+        check_held_out(labelled.results["hold_out"], source=tiny_bundle, revision=None)
 
 
 def test_the_truth_of_an_image_without_one_is_not_made_up() -> None:

@@ -18,7 +18,9 @@ from tests.tiny import photo
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 
-@pytest.fixture(scope="module", params=["ram", "ram_plus", "tag2text"])
+@pytest.fixture(
+    scope="module", params=["ram", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ram_plus", "tag2text"))]
+)
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("released")
     source = released.write(folder / "it", released.model(request.param))

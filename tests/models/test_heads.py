@@ -193,7 +193,7 @@ def test_a_bundle_gives_the_same_scores(kind: str, tmp_path: Path) -> None:
             predictor.tag(image, tags=["cat"])
 
 
-@pytest.mark.parametrize("kind", ["groups", "mkt"], indirect=True)
+@pytest.mark.parametrize("kind", ["groups", pytest.param("mkt", marks=pytest.mark.slow)], indirect=True)
 def test_onnx(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
     save(kind, tmp_path / "bundle")

@@ -131,7 +131,7 @@ def test_backends_give_the_plain_models_logits(name: str, backend: str, precisio
     )
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+@pytest.mark.parametrize("name", ["test_efficientnet", pytest.param("test_vit", marks=pytest.mark.slow)])
 def test_the_onnx_file_has_the_bundles_logits_and_normalisation(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     from ram_ray.interop.onnx_export import TOLERANCE, export_onnx

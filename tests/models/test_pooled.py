@@ -65,7 +65,10 @@ def test_other_labels_and_captions(model: RAM) -> None:
 
 @pytest.mark.parametrize(
     ("model", "backend"),
-    [((2, 12), "torch"), ((0, None), "torch"), ((2, 12), "openvino"), ((0, None), "openvino")],
+    [
+        *[((2, 12), "torch"), ((0, None), "torch"), ((2, 12), "openvino")],
+        pytest.param((0, None), "openvino", marks=pytest.mark.slow),
+    ],
     indirect=["model"],
 )
 def test_backends(model: RAM, backend: str) -> None:
