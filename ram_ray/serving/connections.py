@@ -29,6 +29,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        self._in_body = False
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
@@ -45,29 +46,37 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
+        if self._is_answered() and self._header_timer is None:  # of the next request on this connection
+            self._await_header()
         if self._reads_header():
-            if self._header_timer is None:  # of the next request on this connection
-                self._await_header()
             self._header_bytes += len(data)
-            before = self._header_bytes
-            super().data_received(data)
-            if self._reads_header() and before > MAX_HEADER_BYTES and not self.transport.is_closing():
-                self._refuse(431, f"a header may have at most {MAX_HEADER_BYTES:,} bytes")
-            return
         super().data_received(data)
+        too_long = self._reads_header() and self._header_bytes > MAX_HEADER_BYTES
+        if too_long and not self.transport.is_closing():
+            self._refuse(431, f"a header may have at most {MAX_HEADER_BYTES:,} bytes")
 
     def on_headers_complete(self) -> None:
         """The header of a request is complete."""
         self._stop_timer()
         self._header_bytes = 0
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body of a request is complete."""
+        self._in_body = False
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that is no HTTP."""
         self._refuse(400, msg)
 
-    def _reads_header(self) -> bool:
+    def _is_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    def _reads_header(self) -> bool:
+        """A request that was refused has its answer, and its body may still come: that is no header."""
+        return self._is_answered() and not self._in_body
 
     def _await_header(self) -> None:
         self._header_bytes = 0
@@ -75,7 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _header_is_late(self) -> None:
         self._header_timer = None
-        if self.transport.is_closing() or not self._reads_header():
+        if self.transport.is_closing() or not self._is_answered():
             return
         if self._header_bytes:
             self._refuse(408, f"the header was not complete within {HEADER_S:g} s")

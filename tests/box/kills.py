@@ -72,7 +72,7 @@ def prepare(unbroken: RunFolder, step: Step, name: str) -> RunFolder:
 def half_done(box: Box, run: RunFolder, step: Step, *, held_out: bool = False) -> subprocess.Popen:
     """Submit the job and wait until its stage has begun its work, and is not done."""
     job = box.submit(*command(step.job, run.run, held_out=held_out), name=run.run)
-    begun = lambda: run.files(step.sign) if step.sign else at_work(box, step)  # noqa: E731
+    begun = lambda: run.has(step.sign) if step.sign else at_work(box, step)  # noqa: E731
     box.wait(lambda: begun() or job.poll() is not None, f"work of {step.job}", timeout_s=TIMEOUT_S)
     assert job.poll() is None, f"the job ended before it could be killed\n{box.log(run.run)[-6000:]}"
     assert step.last not in run.manifests()

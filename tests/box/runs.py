@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -46,6 +47,12 @@ class RunFolder:
         """Paths inside the bucket that a glob inside the run matches."""
         fs = self.box.fs
         return sorted(path for pattern in patterns for path in fs.glob(f"{BUCKET}/{self.run}/{pattern}"))
+
+    def has(self, pattern: str) -> bool:
+        """Whether an object of the run matches: one request, where `files` sends one for each folder."""
+        fixed = pattern.partition("*")[0]
+        found = self.box.fs.find(f"{BUCKET}/{self.run}/{fixed}")
+        return any(fnmatch(path, f"{BUCKET}/{self.run}/{pattern}") for path in found)
 
     def json(self, path: str) -> Any:
         """A JSON file of the run."""

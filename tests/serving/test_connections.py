@@ -1,0 +1,83 @@
+"""Contract: a connection is bounded in its headers and in time, and the rest of a refused body is no header."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from ram_ray.runtime.own_cluster import free_port
+from ram_ray.serving import connections
+from ram_ray.serving.connections import MAX_HEADER_BYTES, BoundedProtocol
+
+HEADER_S = 1.0
+
+
+async def refuse_posts(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once, as for a client that is refused before its body is read."""
+    status = 429 if scope["method"] == "POST" else 200
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A connection to a server that speaks `BoundedProtocol`."""
+    monkeypatch.setattr(connections, "HEADER_S", HEADER_S)
+    port = free_port()
+    config = uvicorn.Config(refuse_posts, port=port, http=BoundedProtocol, lifespan="off", log_level="critical")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        yield client
+    server.should_exit = True
+    thread.join()
+
+
+def read_status(client: socket.socket) -> int:
+    """Status of the next answer; 0: the server has closed the connection."""
+    data = b""
+    while not data.endswith(b"ok") and b'"message"' not in data:
+        part = client.recv(4096)
+        if not part:
+            return 0
+        data += part
+    return int(data.split(b" ", 2)[1])
+
+
+def test_the_rest_of_a_refused_body_is_no_header(connection: socket.socket) -> None:
+    size = 4 * MAX_HEADER_BYTES
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+    assert read_status(connection) == 429
+    connection.sendall(b"x" * size)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert read_status(connection) == 200
+
+
+def test_the_rest_of_a_refused_body_must_come_in_time(connection: socket.socket) -> None:
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+    assert read_status(connection) == 429
+    started = time.monotonic()
+    with pytest.raises(OSError):  # reset, or a broken pipe
+        while time.monotonic() < started + 10 * HEADER_S:
+            connection.sendall(b"x")
+            time.sleep(HEADER_S / 10)
+    assert time.monotonic() - started < 5 * HEADER_S
+
+
+def test_a_header_is_bounded_in_bytes(connection: socket.socket) -> None:
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * (MAX_HEADER_BYTES + 1))
+    assert read_status(connection) == 431
+
+
+def test_a_header_is_bounded_in_time(connection: socket.socket) -> None:
+    connection.sendall(b"GET / HTTP/1.1\r\n")
+    assert read_status(connection) == 408
