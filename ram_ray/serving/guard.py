@@ -36,7 +36,6 @@ PATHS = ("/", "/docs", "/openapi.json", *_STATE_PATHS, "/v1/tag", "/v1/tags", "/
 QUICK_PREFIXES = (API_PREFIX, "/page/")
 CLOSED_PREFIXES = (API_PREFIX, "/metrics")  # need a key where the server has keys
 REFUSED_S = 0.15  # a client that was refused is refused again for so long without asking
-REFUSAL_S = 0.06  # until then: a client that does not wait would have the CPUs refuse it thousands of times a second
 MAX_REFUSED_CLIENTS = 1000
 MAX_FORWARDED = 160  # requests at a time
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -179,7 +178,6 @@ class Guard:
         until, error = self._refused.get(exchange.client, (0.0, None))
         if error is not None:
             if exchange.path.startswith(API_PREFIX) and exchange.method == "POST" and time.monotonic() < until:
-                await asyncio.sleep(REFUSAL_S)
                 raise error
             if time.monotonic() >= until:
                 del self._refused[exchange.client]
