@@ -35,14 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     root = Path(__file__).parent
     with_ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
-    order = {root / name: number for number, name in enumerate((BOX, *LONGEST))}
-    items.sort(key=lambda item: (_place(item.path, order, with_ray), order.get(item.path, len(order))))
-
-
-def _place(path: Path, order: dict[Path, int], with_ray: set[Path]) -> int:
-    if path in order:
-        return 0 if order[path] == 0 else 2
-    return 3 if path in with_ray else 1
+    order = {path: 2 + len(LONGEST) for path in with_ray}  # others have 1
+    order |= {root / name: number for number, name in enumerate(LONGEST, 2)} | {root / BOX: 0}
+    items.sort(key=lambda item: order.get(item.path, 1))
 
 
 @pytest.fixture(scope="session")

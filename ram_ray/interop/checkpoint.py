@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ram_ray.interop.reference_config import Architecture, State, reference_config
-from ram_ray.models.no_initial_weights import no_initial_weights
+from ram_ray.models.no_initial_weights import NoInitialWeights
 from ram_ray.models.position_bias import resize_position_bias
 from ram_ray.models.ram import RAM
 from ram_ray.settings.models import ModelConfig
@@ -183,7 +183,7 @@ def _build(config: ModelConfig, state: State) -> RAM:
     shape: tuple[int, ...] = (num_rows, config.label_width)
     if config.architecture == "ram_plus":
         shape = (num_rows // config.descriptions, config.descriptions, config.label_width)
-    with no_initial_weights():
+    with NoInitialWeights():
         model = RAM(config, torch.empty(shape, device="meta"))
     parameters = model.state_dict(keep_vars=True)
     tensors: State = {}

@@ -25,7 +25,7 @@ import torch
 
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import KIND, parse_config
-from ram_ray.models.no_initial_weights import no_initial_weights
+from ram_ray.models.no_initial_weights import NoInitialWeights
 from ram_ray.models.ram import RAM
 from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
@@ -127,7 +127,7 @@ def load_bundle(path_or_id: str, *, revision: str | None = None, device: str | t
     except (OSError, ValueError) as error:
         raise ValueError(f"{path_or_id} is not a model bundle: {error}") from None
     shape = (config.descriptions, config.label_width) if config.architecture == "ram_plus" else (config.label_width,)
-    with no_initial_weights():
+    with NoInitialWeights():
         model = RAM(config, torch.empty(len(labels), *shape, device="meta"))
     _load_weights(model, folder / "model.safetensors", source=path_or_id, device=torch.device(device or "cpu"))
     model.eval().requires_grad_(False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,18 +13,15 @@ from torch.overrides import TorchFunctionMode
 _IN_PLACE = {getattr(torch.Tensor, name) for name in ("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_")}
 
 
-@contextlib.contextmanager
-def no_initial_weights() -> Iterator[None]:
-    """Leave new weights as they are: memory that was not touched, and so takes none. Buffers are computed as always.
+class NoInitialWeights(TorchFunctionMode):
+    """A context in which new weights stay as they are: memory that was not touched, and so takes none.
+
+    Buffers are computed as always.
 
     The meta device does the same at a price: to compute buffers on it, torch imports its compiler and sympy, for three
     seconds of CPU in each process that loads a model, and then they have no values.
     """
-    with _NothingDrawn():
-        yield
 
-
-class _NothingDrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

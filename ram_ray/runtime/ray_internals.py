@@ -34,7 +34,7 @@ SWITCHES = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine's node away; a process less a training
     "RAY_idle_worker_killing_time_threshold_ms": "300000",  # a new worker costs seconds of imports; stages are short
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # The node's agent looks at each process for the dashboard, which nobody opens, and takes 2% of a core in doing so.
+    # The node's agent looks at each process for the dashboard, which nobody opens: a percent of a core.
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
     # Ray keeps results up to this size (by default 100 kB: a block of captions) in the memory of the driver, and not in
     # the object store: blocks that wait between the steps of a stage then make the driver grow with the data.

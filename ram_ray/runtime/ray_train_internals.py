@@ -82,23 +82,17 @@ class LeanTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Result:
         if joins_cluster():
             return super()._initialize_and_run_controller(**controller_init_kwargs)
-        return _in_thread(lambda: _control(DriversController(**controller_init_kwargs)))
+        done: Future[Result] = Future()
+        # A thread: the caller may have an event loop too, and Ctrl-C still reaches the caller.
+        threading.Thread(target=_control, args=(controller_init_kwargs, done), name="controller", daemon=True).start()
+        return done.result()
 
 
-def _control(controller: TrainController) -> Result:
-    asyncio.run(controller.run())
-    return controller.get_result()
-
-
-def _in_thread(work: Any) -> Any:
-    """Run what has an event loop of its own: the caller may have one too, and Ctrl-C still reaches the caller."""
-    done: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="controller", daemon=True).start()
-    return done.result()
+def _control(controller_init_kwargs: dict[str, Any], done: Future[Result]) -> None:
+    """Run a controller to its end, and pass on its result or what it raises."""
+    try:
+        controller = DriversController(**controller_init_kwargs)
+        asyncio.run(controller.run())
+        done.set_result(controller.get_result())
+    except BaseException as error:
+        done.set_exception(error)
