@@ -34,7 +34,7 @@ from ram_ray.serving.metrics import Metrics, exported_lines
 from ram_ray.serving.models import Models, ServedModel
 from ram_ray.serving.openapi import ERRORS, tag_body, vision_operation
 from ram_ray.serving.pages import add_pages
-from ram_ray.serving.reading import plain_body, quickly, read_request
+from ram_ray.serving.reading import count_images, plain_body, quickly, read_request
 from ram_ray.serving.tagger import ReplicaLost, Tagger
 from ram_ray.serving.work import Work
 from ram_ray.settings.serving import ServeConfig
@@ -72,8 +72,11 @@ class Api:
             ApiError: a mistake in the request, 504 where it takes too long, 503 without a model.
         """
         with self.budget.hold() as add:
+            client = self._client_of(request)
+            num_images = count_images(request, await request.body(), max_images=self.config.max_images)
+            self.work.places.check(num_images, client=client)
             contents, options = await read_request(request, self.config, add=add)
-            client = self._admit(request, len(contents))
+            self.keys.count_images(request.headers, len(contents))
             async with self._deadline():
                 model, answers = await self._run(contents, options, client=client)
         head = json.dumps({"model": model.name, "digest": model.info.digest})[:-1].encode()
@@ -96,7 +99,8 @@ class Api:
             body = await plain_body(request, self.config, add=add)
             max_images = min(vision.MAX_IMAGES, self.config.max_images)
             requests = await quickly(vision.parse, body, max_images=max_images)
-            client = self._admit(request, len(requests))
+            client = self._client_of(request)
+            self.keys.count_images(request.headers, len(requests))
             self.work.places.check(len(requests), client=client)  # before anything is fetched
 
             async def run(contents: list[bytes | Problem], options: Options) -> list[bytes]:
@@ -106,11 +110,8 @@ class Api:
                 answer = await vision.annotate(requests, fetch=partial(self._fetch, add=add), run=run)
         return Response(answer, media_type="application/json")
 
-    def _admit(self, request: Request, num_images: int) -> str:
-        """Count the images of a request against the limit of its key; whose request it is."""
-        client = self.keys.client_of(request.headers, request.client.host if request.client else "unknown")
-        self.keys.count_images(request.headers, num_images)
-        return client
+    def _client_of(self, request: Request) -> str:
+        return self.keys.client_of(request.headers, request.client.host if request.client else "unknown")
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:

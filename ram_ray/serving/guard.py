@@ -3,7 +3,7 @@
 Whole bodies are read here, with limits on bytes and rate, so that a slow client holds a connection and nothing else.
 Every error is JSON with the request's id, also those of Ray and uvicorn. In Ray's proxy it also answers `/healthz`,
 which then needs no replica, passes requests of the API to an Ingress in one call (`frontdoor`), sends them to another
-one where that dies, and for a moment refuses a client that has just been refused, which costs nearly nothing.
+one where that dies, and refuses by itself what an Ingress would refuse, which costs nearly nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ram_ray.serving.access_log import AccessLog
+from ram_ray.serving.admitted import Admitted
 from ram_ray.serving.errors import CODES, VISION_PATH, error_body, is_vision, read_error
 from ram_ray.serving.keys import Keys
 from ram_ray.serving.limits import DRAIN_FACTOR, ApiError, ByteBudget, Places, check_length, drain, read_body
@@ -35,8 +36,6 @@ _STATE_PATHS = ("/healthz", "/readyz", "/metrics")
 PATHS = ("/", "/docs", "/openapi.json", *_STATE_PATHS, "/v1/tag", "/v1/tags", "/v1/models", "/v1/limits", VISION_PATH)
 QUICK_PREFIXES = (API_PREFIX, "/page/")
 CLOSED_PREFIXES = (API_PREFIX, "/metrics")  # need a key where the server has keys
-REFUSED_S = 0.15  # a client that was refused is refused again for so long without asking
-MAX_REFUSED_CLIENTS = 1000
 MAX_FORWARDED = 160  # requests at a time
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 # Of Ray Serve: with these a client could change how the proxy treats its request.
@@ -99,7 +98,7 @@ class Guard:
         self._keys: Keys | None = None if config is None else Keys(config)
         self._budget = ByteBudget(self._config.max_held_bytes)
         self._metrics = metrics
-        self._refused: dict[str, tuple[float, ApiError]] = {}
+        self._admitted = Admitted()
         self._forwarded = Places(MAX_FORWARDED, what="requests")
         self._log: AccessLog | None = None
 
@@ -133,7 +132,6 @@ class Guard:
         if self._keys is not None and path.startswith(CLOSED_PREFIXES) and exchange.method != "OPTIONS":
             exchange.client = self._keys.client_of(exchange.headers, exchange.client)
         if self._frontdoor is not None:
-            await self._check_refused(exchange)
             self._forwarded.check(1, client=exchange.client)
         max_bytes = self._config.max_request_bytes
         try:
@@ -141,6 +139,8 @@ class Guard:
         except ApiError:
             await drain(receive, None, max_bytes=DRAIN_FACTOR * max_bytes)  # or the client does not read the answer
             raise
+        if self._frontdoor is not None and exchange.is_work:
+            self._admitted.check(exchange.client, length or 0)
         with self._budget.hold() as add:
             body = b""
             if length or "transfer-encoding" in exchange.headers:
@@ -159,38 +159,33 @@ class Guard:
             await self._app(exchange.scope, _replay(body, receive), exchange.send)
             return
         with self._forwarded.take(1, client=exchange.client):
-            await self._forward_to_ingress(exchange, body, receive)
+            if exchange.is_work:
+                with self._admitted.take(exchange.client, len(body)):
+                    await self._forward_to_ingress(exchange, body, receive)
+            else:
+                await self._forward_to_ingress(exchange, body, receive)
 
     async def _forward_to_ingress(self, exchange: _Exchange, body: bytes, receive: Receive) -> None:
         assert self._frontdoor is not None
         if exchange.path in PATHS or exchange.path.startswith(QUICK_PREFIXES):
             answer = await _until_gone(self._frontdoor.ask(exchange.scope, body), receive)
             if answer is not None:
-                if answer.status >= 400:
-                    self._note_error(exchange, answer)
+                self._note(exchange, answer)
                 await exchange.reply(answer.status, answer.body, answer.headers)
                 return
         await self._app(exchange.scope, _replay(body, receive), exchange.send)
         if not exchange.started:
             raise ApiError(503, "not_ready", "the server is being restarted; try again", retry_after_s=2)
 
-    async def _check_refused(self, exchange: _Exchange) -> None:
-        until, error = self._refused.get(exchange.client, (0.0, None))
-        if error is not None:
-            if exchange.path.startswith(API_PREFIX) and exchange.method == "POST" and time.monotonic() < until:
-                raise error
-            if time.monotonic() >= until:
-                del self._refused[exchange.client]
-
-    def _note_error(self, exchange: _Exchange, answer: PlainAnswer) -> None:
-        """Remember the code for the log, and a client that was refused."""
-        exchange.code, message = read_error(answer.body)
-        if len(self._refused) >= MAX_REFUSED_CLIENTS:
-            now = time.monotonic()
-            self._refused = {client: entry for client, entry in self._refused.items() if entry[0] > now}
-        if answer.status == 429 and exchange.code and len(self._refused) < MAX_REFUSED_CLIENTS:
-            error = ApiError(429, exchange.code, message, retry_after_s=1)
-            self._refused[exchange.client] = (time.monotonic() + REFUSED_S, error)
+    def _note(self, exchange: _Exchange, answer: PlainAnswer) -> None:
+        """Remember the code for the log, and whether the client was refused."""
+        refusal = None
+        if answer.status >= 400:
+            exchange.code, message = read_error(answer.body)
+            if answer.status == 429:
+                refusal = ApiError(429, exchange.code or "busy", message)
+        if exchange.is_work:
+            self._admitted.note(exchange.client, exchange.num_bytes, refusal)
 
     def _refresh(self) -> None:
         """Take over the settings of the application, which may come or change while the proxy runs."""
@@ -232,6 +227,7 @@ class _Exchange:
         self.began = time.monotonic()
         self.path: str = scope["path"]
         self.method: str = scope["method"]
+        self.is_work = self.method == "POST" and self.path.startswith(API_PREFIX)
         headers = Headers(scope=scope)
         sent_id = headers.get("x-request-id", "")
         self.id = sent_id if _REQUEST_ID.fullmatch(sent_id) else str(uuid.uuid4())

@@ -69,6 +69,22 @@ async def read_request(
     return contents, options
 
 
+def count_images(request: Request, body: bytes, *, max_images: int) -> int:
+    """Count the images of a body that is not parsed yet: what is refused for lack of room is not worth parsing.
+
+    Args:
+        request: of `POST /v1/tag`.
+        body: of the request.
+        max_images: most images of a request.
+
+    Returns:
+        Number of images, 1 where it is not plain to see, as in gzip. Bytes of an image may look like another image.
+    """
+    kind = request.headers.get("content-type", "")
+    mark = b"filename=" if kind.startswith("multipart/") else b'"content"'
+    return min(max(1, body.count(mark)), max_images)
+
+
 async def plain_body(request: Request, config: ServeConfig, *, add: Callable[[int], None]) -> bytes:
     """Read a body and decompress it.
 

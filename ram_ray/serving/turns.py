@@ -41,6 +41,16 @@ class _Client(Generic[T]):
     is_new: bool = True
     prefers_new: bool = True  # whether a new request may go before others now
 
+    def first(self, accepts: Callable[[T], bool]) -> tuple[tuple[bool, float], Hashable, float] | None:
+        """The next request: its key (lower goes first), the request and the cost of its item."""
+        best: tuple[tuple[bool, float], Hashable, float] | None = None
+        for request_id, request in self.requests.items():
+            cost, item = request.items[0]
+            key = (not (cost <= SMALL_COST and request.is_new and self.prefers_new), request.finish)
+            if (best is None or key < best[0]) and accepts(item):
+                best = (key, request_id, cost)
+        return best
+
 
 class Turns(Generic[T]):
     """Waiting items of several clients."""
@@ -83,14 +93,14 @@ class Turns(Generic[T]):
         """
         best: tuple[tuple[bool, float, bool, float], Hashable, Hashable] | None = None
         for client_id, client in self._clients.items():
-            for request_id, request in client.requests.items():
-                cost, item = request.items[0]
-                small = cost <= SMALL_COST
-                late = not (small and client.is_new and self._prefers_new)
-                late_request = not (small and request.is_new and client.prefers_new)
-                key = (late, client.clock + cost, late_request, request.finish)
-                if (best is None or key < best[0]) and accepts(item):
-                    best = (key, client_id, request_id)
+            first = client.first(accepts)
+            if first is None:
+                continue
+            request_key, request_id, cost = first
+            late = not (cost <= SMALL_COST and client.is_new and self._prefers_new)
+            key = (late, client.clock + cost, *request_key)
+            if best is None or key < best[0]:
+                best = (key, client_id, request_id)
         if best is None:
             return None
         (late, _, late_request, _), client_id, request_id = best

@@ -1,4 +1,4 @@
-"""Contract: a client that was refused for lack of room is refused again for a moment, without asking an Ingress."""
+"""Contract: what an Ingress would refuse for lack of room is refused before it travels there, and no more than that."""
 
 from __future__ import annotations
 
@@ -9,66 +9,83 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from ram_ray.serving import guard
+from ram_ray.serving.admitted import Admitted
 from ram_ray.serving.guard import Guard, PlainAnswer
+from ram_ray.serving.limits import ApiError
 from ram_ray.settings.serving import ServeConfig
 
 CONFIG = ServeConfig()
-REFUSED_S = 2.0  # longer than in the server: the machine of the tests may be busy
+REFUSAL = b'{"error": {"code": "busy", "message": "4 images are already waiting"}}'
 
 
-class FullIngress:
-    """A way to an Ingress that has no place left."""
+class SmallIngress:
+    """A way to an Ingress with four places."""
 
-    num_asked = 0
+    def __init__(self) -> None:
+        self.num_asked = self.num_waiting = 0
+        self.go_on = asyncio.Event()
 
     def config(self) -> ServeConfig:
         return CONFIG
 
     async def ask(self, scope: Scope, body: bytes) -> PlainAnswer:
         self.num_asked += 1
-        return PlainAnswer(429, [], b'{"error": {"code": "busy", "message": "256 images are already waiting"}}')
+        if self.num_waiting == 4:
+            return PlainAnswer(429, [], REFUSAL)
+        self.num_waiting += 1
+        await self.go_on.wait()
+        self.num_waiting -= 1
+        return PlainAnswer(200, [(b"content-type", b"application/json")], b"{}")
 
 
 async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
     raise AssertionError("all requests of this test are answered by the guard")
 
 
-@pytest.fixture
-def ingress(monkeypatch: pytest.MonkeyPatch) -> FullIngress:
+def client_at(address: str, app: Guard) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(address, 1)), base_url="http://server")
+
+
+@pytest.fixture(autouse=True)
+def no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "Metrics", lambda: None)  # they need a process of Ray
-    monkeypatch.setattr(guard, "REFUSED_S", REFUSED_S)
-    return FullIngress()
 
 
-def test_the_next_refusals_come_from_the_guard(ingress: FullIngress) -> None:
-    app = Guard(nothing, frontdoor=ingress)
+def test_a_client_that_was_refused_may_have_as_much_in_flight_as_was_admitted() -> None:
+    async def check() -> None:
+        ingress = SmallIngress()
+        app = Guard(nothing, frontdoor=ingress)
+        async with client_at("10.0.0.1", app) as client, client_at("10.0.0.2", app) as other:
+            admitted = [asyncio.create_task(client.post("/v1/tag", content=b"x")) for _ in range(4)]
+            await asyncio.sleep(0)
+            while ingress.num_waiting < 4:
+                await asyncio.sleep(0.01)
+            refused = [await client.post("/v1/tag", content=b"x") for _ in range(20)]
+            assert {answer.status_code for answer in refused} == {429}
+            assert {answer.json()["error"]["code"] for answer in refused} == {"busy"}
+            assert all(answer.headers["retry-after"] == "1" for answer in refused[1:])
+            assert ingress.num_asked == 5, "one refusal teaches the limit"
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await other.post("/v1/tag", content=b"x")).status_code == 429
+            assert ingress.num_asked == 6, "another client has a limit of its own"
+            ingress.go_on.set()
+            assert {(await task).status_code for task in admitted} == {200}
+            assert (await client.post("/v1/tag", content=b"x")).status_code == 200
+            assert (await other.post("/v1/tag", content=b"x")).status_code == 200
 
-    async def ask_all() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(app, client=("10.0.0.1", 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            answers = [await client.post("/v1/tag", content=b"x")]
-            answers += await asyncio.gather(*(client.post("/v1/tag", content=b"x") for _ in range(20)))
-            answers.append(await client.get("/healthz"))
-            await asyncio.sleep(REFUSED_S)
-            answers.append(await client.post("/v1/tag", content=b"x"))
-            return answers
-
-    answers = asyncio.run(ask_all())
-    first, *again, health, last = answers
-    assert {answer.status_code for answer in (first, *again, last)} == {429}
-    assert {answer.json()["error"]["code"] for answer in (first, *again)} == {"busy"}
-    assert all(answer.headers["retry-after"] == "1" for answer in again)
-    assert health.status_code == 200
-    assert ingress.num_asked == 2, "the first, and the one after a while"
+    asyncio.run(check())
 
 
-def test_another_client_is_asked_for(ingress: FullIngress) -> None:
-    app = Guard(nothing, frontdoor=ingress)
-
-    async def ask(address: str) -> int:
-        transport = httpx.ASGITransport(app, client=(address, 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            return (await client.post("/v1/tag", content=b"x")).status_code
-
-    assert asyncio.run(ask("10.0.0.1")) == asyncio.run(ask("10.0.0.2")) == 429
-    assert ingress.num_asked == 2
+def test_the_limit_grows_with_each_answer_and_is_forgotten_with_the_last_request() -> None:
+    admitted = Admitted()
+    with admitted.take("a", 8), admitted.take("a", 8):
+        with admitted.take("a", 8):
+            admitted.note("a", 8, ApiError(429, "busy", "no place"))
+        for _ in range(8):
+            with pytest.raises(ApiError, match="no place"):
+                admitted.check("a", 8)
+            admitted.note("a", 8, None)
+        admitted.check("a", 8)
+        with pytest.raises(ApiError, match="no place"):
+            admitted.check("a", 16)
+    admitted.check("a", 1000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ram_ray.serving.turns import Turns
 
 
@@ -71,3 +73,27 @@ def test_a_newcomer_is_next_and_a_flood_of_newcomers_starves_nobody() -> None:
         flooded.push("n", client=1 + number % 2 * number, request=1 + number, cost=1)
         taken.append(flooded.pop())
     assert taken.count("a") == 8
+
+
+def test_an_image_that_is_a_little_larger_than_others_does_not_wait_for_all_of_them() -> None:
+    turns: Turns[int] = Turns()
+    number = itertools.count()
+    left: dict[int, int] = {}
+
+    def send() -> None:
+        request = next(number)
+        left[request] = 16
+        for _ in range(16):
+            turns.push(request, client=1, request=request, cost=1.06 if request == 0 else 1.05)
+
+    for _ in range(8):
+        send()
+    taken = 0
+    while left[0] and taken < 1000:
+        request = turns.pop()
+        assert request is not None
+        taken += 1
+        left[request] -= 1
+        if not left[request]:
+            send()
+    assert not left[0] and taken <= 1.1 * 8 * 16, "eight requests share the server, each has an eighth of it"
