@@ -4,33 +4,41 @@ Muon (Jordan et al., 2024; for AdamW's scale of steps: arXiv 2502.16982) makes t
 small tagger trained from scratch needs fewer steps with it than with AdamW. A step costs a few more matrix products,
 which are split over the workers. Muon needs whole matrices, so it runs with ZeRO stage 0 or with DDP.
 
+`torch.optim.Muon` computes these products in bf16 on every device. On a processor without bf16 they take most of a step,
+so here they have the precision of the training.
+
 An image encoder with a learning rate of its own (`backbone_lr`) is AdamW's, since its weights are not new.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.settings.training import TrainConfig
 
 BETA1 = 0.9
+MOMENTUM = 0.95  # of Muon, with Nesterov's form
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # coefficients of the iteration by Jordan et al.
+NUM_ITERATIONS = 5
+ADAMW_RMS = 0.2  # root mean square of the step of AdamW, which Muon's has too (arXiv 2502.16982, equation 4)
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig, *, is_bf16: bool) -> torch.optim.Optimizer:
     """Make the configured optimizer over the trainable parameters.
 
     Args:
         model: its trainable parameters are optimized.
         config: settings of the training.
+        is_bf16: whether Muon's matrix products are in bf16; else float32.
 
     Returns:
         The optimizer. A group's "lr_scale", if any, is the factor of its learning rate to `config.lr`.
     """
     if config.optimizer == "muon":
-        return MuonAdamW(model, config)
+        return MuonAdamW(model, config, is_bf16=is_bf16)
     return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=(BETA1, config.beta2), fused=True)
 
 
@@ -88,24 +96,23 @@ class MuonAdamW(torch.optim.Optimizer):
     Args:
         model: its trainable parameters are optimized.
         config: settings of the training.
+        is_bf16: whether Muon's matrix products are in bf16; else float32.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, model: nn.Module, config: TrainConfig, *, is_bf16: bool) -> None:
         trainable, encoder = split_parameters(model, config)
         layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
         linear = {id(layer.weight) for layer in layers if min(layer.weight.shape) > 1}
         linear -= {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         matrices = [parameter for parameter in trainable if id(parameter) in linear]
-        self._muon = torch.optim.Muon(
-            matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = {"params": matrices, "weight_decay": config.weight_decay, "lr": config.muon_lr}
+        muon["lr_scale"] = config.muon_lr / config.lr
         self._shares = _shares(matrices, distributed.get_world_size() if distributed.is_initialized() else 1)
+        self._dtype = torch.bfloat16 if is_bf16 else torch.float32
         rest = [parameter for parameter in trainable if id(parameter) not in linear]
         groups = [*_groups(rest, config), *_encoder_groups(encoder, config)]
         self._adamw = torch.optim.AdamW(groups, lr=config.lr, betas=(BETA1, config.beta2), fused=True)
-        for group in self._muon.param_groups:
-            group["lr_scale"] = config.muon_lr / config.lr
-        super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
+        super().__init__([muon, *self._adamw.param_groups], {})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -115,34 +122,51 @@ class MuonAdamW(torch.optim.Optimizer):
             closure: must be None.
         """
         assert closure is None
-        num_groups = len(self._muon.param_groups)
-        self._muon.param_groups, self._adamw.param_groups = (
-            self.param_groups[:num_groups],
-            self.param_groups[num_groups:],
-        )
-        self._muon.state = self._adamw.state = self.state
         self._step_matrices()
+        self._adamw.param_groups, self._adamw.state = self.param_groups[1:], self.state
         self._adamw.step()
 
     def _step_matrices(self) -> None:
-        """Step this worker's matrices with Muon; of the other workers' matrices, update only the momentum."""
+        """Update all momenta, step this worker's matrices, and take those of the others from their owners."""
+        group = self.param_groups[0]
         rank = distributed.get_rank() if len(self._shares) > 1 else 0
-        others = [matrix for share in self._shares[:rank] + self._shares[rank + 1 :] for matrix in share]
-        gradients = [matrix.grad for matrix in others]
-        for matrix in others:
-            matrix.grad = None  # Muon skips a matrix without a gradient
-        self._muon.step()
-        momentum = self._muon.param_groups[0]["momentum"]
-        for matrix, gradient in zip(others, gradients, strict=True):
-            matrix.grad = gradient
-            if gradient is not None:
+        for owner, share in enumerate(self._shares):
+            for matrix in share:
+                if matrix.grad is None:
+                    continue
                 state = self.state[matrix]
-                state.setdefault("momentum_buffer", torch.zeros_like(gradient)).lerp_(gradient, 1 - momentum)
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - MOMENTUM)
+                if owner == rank:
+                    step = orthogonalise(matrix.grad.lerp(momentum, MOMENTUM), self._dtype)
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.add_(step, alpha=-group["lr"] * ADAMW_RMS * max(matrix.shape) ** 0.5)
         if len(self._shares) > 1:
             for owner, share in enumerate(self._shares):
                 values = parameters_to_vector(share)
                 distributed.broadcast(values, src=owner)
                 vector_to_parameters(values, share)
+
+
+def orthogonalise(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bring all singular values of a matrix near 1, by Newton-Schulz iterations.
+
+    Args:
+        matrix: (rows, columns).
+        dtype: of the matrix products.
+
+    Returns:
+        A matrix of that dtype with the same singular vectors, and singular values of about 0.7 to 1.2.
+    """
+    a, b, c = NEWTON_SCHULZ
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    wide = (matrix.T if is_tall else matrix).to(dtype)
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(NUM_ITERATIONS):
+        square = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
+    return wide.T if is_tall else wide
 
 
 def _groups(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict]:

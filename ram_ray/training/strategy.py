@@ -98,7 +98,7 @@ class DDPStrategy:
         self.device, self._config, self._autocast = device, config, training.precision == "bf16"
         self._step = step.to(device)
         self._ddp = DistributedDataParallel(self._step, device_ids=[device] if device.type == "cuda" else None)
-        self._optimizer = make_optimizer(step, config)
+        self._optimizer = make_optimizer(step, config, is_bf16=training.precision == "bf16")
 
     def step(
         self, micro_batches: list[dict[str, Tensor]], *, lr: float, shares: list[float] | None = None
@@ -143,7 +143,7 @@ class DeepSpeedStrategy:
         deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
         self._engine, *_ = deepspeed.initialize(
             model=step,
-            optimizer=make_optimizer(step, config),
+            optimizer=make_optimizer(step, config, is_bf16=training.precision == "bf16"),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": micro_batches,

@@ -19,7 +19,6 @@ from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.strategy import TrainingStrategy, make_strategy, read_weights
 from ram_ray.training.worker_sums import sum_over_workers, world_size
-from tests.training.float32_muon import NAME, orthogonal
 
 STRATEGIES = [("ddp", 0, "adamw"), ("deepspeed", 0, "muon"), *(("deepspeed", stage, "adamw") for stage in (1, 2, 3))]
 STEP = 5  # rows of a step; not divisible by 2
@@ -82,12 +81,6 @@ def _train(strategy: TrainingStrategy, *, rank: int, world: int, steps: range) -
 
 def _phase(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
     """Train with every strategy, from one folder of checkpoints to another."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NAME, orthogonal)
-        _train_strategies(rank, world, folder, source, target, steps)
-
-
-def _train_strategies(rank: int, world: int, folder: str, source: str | None, target: str, steps: range) -> None:
     for kind, stage, optimizer in STRATEGIES:
         strategy = _strategy(kind, stage, optimizer)
         name = f"{kind}-{stage}"
@@ -124,9 +117,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize(("kind", "stage", "optimizer"), STRATEGIES)
 def test_two_workers_then_one_then_two_make_the_steps_of_one(
-    folder: Path, kind: str, stage: int, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, kind: str, stage: int, optimizer: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(NAME, orthogonal)
     strategy = _strategy("ddp", 0, optimizer)
     _train(strategy, rank=0, world=1, steps=range(6))
     strategy.save(tmp_path)

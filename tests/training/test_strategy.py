@@ -20,7 +20,6 @@ from ram_ray.training.build import freeze_encoder
 from ram_ray.training.step import TrainStep, step_seed
 from ram_ray.training.strategy import DDPStrategy, TrainingStrategy, make_strategy, read_weights
 from tests.tiny import SWIN, tagger
-from tests.training.float32_muon import NAME, orthogonal
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch_size=4, weight_decay=0.05, clip_grad=1.0)
@@ -177,12 +176,7 @@ def test_weights_read_from_a_checkpoint_are_the_models(tmp_path: Path) -> None:
     assert _same(other, step.model)
 
 
-@pytest.fixture()
-def exact_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NAME, orthogonal)
-
-
-@pytest.mark.usefixtures("no_compiler", "exact_muon")
+@pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize(
     ("zero_stage", "optimizer"), [(0, "adamw"), (1, "adamw"), (2, "adamw"), (3, "adamw"), (0, "muon")]
 )
