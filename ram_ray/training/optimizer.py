@@ -4,8 +4,8 @@ Muon (Jordan et al., 2024; for AdamW's scale of steps: arXiv 2502.16982) makes t
 small tagger trained from scratch needs fewer steps with it than with AdamW. A step costs a few more matrix products,
 which are split over the workers. Muon needs whole matrices, so it runs with ZeRO stage 0 or with DDP.
 
-`torch.optim.Muon` computes these products in bf16 on every device. On a processor without bf16 they take most of a step,
-so here they have the precision of the training.
+`torch.optim.Muon` computes these products in bf16 on every device. On a processor without bf16 they take most of a
+step, so here they have the precision of the training.
 
 An image encoder with a learning rate of its own (`backbone_lr`) is AdamW's, since its weights are not new.
 """
