@@ -25,8 +25,8 @@ function colour(index) { return `hsl(${HUES[index % HUES.length]} 75% 62%)`; }
 function row(item, tag, index, view, isOver) {
   const limit = limitOf(tag, view), element = node("li", isOver ? "" : "below");
   const bar = node("span", "bar"), mark = node("span", "mark");
-  bar.style.width = `${100 * tag.score}%`;
-  mark.style.left = `calc(${100 * Math.min(limit, 1)}% - 2px)`;
+  bar.style.width = `calc(${tag.score} * var(--scale))`;
+  mark.style.left = `calc(${Math.min(limit, 1)} * var(--scale) - 2px)`;
   bar.ariaHidden = mark.ariaHidden = "true";
   const box = isOver && tag.box && item.boxes.get(tag), line = node(box ? "button" : "div", "row"), name = node("span", "name");
   if (box) {
