@@ -72,9 +72,7 @@ class Api:
             ApiError: a mistake in the request, 504 where it takes too long, 503 without a model.
         """
         with self.budget.hold() as add:
-            client = self._client_of(request)
-            num_images = count_images(request, await request.body(), max_images=self.config.max_images)
-            self.work.places.check(num_images, client=client)
+            client = await self._admit(request)
             contents, options = await read_request(request, self.config, add=add)
             self.keys.count_images(request.headers, len(contents))
             async with self._deadline():
@@ -96,10 +94,10 @@ class Api:
             ApiError: as of `tag`.
         """
         with self.budget.hold() as add:
+            client = await self._admit(request)
             body = await plain_body(request, self.config, add=add)
             max_images = min(vision.MAX_IMAGES, self.config.max_images)
             requests = await quickly(vision.parse, body, max_images=max_images)
-            client = self._client_of(request)
             self.keys.count_images(request.headers, len(requests))
             self.work.places.check(len(requests), client=client)  # before anything is fetched
 
@@ -110,8 +108,12 @@ class Api:
                 answer = await vision.annotate(requests, fetch=partial(self._fetch, add=add), run=run)
         return Response(answer, media_type="application/json")
 
-    def _client_of(self, request: Request) -> str:
-        return self.keys.client_of(request.headers, request.client.host if request.client else "unknown")
+    async def _admit(self, request: Request) -> str:
+        """Refuse a request for whose images there is no place, before its body is parsed; whose request it is."""
+        client = self.keys.client_of(request.headers, request.client.host if request.client else "unknown")
+        num_images = count_images(request, await request.body(), max_images=self.config.max_images)
+        self.work.places.check(num_images, client=client)
+        return client
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:

@@ -73,7 +73,7 @@ def count_images(request: Request, body: bytes, *, max_images: int) -> int:
     """Count the images of a body that is not parsed yet: what is refused for lack of room is not worth parsing.
 
     Args:
-        request: of `POST /v1/tag`.
+        request: to tag or to annotate images.
         body: of the request.
         max_images: most images of a request.
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.requests import Request
 
 from ram_ray.inference.predictor import Predictor
 from ram_ray.serving.api import create_api
 from ram_ray.serving.encodings import image_from_text, kind_of
 from ram_ray.serving.messages import Problem
+from ram_ray.serving.reading import count_images
 from ram_ray.serving.tagger import LocalTagger
 from ram_ray.settings.serving import ServeConfig
 from tests.serving.image_files import image_file
@@ -161,3 +163,29 @@ def test_a_file_that_is_no_image_is_named(client: TestClient, data: bytes, kind:
     assert kind_of(data).startswith(kind) and bool(kind_of(data)) == bool(kind)
     (result,) = client.post("/v1/tag", files={"images": ("a.jpg", data)}).json()["images"]
     assert result["error"]["code"] in ("undecodable", "truncated") and kind in result["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        ("application/json", b'{"images": [{"content": "aa"}, {"content": "bb"}], "tags": ["a \\"content\\""]}', 2),
+        ("application/json", b'{"requests": [{"image": {"content": "aa"}}]}', 1),
+        ("multipart/form-data; boundary=x", 3 * b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\n', 3),
+        ("image/jpeg", IMAGE, 1),
+        ("application/json", gzip.compress(b'{"images": []}'), 1),
+        ("application/json", 9 * b'{"content": "aa"}', 4),
+    ],
+)
+def test_images_are_counted_before_a_body_is_parsed(kind: str, body: bytes, expected: int) -> None:
+    request = Request({"type": "http", "headers": [(b"content-type", kind.encode())]})
+    assert count_images(request, body, max_images=4) == expected
+
+
+@pytest.mark.parametrize("path", ["/v1/tag", "/v1/images:annotate"])
+def test_a_request_without_a_place_is_refused_before_it_is_parsed(client: TestClient, path: str) -> None:
+    broken = b'{"images": [{"content": '
+    problem_of(client.post(path, content=broken, headers=JSON), 400)
+    places = client.app.state.api.work.places  # type: ignore[attr-defined]  # of FastAPI
+    with places.take(CONFIG.max_queued, client="testclient"):
+        assert "already waiting" in problem_of(client.post(path, content=broken, headers=JSON), 429)
+    problem_of(client.post(path, content=broken, headers=JSON), 400)
