@@ -25,7 +25,6 @@ from ram_ray.training.feed_blocks import block_size
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.order import Table, list_spans
 from ram_ray.training.rows import to_training_table
-from ram_ray.training.systematic_sample import systematic_sample
 from ram_ray.training.text_column import read_texts
 from tests.tiny import NAMES, jpeg, photo, tokenizer
 
@@ -330,20 +329,6 @@ def test_an_image_without_captions_has_no_token_to_learn(feed: TaggerFeed) -> No
     ids = torch.from_numpy(feed.batch(rows)["caption_ids"]).long()
     start = tokenizer().prompt_length(PROMPT)
     assert [int((row != -100).sum()) for row in caption_targets(ids, start=start)] == [0, 2], "a word and the end"
-
-
-def test_rows_are_drawn_in_proportion_to_their_weight() -> None:
-    weights = [0.25] * 8 + [1.0] * 2
-    seen = np.zeros(10)
-    for epoch in range(200):
-        indices = systematic_sample(weights, seed=f"0/{epoch}")
-        counts = np.bincount(indices, minlength=10)
-        assert len(indices) == 10 and counts[8:].min() >= 2 and counts[:8].max() <= 1
-        seen += counts / 200
-    np.testing.assert_allclose(seen, np.array(weights) * 10 / 4, atol=0.12)
-    assert systematic_sample(weights, seed="a") == systematic_sample(weights, seed="a")
-    assert systematic_sample([1.0], seed="a") == [0]
-    assert systematic_sample([0.5] * 7, seed="b") == list(range(7)), "equal weights: each row once"
 
 
 def test_a_weighted_bucket_keeps_its_position_in_the_run(feed: TaggerFeed) -> None:
