@@ -43,8 +43,9 @@ class Admitted:
             ApiError: the last refusal of the client, if it has as much in flight as was admitted.
         """
         state = self._clients.get(client)
-        if state is not None and state.refusal is not None and state.num_bytes + num_bytes > state.max_bytes:
-            raise ApiError(429, state.refusal.code, state.refusal.message, retry_after_s=1)
+        if state is not None and state.num_bytes + num_bytes > state.max_bytes:
+            assert state.refusal is not None, "it came with the limit"
+            raise state.refusal.with_traceback(None)
 
     @contextmanager
     def take(self, client: str, num_bytes: int) -> Iterator[None]:
@@ -69,17 +70,23 @@ class Admitted:
             if not state.num_requests:
                 del self._clients[client]
 
-    def note(self, client: str, num_bytes: int, refusal: ApiError | None) -> None:
-        """Learn from the answer to a request that is still counted.
+    def answered(self, client: str, num_bytes: int) -> None:
+        """Raise the limit of a client: a request of it, which is still counted, has its tags.
 
         Args:
             client: whose request it is.
             num_bytes: of its body.
-            refusal: 429; None: the request was admitted.
+        """
+        self._clients[client].max_bytes += GROWTH * num_bytes
+
+    def refused(self, client: str, num_bytes: int, refusal: ApiError) -> None:
+        """Limit a client to what else it has in flight: a request of it, which is still counted, was refused.
+
+        Args:
+            client: whose request it is.
+            num_bytes: of its body.
+            refusal: what the next ones get that are over the limit.
         """
         state = self._clients[client]
-        if refusal is None:
-            state.max_bytes += GROWTH * num_bytes
-        else:
-            state.refusal = refusal
-            state.max_bytes = state.num_bytes - num_bytes
+        state.refusal = refusal
+        state.max_bytes = state.num_bytes - num_bytes

@@ -34,7 +34,7 @@ from ram_ray.serving.metrics import Metrics, exported_lines
 from ram_ray.serving.models import Models, ServedModel
 from ram_ray.serving.openapi import ERRORS, tag_body, vision_operation
 from ram_ray.serving.pages import add_pages
-from ram_ray.serving.reading import count_images, plain_body, quickly, read_request
+from ram_ray.serving.reading import estimate_num_images, plain_body, quickly, read_request
 from ram_ray.serving.tagger import ReplicaLost, Tagger
 from ram_ray.serving.work import Work
 from ram_ray.settings.serving import ServeConfig
@@ -111,7 +111,7 @@ class Api:
     async def _admit(self, request: Request) -> str:
         """Refuse a request for whose images there is no place, before its body is parsed; whose request it is."""
         client = self.keys.client_of(request.headers, request.client.host if request.client else "unknown")
-        num_images = count_images(request, await request.body(), max_images=self.config.max_images)
+        num_images = estimate_num_images(request, await request.body(), max_images=self.config.max_images)
         self.work.places.check(num_images, client=client)
         return client
 

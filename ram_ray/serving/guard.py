@@ -13,6 +13,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import parse_qs
@@ -158,12 +159,9 @@ class Guard:
         if self._frontdoor is None:
             await self._app(exchange.scope, _replay(body, receive), exchange.send)
             return
-        with self._forwarded.take(1, client=exchange.client):
-            if exchange.is_work:
-                with self._admitted.take(exchange.client, len(body)):
-                    await self._forward_to_ingress(exchange, body, receive)
-            else:
-                await self._forward_to_ingress(exchange, body, receive)
+        admitted = self._admitted.take(exchange.client, len(body)) if exchange.is_work else nullcontext()
+        with self._forwarded.take(1, client=exchange.client), admitted:
+            await self._forward_to_ingress(exchange, body, receive)
 
     async def _forward_to_ingress(self, exchange: _Exchange, body: bytes, receive: Receive) -> None:
         assert self._frontdoor is not None
@@ -178,14 +176,16 @@ class Guard:
             raise ApiError(503, "not_ready", "the server is being restarted; try again", retry_after_s=2)
 
     def _note(self, exchange: _Exchange, answer: PlainAnswer) -> None:
-        """Remember the code for the log, and whether the client was refused."""
-        refusal = None
+        """Remember the code for the log, and what is admitted of the client."""
+        message = ""
         if answer.status >= 400:
             exchange.code, message = read_error(answer.body)
-            if answer.status == 429:
-                refusal = ApiError(429, exchange.code or "busy", message)
-        if exchange.is_work:
-            self._admitted.note(exchange.client, exchange.num_bytes, refusal)
+        if exchange.is_work and answer.status == 200:
+            self._admitted.answered(exchange.client, exchange.num_bytes)
+        elif exchange.is_work and answer.status == 429:
+            wait_s = float(dict(answer.headers).get(b"retry-after", 1))
+            refusal = ApiError(429, exchange.code, message, retry_after_s=wait_s)
+            self._admitted.refused(exchange.client, exchange.num_bytes, refusal)
 
     def _refresh(self) -> None:
         """Take over the settings of the application, which may come or change while the proxy runs."""

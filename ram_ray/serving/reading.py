@@ -69,8 +69,8 @@ async def read_request(
     return contents, options
 
 
-def count_images(request: Request, body: bytes, *, max_images: int) -> int:
-    """Count the images of a body that is not parsed yet: what is refused for lack of room is not worth parsing.
+def estimate_num_images(request: Request, body: bytes, *, max_images: int) -> int:
+    """Estimate how many images a body has, before it is parsed: what is refused for lack of room is not worth that.
 
     Args:
         request: to tag or to annotate images.
