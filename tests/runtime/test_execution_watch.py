@@ -3,7 +3,9 @@ count; and a running dataset is seen with its operators and what it reserves."""
 
 from __future__ import annotations
 
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,18 +38,31 @@ def test_names_of_operators_are_those_of_their_functions() -> None:
     assert short_name("ReadParquet") == "ReadParquet"
 
 
-def test_a_dataset_is_watched_while_it_runs(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_is_watched_while_it_runs(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.data
 
     monkeypatch.setattr(execution_watch, "INTERVAL_S", 0.05)
+    released = tmp_path / "released"
 
     def wait(batch: dict) -> dict:
-        time.sleep(0.3)
+        """Hold the first block until the driver has seen the blocks behind it."""
+        while not released.exists():
+            time.sleep(0.02)
         return batch
 
-    dataset = ray.data.range(8, override_num_blocks=8).map_batches(wait, num_cpus=1.5, batch_size=None)
-    seen = set()
-    for _ in dataset.iter_batches(batch_size=1, prefetch_batches=0):
-        seen.add(slowest_operator())
-    assert any(text and "wait" in text for text in seen), seen
+    def watch() -> None:
+        end = time.monotonic() + 300
+        while time.monotonic() < end and not any(text and text.startswith("wait (") for text in seen):
+            time.sleep(0.02)
+            seen.add(slowest_operator())
+        released.touch()
+
+    seen: set[str | None] = set()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    dataset = ray.data.range(8, override_num_blocks=8).map_batches(wait, num_cpus=0.5, concurrency=1, batch_size=None)
+    num_rows = sum(len(batch["id"]) for batch in dataset.iter_batches(batch_size=1))
+    watcher.join()
+    assert num_rows == 8
+    assert any(text and text.startswith("wait (") for text in seen), seen
     assert slowest_operator() is None, "nothing is executed any more"
