@@ -2,8 +2,9 @@
 
 The asymmetric loss gives a negative whose probability is below `clip` the gradient zero, exactly, and one a little
 above it a gradient of less than a billionth of a positive's; a trained model says so of nearly all labels. There is no
-self-attention between labels, so all that such a pair went through needs no matrix products in the backward pass. What
-is left out is a millionth of all gradients, which is below the rounding of float32. Dropout is drawn as always.
+self-attention between labels, so all that such a pair went through needs no matrix products in the backward pass. By
+default a millionth of an image's gradients is left out, which is below the rounding of float32. It is counted for each
+image by itself, so that the result does not depend on how images are spread over workers. Dropout is drawn as always.
 
 Letters: B batch, N labels, D width, R active rows of all B x N, I inputs and O outputs of a layer.
 """
@@ -17,14 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LEFT_OUT = 1e-6  # of the sum of the absolute gradients of all logits
+EXACT = 1e-6  # share of the sum of the absolute gradients of an image's logits
 MAX_SHARE = 0.7  # with a larger share of active rows, picking them costs more than it saves
 
 
 class ActiveRows:
-    """The rows of a forward pass whose logits have a gradient; known as soon as its backward pass begins."""
+    """The rows of a forward pass whose logits have a gradient; known as soon as its backward pass begins.
 
-    def __init__(self) -> None:
+    Args:
+        left_out: share of the sum of the absolute gradients of an image's logits that is left out, the smallest ones.
+    """
+
+    def __init__(self, left_out: float = EXACT) -> None:
+        self._left_out = left_out
         self._index: Tensor | None = None
         self._num_rows = 0
 
@@ -38,9 +44,10 @@ class ActiveRows:
 
     def _set(self, grad: Tensor) -> None:
         self._num_rows = grad.numel()
-        sizes, order = grad.flatten().abs().float().sort()
-        sums = sizes.cumsum(0)
-        self._index = order[~(sums <= LEFT_OUT * sums[-1])].sort().values  # with a NaN nothing is left out
+        sizes, order = grad.abs().float().sort(dim=1)
+        sums = sizes.cumsum(dim=1)
+        active = ~(sums <= self._left_out * sums[:, -1:])  # with a NaN nothing is left out
+        self._index = torch.zeros_like(active).scatter_(1, order, active).flatten().nonzero().squeeze(1)
 
     def index(self, num_rows: int) -> Tensor | None:
         """Find the active rows of a layer.

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ram_ray.models.active_rows import ActiveRows
+from ram_ray.models.active_rows import EXACT, ActiveRows
 from ram_ray.models.blocks import Block, run_layer
 from ram_ray.models.head import TagHead
 from ram_ray.settings.models import PooledConfig, TransformerConfig
@@ -110,6 +110,7 @@ class RecognitionDecoder(TagHead):
         pooled: PooledConfig | None = None,
     ) -> None:
         super().__init__(width=config.width, hidden_width=config.ffn)
+        self.skipped_gradient = EXACT  # of the backward pass, see `ActiveRows`
         self.text_queries = label_width is not None
         self.label_proj = nn.Linear(label_width, config.width) if label_width is not None and label_proj else None
         self.layers = nn.ModuleList(
@@ -199,7 +200,7 @@ class RecognitionDecoder(TagHead):
             Logits (B, N).
         """
         x = queries
-        rows = ActiveRows() if self.training and self.layers and torch.is_grad_enabled() else None
+        rows = ActiveRows(self.skipped_gradient) if self.training and self.layers and torch.is_grad_enabled() else None
         for layer in self.layers:
             x = run_layer(layer, x, image_tokens, projected=projected_queries, rows=rows, recompute=self.recompute)
             projected_queries = None

@@ -166,6 +166,15 @@ class TrainConfig(Section):
         ),
     )
     tag_loss: TagLossConfig = Field(TagLossConfig(), description="Loss of the tags.")
+    skipped_gradient: float = Field(
+        1e-6,
+        ge=0,
+        lt=1,
+        description=(
+            "Share of the gradients of an image's logits, the smallest, that the backward pass of the recognition "
+            "decoder skips. The default is below the rounding of float32; 0.01 is faster and an approximation."
+        ),
+    )
     caption_loss: bool = Field(True, description="Whether the caption loss is part of the loss.")
     clean_captions: bool = Field(
         False,

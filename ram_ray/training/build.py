@@ -20,6 +20,7 @@ from ram_ray.models.image_encoder import ImageEncoder
 from ram_ray.models.label_match import MATCH_FILE, read_kept
 from ram_ray.models.pretrained import fit_weights, load_pretrained, training_fields
 from ram_ray.models.ram import RAM
+from ram_ray.models.recognition import RecognitionDecoder
 from ram_ray.models.teacher import Teacher
 from ram_ray.models.tokenizer import TextTokenizer
 from ram_ray.runtime.input_file import InputFile
@@ -66,6 +67,8 @@ class TaggerJob(Job):
             logger.info("%s: nothing is distilled to the head MKT: %s", self.stage, why)
         freeze_encoder(model.image_encoder, self.config)
         model.set_recompute(self.training.recompute)
+        if isinstance(model.recognition, RecognitionDecoder):
+            model.recognition.skipped_gradient = self.config.skipped_gradient
         if not self.config.caption_loss:
             freeze_captioner(model)
         keeper = bundle if self.config.old_labels == "keep" else None

@@ -1,11 +1,12 @@
 """Rate of a training step that skips pairs without a gradient (`models.active_rows`), against one that computes all.
 
-    python tests/bench/train_step.py [--preset ram_4m] [--batch 2] [--labels 4585] [--rounds 3]
+    python tests/bench/train_step.py [--preset ram_4m] [--batch 2] [--labels 4585] [--rounds 3] [--skipped 1e-6]
 
 One model with random weights, float32, on all cores; both steps take turns, forward and backward pass without the
 optimizer, and a figure is the best round's. The mean of the logits is -3; their spread is that of the random weights,
 or the classifier is scaled to a spread of 1. The largest difference of a gradient is relative to the largest gradient
 of the same weight. Biases of keys are left out: a softmax does not depend on them, so their gradients are noise.
+--skipped is the setting `skipped_gradient` of a training.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ram_ray.config import load  # noqa: E402
 from ram_ray.models import active_rows  # noqa: E402
 from ram_ray.models.pretrained import training_fields  # noqa: E402
 from ram_ray.models.ram import RAM  # noqa: E402
+from ram_ray.models.recognition import RecognitionDecoder  # noqa: E402
 
 MEAN = -3.0  # of the logits
 CAPTION_TOKENS, TAG_TOKENS, NUM_POSITIVES = 20, 20, 8
@@ -37,8 +39,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--labels", type=int, default=4585)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--skipped", type=float, default=active_rows.EXACT)
     options = parser.parse_args()
     model, batch = make(options.preset, num_images=options.batch, num_labels=options.labels)
+    assert isinstance(model.recognition, RecognitionDecoder)
+    model.recognition.skipped_gradient = options.skipped
     for spread in (0.0, 1.0):
         share = set_logits(model, batch, spread=spread)
         seconds = {True: float("inf"), False: float("inf")}
