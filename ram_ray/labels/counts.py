@@ -108,13 +108,14 @@ def count_block(block: pa.Table, *, with_capitals: bool) -> pa.Table:
     return table
 
 
-def read_name_counts(path: str, *, with_capitals: bool, execution: Execution) -> NameCounts:
+def read_name_counts(path: str, *, with_capitals: bool, execution: Execution, min_count: int = 1) -> NameCounts:
     """Count the captions that mention each name, and all captions, on Ray Data; only sums come to the driver.
 
     Args:
         path: folder of PARSED rows.
         with_capitals: whether capitals are counted; they need the words of captions.
         execution: how the stages of the run are executed.
+        min_count: captions of a source that must mention a name; lower counts stay on the cluster.
 
     Returns:
         The counts.
@@ -130,6 +131,12 @@ def read_name_counts(path: str, *, with_capitals: bool, execution: Execution) ->
         )
         .groupby(["name", "kind", "source"], num_partitions=execution.resources.shuffle_partitions)
         .sum(list(NUMBERS))
+        .map_batches(
+            partial(drop_rare, min_count=min_count),
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=execution.task_cpus,
+        )
     )
     counts: dict[Key, dict[str, int]] = defaultdict(dict)  # size of the vocabulary
     written: dict[Key, tuple[int, int]] = {}
@@ -142,6 +149,19 @@ def read_name_counts(path: str, *, with_capitals: bool, execution: Execution) ->
             written[key] = before[0] + capital, before[1] + inside
     captions = counts.pop(ANY_NAME, {})
     return NameCounts(dict(counts), dict(sorted(captions.items())), capital_shares(written))
+
+
+def drop_rare(sums: pa.Table, *, min_count: int) -> pa.Table:
+    """Leave out the names that few captions of a source mention.
+
+    Args:
+        sums: a row for each name, kind and source, with "name" and "sum(count)".
+        min_count: least count that stays; those of `ANY_NAME` always do.
+
+    Returns:
+        The rows that stay.
+    """
+    return sums.filter(pc.or_(pc.greater_equal(sums["sum(count)"], min_count), pc.equal(sums["name"], ANY_NAME[0])))
 
 
 def count_captions(block: pa.Table) -> pa.Table:

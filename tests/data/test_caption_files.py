@@ -125,3 +125,12 @@ def test_captions_become_a_label_system_and_annotations(ray_cluster: None, tmp_p
     assert [edited[name]["reused"] for name in ("captions", "parse", "label_system")] == [True, True, False]
     names = {label["name"] for label in json.loads((tmp_path / "run" / "label_system.json").read_text())["labels"]}
     assert {"couch", "sofa"} <= names and "dog" not in names
+
+    (tmp_path / "run" / "label_edits.yaml").unlink()
+    pruned = _build(str(tmp_path / "run"), files, _config("labels.min_source_count=11"))
+    system = json.loads((tmp_path / "run" / "label_system.json").read_text())
+    kept = {label["name"]: label["count"] for label in system["labels"]}
+    assert pruned["label_system"]["names"] < first["label_system"]["names"] and "couch" not in kept
+    assert kept["dog"] == kept["cat"] == 40, "10 captions of a source mention a couch, 20 a dog"
+    report = json.loads((tmp_path / "run" / "label_report.json").read_text())
+    assert report["captions"] == {"a": 50, "b": 50}
