@@ -65,12 +65,11 @@ def test_the_rest_of_a_refused_body_is_no_header(connection: socket.socket) -> N
 def test_the_rest_of_a_refused_body_must_come_in_time(connection: socket.socket) -> None:
     connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
     assert read_status(connection) == 429
-    started = time.monotonic()
+    deadline = time.monotonic() + 40 * HEADER_S  # if each byte gave more time, it would pass
     with pytest.raises(OSError):  # reset, or a broken pipe
-        while time.monotonic() < started + 10 * HEADER_S:
+        while time.monotonic() < deadline:
             connection.sendall(b"x")
             time.sleep(HEADER_S / 10)
-    assert time.monotonic() - started < 5 * HEADER_S
 
 
 def test_a_header_is_bounded_in_bytes(connection: socket.socket) -> None:
