@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--run", required=True, type=Path, help="folder of a run with a finished stage `parse`")
     parser.add_argument("--lists", nargs="*", default=["coco80", "coco133"], help="lists to be covered")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="one setting")
+    parser.add_argument("--pruned", nargs="*", type=int, default=[2, 3, 5], help="values of labels.min_source_count")
     parser.add_argument("--splits", type=int, default=3, help="random splits into halves")
     parser.add_argument("--out", type=Path, help="figures as JSON")
     options = parser.parse_args()
@@ -67,6 +68,13 @@ def main() -> None:
     assert whole.to_json() == again.to_json(), "equal counts gave two systems"
     print(f"{len(whole):,} labels of {report.num_names:,} names, version {whole.version}; "
           f"{sum(report.merges.values()):,} merged {dict(report.merges)}, dropped {report.num_dropped}")  # fmt: skip
+    pruned = {
+        least: compare_pruned(whole, counts, make(counts)[0])
+        for least in options.pruned
+        for counts in [prune(add(*halves[0]), least=least)]
+    }
+    for least, shared in pruned.items():
+        print(f"names of {least} captions of a source: {shared}")
     stability = [compare(*(make(half)[0] for half in pair)) for pair in halves]
     for split, figures in enumerate(stability):
         print(
@@ -82,7 +90,7 @@ def main() -> None:
     if options.out:
         figures = {
             "rows": rows, "labels": len(whole), "version": whole.version, "names": report.num_names,
-            "stability": stability, "coverage": [coverage.to_dict() for coverage in coverages],
+            "pruned": pruned, "stability": stability, "coverage": [coverage.to_dict() for coverage in coverages],
         }  # fmt: skip
         options.out.write_text(json.dumps(figures, indent=1))
 
@@ -93,6 +101,27 @@ def newest(folder: Path) -> Path:
     if not done:
         raise SystemExit(f"{folder}: no finished stage; run `ram-ray labels build` first")
     return done[-1].with_suffix("")
+
+
+def prune(counts: Counts, *, least: int) -> Counts:
+    """The counts that `labels.min_source_count` leaves."""
+    kept = {
+        key: {source: count for source, count in sources.items() if count >= least} for key, sources in counts.items()
+    }
+    return {key: sources for key, sources in kept.items() if sources}
+
+
+def compare_pruned(whole: LabelSystem, counts: Counts, system: LabelSystem) -> dict[str, int]:
+    """How many labels, and how many of their synonyms, a system of pruned counts shares with the whole one."""
+    labels, all_labels = ({(label.name, label.kind): label for label in part.labels} for part in (system, whole))
+    shared = labels.keys() & all_labels.keys()
+    return {
+        "names": len(counts),
+        "labels": len(labels),
+        "shared labels": len(shared),
+        "synonyms": sum(len(all_labels[key].synonyms) for key in shared),
+        "shared synonyms": sum(len(set(all_labels[key].synonyms) & set(labels[key].synonyms)) for key in shared),
+    }
 
 
 def read_halves(folder: Path, *, splits: int) -> tuple[list[tuple[Counts, Counts]], int]:
