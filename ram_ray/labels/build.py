@@ -54,6 +54,7 @@ class BuildOptions:
     min_share: float = 0.0
     spread: float = 0.5
     kinds: Sequence[str] = KINDS
+    rare: Mapping[str, int] = field(default_factory=dict)  # mentions of names that are not counted, by source
     human: frozenset[Key] = frozenset()  # names of human labels: selected first, however rare
     stop: frozenset[str] = frozenset()
     boilerplate: Mapping[str, str] = field(default_factory=dict)  # word -> why it is no label; not for actions
@@ -225,7 +226,7 @@ def merge_names(counts: Counts, options: BuildOptions, report: BuildReport) -> G
 
 
 def _candidates(admitted: Counts, groups: Groups, counts: Counts, options: BuildOptions) -> list[_Candidate]:
-    totals = source_totals(counts)
+    totals = source_totals({**counts, ("", ""): options.rare})
     added = {key for name in options.edits.add for key in keys_of(name)}
     preferred = {key for name in options.edits.merge for key in keys_of(name)} | added
     grouped: set[Key] = set()

@@ -32,7 +32,7 @@ class LabelSystemSettings(StageSettings):
 
     max_labels: int
     min_count: int
-    min_source_count: int
+    min_name_count: int
     min_sources: int
     spread: float
     min_share: float
@@ -74,7 +74,7 @@ class LabelSystemSettings(StageSettings):
         return cls(
             max_labels=labels.max_labels,
             min_count=labels.min_count,
-            min_source_count=labels.min_source_count,
+            min_name_count=labels.min_name_count,
             min_sources=labels.min_sources,
             spread=labels.spread,
             min_share=labels.min_share,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from ram_ray.labels.counts import Evidence
+from ram_ray.labels.evidence import Evidence
 from ram_ray.labels.names import Key
 from ram_ray.records import Json
 

@@ -21,7 +21,8 @@ from ram_ray.evaluation_results import HeldOutLabels
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
-from ram_ray.labels.counts import Evidence, ambiguous_names, read_evidence, read_name_counts
+from ram_ray.labels.counts import NameCounts, read_name_counts
+from ram_ray.labels.evidence import Evidence, ambiguous_names, read_evidence
 from ram_ray.labels.held_out_rows import HoldingOutLabeller
 from ram_ray.labels.human_labels import name_counts, read_label_counts, vocabularies
 from ram_ray.labels.listed import add_entries, fit_ready, make_kind_guesser, read_released
@@ -71,13 +72,13 @@ def build_labels(
         return stage.result
     with_capitals = settings.max_capitals < 1 and parsed.captions > 0
     found = read_name_counts(
-        parsed.path, with_capitals=with_capitals, execution=execution, min_count=settings.min_source_count
+        parsed.path, with_capitals=with_capitals, execution=execution, min_count=settings.min_name_count
     )
     mentions = read_label_counts(parsed.path, sets=settings.human_labels, execution=execution)
     human = name_counts(mentions, kind_of=make_kind_guesser(load_lemmas(), found.names)) if mentions else {}
     counts = add_counts(found.names, human)
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
-    system, report = _build(counts, settings, vectors=vectors, human=frozenset(human), capitals=found.capitals)
+    system, report = _build(counts, settings, vectors=vectors, human=frozenset(human), found=found)
     if settings.misses_wordnet:
         logger.info("labels: WordNet is not installed, so it merges no names (labels.wordnet)")
     evidence: dict[int, Evidence] = {}
@@ -92,6 +93,11 @@ def build_labels(
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)
     report.captions = found.captions
+    if found.num_rare:
+        report.notes.append(
+            f"{found.num_rare:,} names of fewer than {settings.min_name_count} captions were not counted "
+            "(labels.min_name_count)"
+        )
     _write_outputs(run, stage.path, system, report)
     return stage.finish(
         labels=len(system),
@@ -126,13 +132,13 @@ def _build(
     *,
     vectors: dict[str, np.ndarray] | None,
     human: frozenset[Key],
-    capitals: dict[Key, float],
+    found: NameCounts,
 ) -> tuple[LabelSystem, BuildReport]:
     """The label system of counted names: built of them, or a ready one to which they only add synonyms."""
     lemmas = load_lemmas()
     if not settings.system:
-        options = make_options(settings, counts, lemmas=lemmas, vectors=vectors, capitals=capitals)
-        return build(counts, replace(options, human=human))
+        options = make_options(settings, counts, lemmas=lemmas, vectors=vectors, capitals=found.capitals)
+        return build(counts, replace(options, human=human, rare=found.rare))
     kind_of = make_kind_guesser(lemmas, counts)
     listed = read_released(read_system(settings.system.uri, kind_of=kind_of), kind_of=kind_of)
     if settings.added:

@@ -25,7 +25,7 @@ def add_parse(planning: Planning, samples: Table, *, name: str = "parse") -> Tab
 
 
 def add_label_system(planning: Planning, parsed: Table) -> None:
-    """Count `label_system`: names and evidence, a pass each; names of all captions come to the driver.
+    """Count `label_system`: names and evidence, a pass each; names that are not rare come to the driver.
 
     Args:
         planning: gets the stage.
@@ -34,6 +34,8 @@ def add_label_system(planning: Planning, parsed: Table) -> None:
     constants, config = planning.constants, planning.config
     captions = parsed.rows * constants["captions_an_image"]
     names = count_names(planning, captions)
+    kept = names * config.labels.min_name_count ** -constants["rare_names_exponent"]
+    names_bytes = kept * constants["driver_name"]
     passes = 2
     rows_per_block = caption_rows_per_block(parsed.rows, execution=config.execution)
     blocks = parsed.rows / rows_per_block  # of the evidence; those of the counts are larger
@@ -54,9 +56,8 @@ def add_label_system(planning: Planning, parsed: Table) -> None:
             + passes * parsed.rows * constants["count_row"]
             + tasks * constants["task"],
             starts=passes * constants["pass_start"],
-            driver_bytes=constants["driver_base"]
-            + names * constants["driver_name"]
-            + blocks * constants["driver_block"],
+            driver_bytes=constants["driver_base"] + names_bytes + blocks * constants["driver_block"],
+            names_bytes=names_bytes,
             blocks=blocks,
             store_bytes=counted_bytes,
             disk_bytes=2e6,

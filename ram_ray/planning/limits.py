@@ -133,6 +133,15 @@ def _of_rows(stage: Stage, config: RunConfig) -> Iterator[Limit]:
     )
 
 
+def _of_names(stage: Stage, plan: Plan, config: RunConfig, *, free: float) -> str:
+    """What to do about the names on the driver, if fewer of them would be enough; `free` is negative."""
+    left = stage.names_bytes + free
+    if not stage.names_bytes or left <= 0:
+        return ""
+    times = (stage.names_bytes / left) ** (1 / plan.constants["rare_names_exponent"])
+    return f"set labels.min_name_count to {math.ceil(config.labels.min_name_count * times)}, or "
+
+
 def _of_memory(stage: Stage, plan: Plan, config: RunConfig) -> Iterator[Limit]:
     cluster = plan.cluster
     driver = stage.driver_bytes + stage.references * plan.constants["driver_reference"]
@@ -147,7 +156,9 @@ def _of_memory(stage: Stage, plan: Plan, config: RunConfig) -> Iterator[Limit]:
             "driver memory",
             _gigabytes(driver),
             f"{_gigabytes(available)} on the machine that drives the run",
-            (rows if driver - blocks + blocks / times <= available else "") + memory,
+            (rows if driver - blocks + blocks / times <= available else "")
+            + _of_names(stage, plan, config, free=available - driver)
+            + memory,
         )
     if stage.store_bytes <= cluster.store_bytes:
         return

@@ -66,6 +66,7 @@ class Stage:
     store_bytes: float = 0.0  # of rows in Ray's object store at once
     disk_bytes: float = 0.0  # that it leaves, with what it removes
     driver_bytes: float = 0.0
+    names_bytes: float = 0.0  # of names that captions mention, part of `driver_bytes`
     gpu_bytes: float = 0.0  # of a GPU
     blocks: float = 0.0  # that the driver keeps until the stage ends, part of `driver_bytes`
     references: float = 0.0  # to objects that the driver holds at once

@@ -15,12 +15,12 @@ class LabelsConfig(Section):
     parser: str = Field("en_ud_ewt", description="The shipped spaCy pipeline, or name or path of another.")
     max_labels: int = Field(4585, ge=1, description="Most labels of the label system.")
     min_count: int = Field(5, ge=1, description="Captions that must name a tag before it becomes a label.")
-    min_source_count: int = Field(
+    min_name_count: int = Field(
         1,
         ge=1,
         description=(
-            "Captions of a source that must name a tag before they count at all. From 2 on, rare names stay on the "
-            "cluster, and the driver holds fewer."
+            "Captions that must name a tag before it is counted, also as a synonym. From 2 on, rare names stay on the "
+            "cluster, and the driver holds a fraction of them."
         ),
     )
     min_sources: int = Field(1, ge=1, description="Sources of captions that must name a tag before it becomes a label.")

@@ -16,6 +16,7 @@ import json
 import resource
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from ram_ray.captions.tables import load_lemmas
 from ram_ray.config import load
 from ram_ray.label_system import LabelSystem
-from ram_ray.labels.build import build
+from ram_ray.labels.build import build, source_totals
 from ram_ray.labels.compare import agreement
 from ram_ray.labels.counts import count_names
 from ram_ray.labels.coverage import CoverageFinder, format_coverage
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--run", required=True, type=Path, help="folder of a run with a finished stage `parse`")
     parser.add_argument("--lists", nargs="*", default=["coco80", "coco133"], help="lists to be covered")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="one setting")
-    parser.add_argument("--pruned", nargs="*", type=int, default=[2, 3, 5], help="values of labels.min_source_count")
+    parser.add_argument("--pruned", nargs="*", type=int, default=[2, 3, 5], help="values of labels.min_name_count")
     parser.add_argument("--splits", type=int, default=3, help="random splits into halves")
     parser.add_argument("--out", type=Path, help="figures as JSON")
     options = parser.parse_args()
@@ -68,13 +69,13 @@ def main() -> None:
     assert whole.to_json() == again.to_json(), "equal counts gave two systems"
     print(f"{len(whole):,} labels of {report.num_names:,} names, version {whole.version}; "
           f"{sum(report.merges.values()):,} merged {dict(report.merges)}, dropped {report.num_dropped}")  # fmt: skip
-    pruned = {
-        least: compare_pruned(whole, counts, make(counts)[0])
-        for least in options.pruned
-        for counts in [prune(add(*halves[0]), least=least)]
-    }
+    pruned = {}
+    for least in options.pruned:
+        counts, rare = prune(add(*halves[0]), least=least)
+        made = replace(make_options(settings, counts, lemmas=load_lemmas()), rare=source_totals(rare))
+        pruned[least] = compare_pruned(whole, counts, build(counts, made)[0])
     for least, shared in pruned.items():
-        print(f"names of {least} captions of a source: {shared}")
+        print(f"names of {least} captions: {shared}")
     stability = [compare(*(make(half)[0] for half in pair)) for pair in halves]
     for split, figures in enumerate(stability):
         print(
@@ -103,12 +104,11 @@ def newest(folder: Path) -> Path:
     return done[-1].with_suffix("")
 
 
-def prune(counts: Counts, *, least: int) -> Counts:
-    """The counts that `labels.min_source_count` leaves."""
-    kept = {
-        key: {source: count for source, count in sources.items() if count >= least} for key, sources in counts.items()
-    }
-    return {key: sources for key, sources in kept.items() if sources}
+def prune(counts: Counts, *, least: int) -> tuple[Counts, Counts]:
+    """The counts that `labels.min_name_count` leaves, and the others."""
+    is_rare = {key: sum(sources.values()) < least for key, sources in counts.items()}
+    kept, rare = ({key: counts[key] for key in counts if is_rare[key] == which} for which in (False, True))
+    return kept, rare
 
 
 def compare_pruned(whole: LabelSystem, counts: Counts, system: LabelSystem) -> dict[str, int]:

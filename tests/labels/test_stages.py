@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ram_ray.captions.tables import load_lemmas
@@ -14,15 +15,16 @@ from ram_ray.label_system import Label, LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings, make_finder, to_annotations
 from ram_ray.labels.counts import (
     ANY_NAME,
-    EVIDENCE,
     NAME_COUNTS,
-    Evidence,
-    add_evidence,
-    ambiguous_names,
+    NAMED_NUMBERS,
+    RARE,
+    add_part,
+    count_block,
     count_captions,
     count_names,
-    find_evidence,
+    sum_names,
 )
+from ram_ray.labels.evidence import EVIDENCE, Evidence, add_evidence, ambiguous_names, find_evidence
 from ram_ray.labels.match import Matcher
 from ram_ray.labels.options import LabelSystemSettings
 from ram_ray.labels.parse_stage import CaptionReader, ParseSettings, _count_parsed
@@ -135,6 +137,25 @@ def test_counts_are_captions_by_name_kind_and_source_without_rejected_rows() -> 
     assert {row["source"]: row["count"] for row in captions} == {"s": 3, "t": 1}
     counts = {"rows": 2, "tags": 4, "captions": 3}
     assert _count_parsed(table.slice(0, 2)) == counts, "a tag counts once for each image"
+
+
+def test_the_rows_of_a_name_meet_and_rare_names_are_left_out_and_counted() -> None:
+    rows = to_table(_rows(), PARSED)
+    parts = [add_part(count_block(rows.slice(index, 1), with_capitals=False), parts=3) for index in range(4)]
+    table = pa.concat_tables(parts)
+    of_name = {name: set(table.filter(pc.equal(table["name"], name))["part"].to_pylist()) for name in ("dog", "train")}
+    assert all(len(numbers) == 1 and numbers <= {0, 1, 2} for numbers in of_name.values())
+
+    def sums(min_count: int) -> dict[tuple[str, str, str], tuple[int, int]]:
+        summed = sum_names(table, min_count=min_count)
+        assert summed.schema == NAMED_NUMBERS
+        return {(row["name"], row["kind"], row["source"]): (row["count"], row["inside"]) for row in summed.to_pylist()}
+
+    captions = {(*ANY_NAME, "s"): (3, 0), (*ANY_NAME, "t"): (1, 0)}
+    dogs = {("dog", "object", "s"): (3, 0), ("dog", "object", "t"): (1, 0)}
+    trains = {("train", "action", "s"): (1, 0), ("train", "object", "s"): (1, 0)}
+    assert sums(1) == {**captions, **dogs, **trains}
+    assert sums(4) == {**captions, **dogs, (*RARE, "s"): (2, 2)}, "two names, and a mention of each"
 
 
 @pytest.mark.parametrize(

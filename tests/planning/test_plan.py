@@ -105,10 +105,10 @@ def test_files_of_regrouping_grow_with_batches() -> None:
         ),
         ((), LOAD, ("mine=4,cpus=64,memory=256,gpus=1,gpu_memory=80",), "pretrain: GPUs: .* set training.workers to 4"),
         (
-            (),
+            ("labels.min_name_count=1",),
             LOAD,
             ("head=1,memory=2", *NODES[1:]),
-            "label_system: driver memory: .*; take --nodes head=1,memory=[0-9]",
+            "label_system: driver memory: .*; set labels.min_name_count to [2-9], or take --nodes head=1,memory=[0-9]",
         ),
         (
             ("training.recompute=false",),
@@ -165,13 +165,26 @@ def test_settings_that_a_limit_names_avoid_it() -> None:
 
 def test_larger_blocks_are_named_only_where_they_help() -> None:
     """At a billion rows blocks fill the driver in most stages; names of captions fill it whatever the blocks are."""
-    nodes = ("head=1,memory=24", *NODES[1:])
+    nodes, sets = ("head=1,memory=24", *NODES[1:]), ("labels.min_name_count=1",)
     workload = replace(LOAD, images=10**9, shards=10**5)
-    limits = {limit.stage: limit for limit in limits_of((), workload, nodes) if limit.what == "driver memory"}
+    limits = {limit.stage: limit for limit in limits_of(sets, workload, nodes) if limit.what == "driver memory"}
     assert "rows_per_block" in limits["scores_1"].fix and "rows_per_block" not in limits["label_system"].fix
     rows = limits["scores_1"].fix.split()[3].rstrip(",")
     larger = limits_of((f"data.rows_per_block={rows}",), workload, nodes)
     assert not [limit for limit in larger if limit.stage == "scores_1" and limit.what == "driver memory"]
+
+
+def test_fewer_names_are_named_where_they_help() -> None:
+    nodes, sets = ("head=1,memory=24", *NODES[1:]), ("labels.min_name_count=1",)
+    workload = replace(LOAD, images=10**9, shards=10**5)
+
+    def of_names(sets: tuple[str, ...]) -> list[str]:
+        found = limits_of(sets, workload, nodes)
+        return [limit.fix for limit in found if limit.stage == "label_system" and limit.what == "driver memory"]
+
+    (fix,) = of_names(sets)
+    count = fix.partition("labels.min_name_count to ")[2].partition(",")[0]
+    assert int(count) > 1 and not of_names((f"labels.min_name_count={count}",))
 
 
 def test_the_table_and_the_json_have_every_stage() -> None:
