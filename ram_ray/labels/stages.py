@@ -102,7 +102,7 @@ def build_labels(
     return stage.finish(
         labels=len(system),
         system_version=system.version,
-        names=len(counts),
+        names=len(counts) + found.num_rare,
         merged=sum(report.merges.values()),
         dropped=sum(report.num_dropped.values()),
     )

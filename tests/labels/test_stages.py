@@ -155,6 +155,8 @@ def test_the_rows_of_a_name_meet_and_rare_names_are_left_out_and_counted() -> No
     dogs = {("dog", "object", "s"): (3, 0), ("dog", "object", "t"): (1, 0)}
     trains = {("train", "action", "s"): (1, 0), ("train", "object", "s"): (1, 0)}
     assert sums(1) == {**captions, **dogs, **trains}
+    empty = add_part(count_block(rows.slice(0, 0), with_capitals=False), parts=3)
+    assert empty.schema == table.schema and len(sum_names(empty, min_count=4)) == 0
     assert sums(4) == {**captions, **dogs, (*RARE, "s"): (2, 2)}, "two names, and a mention of each"
 
 
