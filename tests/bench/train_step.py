@@ -1,12 +1,13 @@
 """Rate of a training step that skips pairs without a gradient (`models.active_rows`), against one that computes all.
 
-    python tests/bench/train_step.py [--preset ram_4m] [--batch 2] [--labels 4585] [--rounds 3] [--skipped 1e-6]
+    python tests/bench/train_step.py [--preset ram_4m] [--batch 2] [--labels 4585] [--rounds 3] [--mean -3]
+                                     [--skipped 1e-6]
 
 One model with random weights, float32, on all cores; both steps take turns, forward and backward pass without the
-optimizer, and a figure is the best round's. The mean of the logits is -3; their spread is that of the random weights,
-or the classifier is scaled to a spread of 1. The largest difference of a gradient is relative to the largest gradient
-of the same weight. Biases of keys are left out: a softmax does not depend on them, so their gradients are noise.
---skipped is the setting `skipped_gradient` of a training.
+optimizer, and a figure is the best round's. The logits have a mean of -3, or `--mean`, and the spread of the random
+weights, or one of 1, to which the classifier is scaled. The largest difference of a gradient is relative to the largest
+gradient of the same weight. Biases of keys are left out: a softmax does not depend on them, so their gradients are
+noise. `--skipped` is the setting `skipped_gradient` of a training.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from ram_ray.models.pretrained import training_fields  # noqa: E402
 from ram_ray.models.ram import RAM  # noqa: E402
 from ram_ray.models.recognition import RecognitionDecoder  # noqa: E402
 
-MEAN = -3.0  # of the logits
 CAPTION_TOKENS, TAG_TOKENS, NUM_POSITIVES = 20, 20, 8
 
 
@@ -39,13 +39,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--labels", type=int, default=4585)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mean", type=float, default=-3.0, help="of the logits")
     parser.add_argument("--skipped", type=float, default=active_rows.EXACT)
     options = parser.parse_args()
     model, batch = make(options.preset, num_images=options.batch, num_labels=options.labels)
     assert isinstance(model.recognition, RecognitionDecoder)
     model.recognition.skipped_gradient = options.skipped
     for spread in (0.0, 1.0):
-        share = set_logits(model, batch, spread=spread)
+        share = set_logits(model, batch, mean=options.mean, spread=spread)
         seconds = {True: float("inf"), False: float("inf")}
         gradients: dict[bool, dict[str, Tensor]] = {}
         for _ in range(options.rounds):
@@ -59,7 +60,7 @@ def main() -> None:
         )
         times = seconds[False] / seconds[True]
         print(
-            f"{options.preset}, batch {options.batch}, {options.labels:,} labels, mean logit {MEAN:g}, "
+            f"{options.preset}, batch {options.batch}, {options.labels:,} labels, mean logit {options.mean:g}, "
             f"{f'spread {spread:g}' if spread else 'spread as initialised'}, {share:.1%} of the pairs above the clip: "
             f"all {seconds[False]:.2f} s, skipping {seconds[True]:.2f} s, {times:.2f} times; "
             f"largest difference of a gradient {difference:.1e}",
@@ -87,13 +88,13 @@ def make(preset: str, *, num_images: int, num_labels: int) -> tuple[RAM, dict[st
 
 
 @torch.no_grad()
-def set_logits(model: RAM, batch: dict[str, Tensor], *, spread: float) -> float:
-    """Move the logits to `MEAN` and, if it is not 0, to a spread; the share of the pairs above `clip`."""
+def set_logits(model: RAM, batch: dict[str, Tensor], *, mean: float, spread: float) -> float:
+    """Move the logits to a mean and, if it is not 0, to a spread; the share of the pairs above `clip`."""
     fc = model.recognition.fc
     assert isinstance(fc, torch.nn.Linear)
     if spread:
         fc.weight.mul_(spread / float(model.logits(model.encode(batch["pixel_values"])).std()))
-    fc.bias.add_(MEAN - float(model.logits(model.encode(batch["pixel_values"])).mean()))
+    fc.bias.add_(mean - float(model.logits(model.encode(batch["pixel_values"])).mean()))
     moved = model.logits(model.encode(batch["pixel_values"]))
     return float((moved.sigmoid() > 0.05).float().mean())
 
