@@ -153,7 +153,7 @@ def mark_ambiguous(system: LabelSystem, evidence: dict[int, Evidence], *, agreem
     Args:
         system: the label system.
         evidence: label id -> evidence.
-        agreement: least agreement, 0 to 1, as in `counts.ambiguous_names`.
+        agreement: least agreement, 0 to 1, as in `evidence.ambiguous_names`.
 
     Returns:
         The system with `Label.ambiguous`; its version does not change.
