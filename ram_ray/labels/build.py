@@ -137,17 +137,17 @@ def build(counts: Counts, options: BuildOptions) -> tuple[LabelSystem, BuildRepo
     return system, report
 
 
-def source_totals(counts: Counts) -> dict[str, int]:
+def source_totals(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Sum the counts of each source.
 
     Args:
-        counts: name and kind -> source -> captions.
+        counts: of each name, source -> captions.
 
     Returns:
         Source -> mentions of all names.
     """
     totals: dict[str, int] = defaultdict(int)
-    for sources in counts.values():
+    for sources in counts:
         for source, count in sources.items():
             totals[source] += count
     return dict(sorted(totals.items()))
@@ -226,7 +226,7 @@ def merge_names(counts: Counts, options: BuildOptions, report: BuildReport) -> G
 
 
 def _candidates(admitted: Counts, groups: Groups, counts: Counts, options: BuildOptions) -> list[_Candidate]:
-    totals = source_totals({**counts, ("", ""): options.rare})
+    totals = source_totals([*counts.values(), options.rare])
     added = {key for name in options.edits.add for key in keys_of(name)}
     preferred = {key for name in options.edits.merge for key in keys_of(name)} | added
     grouped: set[Key] = set()

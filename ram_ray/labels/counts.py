@@ -86,14 +86,14 @@ def count_block(block: pa.Table, *, with_capitals: bool) -> pa.Table:
     return table
 
 
-def read_name_counts(path: str, *, with_capitals: bool, execution: Execution, min_count: int = 1) -> NameCounts:
+def read_name_counts(path: str, *, with_capitals: bool, min_count: int, execution: Execution) -> NameCounts:
     """Count the captions that mention each name, and all captions, on Ray Data.
 
     Args:
         path: folder of PARSED rows.
         with_capitals: whether capitals are counted; they need the words of captions.
-        execution: how the stages of the run are executed.
         min_count: captions that must mention a name; rarer names stay on the cluster.
+        execution: how the stages of the run are executed.
 
     Returns:
         The counts.
@@ -165,10 +165,11 @@ def sum_names(rows: pa.Table, *, min_count: int) -> pa.Table:
     kept, left_out = (
         sums.join(names, ["name", "kind"], join_type=kind, use_threads=False) for kind in ("left anti", "left semi")
     )
-    mentions = left_out.group_by("source").aggregate([("count", "sum")]).to_pylist()
-    rare = [dict(zip(("name", "kind"), RARE, strict=True), **{name: 0 for name in NUMBERS}) for _ in mentions]
-    for row, part in zip(rare, mentions, strict=True):
-        row |= {"source": part["source"], "count": part["count_sum"]}
+    name, kind = RARE
+    rare = [
+        {"name": name, "kind": kind, "source": row["source"], "count": row["count_sum"], "capital": 0, "inside": 0}
+        for row in left_out.group_by("source").aggregate([("count", "sum")]).to_pylist()
+    ]
     rare[0]["inside"] = len(names)
     return pa.concat_tables([kept.cast(NAMED_NUMBERS), pa.Table.from_pylist(rare, schema=NAMED_NUMBERS)])
 

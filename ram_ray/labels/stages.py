@@ -72,7 +72,7 @@ def build_labels(
         return stage.result
     with_capitals = settings.max_capitals < 1 and parsed.captions > 0
     found = read_name_counts(
-        parsed.path, with_capitals=with_capitals, execution=execution, min_count=settings.min_name_count
+        parsed.path, with_capitals=with_capitals, min_count=settings.min_name_count, execution=execution
     )
     mentions = read_label_counts(parsed.path, sets=settings.human_labels, execution=execution)
     human = name_counts(mentions, kind_of=make_kind_guesser(load_lemmas(), found.names)) if mentions else {}

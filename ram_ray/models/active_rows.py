@@ -29,7 +29,7 @@ class ActiveRows:
         left_out: share of the sum of the absolute gradients of an image's logits that is left out, the smallest ones.
     """
 
-    def __init__(self, left_out: float = EXACT) -> None:
+    def __init__(self, left_out: float) -> None:
         self._left_out = left_out
         self._index: Tensor | None = None
         self._num_rows = 0

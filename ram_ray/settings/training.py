@@ -172,7 +172,8 @@ class TrainConfig(Section):
         lt=1,
         description=(
             "Share of the gradients of an image's logits, the smallest, that the backward pass of the recognition "
-            "decoder skips. The default is below the rounding of float32; 0.01 is faster and an approximation."
+            "decoder skips. The default is below the rounding of float32; 0.01 is an approximation, and faster at the "
+            "start of a training."
         ),
     )
     caption_loss: bool = Field(True, description="Whether the caption loss is part of the loss.")

@@ -72,10 +72,9 @@ def main() -> None:
     pruned = {}
     for least in options.pruned:
         counts, rare = prune(add(*halves[0]), least=least)
-        made = replace(make_options(settings, counts, lemmas=load_lemmas()), rare=source_totals(rare))
+        made = replace(make_options(settings, counts, lemmas=load_lemmas()), rare=source_totals(rare.values()))
         pruned[least] = compare_pruned(whole, counts, build(counts, made)[0])
-    for least, shared in pruned.items():
-        print(f"names of {least} captions: {shared}")
+        print(f"names of {least} captions: {pruned[least]}")
     stability = [compare(*(make(half)[0] for half in pair)) for pair in halves]
     for split, figures in enumerate(stability):
         print(
