@@ -171,9 +171,8 @@ class TrainConfig(Section):
         ge=0,
         lt=1,
         description=(
-            "Share of the gradients of an image's logits, the smallest, that the backward pass of the recognition "
-            "decoder skips. The default is below the rounding of float32; 0.01 is an approximation, and faster at the "
-            "start of a training."
+            "Share of an image's gradients, the smallest logits' first, that the backward pass of the recognition "
+            "decoder skips; the default is below float32's rounding, 0.01 an approximation."
         ),
     )
     caption_loss: bool = Field(True, description="Whether the caption loss is part of the loss.")
