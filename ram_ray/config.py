@@ -142,6 +142,17 @@ class RunConfig(Section):
             writes += ["engine.generate.captions 0"] if self.engine.generate.captions else []
             if writes:
                 raise ValueError(f"model.captions is false, so nothing can write captions; set {', '.join(writes)} too")
+        default = TrainConfig().skipped_gradient
+        decodes = self.model.head == "recognition" and self.model.recognition.layers > 0
+        if unused := [
+            name
+            for name, stage in {**stages, "represent.train": self.represent.train}.items()
+            if stage.skipped_gradient != default and (not decodes or name not in stages)
+        ]:
+            raise ValueError(
+                f"{unused[0]}.skipped_gradient is of the recognition decoder, and this training has none: leave it at "
+                f"{default:g}"
+            )
         attends = self.model.head != "recognition" or self.model.recognition.layers > 0
         if not attends and self.engine.rounds and self.engine.clean.detector == "attention":
             raise ValueError(

@@ -118,7 +118,8 @@ class LabelSystemResult(StageResult):
 
     labels: int
     system_version: str
-    names: int  # that captions mention
+    names: int  # that captions mention, each once for each kind
+    rare_names: int = 0  # of these, left out by `labels.min_name_count`
     merged: int
     dropped: int
 

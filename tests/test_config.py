@@ -88,6 +88,11 @@ def test_the_demo_preset_is_there() -> None:
         ("retrain.annotations=parsed", "retrain.annotations must be newest: only finetune has a choice"),
         ("model.templates=[]", "model.templates: .*at least 1 item"),
         ("engine.generate.caption_threshold=0.5", "caption_threshold 0.5 goes with threshold, which is not set"),
+        (
+            "labels.min_name_count=6",
+            "min_count 5 is below min_name_count 6.*; set labels.min_name_count to it or lower",
+        ),
+        ("represent.train.skipped_gradient=0.01", "represent.train.skipped_gradient is of the recognition decoder"),
         ("=2", "write section.field=value"),
         ("name=[", "--set 'name=\\['"),
     ],
@@ -96,6 +101,13 @@ def test_a_wrong_setting_is_one_line_that_names_it(pair: str, message: str) -> N
     with pytest.raises(ValueError, match=message) as caught:
         load(sets=[pair])
     assert "\n" not in str(caught.value) and "got {" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["{head: mkt}", "{recognition: {layers: 0}, pooled: {width: 16}}"])
+def test_a_setting_of_the_recognition_decoder_needs_one(model: str) -> None:
+    sets = [f"model={model}", "engine.clean.detector=whole_image", "retrain.skipped_gradient=0.01"]
+    with pytest.raises(ValueError, match="retrain.skipped_gradient is of the recognition decoder.* leave it at 1e-06"):
+        load(sets=sets)
 
 
 def test_all_mistakes_are_told_at_once() -> None:

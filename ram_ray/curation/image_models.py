@@ -12,14 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ram_ray.curation.score_settings import unsafe_classes
 from ram_ray.models.number_format import choose_precision
 from ram_ray.models.teacher import Teacher, resize_crops
 from ram_ray.models.towers import ImageTower, without_progress_bar
 from ram_ray.runtime.storage import local_copy
 from ram_ray.settings.curation import CurationEncoderConfig
-
-# Names of unsafe classes, in lower case, that published classifiers use.
-UNSAFE = frozenset(("nsfw", "unsafe", "porn", "hentai", "sexy", "explicit", "nudity", "nude", "gore", "violence"))
 
 
 def _autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
@@ -87,7 +85,7 @@ class Classifier:
     Args:
         source: path, URI or Hugging Face id.
         revision: commit of an id.
-        unsafe: names of the unsafe classes; empty: those of `UNSAFE` that it has.
+        unsafe: names of the unsafe classes; empty: those of usual names that it has.
         device: of the model.
         precision: on a GPU, as in `choose_precision`; else float32.
 
@@ -111,14 +109,7 @@ class Classifier:
                 f"a folder, a URI or an id with unsafe_revision: {(str(error).splitlines() or [''])[0]}"
             ) from error
         self._device, self._precision = device, precision
-        names = {name.lower(): index for index, name in self._model.config.id2label.items()}
-        wanted = {name.lower() for name in unsafe} or UNSAFE & names.keys()
-        if not wanted or not wanted <= names.keys():
-            raise ValueError(
-                f"data.filters.unsafe_labels: the classifier {source!r} has the classes {sorted(names)}; name those "
-                "that are unsafe"
-            )
-        self._classes = sorted(names[name] for name in wanted)
+        self._classes = unsafe_classes(self._model.config.id2label, unsafe, source=source)
 
     @torch.inference_mode()
     def unsafe(self, pixels: np.ndarray) -> np.ndarray:

@@ -1,12 +1,14 @@
 """Counts on Ray Data: captions that mention each name, which the label system is built of.
 
-A block is counted with Arrow and gives at most a row for each name and source. The rows of a name meet in one task,
-which sums them and leaves out rare names (`labels.min_name_count`). So only names that can matter come to the driver.
+A block is counted with Arrow and gives a row for each name, kind and source, and another where capitals are counted.
+The rows of a name meet in one task, which sums them and leaves out rare names (`labels.min_name_count`), whatever the
+kind that they are read as. So only names that can matter come to the driver.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from ram_ray.runtime.rows import COUNTED_ROWS, read_rows
 from ram_ray.settings.runtime import Execution
 
 NAME_COUNTS = pa.schema([("name", pa.string()), ("kind", pa.string()), ("source", pa.string()), ("count", pa.int64())])
+PARTS_A_TASK = 16  # of names: Ray spreads parts over tasks by a hash, so many are spread more evenly
 NUMBERS = ("count", "capital", "inside")
 NAMED_NUMBERS = pa.schema([*NAME_COUNTS, *(CAPITALS.field(name) for name in NUMBERS[1:])])
 ANY_NAME: Key = ("", "")  # name and kind of the NAME_COUNTS rows that count all captions of a source
@@ -64,7 +67,7 @@ class NameCounts(NamedTuple):
     captions: dict[str, int]  # source -> captions
     capitals: dict[Key, float]  # (name, kind) -> share of captions that write it with a capital, see `capitals`
     rare: dict[str, int]  # source -> mentions of the names that are left out
-    num_rare: int  # number of these names
+    num_rare: int  # number of these names, each once for each kind
 
 
 def count_block(block: pa.Table, *, with_capitals: bool) -> pa.Table:
@@ -86,29 +89,36 @@ def count_block(block: pa.Table, *, with_capitals: bool) -> pa.Table:
     return table
 
 
-def read_name_counts(path: str, *, with_capitals: bool, min_count: int, execution: Execution) -> NameCounts:
+def read_name_counts(
+    path: str, *, with_capitals: bool, min_count: int, kept: Collection[str] = (), execution: Execution
+) -> NameCounts:
     """Count the captions that mention each name, and all captions, on Ray Data.
 
     Args:
         path: folder of PARSED rows.
         with_capitals: whether capitals are counted; they need the words of captions.
         min_count: captions that must mention a name; rarer names stay on the cluster.
+        kept: names that are never rare.
         execution: how the stages of the run are executed.
 
     Returns:
         The counts.
     """
     columns = ["captions", "parsed", "reason", "shard", *(["rejected_captions"] if with_capitals else [])]
-    parts = execution.resources.shuffle_partitions
+    partitions = execution.resources.shuffle_partitions
 
     def count(block: pa.Table) -> pa.Table:
-        return add_part(count_block(block, with_capitals=with_capitals), parts=parts)
+        return add_part(count_block(block, with_capitals=with_capitals), parts=PARTS_A_TASK * partitions)
 
     rows = (
         read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
         .map_batches(count, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
-        .groupby("part", num_partitions=parts)
-        .map_groups(partial(sum_names, min_count=min_count), batch_format="pyarrow", num_cpus=execution.task_cpus)
+        .groupby("part", num_partitions=partitions)
+        .map_groups(
+            partial(sum_names, min_count=min_count, kept=frozenset(kept)),
+            batch_format="pyarrow",
+            num_cpus=execution.task_cpus,
+        )
     )
     counts: dict[Key, dict[str, int]] = defaultdict(dict)  # size of the vocabulary
     written: dict[Key, tuple[int, int]] = {}
@@ -130,11 +140,11 @@ def read_name_counts(path: str, *, with_capitals: bool, min_count: int, executio
 
 
 def add_part(counts: pa.Table, *, parts: int) -> pa.Table:
-    """Say in which task the rows of a name meet.
+    """Say in which part of the names the rows of a name meet.
 
     Args:
         counts: rows with "name".
-        parts: number of tasks.
+        parts: number of parts.
 
     Returns:
         The rows with a column "part", int32, 0 to `parts` - 1.
@@ -144,12 +154,13 @@ def add_part(counts: pa.Table, *, parts: int) -> pa.Table:
     return counts.append_column("part", pa.array(numbers, pa.int32()).take(names.indices))
 
 
-def sum_names(rows: pa.Table, *, min_count: int) -> pa.Table:
+def sum_names(rows: pa.Table, *, min_count: int, kept: Collection[str] = ()) -> pa.Table:
     """Sum the counts of names over blocks, and leave out rare names.
 
     Args:
         rows: all rows of some names, as `count_block` makes them.
-        min_count: captions of all sources that must mention a name.
+        min_count: captions of all sources and kinds that must mention a name.
+        kept: names that are never rare.
 
     Returns:
         A row for each name, kind and source, with the columns of NAMED_NUMBERS; and for each source a row `RARE`, if
@@ -157,21 +168,21 @@ def sum_names(rows: pa.Table, *, min_count: int) -> pa.Table:
     """
     sums = rows.group_by(["name", "kind", "source"]).aggregate([(name, "sum") for name in NUMBERS])
     sums = sums.rename_columns({f"{name}_sum": name for name in NUMBERS}).select(NAMED_NUMBERS.names)
-    totals = sums.group_by(["name", "kind"]).aggregate([("count", "sum")])
-    is_rare = pc.and_(pc.less(totals["count_sum"], min_count), pc.not_equal(totals["name"], ANY_NAME[0]))
-    names = totals.filter(is_rare).select(["name", "kind"])
+    totals = sums.group_by("name").aggregate([("count", "sum")])
+    counted = pc.is_in(totals["name"], value_set=pa.array([ANY_NAME[0], *kept], pa.string()))
+    names = totals.filter(pc.and_not(pc.less(totals["count_sum"], min_count), counted)).select(["name"])
     if not len(names):
         return sums
-    kept, left_out = (
-        sums.join(names, ["name", "kind"], join_type=kind, use_threads=False) for kind in ("left anti", "left semi")
+    remaining, left_out = (
+        sums.join(names, "name", join_type=kind, use_threads=False) for kind in ("left anti", "left semi")
     )
     name, kind = RARE
     rare = [
         {"name": name, "kind": kind, "source": row["source"], "count": row["count_sum"], "capital": 0, "inside": 0}
         for row in left_out.group_by("source").aggregate([("count", "sum")]).to_pylist()
     ]
-    rare[0]["inside"] = len(names)
-    return pa.concat_tables([kept.cast(NAMED_NUMBERS), pa.Table.from_pylist(rare, schema=NAMED_NUMBERS)])
+    rare[0]["inside"] = len(left_out.group_by(["name", "kind"]).aggregate([]))
+    return pa.concat_tables([remaining.cast(NAMED_NUMBERS), pa.Table.from_pylist(rare, schema=NAMED_NUMBERS)])
 
 
 def count_captions(block: pa.Table) -> pa.Table:

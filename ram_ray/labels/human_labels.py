@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,6 +100,11 @@ def read_label_counts(path: str, *, sets: Sequence[LabelSet], execution: Executi
         execution=execution,
     )
     return Counter({LabelMention(*json.loads(name)): int(count) for name, count in sums.items()})
+
+
+def label_names(mentions: Iterable[LabelMention]) -> frozenset[str]:
+    """The names of the positive labels, without their kinds; they count with the captions, however few mention them."""
+    return frozenset(split_kind(mention.label)[1] for mention in mentions if mention.positive)
 
 
 def name_counts(mentions: Mapping[LabelMention, int], *, kind_of: Callable[[str], str]) -> dict[Key, dict[str, int]]:

@@ -92,7 +92,7 @@ class BuildReport:
         """Add the examples of each label, and its counts of matched words and of those where the parse agrees.
 
         Args:
-            evidence: label id -> `counts.Evidence`.
+            evidence: label id -> `evidence.Evidence`.
         """
         for id, label in enumerate(self.labels):
             label_evidence = evidence.get(id)

@@ -24,7 +24,7 @@ from ram_ray.labels.build import build
 from ram_ray.labels.counts import NameCounts, read_name_counts
 from ram_ray.labels.evidence import Evidence, ambiguous_names, read_evidence
 from ram_ray.labels.held_out_rows import HoldingOutLabeller
-from ram_ray.labels.human_labels import name_counts, read_label_counts, vocabularies
+from ram_ray.labels.human_labels import label_names, name_counts, read_label_counts, vocabularies
 from ram_ray.labels.listed import add_entries, fit_ready, make_kind_guesser, read_released
 from ram_ray.labels.lists import read_list, read_system
 from ram_ray.labels.match import MATCHED
@@ -71,10 +71,14 @@ def build_labels(
     if stage.result:
         return stage.result
     with_capitals = settings.max_capitals < 1 and parsed.captions > 0
-    found = read_name_counts(
-        parsed.path, with_capitals=with_capitals, min_count=settings.min_name_count, execution=execution
-    )
     mentions = read_label_counts(parsed.path, sets=settings.human_labels, execution=execution)
+    found = read_name_counts(
+        parsed.path,
+        with_capitals=with_capitals,
+        min_count=settings.min_name_count,
+        kept=label_names(mentions),
+        execution=execution,
+    )
     human = name_counts(mentions, kind_of=make_kind_guesser(load_lemmas(), found.names)) if mentions else {}
     counts = add_counts(found.names, human)
     vectors = _encode_names(counts, settings, encoder, execution=execution) if encoder else None
@@ -103,6 +107,7 @@ def build_labels(
         labels=len(system),
         system_version=system.version,
         names=len(counts) + found.num_rare,
+        rare_names=found.num_rare,
         merged=sum(report.merges.values()),
         dropped=sum(report.num_dropped.values()),
     )

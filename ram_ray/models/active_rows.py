@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 EXACT = 1e-6  # share of the sum of the absolute gradients of an image's logits
-MAX_SHARE = 0.7  # with a larger share of active rows, picking them costs more than it saves
+MAX_SHARE = 0.7  # an image with a larger share of active rows is computed whole: picking them costs more than it saves
 
 
 class ActiveRows:
@@ -47,6 +47,7 @@ class ActiveRows:
         sizes, order = grad.abs().float().sort(dim=1)
         sums = sizes.cumsum(dim=1)
         active = ~(sums <= self._left_out * sums[:, -1:])  # with a NaN nothing is left out
+        active |= active.float().mean(dim=1, keepdim=True) > MAX_SHARE
         self._index = torch.zeros_like(active).scatter_(1, order, active).flatten().nonzero().squeeze(1)
 
     def index(self, num_rows: int) -> Tensor | None:
@@ -56,9 +57,9 @@ class ActiveRows:
             num_rows: rows of the layer.
 
         Returns:
-            (R,) int64; None if it has other rows than the logits, or too many are active: all rows are computed.
+            (R,) int64; None if it has other rows than the logits, or all are active: all rows are computed.
         """
-        if self._index is None or num_rows != self._num_rows or len(self._index) > MAX_SHARE * num_rows:
+        if self._index is None or num_rows != self._num_rows or len(self._index) == num_rows:
             return None
         return self._index
 

@@ -139,7 +139,9 @@ def _of_names(stage: Stage, plan: Plan, config: RunConfig, *, free: float) -> st
     if not stage.names_bytes or left <= 0:
         return ""
     times = (stage.names_bytes / left) ** (1 / plan.constants["rare_names_exponent"])
-    return f"set labels.min_name_count to {math.ceil(config.labels.min_name_count * times)}, or "
+    count = math.ceil(config.labels.min_name_count * times)
+    more = " and labels.min_count" if count > config.labels.min_count else ""
+    return f"set labels.min_name_count{more} to {count}, or "
 
 
 def _of_memory(stage: Stage, plan: Plan, config: RunConfig) -> Iterator[Limit]:

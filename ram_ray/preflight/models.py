@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import logging
 import re
 import tempfile
@@ -23,9 +22,18 @@ from pathlib import Path
 import fsspec
 
 from ram_ray.config import RunConfig
+from ram_ray.curation.score_settings import ImageScoreSettings
 from ram_ray.preflight.bundle import check_bundle, sections_after
 from ram_ray.preflight.encoder import find_encoder_problems, training_sizes
-from ram_ray.records import Json
+from ram_ray.preflight.model_checks import (
+    check_classifier,
+    check_detector,
+    check_dual_encoder,
+    check_encoder_weights,
+    check_generator,
+    check_text_encoder,
+    check_tokenizer,
+)
 from ram_ray.runtime.storage import PACKAGE, find_files, package_path
 from ram_ray.settings.data_engine import OWN_DETECTORS
 from ram_ray.settings.training import TrainConfig
@@ -34,7 +42,6 @@ SMALL_FILE = 20_000_000  # bytes; larger files are weights and are not read
 HUB_TIMEOUT_S = 5.0
 SMALL_PATTERNS = ["*.json", "*.txt", "*.model"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,11 @@ def find_model_problems(config: RunConfig, *, stages: Sequence[str]) -> list[str
         A line for each problem; one line for all models if the hub does not answer.
     """
     problems, unknown = find_encoder_problems(config, stages=stages), []
-    for model in named_models(config, stages=stages):
+    try:
+        models = {model.field: model for model in named_models(config, stages=stages)}
+    except ValueError as error:
+        return [*problems, str(error)]
+    for model in models.values():
         if model.on_hub and not _COMMIT.fullmatch(model.revision or ""):
             problems.append(
                 f"{model.revision_field}: {model.field} {model.source!r} is not pinned; set {model.revision_field} to "
@@ -100,27 +111,31 @@ def named_models(config: RunConfig, *, stages: Sequence[str]) -> list[NamedModel
         stages: names of the stages that will run.
 
     Returns:
-        The models.
+        The models; one that two stages load may be there twice.
+
+    Raises:
+        ValueError: if images are to be embedded, and no model is named that does so.
     """
     represent = config.represent
     models = []
     if "represent" in stages:
         if config.tokenizer != "trained":
             fields = ("tokenizer", config.tokenizer, "tokenizer_revision", config.tokenizer_revision)
-            models.append(NamedModel(*fields, load=_load_tokenizer))
+            models.append(NamedModel(*fields, load=check_tokenizer))
         if represent.clip:
             fields = ("represent.clip", represent.clip, "represent.revision", represent.revision)
-            models.append(NamedModel(*fields, load=_load_teacher))
+            models.append(NamedModel(*fields, load=check_dual_encoder))
         elif represent.text_encoder:
             name, revision = "represent.text_revision", represent.text_revision
             fields = ("represent.text_encoder", represent.text_encoder, name, revision)
-            models.append(NamedModel(*fields, load=_load_text_encoder))
+            models.append(NamedModel(*fields, load=check_text_encoder))
             if represent.image_encoder.weights:
                 crops = represent.image_encoder
                 models.append(_encoder_model("represent.image_encoder", str(crops.weights), crops.revision))
         elif represent.images != "real" and represent.generator != "drawn":
             name, revision = "represent.generator", represent.generator_revision
-            models.append(NamedModel(name, represent.generator, f"{name}_revision", revision, load=_load_generator))
+            models.append(NamedModel(name, represent.generator, f"{name}_revision", revision, load=check_generator))
+    models += _named_image_models(config)
     encoder = config.model.image_encoder
     embeds_crops = "represent" in stages and represent.text_encoder and config.crop_encoder == encoder
     if encoder.weights and (embeds_crops or training_sizes(config, stages=stages)):
@@ -140,15 +155,32 @@ def _named_bundles(config: RunConfig, stages: Sequence[str]) -> Iterator[NamedMo
         yield NamedModel("engine.model", config.engine.model, "engine.revision", config.engine.revision, load)
 
 
+def _named_image_models(config: RunConfig) -> Iterator[NamedModel]:
+    """What filters and near duplicates by embeddings ask of each image, before all other stages."""
+    settings, data = ImageScoreSettings.from_config(config, held_out=False), config.data
+    if settings.unsafe_model:
+        load = functools.partial(check_classifier, unsafe=settings.unsafe_labels, source=settings.unsafe_model)
+        fields = ("data.filters.unsafe_model", settings.unsafe_model, "data.filters.unsafe_revision")
+        yield NamedModel(*fields, settings.unsafe_revision, load=load)
+    encoder, section = settings.encoder, "data.encoder" if data.encoder.is_set else "represent"
+    if encoder and encoder.clip:
+        fields = (f"{section}.clip", encoder.clip, f"{section}.revision")
+        yield NamedModel(*fields, encoder.revision, load=check_dual_encoder)
+    elif encoder:
+        yield _encoder_model(
+            f"{section}.image_encoder", str(encoder.image_encoder.weights), encoder.image_encoder.revision
+        )
+
+
 def _named_detector(config: RunConfig, stages: Sequence[str]) -> Iterator[NamedModel]:
     clean = config.engine.clean
     if "clean" in stages and clean.detector not in OWN_DETECTORS:
         fields = ("engine.clean.detector", clean.detector, "engine.clean.revision", clean.revision)
-        yield NamedModel(*fields, load=_load_detector)
+        yield NamedModel(*fields, load=check_detector)
 
 
 def _encoder_model(section: str, weights: str, revision: str | None) -> NamedModel:
-    return NamedModel(f"{section}.weights", weights, f"{section}.revision", revision, load=_load_encoder_weights)
+    return NamedModel(f"{section}.weights", weights, f"{section}.revision", revision, load=check_encoder_weights)
 
 
 def _find_parser_problems(config: RunConfig, stages: Sequence[str]) -> list[str]:
@@ -161,87 +193,6 @@ def _find_parser_problems(config: RunConfig, stages: Sequence[str]) -> list[str]
     except (ValueError, OSError) as error:
         return [f"labels.parser: {_one_line(error)}"]
     return []
-
-
-def _load_tokenizer(folder: Path, names: list[str]) -> None:
-    from ram_ray.models.tokenizer import TextTokenizer
-
-    TextTokenizer.load(str(folder))
-
-
-def _load_teacher(folder: Path, names: list[str]) -> None:
-    _need_weights(names)
-    tree = _read_config(folder)
-    if tree.get("kind") == "ram_ray.dual_encoder":
-        from ram_ray.models.tokenizer import TextTokenizer
-
-        TextTokenizer.load(str(folder))
-        return
-    from ram_ray.models.towers import PUBLISHED
-
-    if tree.get("model_type") not in PUBLISHED:
-        raise ValueError(f"it is a {tree.get('model_type')!r} model, not a CLIP or SigLIP")
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-
-    AutoConfig.from_pretrained(folder)
-    AutoTokenizer.from_pretrained(folder)
-    AutoImageProcessor.from_pretrained(folder)
-
-
-def _load_text_encoder(folder: Path, names: list[str]) -> None:
-    from transformers import AutoConfig, AutoTokenizer
-
-    from ram_ray.models.sentence_files import read_sentence_files
-    from ram_ray.models.towers import PUBLISHED
-
-    _need_weights(names)
-    root, _, _ = read_sentence_files(folder)
-    kind = AutoConfig.from_pretrained(root).model_type
-    if kind in PUBLISHED:
-        raise ValueError(f"it is a {kind!r} model, a dual encoder: set represent.clip")
-    AutoTokenizer.from_pretrained(root)
-
-
-def _load_encoder_weights(folder: Path, names: list[str]) -> None:
-    if not any(name.endswith((*_WEIGHTS, ".pth")) for name in names):
-        raise ValueError("it has no weights (.safetensors or .pth)")
-
-
-def _load_detector(folder: Path, names: list[str]) -> None:
-    from transformers import AutoConfig, AutoProcessor
-
-    from ram_ray.detectors.registry import detector_classes
-
-    if not any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
-        raise ValueError("it has no weights as safetensors")
-    kind = AutoConfig.from_pretrained(folder).model_type
-    if kind not in detector_classes():
-        raise ValueError(f"it is a {kind!r} model; use 'attention' or one of {', '.join(sorted(detector_classes()))}")
-    AutoProcessor.from_pretrained(folder)
-
-
-def _load_generator(folder: Path, names: list[str]) -> None:
-    import diffusers
-
-    tree = json.loads((folder / "model_index.json").read_text())
-    if not hasattr(diffusers, str(tree.get("_class_name"))):
-        raise ValueError(f"diffusers has no class {tree.get('_class_name')!r}")
-    _need_weights(names)
-
-
-def _read_config(folder: Path) -> Json:
-    try:
-        tree = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"no config.json that can be read: {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError("config.json is not a mapping")
-    return tree
-
-
-def _need_weights(names: list[str]) -> None:
-    if not any(name.endswith(_WEIGHTS) for name in names):
-        raise ValueError("it has no weights (.safetensors)")
 
 
 @contextlib.contextmanager

@@ -65,9 +65,22 @@ def format_line(name: str, *, done: int, total: int, seconds: float, slowest: st
         return f"{name}: {done:,} images, {rate:,.0f} images/s{end}"
     if not done:
         return f"{name}: 0/{total:,} images{end}"
-    seconds_left = int(max(0, total - done) / rate)
-    minutes, rest = divmod(seconds_left, 60)
-    return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {minutes}:{rest:02d} left{end}"
+    left = format_duration(max(0, total - done) / rate)
+    return f"{name}: {done:,}/{total:,} images, {rate:,.0f} images/s, {left} left{end}"
+
+
+def format_duration(seconds: float) -> str:
+    """Format seconds as M:SS, or from an hour on as H:MM:SS.
+
+    Args:
+        seconds: 0 or more.
+
+    Returns:
+        The text.
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 @contextmanager

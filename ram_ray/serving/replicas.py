@@ -35,6 +35,8 @@ from ram_ray.settings.serving import ServeConfig
 logger = logging.getLogger(__name__)
 
 TOGETHER_S = 0.002  # answers that are ready within this time go back together
+# A forward pass that hangs is found within 2 x `timeout_s`: after this share, by three checks a sixth apart (`app`).
+STUCK_SHARE = 1.4
 
 Answer = tuple[int, int, list[tuple[bytes, bytes]], bytes]  # index of the request, status, headers, body
 
@@ -71,7 +73,7 @@ class TaggerReplica:
         self._info = model_info(self._predictor, model=name or model_name(model_uri), digest=bundle_digest(folder))
         self._lock = asyncio.Lock()
         self._metrics = Metrics()
-        self._stuck_after_s = 2 * config.timeout_s
+        self._stuck_after_s = STUCK_SHARE * config.timeout_s
         self._started: float | None = None
 
     async def facts(self) -> tuple[ModelInfo, int]:

@@ -19,8 +19,8 @@ class LabelsConfig(Section):
         1,
         ge=1,
         description=(
-            "Captions that must name a tag before it is counted, also as a synonym. From 2 on, rare names stay on the "
-            "cluster, and the driver holds a fraction of them."
+            "Captions that must name a tag before it is counted, also as a synonym; at most `min_count`. From 2 on, "
+            "rare names stay on the cluster, and the driver holds the others alone."
         ),
     )
     min_sources: int = Field(1, ge=1, description="Sources of captions that must name a tag before it becomes a label.")
@@ -105,5 +105,14 @@ class LabelsConfig(Section):
             raise ValueError(
                 f"add {self.add!r} needs the labels that it is added to: set labels.system to the label_system.json of "
                 "a bundle, or to a list"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> LabelsConfig:
+        if self.min_name_count > self.min_count:
+            raise ValueError(
+                f"min_count {self.min_count} is below min_name_count {self.min_name_count}, so names of fewer captions "
+                "would be no labels all the same; set labels.min_name_count to it or lower"
             )
         return self

@@ -31,6 +31,7 @@ from ram_ray.runtime import metrics as stage_metrics
 from ram_ray.runtime import ray_internals
 from ram_ray.runtime.allocator import prepare_model_process
 from ram_ray.runtime.metrics import ROWS, Labels
+from ram_ray.runtime.progress import format_duration
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.feed import Feed
@@ -308,16 +309,16 @@ class ProgressMeter:
             return
         self._last = now
         rate = (num_steps - self._first) / max(1e-6, now - self._start)
-        seconds_left = int((self._job.total_steps - num_steps) / max(1e-6, rate))
+        left = format_duration((self._job.total_steps - num_steps) / max(1e-6, rate))
         text = " ".join(f"{name} {value:.3g}" for name, value in losses.items() if name != "total")
         logger.info(
-            "%s: step %d/%d, %s, lr %.2g, %.0f images/s, %d:%02d left; %s",
+            "%s: step %d/%d, %s, lr %.2g, %.0f images/s, %s left; %s",
             self._job.stage,
             num_steps,
             self._job.total_steps,
             text,
             lr,
             rate * self._job.config.batch_size,
-            *divmod(seconds_left, 60),
+            left,
             self._times.describe(),
         )

@@ -15,7 +15,7 @@ import hashlib
 import json
 import resource
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,12 @@ def newest(folder: Path) -> Path:
 
 def prune(counts: Counts, *, least: int) -> tuple[Counts, Counts]:
     """The counts that `labels.min_name_count` leaves, and the others."""
-    is_rare = {key: sum(sources.values()) < least for key, sources in counts.items()}
-    kept, rare = ({key: counts[key] for key in counts if is_rare[key] == which} for which in (False, True))
+    captions: Counter[str] = Counter()  # of a name, whatever its kind
+    for (name, _), sources in counts.items():
+        captions[name] += sum(sources.values())
+    kept, rare = (
+        {key: counts[key] for key in counts if (captions[key[0]] < least) == which} for which in (False, True)
+    )
     return kept, rare
 
 

@@ -46,7 +46,7 @@ class Measured:
     requests: int
 
 
-def write_regions(uri: str, *, rows: int, shards: int, labels: int) -> int:
+def write_regions(uri: str, *, rows: int, shards: int, labels: int, an_image: int = AN_IMAGE) -> int:
     """Write a file for each shard; the number of images."""
     import fsspec
     import pyarrow as pa
@@ -58,10 +58,10 @@ def write_regions(uri: str, *, rows: int, shards: int, labels: int) -> int:
     share = 1 / np.arange(1, labels + 1)
     looks = rng.normal(size=(64, WIDTH))
     region = IMAGE_REGIONS.field("regions").type.value_type
-    images, number = max(1, rows // AN_IMAGE // shards), 0
+    images, number = max(1, rows // an_image // shards), 0
     fs, root = fsspec.url_to_fs(uri)
     for shard in range(shards):
-        count = images * AN_IMAGE
+        count = images * an_image
         tags = rng.choice(labels, count, p=share / share.sum()).astype(np.int32)
         positive = rng.random(count) < 0.9
         points = looks[tags % 64] + 0.3 * rng.normal(size=(count, WIDTH))
@@ -82,7 +82,7 @@ def write_regions(uri: str, *, rows: int, shards: int, labels: int) -> int:
         }
         arrays = [pa.array(columns[field.name], field.type) for field in region]
         lists = pa.ListArray.from_arrays(
-            np.arange(0, count + 1, AN_IMAGE, dtype=np.int32), pa.StructArray.from_arrays(arrays, fields=list(region))
+            np.arange(0, count + 1, an_image, dtype=np.int32), pa.StructArray.from_arrays(arrays, fields=list(region))
         )
         table = pa.table({"key": [f"{shard:05d}/{number + index}" for index in range(images)], "regions": lists})
         number += images

@@ -15,13 +15,8 @@ from pydantic import ValidationError
 
 from ram_ray.config import load
 from ram_ray.curation.image_models import Classifier
-from ram_ray.curation.image_scores import (
-    BINS,
-    ImageScorer,
-    ImageScoreSettings,
-    count_bins,
-    find_quantile,
-)
+from ram_ray.curation.image_scores import BINS, ImageScorer, count_bins, find_quantile
+from ram_ray.curation.score_settings import ImageScoreSettings
 from ram_ray.data.pixels import add_pixels
 from ram_ray.models.teacher import Teacher
 from ram_ray.records import FINGERPRINT, to_table

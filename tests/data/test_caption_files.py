@@ -127,10 +127,11 @@ def test_captions_become_a_label_system_and_annotations(ray_cluster: None, tmp_p
     assert {"couch", "sofa"} <= names and "dog" not in names
 
     (tmp_path / "run" / "label_edits.yaml").unlink()
-    pruned = _build(str(tmp_path / "run"), files, _config("labels.min_name_count=21"))
+    pruned = _build(str(tmp_path / "run"), files, _config("labels.min_name_count=21", "labels.min_count=21"))
     system = json.loads((tmp_path / "run" / "label_system.json").read_text())
     kept = {label["name"]: label["count"] for label in system["labels"]}
     assert pruned["label_system"]["names"] == first["label_system"]["names"] and "couch" not in kept
+    assert 0 < pruned["label_system"]["rare_names"] < pruned["label_system"]["names"]
     assert kept["dog"] == kept["cat"] == 40, "20 captions mention a couch, 20 a sofa, 40 a dog"
     report = json.loads((tmp_path / "run" / "label_report.json").read_text())
     assert report["captions"] == {"a": 50, "b": 50}

@@ -63,6 +63,24 @@ def test_labelled_images_without_captions(ray_cluster: None, tmp_path: Path) -> 
         _annotate(tmp_path / "run", partial, uris)
 
 
+def test_a_name_of_human_labels_is_counted_however_rare(ray_cluster: None, tmp_path: Path) -> None:
+    """Its captions count too, and say of which kind it is."""
+    _write_images(tmp_path / "shop")
+    captions = ["a dog and an orange", "a dog on grass", "a dog", "an orange"]
+    lines = [{"file_name": f"{number}.jpg", "captions": [text]} for number, text in enumerate(captions)]
+    lines[0] |= {"labels": ["orange"]}
+    lines[1] |= {"labels": []}
+    (tmp_path / "shop" / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    sets = ["data.min_side=8", "data.human_labels=complete", "labels.min_name_count=3"]
+    labels, _, _ = _annotate(tmp_path / "run", load(TINY, sets=sets), [str(tmp_path / "shop")])
+    system = LabelSystem.load(labels.uri)
+    assert {label.name: (label.kind, label.count) for label in system.labels} == {
+        "dog": ("object", 3),
+        "orange": ("object", 3),
+    }
+    assert (labels.names, labels.rare_names) == (3, 1), "grass"
+
+
 def test_released_annotations(ray_cluster: None, tmp_path: Path) -> None:
     _write_images(tmp_path / "images")
     entry = {"caption": ["a dog on a beach"], "union_label_id": [0, 1, 2], "parse_label_id": [[0, 1]]}

@@ -146,18 +146,19 @@ def test_the_rows_of_a_name_meet_and_rare_names_are_left_out_and_counted() -> No
     of_name = {name: set(table.filter(pc.equal(table["name"], name))["part"].to_pylist()) for name in ("dog", "train")}
     assert all(len(numbers) == 1 and numbers <= {0, 1, 2} for numbers in of_name.values())
 
-    def sums(min_count: int) -> dict[tuple[str, str, str], tuple[int, int]]:
-        summed = sum_names(table, min_count=min_count)
+    def sums(min_count: int, *kept: str) -> dict[tuple[str, str, str], tuple[int, int]]:
+        summed = sum_names(table, min_count=min_count, kept=kept)
         assert summed.schema == NAMED_NUMBERS
         return {(row["name"], row["kind"], row["source"]): (row["count"], row["inside"]) for row in summed.to_pylist()}
 
     captions = {(*ANY_NAME, "s"): (3, 0), (*ANY_NAME, "t"): (1, 0)}
     dogs = {("dog", "object", "s"): (3, 0), ("dog", "object", "t"): (1, 0)}
     trains = {("train", "action", "s"): (1, 0), ("train", "object", "s"): (1, 0)}
-    assert sums(1) == {**captions, **dogs, **trains}
+    assert sums(1) == sums(4, "train", "car") == {**captions, **dogs, **trains}
+    assert sums(2) == {**captions, **dogs, **trains}, "one caption names it as an action, one as an object"
     empty = add_part(count_block(rows.slice(0, 0), with_capitals=False), parts=3)
     assert empty.schema == table.schema and len(sum_names(empty, min_count=4)) == 0
-    assert sums(4) == {**captions, **dogs, (*RARE, "s"): (2, 2)}, "two names, and a mention of each"
+    assert sums(4) == {**captions, **dogs, (*RARE, "s"): (2, 2)}, "a name of two kinds, and a mention of each"
 
 
 @pytest.mark.parametrize(

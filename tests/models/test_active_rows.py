@@ -88,17 +88,19 @@ def test_the_rows_that_are_computed_are_those_with_a_gradient(monkeypatch: pytes
 
 def test_what_is_skipped_of_an_image_does_not_depend_on_the_images_beside_it() -> None:
     torch.manual_seed(0)
-    grad = torch.randn(3, N) ** 5
-    alone = []
+    grad = torch.randn(4, N) ** 5
+    grad[1] = 1.0  # most rows are active, so all are computed
+    alone, whole = [], []
     for start, rows in enumerate(grad.split(1)):
         active = active_rows.ActiveRows(0.05)
         active._set(rows)
         index = active.index(N)
-        assert index is not None
-        alone += [start * N + int(row) for row in index]
+        whole += [start] if index is None else []
+        alone += [start * N + int(row) for row in (range(N) if index is None else index)]
+    assert whole == [1]
     together = active_rows.ActiveRows(0.05)
     together._set(1000 * grad)
-    index = together.index(3 * N)
+    index = together.index(4 * N)
     assert index is not None and index.tolist() == alone
 
 

@@ -174,8 +174,12 @@ def test_larger_blocks_are_named_only_where_they_help() -> None:
     assert not [limit for limit in larger if limit.stage == "scores_1" and limit.what == "driver memory"]
 
 
-def test_fewer_names_are_named_where_they_help() -> None:
-    nodes, sets = ("head=1,memory=24", *NODES[1:]), ("labels.min_name_count=1",)
+@pytest.mark.parametrize(
+    ("memory", "fields"), [(24, ["min_name_count"]), (12, ["min_name_count", "min_count"])], ids=["enough", "little"]
+)
+def test_fewer_names_are_named_where_they_help(memory: int, fields: list[str]) -> None:
+    """No name that is not counted may be a label, so beyond `min_count` both settings are named."""
+    nodes, sets = (f"head=1,memory={memory}", *NODES[1:]), ("labels.min_name_count=1",)
     workload = replace(LOAD, images=10**9, shards=10**5)
 
     def of_names(sets: tuple[str, ...]) -> list[str]:
@@ -183,8 +187,9 @@ def test_fewer_names_are_named_where_they_help() -> None:
         return [limit.fix for limit in found if limit.stage == "label_system" and limit.what == "driver memory"]
 
     (fix,) = of_names(sets)
-    count = fix.partition("labels.min_name_count to ")[2].partition(",")[0]
-    assert int(count) > 1 and not of_names((f"labels.min_name_count={count}",))
+    named, _, count = fix.removeprefix("set ").partition(",")[0].partition(" to ")
+    assert named.split(" and ") == [f"labels.{name}" for name in fields]
+    assert int(count) > 1 and not of_names(tuple(f"labels.{name}={count}" for name in fields))
 
 
 def test_the_table_and_the_json_have_every_stage() -> None:

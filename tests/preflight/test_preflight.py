@@ -18,6 +18,7 @@ from ram_ray.runtime.capacity import Capacity, NodeGroup, node_groups
 from ram_ray.runtime.own_cluster import free_port
 from tests.box.models import write_models
 from tests.models.test_towers import write_bert
+from tests.tiny_clip import save_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "ram_ray" / "presets" / "ram_14m.yaml"
@@ -143,6 +144,23 @@ def test_models_must_be_pinned_and_of_a_known_kind(data: Path, models: Path, mon
     )
     assert sorted(line.partition(":")[0] for line in lines) == ["engine.clean.detector", "represent.clip"]
     assert problems(data, [*local(models), f"engine.clean.detector={models / 'none'}"], last="pretrain") == []
+
+
+def test_models_of_filters_and_near_duplicates_must_load(data: Path, models: Path, tmp_path: Path) -> None:
+    save_classifier(tmp_path / "unsafe")
+    filters = f"data.filters={{unsafe_model: {tmp_path / 'unsafe'}, min_similarity: 0.2}}"
+    clip = f"data.encoder.clip={models / 'clip'}"
+    assert problems(data, [*local(models), filters, clip]) == [] == problems(data, [*local(models), filters])
+    (line,) = problems(data, [*local(models), filters, "data.filters.unsafe_labels=[bad]"])
+    assert line.startswith("data.filters.unsafe_model: ") and "data.filters.unsafe_labels: the classifier" in line
+    (line,) = problems(data, [*local(models), "data.filters.unsafe_model=someone/nsfw"])
+    assert line.startswith("data.filters.unsafe_revision: ") and "is not pinned" in line
+    wrong = [f"data.filters.unsafe_model={models / 'dino'}", f"data.encoder.clip={models / 'dino'}"]
+    lines = problems(data, [*local(models), *wrong, "data.duplicates.embedding=0.9"])
+    assert sorted(line.partition(":")[0] for line in lines) == ["data.encoder.clip", "data.filters.unsafe_model"]
+    sets = [*local(models), "represent.clip=null", "represent.revision=null", "data.duplicates.embedding=0.9"]
+    (line,) = problems(data, sets)
+    assert "need a published encoder: set data.encoder.clip" in line
 
 
 def test_a_text_encoder_must_be_one(data: Path, models: Path, tmp_path: Path) -> None:

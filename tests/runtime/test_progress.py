@@ -18,6 +18,7 @@ DEADLINE_SECONDS = 60
 
 def test_the_line() -> None:
     assert format_line("parse", done=500, total=2000, seconds=5) == "parse: 500/2,000 images, 100 images/s, 0:15 left"
+    assert format_line("parse", done=1, total=4461, seconds=1) == "parse: 1/4,461 images, 1 images/s, 1:14:20 left"
     assert format_line("parse", done=0, total=2000, seconds=0) == "parse: 0/2,000 images"
     assert format_line("shards", done=500, total=0, seconds=5) == "shards: 500 images, 100 images/s"
 
