@@ -143,7 +143,7 @@ class RunConfig(Section):
             if writes:
                 raise ValueError(f"model.captions is false, so nothing can write captions; set {', '.join(writes)} too")
         default = TrainConfig().skipped_gradient
-        decodes = self.model.head == "recognition" and self.model.recognition.layers > 0
+        decodes = self.model.head == "recognition" and self.model.attends
         if unused := [
             name
             for name, stage in {**stages, "represent.train": self.represent.train}.items()
@@ -153,8 +153,7 @@ class RunConfig(Section):
                 f"{unused[0]}.skipped_gradient is of the recognition decoder, and this training has none: leave it at "
                 f"{default:g}"
             )
-        attends = self.model.head != "recognition" or self.model.recognition.layers > 0
-        if not attends and self.engine.rounds and self.engine.clean.detector == "attention":
+        if not self.model.attends and self.engine.rounds and self.engine.clean.detector == "attention":
             raise ValueError(
                 "with model.recognition.layers 0 there is no attention that engine.clean.detector could find regions "
                 "by; set it to whole_image, or to a detector"

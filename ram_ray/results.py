@@ -7,7 +7,7 @@ stage of a run (`runtime.artifacts`), and imports point one way.
                 Fingerprints, Duplicates, Images)
     represent   DualEncoderResult (Vocabulary, Synthetic)   generate    GeneratedAnnotations (Scores, ScoreWeights,
     parse       Parsed                                                  Thresholds)
-    labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Regions, Removals)
+    labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Doubts, Regions, Removals)
     encode      EncodedViews                                evaluate    Evaluation, TagStatistics, SampleImages
 """
 
@@ -189,6 +189,7 @@ class GeneratedAnnotations(Annotations):
 
     generated_caption: int  # tags by origin, of all rounds
     tagger: int
+    scores: str | None = None  # URI of the SCORES rows of the round; None: an earlier version left it
     added: int  # tags of this round
     added_generated_caption: int
     added_tagger: int
@@ -201,10 +202,23 @@ class GeneratedAnnotations(Annotations):
         return f"{self.path}/curve.json"
 
 
+class Doubts(StageResult):
+    """`doubts.json`: the score of each label below which a mention is in doubt."""
+
+    mentions: int  # that were counted
+    labels: int  # with enough mentions
+
+    @property
+    def uri(self) -> str:
+        """URI of the scores, for `data_engine.doubts.read_doubts`."""
+        return f"{self.path}/doubts.json"
+
+
 class Regions(StageResult):
     """IMAGE_REGIONS rows: boxes, embeddings and scores of the tags of each image."""
 
     images: int
+    detected: int  # images that the detector saw
 
 
 class Removals(StageResult):

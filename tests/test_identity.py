@@ -47,6 +47,7 @@ STAGE_NAMES = {
         "score_weights",
         "thresholds",
         "generate",
+        "doubts",
         "regions",
         "removals",
         "clean",
@@ -149,7 +150,8 @@ WITHOUT_STAGES = {  # that take the configuration
     "ram_ray.evaluation.sets.prepare",
     "ram_ray.reporting.run_log",
 }
-SETTINGS_MODULES = {"ram_ray.labels.annotations", "ram_ray.labels.options", "ram_ray.data_engine.stage_settings"}
+SETTINGS_MODULES = {"ram_ray.labels.annotations", "ram_ray.labels.options", "ram_ray.curation.score_settings",
+    "ram_ray.data_engine.stage_settings"}
 
 
 def find_settings_classes() -> list[type[StageSettings]]:

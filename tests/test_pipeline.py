@@ -187,6 +187,13 @@ def test_a_changed_setting_repeats_only_what_depends_on_it(run_folder: str, ray_
     assert changed.made == ["clean_1"] and changed.lines[-1].stage == "clean_1"
 
 
+def test_a_detector_sees_only_images_in_doubt(run_folder: str, ray_cluster: None) -> None:
+    changed = run(load(TINY, sets=["engine.clean.doubt_share=0.1"]), run_folder, last="clean")
+    assert changed.made == ["clean_1"]
+    regions, doubts = changed.results["regions_1"], changed.results["doubts_1"]
+    assert 0 < regions.detected < regions.images == 100 and doubts.labels > 0
+
+
 @pytest.mark.slow  # trains another model; no preset has a second round
 def test_a_second_round_goes_on_from_the_first(run_folder: str, ray_cluster: None) -> None:
     log = run(load(TINY, sets=["engine.rounds=2"]), run_folder, last="retrain")

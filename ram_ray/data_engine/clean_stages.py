@@ -1,6 +1,7 @@
-"""The stages of cleaning on Ray Data: one round in three stages.
+"""The stages of cleaning on Ray Data: one round in three or four stages.
 
-    regions    decode tasks -> RegionEmbedder actors -> a row an image: boxes, embeddings, the tagger's probabilities
+    doubts     with `engine.clean.doubt_share`: the score below which a mention is in doubt (`data_engine.doubts`)
+    regions    boxes, embeddings and the tagger's probabilities, a row an image (`data_engine.region_stage`)
     removals   regions grouped by label -> k-means and the decision, a task for each group of labels, the largest
                first -> which image loses which tag and why, in bins of shards; samples for the report; a row a label
     clean      annotations, joined with the removals of their shard -> annotations
@@ -23,13 +24,12 @@ import fsspec
 import pyarrow as pa
 
 from ram_ray.config import RunConfig
-from ram_ray.data.pixels import with_pixels
 from ram_ray.data_engine.clean import CLEANED_LABELS, REMOVALS, Decision, apply_removals, decide_removals
 from ram_ray.data_engine.cleaned_labels import count_removals, read_label_rows, untouched_labels
 from ram_ray.data_engine.co_occurrence import TagCounts
-from ram_ray.data_engine.crops import IMAGE_REGIONS, RegionEmbedder
-from ram_ray.data_engine.model_by_fold import ModelByFold
+from ram_ray.data_engine.doubts import find_doubts
 from ram_ray.data_engine.ray_counts import finish_counts
+from ram_ray.data_engine.region_stage import find_regions
 from ram_ray.data_engine.regions_by_label import (
     FileBatch,
     Group,
@@ -44,7 +44,7 @@ from ram_ray.data_engine.regions_by_label import (
     write_groups,
 )
 from ram_ray.data_engine.removal_bins import count_bins, read_bin, write_bins
-from ram_ray.data_engine.stage_settings import CleanSettings, RegionSettings
+from ram_ray.data_engine.stage_settings import CleanSettings
 from ram_ray.label_system import LabelSystem
 from ram_ray.labels.stages import counted_annotations
 from ram_ray.records import ANNOTATION
@@ -57,7 +57,6 @@ from ram_ray.results import (
     Removals,
     TrainedModel,
 )
-from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.annotate import annotate
 from ram_ray.runtime.artifacts import Run, Stage, write_table, write_text
 from ram_ray.runtime.tasks import Task
@@ -102,7 +101,8 @@ def clean(
     stage = run.stage(f"clean_{round}", CleanedAnnotations, settings=settings, inputs=inputs)
     if stage.result:
         return stage.result
-    regions = find_regions(run, config, annotations, scoring_models, labels, dual_encoder, round=round)
+    doubts = find_doubts(run, config, annotations, labels, round=round)
+    regions = find_regions(run, config, annotations, scoring_models, labels, dual_encoder, doubts, round=round)
     removals = find_removals(run, config, regions, labels, round=round)
 
     def remove(block: pa.Table) -> pa.Table:
@@ -132,58 +132,6 @@ def clean(
         *(f"{number:,}" for number in (untouched["untouched_labels"], len(system))), removals.untouched,
     )  # fmt: skip
     return stage.finish(removals=removals.digest, samples=removals.samples, **untouched, **counts)
-
-
-def find_regions(
-    run: Run,
-    config: RunConfig,
-    annotations: Annotations,
-    scoring_models: Sequence[TrainedModel],
-    labels: LabelSystemResult,
-    dual_encoder: DualEncoderResult,
-    *,
-    round: int,
-) -> Regions:
-    """Compute boxes, embeddings and agreement of the tags of each image that are cleaned, and of some negatives.
-
-    Args:
-        run: the run that gets the stage.
-        config: of the run.
-        annotations: ANNOTATION rows of the images.
-        scoring_models: the model, or one for each fold (`data_engine.model_by_fold`).
-        labels: the label system.
-        dual_encoder: its image encoder embeds regions.
-        round: number of the round of the data engine, part of the stage's name.
-
-    Returns:
-        The IMAGE_REGIONS rows.
-    """
-    images, execution = annotations.rows_out, config.execution
-    settings = RegionSettings.from_config(config, labels=LabelSystem.load(labels.uri), num_images=images)
-    inputs = [annotations, *scoring_models, dual_encoder]
-    stage = run.stage(f"regions_{round}", Regions, settings=settings, inputs=inputs)
-    if stage.result:
-        return stage.result
-    size, batch_size = scoring_models[0].image_size, settings.batch_size
-    bundles = [model.path for model in scoring_models]
-    annotate(
-        stage,
-        lambda dataset: with_pixels(
-            dataset, size=size, batch_size=batch_size, execution=execution, bounds=settings.image_bounds
-        ).map_batches(
-            ModelByFold,
-            fn_constructor_args=(RegionEmbedder, bundles, dual_encoder.source, settings),
-            fn_constructor_kwargs={"teacher_revision": dual_encoder.revision, **predictor_options(execution)},
-            batch_format="numpy",
-            batch_size=batch_size,
-            **model_actors(execution.resources),
-        ),
-        source=annotations.path,
-        schema=IMAGE_REGIONS,
-        execution=execution,
-        rows_in=images,
-    )
-    return stage.finish(images=images)
 
 
 def find_removals(run: Run, config: RunConfig, regions: Regions, labels: LabelSystemResult, *, round: int) -> Removals:

@@ -68,11 +68,13 @@ def probability_rule(chunks: Chunks, *, crops: int, config: CleanConfig, counts:
     halves = fit_halves(chunks, crops=crops, config=config, seed=seed)
     measured = measure_crops(chunks, halves, counts=counts, seed=seed)
     signals, positive = signals_of(measured), measured["positive"].to_numpy()
+    detected = measured["detected"].to_numpy()
     positives = measured.filter(pa.array(positive))
     evidence = estimate_wrong(
         signals[positive],
         signals[~positive],
         mentioned=positives["mentioned"].to_numpy(),
+        detected=np.concatenate([detected[positive], detected[~positive]]),
         expected=config.expected_wrong_share,
     )
     outlier = evidence.contributions[:, _OUTLIER_SIGNALS].sum(axis=1)

@@ -5,6 +5,8 @@
                            the tagger, which scores it, and of the teacher, which embeds it.
     tags without a region  A scene or an attribute ("beach", "red") has no region, and a detector may find none. The tag
                            is then measured on the whole image, which is scored anyway.
+    images in doubt        With `engine.clean.doubt_share` the detector sees only the images with a tag in doubt that
+                           can have a region; it gets all their tags. Of others a cheap one finds the regions.
     negatives              A probability alone means little: the asymmetric loss leaves negatives near 0.6, another
                            value for each tag. So a few tags that the image does not have are drawn (by key and seed)
                            and measured alike, for the comparison in `data_engine.wrong_tags`.
@@ -37,7 +39,7 @@ from ram_ray.data_engine.cut_crops import Crops
 from ram_ray.data_engine.generate import to_rows
 from ram_ray.data_engine.stage_settings import RegionSettings
 from ram_ray.detectors.regions import WHOLE_IMAGE, Box
-from ram_ray.detectors.registry import make_detector
+from ram_ray.detectors.registry import make_cheap_detector, make_detector
 from ram_ray.label_system import is_present
 from ram_ray.labels.match import MATCHED, PARSED
 from ram_ray.records import HUMAN, Row, to_table
@@ -46,6 +48,7 @@ from ram_ray.runtime.key_hash import hash_key
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ram_ray.detectors.regions import RegionDetector
     from ram_ray.inference.predictor import Predictor
     from ram_ray.models.teacher import Teacher
 
@@ -63,6 +66,7 @@ REGIONS = pa.schema(
         ("confirmed", pa.bool_()),  # a human label of the image that is for scoring alone confirms the tag
         ("human", pa.bool_()),  # the tag is a human label: never removed
         ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 as shares of the image's sides
+        ("detected", pa.bool_()),  # by the detector; false: by the cheap one (`engine.clean.doubt_share`)
         ("detector_score", pa.float32()),  # 0 if it found no region and the box is the whole image
         ("image_score", pa.float32()),  # the tagger's probability of the tag on the whole image
         ("region_score", pa.float32()),  # the tagger's probability of the tag on the crop
@@ -91,6 +95,8 @@ class RegionEmbedder:
         bundle_uri: path, URI or id of the tagger.
         teacher_uri: path, URI or id of the CLIP that embeds crops.
         settings: of the stage.
+        doubts: (T,) float, of each label the probability below which a tag is in doubt; None: the detector sees all
+            images.
         teacher_revision: commit of a Hugging Face id.
         device: torch device, as in `Predictor.from_pretrained`.
         precision: "fp32" or "bf16".
@@ -105,6 +111,7 @@ class RegionEmbedder:
         teacher_uri: str,
         settings: RegionSettings,
         *,
+        doubts: np.ndarray | None = None,
         teacher_revision: str | None = None,
         device: str | None = None,
         precision: str = "fp32",
@@ -128,6 +135,8 @@ class RegionEmbedder:
             precision=settings.detector_precision,
             device=device,
         )
+        self._doubts = doubts
+        self.cheap_detector = make_cheap_detector(settings.detector, predictor=predictor)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> pa.Table:
         """Measure the tags of a batch.
@@ -168,7 +177,15 @@ class RegionEmbedder:
         asked = sorted(set().union(*tag_ids))
         whole = np.concatenate([self.predictor.token_probabilities(part, ids=asked) for part in tokens])  # (B, asked)
         column = {id: index for index, id in enumerate(asked)}
-        boxes = self._boxes(torch.cat(tokens) if self.detector.takes_tokens else images, tag_ids)
+        seen = self._in_doubt(positives, whole, column)
+        boxes: list[dict[int, tuple[Box, float]]] = [{} for _ in rows]
+        for detector, part in ((self.detector, np.flatnonzero(seen)), (self.cheap_detector, np.flatnonzero(~seen))):
+            indices = part.tolist()
+            if indices:
+                inputs = torch.cat(tokens)[indices] if detector.takes_tokens else [images[index] for index in indices]
+                found = self._boxes(detector, inputs, [tag_ids[index] for index in indices])
+                for index, image_boxes in zip(indices, found, strict=True):
+                    boxes[index] = image_boxes
         crops = Crops(images)
         regions: list[list[Row]] = [[] for _ in rows]
         crop_indices: list[list[int]] = [[] for _ in rows]
@@ -176,7 +193,7 @@ class RegionEmbedder:
             for id, (box, score) in image_boxes.items():
                 region: Row = {"tag": id, "positive": id in positives[image], "mentioned": id in mentioned[image]}
                 region |= {"confirmed": id in confirmed[image], "human": id in human[image]}
-                region |= {"box": list(box), "detector_score": score}
+                region |= {"box": list(box), "detected": bool(seen[image]), "detector_score": score}
                 region |= {
                     "image_score": float(whole[image, column[id]]),
                     "other_mentions": [tag for tag in mentioned[image] if tag != id],
@@ -186,14 +203,32 @@ class RegionEmbedder:
         self._score_crops(crops, regions, crop_indices)
         return regions
 
+    def _in_doubt(self, positives: list[list[int]], whole: np.ndarray, column: dict[int, int]) -> np.ndarray:
+        """Which images the detector sees, (B,) bool: those with a tag in doubt that can have a region.
+
+        Args:
+            positives: tags of each image.
+            whole: (B, K) float, probabilities on the whole image.
+            column: tag -> its column.
+        """
+        if self._doubts is None:
+            return np.ones(len(positives), bool)
+        labels = self.predictor.labels
+        return np.array(
+            [
+                any(scores[column[id]] < self._doubts[id] for id in ids if labels[id].kind in KINDS_WITH_REGION)
+                for ids, scores in zip(positives, whole, strict=True)
+            ]
+        )
+
     def _boxes(
-        self, images: list[Image.Image] | Tensor, tag_ids: list[list[int]]
+        self, detector: RegionDetector, images: list[Image.Image] | Tensor, tag_ids: list[list[int]]
     ) -> list[dict[int, tuple[Box, float]]]:
         """The box and the detector's score of each tag of each image; `images` as in `RegionDetector.detect`."""
         labels = self.predictor.labels
         local_ids = [[id for id in ids if labels[id].kind in KINDS_WITH_REGION] for ids in tag_ids]
         names = [[labels[id].name for id in ids] for ids in local_ids]
-        detected = self.detector.detect(images, tags=names, tag_ids=local_ids)
+        detected = detector.detect(images, tags=names, tag_ids=local_ids)
         boxes = [{region.tag_id: (region.box, region.score) for region in regions} for regions in detected]
         return [
             {id: image_boxes.get(id, (WHOLE_IMAGE, 0.0)) for id in ids}

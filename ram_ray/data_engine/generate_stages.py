@@ -140,7 +140,7 @@ def add_likely(
         write_text(f"{stage.path}/curve.json", file.read())
     counts |= {"rows_in": scores.rows_in, "rejected": scores.rejected}  # `scores` reads and rejects images
     steps = [step for step in (scores, score_weights, calibrated) if step]
-    return stage.finish(*steps, **counts, **count_added(scores, counts))
+    return stage.finish(*steps, scores=scores.path, **counts, **count_added(scores, counts))
 
 
 def count_added(scores: Scores, after: Mapping[str, int]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from ram_ray.settings.data_engine import CleanConfig
 
 _COLUMNS = (
     *("key", "shard", "positive", "mentioned", "confirmed", "human", "box"),
-    *("detector_score", "image_score", "region_score", "predicted", "other_mentions"),
+    *("detected", "detector_score", "image_score", "region_score", "predicted", "other_mentions"),
 )
 
 

@@ -2,8 +2,8 @@
 
 scores -> score_weights, thresholds -> generate
     ScoreSettings, ScoreWeightSettings, ThresholdSettings, GenerateSettings
-regions -> removals -> clean
-    RegionSettings, CleanSettings
+doubts -> regions -> removals -> clean
+    DoubtSettings, RegionSettings, CleanSettings
 """
 
 from __future__ import annotations
@@ -215,6 +215,17 @@ def select_labels(settings: CleanConfig, labels: LabelSystem) -> tuple[int, ...]
             raise ValueError(f"engine.clean.labels: no name of {settings.labels} is a label of the label system")
     frequent = sorted(selected, key=lambda id: (-labels[id].count, id))
     return tuple(sorted(frequent[: settings.max_labels]))
+
+
+class DoubtSettings(StageSettings):
+    """Which mentions are in doubt."""
+
+    share: float | None  # of a label's mentions; None: all
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> DoubtSettings:
+        """Take the settings out of the configuration of the run."""
+        return cls(share=config.engine.clean.doubt_share)
 
 
 class RegionSettings(StageSettings):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SIGNALS = ("image_score", "region_score", "prototype_similarity", "detector_score", "co_occurrence")
+OF_REGION = slice(1, 4)  # the signals that depend on the region
 NUM_ASSUMED = 8  # assumed negatives in each label, `GAP` below the positives in each signal
 GAP = 1.5  # standard deviations
 PRIOR_ROWS = 30.0  # weight of the expected share of wrong tags, in rows
@@ -39,7 +40,14 @@ class Evidence:
     weights: np.ndarray  # (F,) float64 of the signals
 
 
-def estimate_wrong(positive: np.ndarray, negative: np.ndarray, *, mentioned: np.ndarray, expected: float) -> Evidence:
+def estimate_wrong(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    *,
+    mentioned: np.ndarray,
+    expected: float,
+    detected: np.ndarray | None = None,
+) -> Evidence:
     """Estimate which positives of a label are wrong, by comparison with negatives.
 
     Weights and mixture are fitted on mentioned positives only. The engine added tags for high signals, so added rows
@@ -52,11 +60,17 @@ def estimate_wrong(positive: np.ndarray, negative: np.ndarray, *, mentioned: np.
         negative: (M, F) float signals of rows without it.
         mentioned: (N,) bool, positives whose tag a caption mentions; if there is none, all positives are fitted on.
         expected: expected share of wrong tags among the positives, 0 to 1.
+        detected: (N + M,) bool, positives first: which detector found the region; signals of a region are compared
+            with those of the same detector alone. None: the same for all.
 
     Returns:
         The probability of each positive to be wrong, and how each signal contributes to it.
     """
-    scores = normal_scores(np.concatenate([positive, negative]))
+    rows = np.concatenate([positive, negative])
+    scores = normal_scores(rows)
+    if detected is not None and detected.any() and not detected.all():
+        for found in (detected, ~detected):
+            scores[found, OF_REGION] = normal_scores(rows[found, OF_REGION])
     positive_scores = scores[: len(positive)]
     fitted = positive_scores[mentioned] if mentioned.any() else positive_scores
     assumed = np.tile(fitted.mean(axis=0) - GAP * scores.std(axis=0), (NUM_ASSUMED, 1))

@@ -9,6 +9,7 @@ from ram_ray.detectors.attention import AttentionDetector
 from ram_ray.detectors.regions import RegionDetector, WholeImageDetector
 from ram_ray.detectors.zero_shot import GroundingDinoDetector, Owlv2Detector, ZeroShotDetector
 from ram_ray.runtime.storage import local_copy
+from ram_ray.settings.data_engine import OWN_DETECTORS
 
 if TYPE_CHECKING:
     from ram_ray.inference.predictor import Predictor
@@ -42,6 +43,23 @@ def make_detector(
     if name == "whole_image":
         return WholeImageDetector()
     return _zero_shot(name, revision, device, precision)
+
+
+def make_cheap_detector(name: str, *, predictor: Predictor) -> RegionDetector:
+    """The detector of the images that `engine.clean.detector` need not see (`engine.clean.doubt_share`).
+
+    Args:
+        name: as in `engine.clean.detector`.
+        predictor: the tagger.
+
+    Returns:
+        "attention" beside another model, if the tagger attends to positions; else "whole_image".
+    """
+    return (
+        WholeImageDetector()
+        if name in OWN_DETECTORS or not predictor.model.config.attends
+        else AttentionDetector(predictor)
+    )
 
 
 def detector_classes() -> dict[str, type[ZeroShotDetector]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ram_ray.data_engine.doubts import MAX_IMAGES
 from ram_ray.data_engine.regions_by_label import GROUP_ROWS
 from ram_ray.data_engine.stage_settings import MAX_NEGATIVES
 from ram_ray.planning.arithmetic import encoder_gflop
@@ -12,6 +13,7 @@ from ram_ray.planning.plan import Stage
 from ram_ray.planning.regrouping import count_regrouping
 from ram_ray.planning.rows_stage import Planning, Table
 from ram_ray.planning.training_stages import actor_gpus, actor_seconds, score_gflop, teacher_gflop
+from ram_ray.runtime.rows import COUNTED_ROWS
 from ram_ray.settings.data_engine import OWN_DETECTORS
 from ram_ray.settings.training import TrainConfig
 
@@ -35,6 +37,8 @@ def add_round(planning: Planning, annotations: Table, train: TrainConfig, *, rou
     generated = planning.add(
         f"generate_{round}", f"generate_{round}", scores, step, row_bytes=_tagged_bytes(planning), more_files=1
     )
+    if planning.config.engine.clean.doubt_share is not None:
+        _add_doubts(planning, scores, round=round)
     regions = _add_regions(planning, generated, train, round=round)
     _add_removals(planning, regions, round=round)
     step = planning.image_pass(generated.row_bytes)
@@ -143,7 +147,7 @@ def _add_regions(planning: Planning, annotations: Table, train: TrainConfig, *, 
     passes = 1 + crops / max(1, rows) * (1 + teacher_gflop(planning) / gflop)  # the image, and each of its crops
     cpu, gpu = actor_seconds(planning, gflop * passes, images=rows)
     if detects:
-        seconds = rows * constants["detector_gpu"]
+        seconds = rows * _share_detected(planning, tags=crops / max(1, rows) - negatives) * constants["detector_gpu"]
         cpu, gpu = (cpu, gpu + seconds) if gpu else (cpu + 30 * seconds, gpu)
     step = planning.image_pass(annotations.row_bytes, (clean.batch_size, clean.batch_size))
     image_bytes = clean.image_bounds[0] * clean.image_bounds[1] * 3 if detects else 500 * 375 * 3
@@ -162,6 +166,36 @@ def _add_regions(planning: Planning, annotations: Table, train: TrainConfig, *, 
         store_bytes=_pixel_bytes(planning, image_bytes, batch=clean.batch_size),
     )
     return Regions(table, crops)
+
+
+def _share_detected(planning: Planning, *, tags: float) -> float:
+    """Share of the images that the detector sees, if the tags of an image are in doubt independently of each other."""
+    doubt = planning.config.engine.clean.doubt_share
+    return 1.0 if doubt is None else 1 - (1 - doubt) ** tags
+
+
+def _add_doubts(planning: Planning, scores: Table, *, round: int) -> None:
+    """One pass over the scores, of which at most a million images are counted."""
+    constants, partitions = planning.constants, planning.config.resources.shuffle_partitions
+    blocks = scores.rows / COUNTED_ROWS
+    tasks = blocks + partitions
+    planning.stages.append(
+        Stage(
+            f"doubts_{round}",
+            f"clean_{round}",
+            rows_in=scores.rows,
+            passes=1,
+            tasks=tasks,
+            files=1,
+            requests=planning.read_requests(scores.num_files).plus(planning.write_requests(1)),
+            cpu_seconds=min(scores.rows, MAX_IMAGES) * constants["read_row"] + tasks * constants["task"],
+            starts=constants["pass_start"],
+            driver_bytes=constants["driver_base"] + blocks * constants["driver_block"],
+            blocks=blocks,
+            references=planning.shuffle_references(blocks * partitions, partitions=partitions),
+            unit_rows=scores.rows,
+        )
+    )
 
 
 def _add_removals(planning: Planning, regions: Regions, *, round: int) -> None:

@@ -100,6 +100,15 @@ class CleanConfig(Section):
             "from; a larger one is shrunk. The default is Grounding-DINO's."
         ),
     )
+    doubt_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description=(
+            "Share of a label's mentions that are in doubt, those of the lowest scores: the detector sees only images "
+            "with one. Of others `attention` finds the regions; beside it, none. `null`: it sees all."
+        ),
+    )
     labels: str | None = Field(
         None,
         json_schema_extra=RUNTIME_ONLY,  # what it names is in the digest
@@ -155,6 +164,15 @@ class CleanConfig(Section):
         if not 1 <= bounds[0] <= bounds[1]:
             raise ValueError("write the shorter side first, then the longer one, such as [800, 1333]")
         return bounds
+
+    @model_validator(mode="after")
+    def _check_doubt_share(self) -> CleanConfig:
+        if self.doubt_share is not None and self.detector == "whole_image":
+            raise ValueError(
+                "doubt_share says which images the detector sees, and whole_image is none: set engine.clean.detector, "
+                "or engine.clean.doubt_share=null"
+            )
+        return self
 
 
 class EngineConfig(Section):

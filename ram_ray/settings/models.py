@@ -264,6 +264,11 @@ class ModelConfig(Section):
         return ensemble() if templates == ENSEMBLE else templates
 
     @property
+    def attends(self) -> bool:
+        """Whether the head attends to image tokens, so that regions of tags can be found by its attention."""
+        return self.head != "recognition" or self.recognition.layers > 0
+
+    @property
     def encoder(self) -> SwinConfig | TimmConfig:
         """The section that describes the image encoder."""
         return self.image_encoder if self.image_encoder.name else self.swin

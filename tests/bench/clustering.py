@@ -56,6 +56,7 @@ def as_regions(points: np.ndarray) -> Any:
         "confirmed": np.zeros(count, bool),
         "human": np.zeros(count, bool),
         "box": [[0.0, 0.0, 1.0, 1.0]] * count,
+        "detected": np.ones(count, bool),
         "detector_score": np.full(count, 0.5),
         "image_score": probabilities[0],
         "region_score": probabilities[1],

@@ -144,7 +144,7 @@ def measure(folder: Path, *, rows: int, shards: int, labels: int) -> Measured:
     write_regions(
         region_stage.path, rows=rows * REGIONS_AN_IMAGE, shards=shards, labels=labels, an_image=REGIONS_AN_IMAGE
     )
-    region_stage.finish(images=rows)
+    region_stage.finish(images=rows, detected=rows)
     with step(measured, "removals, clean"):
         cleaned = clean(run, config, generated, [model], label_result, encoder, round=1)
     with step(measured, "training table"):

@@ -73,6 +73,7 @@ def write_regions(uri: str, *, rows: int, shards: int, labels: int, an_image: in
             "confirmed": np.zeros(count, bool),
             "human": np.zeros(count, bool),
             "box": [[0.0, 0.0, 1.0, 1.0]] * count,
+            "detected": np.ones(count, bool),
             "detector_score": scores[0],
             "image_score": scores[1],
             "region_score": scores[2],
@@ -137,7 +138,7 @@ def measure(uri: str, *, rows: int, shards: int, labels: int, proxy: S3Proxy | N
 
     images = write_regions(f"{uri}/regions", rows=rows, shards=shards, labels=labels)
     LabelSystem(Label(id, f"label {id}", "object") for id in range(labels)).save(f"{uri}/label_system.json")
-    regions = Regions(stage="regions_1", digest="0", path=f"{uri}/regions", seconds=0.0, images=images)
+    regions = Regions(stage="regions_1", digest="0", path=f"{uri}/regions", seconds=0.0, images=images, detected=images)
     config = load(sets=["resources.task_cpus=1", "resources.shuffle_partitions=200", "engine.clean.min_images=50"])
     before, puts = (proxy.num_requests, proxy.counts["PUT"]) if proxy else (0, 0)
     start = time.monotonic()

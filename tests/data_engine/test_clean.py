@@ -57,6 +57,7 @@ def make_regions(
             "confirmed": confirmed,
             "human": human,
             "box": [0, 0, 0.5, 1],
+            "detected": True,
             "detector_score": 0.5,
             "image_score": whole[row],
             "region_score": 1 / (1 + np.exp(-logits[row])),

@@ -51,7 +51,7 @@ def regions_of(folder: Path) -> tuple[Regions, pa.Table]:
             (folder / f"shard={shard}").mkdir(parents=True, exist_ok=True)
             table = pa.Table.from_pylist(part, schema=IMAGE_REGIONS).drop_columns("shard")
             pq.write_table(table, folder / f"shard={shard}" / f"{half}.parquet")
-    regions = Regions(stage="regions_1", digest="abc", path=str(folder), seconds=1.0, images=len(images))
+    regions = Regions(stage="regions_1", digest="abc", path=str(folder), seconds=1.0, images=len(images), detected=0)
     return regions, pa.Table.from_pylist(rows)
 
 

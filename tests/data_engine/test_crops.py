@@ -115,6 +115,25 @@ def test_a_zero_shot_detector_gets_the_images_and_crops_are_cut_out_of_them(embe
     assert found and all(row["box"] == [0, 0, 1, 1] for row in regions if row["tag"] != 0)
 
 
+def test_a_detector_sees_only_images_with_a_tag_in_doubt(embedder: RegionEmbedder) -> None:
+    """Here the box of `attention`; a tag that can have no region is never in doubt, however unsure the tagger is."""
+    rows = [*ROWS, annotation("s/5", tags=[tag(BEACH), tag(RED)])]
+    whole, _ = rows_of(embedder, rows)
+    assert all(row["detected"] for row in whole)
+    sure, limits = next(row for row in whole if (row["key"], row["tag"]) == ("s/4", 5)), np.full(6, np.inf)
+    limits[5] = sure["image_score"]  # not below it
+    models = {"predictor": embedder.predictor, "teacher": embedder.teacher}
+    other = RegionEmbedder("", "", settings(num_negatives=2, seed=0), doubts=limits, **models)
+    regions, batch = rows_of(other, rows)
+    check_crops(other, [row for row in regions if row["key"] != "s/5"], batch)
+    assert {row["key"] for row in regions if row["detected"]} == {"s/1"}
+    first = [row for row in whole if row["key"] == "s/1"]
+    assert [row["box"] for row in regions if row["detected"]] == [row["box"] for row in first]
+    unseen = [row for row in regions if not row["detected"]]
+    assert {row["key"] for row in unseen} == {"s/4", "s/5"}
+    assert all(row["box"] == [0, 0, 1, 1] and row["detector_score"] == 0 for row in unseen)
+
+
 def test_no_label_is_scored_that_is_not_asked_for(embedder, monkeypatch):
     class Corner:
         takes_tokens = False

@@ -46,6 +46,7 @@ def regions(tmp_path: Path) -> tuple[Path, pa.Table]:
                     "confirmed": False,
                     "human": False,
                     "box": [0, 0, 1, 1],
+                    "detected": True,
                     "detector_score": 0.5,
                     "image_score": float(rng.random()),
                     "region_score": float(rng.random()),

@@ -41,6 +41,22 @@ def test_the_share_of_wrong_tags_is_estimated_of_each_label(planted, low, high):
     assert low <= estimate_all_mentioned(positive, negative).share <= high
 
 
+def test_regions_of_two_detectors_are_compared_with_their_own() -> None:
+    """What a detector adds to all signals of its regions is no evidence; the signals of the whole image are shared."""
+    positive, negative, planted = make_signals(gaps=(2.0, 2.0, 2.0, 2.0, 0.0))
+    detected = np.random.default_rng(2).random(len(positive) + len(negative)) < 0.5
+    options = {"mentioned": np.ones(len(positive), bool), "expected": 0.1}
+    plain = estimate_wrong(positive, negative, detected=detected, **options).wrong
+    rows = np.concatenate([positive, negative])
+    rows[np.ix_(detected, [1, 2, 3])] += 50.0
+    moved, others = rows[: len(positive)], rows[len(positive) :]
+    assert np.allclose(estimate_wrong(moved, others, detected=detected, **options).wrong, plain)
+    assert plain[planted].mean() > 0.8 > estimate_wrong(moved, others, **options).wrong[planted].mean()
+    for same in (np.zeros_like(detected), np.ones_like(detected)):
+        expected = estimate_wrong(positive, negative, **options).wrong
+        assert np.array_equal(estimate_wrong(positive, negative, detected=same, **options).wrong, expected)
+
+
 def test_weights_of_signals_follow_their_information():
     positive, negative, planted = make_signals(gaps=(2.0, 0.0, 0.7, 0.0, 0.0))
     evidence = estimate_all_mentioned(positive, negative)

@@ -174,6 +174,14 @@ def test_larger_blocks_are_named_only_where_they_help() -> None:
     assert not [limit for limit in larger if limit.stage == "scores_1" and limit.what == "driver memory"]
 
 
+def test_a_detector_that_sees_only_images_in_doubt_costs_less() -> None:
+    plans = [planned(sets=(f"engine.clean.doubt_share={share}",)) for share in ("null", 0.1, 0.5)]
+    seconds = [{cost.stage.name: cost.stage.gpu_seconds for cost in plan.costs}["regions_1"] for plan in plans]
+    assert seconds[1] < seconds[2] < seconds[0]
+    names = [[cost.stage.name for cost in plan.costs] for plan in plans]
+    assert names[1] == names[2] and set(names[1]) - set(names[0]) == {"doubts_1"}
+
+
 @pytest.mark.parametrize(
     ("memory", "fields"), [(24, ["min_name_count"]), (12, ["min_name_count", "min_count"])], ids=["enough", "little"]
 )
