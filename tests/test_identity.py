@@ -150,8 +150,12 @@ WITHOUT_STAGES = {  # that take the configuration
     "ram_ray.evaluation.sets.prepare",
     "ram_ray.reporting.run_log",
 }
-SETTINGS_MODULES = {"ram_ray.labels.annotations", "ram_ray.labels.options", "ram_ray.curation.score_settings",
-    "ram_ray.data_engine.stage_settings"}
+SETTINGS_MODULES = {
+    "ram_ray.labels.annotations",
+    "ram_ray.labels.options",
+    "ram_ray.curation.score_settings",
+    "ram_ray.data_engine.stage_settings",
+}
 
 
 def find_settings_classes() -> list[type[StageSettings]]:
