@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ram_ray.config import RunConfig, load
@@ -188,10 +189,24 @@ def test_a_changed_setting_repeats_only_what_depends_on_it(run_folder: str, ray_
 
 
 def test_a_detector_sees_only_images_in_doubt(run_folder: str, ray_cluster: None) -> None:
-    changed = run(load(TINY, sets=["engine.clean.doubt_share=0.1"]), run_folder, last="clean")
+    from ram_ray.data_engine.crops import KINDS_WITH_REGION
+    from ram_ray.data_engine.doubts import read_doubts
+    from ram_ray.label_system import LabelSystem
+
+    changed = run(load(TINY, sets=["engine.clean.doubt_share=0.02"]), run_folder, last="clean")
     assert changed.made == ["clean_1"]
-    regions, doubts = changed.results["regions_1"], changed.results["doubts_1"]
-    assert 0 < regions.detected < regions.images == 100 and doubts.labels > 0
+    regions, limits = changed.results["regions_1"], read_doubts(changed.results["doubts_1"].uri)
+    labels = LabelSystem.load(changed.results["label_system"].uri)
+    seen = []
+    for image in _rows(regions.path, ["regions"]):
+        doubted = [
+            region["image_score"] < limits[region["tag"]]
+            for region in image["regions"]
+            if region["positive"] and labels[region["tag"]].kind in KINDS_WITH_REGION
+        ]
+        assert {region["detected"] for region in image["regions"]} == {any(doubted)}
+        seen.append(any(doubted))
+    assert regions.detected == sum(seen) > 0 and np.isfinite(limits).any()
 
 
 @pytest.mark.slow  # trains another model; no preset has a second round
@@ -233,6 +248,13 @@ def test_each_part_is_scored_by_a_model_that_did_not_learn_from_it(run_folder: s
     rows = [row for file in Path(generated.path).rglob("*.parquet") for row in pq.read_table(file).to_pylist()]
     added = [tag for row in rows for tag in row["tags"] if tag["origin"] in ("generated_caption", "tagger")]
     assert len(added) == generated.added and all(0 < tag["score"] <= 1 for tag in added)
+
+
+def _rows(path: str, columns: list[str]) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    files = sorted(Path(path).rglob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file, columns=columns, partitioning=None).to_pylist()]
 
 
 def _removed(path: str) -> dict[str, list[dict]]:

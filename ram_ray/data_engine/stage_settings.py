@@ -235,6 +235,7 @@ class RegionSettings(StageSettings):
     revision: str | None
     detector_precision: Literal["fp32", "fp16", "bf16"] | None
     image_bounds: tuple[int, int]  # most pixels of the shorter and the longer side
+    doubt_share: float | None  # the detector sees only images with a tag in doubt (`DoubtSettings`); None: all
     labels: tuple[int, ...] | None  # that are cleaned; None: all
     num_negatives: int  # tags of an image that it does not have
     seed: int
@@ -260,6 +261,7 @@ class RegionSettings(StageSettings):
             revision=clean.revision,
             detector_precision=clean.detector_precision,
             image_bounds=clean.image_bounds,
+            doubt_share=clean.doubt_share,
             labels=selected,
             num_negatives=min(MAX_NEGATIVES, math.ceil(clean.negatives_per_tag * num_labels / max(1, num_images))),
             seed=config.seed,

@@ -28,6 +28,7 @@ def settings(*, num_negatives: int, seed: int, labels: tuple[int, ...] | None = 
         revision=None,
         detector_precision=None,
         image_bounds=(80, 100),
+        doubt_share=None,
         labels=labels,
         num_negatives=num_negatives,
         seed=seed,

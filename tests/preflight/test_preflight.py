@@ -48,6 +48,7 @@ def local(models: Path) -> list[str]:
     return [
         *(f"{section}.batch_size=4" for section in ("pretrain", "retrain", "finetune")),
         "labels.min_count=2",
+        "labels.min_name_count=2",
         f"represent.clip={models / 'clip'}",
         f"tokenizer={models / 'bert'}",
         f"engine.clean.detector={models / 'dino'}",

@@ -66,7 +66,7 @@ def test_a_stage_of_the_recipe_has_a_line(caplog: pytest.LogCaptureFixture) -> N
         make(Parsed, "parse", tags=5, captions=9, rejected_captions={}, **ROWS),
         LABELS,
         make(Annotations, "labels_eval", held_out=True, **ROWS, **TAGS),
-        make(Regions, "regions_1", images=8),
+        make(Regions, "regions_1", images=8, detected=8),
     )
     assert [line.stage for line in log.lines] == ["shards", "represent", "parse", "labels"]
     assert (log.lines[3].precision, log.lines[3].recall) == (0.75, 0.5)
