@@ -18,6 +18,7 @@ from collections import Counter
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.special import expit
 
 from ram_ray.config import RunConfig
@@ -93,9 +94,8 @@ def count_mentions(block: pa.Table, *, sample: Fold) -> pa.Table:
         MENTION_BINS rows.
     """
     cells: Counter[int] = Counter()
-    for row in block.to_pylist():
-        if row["reason"] is not None or not sample.contains(row["key"]):
-            continue
+    counted = block.filter(pc.and_(pc.is_null(block["reason"]), sample.mask(block["key"].to_pylist())))
+    for row in counted.to_pylist():
         bins = dict(zip(row["tagger_ids"] or (), bin_of(decode_logits(row["tagger_logits"])).tolist(), strict=True))
         for tag in row["tags"] or ():
             if tag["origin"] in MENTIONED_ORIGINS:
