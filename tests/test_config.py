@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from ram_ray.cli.job import configure
 from ram_ray.cli.options import PRESETS
@@ -101,6 +103,22 @@ def test_a_wrong_setting_is_one_line_that_names_it(pair: str, message: str) -> N
     with pytest.raises(ValueError, match=message) as caught:
         load(sets=[pair])
     assert "\n" not in str(caught.value) and "got {" not in str(caught.value)
+
+
+def numbers(section: BaseModel, prefix: str = "") -> Iterator[str]:
+    """The fields of a configuration whose value is a number."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield prefix + name
+
+
+@pytest.mark.parametrize("name", sorted(numbers(RunConfig())))
+def test_no_number_may_be_far_below_zero(name: str) -> None:
+    with pytest.raises(ValueError, match=name.rpartition(".")[2]):
+        load(sets=[f"{name}=-7"])
 
 
 @pytest.mark.parametrize("model", ["{head: mkt}", "{recognition: {layers: 0}, pooled: {width: 16}}"])

@@ -22,7 +22,6 @@ from typer.main import get_command
 
 SEVERAL_VALUES = ("--data", "--eval", "--images", "--compare", "--systems", "--sets", "--nodes", "--run-nodes")
 DEFAULT_VALUES = {"--try": "3"}  # of an option that may stand without a value
-FILE_ERRORS = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 class Command(TyperCommand):
@@ -55,6 +54,9 @@ def spread_values(arguments: Sequence[str]) -> list[str]:
 
     Returns:
         Arguments that typer reads, such as `--data a --data b --try 3`.
+
+    Raises:
+        ValueError: if an option that takes several values has none.
     """
     spread: list[str] = []
     index = 0
@@ -67,7 +69,9 @@ def spread_values(arguments: Sequence[str]) -> list[str]:
             while index < len(arguments) and not arguments[index].startswith("-"):
                 index += 1
             values = arguments[start:index]
-            spread += [part for value in values for part in (argument, value)] or [argument]
+            if not values:
+                raise ValueError(f"{argument} needs a value")
+            spread += [part for value in values for part in (argument, value)]
         elif argument in DEFAULT_VALUES and (index == len(arguments) or arguments[index].startswith("-")):
             spread += [argument, DEFAULT_VALUES[argument]]
         else:
@@ -141,19 +145,28 @@ def run(app: typer.Typer, arguments: Sequence[str], *, name: str, error_prefix: 
             return command.invoke(context) or 0
     except typer.Exit as request:  # --help, --version
         return request.exit_code
-    except (typer.TyperException, ValueError, ModuleNotFoundError, *FILE_ERRORS) as error:
-        if isinstance(error, ModuleNotFoundError) and _is_own_module(error):
+    except BrokenPipeError:
+        _discard_output()
+        return 1
+    except Exception as error:
+        if not _is_mistake(error):
             raise
         subcommand = getattr(context, "invoked_subcommand", None)
         program = " ".join(part for part in (name, subcommand) if part)
         print(f"{error_prefix or program}: {_describe(error, program=program)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        _discard_output()
-        return 1
     except KeyboardInterrupt:
         _discard_output()
         return 130
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether one line says enough of an error: a wrong value, a missing package, a file or store that is not there."""
+    from ram_ray.runtime.storage import is_storage_error
+
+    if isinstance(error, ModuleNotFoundError):
+        return not _is_own_module(error)
+    return isinstance(error, (typer.TyperException, ValueError)) or is_storage_error(error)
 
 
 def _describe(error: Exception, *, program: str) -> str:
@@ -169,9 +182,10 @@ def _describe(error: Exception, *, program: str) -> str:
     if isinstance(error, ValidationError):
         problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
         return "; ".join(problems)
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
 def _is_own_module(error: ModuleNotFoundError) -> bool:

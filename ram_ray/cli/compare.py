@@ -53,12 +53,14 @@ def compare_systems(
     from ram_ray.reporting.compare_page import compare_page
     from ram_ray.runtime import cluster, outcome
     from ram_ray.runtime.artifacts import write_text
+    from ram_ray.runtime.storage import check_writable
 
     if len(systems) != 2:
         raise ValueError(f"--compare takes two systems, the old and the new; {len(systems)} are given")
     specs, sources = parse_sets(eval_sets), parse_systems(systems)
     made = [make_system(source) for source in sources]
     config, folder = load_config(files, sets), absolute(out).rstrip("/")
+    check_writable(folder)
     measuring = Measuring(resampling=Resampling(replicates), min_positives=config.evaluate.min_positives)
 
     def work() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +44,9 @@ def plan(
     within: Annotated[
         float, typer.Option("--within", metavar="HOURS", min=0.01, help="A stage that takes longer is refused.")
     ] = 720.0,
-    run_uri: Annotated[
-        str | None, typer.Option("--run", metavar="URI", help="An earlier run, whose seconds and contents are taken.")
+    runs: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="URI", help="An earlier run, whose seconds and contents are taken; repeatable."),
     ] = None,
     run_nodes: Annotated[
         list[str] | None,
@@ -92,7 +94,10 @@ def plan(
     from ram_ray.planning.recipe import plan_stages
 
     settings = configure(preset, files=config or (), sets=sets or ())
-    selected = finetune_images or (images if settings.finetune.shards == "*" else min(images, DEFAULT_FINETUNE))
+    selected = images if settings.finetune.shards == "*" else min(images, DEFAULT_FINETUNE)
+    selected = selected if finetune_images is None else finetune_images
+    if selected > images:
+        raise ValueError(f"--finetune-images {selected:g}: there are {images:g} --images")
     workload = Workload(
         images=_whole("--images", images),
         shards=shards,
@@ -102,14 +107,15 @@ def plan(
         labels=settings.labels.max_labels,
     )
     _check(workload.images, shards, "--shards")
-    _check(workload.held_out or 1, workload.held_out_shards or 1, "--eval-shards")
+    if eval_images:
+        _check(workload.held_out, workload.held_out_shards, "--eval-shards")
     measured = None
-    if run_uri is not None:
+    if runs:
         from ram_ray.planning.earlier_run import content_constants, measured_seconds, plan_run, read_run
 
-        earlier = read_run(absolute(run_uri))
-        values = content_constants(earlier, values)
-        measured = measured_seconds(earlier, plan_run(earlier, earlier_cluster, values))
+        earlier = [read_run(absolute(uri)) for uri in runs]
+        values = content_constants(max(earlier, key=lambda run: run.workload.images), values)
+        measured = measured_seconds([(run, plan_run(run, earlier_cluster, values)) for run in earlier])
     stages = plan_stages(settings, workload, cluster, values)
     max_cpus = settings.resources.max_cpus
     made = make_plan(stages, workload, cluster, values, measured=measured, max_cpus=max_cpus)
@@ -145,7 +151,9 @@ def _measure(out: str, preset: str | None, files: Sequence[str], sets: Sequence[
     from ram_ray.cli.job import configure
     from ram_ray.planning.constants import write_constants
     from ram_ray.planning.measure import measure_constants
+    from ram_ray.runtime.storage import check_writable
 
+    check_writable(os.path.dirname(absolute(out)) if "://" not in out else out.rpartition("/")[0])
     found = measure_constants(configure(preset, files=files, sets=sets), store=absolute(store) if store else None)
     write_constants(absolute(out), found.constants)
     for name, constant in found.constants.items():
@@ -158,7 +166,7 @@ def _measure(out: str, preset: str | None, files: Sequence[str], sets: Sequence[
 
 def _whole(option: str, value: float, *, least: int = 1) -> int:
     if not least <= value <= 1e12 or value != int(value):
-        raise ValueError(f"{option} {value:g}: write a whole number from {least} on, such as 14e6")
+        raise ValueError(f"{option} {value:g}: write a whole number from {least} to 1e12, such as 14e6")
     return int(value)
 
 

@@ -103,7 +103,7 @@ def tag(
     """
     if bool(images) == bool(data):
         raise ValueError("name images, or folders and shards with --data and --out")
-    if model is None:
+    if not model:
         what = f"--data {shlex.quote(data[0])} --out tagged" if data else shlex.quote((images or ["photo.jpg"])[0])
         raise ValueError(
             "--model is missing; two commands give the authors' RAM++ and use it: `ram-ray download ram-plus "
@@ -128,8 +128,10 @@ def tag(
     from ram_ray.records import Reject
     from ram_ray.runtime.location import to_text
 
+    if "" in (images or ()):
+        raise ValueError("an image's name is empty; write . for the current folder")
     paths = [path for name in images or () for path in (find_images(name) if is_folder(name) else [name])]
-    own_tags = tag_query.split_list(tags)
+    own_tags = tag_query.split_list(tags, option="--tags")
     predictor = Predictor.from_pretrained(model, backend=backend, precision=precision or "fp32", exif=not no_exif)
     tag_query.check_extras(predictor.config, caption=caption, boxes=False, own_tags=own_tags is not None)
     rules, notes = tag_query.make_rules(predictor.labels, chinese=chinese, **lists)
@@ -196,18 +198,19 @@ def tag_images(
     from ram_ray.label_system import LabelSystem
     from ram_ray.models.bundle_config import read_config
     from ram_ray.runtime import cluster, outcome
-    from ram_ray.runtime.storage import local_copy
+    from ram_ray.runtime.storage import check_writable, local_copy
 
     _check_choice("--backend", backend, ("torch", "openvino"))
     _check_choice("--precision", precision or "fp32", ("auto", "fp32", "bf16"))
     settings = load(files=config or (), sets=sets or ())
-    own_tags = tag_query.split_list(tags)
+    own_tags = tag_query.split_list(tags, option="--tags")
     image_formats, archive_formats = tag_query.split_formats(write)
     sink = tag_query.make_sink(image_formats, folder=sidecars, overwrite=overwrite)
     # Report a wrong path before Ray starts.
     work = find_work(data, shard_folders=settings.data.shard_folders, layout=settings.data.layout, out=absolute(out))
     if work.has_shards:
         tag_query.check_shards(image_formats, archive_formats, sidecars=sidecars)
+    check_writable(absolute(out))
     model = absolute(model) if os.path.isdir(model) else model
     bundle = read_config(model)
     tag_query.check_extras(bundle, caption=caption, boxes=boxes, own_tags=own_tags is not None)
@@ -250,13 +253,13 @@ def tag_images(
             sink=sink,
         )
         files = export_tags(absolute(out), archive_formats)
-        for line in _format_counts(counts, out, files):
+        for line in _format_counts(counts, out, files, image_formats=image_formats):
             logger.info("%s", line)
 
     return outcome.run(run, name="tag_images", folder=None)
 
 
-def _format_counts(counts: TagCounts, out: str, files: Sequence[str]) -> list[str]:
+def _format_counts(counts: TagCounts, out: str, files: Sequence[str], *, image_formats: Sequence[str]) -> list[str]:
     kept = counts.rows - counts.tagged - counts.unlisted
     lines = [
         f"{counts.tagged:,} images tagged into {out}, {kept:,} kept from before; {counts.rows:,} rows in all, "
@@ -268,6 +271,11 @@ def _format_counts(counts: TagCounts, out: str, files: Sequence[str]) -> list[st
         some = f", such as {', '.join(counts.examples)}" if counts.examples else ""
         lines.append(f"no images, and without a row: {counts.not_images:,}{some}; counts.json has them by folder")
     lines += [f"{name}: {count:,}" for name, count in sorted(counts.written.items())]
+    if image_formats and kept:
+        lines.append(
+            f"{', '.join(image_formats)}: written for images that were tagged now, not for the {kept:,} kept from "
+            "before; for all of them name another --out"
+        )
     return [*lines, *(f"written: {file}" for file in files)]
 
 

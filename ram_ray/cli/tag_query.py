@@ -14,16 +14,27 @@ if TYPE_CHECKING:
     from ram_ray.settings.models import ModelConfig
 
 
-def split_list(text: str | None) -> list[str] | None:
+def split_list(text: str | None, *, option: str) -> list[str] | None:
     """Split a list with commas.
 
     Args:
-        text: the value of an option.
+        text: the value of the option.
+        option: its name.
 
     Returns:
         The items without white space around them; None without the option.
+
+    Raises:
+        ValueError: if there is no item, or one that is no text.
     """
-    return [item.strip() for item in text.split(",") if item.strip()] if text is not None else None
+    if text is None:
+        return None
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if not items:
+        raise ValueError(f"{option} is empty; write names with commas between them")
+    if any(0xD800 <= ord(letter) < 0xE000 for letter in text):  # bytes that are not UTF-8
+        raise ValueError(f"{option} {text!r} has characters that are no text; write it in UTF-8")
+    return items
 
 
 def make_rules(
@@ -65,7 +76,13 @@ def make_rules(
         chinese=chinese,
     )
     notes = []
-    for file, listed in ((allow, rules.allow), (deny, rules.deny), (rename, tuple(rules.rename))):
+    listed_names = (
+        (allow, rules.allow),
+        (deny, rules.deny),
+        (rename, tuple(rules.rename)),
+        (names, tuple(rules.names)),
+    )
+    for file, listed in listed_names:
         if file and (unknown := unknown_names(listed or (), labels)):
             some = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             notes.append(f"{file}: {len(unknown)} of {len(listed or ())} names are no labels of the model: {some}")
@@ -96,7 +113,7 @@ def split_formats(write: str | None) -> tuple[list[str], list[str]]:
     """
     from ram_ray.interop import sidecars, tag_exports
 
-    formats = split_list(write) or []
+    formats = split_list(write, option="--write") or []
     known = (*sidecars.FORMATS, *tag_exports.FORMATS)
     if unknown := [name for name in formats if name not in known]:
         raise ValueError(f"--write {unknown[0]}: use some of {', '.join(known)}, with commas")

@@ -221,7 +221,9 @@ def _choose_all(
         return choose_block(group, goal=goal, thresholds=thresholds)
 
     rows = items.map_batches(read, batch_size=1, num_cpus=execution.task_cpus)
-    rows = rows.repartition(target_num_rows_per_block=execution.rows_per_block)
+    rows = rows.repartition(target_num_rows_per_block=execution.rows_per_block).materialize()
+    if not rows.count():
+        return ()
     batch_size = config.evaluate.batch_size
     blocks = with_pixels(rows, size=model.image_size, batch_size=batch_size, execution=execution).map_batches(
         Scorer,

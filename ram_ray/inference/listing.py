@@ -26,7 +26,7 @@ from ram_ray.data.tagged_parts import Done, Groups, group_of, hashes, image_ids
 from ram_ray.data.unread import BESIDE, Unread
 from ram_ray.records import Row
 from ram_ray.runtime.location import expand_braces, locate, locate_path, to_text, uri_of, walk
-from ram_ray.runtime.storage import Info, is_local, version_of
+from ram_ray.runtime.storage import Info, is_local, is_storage_error, version_of
 from ram_ray.settings.data import DataConfig, LayoutConfig
 
 FILES_PER_BLOCK = 5000  # image files in one item of work
@@ -171,7 +171,7 @@ def find_images(path: str) -> list[str]:
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path or URI is a folder.
+    """Whether a path or URI is a folder; what cannot be reached is none, and is told when it is read.
 
     Args:
         path: may not exist.
@@ -179,8 +179,13 @@ def is_folder(path: str) -> bool:
     Returns:
         True for an existing folder.
     """
-    fs, root = locate_path(path)
-    return bool(fs.isdir(root))
+    try:
+        fs, root = locate_path(path)
+        return bool(fs.isdir(root))
+    except Exception as error:
+        if is_storage_error(error):
+            return False
+        raise
 
 
 def is_image(data: bytes) -> bool:

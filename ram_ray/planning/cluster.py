@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -127,6 +128,9 @@ def read_cluster(texts: Sequence[str]) -> Cluster:
     return cluster
 
 
+MAX_MACHINES = 2000  # of a kind; Ray is tested with as many
+
+
 def this_machine() -> Machine:
     """This machine, without GPUs and without a price."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
@@ -149,8 +153,14 @@ def known_machines() -> dict[str, Machine]:
 def _read(text: str) -> Machine:
     first, *options = text.split(",")
     kind, separator, count = first.partition("=")
-    if not separator or not kind or not count.isdigit() or not int(count):
-        raise ValueError(f"--nodes {text}: write KIND=COUNT[,FIELD=VALUE...], such as c6i.16xlarge=4 or mine=1,cpus=8")
+    if not separator or not kind or not re.fullmatch("[0-9]{1,9}", count) or not int(count):
+        raise ValueError(
+            f"--nodes {text}: write KIND=COUNT[,FIELD=VALUE...], such as c6i.16xlarge=4 or mine=1,cpus=8,memory=32"
+        )
+    if int(count) > MAX_MACHINES:
+        raise ValueError(
+            f"--nodes {text}: a Ray cluster has at most some thousand machines; write {MAX_MACHINES} or fewer"
+        )
     known = known_machines()
     machine = replace(known.get(kind, Machine(kind)), count=int(count))
     names = [field.name for field in fields(Machine) if field.name not in ("kind", "count", "price_origin")]

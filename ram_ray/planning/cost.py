@@ -11,10 +11,20 @@ A stage takes as long as the slowest of four, for they run beside each other, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ram_ray.planning.cluster import Cluster
 from ram_ray.planning.constants import Constants
 from ram_ray.planning.plan import Cost, Plan, Stage, Workload
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The seconds of a stage in earlier runs."""
+
+    row: float  # of a CPU or GPU, for a row
+    starts: float | None = None  # of the clock, however many rows; None: those of the plan
+
 
 AT_ONCE = 8  # requests that a process has open at once (`fs.cat_ranges`)
 
@@ -24,7 +34,7 @@ def cost_stage(
     cluster: Cluster,
     constants: Constants,
     *,
-    measured: Mapping[str, float] | None = None,
+    measured: Mapping[str, Pace] | None = None,
     max_cpus: float,
 ) -> Cost:
     """Compute the seconds and dollars of a stage.
@@ -33,7 +43,7 @@ def cost_stage(
         stage: with its counts.
         cluster: the machines.
         constants: of the plan.
-        measured: `stage_key` -> seconds of a CPU or GPU for a row, from an earlier run, in place of those of constants.
+        measured: `stage_key` -> seconds of earlier runs, in place of those of constants.
         max_cpus: most CPUs of a stage.
 
     Returns:
@@ -46,14 +56,12 @@ def cost_stage(
         gpus = min(gpus, stage.width)
     elif stage.width:
         cpus = max(1e-9, min(cpus, stage.width))
-    cpu_seconds, gpu_seconds, origin = stage.cpu_seconds, stage.gpu_seconds, False
-    key = stage_key(stage)
-    if measured and key in measured:
-        origin = True
-        if on_gpu:
-            gpu_seconds = measured[key] * stage.unit_rows
-        else:
-            cpu_seconds = measured[key] * stage.unit_rows
+    cpu_seconds, gpu_seconds, starts = stage.cpu_seconds, stage.gpu_seconds, stage.starts
+    pace = (measured or {}).get(stage_key(stage))
+    if pace:
+        seconds = pace.row * stage.unit_rows
+        cpu_seconds, gpu_seconds = (cpu_seconds, seconds) if on_gpu else (seconds, gpu_seconds)
+        starts = stage.starts if pace.starts is None else pace.starts
     parts = {
         "CPUs": cpu_seconds / cpus,
         "GPUs": gpu_seconds / gpus if gpus else (float("inf") if gpu_seconds else 0.0),
@@ -61,14 +69,14 @@ def cost_stage(
         "driver": stage.tasks / constants["driver_tasks"],
     }
     slowest = max(parts, key=lambda name: parts[name])
-    wall = parts[slowest] + stage.starts
+    wall = parts[slowest] + starts
     price = cluster.price(gpu_hours=on_gpu)
     requests = stage.requests
     paid = requests.get * constants["dollars_get"] + (requests.put + requests.list) * constants["dollars_put"]
     dollars = None if price is None else price * wall / 3600 + (paid if price else 0.0)
-    if stage.starts > parts[slowest]:
+    if starts > parts[slowest]:
         slowest = "starts"
-    return Cost(stage, wall, dollars, slowest, "run" if origin else "constants")
+    return Cost(stage, wall, dollars, slowest, "run" if pace else "constants")
 
 
 def request_seconds(stage: Stage, constants: Constants, *, cpus: float) -> float:
@@ -107,7 +115,7 @@ def make_plan(
     cluster: Cluster,
     constants: Constants,
     *,
-    measured: Mapping[str, float] | None = None,
+    measured: Mapping[str, Pace] | None = None,
     max_cpus: float | None = None,
 ) -> Plan:
     """Cost every stage.

@@ -1,4 +1,4 @@
-"""What an earlier run says: its data, constants of its content, and the seconds of its stages.
+"""What earlier runs say: its data, constants of its content, and the seconds of its stages.
 
 The manifests of a run (`runtime.artifacts`) have seconds and rows; the folders of its stages have files and bytes. The
 run is planned as if it were to come, with its own configuration and data; the plan beside the manifests is the
@@ -8,16 +8,17 @@ comparison, and its ratio gives the seconds of a row for another plan.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
+import numpy as np
 
 from ram_ray.config import RunConfig, load
 from ram_ray.planning.cluster import Cluster
 from ram_ray.planning.constants import Constant, Constants
-from ram_ray.planning.cost import make_plan, stage_key
+from ram_ray.planning.cost import Pace, make_plan, stage_key
 from ram_ray.planning.plan import Plan, Workload
 from ram_ray.planning.recipe import plan_stages
 
@@ -151,28 +152,45 @@ def plan_run(run: EarlierRun, cluster: Cluster, constants: Constants, *, workloa
     return make_plan(stages, load, cluster, constants, max_cpus=run.config.resources.max_cpus)
 
 
-def measured_seconds(run: EarlierRun, plan: Plan) -> dict[str, float]:
-    """Seconds of a CPU or a GPU for a row, by stage.
+def measured_seconds(runs: Sequence[tuple[EarlierRun, Plan]]) -> dict[str, Pace]:
+    """Seconds of the stages of earlier runs: of a CPU or a GPU for a row, and of starts.
+
+    Of runs with different numbers of rows both are fitted to the seconds of the stage, to least relative squares. Of a
+    single run the seconds of starts are those of the plan.
 
     Args:
-        run: the earlier run.
-        plan: of `plan_run`, whose stages have the number of their rows and what can run at once.
+        runs: earlier runs, each with its `plan_run`, whose stages have the number of their rows and what can run at
+            once.
 
     Returns:
-        `cost.stage_key` -> seconds; what starts take is left out.
+        `cost.stage_key` -> the seconds.
     """
-    measured: dict[str, list[float]] = {}
-    for cost in plan.costs:
-        stage = cost.stage
-        figures = run.stages.get(stage.name)
-        if figures is None or not stage.unit_rows:
-            continue
-        gpus = min(plan.cluster.gpus, stage.width or plan.cluster.gpus)
-        cpus = min(plan.cluster.stage_cpus, stage.width or plan.cluster.stage_cpus)
-        units = gpus if stage.runs_on == "gpu" else cpus
-        seconds = max(0.0, figures.seconds - stage.starts) * units / stage.unit_rows
-        measured.setdefault(stage_key(stage), []).append(seconds)
-    return {name: sum(values) / len(values) for name, values in measured.items()}
+    points: dict[str, list[tuple[float, float]]] = {}  # rows of each CPU or GPU, and seconds
+    starts: dict[str, float] = {}
+    for run, plan in runs:
+        for cost in plan.costs:
+            stage = cost.stage
+            figures = run.stages.get(stage.name)
+            if figures is None or not stage.unit_rows:
+                continue
+            gpus = min(plan.cluster.gpus, stage.width or plan.cluster.gpus)
+            cpus = min(plan.cluster.stage_cpus, stage.width or plan.cluster.stage_cpus)
+            units = gpus if stage.runs_on == "gpu" else cpus
+            points.setdefault(stage_key(stage), []).append((stage.unit_rows / units, figures.seconds))
+            starts[stage_key(stage)] = stage.starts
+    return {name: _fit_pace(measured, starts=starts[name]) for name, measured in points.items()}
+
+
+def _fit_pace(points: Sequence[tuple[float, float]], *, starts: float) -> Pace:
+    """The pace of a stage: `points` are rows of a unit and seconds."""
+    if len({rows for rows, _ in points}) < 2:
+        return Pace(sum(max(0.0, seconds - starts) / rows for rows, seconds in points) / len(points))
+    from scipy.optimize import nnls
+
+    rows, seconds = np.array(points).T
+    weights = 1 / np.maximum(seconds, 0.1)  # manifests have tenths of a second
+    (row, fitted), _ = nnls(np.stack([rows, np.ones_like(rows)], axis=1) * weights[:, None], seconds * weights)
+    return Pace(float(row), float(fitted))
 
 
 def _manifests(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[float, dict[str, Any]]]:

@@ -27,9 +27,14 @@ COLUMNS: tuple[tuple[str, Callable[[Cost, Plan], str]], ...] = (
     ("CPU h", lambda cost, plan: _number(cost.stage.cpu_seconds / HOUR)),
     ("GPU h", lambda cost, plan: _number(cost.stage.gpu_seconds / HOUR)),
     ("wall h", lambda cost, plan: _number(cost.wall_seconds / HOUR, 2)),
-    ("$", lambda cost, plan: "" if cost.dollars is None else f"{cost.dollars:,.0f}"),
+    ("$", lambda cost, plan: _dollars(cost.dollars)),
     ("slowest", lambda cost, plan: cost.slowest + (" (run)" if cost.origin == "run" else "")),
 )
+
+
+def _dollars(value: float | None) -> str:
+    """Empty without a price, and for a stage that never ends."""
+    return "" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
 def driver_bytes(cost: Cost, plan: Plan) -> float:
@@ -80,7 +85,7 @@ def summary(plan: Plan) -> list[str]:
     """
     origins = [plan.constants.origins[name] for name in sorted(plan.constants.used)]
     measured = sum(origin.kind == "measured" for origin in origins)
-    dollars = "no price" if plan.dollars is None else f"${plan.dollars:,.0f}"
+    dollars = f"${_dollars(plan.dollars)}" if _dollars(plan.dollars) else "no price"
     machines = ", ".join(f"{machine.count} x {machine.kind}" for machine in plan.cluster.machines)
     prices = sorted({machine.price_origin for machine in plan.cluster.machines if machine.price})
     return [

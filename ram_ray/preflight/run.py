@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import uuid
 from dataclasses import dataclass
-
-import fsspec
 
 from ram_ray.config import RunConfig
 from ram_ray.data.annotation_list import check_system
@@ -28,6 +25,7 @@ from ram_ray.models.descriptions import read_descriptions
 from ram_ray.pipeline import STAGES
 from ram_ray.preflight.models import find_model_problems
 from ram_ray.runtime.capacity import Capacity
+from ram_ray.runtime.storage import check_writable
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.trainer import count_steps
 
@@ -279,20 +277,10 @@ def _amounts(request: dict[str, float]) -> str:
 
 
 def _find_folder_problems(run_uri: str) -> list[str]:
-    """Check that a file can be written in the run's folder; what the check creates is removed."""
     try:
-        fs, root = fsspec.url_to_fs(run_uri)
-        existing = root
-        while not fs.exists(existing) and fs._parent(existing) != existing:  # new folders are removed again
-            existing, created = fs._parent(existing), existing
-        fs.makedirs(root, exist_ok=True)
-        name = f"{root.rstrip('/')}/.check-{uuid.uuid4().hex}"
-        fs.pipe_file(name, b"")
-        fs.rm_file(name)
-        if existing != root and "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
-            fs.rm(created, recursive=True)
-    except Exception as error:  # each storage has its own errors; the user has to fix all of them
-        return [f"--run {run_uri}: cannot be written: {type(error).__name__}: {_one_line(error)}"]
+        check_writable(run_uri)
+    except ValueError as error:
+        return [f"--run {error}"]
     return []
 
 

@@ -201,7 +201,7 @@ def _walk(fs: fsspec.AbstractFileSystem, root: str, linked: list[str], walked: s
 def _list(fs: fsspec.AbstractFileSystem, path: str) -> list[Info]:
     """The entries of a folder by name, without the empty object that stands for a folder in an object store."""
     try:
-        entries = _scan(path) if is_local(fs) else fs.ls(path, detail=True)
+        entries = list(_scan(path)) if is_local(fs) else fs.ls(path, detail=True)
     except PermissionError:
         return [_link_info(path, "a folder that may not be read")]
     marker = path.rstrip("/")

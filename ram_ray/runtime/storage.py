@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ram_ray.runtime.shared_copy import acquire_copy
 # Of a hub's repository: the same weights in other frameworks' files.
 OTHER_FRAMEWORKS = ("*.msgpack", "*.h5", "*.ot", "*.onnx", "*.tflite", "*.mlmodel", "onnx/*", "openvino/*", "coreml/*")
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"})
+STORE_CLIENTS = frozenset({"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "adlfs"})
 PACKAGE = "package://"  # of a source inside an installed Python package
 FULL_DISK_BYTES = 16 << 20  # a disk with fewer free bytes counts as full
 Info = dict[str, Any]  # what fsspec tells of a file
@@ -147,6 +149,42 @@ def remove_folder(fs: fsspec.AbstractFileSystem, path: str) -> None:
     """
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
+
+
+def check_writable(uri: str) -> None:
+    """Check that files can be written to a folder; a folder that is made for it is removed again.
+
+    Args:
+        uri: path or URI of the folder.
+
+    Raises:
+        ValueError: if not, with the reason.
+    """
+    try:
+        fs, root = fsspec.url_to_fs(uri)
+        existing = root
+        while not fs.exists(existing) and fs._parent(existing) != existing:
+            existing, created = fs._parent(existing), existing
+        fs.makedirs(root, exist_ok=True)
+        name = f"{root.rstrip('/')}/.check-{uuid.uuid4().hex}"
+        fs.pipe_file(name, b"")
+        fs.rm_file(name)
+        if existing != root and is_local(fs):
+            fs.rm(created, recursive=True)
+    except Exception as error:  # each storage has its own errors; the user has to fix all of them
+        raise ValueError(f"{uri}: cannot be written: {type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether an error is that of a file, a disk or a store that could not be reached or did not answer.
+
+    Args:
+        error: any.
+
+    Returns:
+        True for an `OSError`, and for the errors of the clients of object stores, which have classes of their own.
+    """
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in STORE_CLIENTS
 
 
 def explain_full(error: BaseException, *, folder: str | None) -> str | None:

@@ -50,8 +50,8 @@ class GenerateConfig(Section):
     top_p: float = Field(
         0.9, gt=0, le=1, description="Share of the probability that the decoding `nucleus` draws from."
     )
-    max_caption_tokens: int = Field(20, description="Most tokens of a written caption.")
-    batch_size: int = Field(64, description="Images of one batch.")
+    max_caption_tokens: int = Field(20, ge=1, description="Most tokens of a written caption.")
+    batch_size: int = Field(64, ge=1, description="Images of one batch.")
 
     @model_validator(mode="before")
     @classmethod
@@ -156,7 +156,7 @@ class CleanConfig(Section):
     )
     images_per_cluster: int = Field(50, ge=1, description="Images for each cluster of a tag.")
     max_clusters: int = Field(32, ge=1, description="Most clusters of a tag.")
-    batch_size: int = Field(64, description="Images of one batch.")
+    batch_size: int = Field(64, ge=1, description="Images of one batch.")
 
     @field_validator("image_bounds")
     @classmethod

@@ -17,7 +17,7 @@ class EvaluateConfig(Section):
     """
 
     min_positives: int = Field(1, ge=1, description="Tags with fewer positives are not part of mAP.")
-    batch_size: int = Field(64, json_schema_extra=RUNTIME_ONLY, description="Images of one batch.")
+    batch_size: int = Field(64, ge=1, json_schema_extra=RUNTIME_ONLY, description="Images of one batch.")
     sets: list[str] = Field(
         [],
         description=(

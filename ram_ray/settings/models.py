@@ -17,12 +17,12 @@ class SwinConfig(Section):
         "patch",
         description="First layers: `patch` as in the paper, or `convolutions`, which learn faster from few images.",
     )
-    patch_size: int = Field(4, description="Side of a patch in pixels.")
-    window_size: int = Field(7, description="Side of an attention window in patches.")
-    embed_dim: int = Field(128, description="Width of the first stage; it doubles from stage to stage.")
+    patch_size: int = Field(4, ge=1, description="Side of a patch in pixels.")
+    window_size: int = Field(7, ge=1, description="Side of an attention window in patches.")
+    embed_dim: int = Field(128, ge=1, description="Width of the first stage; it doubles from stage to stage.")
     depths: tuple[int, ...] = Field((2, 2, 18, 2), description="Blocks of each stage.")
     num_heads: tuple[int, ...] = Field((4, 8, 16, 32), description="Attention heads of each stage.")
-    drop_path: float = Field(0.1, description="Largest probability that a block is skipped in training.")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="Largest probability that a block is skipped in training.")
 
     @model_validator(mode="after")
     def _check_stem(self) -> SwinConfig:
@@ -82,9 +82,9 @@ class TransformerConfig(Section):
     width: int = Field(768, description="Width of the tokens.")
     layers: int = Field(2, ge=0, description="Number of layers.")
     heads: int = Field(12, description="Attention heads; they divide the width.")
-    ffn: int = Field(3072, description="Width of the hidden layer of the feed-forward network.")
-    dropout: float = Field(0.1, description="Dropout probability in training.")
-    norm_eps: float = Field(1e-12, description="Epsilon of the layer norms; the default is BERT's.")
+    ffn: int = Field(3072, ge=1, description="Width of the hidden layer of the feed-forward network.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout probability in training.")
+    norm_eps: float = Field(1e-12, gt=0, description="Epsilon of the layer norms; the default is BERT's.")
 
     @model_validator(mode="after")
     def _check_heads(self) -> TransformerConfig:
@@ -109,8 +109,8 @@ class MLDecoderConfig(TransformerConfig):
     width: int = Field(768, description="Width of the queries.")
     layers: int = Field(1, ge=1, description="Number of layers; they have no self-attention.")
     heads: int = Field(8, description="Attention heads; they divide the width.")
-    ffn: int = Field(2048, description="Width of the hidden layer of the feed-forward network.")
-    norm_eps: float = Field(1e-5, description="Epsilon of the layer norms.")
+    ffn: int = Field(2048, ge=1, description="Width of the hidden layer of the feed-forward network.")
+    norm_eps: float = Field(1e-5, gt=0, description="Epsilon of the layer norms.")
     groups: int = Field(
         100, ge=1, description="Group queries; each scores labels / groups labels, rounded up, and no group is empty."
     )
@@ -174,7 +174,9 @@ class ModelConfig(Section):
     """
 
     architecture: Literal["ram", "ram_plus", "tag2text"] = Field("ram", description="The model.")
-    image_size: int = Field(224, description="Side of the model's input in pixels. A training stage sets its own.")
+    image_size: int = Field(
+        224, ge=1, description="Side of the model's input in pixels. A training stage sets its own."
+    )
     mean: tuple[float, float, float] = Field(
         (0.48145466, 0.4578275, 0.40821073),
         description="Mean of R, G and B in 0..1, which is subtracted; the default is CLIP's.",
@@ -187,11 +189,13 @@ class ModelConfig(Section):
     swin: SwinConfig = Field(SwinConfig(), description="The image encoder where `image_encoder.name` is `null`.")
     image_proj: int | None = Field(
         512,
+        ge=1,
         description="Width of the projected image tokens and of the CLIP image feature. `null`: the encoder's own "
         "tokens, not projected. Not for `tag2text`.",
     )
     label_width: int = Field(
         512,
+        ge=1,
         description="Width of the text embeddings that are the label queries; with `tag2text`, of the trained queries.",
     )
     label_proj: bool = Field(
@@ -227,12 +231,14 @@ class ModelConfig(Section):
     caption_decoder: TransformerConfig = Field(
         TransformerConfig(layers=12, heads=12), description="The decoder that writes captions."
     )
-    vocab_size: int = Field(30524, description="Size of the vocabulary; the most that a run's own tokenizer learns.")
-    max_positions: int = Field(
-        512, description="Most tokens that the tag encoder and the caption decoder have positions for."
+    vocab_size: int = Field(
+        30524, ge=1, description="Size of the vocabulary; the most that a run's own tokenizer learns."
     )
-    max_tag_tokens: int = Field(40, description="Most tokens of the tags that guide a caption.")
-    max_caption_tokens: int = Field(40, description="Most tokens of a caption.")
+    max_positions: int = Field(
+        512, ge=1, description="Most tokens that the tag encoder and the caption decoder have positions for."
+    )
+    max_tag_tokens: int = Field(40, ge=1, description="Most tokens of the tags that guide a caption.")
+    max_caption_tokens: int = Field(40, ge=1, description="Most tokens of a caption.")
     mask_tag_padding: bool = Field(
         True,
         description="Whether the caption decoder does not see the padding of the tags; in released models it sees it.",
@@ -248,11 +254,13 @@ class ModelConfig(Section):
         ),
     )
     init_std: float | None = Field(
-        0.02, description="Standard deviation of new weights. `null`: by the layer's width, for small models."
+        0.02, gt=0, description="Standard deviation of new weights. `null`: by the layer's width, for small models."
     )
-    threshold: float = Field(0.68, description="Probability from which a tag without its own threshold is predicted.")
+    threshold: float = Field(
+        0.68, ge=0, le=1, description="Probability from which a tag without its own threshold is predicted."
+    )
     own_threshold: float | None = Field(
-        None, description="The same for tags that a user adds. `null`: the best are given."
+        None, ge=0, le=1, description="The same for tags that a user adds. `null`: the best are given."
     )
     muted: tuple[int, ...] = Field(
         (), description="Ids of tags that are never predicted, such as Tag2Text's number words, which harm captions."
@@ -305,7 +313,7 @@ class ModelConfig(Section):
 class DualEncoderConfig(Section):
     """The dual encoder that `represent` trains if no CLIP is named."""
 
-    image_size: int = Field(224, description="Side of the input in pixels.")
+    image_size: int = Field(224, ge=1, description="Side of the input in pixels.")
     mean: tuple[float, float, float] = Field(
         (0.48145466, 0.4578275, 0.40821073), description="Mean of R, G and B in 0..1, which is subtracted."
     )
@@ -318,10 +326,12 @@ class DualEncoderConfig(Section):
     text: TransformerConfig = Field(
         TransformerConfig(width=512, layers=6, heads=8, ffn=2048, dropout=0.0), description="The text encoder."
     )
-    embed_dim: int = Field(512, description="Width of the joint embedding.")
-    vocab_size: int = Field(30524, description="Size of the vocabulary.")
-    max_text_tokens: int = Field(40, description="Most tokens of a text.")
-    init_std: float | None = Field(0.02, description="Standard deviation of new weights. `null`: by the layer's width.")
+    embed_dim: int = Field(512, ge=1, description="Width of the joint embedding.")
+    vocab_size: int = Field(30524, ge=1, description="Size of the vocabulary.")
+    max_text_tokens: int = Field(40, ge=1, description="Most tokens of a text.")
+    init_std: float | None = Field(
+        0.02, gt=0, description="Standard deviation of new weights. `null`: by the layer's width."
+    )
 
     @property
     def encoder(self) -> SwinConfig | TimmConfig:

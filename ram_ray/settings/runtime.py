@@ -30,10 +30,10 @@ class ResourcesConfig(Section):
     threads: int = Field(1, ge=1, description="CPU threads of an actor's model.")
     shuffle_partitions: int = Field(200, ge=1, description="Partitions of a group-by over tags or names.")
     num_cpus: int | None = Field(
-        None, description="CPUs of a cluster that the run itself starts. `null`: the machine's."
+        None, ge=1, description="CPUs of a cluster that the run itself starts. `null`: the machine's."
     )
     object_store_gb: float | None = Field(
-        None, description="Object store, in GB, of a cluster that the run itself starts. `null`: Ray's default."
+        None, gt=0, description="Object store, in GB, of a cluster that the run itself starts. `null`: Ray's default."
     )
     buffer_mb: int | None = Field(
         None,

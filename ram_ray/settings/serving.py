@@ -26,16 +26,16 @@ class ServeConfig(Section):
     """The HTTP endpoint."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` is every network of the machine.")
-    port: int = Field(8000, description="Port to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     tls_cert: str = Field("", description="PEM file of a certificate; with `tls_key` the server speaks HTTPS.")
     tls_key: str = Field("", description="PEM file of the certificate's key.")
     replicas: int = Field(1, ge=1, description="Copies of the model, at least.")
     max_replicas: int = Field(
         1, ge=1, description="Copies of the model, at most; above `replicas` their number follows the load."
     )
-    num_cpus: float = Field(0.5, description="CPUs of a copy of the model.")
-    num_gpus: float = Field(0, description="GPUs of a copy of the model; a share is possible.")
-    threads: int = Field(1, description="CPU threads of a copy of the model.")
+    num_cpus: float = Field(0.5, ge=0, description="CPUs of a copy of the model.")
+    num_gpus: float = Field(0, ge=0, description="GPUs of a copy of the model; a share is possible.")
+    threads: int = Field(1, ge=1, description="CPU threads of a copy of the model.")
     backend: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="What computes the model; `auto`: OpenVINO on CPUs where it is installed, else torch."
     )
@@ -45,14 +45,14 @@ class ServeConfig(Section):
     )
     max_batch_size: int = Field(16, ge=1, description="Most images of one forward; fewer where more are no faster.")
     batch_wait_s: float = Field(0.01, ge=0, description="Most seconds that a forward waits for more images.")
-    max_request_bytes: int = Field(32_000_000, description="Most bytes of a request.")
-    max_image_bytes: int = Field(16_000_000, description="Most bytes of an image.")
-    max_pixels: int = Field(MAX_PIXELS, description="Most pixels of an image.")
-    max_images: int = Field(16, description="Most images of a request.")
+    max_request_bytes: int = Field(32_000_000, ge=1, description="Most bytes of a request.")
+    max_image_bytes: int = Field(16_000_000, ge=1, description="Most bytes of an image.")
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="Most pixels of an image.")
+    max_images: int = Field(16, ge=1, description="Most images of a request.")
     max_queued: int = Field(256, ge=1, description="Most images that wait at a time; more are refused with status 429.")
-    max_held_bytes: int = Field(256_000_000, description="Most bytes of all requests' bodies at a time.")
+    max_held_bytes: int = Field(256_000_000, ge=1, description="Most bytes of all requests' bodies at a time.")
     max_held_pixels: int = Field(
-        64_000_000, description="Most pixels that are decoded at a time; a larger image is decoded alone."
+        64_000_000, ge=1, description="Most pixels that are decoded at a time; a larger image is decoded alone."
     )
     min_bytes_per_s: int = Field(1000, ge=1, description="Least rate of a body; a slower one ends with status 408.")
     timeout_s: float = Field(30.0, gt=0, description="Seconds until a request is given up.")

@@ -66,7 +66,9 @@ class TrainConfig(Section):
 
     image_size: int = Field(224, description="Side of a crop in pixels.")
     window_size: int = Field(
-        7, description="Side of the Swin's attention window in patches; position biases are resized where it changes."
+        7,
+        ge=1,
+        description="Side of the Swin's attention window in patches; position biases are resized where it changes.",
     )
     epochs: float = Field(5, gt=0, description="Passes over the training images; a fraction is possible.")
     batch_size: int = Field(
@@ -100,7 +102,7 @@ class TrainConfig(Section):
     warmup_steps: int = Field(
         3000, ge=0, description="Steps over which the learning rate rises from `warmup_lr` to `lr`."
     )
-    warmup_lr: float = Field(5e-7, description="Learning rate of the first step.")
+    warmup_lr: float = Field(5e-7, ge=0, description="Learning rate of the first step.")
     schedule: Literal["step", "cosine", "cosine_epochs"] = Field(
         "step",
         description=(
@@ -108,8 +110,10 @@ class TrainConfig(Section):
             "within an epoch."
         ),
     )
-    decay: float = Field(0.9, description="Factor of the learning rate for each epoch of the schedule `step`.")
-    weight_decay: float = Field(0.05, description="Weight decay.")
+    decay: float = Field(
+        0.9, gt=0, le=1, description="Factor of the learning rate for each epoch of the schedule `step`."
+    )
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay.")
     decay_vectors: bool = Field(
         False, description="Whether biases, norms and other vectors decay too, as in the official training."
     )
@@ -189,7 +193,7 @@ class TrainConfig(Section):
     checkpoint_steps: int = Field(
         1000, ge=1, json_schema_extra=RUNTIME_ONLY, description="Steps from checkpoint to checkpoint."
     )
-    max_checkpoints: int = Field(2, json_schema_extra=RUNTIME_ONLY, description="Checkpoints that are kept.")
+    max_checkpoints: int = Field(2, ge=1, json_schema_extra=RUNTIME_ONLY, description="Checkpoints that are kept.")
 
     @property
     def bundle(self) -> str | None:
@@ -244,6 +248,7 @@ class TrainingConfig(Section):
     worker_cpus: float = Field(1.0, gt=0, json_schema_extra=RUNTIME_ONLY, description="CPUs of a worker.")
     max_failures: int = Field(
         3,
+        ge=-1,
         json_schema_extra=RUNTIME_ONLY,
         description="Most failures of workers after which training is resumed.",
     )

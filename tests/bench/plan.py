@@ -1,12 +1,13 @@
 """Planned against measured: files, requests and seconds of the cheap stages, at several numbers of rows.
 
-    python tests/bench/plan.py [--rows 1000 10000] [--rows-per-tar 1000] [--s3] [--folder DIR]
+    python tests/bench/plan.py [--rows 1000 5000 10000 100000 1000000] [--rows-per-tar 1000] [--s3] [--folder DIR]
 
-Tiny images with a caption each, in tars, go through shards, fingerprints, duplicates, parse, the label system and
-labels on a Ray of two CPUs. The first size gives the seconds of a row (as `ram-ray plan --run` takes them); the plan of
-each further size stands beside what was measured there. With --s3 the data and the run are in moto's S3 server behind a
-proxy that counts, and requests by kind are printed too; with `put_written_file` and its like of that run they can be
-planned. The target is a plan within 20% at 10,000, 100,000 and 1,000,000 rows, on a machine with nothing beside it.
+Tiny images with a caption each, in tars, go through shards, fingerprints, parse, the label system and labels on a Ray
+of two CPUs. Each size is planned with the two before it as earlier runs (`ram-ray plan --run A --run B`), and the plan
+stands beside what was measured. The first size is run twice, so that no measured run starts Ray's processes. With --s3
+the data and the run are in moto's S3 server behind a proxy that counts, and requests by kind are printed too; with
+`put_written_file` and its like of that run they can be planned. The target is a plan within 20% at 10,000, 100,000 and
+1,000,000 rows, on a machine with nothing beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tests.bench.scale import name_tars, s3, write_tar  # noqa: E402
 from tests.s3 import S3Proxy  # noqa: E402
 
 CPUS = 2
-STAGES = ("shards", "fingerprints", "duplicates", "parse", "label_system", "labels")
+STAGES = ("shards", "fingerprints", "parse", "label_system", "labels")  # `duplicates` finds no url to compare here
 
 
 def run_stages(data: str, run_uri: str) -> None:
@@ -54,7 +55,7 @@ def requests_of(proxy: S3Proxy | None) -> dict[str, int]:
 def main() -> None:
     """Measure each size; the first is the earlier run of the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", type=int, default=[1000, 10_000])
+    parser.add_argument("--rows", nargs="+", type=int, default=[1000, 5000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--rows-per-tar", type=int, default=1000)
     parser.add_argument("--s3", action="store_true", help="data and run in an S3 server, behind a proxy that counts")
     parser.add_argument("--folder", help="where to work (default: a folder for temporary files)")
@@ -76,24 +77,26 @@ def main() -> None:
         write_tar(folder / "template.tar", rows=options.rows_per_tar)
         ray.init(num_cpus=CPUS, include_dashboard=False, log_to_driver=False, object_store_memory=500_000_000)
         configure_data()
-        first: EarlierRun | None = None
-        for rows in options.rows:
-            count = rows // options.rows_per_tar
-            data, run_uri = name_tars(folder / "template.tar", count=count, folder=folder, proxy=proxy)
+        earlier: list[EarlierRun] = []
+        for number, rows in enumerate([options.rows[0], *options.rows]):
+            data, run_uri = name_tars(
+                folder / "template.tar", count=rows // options.rows_per_tar, folder=folder / str(number), proxy=proxy
+            )
             before = requests_of(proxy)
             run_stages(data, run_uri)
-            made = {name: number - before[name] for name, number in requests_of(proxy).items()}
+            if number == 0:
+                continue
+            made = {name: value - before[name] for name, value in requests_of(proxy).items()}
             run = read_run(run_uri)
             constants = content_constants(run, shipped_constants())
             plan = plan_run(run, machine, constants)
-            if first is not None:
-                measured = measured_seconds(first, plan_run(first, machine, constants))
+            if len(earlier) >= 2:
+                measured = measured_seconds([(one, plan_run(one, machine, constants)) for one in earlier[-2:]])
                 stages = plan_stages(run.config, run.workload, machine, constants)
                 plan = make_plan(stages, run.workload, machine, constants, measured=measured)
-            first = first or run
-            print(
-                f"{rows:,} rows, seconds by {'constants' if run is first else 'the first run'}; requests {made or ''}"
-            )
+            origin = "the two runs before" if len(earlier) >= 2 else "constants"
+            earlier.append(run)
+            print(f"{rows:,} rows, seconds by {origin}; requests {made or ''}")
             print(comparison_text([row for row in compare(plan, run) if row["stage"] in STAGES]), flush=True)
             planned = [cost.stage.requests for cost in plan.costs if cost.stage.name in STAGES]
             if made:

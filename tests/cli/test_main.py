@@ -13,6 +13,7 @@ from typing import get_args
 
 import pytest
 import typer
+from botocore.exceptions import NoCredentialsError
 
 import ram_ray
 from ram_ray.cli import job
@@ -119,7 +120,6 @@ def test_every_job_is_covered() -> None:
         ("--data a b --run r", "--data a --data b --run r"),
         ("--data a b --eval c", "--data a --data b --eval c"),
         ("--data=a b", "--data=a b"),
-        ("--data", "--data"),
         ("--try", "--try 3"),
         ("--try --serve", "--try 3 --serve"),
         ("--try 8 --serve", "--try 8 --serve"),
@@ -201,7 +201,7 @@ def test_what_a_run_ends_with(executed: list[dict], line: str, expected: dict) -
         (full_pipeline, "--preset dmeo", "error: --preset dmeo: no such preset; use one of demo, "),
         (full_pipeline, "--foo", "error: No such option: --foo; see full_pipeline --help"),
         (full_pipeline, "--try x", "error: Invalid value for '--try': "),
-        (full_pipeline, "--data", "error: Option '--data' requires an argument"),
+        (full_pipeline, "--data", "error: --data needs a value"),
         (
             finetune,
             "--model nowhere/b",
@@ -257,6 +257,8 @@ def test_mistakes_of_a_job(function, line: str, message: str, tmp_path: Path, mo
         ("tag a.jpg --model m --out o", "ram-ray tag: --out: only with --data"),
         ("tag a.jpg --model m --threshold 50", "ram-ray tag: Invalid value for '--threshold': "),
         ("tag . --model m", "ram-ray tag: .: no images"),
+        ("tag a.jpg --model=", "ram-ray tag: --model is missing"),
+        ("run --data --check", "ram-ray run: --data needs a value"),
         ("evaluate --compare a", "ram-ray evaluate: --compare takes two systems, the old and the new; 1 are given"),
         ("evaluate --compare a b --model c --eval d", "ram-ray evaluate: --compare goes with --eval, --out, "),
         ("evaluate --calibrate f1", "ram-ray evaluate: --calibrate needs --model BUNDLE and --eval LABELLED"),
@@ -287,6 +289,8 @@ def test_mistakes_are_one_line(line: str, message: str, tmp_path: Path, monkeypa
         (ValueError("set it lower"), 2, "prog: set it lower\n"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "prog: a.txt: No such file or directory\n"),
         (ModuleNotFoundError("No module named 'ray'", name="ray"), 2, "prog: ray is not installed; "),
+        (OSError(28, "No space left on device", "b"), 2, "prog: b: No space left on device\n"),
+        (NoCredentialsError(), 2, "prog: NoCredentialsError: Unable to locate credentials\n"),
     ],
 )
 def test_exceptions_end_in_exit_codes(error: Exception, code: int, message: str, capsys) -> None:
@@ -297,6 +301,27 @@ def test_exceptions_end_in_exit_codes(error: Exception, code: int, message: str,
     single_command.command()(fail)
     assert run_app(single_command, [], name="prog") == code
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_an_error_of_the_code_is_no_mistake() -> None:
+    def fail() -> int:
+        raise KeyError("a")
+
+    single_command = typer.Typer()
+    single_command.command()(fail)
+    with pytest.raises(KeyError):
+        run_app(single_command, [], name="prog")
+
+
+def test_odd_names_and_tags_are_one_line(capsys: pytest.CaptureFixture) -> None:
+    for arguments, message in (
+        (["tag", "", "--model", "m"], "an image's name is empty; write . for the current folder"),
+        (["tag", "a.jpg", "--model", "m", "--tags", " ,"], "--tags is empty; write names with commas between them"),
+        (["tag", "a.jpg", "--model", "m", "--tags", "caf\udce9"], "has characters that are no text; write it in UTF-8"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
 
 
 def test_errors_of_the_package_are_not_hidden() -> None:

@@ -80,6 +80,13 @@ def test_what_cannot_be_calibrated() -> None:
     assert Goal.parse("recall=0.8") == Goal("recall", 0.8) and str(Goal("precision", 0.9)) == "precision=0.9"
 
 
+def test_images_without_labels_are_one_line(ray_cluster: None, tiny_bundle: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "captions.jsonl").write_text('{"file_name": "a.jpg", "captions": ["a dog"]}\n')
+    with pytest.raises(ValueError, match="no image has a label of the model"):
+        calibrate(tiny_bundle, [str(tmp_path)], goal=Goal("f1"), config=RunConfig())
+
+
 def test_a_bundle_gets_thresholds(ray_cluster: None, tiny_bundle: str, tmp_path: Path) -> None:
     bundle, folder = tmp_path / "bundle", tmp_path / "labelled"
     shutil.copytree(tiny_bundle, bundle)

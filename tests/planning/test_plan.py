@@ -248,18 +248,19 @@ def test_constants_are_replaced_by_a_file(tmp_path: Path) -> None:
         assert str(error.value).startswith(file) and "\n" not in str(error.value)
 
 
-def earlier_run(folder: Path) -> str:
-    """Two finished stages of a run with the preset `photos`, whose files are made up."""
+def earlier_run(folder: Path, *, rows: int = 1000, seconds: float = 60.0) -> str:
+    """Two finished stages of a run with the preset `photos`, whose files are made up; `parse` took the seconds."""
+    folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(Path("ram_ray/presets/photos.yaml").read_text())
     run = Run(str(folder))
     stage = run.stage("shards", Samples, settings=StageSettings(), inputs=[])
     Path(stage.path, "shard=a").mkdir(parents=True)
     Path(stage.path, "shard=a", "0.parquet").write_bytes(b"x" * 50_000)
-    counts = {"rows_in": 1000, "rows_out": 1000, "rejected": 0, "images": 1000}
+    counts = {"rows_in": rows, "rows_out": rows, "rejected": 0, "images": rows}
     samples = stage.finish(shards=1, **counts)
     stage = run.stage("parse", Parsed, settings=StageSettings(), inputs=[samples])
-    stage.started -= 60  # it took a minute
-    stage.finish(**counts, tags=4000, captions=5000, rejected_captions={})
+    stage.started -= seconds
+    stage.finish(**counts, tags=4 * rows, captions=5 * rows, rejected_captions={})
     return str(folder)
 
 
@@ -270,15 +271,39 @@ def test_seconds_and_contents_of_an_earlier_run_are_taken(tmp_path: Path) -> Non
     assert (constants["captions_an_image"], constants["sample_bytes"]) == (5.0, 50.0)
     cluster = read_cluster(["mine=1,cpus=2,memory=8"])
     plan = plan_run(run, cluster, constants)
-    measured = measured_seconds(run, plan)
+    measured = measured_seconds([(run, plan)])
     starts = next(cost.stage.starts for cost in plan.costs if cost.stage.name == "parse")
-    assert measured["parse/cpu"] == pytest.approx((60 - starts) * 2 / 1000, rel=0.01)
+    assert measured["parse/cpu"].row == pytest.approx((60 - starts) * 2 / 1000, rel=0.01)
+    assert measured["parse/cpu"].starts is None
     load = replace(LOAD, images=100_000, shards=100)
     larger = make_plan(plan_stages(run.config, load, cluster, constants), load, cluster, constants, measured=measured)
     (cost,) = [cost for cost in larger.costs if cost.stage.name == "parse"]
     rows = cost.stage.unit_rows
     assert cost.origin == "run" and cost.wall_seconds == pytest.approx((60 - starts) * rows / 1000 + starts, rel=0.01)
     assert [row["stage"] for row in compare(plan, run)] == ["shards", "parse"]
+
+
+def test_starts_and_rows_are_told_apart_by_runs_of_two_sizes(tmp_path: Path) -> None:
+    cluster, constants, runs = read_cluster(["mine=1,cpus=2,memory=8"]), shipped_constants(), []
+    for number, (rows, seconds) in enumerate([(1000, 60.0), (10_000, 78.0)]):
+        run = read_run(earlier_run(tmp_path / str(number), rows=rows, seconds=seconds))
+        runs.append((run, plan_run(run, cluster, constants)))
+    pace = measured_seconds(runs)["parse/cpu"]
+    assert (pace.row, pace.starts) == (pytest.approx(2 * 18 / 9000 / 0.95, rel=0.02), pytest.approx(58, rel=0.02))
+    load = replace(LOAD, images=100_000, shards=100)
+    stages = plan_stages(runs[0][0].config, load, cluster, constants)
+    larger = make_plan(stages, load, cluster, constants, measured={"parse/cpu": pace})
+    (cost,) = [cost for cost in larger.costs if cost.stage.name == "parse"]
+    assert cost.wall_seconds == pytest.approx(58 + 100_000 * 18 / 9000, rel=0.02)
+
+
+def test_a_larger_run_that_took_no_longer_has_no_seconds_for_a_row(tmp_path: Path) -> None:
+    cluster, constants, runs = read_cluster(["mine=1,cpus=2,memory=8"]), shipped_constants(), []
+    for number, (rows, seconds) in enumerate([(1000, 60.0), (10_000, 50.0)]):
+        run = read_run(earlier_run(tmp_path / str(number), rows=rows, seconds=seconds))
+        runs.append((run, plan_run(run, cluster, constants)))
+    pace = measured_seconds(runs)["parse/cpu"]
+    assert pace.row == 0 and pace.starts == pytest.approx(54, abs=2)
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
