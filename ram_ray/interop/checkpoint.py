@@ -113,7 +113,9 @@ def read_state(file: Path) -> State:
             tree = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise ValueError(f"{file} is not a whole checkpoint written by torch.save: {_line(error)}") from None
-    except (pickle.UnpicklingError, RecursionError, MemoryError) as error:
+    except pickle.UnpicklingError:  # its text advises to load it all the same
+        raise ValueError(f"{file} holds more than tensors, or is no checkpoint; it was not loaded") from None
+    except (RecursionError, MemoryError) as error:
         raise ValueError(f"{file} holds more than tensors, or is damaged; it was not loaded: {_line(error)}") from None
     for wrapper in ("model", "state_dict"):
         if isinstance(tree, dict) and isinstance(tree.get(wrapper), dict):

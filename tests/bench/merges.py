@@ -127,7 +127,8 @@ def measure(folder: Path, *, rows: int, shards: int, labels: int) -> Measured:
     from ram_ray.training.table import RowSelection, make_table, row_maker
 
     measured, config, run = Measured(rows), load(sets=SETTINGS), Run(str(folder / "run"))
-    system = LabelSystem(Label(id, f"label {id}", "object") for id in range(labels))
+    # No two names share a word, as most do not: those that do are never said to co-occur.
+    system = LabelSystem(Label(id, f"label{id}", "object") for id in range(labels))
     system.save(f"{folder}/label_system.json")
     label_result = label_system_result(str(folder), num_labels=labels)
     parsed, model = annotations_result(str(folder), num_rows=rows), trained_model(str(folder), image_size=224)
