@@ -1,12 +1,12 @@
 """What each kind of model must have: the right kind in its config, a tokenizer or a processor, and weights.
 
-A check has the folder with the model's small files and the names of all its files; it raises for a problem.
+`CHECKS` has a function for each kind, `check_classifier` is for one of unsafe images.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ram_ray.records import Json
@@ -14,31 +14,15 @@ from ram_ray.records import Json
 _WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
 
 
-def check_tokenizer(folder: Path, names: list[str]) -> None:
-    """A WordPiece vocabulary.
-
-    Args:
-        folder: with the model's small files.
-        names: of all its files.
-
-    Raises:
-        Exception: of the library that cannot load it, or ValueError.
-    """
+def _check_tokenizer(folder: Path, names: list[str]) -> None:
+    """A WordPiece vocabulary."""
     from ram_ray.models.tokenizer import TextTokenizer
 
     TextTokenizer.load(str(folder))
 
 
-def check_dual_encoder(folder: Path, names: list[str]) -> None:
-    """A CLIP or SigLIP, or the dual encoder of a run.
-
-    Args:
-        folder: with the model's small files.
-        names: of all its files.
-
-    Raises:
-        Exception: of the library that cannot load it, or ValueError.
-    """
+def _check_dual_encoder(folder: Path, names: list[str]) -> None:
+    """A CLIP or SigLIP, or the dual encoder of a run."""
     _need_weights(names)
     tree = _read_config(folder)
     if tree.get("kind") == "ram_ray.dual_encoder":
@@ -57,16 +41,8 @@ def check_dual_encoder(folder: Path, names: list[str]) -> None:
     AutoImageProcessor.from_pretrained(folder)
 
 
-def check_text_encoder(folder: Path, names: list[str]) -> None:
-    """An encoder of sentences.
-
-    Args:
-        folder: with the model's small files.
-        names: of all its files.
-
-    Raises:
-        Exception: of the library that cannot load it, or ValueError.
-    """
+def _check_text_encoder(folder: Path, names: list[str]) -> None:
+    """An encoder of sentences."""
     from transformers import AutoConfig, AutoTokenizer
 
     from ram_ray.models.sentence_files import read_sentence_files
@@ -80,30 +56,14 @@ def check_text_encoder(folder: Path, names: list[str]) -> None:
     AutoTokenizer.from_pretrained(root)
 
 
-def check_encoder_weights(folder: Path, names: list[str]) -> None:
-    """Weights of a timm model.
-
-    Args:
-        folder: with the model's small files.
-        names: of all its files.
-
-    Raises:
-        Exception: of the library that cannot load it, or ValueError.
-    """
+def _check_encoder_weights(folder: Path, names: list[str]) -> None:
+    """Weights of a timm model."""
     if not any(name.endswith((*_WEIGHTS, ".pth")) for name in names):
         raise ValueError("it has no weights (.safetensors or .pth)")
 
 
-def check_detector(folder: Path, names: list[str]) -> None:
-    """A detector that transformers asks with texts.
-
-    Args:
-        folder: with the model's small files.
-        names: of all its files.
-
-    Raises:
-        Exception: of the library that cannot load it, or ValueError.
-    """
+def _check_detector(folder: Path, names: list[str]) -> None:
+    """A detector that transformers asks with texts."""
     from transformers import AutoConfig, AutoProcessor
 
     from ram_ray.detectors.registry import detector_classes
@@ -140,16 +100,8 @@ def check_classifier(folder: Path, names: list[str], *, unsafe: Sequence[str], s
     unsafe_classes(config.id2label, unsafe, source=source)
 
 
-def check_generator(folder: Path, names: list[str]) -> None:
-    """A pipeline of diffusers.
-
-    Args:
-        folder: with the model's small files.
-        names: of all its files.
-
-    Raises:
-        Exception: of the library that cannot load it, or ValueError.
-    """
+def _check_generator(folder: Path, names: list[str]) -> None:
+    """A pipeline of diffusers."""
     import diffusers
 
     tree = json.loads((folder / "model_index.json").read_text())
@@ -171,3 +123,15 @@ def _read_config(folder: Path) -> Json:
 def _need_weights(names: list[str]) -> None:
     if not any(name.endswith(_WEIGHTS) for name in names):
         raise ValueError("it has no weights (.safetensors)")
+
+
+# For each kind of model a function of the folder with its small files and the names of all its files. It raises
+# `ValueError`, or what the library raises that cannot load it.
+CHECKS: Mapping[str, Callable[[Path, list[str]], None]] = {
+    "tokenizer": _check_tokenizer,
+    "dual encoder": _check_dual_encoder,
+    "text encoder": _check_text_encoder,
+    "encoder weights": _check_encoder_weights,
+    "detector": _check_detector,
+    "generator": _check_generator,
+}

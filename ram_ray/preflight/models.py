@@ -25,15 +25,7 @@ from ram_ray.config import RunConfig
 from ram_ray.curation.score_settings import ImageScoreSettings
 from ram_ray.preflight.bundle import check_bundle, sections_after
 from ram_ray.preflight.encoder import find_encoder_problems, training_sizes
-from ram_ray.preflight.model_checks import (
-    check_classifier,
-    check_detector,
-    check_dual_encoder,
-    check_encoder_weights,
-    check_generator,
-    check_text_encoder,
-    check_tokenizer,
-)
+from ram_ray.preflight.model_checks import CHECKS, check_classifier
 from ram_ray.runtime.storage import PACKAGE, find_files, package_path
 from ram_ray.settings.data_engine import OWN_DETECTORS
 from ram_ray.settings.training import TrainConfig
@@ -121,20 +113,20 @@ def named_models(config: RunConfig, *, stages: Sequence[str]) -> list[NamedModel
     if "represent" in stages:
         if config.tokenizer != "trained":
             fields = ("tokenizer", config.tokenizer, "tokenizer_revision", config.tokenizer_revision)
-            models.append(NamedModel(*fields, load=check_tokenizer))
+            models.append(NamedModel(*fields, load=CHECKS["tokenizer"]))
         if represent.clip:
             fields = ("represent.clip", represent.clip, "represent.revision", represent.revision)
-            models.append(NamedModel(*fields, load=check_dual_encoder))
+            models.append(NamedModel(*fields, load=CHECKS["dual encoder"]))
         elif represent.text_encoder:
             name, revision = "represent.text_revision", represent.text_revision
             fields = ("represent.text_encoder", represent.text_encoder, name, revision)
-            models.append(NamedModel(*fields, load=check_text_encoder))
+            models.append(NamedModel(*fields, load=CHECKS["text encoder"]))
             if represent.image_encoder.weights:
                 crops = represent.image_encoder
                 models.append(_encoder_model("represent.image_encoder", str(crops.weights), crops.revision))
         elif represent.images != "real" and represent.generator != "drawn":
             name, revision = "represent.generator", represent.generator_revision
-            models.append(NamedModel(name, represent.generator, f"{name}_revision", revision, load=check_generator))
+            models.append(NamedModel(name, represent.generator, f"{name}_revision", revision, load=CHECKS["generator"]))
     models += _named_image_models(config)
     encoder = config.model.image_encoder
     embeds_crops = "represent" in stages and represent.text_encoder and config.crop_encoder == encoder
@@ -165,7 +157,7 @@ def _named_image_models(config: RunConfig) -> Iterator[NamedModel]:
     encoder, section = settings.encoder, "data.encoder" if data.encoder.is_set else "represent"
     if encoder and encoder.clip:
         fields = (f"{section}.clip", encoder.clip, f"{section}.revision")
-        yield NamedModel(*fields, encoder.revision, load=check_dual_encoder)
+        yield NamedModel(*fields, encoder.revision, load=CHECKS["dual encoder"])
     elif encoder:
         yield _encoder_model(
             f"{section}.image_encoder", str(encoder.image_encoder.weights), encoder.image_encoder.revision
@@ -176,11 +168,11 @@ def _named_detector(config: RunConfig, stages: Sequence[str]) -> Iterator[NamedM
     clean = config.engine.clean
     if "clean" in stages and clean.detector not in OWN_DETECTORS:
         fields = ("engine.clean.detector", clean.detector, "engine.clean.revision", clean.revision)
-        yield NamedModel(*fields, load=check_detector)
+        yield NamedModel(*fields, load=CHECKS["detector"])
 
 
 def _encoder_model(section: str, weights: str, revision: str | None) -> NamedModel:
-    return NamedModel(f"{section}.weights", weights, f"{section}.revision", revision, load=check_encoder_weights)
+    return NamedModel(f"{section}.weights", weights, f"{section}.revision", revision, load=CHECKS["encoder weights"])
 
 
 def _find_parser_problems(config: RunConfig, stages: Sequence[str]) -> list[str]:

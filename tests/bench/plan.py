@@ -79,9 +79,8 @@ def main() -> None:
         configure_data()
         earlier: list[EarlierRun] = []
         for number, rows in enumerate([options.rows[0], *options.rows]):
-            data, run_uri = name_tars(
-                folder / "template.tar", count=rows // options.rows_per_tar, folder=folder / str(number), proxy=proxy
-            )
+            tars = {"count": rows // options.rows_per_tar, "name": f"{number}-{rows}"}
+            data, run_uri = name_tars(folder / "template.tar", folder=folder, proxy=proxy, **tars)
             before = requests_of(proxy)
             run_stages(data, run_uri)
             if number == 0:

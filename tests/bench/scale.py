@@ -150,22 +150,26 @@ def s3(on: bool) -> Iterator[S3Proxy | None]:
         yield proxy
 
 
-def name_tars(tar: Path, *, count: int, folder: Path, proxy: S3Proxy | None) -> tuple[str, str]:
-    """The same tar under `count` names; the URIs of their folder and of a run."""
+def name_tars(
+    tar: Path, *, count: int, folder: Path, proxy: S3Proxy | None, name: str | None = None
+) -> tuple[str, str]:
+    """The same tar under `count` names; the URIs of their folder and of a run, whose names end with `name`."""
     import fsspec
+
+    name = name or str(count)
 
     if proxy:
         fs = fsspec.filesystem("s3")
-        uri = f"{proxy.bucket}/rows-{count}"
+        uri = f"{proxy.bucket}/rows-{name}"
         fs.put_file(str(tar), f"{uri}/00000.tar")
         for number in range(1, count):
             fs.cp_file(f"{uri}/00000.tar", f"{uri}/{number:05d}.tar")
-        return uri, f"{proxy.bucket}/run-{count}"
-    named = folder / f"rows-{count}"
+        return uri, f"{proxy.bucket}/run-{name}"
+    named = folder / f"rows-{name}"
     named.mkdir()
     for number in range(count):
         os.link(tar, named / f"{number:05d}.tar")
-    return str(named), str(folder / f"run-{count}")
+    return str(named), str(folder / f"run-{name}")
 
 
 def show(runs: list[Measured]) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from ram_ray.config import RunConfig, load
 from ram_ray.planning.cluster import Cluster, known_machines, read_cluster
-from ram_ray.planning.constants import Constant, read_constants, shipped_constants, write_constants
-from ram_ray.planning.cost import make_plan
+from ram_ray.planning.constants import Constant, Constants, read_constants, shipped_constants, write_constants
+from ram_ray.planning.cost import Pace, make_plan
 from ram_ray.planning.earlier_run import content_constants, measured_seconds, plan_run, read_run
 from ram_ray.planning.limits import Limit, find_limits
 from ram_ray.planning.page import compare, to_json, to_text
@@ -250,7 +250,7 @@ def test_constants_are_replaced_by_a_file(tmp_path: Path) -> None:
 
 def earlier_run(folder: Path, *, rows: int = 1000, seconds: float = 60.0) -> str:
     """Two finished stages of a run with the preset `photos`, whose files are made up; `parse` took the seconds."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(Path("ram_ray/presets/photos.yaml").read_text())
     run = Run(str(folder))
     stage = run.stage("shards", Samples, settings=StageSettings(), inputs=[])
@@ -283,27 +283,28 @@ def test_seconds_and_contents_of_an_earlier_run_are_taken(tmp_path: Path) -> Non
     assert [row["stage"] for row in compare(plan, run)] == ["shards", "parse"]
 
 
-def test_starts_and_rows_are_told_apart_by_runs_of_two_sizes(tmp_path: Path) -> None:
-    cluster, constants, runs = read_cluster(["mine=1,cpus=2,memory=8"]), shipped_constants(), []
-    for number, (rows, seconds) in enumerate([(1000, 60.0), (10_000, 78.0)]):
-        run = read_run(earlier_run(tmp_path / str(number), rows=rows, seconds=seconds))
+def two_runs(folder: Path, cluster: Cluster, constants: Constants, *, seconds: tuple[float, float]) -> dict[str, Pace]:
+    """The pace of runs of 1,000 and of 10,000 rows."""
+    runs = []
+    for rows, taken in zip((1000, 10_000), seconds, strict=True):
+        run = read_run(earlier_run(folder / str(rows), rows=rows, seconds=taken))
         runs.append((run, plan_run(run, cluster, constants)))
-    pace = measured_seconds(runs)["parse/cpu"]
-    assert (pace.row, pace.starts) == (pytest.approx(2 * 18 / 9000 / 0.95, rel=0.02), pytest.approx(58, rel=0.02))
+    return measured_seconds(runs)
+
+
+def test_starts_and_rows_are_told_apart_by_runs_of_two_sizes(tmp_path: Path) -> None:
+    cluster, constants = read_cluster(["mine=1,cpus=2,memory=8"]), shipped_constants()
+    measured = two_runs(tmp_path, cluster, constants, seconds=(60, 78))
+    pace, share = measured["parse/cpu"], 1 - constants["duplicate_share"]  # of the rows that are parsed
+    assert pace.row == pytest.approx(2 * 18 / 9000 / share, rel=0.02) and pace.starts == pytest.approx(58, rel=0.02)
     load = replace(LOAD, images=100_000, shards=100)
-    stages = plan_stages(runs[0][0].config, load, cluster, constants)
-    larger = make_plan(stages, load, cluster, constants, measured={"parse/cpu": pace})
+    larger = make_plan(
+        plan_stages(preset("photos"), load, cluster, constants), load, cluster, constants, measured=measured
+    )
     (cost,) = [cost for cost in larger.costs if cost.stage.name == "parse"]
     assert cost.wall_seconds == pytest.approx(58 + 100_000 * 18 / 9000, rel=0.02)
-
-
-def test_a_larger_run_that_took_no_longer_has_no_seconds_for_a_row(tmp_path: Path) -> None:
-    cluster, constants, runs = read_cluster(["mine=1,cpus=2,memory=8"]), shipped_constants(), []
-    for number, (rows, seconds) in enumerate([(1000, 60.0), (10_000, 50.0)]):
-        run = read_run(earlier_run(tmp_path / str(number), rows=rows, seconds=seconds))
-        runs.append((run, plan_run(run, cluster, constants)))
-    pace = measured_seconds(runs)["parse/cpu"]
-    assert pace.row == 0 and pace.starts == pytest.approx(54, abs=2)
+    longer = two_runs(tmp_path / "no_longer", cluster, constants, seconds=(60, 50))["parse/cpu"]
+    assert longer.row == 0 and longer.starts == pytest.approx(54, abs=2), "the larger run took no longer"
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
