@@ -222,10 +222,21 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings have each key once; PyYAML takes the last of several without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Make the mapping of a node."""
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
 def _read_yaml(uri: str) -> dict:
     try:
         with fsspec.open(uri, "rb") as file:
-            tree = yaml.safe_load(file.read().decode("utf-8"))
+            tree = yaml.load(file.read().decode("utf-8"), _UniqueKeys)  # noqa: S506 a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ImportError) as error:
         raise ValueError(f"{uri}: cannot be read as YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):

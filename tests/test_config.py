@@ -140,6 +140,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         (b"\xff\xfe\x00", "cannot be read as YAML"),
         (b"- a\n- b\n", "expected a mapping"),
         (b"", "expected a mapping"),
+        (b"pretrain: {epochs: 2}\nname: x\npretrain: {lr: 0.1}\n", "pretrain is there twice"),
         (None, "cannot be read as YAML"),
     ],
 )

@@ -195,7 +195,11 @@ def coverage(
 
 
 @app.command("diff", cls=Command)
-def diff(old: System, new: System, as_json: AsJson = False) -> int:
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="File, list, or run folder.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The same.")],
+    as_json: AsJson = False,
+) -> int:
     """Show what changed between two label systems.
 
     The exit code is 1 if they differ.

@@ -78,6 +78,10 @@ def plan(
         return _measure(measure, preset, config or (), sets or (), store=store)
     if store is not None:
         raise ValueError("--store goes with --measure OUT")
+    if run_nodes and not (runs or compare):
+        raise ValueError("--run-nodes are the machines of --run or --compare")
+    if as_json and markdown:
+        raise ValueError("--json and --markdown are two forms; name one")
     from ram_ray.planning.cluster import read_cluster
 
     cluster = read_cluster(nodes or ())

@@ -85,10 +85,16 @@ def evaluate(
             "--compare", metavar="OLD NEW", help="Which labels got better or worse: bundles, runs, predictions."
         ),
     ] = None,
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="With --compare: for scores and pages.")] = "compare",
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="DIR", help="With --compare: for scores and pages (default: compare)."),
+    ] = None,
     replicates: Annotated[
-        int, typer.Option("--replicates", metavar="N", min=20, help="With --compare: of the bootstrap over images.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            "--replicates", metavar="N", min=20, help="With --compare: of the bootstrap over images (default: 1000)."
+        ),
+    ] = None,
 ) -> int:
     """Score the finetuned model, compare two, or calibrate one.
 
@@ -101,7 +107,16 @@ def evaluate(
 
         if preset or train or run_uri or check or model or calibrate:
             raise ValueError("--compare goes with --eval, --out, --replicates, --config and --set alone")
-        return compare_systems(compare, held_out or (), out, replicates=replicates, files=config or (), sets=sets or ())
+        return compare_systems(
+            compare,
+            held_out or (),
+            out or "compare",
+            replicates=replicates or 1000,
+            files=config or (),
+            sets=sets or (),
+        )
+    if out or replicates:
+        raise ValueError("--out and --replicates go with --compare")
     if calibrate is None and model is None:
         return run(preset, "evaluate", config, sets, train, held_out, run_uri, check)
     require("ray", extra="serve")

@@ -25,7 +25,10 @@ Files = Annotated[
     list[str] | None, typer.Option("--config", metavar="YAML", help="Settings; only the section serve is used.")
 ]
 Name = Annotated[
-    str | None, typer.Option("--name", help="Name of the model in requests and answers; default: its last folders.")
+    str | None,
+    typer.Option(
+        "--name", metavar="NAME", help="Name of the model in requests and answers; default: its last folders."
+    ),
 ]
 
 
@@ -102,8 +105,8 @@ def swap(
 
 
 def key(
-    name: Annotated[str, typer.Argument(help="Name of the client, in logs and metrics.")],
-    images_per_minute: Annotated[int | None, typer.Option(help="Most images a minute.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client, in logs and metrics.")],
+    images_per_minute: Annotated[int | None, typer.Option(metavar="N", help="Most images a minute.")] = None,
 ) -> int:
     """Make an API key for `ram-ray serve`.
 

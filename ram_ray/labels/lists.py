@@ -58,7 +58,7 @@ def read_list(source: str) -> list[Entry]:
     if source in shipped_lists():
         text, suffix = shipped.read_text(encoding="utf-8"), ".txt"
     else:
-        text = read_text(source, setting="the list", max_bytes=512_000_000)
+        text = read_text(source, max_bytes=512_000_000)
         suffix = PurePosixPath(source).suffix.lower()
     if suffix == ".json":
         entries = _from_json(source, text)
@@ -118,7 +118,7 @@ def read_system(source: str, *, kind_of: Callable[[str], str]) -> LabelSystem:
         ValueError: as `read_list` and `LabelSystem.from_json`.
     """
     if source.lower().endswith(".json"):
-        text = read_text(source, setting="the label system", max_bytes=512_000_000)
+        text = read_text(source, max_bytes=512_000_000)
         if '"labels"' in text[:1000]:
             return LabelSystem.from_json(text)
     return to_system(read_list(source), kind_of=kind_of)

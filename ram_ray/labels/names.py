@@ -25,12 +25,12 @@ def keys_of(text: str) -> list[Key]:
     return [(name, kind)] if kind else [(name, known_kind) for known_kind in KINDS]
 
 
-def read_text(uri: str, *, setting: str, max_bytes: int = 16_000_000) -> str:
+def read_text(uri: str, *, setting: str | None = None, max_bytes: int = 16_000_000) -> str:
     """Read a UTF-8 text file.
 
     Args:
         uri: any fsspec URI.
-        setting: for error messages: the setting or option that contains the URI.
+        setting: for error messages: the setting that contains the URI; None: the user wrote the URI itself.
         max_bytes: largest size of the file.
 
     Returns:
@@ -39,17 +39,18 @@ def read_text(uri: str, *, setting: str, max_bytes: int = 16_000_000) -> str:
     Raises:
         ValueError: if the file is missing, too large, or not UTF-8.
     """
+    named = f"; {setting} names it" if setting else ""
     try:
         with fsspec.open(uri, "rb") as file:
             data = file.read(max_bytes + 1)
     except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{uri}: cannot be read ({error.__class__.__name__}); {setting} names it") from None
+        raise ValueError(f"{uri}: cannot be read ({error.__class__.__name__}){named}") from None
     if len(data) > max_bytes:
-        raise ValueError(f"{uri}: more than {max_bytes:,} bytes; {setting} names it")
+        raise ValueError(f"{uri}: more than {max_bytes:,} bytes{named}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{uri}: byte {error.start} is not UTF-8; {setting} names it") from None
+        raise ValueError(f"{uri}: byte {error.start} is not UTF-8{named}") from None
 
 
 def read_names(uri: str, *, setting: str) -> list[str]:
@@ -57,7 +58,7 @@ def read_names(uri: str, *, setting: str) -> list[str]:
 
     Args:
         uri: any fsspec URI.
-        setting: for error messages: the setting or option that contains the URI.
+        setting: for error messages: the setting that contains the URI; None: the user wrote the URI itself.
 
     Returns:
         The names; empty lines and comments (from # to the end of a line) are omitted.

@@ -128,6 +128,7 @@ def read_cluster(texts: Sequence[str]) -> Cluster:
     return cluster
 
 
+MAX_CPUS = 500_000  # of a kind of machine; counting takes seconds for each 100,000
 MAX_MACHINES = 2000  # of a kind; Ray is tested with as many
 
 
@@ -176,6 +177,8 @@ def _read(text: str) -> Machine:
         machine = replace(machine, **changes)  # type: ignore[arg-type]
         if name == "price":
             machine = replace(machine, price_origin="given")
+    if machine.cpus * machine.count > MAX_CPUS:
+        raise ValueError(f"--nodes {text}: {machine.cpus * machine.count:g} CPUs; write at most {MAX_CPUS:,}")
     if not machine.memory:
         raise ValueError(
             f"--nodes {text}: {kind} is not in the list ({', '.join(known)}); write at least its cpus and memory in "

@@ -54,6 +54,7 @@ def test_what_cannot_end_is_refused(capsys: pytest.CaptureFixture) -> None:
         ("plan --images 10 --shards 2 --nodes pear=1", "pear is not in the list"),
         ("plan --images 10 --shards 2 --nodes c6i.16xlarge=\u00b2", "write KIND=COUNT"),
         ("plan --images 10 --shards 2 --nodes c6i.16xlarge=10000", "write 2000 or fewer"),
+        ("plan --images 10 --shards 2 --nodes a=1,cpus=1e9,memory=8", "1e+09 CPUs; write at most 500,000"),
         ("plan --images 10 --shards 2 --finetune-images 0", "--finetune-images 0: write a whole number from 1 to 1e12"),
         ("plan --images 10 --shards 2 --finetune-images 11", "--finetune-images 11: there are 10 --images"),
         ("plan --images 10 --shards 2 --eval-images 5 --eval-shards 0", "--eval-shards 0: write a number from 1"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,7 +97,8 @@ class OpenVinoBackend:
         return self._head(queries, projected_queries, tokens)
 
     def _compile(self, openvino: Any, module: nn.Module, example: tuple, *, shapes: list[tuple]) -> _Graph:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing, which no user can do anything about
             # Traced here without a check: OpenVINO's own tracing runs the check, which is slow for a large model.
             traced = torch.jit.trace(module.eval(), example, check_trace=False)
             graph = openvino.convert_model(traced, example_input=example)
