@@ -25,7 +25,7 @@ from ram_ray.data.shard import Format, Shard, make_shards
 from ram_ray.data.tagged_parts import Done, Groups, group_of, hashes, image_ids
 from ram_ray.data.unread import BESIDE, Unread
 from ram_ray.records import Row
-from ram_ray.runtime.location import expand_braces, locate, locate_path, to_text, uri_of, walk
+from ram_ray.runtime.location import UNREADABLE, expand_braces, locate, locate_path, to_text, uri_of, walk
 from ram_ray.runtime.storage import Info, is_local, is_storage_error, version_of
 from ram_ray.settings.data import DataConfig, LayoutConfig
 
@@ -153,7 +153,7 @@ def find_images(path: str) -> list[str]:
         path: folder or URI.
 
     Returns:
-        Their paths, as they are, or URIs; by folder and name.
+        Their paths, as they are, or URIs, by folder and name; also those of folders that may not be read.
 
     Raises:
         ValueError: if there is no image.
@@ -163,7 +163,7 @@ def find_images(path: str) -> list[str]:
         info
         for folder in (walk(fs, root) if fs.isdir(root) else ())
         for info in folder.files
-        if is_image_file(fs, info, DEFAULT_LAYOUT)
+        if is_image_file(fs, info, DEFAULT_LAYOUT) or info.get("destination") == UNREADABLE  # reading it tells
     ]
     if not infos:
         raise ValueError(f"{to_text(path)}: no images ({', '.join(DEFAULT_LAYOUT.image_suffixes)}) there")

@@ -6,6 +6,7 @@ import fsspec
 
 from ram_ray.label_system import split_kind
 from ram_ray.records import KINDS
+from ram_ray.runtime.storage import is_storage_error
 
 Key = tuple[str, str]  # (name, kind): the unit of counts and merges
 
@@ -43,7 +44,9 @@ def read_text(uri: str, *, setting: str | None = None, max_bytes: int = 16_000_0
     try:
         with fsspec.open(uri, "rb") as file:
             data = file.read(max_bytes + 1)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
+        if not (isinstance(error, (ValueError, ImportError)) or is_storage_error(error)):
+            raise
         raise ValueError(f"{uri}: cannot be read ({error.__class__.__name__}){named}") from None
     if len(data) > max_bytes:
         raise ValueError(f"{uri}: more than {max_bytes:,} bytes{named}")

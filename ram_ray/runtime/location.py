@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ram_ray.runtime.storage import Info, is_local
 
 MAX_BRACED = 1_000_000  # names of one brace pattern
+UNREADABLE = "a folder that may not be read"  # `destination` of what stands for it
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 _LOOKS_ESCAPED = re.compile(r"\\(?=x[0-9a-f]{2})")
 _CHAINED = re.compile(r"^\w+::|::\w+://")  # fsspec's URL of one storage inside another
@@ -203,7 +204,7 @@ def _list(fs: fsspec.AbstractFileSystem, path: str) -> list[Info]:
     try:
         entries = list(_scan(path)) if is_local(fs) else fs.ls(path, detail=True)
     except PermissionError:
-        return [_link_info(path, "a folder that may not be read")]
+        return [_link_info(path, UNREADABLE)]
     marker = path.rstrip("/")
     return sorted(
         (info for info in entries if info["name"].rstrip("/") != marker or info["type"] == "directory"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ram_ray.cli.main import main
-from tests.tiny import photo
+from tests.tiny import jpeg, photo
 
 
 def test_tag_prints_a_line_an_image(tiny_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -38,3 +39,22 @@ def test_tag_prints_a_line_an_image(tiny_bundle: str, tmp_path: Path, capsys: py
     assert main(shlex.split(f"{line} {tmp_path}/b.png --json --tags 'snow,red umbrella'")) == 1
     first, second = (json.loads(row) for row in capsys.readouterr().out.splitlines())
     assert {tag["tag"] for tag in first["tags"]} == {"snow", "red umbrella"} and "error" in second
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_the_rest_is_tagged(
+    tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The superuser may read every folder, so the error is raised in its place."""
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "locked").mkdir()
+    scan, locked = os.scandir, str(tmp_path / "locked")
+
+    def refuse(path: str) -> object:
+        if str(path) == locked:
+            raise PermissionError(13, "Permission denied", locked)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert main(["tag", str(tmp_path), "--model", tiny_bundle]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{tmp_path}/a.jpg: ") and f"{locked} cannot be read" in shown.err
