@@ -123,7 +123,7 @@ def tag(
             write, sidecars, overwrite, allow, deny, rename, names, most_specific, chinese,
         )  # fmt: skip
     from ram_ray.data.preprocess import to_square
-    from ram_ray.inference.listing import find_images, is_folder
+    from ram_ray.inference.image_files import find_images, is_folder
     from ram_ray.inference.predictor import Predictor
     from ram_ray.records import Reject
     from ram_ray.runtime.location import to_text

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from ram_ray.data.tagged_parts import read_done, tagged_schema, write_part
+from ram_ray.inference.image_files import find_images
 from ram_ray.inference.listing import (
     LISTED,
     Lister,
-    find_images,
     find_work,
     is_image,
     leave_fresh,
