@@ -1,8 +1,11 @@
 """Connections: what uvicorn does not limit itself, and how both come into the server of Ray Serve.
 
 uvicorn waits without end for the first byte of a connection and for the rest of a request's header, takes headers of
-any length, and answers a broken request with plain text. `BoundedProtocol` closes such connections and answers in
-JSON. Ray Serve starts uvicorn itself, in its proxy, and calls `middlewares` there first (its setting
+any length, and answers a broken request with plain text. Of a request that offers another protocol, as Java's own HTTP
+client does (`Upgrade: h2c`), it drops the body. `BoundedProtocol` closes such connections, answers in JSON, and ignores
+the offer, as a server of HTTP/1.1 may.
+
+Ray Serve starts uvicorn itself, in its proxy, and calls `middlewares` there first (its setting
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH); uvicorn's table of protocols is the place where another can be named.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -19,6 +23,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 HEADER_S = 10.0  # until the header of a request must be complete
 MAX_HEADER_BYTES = 64 * 1024
 MAX_CONNECTIONS = 2000  # of one process
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_METHOD = re.compile(rb"[A-Z]{1,20}(?: |$)")
+_OFFER = re.compile(rb"(?im)^upgrade[ \t]*:[^\r\n]*\r?\n")
 _CODES = {400: "bad_request", 408: "timeout", 431: "header_too_large", 503: "busy"}
 
 
@@ -28,8 +35,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
+        self._header = bytearray()  # of a request, until it is complete
         self._header_bytes = 0
         self._in_body = False
+        self.ws_protocol_class = None
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
@@ -49,11 +58,27 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_answered() and self._header_timer is None:  # of the next request on this connection
             self._await_header()
         if self._reads_header():
+            self._unset_keepalive_if_required()
             self._header_bytes += len(data)
-        super().data_received(data)
+            data = self._take_header(data)
+        if data:
+            super().data_received(data)
         too_long = self._reads_header() and self._header_bytes > MAX_HEADER_BYTES
         if too_long and not self.transport.is_closing():
             self._refuse(431, f"a header may have at most {MAX_HEADER_BYTES:,} bytes")
+
+    def _take_header(self, data: bytes) -> bytes:
+        """A whole header and what follows, without an offer of another protocol; nothing while the end is missing."""
+        searched = max(0, len(self._header) - 3)
+        self._header += data
+        end = _HEADER_END.search(self._header, searched)
+        if end is None and _METHOD.match(self._header):
+            return b""
+        taken = bytes(self._header)
+        self._header.clear()
+        if end is None:  # no request, which the parser says
+            return taken
+        return _OFFER.sub(b"", taken[: end.end()]) + taken[end.end() :]
 
     def on_headers_complete(self) -> None:
         """The header of a request is complete."""
@@ -79,6 +104,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._is_answered() and not self._in_body
 
     def _await_header(self) -> None:
+        self._header.clear()
         self._header_bytes = 0
         self._header_timer = self.loop.call_later(HEADER_S, self._header_is_late)
 

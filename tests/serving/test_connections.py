@@ -1,4 +1,6 @@
-"""Contract: a connection is bounded in its headers and in time, and the rest of a refused body is no header."""
+"""Contract: a connection is bounded in its headers and in time, the rest of a refused body is no header, and an offer
+of another protocol is ignored.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,21 @@ from ram_ray.serving.connections import MAX_HEADER_BYTES, BoundedProtocol
 HEADER_S = 1.0
 
 
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the body back where the path is /echo, and `refuse_posts` elsewhere."""
+    if scope["path"] != "/echo":
+        await refuse_posts(scope, receive, send)
+        return
+    assert scope["type"] == "http", "no other protocol is spoken"
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    body += b"ok"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def refuse_posts(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer at once, as for a client that is refused before its body is read."""
     status = 429 if scope["method"] == "POST" else 200
@@ -30,7 +47,7 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """A connection to a server that speaks `BoundedProtocol`."""
     monkeypatch.setattr(connections, "HEADER_S", HEADER_S)
     port = free_port()
-    config = uvicorn.Config(refuse_posts, port=port, http=BoundedProtocol, lifespan="off", log_level="critical")
+    config = uvicorn.Config(answer, port=port, http=BoundedProtocol, lifespan="off", log_level="critical")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -80,3 +97,30 @@ def test_a_header_is_bounded_in_bytes(connection: socket.socket) -> None:
 def test_a_header_is_bounded_in_time(connection: socket.socket) -> None:
     connection.sendall(b"GET / HTTP/1.1\r\n")
     assert read_status(connection) == 408
+
+
+OFFERS = {
+    "java.net.http": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n",
+    "websocket": b"connection: upgrade\r\nupgrade: websocket\r\nSec-WebSocket-Key: AA==\r\n",
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+@pytest.mark.parametrize("part", [1, 7, 10_000])
+def test_an_offer_of_another_protocol_is_ignored(connection: socket.socket, offer: bytes, part: int) -> None:
+    for method in (b"POST", b"GET", b"PUT"):
+        body = b"upgrade: my body\r\n\r\n" * (method != b"GET")
+        head = b"%s /echo HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (method, offer, len(body))
+        for start in range(0, len(head + body), part):
+            connection.sendall((head + body)[start : start + part])
+        answer = b""
+        while not answer.endswith(b"ok"):
+            received = connection.recv(4096)
+            assert received, answer
+            answer += received
+        assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"\r\n\r\n" + body + b"ok")
+
+
+def test_bytes_that_are_no_request_are_answered_at_once(connection: socket.socket) -> None:
+    connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # how TLS begins
+    assert read_status(connection) == 400
