@@ -135,6 +135,23 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_copies(self) -> RunConfig:
+        if self.represent.train.copy_side:
+            raise ValueError(
+                "represent.train.copy_side: only pretrain, retrain and finetune read copies; set it to null"
+            )
+        for name in ("pretrain", "retrain", "finetune"):
+            stage = getattr(self, name)
+            if stage.copy_side and stage.views:
+                raise ValueError(f"{name}.copy_side: with {name}.views a training reads no images; set one to null")
+            if stage.copy_side and stage.copy_side < stage.image_size:
+                raise ValueError(
+                    f"{name}.copy_side: {stage.copy_side} is less than {name}.image_size {stage.image_size}; crops "
+                    f"would be enlarged; set it to {stage.image_size} or more"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_models(self) -> RunConfig:
         stages = {name: getattr(self, name) for name in ("pretrain", "retrain", "finetune")}
         if not self.model.captions:

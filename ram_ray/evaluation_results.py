@@ -1,4 +1,4 @@
-"""Results of the stages about evaluation sets and held-out labels; `results` has those of all others."""
+"""Results of the stages that evaluate, prepare evaluation sets or hold labels out; `results` has all others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,59 @@ from pydantic import BaseModel, ConfigDict
 from ram_ray.records import Json
 from ram_ray.results import LabelSystemResult
 from ram_ray.runtime.artifacts import Folder, StageResult
+
+
+class Evaluation(StageResult):
+    """The scores of a model on labelled images; averages over tags, 0 to 1, None without tags."""
+
+    folder: ClassVar[Folder] = "evaluation"
+
+    model: str  # digest
+    images: int
+    num_tags: int
+    mAP: float | None  # noqa: N815 (the usual name)
+    mean_prevalence: float | None
+    precision: float | None
+    recall: float | None
+    micro_precision: float
+    micro_recall: float
+
+    @property
+    def summary(self) -> str:
+        """URI of summary.json, the dict of `metrics.summarise`."""
+        return f"{self.path}/summary.json"
+
+
+class TagShares(BaseModel):
+    """What the data engine did, as shares, 0 to 1 (`data_engine.statistics`); None where nothing can be divided."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    added_precision: float | None
+    recovered: float | None
+    false_removed: float | None
+    true_removed: float | None
+    mentioned_false_removed: float | None
+    mentioned_true_removed: float | None
+
+
+class TagStatistics(StageResult):
+    """The tags of annotations, counted by tag, source and status."""
+
+    folder: ClassVar[Folder] = "evaluation"
+
+    images: int
+    shares: TagShares
+    objects: TagShares  # the same for tags of the kind object
+
+
+class SampleImages(StageResult):
+    """The images of the data engine's page."""
+
+    folder: ClassVar[Folder] = "evaluation"
+
+    images: int  # that are shown
+    thumbnails: int  # crops and whole images
 
 
 class HeldOutLabels(LabelSystemResult):

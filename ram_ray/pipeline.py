@@ -24,11 +24,11 @@ from ram_ray.data_engine.generate_stages import generate
 from ram_ray.evaluation.open_set import hold_out_labels
 from ram_ray.evaluation.set_stages import collect_named, named_sets, prepare_named_set, score_model
 from ram_ray.evaluation.stages import evaluate
-from ram_ray.evaluation_results import PreparedSet
+from ram_ray.evaluation_results import Evaluation, PreparedSet
 from ram_ray.labels.parse_stage import parse
 from ram_ray.labels.stages import build_labels, label_captions
 from ram_ray.reporting.run_log import RunLog
-from ram_ray.results import Annotations, CleanedAnnotations, Evaluation, GeneratedAnnotations, TrainedModel
+from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, TrainedModel
 from ram_ray.runtime.artifacts import Run, StopRun
 from ram_ray.settings.training import TrainConfig
 from ram_ray.synthesis.represent import represent

@@ -8,15 +8,15 @@ stage of a run (`runtime.artifacts`), and imports point one way.
     represent   DualEncoderResult (Vocabulary, Synthetic)   generate    GeneratedAnnotations (Scores, ScoreWeights,
     parse       Parsed                                                  Thresholds)
     labels      LabelSystemResult, Annotations              clean       CleanedAnnotations (Doubts, Regions, Removals)
-    encode      EncodedViews                                evaluate    Evaluation, TagStatistics, SampleImages
+    encode      EncodedViews, CopiedImages
+
+`evaluation_results` has those of `evaluate`, and of evaluation sets.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
-
-from pydantic import BaseModel, ConfigDict
 
 from ram_ray.runtime.artifacts import Folder, StageResult
 
@@ -273,6 +273,13 @@ class Synthetic(RowsResult):
     images: int
 
 
+class CopiedImages(RowsResult):
+    """`training.copies.COPIES` rows and their images: smaller copies, in the order of training."""
+
+    buckets: int
+    nbytes: int  # of all copies
+
+
 class EncodedViews(RowsResult):
     """`training.encode_stage.VIEWS` rows: where the tokens of each view of an image are."""
 
@@ -309,56 +316,3 @@ class GivenModel(TrainedModel):
     by_synonym: int  # of these, matched by a synonym
     new: int  # labels of the run that it did not have
     dropped: int  # its labels that the run does not have
-
-
-class Evaluation(StageResult):
-    """The scores of a model on labelled images; averages over tags, 0 to 1, None without tags."""
-
-    folder: ClassVar[Folder] = "evaluation"
-
-    model: str  # digest
-    images: int
-    num_tags: int
-    mAP: float | None  # noqa: N815 (the usual name)
-    mean_prevalence: float | None
-    precision: float | None
-    recall: float | None
-    micro_precision: float
-    micro_recall: float
-
-    @property
-    def summary(self) -> str:
-        """URI of summary.json, the dict of `metrics.summarise`."""
-        return f"{self.path}/summary.json"
-
-
-class TagShares(BaseModel):
-    """What the data engine did, as shares, 0 to 1 (`data_engine.statistics`); None where nothing can be divided."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    added_precision: float | None
-    recovered: float | None
-    false_removed: float | None
-    true_removed: float | None
-    mentioned_false_removed: float | None
-    mentioned_true_removed: float | None
-
-
-class TagStatistics(StageResult):
-    """The tags of annotations, counted by tag, source and status."""
-
-    folder: ClassVar[Folder] = "evaluation"
-
-    images: int
-    shares: TagShares
-    objects: TagShares  # the same for tags of the kind object
-
-
-class SampleImages(StageResult):
-    """The images of the data engine's page."""
-
-    folder: ClassVar[Folder] = "evaluation"
-
-    images: int  # that are shown
-    thumbnails: int  # crops and whole images

@@ -42,6 +42,7 @@ STAGE_NAMES = {
     *(
         "given",
         "encode",
+        "copies",
         "train",
         "scores",
         "score_weights",

@@ -291,7 +291,7 @@ def test_too_little_data_is_one_line(run_folder: str, ray_cluster: None, sets: l
 
 def frozen_encoder(text_encoder: str, weights: str) -> list[str]:
     """Settings of trainings on stored views of a frozen image encoder."""
-    section = "{backbone_lr: 0, distill_loss: false, views: 2, image_size: 64}"
+    section = "{backbone_lr: 0, distill_loss: false, views: 2, copy_side: null, image_size: 64}"
     return [
         f"represent.text_encoder={text_encoder}",
         f"model.image_encoder={{name: test_resnet, weights: {weights}}}",

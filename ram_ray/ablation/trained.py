@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from ram_ray.config import RunConfig, dump
 from ram_ray.evaluation.stages import evaluate
+from ram_ray.evaluation_results import Evaluation
 from ram_ray.pipeline import Inputs, find_data, prepare, train_and_score
 from ram_ray.reporting.run_log import RunLog
-from ram_ray.results import Annotations, Evaluation, TrainedModel
+from ram_ray.results import Annotations, TrainedModel
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ from ram_ray.data_engine.regions_by_label import (
     Group,
     RowCounts,
     count_tags,
-    exists,
     first_moves,
     list_file_batches,
     plan_groups,
@@ -58,7 +57,7 @@ from ram_ray.results import (
     TrainedModel,
 )
 from ram_ray.runtime.annotate import annotate
-from ram_ray.runtime.artifacts import Run, Stage, write_table, write_text
+from ram_ray.runtime.artifacts import Run, Stage, exists, write_table, write_text
 from ram_ray.runtime.tasks import Task
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.data_engine import CleanConfig

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ram_ray.data_engine.crops import REGIONS, explode_regions
-from ram_ray.runtime.artifacts import write_bytes, write_table
+from ram_ray.runtime.artifacts import exists, write_bytes, write_table
 
 BATCH_BYTES, BATCH_FILES = 128 << 20, 256  # of Parquet that a task moves
 GROUP_ROWS = 250_000  # of small labels that a task holds
@@ -306,12 +306,6 @@ def _with_shard(table: pa.Table, file: str) -> pa.Table:
     names = [name for name in file.split("/") if name.startswith("shard=")]
     shard = unquote(names[-1].removeprefix("shard="))
     return table.append_column("shard", pa.array([shard] * len(table), pa.string()))
-
-
-def exists(uri: str) -> bool:
-    """Whether a file exists."""
-    fs, path = fsspec.url_to_fs(uri)
-    return fs.exists(path)
 
 
 def _digest(names: Sequence[object]) -> str:

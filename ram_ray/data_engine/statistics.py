@@ -23,9 +23,10 @@ import fsspec
 import pyarrow as pa
 
 from ram_ray.config import RunConfig
+from ram_ray.evaluation_results import TagStatistics
 from ram_ray.label_system import LabelSystem
 from ram_ray.records import HUMAN
-from ram_ray.results import Annotations, LabelSystemResult, TagStatistics
+from ram_ray.results import Annotations, LabelSystemResult
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.rows import read_rows
 from ram_ray.settings.section import StageSettings

@@ -21,9 +21,10 @@ from ram_ray.evaluation.metrics import Summary, summarise
 from ram_ray.evaluation.score_set import write_parts
 from ram_ray.evaluation.scorer import KeyedScorer
 from ram_ray.evaluation.systems.system import NEVER
+from ram_ray.evaluation_results import Evaluation
 from ram_ray.label_system import LabelSystem
 from ram_ray.models.bundle_config import read_config
-from ram_ray.results import Annotations, Evaluation, LabelSystemResult, TrainedModel
+from ram_ray.results import Annotations, LabelSystemResult, TrainedModel
 from ram_ray.runtime.actors import model_actors, predictor_options
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.rows import drop_rejected, read_rows

@@ -9,7 +9,7 @@ from ram_ray.planning.data_stages import add_data_stages
 from ram_ray.planning.engine_stages import add_round
 from ram_ray.planning.plan import Stage, Workload
 from ram_ray.planning.rows_stage import Planning, Table
-from ram_ray.planning.training_stages import add_evaluation, add_training
+from ram_ray.planning.training_stages import add_copies, add_evaluation, add_training
 from ram_ray.settings.training import TrainConfig
 
 
@@ -31,20 +31,21 @@ def plan_stages(config: RunConfig, workload: Workload, cluster: Cluster, constan
     planning = Planning(config, workload, cluster, constants)
     parsed, held_out = add_data_stages(planning)
     annotations, engine = parsed, config.engine
+    copied: set[tuple[int, str]] = set()  # side and shards of the copies that there are
     if engine.model is None:
-        _add_model(planning, "pretrain", config.pretrain, annotations, held_out)
+        _add_model(planning, "pretrain", config.pretrain, annotations, held_out, copied=copied)
         _add_folds(planning, "pretrain", config.pretrain, annotations)
     train = config.pretrain
     for number in range(1, engine.rounds + 1):
         annotations = add_round(planning, annotations, train, round=number)
         train = config.retrain
-        _add_model(planning, f"retrain_{number}", train, annotations, held_out)
+        _add_model(planning, f"retrain_{number}", train, annotations, held_out, copied=copied)
         if number < engine.rounds:
             _add_folds(planning, f"retrain_{number}", train, annotations)
     if config.finetune.annotations == "parsed":
         annotations = parsed
     rows = workload.finetune_images if config.finetune.shards != "*" else annotations.rows
-    _add_model(planning, "finetune", config.finetune, annotations, held_out, rows=rows)
+    _add_model(planning, "finetune", config.finetune, annotations, held_out, copied=copied, rows=rows)
     return planning.stages
 
 
@@ -55,8 +56,12 @@ def _add_model(
     annotations: Table,
     held_out: Table | None,
     *,
+    copied: set[tuple[int, str]],
     rows: int | None = None,
 ) -> None:
+    if train.copy_side and (train.copy_side, train.shards) not in copied:
+        add_copies(planning, f"copies_{name}" if copied else "copies", train, annotations, rows=rows)
+        copied.add((train.copy_side, train.shards))
     add_training(planning, name, train, annotations, rows=rows)
     if held_out:
         add_evaluation(planning, name, train, held_out)

@@ -6,6 +6,8 @@ bucket is read by the workers that have rows in its lane. Each image costs a req
 
 from __future__ import annotations
 
+import math
+
 from ram_ray.planning.arithmetic import count_weights, encoder_gflop, forward_gflop, training_gflop
 from ram_ray.planning.layout import count_read_tasks
 from ram_ray.planning.plan import Requests, Stage
@@ -51,11 +53,13 @@ def add_training(
     step_seconds = images * _training_seconds(planning, train)
     reads = planning.read_requests(passes * source.num_files)
     begun = max(1.0, lanes / workers) / DECODED_ROWS  # parts of files, by an image: a task has rows of all its lanes
-    shared = min(1.0, constants["image_bytes"] / NEIGHBOUR_BYTES + begun)
+    shared = min(1.0, _read_bytes(planning, train) / NEIGHBOUR_BYTES + begun)
     gets_an_image = shared if keeps_neighbours(buckets) and workers <= lanes else 1.0  # more workers share a lane
     crops = Requests(get=0.0 if train.views else images * gets_an_image)
     reads_a_visit = 2 * max(1.0, workers / lanes) if lanes > 1 else workers  # of a bucket, see `training.order`
-    feed = Requests(get=visits * reads_a_visit * constants["get_read_file"], list=visits * reads_a_visit)
+    files_a_visit = 1 if train.copy_side is None else 2
+    gets_a_visit = reads_a_visit * files_a_visit * constants["get_read_file"]
+    feed = Requests(get=visits * gets_a_visit, list=visits * reads_a_visit)
     on_gpu = config.training.use_gpu
     checkpoints = steps / train.checkpoint_steps + 1
     decode = images * (constants["crop_image"] if not train.views else constants["count_row"])
@@ -185,6 +189,52 @@ def add_encode(planning: Planning, samples: Table) -> None:
     )
 
 
+def add_copies(planning: Planning, name: str, train: TrainConfig, samples: Table, *, rows: int | None = None) -> None:
+    """Count `copies`, where a training has `copy_side`: a table of the images, then a task for each of its buckets.
+
+    Args:
+        planning: gets the stage.
+        name: of the stage.
+        train: section of the training.
+        samples: all images.
+        rows: images that are copied; None: all.
+    """
+    constants, config = planning.constants, planning.config
+    rows = samples.rows if rows is None else rows
+    buckets = min(count_buckets(samples.rows), rows)
+    blocks = samples.rows / config.data.rows_per_block
+    table_bytes = rows * samples.row_bytes
+    partitions, _ = count_read_tasks(
+        samples.num_files, samples.nbytes * constants["memory_ratio"], cpus=planning.cluster.cpus
+    )
+    written = min(buckets + partitions, rows)
+    shared = min(1.0, constants["image_bytes"] / NEIGHBOUR_BYTES)
+    images = Requests(get=rows * (shared if keeps_neighbours(count_buckets(samples.rows)) else 1.0))
+    planning.stages.append(
+        Stage(
+            name,
+            "copies",
+            rows_in=samples.rows,
+            rows_out=rows,
+            passes=1,
+            tasks=blocks + 2 * partitions + buckets,
+            files=2 * buckets,
+            work_files=written,
+            requests=planning.read_requests(samples.num_files + written)
+            .plus(planning.write_requests(written + 2 * buckets))
+            .plus(images),
+            cpu_seconds=rows * (constants["crop_image"] + constants["table_row"]),
+            starts=2 * constants["pass_start"],
+            store_bytes=TABLE_COPIES * table_bytes * constants["memory_ratio"],
+            disk_bytes=rows * _read_bytes(planning, train),
+            driver_bytes=constants["driver_base"] + blocks * constants["driver_block"],
+            blocks=blocks,
+            references=planning.shuffle_references(table_bytes, partitions=partitions),
+            unit_rows=rows,
+        )
+    )
+
+
 def score_gflop(planning: Planning, train: TrainConfig, *, captions: int = 0) -> float:
     """GFLOP of a forward pass of the tagger, with so many captions an image."""
     sizes = {"image_size": train.image_size, "window_size": train.window_size, "num_labels": planning.workload.labels}
@@ -242,6 +292,13 @@ def _training_seconds(planning: Planning, train: TrainConfig) -> float:
     peak = gpu_gflops(planning)
     slow = encoder / (peak * constants["gpu_share_training"])
     return slow + max(0.0, total - encoder) / (peak * constants["gpu_share_training_head"])
+
+
+def _read_bytes(planning: Planning, train: TrainConfig) -> float:
+    """Bytes of an image that a training reads: of the data, or of its copy, whose longer side is 4/3 of the shorter."""
+    constants, side = planning.constants, train.copy_side
+    copied = constants["copy_pixel_bytes"] * side**2 * 4 / 3 if side else math.inf
+    return min(constants["image_bytes"], copied)
 
 
 def _training_bytes(planning: Planning, train: TrainConfig) -> float:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from ram_ray.evaluation.class_details import CLASSES_FILE
-from ram_ray.evaluation_results import PreparedSet, SetScore
+from ram_ray.evaluation_results import Evaluation, PreparedSet, SetScore
 from ram_ray.reporting.class_pages import BOUNDS, INDEX, Subject, write_class_pages
 from ram_ray.reporting.thumbnails import cut_thumbnails, read_locations
-from ram_ray.results import Annotations, Evaluation
+from ram_ray.results import Annotations
 from ram_ray.runtime.artifacts import Run, StageResult
 from ram_ray.runtime.location import locate
 from ram_ray.settings.runtime import Execution

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 
 from ram_ray.config import RunConfig
 from ram_ray.data_engine.statistics import TagStatisticsRow, count_tag_statistics, read_tag_statistics, tag_shares
+from ram_ray.evaluation_results import SampleImages
 from ram_ray.label_system import LabelSystem
 from ram_ray.reporting.engine_curve import read_curve
 from ram_ray.reporting.engine_images import Bounds, read_sample_images
 from ram_ray.reporting.engine_page import LabelChanges, Reason, Step, View, to_html
 from ram_ray.reporting.engine_rows import OUTCOMES, SAMPLE_IMAGE, Outcome, SampleImage
-from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult, SampleImages
+from ram_ray.results import Annotations, CleanedAnnotations, GeneratedAnnotations, LabelSystemResult
 from ram_ray.runtime.artifacts import Run, write_text
 from ram_ray.runtime.storage import make_folder
 from ram_ray.settings.section import StageSettings

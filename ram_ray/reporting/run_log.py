@@ -14,7 +14,7 @@ from dataclasses import replace
 from ram_ray.config import RunConfig
 from ram_ray.evaluation.metrics import Summary
 from ram_ray.evaluation.stages import read_summary
-from ram_ray.evaluation_results import SetScore
+from ram_ray.evaluation_results import Evaluation, SetScore
 from ram_ray.models.label_match import MATCH_FILE
 from ram_ray.reporting.class_reports import ClassReports
 from ram_ray.reporting.duplicate_page import describe_counts, report_duplicates
@@ -27,7 +27,6 @@ from ram_ray.results import (
     Annotations,
     DualEncoderResult,
     Duplicates,
-    Evaluation,
     GivenModel,
     LabelSystemResult,
     Parsed,

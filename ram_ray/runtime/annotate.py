@@ -179,13 +179,14 @@ def count_rejected(block: pa.Table) -> None:
         count(REJECTED_ROWS, number, reason=reason)
 
 
-def write_rejected(stage: Stage[R], *, execution: Execution, num_rejected: int) -> None:
+def write_rejected(stage: Stage[R], *, execution: Execution, num_rejected: int, partitioned: bool = True) -> None:
     """Copy the rows that a stage rejected to `rejected/<stage>/`.
 
     Args:
         stage: stage whose rows are written.
         execution: how the stages of the run are executed.
         num_rejected: number of rejected rows; with 0 nothing is read.
+        partitioned: whether the stage's rows are partitioned by shard.
     """
     folder = stage.run.path("rejected", stage.name)
     fs, root = fsspec.url_to_fs(folder)
@@ -199,19 +200,22 @@ def write_rejected(stage: Stage[R], *, execution: Execution, num_rejected: int) 
         return conform(block, REJECTED)
 
     columns = ["key", "shard", "reason", "detail"]
-    rows = read_rows(stage.path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS).map_batches(
-        rejected, batch_format="pyarrow", num_cpus=execution.task_cpus
-    )
+    rows = read_rows(
+        stage.path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS, partitioned=partitioned
+    ).map_batches(rejected, batch_format="pyarrow", num_cpus=execution.task_cpus)
     write_rows(rows, folder, execution=execution)
 
 
-def reject_counted(stage: Stage[R], counts: Mapping[str, float], *, execution: Execution) -> tuple[int, int]:
+def reject_counted(
+    stage: Stage[R], counts: Mapping[str, float], *, execution: Execution, partitioned: bool = True
+) -> tuple[int, int]:
     """Log what a stage rejected by reason, and copy the rejected rows to `rejected/<stage>/`.
 
     Args:
         stage: stage whose rows are written.
         counts: of its rows, as `COUNTED_REASONS` has them.
         execution: how the stages of the run are executed.
+        partitioned: whether the stage's rows are partitioned by shard.
 
     Returns:
         Number of rows, and how many of them are rejected.
@@ -223,5 +227,5 @@ def reject_counted(stage: Stage[R], counts: Mapping[str, float], *, execution: E
         logger.info(
             "%s rejects %s; each with its detail in %s", stage.name, listed, stage.run.path("rejected", stage.name)
         )
-    write_rejected(stage, execution=execution, num_rejected=rejected)
+    write_rejected(stage, execution=execution, num_rejected=rejected, partitioned=partitioned)
     return rows, rejected

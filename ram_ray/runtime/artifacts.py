@@ -246,6 +246,12 @@ def write_text(uri: str, text: str) -> None:
     write_bytes(uri, text.encode())
 
 
+def exists(uri: str) -> bool:
+    """Whether a file exists."""
+    fs, path = fsspec.url_to_fs(uri)
+    return fs.exists(path)
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Write `data` to `uri` in one step, as `write_text` does.
 

@@ -138,17 +138,42 @@ def sum_blocks(path: str, count: Count, *, columns: list[str], execution: Execut
     Returns:
         The sums by name; empty without rows.
     """
-
-    def count_block(block: pa.Table) -> pa.Table:
-        counts = count(block)
-        return pa.table(
-            {"name": pa.array(list(counts), pa.string()), "value": pa.array(list(counts.values()), pa.float64())}
-        )
-
     dataset = read_rows(path, execution=execution, columns=columns, rows_per_block=COUNTED_ROWS)
-    partial = dataset.map_batches(count_block, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
+    return add_up(
+        dataset.map_batches(
+            lambda block: to_pairs(count(block)),
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=execution.task_cpus,
+        )
+    )
+
+
+def to_pairs(counts: dict[str, float]) -> pa.Table:
+    """Make rows of counts, for `add_up`.
+
+    Args:
+        counts: numbers by name.
+
+    Returns:
+        Columns name (string) and value (float64).
+    """
+    return pa.table(
+        {"name": pa.array(list(counts), pa.string()), "value": pa.array(list(counts.values()), pa.float64())}
+    )
+
+
+def add_up(dataset: Dataset) -> dict[str, float]:
+    """Add up the counts of a dataset on the driver.
+
+    Args:
+        dataset: rows of `to_pairs`, few for each task.
+
+    Returns:
+        The sums by name; empty without rows.
+    """
     total: dict[str, float] = {}
-    for row in partial.iter_rows():  # one for each block and name
+    for row in dataset.iter_rows():
         total[row["name"]] = total.get(row["name"], 0) + row["value"]
     return total
 

@@ -169,6 +169,14 @@ class TrainConfig(Section):
             "and epochs take turns. `null`: every epoch draws and encodes new crops."
         ),
     )
+    copy_side: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Shorter side in pixels of copies of the images, which are written once in the order of training and read "
+            "in place of them. `null`: the data's own images are read."
+        ),
+    )
     tag_loss: TagLossConfig = Field(TagLossConfig(), description="Loss of the tags.")
     skipped_gradient: float = Field(
         1e-6,

@@ -31,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ram_ray.training.copies import with_copies
 from ram_ray.training.rows import ROWS
 
 BUCKETS_A_LANE = 16  # fewest
@@ -44,6 +45,7 @@ class Table:
 
     path: str
     buckets: tuple[int, ...]
+    copies: str | None = None  # URI of the copies that are read in place of the images (`copies`)
 
     @property
     def num_rows(self) -> int:
@@ -67,7 +69,8 @@ class Table:
             bucket: its index.
 
         Returns:
-            Rows of `rows.ROWS` without the column `bucket`, sorted by `order` and `key`.
+            Rows of `rows.ROWS` without the column `bucket`, sorted by `order` and `key`, before these are replaced by
+            those of copies.
         """
         fs, root = fsspec.url_to_fs(f"{self.path}/bucket={bucket}")
         files = [path for path in fs.ls(root, detail=False) if path.endswith(".parquet")] if fs.exists(root) else []
@@ -78,7 +81,8 @@ class Table:
                 parts.append(pq.read_table(handle, columns=names, partitioning=None))
         table = pa.concat_tables(parts)
         assert len(table) == self.buckets[bucket], (bucket, len(table), self.buckets[bucket])
-        return table.sort_by([("order", "ascending"), ("key", "ascending")])
+        table = table.sort_by([("order", "ascending"), ("key", "ascending")])
+        return with_copies(table, self.copies, bucket) if self.copies else table
 
 
 def count_lanes(num_buckets: int) -> int:

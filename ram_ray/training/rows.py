@@ -65,6 +65,27 @@ def neighbourhood(location: Mapping[str, Any]) -> str:
     return f"{location['uri']} {location['offset'] // size}"
 
 
+def located_rows(samples: pa.Table) -> list[dict]:
+    """Make training rows of images alone.
+
+    Args:
+        samples: rows of `records.SAMPLE`.
+
+    Returns:
+        Rows for `to_table`, without tags and captions; rejected rows are left out.
+    """
+    columns = [name for name in ("key", "shard", "uri", "offset", "nbytes", "reason") if name in samples.column_names]
+    return [
+        {
+            "key": row["key"],
+            "shard": row["shard"],
+            "images": [_location(row)],
+        }
+        for row in samples.select(columns).to_pylist()
+        if row.get("reason") is None
+    ]
+
+
 def tagged_rows(annotations: pa.Table, *, weights: Mapping[int, float] | None = None) -> list[dict]:
     """Make the tagger's training rows of annotations; rejected rows and rows that teach no label are left out.
 
@@ -82,7 +103,7 @@ def tagged_rows(annotations: pa.Table, *, weights: Mapping[int, float] | None = 
         {
             "key": row["key"],
             "shard": row["shard"],
-            "images": [{name: row[name] for name in ("uri", "offset", "nbytes")}],
+            "images": [_location(row)],
             "tags": sorted({tag["id"] for tag in row["tags"]}),
             "removed": sorted({tag["id"] for tag in row["removed"] or ()}),
             "absent": row["absent"] or [],
@@ -95,6 +116,10 @@ def tagged_rows(annotations: pa.Table, *, weights: Mapping[int, float] | None = 
     if weights is None:
         return rows
     return [{**row, "weight": max((weights[id] for id in row["tags"]), default=1.0)} for row in rows]
+
+
+def _location(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("uri", "offset", "nbytes")}
 
 
 def tag_weights(counts: Mapping[int, int], *, num_images: int, cap: float) -> dict[int, float]:

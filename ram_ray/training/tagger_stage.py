@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ram_ray.config import RunConfig
 from ram_ray.data.folds import Fold
@@ -15,6 +15,7 @@ from ram_ray.settings.models import ModelConfig
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import TrainConfig, TrainingConfig
 from ram_ray.training.build import TaggerJob
+from ram_ray.training.copy_stage import copy_images
 from ram_ray.training.encode_stage import encode_views, with_views
 from ram_ray.training.feed import TaggerFeed
 from ram_ray.training.given_model import give_model
@@ -117,14 +118,17 @@ def train_tagger(
     views = encode_views(run, config, settings.train, inputs.samples) if settings.train.views else None
     if views:
         make_rows = with_views(make_rows, views.path)
+    copies = copy_images(run, config, settings.train, inputs.samples) if settings.train.copy_side else None
     table = make_table(
         f"{stage.work}/table",
         {path: make_rows},
         selection=selection,
-        num_rows=annotations.rows_out,
+        num_rows=inputs.samples.rows_out if copies else annotations.rows_out,  # as many buckets as the copies
         seed=settings.seed,
         execution=execution,
     )
+    if copies:
+        table = replace(table, copies=copies.path)
     total_steps, steps_per_epoch = count_steps(table.num_rows, section=section, config=settings.train)
     feed = TaggerFeed(
         table=table,

@@ -21,10 +21,10 @@ from ram_ray.ablation.trained import train_rows
 from ram_ray.cli.given_bundle import finetune_sets
 from ram_ray.cli.job import configure
 from ram_ray.evaluation.stages import read_summary
+from ram_ray.evaluation_results import Evaluation
 from ram_ray.label_system import Label, LabelSystem
 from ram_ray.pipeline import find_data, prepare, run_recipe
 from ram_ray.reporting.run_log import RunLog
-from ram_ray.results import Evaluation
 from ram_ray.runtime import cluster
 from ram_ray.runtime.artifacts import StageResult
 from ram_ray.runtime.progress import worker_lines

@@ -29,6 +29,9 @@ NODES = ("head=1", "p4de.24xlarge=1", "c6i.16xlarge=8")
 LOAD = Workload(images=14_000_000, shards=1400, finetune_images=113_000, held_out=50_000, held_out_shards=5)
 
 
+PHOTO_BYTES = Constant(200e3, unit="bytes/image", kind="estimate", origin="a photo of 2,000 pixels")
+
+
 def preset(name: str = "ram_14m", *sets: str) -> RunConfig:
     return load(f"ram_ray/presets/{name}.yaml", sets=sets)
 
@@ -52,7 +55,11 @@ def test_every_constant_says_where_it_is_from_and_is_used() -> None:
         assert constant.origin and constant.kind in ("measured", "estimate"), name
         assert constant.kind == "estimate" or constant.date and constant.machine, name
     used = set()
-    for name, sets in (("ram_14m", ()), ("ram_14m", ("training.recompute=false",)), ("demo", ())):
+    for name, sets in (
+        ("ram_14m", ()),
+        ("ram_14m", ("training.recompute=false", "pretrain.copy_side=256")),
+        ("demo", ()),
+    ):
         plan = planned(sets, name=name)
         find_limits(plan, preset(name, *sets), within_hours=1)
         to_json(plan, [])
@@ -92,6 +99,23 @@ def test_files_of_regrouping_grow_with_batches() -> None:
     moved = [count.moved_files / count.batches / count.groups**0.5 for count in counts]  # today 2 B sqrt(G) at most
     assert all(0.5 < files <= 3 for files in moved) and 9 < counts[1].batches / counts[0].batches <= 10
     assert counts[1].groups <= 4585 and counts[1].sets > 0 and counts[1].bins == 10
+
+
+def test_copies_are_made_once_and_read_by_fewer_requests_where_a_worker_has_few_lanes() -> None:
+    sides = ("pretrain.copy_side=256", "retrain.copy_side=256", "finetune.copy_side=384", "training.workers=256")
+    nodes = ("head=1", "p4de.24xlarge=32", "c6i.16xlarge=8")
+    large = Constants({**shipped_constants().origins, "image_bytes": PHOTO_BYTES})
+    cluster = read_cluster(nodes)
+    without, copied = (
+        {stage.name: stage for stage in plan_stages(preset("ram_14m", *sets), LOAD, cluster, large)}
+        for sets in (sides[3:], sides)
+    )
+    assert set(copied) - set(without) == {"copies", "copies_finetune"}
+    assert copied["copies"].disk_bytes == pytest.approx(13_300_000 * 0.3 * 256**2 * 4 / 3)
+    assert copied["copies_finetune"].rows_out == LOAD.finetune_images
+    for name in ("pretrain", "retrain_1"):
+        assert copied[name].requests.get < without[name].requests.get / 4, name
+    assert copied["copies"].requests.get < without["pretrain"].requests.get / 3
 
 
 @pytest.mark.parametrize(

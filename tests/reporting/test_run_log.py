@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ram_ray.config import RunConfig
+from ram_ray.evaluation_results import Evaluation
 from ram_ray.reporting.run_log import RunLog
 from ram_ray.results import (
     Annotations,
     DualEncoderResult,
-    Evaluation,
     GivenModel,
     Parsed,
     Regions,
