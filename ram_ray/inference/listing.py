@@ -11,6 +11,7 @@ content, such as an error page saved as .jpg: `is_image` looks at its first byte
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
 
@@ -48,6 +49,9 @@ LISTED = pa.schema(
 )
 
 
+SIDECARS = (".txt", ".xmp")  # of an image of the same name, as `interop.sidecars` writes them
+
+
 class Work:
     """The items of work, and the files that are neither images by their names nor shards."""
 
@@ -77,17 +81,19 @@ class _Found:
         fs.invalidate_cache()  # files may have been added since the last listing
         num_found = 0
         for root, infos, folders, named in _matches(fs, path, self._out):
-            others = []
+            others, images = [], set()
             for info in infos:
                 if row := _image_row(fs, info, root, self._layout):
                     self.images.setdefault(row["uri"], row)
+                    images |= {info["name"], posixpath.splitext(info["name"])[0]}
                     num_found += 1
                 else:
                     others.append(info)
             names = {info["name"] for info in infos} | set(folders)
-            self._others |= {
-                uri_of(fs, info["name"]): (info, root, not is_table_of_urls(info["name"], names)) for info in others
-            }
+            for info in others:
+                is_sidecar = info["name"].endswith(SIDECARS) and info["name"][:-4] in images
+                told = not is_sidecar and not is_table_of_urls(info["name"], names)
+                self._others[uri_of(fs, info["name"])] = info, root, told
             readable = [info for info in others if not info["name"].lower().endswith(COMPRESSED)]
             for name, format, info in find_shards(fs, readable, named=named, layout=self._layout, beside=names):
                 self.shards[uri_of(fs, name)] = format, info

@@ -57,6 +57,14 @@ def test_images_are_listed_and_other_files_counted(album: Path) -> None:
         find_images(str(album / "nowhere"))
 
 
+def test_sidecars_are_counted_and_not_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(image_file())
+    for name in ("a.jpg.xmp", "a.xmp", "a.txt", "b.xmp"):
+        (tmp_path / name).write_text("x")
+    work = find_work([str(tmp_path)])
+    assert str(work.unread) == f"1 file .xmp, such as '{tmp_path.name}/b.xmp'" and work.other_files.total() == 4
+
+
 def test_the_output_inside_the_data_is_passed_over(album: Path) -> None:
     out = album / "album" / "tagged"
     write_rows(listed(album / "album"), out, "part-1")
