@@ -167,7 +167,10 @@ def _load_weights(model: RAM, file: Path, *, source: str, device: torch.device) 
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, not {tuple(parameters[name].shape)}")
             else:
                 loaded[id(parameters[name])] = value
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{source}: the weights cannot be read, copy {file.name} again: {reason}") from None
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{source}: the weights do not fit config.json: {str(error).splitlines()[0]}") from None
     missing = [name for name, parameter in parameters.items() if id(parameter) not in loaded]
     if missing or unexpected:

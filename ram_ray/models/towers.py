@@ -322,7 +322,9 @@ def _load(model: nn.Module, folder: Path) -> None:
 
     try:
         model.load_state_dict(load_file(folder / _WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{folder}: the weights do not fit config.json: {reason}") from None
+        raise ValueError(f"{folder}: the weights cannot be read, copy {_WEIGHTS} again: {reason}") from None
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: the weights do not fit config.json: {str(error).splitlines()[0]}") from None
     model.eval().requires_grad_(False)
