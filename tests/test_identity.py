@@ -42,7 +42,7 @@ STAGE_NAMES = {
     *(
         "given",
         "encode",
-        "copies",
+        "copy_images",
         "train",
         "scores",
         "score_weights",

@@ -81,19 +81,17 @@ class _Found:
         fs.invalidate_cache()  # files may have been added since the last listing
         num_found = 0
         for root, infos, folders, named in _matches(fs, path, self._out):
-            others, images = [], set()
+            others = []
             for info in infos:
                 if row := _image_row(fs, info, root, self._layout):
                     self.images.setdefault(row["uri"], row)
-                    images |= {info["name"], posixpath.splitext(info["name"])[0]}
                     num_found += 1
                 else:
                     others.append(info)
             names = {info["name"] for info in infos} | set(folders)
-            for info in others:
-                is_sidecar = info["name"].endswith(SIDECARS) and info["name"][:-4] in images
-                told = not is_sidecar and not is_table_of_urls(info["name"], names)
-                self._others[uri_of(fs, info["name"])] = info, root, told
+            self._others |= {
+                uri_of(fs, info["name"]): (info, root, not is_table_of_urls(info["name"], names)) for info in others
+            }
             readable = [info for info in others if not info["name"].lower().endswith(COMPRESSED)]
             for name, format, info in find_shards(fs, readable, named=named, layout=self._layout, beside=names):
                 self.shards[uri_of(fs, name)] = format, info
@@ -109,10 +107,11 @@ class _Found:
         """Count the files that are neither: all by folder and extension, and by ending those that are to be told."""
         groups: Groups = Counter()
         unread = Unread()
+        images = self.images.keys() | {posixpath.splitext(uri)[0] for uri in self.images}
         for uri, (info, root, told) in self._others.items():
             if uri not in self.shards and uri not in self.images:
                 groups[group_of(uri)] += 1
-                if told:
+                if told and not (uri.endswith(SIDECARS) and uri[:-4] in images):
                     count_unread(info, root, unread)
         return groups, unread
 

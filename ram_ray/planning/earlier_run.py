@@ -21,10 +21,11 @@ from ram_ray.planning.constants import Constant, Constants
 from ram_ray.planning.cost import Pace, make_plan, stage_key
 from ram_ray.planning.plan import Plan, Workload
 from ram_ray.planning.recipe import plan_stages
+from ram_ray.training.copies import copies_name
 
 FOLDERS = ("annotations", "models", "evaluation")
 # Stages whose seconds contain those of other stages, for they begin before them or add them up.
-CONTAINS = {"generate": ("scores", "score_weights", "thresholds"), "clean": ("regions", "removals")}
+CONTAINS = {"generate": ("scores", "score_weights", "thresholds"), "clean": ("doubts", "regions", "removals")}
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def read_run(uri: str) -> EarlierRun:
     if "shards" not in newest:
         raise ValueError(f"{uri}: the stage shards has not ended, so nothing is known of its data")
     manifests = {name: manifest for name, (_, manifest) in newest.items()}
-    views = bool(config.pretrain.views)
-    return EarlierRun(uri, config, {name: _to_figures(fs, manifests, name, views=views) for name in manifests})
+    contained = {**{name: _parts_of_round(name) for name in manifests}, **_parts_of_trainings(config)}
+    figures = {name: _to_figures(fs, manifests, name, contained=contained[name]) for name in manifests}
+    return EarlierRun(uri, config, figures)
 
 
 def content_constants(run: EarlierRun, constants: Constants) -> Constants:
@@ -208,21 +210,30 @@ def _manifests(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[float
 
 
 def _to_figures(
-    fs: fsspec.AbstractFileSystem, manifests: Mapping[str, dict[str, Any]], name: str, *, views: bool
+    fs: fsspec.AbstractFileSystem, manifests: Mapping[str, dict[str, Any]], name: str, *, contained: Sequence[str]
 ) -> Figures:
     manifest = manifests[name]
     folder = manifest["manifest"].removesuffix(".json")  # beside the manifest, also where the run was moved
     sizes = [info["size"] for info in fs.find(folder, detail=True).values()] if fs.exists(folder) else []
     seconds = float(manifest["seconds"]) - sum(
-        float(manifests[part]["seconds"]) for part in _contained(name) if part in manifests
+        float(manifests[part]["seconds"]) for part in contained if part in manifests
     )
-    if name == "pretrain" and "encode" in manifests and views:
-        seconds -= float(manifests["encode"]["seconds"])
     rows_in = manifest.get("rows_in")
     rows_out = manifest.get("rows_out", manifest.get("images"))
     return Figures(name, max(0.0, seconds), rows_in, rows_out, len(sizes), sum(sizes), manifest)
 
 
-def _contained(name: str) -> list[str]:
+def _parts_of_round(name: str) -> list[str]:
     base, _, number = name.rpartition("_")
     return [f"{part}_{number}" for part in CONTAINS.get(base, ())]
+
+
+def _parts_of_trainings(config: RunConfig) -> dict[str, list[str]]:
+    """Stage of a training -> the stages that it ran for itself and for those after it."""
+    parts: dict[str, list[str]] = {}
+    begun: set[str] = set()
+    for name, train in (("pretrain", config.pretrain), ("retrain_1", config.retrain), ("finetune", config.finetune)):
+        needed = [*(["encode"] if train.views else []), *([copies_name(train.copy_side)] if train.copy_side else [])]
+        parts[name] = [part for part in needed if part not in begun]
+        begun.update(needed)
+    return parts

@@ -60,7 +60,7 @@ def _add_model(
     rows: int | None = None,
 ) -> None:
     if train.copy_side and (train.copy_side, train.shards) not in copied:
-        add_copies(planning, f"copies_{name}" if copied else "copies", train, annotations, rows=rows)
+        add_copies(planning, train, annotations, rows=rows)
         copied.add((train.copy_side, train.shards))
     add_training(planning, name, train, annotations, rows=rows)
     if held_out:

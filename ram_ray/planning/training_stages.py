@@ -13,6 +13,7 @@ from ram_ray.planning.layout import count_read_tasks
 from ram_ray.planning.plan import Requests, Stage
 from ram_ray.planning.rows_stage import Planning, Table
 from ram_ray.settings.training import TrainConfig
+from ram_ray.training.copies import copies_name
 from ram_ray.training.feed import DECODED_ROWS
 from ram_ray.training.order import count_lanes, keeps_neighbours
 from ram_ray.training.rows import NEIGHBOUR_BYTES
@@ -189,16 +190,16 @@ def add_encode(planning: Planning, samples: Table) -> None:
     )
 
 
-def add_copies(planning: Planning, name: str, train: TrainConfig, samples: Table, *, rows: int | None = None) -> None:
+def add_copies(planning: Planning, train: TrainConfig, samples: Table, *, rows: int | None = None) -> None:
     """Count `copies`, where a training has `copy_side`: a table of the images, then a task for each of its buckets.
 
     Args:
         planning: gets the stage.
-        name: of the stage.
         train: section of the training.
         samples: all images.
         rows: images that are copied; None: all.
     """
+    assert train.copy_side
     constants, config = planning.constants, planning.config
     rows = samples.rows if rows is None else rows
     buckets = min(count_buckets(samples.rows), rows)
@@ -212,12 +213,12 @@ def add_copies(planning: Planning, name: str, train: TrainConfig, samples: Table
     images = Requests(get=rows * (shared if keeps_neighbours(count_buckets(samples.rows)) else 1.0))
     planning.stages.append(
         Stage(
-            name,
+            copies_name(train.copy_side),
             "copies",
             rows_in=samples.rows,
             rows_out=rows,
             passes=1,
-            tasks=blocks + 2 * partitions + buckets,
+            tasks=blocks + 2 * partitions + min(buckets, 1000),
             files=2 * buckets,
             work_files=written,
             requests=planning.read_requests(samples.num_files + written)

@@ -58,13 +58,23 @@ def read_rows(
         file_extensions=["parquet"],
         num_cpus=execution.task_cpus,
     )
+    set_limits(dataset, execution=execution)
+    return dataset.repartition(target_num_rows_per_block=rows_per_block or execution.rows_per_block)
+
+
+def set_limits(dataset: Dataset, *, execution: Execution) -> None:
+    """Bound the CPUs and the part of the object store that a dataset's operators take (`resources`).
+
+    Args:
+        dataset: that was made from a source; what is made from it has the same bounds.
+        execution: how the stages of the run are executed.
+    """
     buffer = execution.resources.buffer_mb * 10**6 if execution.resources.buffer_mb else None
     dataset.context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
         cpu=execution.resources.max_cpus, object_store_memory=buffer
     )
     if buffer:
         dataset.context.target_max_block_size = buffer // 32  # Ray reserves this much for a task before it has run one
-    return dataset.repartition(target_num_rows_per_block=rows_per_block or execution.rows_per_block)
 
 
 def drop_rejected(block: pa.Table) -> pa.Table:

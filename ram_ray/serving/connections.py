@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from typing import Any
 
+import httptools
 from starlette.middleware import Middleware
 from uvicorn import config as uvicorn_config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -23,9 +23,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 HEADER_S = 10.0  # until the header of a request must be complete
 MAX_HEADER_BYTES = 64 * 1024
 MAX_CONNECTIONS = 2000  # of one process
-_HEADER_END = re.compile(rb"\r?\n\r?\n")
-_METHOD = re.compile(rb"[A-Z]{1,20}(?: |$)")
-_OFFER = re.compile(rb"(?im)^upgrade[ \t]*:[^\r\n]*\r?\n")
 _CODES = {400: "bad_request", 408: "timeout", 431: "header_too_large", 503: "busy"}
 
 
@@ -35,10 +32,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
-        self._header = bytearray()  # of a request, until it is complete
         self._header_bytes = 0
         self._in_body = False
-        self.ws_protocol_class = None
+        self._has_offer = False  # the request whose header has been read offers another protocol
+        self._is_refused = False  # what still comes on this connection is not read
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
@@ -58,37 +55,59 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_answered() and self._header_timer is None:  # of the next request on this connection
             self._await_header()
         if self._reads_header():
-            self._unset_keepalive_if_required()
             self._header_bytes += len(data)
-            data = self._take_header(data)
-        if data:
-            super().data_received(data)
-        too_long = self._reads_header() and self._header_bytes > MAX_HEADER_BYTES
-        if too_long and not self.transport.is_closing():
-            self._refuse(431, f"a header may have at most {MAX_HEADER_BYTES:,} bytes")
+        self._unset_keepalive_if_required()
+        self._parse(data)
+        if self._reads_header() and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._refuse_header()
 
-    def _take_header(self, data: bytes) -> bytes:
-        """A whole header and what follows, without an offer of another protocol; nothing while the end is missing."""
-        searched = max(0, len(self._header) - 3)
-        self._header += data
-        end = _HEADER_END.search(self._header, searched)
-        if end is None and _METHOD.match(self._header):
-            return b""
-        taken = bytes(self._header)
-        self._header.clear()
-        if end is None:  # no request, which the parser says
-            return taken
-        return _OFFER.sub(b"", taken[: end.end()]) + taken[end.end() :]
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser; it stops behind a header with an offer, and another one reads on without it."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            except httptools.HttpParserUpgrade as stop:
+                if not self._has_offer:  # CONNECT
+                    return
+                data = self._header_without_offer() + data[stop.args[0] :]
+            self._has_offer = False
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
+    def _header_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_headers_complete(self) -> None:
         """The header of a request is complete."""
+        if self._is_refused:
+            return
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEADER_BYTES:
+            self._refuse_header()
+            return
+        self._has_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._has_offer:
+            return
         self._stop_timer()
         self._header_bytes = 0
         self._in_body = True
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of a body has come."""
+        if not self._is_refused:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
-        """The body of a request is complete."""
+        """The body of a request is complete, or its header with an offer."""
+        if self._has_offer or self._is_refused:
+            return
         self._in_body = False
         super().on_message_complete()
 
@@ -104,7 +123,6 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._is_answered() and not self._in_body
 
     def _await_header(self) -> None:
-        self._header.clear()
         self._header_bytes = 0
         self._header_timer = self.loop.call_later(HEADER_S, self._header_is_late)
 
@@ -122,8 +140,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._header_timer.cancel()
             self._header_timer = None
 
+    def _refuse_header(self) -> None:
+        self._refuse(431, f"a header may have at most {MAX_HEADER_BYTES:,} bytes")
+
     def _refuse(self, status: int, message: str) -> None:
         """Answer in JSON and close."""
+        self._is_refused = True
         self._stop_timer()
         body = json.dumps({"error": {"code": _CODES[status], "message": message}}).encode()
         head = [STATUS_LINE[status], b"content-type: application/json\r\n", b"connection: close\r\n"]

@@ -32,9 +32,14 @@ COPIES = pa.schema(
         ("detail", pa.string()),
     ]
 )
-QUALITY = 90  # of JPEG
+QUALITY, MAX_SIDE = 90, 65_500  # of JPEG
 FETCHED_BYTES = 64 << 20  # of images that are held at once
 NEIGHBOUR_BYTES = 1 << 20  # of the file of a bucket: its rows stay together where an order keeps neighbours
+
+
+def copies_name(side: int) -> str:
+    """Name of the stage that makes copies of a side."""
+    return f"copies_{side}"
 
 
 def index_uri(folder: str, bucket: int) -> str:
@@ -95,7 +100,8 @@ def copy_image(data: bytes, *, side: int, limits: Limits) -> bytes:
         limits: of a usable image.
 
     Returns:
-        A JPEG file, upright and without metadata; `data` itself if it is a JPEG whose shorter side is below `side`.
+        A JPEG file, upright and without metadata. Or `data` itself: a JPEG whose shorter side is below `side`, or an
+        image that is too long for a JPEG.
 
     Raises:
         Reject: if the image cannot be decoded.
@@ -107,6 +113,9 @@ def copy_image(data: bytes, *, side: int, limits: Limits) -> bytes:
     if shorter > side:
         width, height = (max(1, round(length * side / shorter)) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
+    if max(image.size) > MAX_SIDE:
+        return data
+    image.info.clear()  # Pillow would copy a comment
     copy = io.BytesIO()
     image.save(copy, "JPEG", quality=QUALITY)
     return copy.getvalue()
@@ -140,7 +149,11 @@ def with_copies(rows: pa.Table, folder: str, bucket: int) -> pa.Table:
         image was rejected keeps its image, and is rejected in training too.
     """
     copies = read_copies(folder, bucket)
-    copies = copies.take(pc.index_in(rows["key"], value_set=copies["key"].combine_chunks()))
+    places = pc.index_in(rows["key"], value_set=copies["key"].combine_chunks())
+    assert not places.null_count, (
+        f"{places.null_count} of {len(rows)} images of bucket {bucket} have no copy in {folder}"
+    )
+    copies = copies.take(places)
     uri, images = _images_uri(folder, bucket), []
     for own, offset, nbytes in zip(
         rows["images"].to_pylist(), copies["offset"].to_pylist(), copies["nbytes"].to_pylist(), strict=True

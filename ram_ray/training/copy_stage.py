@@ -1,4 +1,4 @@
-"""The stage `copies`: smaller copies of all images, in the order of training, for trainings with `copy_side`.
+"""The stage `copies_SIDE`: smaller copies of all images, in the order of training, for trainings with `copy_side`.
 
 Without it a training reads images where they are: near neighbours in a file of the data by one request, and pixels that
 no crop needs. With it the data is read once; then a bucket's images are a file, of a few MB, whatever files they came
@@ -22,11 +22,11 @@ from ram_ray.runtime.annotate import reject_counted
 from ram_ray.runtime.artifacts import Run, exists
 from ram_ray.runtime.cluster import configure_data
 from ram_ray.runtime.progress import progress
-from ram_ray.runtime.rows import add_up, count_reasons, to_pairs
+from ram_ray.runtime.rows import add_up, count_reasons, set_limits, to_pairs
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.section import StageSettings
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.copies import copy_bucket, index_uri, read_copies
+from ram_ray.training.copies import copies_name, copy_bucket, index_uri, read_copies
 from ram_ray.training.rows import located_rows
 from ram_ray.training.table import RowSelection, make_table
 
@@ -66,7 +66,7 @@ def copy_images(run: Run, config: RunConfig, train: TrainConfig, samples: Sample
         The copies.
     """
     settings, execution = CopySettings.from_config(config, train), config.execution
-    stage = run.stage("copies", CopiedImages, settings=settings, inputs=[samples])
+    stage = run.stage(copies_name(settings.side), CopiedImages, settings=settings, inputs=[samples])
     if stage.result:
         return stage.result
     table = make_table(
@@ -92,13 +92,12 @@ def copy_images(run: Run, config: RunConfig, train: TrainConfig, samples: Sample
             return to_pairs({**count_reasons(copies), "nbytes": pc.sum(copies["nbytes"]).as_py() or 0})
 
         buckets = [{"bucket": bucket} for bucket, num_rows in enumerate(table.buckets) if num_rows]
-        counts = add_up(
-            ray.data.from_items(buckets, override_num_blocks=min(len(buckets), 1000)).map_batches(
-                copy, batch_format="pyarrow", batch_size=1, num_cpus=execution.task_cpus
-            )
-        )
+        dataset = ray.data.from_items(buckets, override_num_blocks=min(len(buckets), 1000))
+        set_limits(dataset, execution=execution)
+        counts = add_up(dataset.map_batches(copy, batch_format="pyarrow", batch_size=1, num_cpus=execution.task_cpus))
     rows, rejected = reject_counted(stage, counts, execution=execution, partitioned=False)
-    assert rows == table.num_rows, f"copies: {table.num_rows} rows in, {rows} out"
+    expected = samples.rows_out if settings.shards == "*" else table.num_rows
+    assert rows == expected, f"copies: {expected} rows in, {rows} out"
     return stage.finish(
         rows_in=rows,
         rows_out=rows - rejected,

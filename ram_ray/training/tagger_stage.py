@@ -127,14 +127,17 @@ def train_tagger(
         seed=settings.seed,
         execution=execution,
     )
+    run.current = name  # an error is one of this stage, and not of the stages in it
+    limits = execution.limits
     if copies:
         table = replace(table, copies=copies.path)
+        limits = replace(limits, min_side=min(limits.min_side, settings.train.copy_side or limits.min_side))
     total_steps, steps_per_epoch = count_steps(table.num_rows, section=section, config=settings.train)
     feed = TaggerFeed(
         table=table,
         config=settings.train,
         seed=settings.seed,
-        limits=execution.limits,
+        limits=limits,
         tokenizer=start.path if start and settings.model.captions else vocabulary.path,
         tag_names=tuple(LabelSystem.load(labels.uri).names),
         prompt=settings.model.prompt,

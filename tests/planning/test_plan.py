@@ -110,12 +110,12 @@ def test_copies_are_made_once_and_read_by_fewer_requests_where_a_worker_has_few_
         {stage.name: stage for stage in plan_stages(preset("ram_14m", *sets), LOAD, cluster, large)}
         for sets in (sides[3:], sides)
     )
-    assert set(copied) - set(without) == {"copies", "copies_finetune"}
-    assert copied["copies"].disk_bytes == pytest.approx(13_300_000 * 0.3 * 256**2 * 4 / 3)
-    assert copied["copies_finetune"].rows_out == LOAD.finetune_images
+    assert set(copied) - set(without) == {"copies_256", "copies_384"}
+    assert copied["copies_256"].disk_bytes == pytest.approx(13_300_000 * 0.3 * 256**2 * 4 / 3)
+    assert copied["copies_384"].rows_out == LOAD.finetune_images
     for name in ("pretrain", "retrain_1"):
         assert copied[name].requests.get < without[name].requests.get / 4, name
-    assert copied["copies"].requests.get < without["pretrain"].requests.get / 3
+    assert copied["copies_256"].requests.get < without["pretrain"].requests.get / 3
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,53 @@ def test_an_offer_of_another_protocol_is_ignored(connection: socket.socket, offe
         assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"\r\n\r\n" + body + b"ok")
 
 
-def test_bytes_that_are_no_request_are_answered_at_once(connection: socket.socket) -> None:
-    connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # how TLS begins
+def read_echoes(client: socket.socket, number: int) -> list[bytes]:
+    """The bodies of the next answers of /echo."""
+    data = b""
+    while data.count(b"ok") < number:
+        part = client.recv(4096)
+        assert part, data
+        data += part
+    return [answer.partition(b"\r\n\r\n")[2].removesuffix(b"ok") for answer in data.split(b"HTTP/1.1 200 OK")[1:]]
+
+
+def test_offers_of_requests_that_arrive_together_are_ignored(connection: socket.socket) -> None:
+    offer = OFFERS["java.net.http"]
+    requests = [
+        b"POST /echo HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s" % (offer, len(body), body)
+        for body in (b"first", b"GET /evil HTTP/1.1\r\nHost: x\r\n\r\n", b"third")
+    ]
+    connection.sendall(b"".join(requests))
+    assert [body.partition(b"\r\n\r\n")[0] for body in read_echoes(connection, 3)] == [
+        b"first",
+        b"GET /evil HTTP/1.1\r\nHost: x",
+        b"third",
+    ]
+    chunked = b"M-SEARCH /echo HTTP/1.1\r\nHost: x\r\n%sTransfer-Encoding: chunked\r\n\r\n" % offer
+    connection.sendall(chunked[:30])
+    time.sleep(0.1)
+    connection.sendall(chunked[30:] + b"3\r\nabc\r\n0\r\n\r\n")
+    assert read_echoes(connection, 1) == [b"abc"]
+
+
+def test_an_offer_behind_the_rest_of_a_refused_body_is_ignored(connection: socket.socket) -> None:
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+    assert read_status(connection) == 429
+    offer = OFFERS["java.net.http"]
+    request = b"POST /echo HTTP/1.1\r\nHost: x\r\n%sContent-Length: 4\r\n\r\nbody" % offer
+    connection.sendall(b"x" * 1000 + request)
+    assert read_echoes(connection, 1) == [b"body"]
+
+
+def test_a_header_that_comes_with_its_end_is_bounded(connection: socket.socket) -> None:
+    lines = b"X-Long: %s\r\n" % (b"x" * 1000) * (MAX_HEADER_BYTES // 1000 + 1)
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n%s\r\nabc" % lines)
+    assert read_status(connection) == 431
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x16\x03\x01\x02\x00\x01\x00", b"HELP\n", b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n"]
+)
+def test_what_is_no_request_is_answered_at_once(connection: socket.socket, data: bytes) -> None:
+    connection.sendall(data)
     assert read_status(connection) == 400

@@ -5,6 +5,7 @@ of the images, in the order in which it would have read these, and an image that
 from __future__ import annotations
 
 import io
+import itertools
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ram_ray.config import RunConfig, load
 from ram_ray.data.images import Limits, decode
@@ -20,9 +21,10 @@ from ram_ray.records import SAMPLE, to_table
 from ram_ray.results import Samples
 from ram_ray.runtime.artifacts import Run
 from ram_ray.settings.training import TrainConfig
-from ram_ray.training.copies import COPIES, copy_bucket, copy_image, read_copies
+from ram_ray.training import copies
+from ram_ray.training.copies import COPIES, copy_bucket, copy_image, read_copies, with_copies
 from ram_ray.training.copy_stage import copy_images
-from ram_ray.training.order import list_spans
+from ram_ray.training.order import list_spans, shuffle_neighbours
 from ram_ray.training.rows import located_rows, to_training_table
 from ram_ray.training.table import RowSelection, make_table
 from tests.tiny import jpeg
@@ -66,6 +68,29 @@ def test_a_copy_is_upright_and_has_no_metadata() -> None:
     copy = Image.open(io.BytesIO(copy_image(data, side=SIDE, limits=LIMITS)))
     assert copy.size == (48, 60) and not copy.getexif()
     assert np.abs(np.asarray(copy, np.float32) - np.asarray(decode(data, limits=LIMITS).resize((48, 60)))).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "JPEG"])
+def test_a_copy_has_no_comment(kind: str) -> None:
+    comment = {"pnginfo": PngImagePlugin.PngInfo()} if kind == "PNG" else {"comment": b"x" * 60_000}
+    if kind == "PNG":
+        comment["pnginfo"].add_text("comment", "x" * 70_000)
+    copy = copy_image(encode(gradient(96, 96), kind, **comment), side=SIDE, limits=LIMITS)
+    assert len(copy) < 5000 and decode(copy, limits=LIMITS).size == (48, 48)
+
+
+def test_an_image_that_is_too_long_for_a_jpeg_is_kept_as_it_is() -> None:
+    data = encode(gradient(70_000, 12), "PNG")
+    assert copy_image(data, side=12, limits=LIMITS) == data
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"], ids=["1", "L", "LA", "P", "RGBA", "CMYK", "16 bit"]
+)
+def test_images_of_every_mode_are_copied(mode: str) -> None:
+    image = Image.new("I;16", (96, 60), 40_000) if mode == "I;16" else gradient(96, 60).convert(mode)
+    copy = copy_image(encode(image, "TIFF"), side=SIDE, limits=LIMITS)
+    assert decode(copy, limits=LIMITS).size == (77, 48)
 
 
 def test_a_small_jpeg_is_kept_as_it_is_and_another_small_image_becomes_a_jpeg() -> None:
@@ -127,11 +152,11 @@ def test_a_training_reads_copies_in_the_order_of_the_images(
 ) -> None:
     config = config_of()
     run = Run(str(tmp_path / "run"))
-    copies = copy_images(run, config, config.pretrain, samples)
-    assert (copies.rows_in, copies.rows_out, copies.rejected, copies.buckets) == (600, 598, 2, 3)
-    written = {file.name: file.read_bytes() for file in Path(copies.path, "images").iterdir()}
-    assert copies.nbytes == sum(map(len, written.values())) and len(written) == 3
-    rejected = pq.read_table(run.path("rejected", "copies")).to_pylist()
+    result = copy_images(run, config, config.pretrain, samples)
+    assert (result.rows_in, result.rows_out, result.rejected, result.buckets) == (600, 598, 2, 3)
+    written = {file.name: file.read_bytes() for file in Path(result.path, "images").iterdir()}
+    assert result.nbytes == sum(map(len, written.values())) and len(written) == 3
+    rejected = pq.read_table(run.path("rejected", "copies_48")).to_pylist()
     assert {(row["key"], row["reason"]) for row in rejected} == {
         ("0/005.jpg", "truncated"),
         ("1/007.jpg", "too_small"),
@@ -145,7 +170,7 @@ def test_a_training_reads_copies_in_the_order_of_the_images(
         seed=config.seed,
         execution=config.execution,
     )
-    copied = replace(table, copies=copies.path)
+    copied = replace(table, copies=result.path)
     for bucket in range(3):
         rows, from_copies = table.read(bucket).to_pylist(), copied.read(bucket).to_pylist()
         assert [row["key"] for row in rows] == [row["key"] for row in from_copies]
@@ -155,7 +180,7 @@ def test_a_training_reads_copies_in_the_order_of_the_images(
             if row["key"] in ("0/005.jpg", "1/007.jpg"):  # rejected by the training too
                 assert place == own
                 continue
-            assert place["uri"] == f"{copies.path}/images/{bucket:06d}.bin"
+            assert place["uri"] == f"{result.path}/images/{bucket:06d}.bin"
             image = decode(data[place["offset"] :][: place["nbytes"]], limits=config.execution.limits)
             assert min(image.size) == SIDE
     assert list_spans(table, seed=0, first_row=0, end_row=1200) == list_spans(copied, seed=0, first_row=0, end_row=1200)
@@ -184,21 +209,35 @@ def test_a_killed_call_goes_on_and_trainings_share_the_stage(
     assert one.digest != first.digest and (one.rows_in, one.buckets) == (300, 3)
 
 
-def test_neighbours_of_a_large_table_are_those_of_the_copies(tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(jpeg(0) * 3)
+def test_rows_that_lie_together_in_the_copies_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "NEIGHBOUR_BYTES", 2500)
+    (tmp_path / "a.bin").write_bytes(jpeg(0) * 40)
     nbytes = len(jpeg(0))
     rows = [
         {
             "key": f"s/{number}",
             "shard": "s",
-            "images": [{"uri": f"{tmp_path}/a.bin", "offset": number * nbytes, "nbytes": nbytes}],
+            "images": [{"uri": f"{tmp_path}/a.bin", "offset": number * nbytes, "nbytes": nbytes - 300 * (number == 7)}],
         }
-        for number in range(3)
+        for number in range(40)
     ]
-    table = to_training_table(rows, seed=0, num_buckets=1).drop_columns(["bucket"])
+    table = to_training_table(rows, seed=0, num_buckets=1).drop_columns(["bucket"]).sort_by("order")
     made = copy_bucket(table, str(tmp_path), 0, side=8, limits=LIMITS)
     assert made.schema.equals(COPIES) and read_copies(str(tmp_path), 0).equals(made)
-    assert made["offset"].to_pylist() == sorted(made["offset"].to_pylist())
+    own = table.filter(np.arange(40) % 5 > 0)  # a training leaves out what teaches nothing
+    placed = with_copies(own, str(tmp_path), 0)
+    assert placed.schema.equals(own.schema) and placed["key"].equals(own["key"])
+    order, images = placed["order"].to_pylist(), placed["images"].to_pylist()
+    for row, part, (image,) in zip(own.to_pylist(), order, images, strict=True):
+        assert part == (-1 if row["key"] == "s/7" else image["offset"] // 2500)
+        assert (image == row["images"][0]) == (row["key"] == "s/7")
+    shuffled = shuffle_neighbours(range(len(placed)), placed, seed="x")
+    assert sorted(shuffled) == list(range(len(placed))) != shuffled
+    changes = sum(order[a] != order[b] for a, b in itertools.pairwise(shuffled))
+    assert 3 < changes + 1 <= len(set(order)) + 1, "each part of the file is read once, or twice around a rejected row"
+
+    with pytest.raises(AssertionError, match="1 of 1 images of bucket 0 have no copy"):
+        with_copies(own.slice(0, 1).set_column(1, "key", [["t/0"]]), str(tmp_path), 0)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +245,7 @@ def test_neighbours_of_a_large_table_are_those_of_the_copies(tmp_path: Path) -> 
     [
         ("represent.train.copy_side=64", "only pretrain, retrain and finetune read copies"),
         ("finetune.copy_side=16", "is less than finetune.image_size"),
+        ("retrain={copy_side: 64, views: 2, backbone_lr: 0}", "reads no images|needs represent.text_encoder"),
     ],
 )
 def test_what_copies_need_is_said(change: str, message: str) -> None:
