@@ -1,18 +1,19 @@
 """Images: from untrusted bytes to RGB pixels (and, from `ram_ray.data.fetch`, from their location to bytes).
 
-The header is checked before a pixel is decoded: format, bytes, pixels, shorter side. So a decompression bomb of
-30,000 x 30,000 pixels in a few hundred bytes costs nothing. Every failure is a `Reject` of this image with one of the
-fixed reasons; a broken image is never replaced by an empty one.
+The header is checked before a pixel is decoded: format, bytes, parts (`image_parts`), pixels, shorter side. So a
+decompression bomb of 30,000 x 30,000 pixels in a few hundred bytes costs nothing. Every failure is a `Reject` of this
+image with one of the fixed reasons; a broken image is never replaced by an empty one.
 
 A larger JPEG than `max_pixels`, as phones of 108 and 200 megapixels write it, is decoded at 1/2, 1/4 or 1/8, so that
-what is decoded is within the limit; no other image is decoded at a fraction, since that changes scores. A progressive
-JPEG is not: its coefficients are held whole, whatever the fraction.
+what is decoded is within the limit; no other image is decoded at a fraction, since that changes scores. A JPEG of
+several scans, as a progressive one, is not: its coefficients are held whole, whatever the fraction.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,22 +22,24 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from ram_ray.data.colours import as_seen
 from ram_ray.data.fetch import read_bytes
+from ram_ray.data.image_parts import JPEG, PNG, check_parts, count_scans
 from ram_ray.records import Reject
 from ram_ray.settings.data import Limits
 
-__all__ = ["Limits", "as_seen", "check_bytes", "decode", "header", "open_image", "read_bytes"]
+# Each odd tag of a TIFF has a warning of its own: tens of thousands in the log, and kept in memory.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
+__all__ = ["JPEG", "Limits", "as_seen", "check_bytes", "decode", "header", "open_image", "read_bytes"]
 
 PILLOW_PIXELS = 178_956_970  # Pillow opens no image that has more
 FORMATS = ("PNG", "WEBP", "GIF", "BMP", "TIFF")  # that Pillow tells apart; `_open` does so with JPEG, HEIF and AVIF
 DRAFTED = 8  # a JPEG may have so many times `max_pixels`
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _MAGIC = (JPEG, PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*")
 MAGIC_BYTES = 16
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that hold no pixels
 _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"avif", b"avis"}
 )
-MAX_PARTS = 1000  # segments or chunks of a file before its pixels
 
 
 def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
@@ -58,47 +61,12 @@ def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
     if _is_webp(data):  # Pillow would want the whole file and room for its canvas first
         size, draft = _webp_size(data), False
     else:
+        check_parts(data)
         image = _open(data, limits)
-        size, draft = image.size, _can_be_drafted(image)
+        size, draft = image.size, _can_be_drafted(image, data, limits)
         image.close()
     _check_size(size, limits, draft=draft)
     return size
-
-
-def count_pixels(data: bytes) -> int | None:
-    """Read the number of a JPEG's or a PNG's pixels in a tenth of the time that `header` takes.
-
-    Args:
-        data: the whole file.
-
-    Returns:
-        Width times height, not checked against limits, as decoding does that; the larger number if the file contradicts
-        itself. None: `header` has to tell.
-
-    Raises:
-        Reject: undecodable, if more parts come before the pixels than in any image: Pillow would read them for seconds.
-    """
-    jpeg = data.startswith(b"\xff\xd8")
-    if not jpeg and not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None
-    pixels, offset = 0, 2 if jpeg else 8
-    for _ in range(MAX_PARTS):
-        if offset + 24 > len(data) or (jpeg and data[offset] != 0xFF):
-            return None
-        if jpeg:
-            kind, length = data[offset + 1], 2 + int.from_bytes(data[offset + 2 : offset + 4])
-            is_size, is_end = 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC), kind == 0xDA
-            height, width = struct.unpack_from(">HH", data, offset + 5)
-        else:
-            length, name = struct.unpack_from(">I4s", data, offset)
-            length, is_size, is_end = length + 12, name == b"IHDR", name == b"IDAT"
-            width, height = struct.unpack_from(">II", data, offset + 8)
-        if is_end:
-            return pixels or None
-        if is_size:
-            pixels = max(pixels, width * height)
-        offset += length
-    raise Reject("undecodable", f"over {MAX_PARTS:,} parts before the pixels")
 
 
 def check_bytes(nbytes: int, *, limits: Limits) -> None:
@@ -157,8 +125,9 @@ def open_image(data: bytes, *, limits: Limits, size: int | None = None) -> Image
         if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
             raise Reject("truncated", f"{len(data)} bytes of {struct.unpack_from('<I', data, 4)[0] + 8}")
     check_bytes(len(data), limits=limits)
+    check_parts(data)
     image = _open(data, limits)  # the header alone
-    _check_size(image.size, limits, draft=_can_be_drafted(image))
+    _check_size(image.size, limits, draft=_can_be_drafted(image, data, limits))
     try:
         return _load(image, data, scale=_scale(image.size, size, limits))
     except Reject:
@@ -180,9 +149,10 @@ def is_image(data: bytes) -> bool:
     return data.startswith(_MAGIC[:3]) or data.startswith(_MAGIC[4:]) or _is_webp(data) or _is_heif(data)
 
 
-def _can_be_drafted(image: Image.Image) -> bool:
-    """Whether an open image can be decoded at a fraction in bounded memory: a JPEG that is not progressive."""
-    return isinstance(image, JpegImageFile) and "progressive" not in image.info
+def _can_be_drafted(image: Image.Image, data: bytes, limits: Limits) -> bool:
+    """Whether an image over the limit can be decoded at a fraction in bounded memory: a JPEG of one scan."""
+    is_over = image.width * image.height > limits.max_pixels
+    return is_over and isinstance(image, JpegImageFile) and "progressive" not in image.info and count_scans(data) < 2
 
 
 def _load(image: Image.Image, data: bytes, *, scale: int = 1) -> Image.Image:

@@ -21,7 +21,8 @@ from functools import partial
 
 import numpy as np
 
-from ram_ray.data.images import Limits, count_pixels, header
+from ram_ray.data.image_parts import count_pixels
+from ram_ray.data.images import Limits, header
 from ram_ray.records import Reject
 from ram_ray.serving.decoding import decode_all, problem_answer, reject_answer
 from ram_ray.serving.limits import MAX_WAIT_SHARE, ApiError, Places

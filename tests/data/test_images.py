@@ -18,7 +18,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from ram_ray.data import fetch
-from ram_ray.data.images import Limits, count_pixels, decode, header, is_image, open_image, read_bytes
+from ram_ray.data.image_parts import count_pixels
+from ram_ray.data.images import Limits, decode, header, is_image, open_image, read_bytes
 from ram_ray.records import Reject
 from tests.data.defects import bomb, image_bytes
 from tests.data.layouts import heic
