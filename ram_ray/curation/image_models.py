@@ -61,7 +61,7 @@ class Embedder:
         with _autocast(self._device, self._precision):
             if self._teacher:
                 return self._teacher.encode_images(pixels)
-            squares = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
+            squares = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self._device)
             vectors = self._tower.images(resize_crops(squares, self._tower.image_size))
         return F.normalize(vectors.float(), dim=-1).cpu().numpy()
 

@@ -134,7 +134,7 @@ def preprocess(
     from ram_ray.models.image_encoder import normalise
 
     squares = to_squares(images, size=config.image_size, as_stored=as_stored)
-    return normalise(torch.from_numpy(np.ascontiguousarray(squares)).to(device), config.mean, config.std)
+    return normalise(torch.from_numpy(np.require(squares, requirements=["C", "W"])).to(device), config.mean, config.std)
 
 
 def _decode(image: ImageLike, limits: Limits) -> Image.Image:

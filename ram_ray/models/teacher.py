@@ -178,7 +178,7 @@ class Teacher:
         """
         if isinstance(images, list):
             images = np.stack([np.asarray(image.resize((self.image_size, self.image_size))) for image in images])
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
         return F.normalize(self.features(pixels).float(), dim=-1).cpu().numpy()
 
     @torch.inference_mode()

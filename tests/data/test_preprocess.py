@@ -4,6 +4,7 @@ each, as people see the image, and never through a JPEG's scaled decoding; `as_s
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,16 @@ def test_the_models_input_is_the_square_normalised() -> None:
     pixels = preprocess(photo(1), model)
     assert pixels.shape == (1, 3, 32, 32) and pixels.dtype == torch.float32
     np.testing.assert_allclose(pixels[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_a_batch_that_may_not_be_written_to_is_no_warning() -> None:
+    """Ray gives arrays of its object store as they are."""
+    batch = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    expected = preprocess(batch, config())
+    batch.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(preprocess(batch, config()), expected)
 
 
 def test_an_error_names_the_image(tmp_path: Path) -> None:
