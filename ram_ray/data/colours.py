@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageChops
 
+from ram_ray.data.image_parts import MAX_EXIF
+
 _ORIENTATION = 0x0112
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _UPRIGHT = {
@@ -117,7 +119,7 @@ def size_as_seen(image: Image.Image) -> tuple[int, int]:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF's number of the orientation; 1, upright, without one."""
-    if "exif" not in image.info:
+    if "exif" not in image.info or len(image.info["exif"] or b"") > MAX_EXIF:
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))

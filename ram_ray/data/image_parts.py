@@ -1,8 +1,8 @@
 """The parts of an image file: segments, scans, chunks, blocks and strips, counted before anything is decoded.
 
 Pillow and its libraries take time and memory for each part, however small it is: a JPEG of 3 MB can have 200,000 scans
-over all its pixels, which take minutes, and a TIFF of 15 MB two million strips. Files that people make have far fewer
-than the limits here.
+over all its pixels, which take minutes, a TIFF of 15 MB two million strips, and all strips of a TIFF can be the same
+bytes. Files that people make have far fewer than the limits here.
 """
 
 from __future__ import annotations
@@ -16,22 +16,27 @@ from ram_ray.records import Reject
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 MAX_PARTS = 1000  # segments or chunks of a file before its pixels; tags of a TIFF
 MAX_SCANS = 100  # of a JPEG; encoders write up to about 15
-MAX_FILL = 1000  # bytes between two segments of a JPEG
+MAX_FILL = 250_000  # bytes that are outside of a JPEG's segments
+MAX_EXIF = 1_000_000  # bytes, whose numbers become objects of Python; a camera writes at most 64 kB
 MAX_BLOCKS = 100_000  # chunks of a PNG, blocks of a GIF before its pixels, strips or tiles of a TIFF
-MAX_RLE_BYTES = 2_000_000  # of a BMP with run lengths, which Pillow reads in Python
+MAX_RLE_BYTES, MAX_RLE_PIXELS = 2_000_000, 10_000_000  # of a BMP with run lengths, which Pillow reads in Python
+MAX_STRIP_BYTES = 200_000_000  # of all strips of a TIFF, over twice its length: they may be the same bytes
 _RLE = (b"\1\0\0\0", b"\2\0\0\0")
 _SCAN = b"\xff\xda"
 _END = 0xD9
-_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # but restarts, which have no length
-_STRIPS, _COMPRESSION = (273, 324), 259  # tags of a TIFF
-_JPEG_IN_TIFF = (6, 7)
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # those that have a length, and the start and the end
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")  # and what Pillow takes for one
+_STRIPS, _STRIP_BYTES = (273, 324), (279, 325)  # tags of a TIFF
+_TEXTS = (1, 2, 7)  # types of a TIFF's tags that Pillow keeps as bytes
+_SIZES = {3: "H", 4: "I", 16: "Q"}
 
 
-def check_parts(data: bytes) -> None:
+def check_parts(data: bytes, *, is_whole: bool = True) -> None:
     """Check that an image file has no more parts than can be read in a moment.
 
     Args:
-        data: the whole file, or its beginning.
+        data: the file.
+        is_whole: whether it is the whole file, and not its beginning.
 
     Raises:
         Reject: undecodable, with what there is too much of.
@@ -44,10 +49,10 @@ def check_parts(data: bytes) -> None:
         _check_chunks(data)
     elif data.startswith(b"GIF8"):
         _check_blocks(data)
-    elif data.startswith(b"BM") and data[30:34] in _RLE and len(data) > MAX_RLE_BYTES:
-        raise Reject("undecodable", f"{len(data):,} bytes; a BMP with run lengths may have {MAX_RLE_BYTES:,}")
-    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        _check_tags(data, order="<" if data[:1] == b"I" else ">", is_big=b"+" in data[2:4])
+    elif data.startswith(b"BM"):
+        _check_run_lengths(data)
+    elif data.startswith(_TIFF):
+        _check_tags(data, order="<" if data[:1] == b"I" else ">", is_big=b"+" in data[2:4], is_whole=is_whole)
 
 
 def count_scans(data: bytes) -> int:
@@ -67,19 +72,28 @@ def count_scans(data: bytes) -> int:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
     """(kind, position of its length) of the segments of a JPEG, to its end."""
-    position, in_pixels = 2, False
+    position, in_pixels, fill, exif = 2, False, 0, 0
     for _ in range(MAX_PARTS):
         found = _MARKER.search(data, position)
         if found is None or found[1][0] == _END:
             return
-        if not in_pixels and found.start() - position > MAX_FILL:
-            raise Reject("undecodable", f"over {MAX_FILL:,} bytes between two segments")
         kind, start = found[1][0], found.end()
+        length = int.from_bytes(data[start : start + 2])
+        fill += 0 if in_pixels else found.start() - position
+        exif += length if data.startswith(b"Exif\0", start + 2) else 0
+        if fill > MAX_FILL:
+            raise Reject("undecodable", f"over {MAX_FILL:,} bytes between its segments")
+        _check_exif(exif)
         yield kind, start
         in_pixels = kind == _SCAN[1]
-        position = start + int.from_bytes(data[start : start + 2])
+        position = start + length
     if position < len(data):
         raise Reject("undecodable", f"over {MAX_PARTS:,} segments")
+
+
+def _check_exif(nbytes: int) -> None:
+    if nbytes > MAX_EXIF:
+        raise Reject("undecodable", f"over {MAX_EXIF:,} bytes of EXIF")
 
 
 def _check_chunks(data: bytes) -> None:
@@ -87,7 +101,10 @@ def _check_chunks(data: bytes) -> None:
     for _ in range(MAX_BLOCKS):
         if position + 8 > len(data):
             return
-        position += 12 + int.from_bytes(data[position : position + 4])
+        length = int.from_bytes(data[position : position + 4])
+        if data.startswith(b"eXIf", position + 4):
+            _check_exif(length)
+        position += 12 + length
     raise Reject("undecodable", f"over {MAX_BLOCKS:,} chunks")
 
 
@@ -109,27 +126,38 @@ def _check_blocks(data: bytes) -> None:
     raise Reject("undecodable", f"over {MAX_BLOCKS:,} blocks before the pixels")
 
 
-def _check_tags(data: bytes, *, order: str, is_big: bool) -> None:
+def _check_run_lengths(data: bytes) -> None:
+    if len(data) < 34 or int.from_bytes(data[14:18], "little") < 40 or data[30:34] not in _RLE:
+        return
+    width, height = struct.unpack_from("<ii", data, 18)
+    if len(data) > MAX_RLE_BYTES or abs(width * height) > MAX_RLE_PIXELS:
+        limit = f"{MAX_RLE_BYTES:,} bytes and {MAX_RLE_PIXELS:,} pixels"
+        raise Reject("undecodable", f"a BMP with run lengths may have {limit}")
+
+
+def _check_tags(data: bytes, *, order: str, is_big: bool, is_whole: bool) -> None:
     """Tags, and strips or tiles, of the first image of a TIFF, or of a BigTIFF."""
     try:
         (start,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
         (tags,) = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, start)
         if tags > MAX_PARTS:
             raise Reject("undecodable", f"{tags:,} tags")
-        strips, is_jpeg = 1, False
         for index in range(tags):
             place = start + (8 + 20 * index if is_big else 2 + 12 * index)
-            tag, _, count = struct.unpack_from(f"{order}HH{'Q' if is_big else 'I'}", data, place)
-            if tag in _STRIPS:
-                strips = max(strips, count)
-            elif tag == _COMPRESSION:
-                is_jpeg = struct.unpack_from(f"{order}H", data, place + (12 if is_big else 8))[0] in _JPEG_IN_TIFF
-    except struct.error:
+            tag, kind, count = struct.unpack_from(f"{order}HH{'Q' if is_big else 'I'}", data, place)
+            if count > MAX_BLOCKS and tag in _STRIPS + _STRIP_BYTES:
+                raise Reject("undecodable", f"{count:,} strips or tiles")
+            if count > MAX_BLOCKS and kind not in _TEXTS:
+                raise Reject("undecodable", f"{count:,} numbers of tag {tag}")
+            if tag in _STRIP_BYTES and is_whole and kind in _SIZES:
+                sizes = f"{order}{count}{_SIZES[kind]}"
+                value, room = place + (12 if is_big else 8), 8 if is_big else 4
+                if struct.calcsize(sizes) > room:
+                    (value,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, value)
+                if sum(struct.unpack_from(sizes, data, value)) > 2 * len(data) + MAX_STRIP_BYTES:
+                    raise Reject("undecodable", "its strips are much longer than the file")
+    except (struct.error, OverflowError):
         return  # cut, which the decoder says
-    if strips > MAX_BLOCKS:
-        raise Reject("undecodable", f"{strips:,} strips or tiles")
-    if is_jpeg and data.count(_SCAN) > MAX_SCANS + 20 * strips:
-        raise Reject("undecodable", "too many scans in its strips")
 
 
 def count_pixels(data: bytes) -> int | None:

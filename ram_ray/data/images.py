@@ -61,7 +61,7 @@ def header(data: bytes, *, limits: Limits) -> tuple[int, int]:
     if _is_webp(data):  # Pillow would want the whole file and room for its canvas first
         size, draft = _webp_size(data), False
     else:
-        check_parts(data)
+        check_parts(data, is_whole=False)
         image = _open(data, limits)
         size, draft = image.size, _can_be_drafted(image, data, limits)
         image.close()

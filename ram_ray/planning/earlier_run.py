@@ -8,7 +8,7 @@ comparison, and its ratio gives the seconds of a row for another plan.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,7 @@ def read_run(uri: str) -> EarlierRun:
     if "shards" not in newest:
         raise ValueError(f"{uri}: the stage shards has not ended, so nothing is known of its data")
     manifests = {name: manifest for name, (_, manifest) in newest.items()}
-    contained = {**{name: _parts_of_round(name) for name in manifests}, **_parts_of_trainings(config)}
+    contained = {**{name: _parts_of_round(name) for name in manifests}, **_parts_of_trainings(config, manifests)}
     figures = {name: _to_figures(fs, manifests, name, contained=contained[name]) for name in manifests}
     return EarlierRun(uri, config, figures)
 
@@ -228,11 +228,13 @@ def _parts_of_round(name: str) -> list[str]:
     return [f"{part}_{number}" for part in CONTAINS.get(base, ())]
 
 
-def _parts_of_trainings(config: RunConfig) -> dict[str, list[str]]:
-    """Stage of a training -> the stages that it ran for itself and for those after it."""
+def _parts_of_trainings(config: RunConfig, names: Container[str]) -> dict[str, list[str]]:
+    """Stage of a training that ran -> the stages that it ran for itself and for those after it."""
     parts: dict[str, list[str]] = {}
     begun: set[str] = set()
     for name, train in (("pretrain", config.pretrain), ("retrain_1", config.retrain), ("finetune", config.finetune)):
+        if name not in names:
+            continue
         needed = [*(["encode"] if train.views else []), *([copies_name(train.copy_side)] if train.copy_side else [])]
         parts[name] = [part for part in needed if part not in begun]
         begun.update(needed)

@@ -36,6 +36,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._has_offer = False  # the request whose header has been read offers another protocol
         self._is_refused = False  # what still comes on this connection is not read
+        self.ws_protocol_class = None
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""

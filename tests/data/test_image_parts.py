@@ -40,6 +40,17 @@ def repeated_scans(number: int) -> bytes:
     return data[:-2] + number * last + data[-2:]
 
 
+def hidden_scans(number: int) -> bytes:
+    """The same behind a marker without a length, which could be taken for a long segment."""
+    data = repeated_scans(number)
+    start = data.rindex(b"\xff\xda", 0, len(data) - 60 * number)
+    return data[:start] + b"\xff\x01" + data[start:]
+
+
+def exif_segment(nbytes: int) -> bytes:
+    return b"\xff\xe1" + struct.pack(">H", nbytes) + b"Exif\0\0II*\0" + bytes(nbytes - 12)
+
+
 def chunk(kind: bytes, data: bytes = b"") -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -60,28 +71,39 @@ def jpeg(before: bytes) -> bytes:
     return data[:2] + before + data[2:]
 
 
-def tiff(strips: int, *, tags: int = 0, big: bool = False) -> bytes:
-    """Rows of 8 pixels, one a strip, all in the same place."""
+def tiff(
+    strips: int, *, tags: int = 0, big: bool = False, more: tuple[tuple[int, int, int], ...] = (), strip_bytes: int = 8
+) -> bytes:
+    """Rows of 8 pixels, one a strip, all in the same place. `more`: tags, their types and counts."""
     pixels = bytes(range(8))
-    lists = struct.pack(f"<{strips}I", *[16] * strips) + struct.pack(f"<{strips}I", *[8] * strips)
+    lists = struct.pack(f"<{strips}I", *[16] * strips) + struct.pack(f"<{strips}I", *[strip_bytes] * strips)
     start = 16 + len(pixels)
     entries = [(256, 8), (257, strips), (258, 8), (259, 1), (262, 1), (273, start), (277, 1), (278, 1)]
     entries += [(279, start + 4 * strips), *((40_000 + number, 1) for number in range(tags))]
-    counts = {273: strips, 279: strips}
+    counts = {273: strips, 279: strips} | {tag: count for tag, _, count in more}
+    kinds = {tag: kind for tag, kind, _ in more}
+    entries += [(tag, 16) for tag, _, _ in more]
+    pattern = "<HHQQ" if big else "<HHII"
+    fields = [struct.pack(pattern, tag, kinds.get(tag, 4), counts.get(tag, 1), value) for tag, value in entries]
     if big:
-        fields = [struct.pack("<HHQQ", tag, 4, counts.get(tag, 1), value) for tag, value in entries]
         head = b"II+\0" + struct.pack("<HHQ", 8, 0, start + len(lists))
         table = struct.pack("<Q", len(fields)) + b"".join(fields) + bytes(8)
     else:
-        fields = [struct.pack("<HHII", tag, 4, counts.get(tag, 1), value) for tag, value in entries]
         head = b"II*\0" + struct.pack("<I", start + len(lists)) + bytes(8)
         table = struct.pack("<H", len(fields)) + b"".join(fields) + bytes(4)
     return head + pixels + lists + table
 
 
-def bmp(data: bytes, compression: int = 1) -> bytes:
+def pages(number: int) -> bytes:
+    """A scanned document: pages in JPEG, in strips."""
+    page, data = noise(900, 300), io.BytesIO()
+    page.save(data, "TIFF", compression="jpeg", save_all=True, append_images=[page] * (number - 1), strip_size=900 * 48)
+    return data.getvalue()
+
+
+def bmp(data: bytes, *, size: tuple[int, int] = (64, 48)) -> bytes:
     palette = bytes(range(256)) * 4
-    head = struct.pack("<IiiHHIIiiII", 40, 64, 48, 1, 8, compression, len(data), 0, 0, 256, 0)
+    head = struct.pack("<IiiHHIIiiII", 40, *size, 1, 8, 1, len(data), 0, 0, 256, 0)
     return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(data), 0, 0, 54 + 1024) + head + palette + data
 
 
@@ -91,7 +113,10 @@ def bmp(data: bytes, compression: int = 1) -> bytes:
         (lambda: repeated_scans(MAX_SCANS), "over 100 scans"),
         (lambda: repeated_scans(20_000), "over 1,000 segments"),
         (lambda: jpeg(b"\xff\xe1\x00\x02" * MAX_PARTS), "over 1,000 segments"),
-        (lambda: jpeg(b"\xff" * 1_000_000), "over 1,000 bytes between two segments"),
+        (lambda: hidden_scans(MAX_SCANS), "over 100 scans"),
+        (lambda: jpeg(b"\xff" * 300_000), "over 250,000 bytes between its segments"),
+        (lambda: jpeg(exif_segment(60_000) * 17), "over 1,000,000 bytes of EXIF"),
+        (lambda: png(after=chunk(b"eXIf", bytes(1_000_001))), "over 1,000,000 bytes of EXIF"),
         (lambda: png(before=chunk(b"abCd") * MAX_BLOCKS), "over 100,000 chunks"),
         (lambda: png(after=chunk(b"IDAT") * MAX_BLOCKS), "over 100,000 chunks"),
         (lambda: gif(b"\x21\xfe\x00" * MAX_BLOCKS), "over 100,000 blocks"),
@@ -99,8 +124,12 @@ def bmp(data: bytes, compression: int = 1) -> bytes:
         (lambda: gif(b"\x01" * MAX_BLOCKS), "over 100,000 blocks"),
         (lambda: tiff(MAX_BLOCKS + 1), "100,001 strips or tiles"),
         (lambda: tiff(MAX_BLOCKS + 1, big=True), "100,001 strips or tiles"),
+        (lambda: b"II\0*" + tiff(MAX_BLOCKS + 1)[4:], "100,001 strips or tiles"),
+        (lambda: b"MM*\0" + bytes([0, 0, 0, 8, 0xFF, 0xFF]) + bytes(100), "65,535 tags"),
         (lambda: tiff(16, tags=MAX_PARTS), "1,009 tags"),
+        (lambda: tiff(16, more=((282, 5, 200_000),)), "200,000 numbers of tag 282"),
         (lambda: bmp(b"\x01\x05" * 1_000_000), "a BMP with run lengths"),
+        (lambda: bmp(b"\x01\x05\0\0" * 4000, size=(4000, 4000)), "a BMP with run lengths"),
     ],
 )
 def test_a_file_of_too_many_parts_is_rejected(make: Callable[[], bytes], detail: str) -> None:
@@ -109,6 +138,21 @@ def test_a_file_of_too_many_parts_is_rejected(make: Callable[[], bytes], detail:
         with pytest.raises(Reject, match=detail) as caught:
             read(data, limits=LIMITS)
         assert caught.value.reason == "undecodable"
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_strips_that_are_longer_than_their_file_are_rejected_where_it_is_whole(big: bool) -> None:
+    data = tiff(5000, big=big, strip_bytes=50_000)
+    with pytest.raises(Reject, match="its strips are much longer than the file"):
+        decode(data, limits=LIMITS)
+    assert header(data, limits=LIMITS) == (8, 5000)
+
+
+def test_an_offset_that_no_file_has_is_a_rejection() -> None:
+    for offset in (2**64 - 1, 2**63, 2**63 - 1):
+        for read in (header, decode):
+            with pytest.raises(Reject):
+                read(b"II+\0" + struct.pack("<HHQ", 8, 0, offset) + bytes(100), limits=LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +168,9 @@ def test_a_file_of_too_many_parts_is_rejected(make: Callable[[], bytes], detail:
         (lambda: tiff(5000), (8, 5000)),
         (lambda: tiff(5000, big=True), (8, 5000)),
         (lambda: encode(noise(900, 900), "TIFF", compression="jpeg"), (900, 900)),
+        (lambda: pages(25), (900, 300)),
+        (lambda: jpeg(b"\xff\xfe\x00\x03a" + bytes(2048) + b"\xff" * 2048), (64, 48)),
+        (lambda: jpeg(exif_segment(60_000)), (64, 48)),
         (lambda: bmp(b"\x40\x05\x00\x00" * 48 + b"\x00\x01"), (64, 48)),
     ],
 )

@@ -165,9 +165,10 @@ def test_a_header_that_comes_with_its_end_is_bounded(connection: socket.socket) 
     assert read_status(connection) == 431
 
 
-@pytest.mark.parametrize(
-    "data", [b"\x16\x03\x01\x02\x00\x01\x00", b"HELP\n", b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n"]
-)
+CONNECTS = [b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n%s\r\n" % offer for offer in (b"", *OFFERS.values())]
+
+
+@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00\x01\x00", b"HELP\n", *CONNECTS])
 def test_what_is_no_request_is_answered_at_once(connection: socket.socket, data: bytes) -> None:
     connection.sendall(data)
     assert read_status(connection) == 400
