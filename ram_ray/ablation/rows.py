@@ -2,8 +2,8 @@
 
 What a seed measured is a mapping of row -> figure -> number. The gain of a row is its difference to its base within a
 seed, because seeds differ in their data and first weights. The base is the row before it; an alternative, a row that no
-other row builds on, is compared with the base of the row before it. A figure that a seed did not measure is not in its
-mean. A single seed has no standard deviation.
+other row builds on, is compared with the base of the row before it. A gain has the p of a paired t-test over the seeds.
+A figure that a seed did not measure is not in its mean. A single seed has neither standard deviation nor p.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class SeedStatistics(TypedDict):
     values: dict[str, float]  # by seed
 
 
-Row = Json  # of ablation.json: "row" is its name, "gain" and each figure a `SeedStatistics` or None
+Row = (
+    Json  # of ablation.json: "row" is its name, "p" that of its gain, "gain" and each figure a `SeedStatistics` or None
+)
 Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 
@@ -62,7 +64,7 @@ def build_rows(
         measure: the figure that is compared.
 
     Returns:
-        A dict a row: "row", each figure with mean, sd and values, and the gain in `measure`.
+        A dict a row: "row", each figure with mean, sd and values, the gain in `measure`, and its "p" (`p_of_gain`).
     """
     rows: list[Row] = []
     earlier: str | None = None  # the base of an alternative
@@ -80,12 +82,11 @@ def build_rows(
         if base is not None:
             compared = None if name == base else base
         if compared is not None:
-            row["gain"] = seed_statistics(
-                {
-                    seed: _difference(figures.get(measure), seeds[seed].get(compared, {}).get(measure))
-                    for seed, figures in measured.items()
-                }
-            )
+            gains = {
+                seed: _difference(figures.get(measure), seeds[seed].get(compared, {}).get(measure))
+                for seed, figures in measured.items()
+            }
+            row["gain"], row["p"] = seed_statistics(gains), p_of_gain(list(gains.values()))
         rows.append(row)
         if name not in alternatives:
             earlier, previous = previous, name
@@ -110,6 +111,23 @@ def seed_statistics(values: Mapping[int, float | None]) -> SeedStatistics | None
         "sd": statistics.stdev(numbers) if len(numbers) > 1 else None,
         "values": {str(seed): value for seed, value in known.items()},
     }
+
+
+def p_of_gain(gains: Sequence[float | None]) -> float | None:
+    """The p of a paired t-test over seeds: how likely a mean gain that is as large would be without any.
+
+    Args:
+        gains: of each seed; None: not measured.
+
+    Returns:
+        Two-sided, 0 to 1; None with fewer than two seeds, or if all gains are the same.
+    """
+    from scipy.stats import ttest_1samp
+
+    known = [gain for gain in gains if gain is not None]
+    if len(set(known)) < 2:
+        return None
+    return float(ttest_1samp(known, 0.0).pvalue)
 
 
 def total_gain(rows: Sequence[Row]) -> SeedStatistics | None:
@@ -163,11 +181,14 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
     used = [figure for figure in FIGURES if any(row.get(figure) for row in rows)]
-    header = ["", *(FIGURES[figure][0] for figure in used), "gain"]
+    tested = any(row.get("p") is not None for row in rows)
+    header = ["", *(FIGURES[figure][0] for figure in used), "gain", *(["p"] if tested else [])]
     table = [header]
     for row in rows:
         cells = [_cell(row.get(figure), FIGURES[figure][1]) for figure in used]
-        table.append([row["row"], *cells, _cell(row.get("gain"), FIGURES["mAP"][1], sign="+")])
+        p = "" if row.get("p") is None else f"{row['p']:.2g}"
+        gain = _cell(row.get("gain"), FIGURES["mAP"][1], sign="+")
+        table.append([row["row"], *cells, gain, *([p] if tested else [])])
     return table
 
 

@@ -4,6 +4,7 @@ is left out and not counted as 0."""
 from __future__ import annotations
 
 import pytest
+from scipy.stats import ttest_rel
 
 from ram_ray.ablation.rows import build_rows, seed_statistics, to_markdown, to_text, total_gain
 
@@ -38,6 +39,8 @@ def test_a_gain_is_within_a_seed() -> None:
     assert generated["gain"]["mean"] == pytest.approx(0.05)
     assert generated["gain"]["sd"] == pytest.approx(0.02 / 2**0.5), "far less than the seeds differ"
     assert cleaned["gain"]["mean"] == pytest.approx(0.015)
+    assert "p" not in parsed and generated["p"] == pytest.approx(ttest_rel([0.56, 0.64], [0.5, 0.6]).pvalue)
+    assert cleaned["p"] == pytest.approx(ttest_rel([0.58, 0.65], [0.56, 0.64]).pvalue)
     assert total_gain(rows)["mean"] == pytest.approx(0.065)
     assert total_gain(rows)["values"] == {"0": pytest.approx(0.08), "1": pytest.approx(0.05)}
 
@@ -60,6 +63,7 @@ def test_a_seed_that_stopped_half_way_counts_where_it_measured() -> None:
     parsed, generated = build_rows(NAMES, {0: SEEDS[0], 1: {"parsed": SEEDS[1]["parsed"]}})[:2]
     assert len(parsed["mAP"]["values"]) == 2 and generated["mAP"]["values"] == {"0": 0.56}
     assert generated["gain"] == {"mean": pytest.approx(0.06), "sd": None, "values": {"0": pytest.approx(0.06)}}
+    assert generated["p"] is None and "p |" not in to_markdown([parsed, generated]).splitlines()[0]
     assert build_rows(NAMES, {}) == [] and total_gain(build_rows(NAMES[:1], SEEDS)) is None
 
 
@@ -71,7 +75,7 @@ def test_the_tables_say_the_same() -> None:
     rows = build_rows(NAMES, SEEDS)
     text, markdown = to_text(rows).splitlines(), to_markdown(rows).splitlines()
     assert len({len(line) for line in text}) == 1 and len(text) == len(markdown) == 5
-    assert markdown[0] == "|  | tags | precision | mAP | gain |" and markdown[1] == "|---|---|---|---|---|"
-    assert markdown[2] == "| parsed | 101 ± 1 | 0.910 ± 0.014 | 0.5500 ± 0.0707 |  |"
-    assert markdown[4] == "| + cleaning | 145 ± 7 | 0.850 | 0.6150 ± 0.0495 | +0.0150 ± 0.0071 |"
+    assert markdown[0] == "|  | tags | precision | mAP | gain | p |" and markdown[1] == "|---|---|---|---|---|---|"
+    assert markdown[2] == "| parsed | 101 ± 1 | 0.910 ± 0.014 | 0.5500 ± 0.0707 |  |  |"
+    assert markdown[4] == "| + cleaning | 145 ± 7 | 0.850 | 0.6150 ± 0.0495 | +0.0150 ± 0.0071 | 0.2 |"
     assert "+0.0500 ± 0.0141" in text[3]
