@@ -24,7 +24,7 @@ import functools
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import fsspec
 import numpy as np
@@ -45,7 +45,7 @@ class Table:
 
     path: str
     buckets: tuple[int, ...]
-    copies: str | None = None  # URI of the copies that are read in place of the images (`copies`)
+    copies: str | None = field(default=None, kw_only=True)  # URI of copies that are read in place of the images
 
     @property
     def num_rows(self) -> int:
