@@ -40,9 +40,8 @@ class SeedStatistics(TypedDict):
     values: dict[str, float]  # by seed
 
 
-Row = (
-    Json  # of ablation.json: "row" is its name, "p" that of its gain, "gain" and each figure a `SeedStatistics` or None
-)
+# Of ablation.json: "row" is its name, "p" that of its gain, "gain" and each figure a `SeedStatistics` or None.
+Row = Json
 Measured = Mapping[str, Mapping[str, float | None]]  # row -> figure -> number
 
 

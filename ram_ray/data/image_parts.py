@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from ram_ray.records import Reject
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-MAX_PARTS = 1000  # segments or chunks of a file before its pixels; tags of a TIFF
+MAX_PARTS = 1000  # segments of a JPEG, chunks of a PNG before its pixels (`count_pixels`), tags of a TIFF
 MAX_SCANS = 100  # of a JPEG; encoders write up to about 15
 MAX_FILL = 250_000  # bytes that are outside of a JPEG's segments
 MAX_EXIF = 1_000_000  # bytes, whose numbers become objects of Python; a camera writes at most 64 kB
@@ -74,7 +74,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
     """(kind, position of its length) of the segments of a JPEG, to its end."""
     position, in_pixels, fill, exif = 2, False, 0, 0
     for _ in range(MAX_PARTS):
-        found = _MARKER.search(data, position)
+        end = len(data) if in_pixels else min(len(data), position + MAX_FILL + 2)
+        found = _MARKER.search(data, position, end)
+        if found is None and end < len(data):
+            raise Reject("undecodable", f"over {MAX_FILL:,} bytes between its segments")
         if found is None or found[1][0] == _END:
             return
         kind, start = found[1][0], found.end()
@@ -173,24 +176,26 @@ def count_pixels(data: bytes) -> int | None:
     Raises:
         Reject: undecodable, if more parts come before the pixels than in any image: Pillow would read them for seconds.
     """
-    jpeg = data.startswith(JPEG[:2])
-    if not jpeg and not data.startswith(PNG):
+    pixels = 0
+    if data.startswith(JPEG):
+        for kind, start in _segments(data):
+            if kind == _SCAN[1]:
+                return pixels or None
+            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and start + 7 <= len(data):
+                height, width = struct.unpack_from(">HH", data, start + 3)
+                pixels = max(pixels, width * height)
         return None
-    pixels, offset = 0, 2 if jpeg else 8
+    if not data.startswith(PNG):
+        return None
+    position = len(PNG)
     for _ in range(MAX_PARTS):
-        if offset + 24 > len(data) or (jpeg and data[offset] != 0xFF):
+        if position + 16 > len(data):
             return None
-        if jpeg:
-            kind, length = data[offset + 1], 2 + int.from_bytes(data[offset + 2 : offset + 4])
-            is_size, is_end = 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC), kind == 0xDA
-            height, width = struct.unpack_from(">HH", data, offset + 5)
-        else:
-            length, name = struct.unpack_from(">I4s", data, offset)
-            length, is_size, is_end = length + 12, name == b"IHDR", name == b"IDAT"
-            width, height = struct.unpack_from(">II", data, offset + 8)
-        if is_end:
+        length, name = struct.unpack_from(">I4s", data, position)
+        if name == b"IDAT":
             return pixels or None
-        if is_size:
+        if name == b"IHDR":
+            width, height = struct.unpack_from(">II", data, position + 8)
             pixels = max(pixels, width * height)
-        offset += length
-    raise Reject("undecodable", f"over {MAX_PARTS:,} parts before the pixels")
+        position += 12 + length
+    raise Reject("undecodable", f"over {MAX_PARTS:,} chunks before the pixels")

@@ -20,7 +20,8 @@ from PIL import Image
 from ram_ray.data.images import JPEG, Limits, decode
 from ram_ray.records import Reject, Row, to_table
 from ram_ray.runtime.artifacts import write_bytes, write_table
-from ram_ray.training.image_columns import read_contents, split_by_size
+from ram_ray.training.image_columns import FETCHED_BYTES, read_contents, split_by_size
+from ram_ray.training.rows import NEIGHBOUR_BYTES
 
 COPIES = pa.schema(
     [
@@ -33,8 +34,6 @@ COPIES = pa.schema(
     ]
 )
 QUALITY, MAX_SIDE = 90, 65_500  # of JPEG
-FETCHED_BYTES = 64 << 20  # of images that are held at once
-NEIGHBOUR_BYTES = 1 << 20  # of the file of a bucket: its rows stay together where an order keeps neighbours
 
 
 def copies_name(side: int) -> str:

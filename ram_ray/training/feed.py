@@ -29,7 +29,14 @@ from ram_ray.runtime.cluster import configure_data
 from ram_ray.settings.training import TrainConfig
 from ram_ray.training.caption_text import clean_caption, load_tokenizer
 from ram_ray.training.feed_blocks import fit_into_store
-from ram_ray.training.image_columns import Contents, make_crops, read_contents, split_by_size, unpack_tokens
+from ram_ray.training.image_columns import (
+    FETCHED_BYTES,
+    Contents,
+    make_crops,
+    read_contents,
+    split_by_size,
+    unpack_tokens,
+)
 from ram_ray.training.micro_batches import split_step
 from ram_ray.training.order import EpochOrder, Span, Table, list_spans, shuffle_neighbours
 from ram_ray.training.rows import ROWS
@@ -41,7 +48,6 @@ if TYPE_CHECKING:
 
 READS_AT_ONCE = 16  # buckets
 DECODED_ROWS = 256  # of a task, where it does not read them itself
-FETCHED_BYTES = 64 << 20  # of images that a task fetches together, or those of a micro batch if they are more
 EMPTY = pa.schema([field for field in ROWS if field.name != "bucket"]).empty_table()
 
 

@@ -17,6 +17,7 @@ from ram_ray.training.augment import train_crop
 
 CODEC = "zstd"  # tokens after a ReLU are mostly zeros: a fifth of their bytes
 LEVEL = 1
+FETCHED_BYTES = 64 << 20  # of images that a task fetches together, or those of a micro batch if they are more
 
 Locations = Sequence[Sequence[Row]]  # of each row V dicts with uri, offset and nbytes
 Contents = list[list[bytes | Reject]]  # of each row the bytes of V images, or why they cannot be read

@@ -74,15 +74,11 @@ def located_rows(samples: pa.Table) -> list[dict]:
     Returns:
         Rows for `to_table`, without tags and captions; rejected rows are left out.
     """
-    columns = [name for name in ("key", "shard", "uri", "offset", "nbytes", "reason") if name in samples.column_names]
+    columns = ["key", "shard", "uri", "offset", "nbytes", "reason"]
     return [
-        {
-            "key": row["key"],
-            "shard": row["shard"],
-            "images": [_location(row)],
-        }
+        {"key": row["key"], "shard": row["shard"], "images": [_location(row)]}
         for row in samples.select(columns).to_pylist()
-        if row.get("reason") is None
+        if row["reason"] is None
     ]
 
 
