@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import ram_ray
@@ -67,7 +68,9 @@ TABLES: dict[Table, TableKind] = {
 }
 
 
-def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[int], rounds: int = 2) -> Result:
+def run_ablation(
+    config: RunConfig, out_uri: str, *, table: Table, seeds: list[int], rounds: int = 2, only: Collection[str] = ()
+) -> Result:
     """Run a table's rows for each seed, and write ablation.json and ablation.md at `out_uri`.
 
     Those of other tables than 5 are ablation_4.json and so on, so tables can share the runs of a folder. A seed that
@@ -79,6 +82,7 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[i
         table: number of the paper's table, 4 or 5, "heads" or "stablerep".
         seeds: a run for each.
         rounds: of the data engine in table 5; with 1 there is no row "+ second round".
+        only: rows of the table of StableRep; gains are over the first of them. Empty: all.
 
     Returns:
         The content of the JSON file.
@@ -86,7 +90,8 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[i
     Raises:
         ValueError: if no seed came to its end, or the configuration cannot give the table.
     """
-    config, kind = check_config(config, table=table, rounds=rounds), TABLES[table]
+    config = check_config(config, table=table, rounds=rounds, only=only)
+    kind = find_table(table, config, only=only)
     name = f"{out_uri}/ablation" if table == 5 else f"{out_uri}/ablation_{table}"
     measured: dict[int, Measured] = {}
     failed: dict[str, str] = {}
@@ -119,19 +124,47 @@ def run_ablation(config: RunConfig, out_uri: str, *, table: Table, seeds: list[i
     return result
 
 
-def check_config(config: RunConfig, *, table: Table, rounds: int = 2) -> RunConfig:
+def find_table(table: Table, config: RunConfig, *, only: Collection[str] = ()) -> TableKind:
+    """How a table's rows are made and compared.
+
+    Args:
+        table: as of `run_ablation`.
+        config: of a run.
+        only: as of `run_ablation`.
+
+    Returns:
+        The table, of these rows alone if there are any.
+
+    Raises:
+        ValueError: for rows of another table than that of StableRep, or that it does not have.
+    """
+    if not only:
+        return TABLES[table]
+    if table != "stablerep":
+        raise ValueError(f"the rows of table {table} build on each other: leave --row out")
+    return replace(
+        TABLES[table],
+        measure=partial(measure_stablerep, only=only),
+        variants=partial(stablerep_variants, only=only),
+        base=next(iter(stablerep_variants(config, only))),
+    )
+
+
+def check_config(config: RunConfig, *, table: Table, rounds: int = 2, only: Collection[str] = ()) -> RunConfig:
     """The configuration that the table's rows have in common.
 
     Args:
         config: as the user gave it.
         table: as of `run_ablation`.
         rounds: as of `run_ablation`.
+        only: as of `run_ablation`.
 
     Returns:
         The configuration, checked.
 
     Raises:
-        ValueError: without held-out data, for a table that there is not, or where a row would not be a valid run.
+        ValueError: without held-out data, for a table or a row that there is not, or where a row would not be a valid
+            run.
     """
     if table not in TABLES:
         raise ValueError(f"there is no table {table}; use {', '.join(map(str, TABLES))}")
@@ -143,7 +176,7 @@ def check_config(config: RunConfig, *, table: Table, rounds: int = 2) -> RunConf
     changes = {"rounds": rounds, "min_change": 0.0} if table == 5 else {"rounds": 0}
     engine = config.engine.model_copy(update=changes)
     config = validate(config.model_copy(update={"engine": engine}), what=f"table {table}")
-    TABLES[table].names(config)
+    find_table(table, config, only=only).names(config)
     return config
 
 

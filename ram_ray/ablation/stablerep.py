@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 
 from ram_ray.ablation.held_out_set import SET_NAME, make_set, write_benchmark
 from ram_ray.ablation.variants import Changes, Figures, vary
@@ -37,17 +38,19 @@ BASE = "SimCLR, real images"
 TITLES: dict[Probe, str] = {"linear": "linear probe", "knn": "k-NN"}
 
 
-def stablerep_variants(config: RunConfig) -> dict[str, RunConfig]:
+def stablerep_variants(config: RunConfig, only: Collection[str] = ()) -> dict[str, RunConfig]:
     """The rows as configurations.
 
     Args:
         config: of a run.
+        only: names of rows; empty: all.
 
     Returns:
         Configuration of each row, in their order.
 
     Raises:
-        ValueError: if the configuration names published encoders, or naming the row that would not be a valid run.
+        ValueError: if the configuration names published encoders, for a row that there is not, or naming the row that
+            would not be a valid run.
     """
     represent = config.represent
     if not represent.is_trained:
@@ -66,8 +69,12 @@ def stablerep_variants(config: RunConfig) -> dict[str, RunConfig]:
         **{f"StableRep, m = {views}": ("stablerep", "synthetic", views) for views in all_views},
         f"StableRep+, m = {own}": ("stablerep_plus", "synthetic", own),
     }
+    if unknown := sorted(set(only) - rows.keys()):
+        raise ValueError(f"there is no row {unknown[0]!r}; use {', '.join(map(repr, rows))}")
     variants = {}
     for name, (method, source, views) in rows.items():
+        if only and name not in only:
+            continue
         fields = {
             "method": method,
             "images": source,
@@ -97,12 +104,13 @@ def batch_images(images: int, *, workers: int, views: list[int]) -> int:
     return -(-images // unit) * unit
 
 
-def measure_stablerep(config: RunConfig, run_uri: str) -> dict[str, Figures]:
+def measure_stablerep(config: RunConfig, run_uri: str, only: Collection[str] = ()) -> dict[str, Figures]:
     """The rows for the configuration's seed; the benchmark of the probes is written to the folder `stablerep`.
 
     Args:
         config: of the run, with its seed.
         run_uri: its folder.
+        only: names of rows; empty: all.
 
     Returns:
         Row -> figure -> number.
@@ -114,7 +122,8 @@ def measure_stablerep(config: RunConfig, run_uri: str) -> dict[str, Figures]:
     sets: list[EvalSet] = []
     measured: dict[tuple[str, Probe], dict[str, Measured]] = {}
     folders: dict[tuple[str, Probe], dict[str, str]] = {}
-    for number, (name, variant) in enumerate(stablerep_variants(config).items()):
+    numbers = {name: number for number, name in enumerate(stablerep_variants(config))}
+    for name, variant in stablerep_variants(config, only).items():
         run = RunLog().open(run_uri)
         run.write_text("config.yaml", dump(variant))
         _, inputs = prepare(run, variant, *find_data(run, variant))
@@ -125,7 +134,7 @@ def measure_stablerep(config: RunConfig, run_uri: str) -> dict[str, Figures]:
             "images_seen": (encoder.images_seen or 0) * variant.represent.num_views,
         }
         for eval_set in sets:
-            where = f"{folder}/scores/{eval_set.name}/{number}"
+            where = f"{folder}/scores/{eval_set.name}/{numbers[name]}"
             probe_set(
                 encoder.source,
                 name,

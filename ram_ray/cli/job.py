@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ram_ray.cli.given_bundle import with_absolute_bundles
@@ -130,7 +130,9 @@ def execute(
     return outcome.run(work, name=config.name, folder=run_uri, stage=current_stage)
 
 
-def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int, rounds: int = 2) -> int:
+def ablate(
+    config: RunConfig, out: str, *, table: Table, num_seeds: int, rounds: int = 2, only: Collection[str] = ()
+) -> int:
     """Join or start Ray, run an ablation, print its table.
 
     Args:
@@ -139,6 +141,7 @@ def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int, rounds:
         table: as of `run_ablation`.
         num_seeds: number of seeds.
         rounds: as of `run_ablation`.
+        only: as of `run_ablation`.
 
     Returns:
         The exit code, 1 if a seed failed.
@@ -150,7 +153,7 @@ def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int, rounds:
 
     if num_seeds < 1:
         raise ValueError(f"--seeds {num_seeds}: at least one is needed")
-    check_config(config, table=table, rounds=rounds)  # reports a mistake before Ray starts
+    check_config(config, table=table, rounds=rounds, only=only)  # reports a mistake before Ray starts
     out_uri = absolute(out).rstrip("/")
 
     def work() -> int:
@@ -160,7 +163,7 @@ def ablate(config: RunConfig, out: str, *, table: Table, num_seeds: int, rounds:
         cluster.start(num_cpus=config.resources.num_cpus, object_store_gb=config.resources.object_store_gb)
         seeds = list(range(config.seed, config.seed + num_seeds))
         with worker_lines():
-            result = run_ablation(config, out_uri, table=table, seeds=seeds, rounds=rounds)
+            result = run_ablation(config, out_uri, table=table, seeds=seeds, rounds=rounds, only=only)
         logger.info("\n%s\nin %s", format_result(result), out_uri)
         return 1 if result["failed"] else 0
 

@@ -240,10 +240,16 @@ def stablerep(
     train: Train = None,
     held_out: HeldOut = None,
     seeds: Seeds = 3,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", metavar="NAME", help="Only this row; may be repeated.")
+    ] = None,
 ) -> int:
-    """Compare SimCLR, CLIP, StableRep and StableRep+ on the same captions, by a linear probe and k-NN, over seeds."""
+    """Compare SimCLR, CLIP, StableRep and StableRep+ on the same captions, by a linear probe and k-NN, over seeds.
+
+    With --row, gains are over the first of these rows in the table's order.
+    """
     require("ray", extra="train")
     from ram_ray.cli import job
 
     settings = job.configure(preset, files=config or (), sets=sets or (), train=train, held_out=held_out)
-    return job.ablate(settings, out, table="stablerep", num_seeds=seeds)
+    return job.ablate(settings, out, table="stablerep", num_seeds=seeds, only=rows or ())

@@ -59,6 +59,25 @@ def test_published_encoders_cannot_be_compared(tmp_path: Path) -> None:
         check_config(config, table="stablerep")
 
 
+def test_rows_that_are_asked_for(ray_cluster: None, tmp_path: Path) -> None:
+    sets = ["data.drawn.num_web=60", "data.drawn.num_clean=0", "data.drawn.num_eval=40", "represent.num_captions=50"]
+    config = load(TINY, sets=sets)
+    rows = ["StableRep, m = 2", "CLIP, real pairs"]
+    result = run_ablation(config, str(tmp_path), table="stablerep", seeds=[0], only=rows)
+    first, other = result["rows"]
+    assert [first["row"], other["row"]] == rows[::-1] and not result["failed"], "in the table's order"
+    assert "gain" not in first
+    assert other["gain"]["mean"] == pytest.approx(other["linear"]["mean"] - first["linear"]["mean"])
+
+
+def test_rows_that_there_are_not() -> None:
+    config = load(TINY)
+    with pytest.raises(ValueError, match="there is no row 'CLIP'; use 'SimCLR, real images', 'CLIP, real pairs'"):
+        check_config(config, table="stablerep", only=["CLIP", BASE])
+    with pytest.raises(ValueError, match="the rows of table 4 build on each other: leave --row out"):
+        check_config(config, table=4, only=["+ captioning"])
+
+
 @pytest.mark.slow  # eight trainings: minutes
 def test_the_table_on_drawn_scenes(ray_cluster: None, tmp_path: Path) -> None:
     sets = ["data.drawn.num_web=60", "data.drawn.num_clean=0", "data.drawn.num_eval=40", "represent.num_captions=50"]

@@ -36,7 +36,7 @@ OPTIONS = {  # of a job, beside --help
     "finetune": RECIPE | {"--run", "--check", "--model", "--revision", "--add-labels"},
     "full_pipeline": RECIPE | {"--run", "--check", "--serve", "--try"},
     "ablation": RECIPE | {"--out", "--seeds", "--table", "--rounds"},
-    "stablerep": RECIPE | {"--out", "--seeds"},
+    "stablerep": RECIPE | {"--out", "--seeds", "--row"},
     "benchmark": {"--model", "--systems", "--sets", "--out", "--tune", "--replicates", "--config", "--set"}
     | {"--descriptions"},
     "vision_predictions": {"--eval", "--out", "--url", "--key-file", "--max-images", "--max-results"},
