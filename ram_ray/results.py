@@ -162,7 +162,7 @@ class Scores(TaggedRows):
 
 
 class ScoreWeights(StageResult):
-    """`score_weights.npz`: the weights of a tagger's score and of co-occurrence, and the pairs of tags."""
+    """The weights of a tagger's score and of co-occurrence; `score_weights.npz`: the pairs of tags."""
 
     images: int
     pairs: int

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import fsspec
 import numpy as np
@@ -146,28 +146,26 @@ def fit_weights(tables: Iterable[pa.Table]) -> Weights:
     return Weights(*weights.tolist()) if weights[2] > MIN_Z * error and weights[1] > 0 else Weights()
 
 
-def write_score_weights(uri: str, pairs: Pairs, weights: Weights) -> None:
-    """Write the counts and weights of a `ScoreCombiner`.
+def write_pairs(uri: str, pairs: Pairs) -> None:
+    """Write the counts of a `ScoreCombiner`.
 
     Args:
         uri: of the .npz file.
         pairs: counts of tags that captions mention together.
-        weights: of score and co-occurrence.
     """
     data = io.BytesIO()
-    np.savez_compressed(data, weights=np.array(list(asdict(weights).values())), **vars(pairs))
+    np.savez_compressed(data, **vars(pairs))
     write_bytes(uri, data.getvalue())
 
 
-def read_score_weights(uri: str) -> tuple[Pairs, Weights]:
-    """Read the counts and weights that `write_score_weights` wrote.
+def read_pairs(uri: str) -> Pairs:
+    """Read the counts that `write_pairs` wrote.
 
     Args:
         uri: of the .npz file.
 
     Returns:
-        Counts of tags that captions mention together, and the weights.
+        Counts of tags that captions mention together.
     """
     with fsspec.open(uri, "rb") as file, np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
-        pairs = Pairs(**{field.name: arrays[field.name] for field in fields(Pairs)})
-        return pairs, Weights(*arrays["weights"].tolist())
+        return Pairs(**{field.name: arrays[field.name] for field in fields(Pairs)})

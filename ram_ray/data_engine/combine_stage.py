@@ -1,13 +1,14 @@
 """The stage `score_weights` on Ray Data: count the pairs of tags that captions mention together, then fit the weights.
 
-The stage reads the SCORES rows twice, each time for a sum of counts, and writes `score_weights.npz`, from which later
-tasks compute the co-occurrence of an image's tags. The driver holds a row for each pair of tags that occurs.
+The stage reads the SCORES rows twice, each time for a sum of counts, and writes `PAIRS_FILE`, from which later tasks
+compute the co-occurrence of an image's tags. A task holds a row for each pair of tags that occurs, and the driver none.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
+import numpy as np
 import pyarrow as pa
 import ray
 
@@ -19,17 +20,21 @@ from ram_ray.data_engine.combine_scores import (
     Weights,
     count_score_cells,
     fit_weights,
-    read_score_weights,
-    write_score_weights,
+    read_pairs,
+    write_pairs,
 )
-from ram_ray.data_engine.ray_counts import sum_rows
+from ram_ray.data_engine.mention_rate_bound import mention_rate_bounds
+from ram_ray.data_engine.ray_counts import read_sums, sum_rows, write_sums
 from ram_ray.data_engine.stage_settings import ScoreWeightSettings
-from ram_ray.data_engine.tag_pairs import MENTION_COLUMNS, PAIRS, CoOccurrence, Pairs, count_pairs, gather_pairs
+from ram_ray.data_engine.tag_pairs import MENTION_COLUMNS, PAIRS, CoOccurrence, count_pairs, gather_pairs
 from ram_ray.label_system import LabelSystem
 from ram_ray.results import LabelSystemResult, Scores, ScoreWeights
-from ram_ray.runtime.artifacts import Run
+from ram_ray.runtime.artifacts import Run, Stage
 from ram_ray.runtime.rows import read_rows
+from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
+
+PAIRS_FILE = "score_weights.npz"
 
 
 def fit_score_weights(
@@ -47,45 +52,77 @@ def fit_score_weights(
         round: number of the round of the data engine, part of the stage's name.
 
     Returns:
-        The weights; `score_weights.npz` in the stage's folder is for `load_score_combiner`.
+        The weights; `PAIRS_FILE` in the stage's folder is for `load_score_combiner`.
     """
     settings, execution = ScoreWeightSettings.from_config(config, num_models=num_models, round=round), config.execution
     stage = run.stage(f"score_weights_{round}", ScoreWeights, settings=settings, inputs=[scores, labels])
     if stage.result:
         return stage.result
-    pairs = _read_pairs(scores.path, execution=execution, system=LabelSystem.load(labels.uri))
-    weights = _fit(scores.path, pairs, execution=execution, fold=settings.fold)
-    write_score_weights(f"{stage.path}/score_weights.npz", pairs, weights)
-    return stage.finish(images=int(pairs.num_images.sum()), pairs=len(pairs.other), **asdict(weights))
+    images, pairs = _count_pairs(scores.path, stage, system_uri=labels.uri, execution=execution)
+    weights = _fit(scores.path, f"{stage.path}/{PAIRS_FILE}", execution=execution, fold=settings.fold)
+    return stage.finish(images=images, pairs=pairs, **asdict(weights))
 
 
-def load_score_combiner(score_weights: ScoreWeights) -> ScoreCombiner:
-    """Read `score_weights.npz`; put the result into Ray's object store, so that not every task reads the file.
+def load_score_combiner(score_weights: ScoreWeights, *, execution: Execution) -> ray.ObjectRef[ScoreCombiner]:
+    """Read the combiner that the stage fitted, in a task: the driver does not hold it, and not every task reads it.
 
     Args:
         score_weights: result of the stage.
+        execution: how the stages of the run are executed.
 
     Returns:
-        The combiner that the stage fitted.
+        A reference to the combiner.
     """
-    pairs, weights = read_score_weights(f"{score_weights.path}/score_weights.npz")
-    return ScoreCombiner(CoOccurrence(pairs), weights)
+    weights = Weights(score_weights.constant, score_weights.score, score_weights.co_occurrence)
+    return _load(f"{score_weights.path}/{PAIRS_FILE}", weights, execution=execution)
 
 
-def _read_pairs(path: str, *, execution: Execution, system: LabelSystem) -> Pairs:
-    num_tags = len(system)
+def read_rate_bounds(score_weights: ScoreWeights, *, execution: Execution) -> np.ndarray:
+    """Compute the bounds of the mention rates (`mention_rate_bound`) of the stage's pairs, in a task.
+
+    Args:
+        score_weights: result of the stage.
+        execution: how the stages of the run are executed.
+
+    Returns:
+        (T,) float64; 0 without a bound.
+    """
+
+    def bounds(uri: str) -> np.ndarray:
+        return mention_rate_bounds(read_pairs(uri))
+
+    return Task(bounds, num_cpus=execution.task_cpus).run(f"{score_weights.path}/{PAIRS_FILE}")
+
+
+def _load(uri: str, weights: Weights, *, execution: Execution) -> ray.ObjectRef[ScoreCombiner]:
+    def read() -> ScoreCombiner:
+        return ScoreCombiner(CoOccurrence(read_pairs(uri)), weights)
+
+    reference = Task(read, num_cpus=execution.task_cpus).start()
+    ray.wait([reference], fetch_local=False)
+    return reference
+
+
+def _count_pairs(path: str, stage: Stage[ScoreWeights], *, system_uri: str, execution: Execution) -> tuple[int, int]:
+    """Write the pairs of all images; numbers of images and of pairs."""
+    num_tags, sums = len(LabelSystem.load(system_uri)), f"{stage.work}/pairs"
     rows = read_rows(path, execution=execution, columns=["key", *MENTION_COLUMNS, "reason"])
-    return gather_pairs(
-        sum_rows(rows, lambda block: count_pairs(block, num_tags=num_tags), PAIRS, execution=execution), system
-    )
+    write_sums(rows, lambda block: count_pairs(block, num_tags=num_tags), PAIRS, sums, execution=execution)
+
+    def gather() -> tuple[int, int]:
+        pairs = gather_pairs(read_sums(sums), LabelSystem.load(system_uri))
+        write_pairs(f"{stage.path}/{PAIRS_FILE}", pairs)
+        return int(pairs.num_images.sum()), len(pairs.other)
+
+    return Task(gather, num_cpus=execution.task_cpus).run()
 
 
-def _fit(path: str, pairs: Pairs, *, execution: Execution, fold: Fold | None) -> Weights:
-    reference = ray.put(CoOccurrence(pairs))
+def _fit(path: str, pairs_uri: str, *, execution: Execution, fold: Fold | None) -> Weights:
+    combiner = _load(pairs_uri, Weights(), execution=execution)
 
     def count(block: pa.Table) -> pa.Table:
         selected = fold.contains if fold else lambda key: True
-        return count_score_cells(block, co_occurrence=ray.get(reference), selected=selected)
+        return count_score_cells(block, co_occurrence=ray.get(combiner).co_occurrence, selected=selected)
 
     columns = ["key", *MENTION_COLUMNS, "reason", "tagger_ids", "tagger_logits"]
     return fit_weights(

@@ -14,7 +14,7 @@ import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import TypedDict
 
 import fsspec
@@ -27,11 +27,10 @@ from ram_ray.config import RunConfig
 from ram_ray.data.folds import Fold
 from ram_ray.data_engine.addition_curve import make_curve, uncalibrated_scores
 from ram_ray.data_engine.calibrate import BINS, Calibration, calibrate, edge_of, thresholds
-from ram_ray.data_engine.combine_scores import ScoreCombiner
-from ram_ray.data_engine.combine_stage import fit_score_weights, load_score_combiner
+from ram_ray.data_engine.combine_scores import ScoreCombiner, Weights
+from ram_ray.data_engine.combine_stage import fit_score_weights, load_score_combiner, read_rate_bounds
 from ram_ray.data_engine.generate import Calibrated, Threshold, merge, tagger_logits_of
 from ram_ray.data_engine.mention_counts import CELLS, MAX_VOTES, Cells, count_cells, gather_cells
-from ram_ray.data_engine.mention_rate_bound import mention_rate_bounds
 from ram_ray.data_engine.ray_counts import finish_counts, sum_rows
 from ram_ray.data_engine.score_stage import count_origins, score
 from ram_ray.data_engine.stage_settings import GenerateSettings, ThresholdSettings
@@ -116,7 +115,7 @@ def add_likely(
     if stage.result:
         return stage.result
     threshold, caption_threshold = settings.threshold, settings.caption_threshold
-    combiner = ray.put(load_score_combiner(score_weights)) if score_weights else None
+    combiner = load_score_combiner(score_weights, execution=execution) if score_weights else None
 
     def add(block: pa.Table) -> pa.Table:
         if threshold is not None:
@@ -195,22 +194,23 @@ def find_thresholds(
     if stage.result:
         return stage.result
     system, fold = LabelSystem.load(labels.uri), settings.fold
-    combiner = load_score_combiner(score_weights) if score_weights else None
+    combiner = load_score_combiner(score_weights, execution=execution) if score_weights else None
     votes = min(settings.captions, MAX_VOTES)
     cells = read_cells(
         scores.path, votes=votes, num_tags=len(system), fold=fold, combiner=combiner, execution=execution
     )
     curve = {"held_out": settings.is_held_out, **cells.totals}
-    if settings.precision is None or combiner is None:
+    if settings.precision is None or score_weights is None:
         points = make_curve(cells, uncalibrated_scores(cells))
         write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
         return stage.finish(images=cells.totals["num_images"])
-    calibration = calibrate(cells.mention_counts(mention_rate_bounds(combiner.co_occurrence.pairs)))
+    calibration = calibrate(cells.mention_counts(read_rate_bounds(score_weights, execution=execution)))
     min_bins = thresholds(calibration, cells.candidates, precision=settings.precision)
     points = make_curve(cells, calibration.correct, correct=calibration.correct)
     write_text(f"{stage.path}/curve.json", json.dumps({**curve, "points": points}))
     rows = threshold_rows(cells, calibration, min_bins, system)
-    table = {"vote_odds": calibration.vote_odds.tolist(), "weights": asdict(combiner.weights), "tags": rows}
+    weights = score_weights.model_dump(include={field.name for field in fields(Weights)})
+    table = {"vote_odds": calibration.vote_odds.tolist(), "weights": weights, "tags": rows}
     write_text(f"{stage.path}/thresholds.json", json.dumps(table, indent=1))
     write_rule(f"{stage.path}/rule.npz", min_bins, calibration.correct)
     reached = sum(row["thresholds"] != [None] * len(calibration.vote_odds) for row in rows)
@@ -224,7 +224,7 @@ def read_cells(
     num_tags: int,
     fold: Fold | None,
     execution: Execution,
-    combiner: ScoreCombiner | None = None,
+    combiner: ray.ObjectRef[ScoreCombiner] | None = None,
 ) -> Cells:
     """Count SCORES rows by votes, tag and score.
 
@@ -234,16 +234,15 @@ def read_cells(
         num_tags: number of labels of the label system.
         fold: images that are counted; None: all.
         execution: how the stages of the run are executed.
-        combiner: computes the scores; None: the tagger's.
+        combiner: reference to what computes the scores; None: the tagger's.
 
     Returns:
         The counts.
     """
-    combiner_ref = ray.put(combiner) if combiner else None
 
     def count(block: pa.Table) -> pa.Table:
         selected = fold.contains if fold else lambda key: True
-        logits = ray.get(combiner_ref) if combiner_ref else tagger_logits_of
+        logits = ray.get(combiner) if combiner else tagger_logits_of
         return count_cells(block, num_tags=num_tags, votes=votes, selected=selected, logits=logits)
 
     tables = sum_rows(read_rows(path, execution=execution), count, CELLS, execution=execution)

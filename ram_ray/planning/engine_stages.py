@@ -100,11 +100,10 @@ def _add_thresholds(planning: Planning, scores: Table, *, round: int) -> None:
     calibrated = config.engine.generate.precision is not None
     labels, partitions = planning.workload.labels, config.resources.shuffle_partitions
     blocks = scores.rows / config.data.rows_per_block
-    pairs = min(labels**2, scores.rows * tags_an_image(planning, generated=False) ** 2)
-    steps = [(f"thresholds_{round}", 1, 3 if calibrated else 1)]
-    steps = [(f"score_weights_{round}", 2, 1), *steps] if calibrated else steps
-    for name, passes, files in steps:
-        tasks = passes * (blocks + partitions)
+    steps = [(f"thresholds_{round}", 1, 3 if calibrated else 1, 0)]
+    steps = [(f"score_weights_{round}", 2, 1, partitions), *steps] if calibrated else steps
+    for name, passes, files, sums in steps:
+        tasks = passes * (blocks + partitions) + sums
         planning.stages.append(
             Stage(
                 name,
@@ -113,12 +112,13 @@ def _add_thresholds(planning: Planning, scores: Table, *, round: int) -> None:
                 passes=passes,
                 tasks=tasks,
                 files=files,
-                requests=planning.read_requests(passes * scores.num_files).plus(planning.write_requests(files)),
+                work_files=sums,
+                requests=planning.read_requests(passes * scores.num_files + sums).plus(
+                    planning.write_requests(files + sums)
+                ),
                 cpu_seconds=passes * scores.rows * constants["read_row"] + tasks * constants["task"],
                 starts=passes * constants["pass_start"],
-                driver_bytes=constants["driver_base"]
-                + blocks * constants["driver_block"]
-                + pairs * constants["driver_pair"],
+                driver_bytes=constants["driver_base"] + blocks * constants["driver_block"],
                 blocks=blocks,
                 references=planning.shuffle_references(blocks * labels * 20, partitions=partitions),
                 store_bytes=blocks * labels * 20,

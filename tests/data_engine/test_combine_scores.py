@@ -15,8 +15,8 @@ from ram_ray.data_engine.combine_scores import (
     Weights,
     count_score_cells,
     fit_weights,
-    read_score_weights,
-    write_score_weights,
+    read_pairs,
+    write_pairs,
 )
 from ram_ray.data_engine.generate import SCORES, Threshold, merge, tagger_logits_of
 from ram_ray.data_engine.mention_counts import Cells, count_cells, gather_cells
@@ -125,12 +125,11 @@ def test_without_mentions_or_rows_the_scores_stay_as_they_are() -> None:
     assert ScoreCombiner(CoOccurrence(pairs), weights)(rows[0]).tolist() == tagger_logits_of(rows[0]).tolist()
 
 
-def test_merging_uses_the_combined_logits_and_a_file_stores_them(co_occurring, tmp_path) -> None:
+def test_merging_uses_the_combined_logits_and_a_file_stores_their_pairs(co_occurring, tmp_path) -> None:
     rows, combiner, pairs = co_occurring
-    write_score_weights(str(tmp_path / "score_weights.npz"), pairs, combiner.weights)
-    again, weights = read_score_weights(str(tmp_path / "score_weights.npz"))
-    assert weights == combiner.weights
-    assert all((combiner(row) == ScoreCombiner(CoOccurrence(again), weights)(row)).all() for row in rows[:20])
+    write_pairs(str(tmp_path / "pairs.npz"), pairs)
+    again = ScoreCombiner(CoOccurrence(read_pairs(str(tmp_path / "pairs.npz"))), combiner.weights)
+    assert all((combiner(row) == again(row)).all() for row in rows[:20])
     row, rule = rows[0], Threshold(0.2)
     added = {tag["id"] for tag in merge(row, rule=rule, logits=combiner)["tags"] if tag["origin"] == "tagger"}
     over = {id for id, logit in zip(row["tagger_ids"], combiner(row).tolist(), strict=True) if logit >= np.log(0.25)}
