@@ -84,6 +84,8 @@ def tag_to_folder(
     if work.unread:
         logger.warning("not read: %s", work.unread)
     tagged_parts.prepare_output(out, query.identity(content_digest(model, files=BUNDLE_FILES)))
+    if sink:
+        work.remove_unfinished()
     done = tagged_parts.read_done(out)
     items = ray.data.from_items(
         [{"work": json.dumps(item)} for item in work.items], override_num_blocks=len(work.items)

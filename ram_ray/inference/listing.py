@@ -10,8 +10,11 @@ content, such as an error page saved as .jpg: `is_image` looks at its first byte
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import posixpath
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -26,6 +29,7 @@ from ram_ray.data.shard import Format, Shard, make_shards
 from ram_ray.data.tagged_parts import Done, Groups, group_of, hashes, image_ids
 from ram_ray.data.unread import BESIDE, Unread
 from ram_ray.records import Row
+from ram_ray.runtime.artifacts import whole_file_of
 from ram_ray.runtime.location import expand_braces, locate, locate_path, to_text, uri_of, walk
 from ram_ray.runtime.storage import Info, version_of
 from ram_ray.settings.data import DataConfig, LayoutConfig
@@ -50,6 +54,7 @@ LISTED = pa.schema(
 
 
 SIDECARS = (".txt", ".xmp")  # of an image of the same name, as `interop.sidecars` writes them
+MIN_SECONDS = 10.0  # since an unfinished sidecar was written: nobody writes a small file for so long
 
 
 class Work:
@@ -59,11 +64,21 @@ class Work:
         self.items: list[Row] = []
         self.other_files: Groups = Counter()
         self.unread = Unread()  # the same files by ending, with names; without those that are known to hold no images
+        self.unfinished: list[str] = []  # URIs: of these files, sidecars that a killed call began to write
 
     @property
     def has_shards(self) -> bool:
         """Whether there are shards among the items."""
         return any(item["shard"] for item in self.items)
+
+    def remove_unfinished(self) -> None:
+        """Remove the unfinished sidecars; those that cannot be removed stay among the other files."""
+        for uri in self.unfinished:
+            fs, path = locate_path(uri)
+            with contextlib.suppress(OSError):
+                fs.rm_file(path)
+                self.other_files -= Counter([group_of(uri)])
+        self.unfinished = []
 
 
 class _Found:
@@ -97,23 +112,27 @@ class _Found:
                 self.shards[uri_of(fs, name)] = format, info
                 num_found += 1
         if not num_found:
-            unread, suffixes = self.others()[1], ", ".join(self._layout.image_suffixes)
+            work, suffixes = Work(), ", ".join(self._layout.image_suffixes)
+            self.add_others(work)
             raise ValueError(
                 f"{pattern}: no images ({suffixes}) and no .tar or .parquet there"
-                + (f"; not read: {unread}" if unread else "")
+                + (f"; not read: {work.unread}" if work.unread else "")
             )
 
-    def others(self) -> tuple[Groups, Unread]:
+    def add_others(self, work: Work) -> None:
         """Count the files that are neither: all by folder and extension, and by ending those that are to be told."""
-        groups: Groups = Counter()
-        unread = Unread()
         images = self.images.keys() | {posixpath.splitext(uri)[0] for uri in self.images}
         for uri, (info, root, told) in self._others.items():
-            if uri not in self.shards and uri not in self.images:
-                groups[group_of(uri)] += 1
-                if told and not (uri.endswith(SIDECARS) and uri[:-4] in images):
-                    count_unread(info, root, unread)
-        return groups, unread
+            if uri in self.shards or uri in self.images:
+                continue
+            work.other_files[group_of(uri)] += 1
+            unfinished = whole_file_of(uri)
+            sidecar = unfinished or uri
+            if sidecar.endswith(SIDECARS) and sidecar[:-4] in images:
+                if unfinished and time.time() - info.get("mtime", math.inf) > MIN_SECONDS:
+                    work.unfinished.append(uri)
+            elif told:
+                count_unread(info, root, work.unread)
 
 
 def find_work(
@@ -143,7 +162,7 @@ def find_work(
         row["key"] = row["uri"] if row["key"] in used else row["key"]
         used.add(row["key"])
     work = Work()
-    work.other_files, work.unread = found.others()
+    found.add_others(work)
     work.items = [{"shard": None, "rows": rows[i : i + FILES_PER_BLOCK]} for i in range(0, len(rows), FILES_PER_BLOCK)]
     for shard in make_shards(found.shards, folders=shard_folders):
         fields = (shard.name, shard.uri, shard.format, shard.size, shard.version)

@@ -20,6 +20,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 import uuid
@@ -250,6 +251,19 @@ def exists(uri: str) -> bool:
     """Whether a file exists."""
     fs, path = fsspec.url_to_fs(uri)
     return fs.exists(path)
+
+
+def whole_file_of(path: str) -> str | None:
+    """The file that a killed `write_text` was about to write.
+
+    Args:
+        path: path or URI of a file.
+
+    Returns:
+        Its path or URI; None if the name is not that of a file that `write_text` renames.
+    """
+    match = re.fullmatch(r"(.+)\.[0-9a-f]{32}\.part", path, re.DOTALL)
+    return match[1] if match else None
 
 
 def write_bytes(uri: str, data: bytes) -> None:

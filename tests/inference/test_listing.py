@@ -67,6 +67,25 @@ def test_sidecars_are_counted_and_not_told(tmp_path: Path) -> None:
         assert work.other_files.total() == 4
 
 
+def test_sidecars_that_a_killed_call_began_are_removed(tmp_path: Path) -> None:
+    """`write_text` writes another name first; a call that is killed there leaves it."""
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(image_file())
+    left = [f"a.jpg.xmp.{'0f' * 16}.part", f"b.txt.{'a1' * 16}.part", f"b.txt.{'b1' * 16}.part"]
+    others = ["c.jpg.xmp." + "0f" * 16 + ".part", "a.jpg.xmp.part", "a.jpg.xmp.old.part"]
+    for name in [*left, *others]:
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (1, 1))
+    os.utime(tmp_path / left[2])  # now: another call may be about to rename it
+    work = find_work([str(tmp_path)])
+    assert str(work.unread).startswith("3 files .part"), "only those of no image here are told"
+    assert work.other_files == {(str(tmp_path), ".part"): 6}
+    assert sorted(work.unfinished) == [str(tmp_path / name) for name in left[:2]]
+    work.remove_unfinished()
+    assert work.other_files == {(str(tmp_path), ".part"): 4}
+    assert sorted(file.name for file in tmp_path.glob("*.part")) == sorted([left[2], *others])
+
+
 def test_the_output_inside_the_data_is_passed_over(album: Path) -> None:
     out = album / "album" / "tagged"
     write_rows(listed(album / "album"), out, "part-1")
