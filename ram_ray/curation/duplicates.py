@@ -25,6 +25,7 @@ from ray.data import Dataset
 from ram_ray.config import RunConfig
 from ram_ray.curation.embedding_pairs import find_embedding_pairs
 from ram_ray.curation.groups import KINDS, LEFT_OUT, LISTED, MERGED, PLACEHOLDER, STAYS, Decisions, decide
+from ram_ray.curation.hash_shuffle import MAX_SLICES, shuffle_pairs, write_distinct
 from ram_ray.curation.hash_table import make_ids, plan_work, read_pairs, write_hashes, write_pairs
 from ram_ray.data.texts import merge_texts
 from ram_ray.records import DUPLICATE, Row, to_table
@@ -106,6 +107,7 @@ def search(
     *,
     execution: Execution,
     rows_per_slice: int | None = None,
+    max_slices: int = MAX_SLICES,
 ) -> tuple[int, ray.ObjectRef]:
     """Find pairs, and decide what becomes of their rows.
 
@@ -115,6 +117,7 @@ def search(
         config: which rows are duplicates.
         execution: how the stages of the run are executed.
         rows_per_slice: rows that a task holds; None: as `plan_work` has it.
+        max_slices: with more, rows are shuffled to their slices.
 
     Returns:
         The number of decided rows, and a reference to the `Decisions`.
@@ -124,16 +127,22 @@ def search(
     num_rows = sum(fingerprints.rows_out for fingerprints in sets)
     more = {} if rows_per_slice is None else {"rows_per_slice": rows_per_slice}
     plan = plan_work(num_rows, kinds=config.same, near=config.near is not None, **more)
-    task = Task(write_pairs, num_cpus=execution.task_cpus)
     near, mirrored = config.near, config.mirrored
-    wait_for(
-        [
-            task.start(work, hashes, f"{folder}/{work.name}.parquet", max_distance=near, mirrored=mirrored)
-            for work in plan
-        ]
-    )
+    if is_shuffled := any(work.num_slices > max_slices for work in plan):
+        shuffle_pairs(plan, hashes, folder, max_distance=near, mirrored=mirrored, execution=execution)
+    else:
+        task = Task(write_pairs, num_cpus=execution.task_cpus)
+        wait_for(
+            [
+                task.start(work, hashes, f"{folder}/{work.name}.parquet", max_distance=near, mirrored=mirrored)
+                for work in plan
+            ]
+        )
     if config.embedding is not None:
         find_embedding_pairs(stage, sets, config, folder=folder, num_rows=num_rows, execution=execution)
+    if is_shuffled:
+        write_distinct(folder, f"{stage.work}/distinct_pairs", execution=execution)
+        folder = f"{stage.work}/distinct_pairs"
     last: Any = ray.remote(num_cpus=execution.task_cpus, num_returns=2, **RETRIES)(_decide)  # type: ignore[arg-type]
     number, decisions = last.remote(folder, config)
     return ray.get(number), decisions

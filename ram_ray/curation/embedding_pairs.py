@@ -104,8 +104,11 @@ def to_cells(block: pa.Table, centres: np.ndarray | None) -> pa.Table:
     """
     if centres is None or not len(block):
         return block.append_column("cell", pa.array(np.zeros(len(block), np.int32)))
-    vectors = to_vectors(block["embedding"])
-    nearest = np.argsort(-(vectors @ centres.T), axis=1, kind="stable")[:, :PROBES]
+    import faiss
+
+    index = faiss.IndexFlatIP(centres.shape[1])
+    index.add(centres)
+    _, nearest = index.search(to_vectors(block["embedding"]), min(PROBES, len(centres)))
     rows = np.repeat(np.arange(len(block)), nearest.shape[1])
     return block.take(pa.array(rows)).append_column("cell", pa.array(nearest.ravel().astype(np.int32)))
 

@@ -3,6 +3,7 @@
 Fingerprints lie in as many files as there are blocks of rows. Their hashes alone, about 200 bytes a row, are written
 anew into files of `ROWS_PER_FILE` rows. Then each task reads the columns it needs, keeps its slice, and writes the
 pairs it finds to one file, whose name follows from its work: a task that was killed is the only one that runs again.
+With many slices this would be read too often, see `hash_shuffle`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ram_ray.curation.fingerprints import hash_bytes
 from ram_ray.curation.groups import EMBEDDING, KINDS, NEAR, PAIR
-from ram_ray.curation.lookup import MANY, TABLES, WIDE_TABLES, Table, pair_equal, pair_near, select_slice
+from ram_ray.curation.lookup import MANY, TABLES, WIDE_TABLES, Table, pair_equal, pair_near, select_slice, slices_of
 from ram_ray.curation.perceptual_hash import SIGNATURE
 from ram_ray.data.shards import shard_matches
 from ram_ray.data.sources import source_of
@@ -34,13 +35,14 @@ ROWS_PER_FILE = 250_000
 ROWS_PER_SLICE = 2_000_000  # that a task holds, about 150 bytes each and as much again while they are sorted
 _RANK_BITS = 3  # a row's id begins with the rank of its shard, so that ids are in the order of preference
 _HASHES = [f"{kind}_hash" for kind in KINDS if kind not in (NEAR, EMBEDDING)]
+SIGNATURES = "signature"
 HASHES = pa.schema(
     [
         ("id", pa.int64()),
         ("set", pa.int8()),
         ("source", pa.int64()),
         *((name, pa.int64()) for name in _HASHES),
-        ("signature", pa.binary()),
+        (SIGNATURES, pa.binary()),
     ]
 )
 
@@ -59,6 +61,11 @@ class Work:
         """Name of its file."""
         tables = f"{''.join(map(str, self.tables[0]))}-{len(self.tables)}" if self.tables else ""
         return f"{'_'.join(self.kinds)}{tables}_{self.slice_index}of{self.num_slices}"
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of HASHES that it compares."""
+        return [*(f"{kind}_hash" for kind in self.kinds), *([SIGNATURES] if self.tables else [])]
 
 
 def plan_work(num_rows: int, *, kinds: Sequence[str], near: bool, rows_per_slice: int = ROWS_PER_SLICE) -> list[Work]:
@@ -163,7 +170,7 @@ def write_hashes(paths: Sequence[str], folder: str, *, prefer: Sequence[str], ex
     if fs.exists(fsspec.url_to_fs(done)[1]):
         return
     remove_folder(fs, root)  # a run that was killed may have written a part
-    columns = ["key", "shard", "reason", *_HASHES, "signature"]
+    columns = ["key", "shard", "reason", *_HASHES, SIGNATURES]
     parts = [
         read_rows(path, execution=execution, columns=columns, rows_per_block=ROWS_PER_FILE).map_batches(
             partial(to_hashes, set_index=set_index, prefer=tuple(prefer)),
@@ -191,11 +198,46 @@ def write_pairs(work: Work, hashes: str, path: str, *, max_distance: int | None,
     fs, file = fsspec.url_to_fs(path)
     if fs.exists(file):
         return
-    found = [_pair_equal(work, kind, _read(hashes, f"{kind}_hash", work)) for kind in work.kinds]
-    if work.tables:
-        assert max_distance is not None
-        found.append(_pair_near(work, _read(hashes, "signature", work), max_distance=max_distance, mirrored=mirrored))
+    found = [
+        find_pairs(work, column, _read(hashes, column, work), max_distance=max_distance, mirrored=mirrored)
+        for column in work.columns
+    ]
     write_table(pa.concat_tables([PAIR.empty_table(), *found]), path)
+
+
+def find_pairs(work: Work, column: str, rows: pa.Table, *, max_distance: int | None, mirrored: bool) -> pa.Table:
+    """Find the pairs of a task's slice.
+
+    Args:
+        work: of the task.
+        column: one of `work.columns`.
+        rows: HASHES rows of the slice, in the order of their ids, that have a value in the column.
+        max_distance: as of `write_pairs`.
+        mirrored: as of `write_pairs`.
+
+    Returns:
+        PAIR rows.
+    """
+    if column != SIGNATURES:
+        return _pair_equal(rows, column)
+    assert max_distance is not None
+    return _pair_near(work, rows, max_distance=max_distance, mirrored=mirrored)
+
+
+def slices(values: pa.ChunkedArray, column: str, work: Work) -> np.ndarray:
+    """The slices that rows are in.
+
+    Args:
+        values: of N rows.
+        column: that they are of; that of signatures is for work with one table.
+        work: of a task.
+
+    Returns:
+        int64 (1 or 2, N), 0 to `work.num_slices` - 1; a row is in one, or in that of its mirror image too.
+    """
+    if column == SIGNATURES:
+        return slices_of(_signatures(values), *work.tables, num_slices=work.num_slices)
+    return values.to_numpy()[None] % work.num_slices
 
 
 def read_pairs(folder: str) -> pa.Table:
@@ -231,8 +273,8 @@ def _read(hashes: str, column: str, work: Work) -> pa.Table:
 
 
 def _in_slice(values: pa.ChunkedArray, column: str, work: Work) -> np.ndarray:
-    if column != "signature":
-        return values.to_numpy() % work.num_slices == work.slice_index
+    if column != SIGNATURES:
+        return slices(values, column, work)[0] == work.slice_index
     return select_slice(
         _signatures(values), tables=work.tables, slice_index=work.slice_index, num_slices=work.num_slices
     )
@@ -247,14 +289,15 @@ def _signatures(values: pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(buffer, SIGNATURE, len(fixed), fixed.offset * SIGNATURE.itemsize)
 
 
-def _pair_equal(work: Work, kind: str, rows: pa.Table) -> pa.Table:
-    firsts, others = pair_equal(rows[f"{kind}_hash"].to_numpy(), rows["id"].to_numpy())
+def _pair_equal(rows: pa.Table, column: str) -> pa.Table:
+    firsts, others = pair_equal(rows[column].to_numpy(), rows["id"].to_numpy())
+    kind = column.removesuffix("_hash")
     return _to_pairs(rows, firsts, others, kind=kind, distances=np.zeros(len(firsts), np.int16))
 
 
 def _pair_near(work: Work, rows: pa.Table, *, max_distance: int, mirrored: bool) -> pa.Table:
     left, right, distances = pair_near(
-        _signatures(rows["signature"]),
+        _signatures(rows[SIGNATURES]),
         max_distance=max_distance,
         mirrored=mirrored,
         tables=work.tables,

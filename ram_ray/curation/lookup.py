@@ -86,6 +86,21 @@ def pair_near(
     return _unique_pairs(found)
 
 
+def expected_comparisons(num_rows: int) -> float:
+    """How many pairs of hashes are compared, if the hashes are spread evenly over the keys.
+
+    Args:
+        num_rows: rows with signatures; each has two hashes, its own and its mirror image's.
+
+    Returns:
+        The number, over all tables.
+    """
+    family = WIDE_TABLES if num_rows > MANY else TABLES
+    num_keys = 2 ** (len(family[0]) * _BAND_BITS[len(family[0])])
+    entries = 2 * num_rows
+    return len(family) * entries * min(entries / num_keys / 2, MAX_NEIGHBOURS)
+
+
 class _Entries:
     """What is looked up: each signature, and its mirror image."""
 
@@ -126,9 +141,25 @@ def select_slice(signatures: np.ndarray, *, tables: Sequence[Table], slice_index
     """
     mask = np.zeros(len(signatures), bool)
     for table in tables:
-        for name in ("coarse", "mirrored_coarse"):
-            mask |= _join(_bands(signatures[name], len(table)), table) % num_slices == slice_index
+        mask |= (slices_of(signatures, table, num_slices=num_slices) == slice_index).any(axis=0)
     return mask
+
+
+def slices_of(signatures: np.ndarray, table: Table, *, num_slices: int) -> np.ndarray:
+    """The slices of a table that rows are in.
+
+    Args:
+        signatures: `SIGNATURE` (N,).
+        table: that is looked up.
+        num_slices: number of slices.
+
+    Returns:
+        int64 (2, N), 0 to num_slices - 1: the slice of the row's key, and of its mirror image's.
+    """
+    names = ("coarse", "mirrored_coarse")
+    return np.stack([_join(_bands(signatures[name], len(table)), table) % num_slices for name in names]).astype(
+        np.int64
+    )
 
 
 def _find_distinct(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ram_ray.curation.duplicates import ROWS_PER_PART
 from ram_ray.curation.fingerprints import FingerprintSettings
+from ram_ray.curation.hash_shuffle import MAX_SLICES
 from ram_ray.curation.hash_table import ROWS_PER_FILE, plan_work
+from ram_ray.curation.lookup import expected_comparisons
+from ram_ray.curation.perceptual_hash import SIGNATURE
 from ram_ray.planning.label_stages import add_label_system, add_labels, add_parse
 from ram_ray.planning.layout import Layout
 from ram_ray.planning.plan import Requests, Stage
 from ram_ray.planning.rows_stage import Planning, Table
 from ram_ray.planning.training_stages import add_encode, add_represent
 from ram_ray.training.vocabulary import MAX_CAPTIONS
+
+HASH_BYTES = 25 + SIGNATURE.itemsize  # of a row that is shuffled: id, set, source, slice and signature
 
 
 def add_data_stages(planning: Planning) -> tuple[Table, Table | None]:
@@ -120,12 +127,12 @@ def _add_duplicates(planning: Planning, prints: list[Table]) -> None:
     constants, duplicates = planning.constants, planning.config.data.duplicates
     rows = sum(table.rows for table in prints)
     files = sum(table.num_files for table in prints)
-    hashes = max(1.0, rows / ROWS_PER_FILE)
-    work = plan_work(rows, kinds=duplicates.same, near=duplicates.near is not None)
+    search = _count_search(planning, rows)
     found = rows * constants["duplicate_share"]
     parts = max(1.0, found / ROWS_PER_PART)
-    reads = planning.read_requests(2 * files).plus(planning.read_requests(len(work) * hashes))
     written = min(planning.workload.shards, found)
+    compared = expected_comparisons(rows) if duplicates.near is not None else 0.0
+    search_seconds = rows * constants["pair_search"] + compared * constants["pair_comparison"]
     planning.stages.append(
         Stage(
             "duplicates",
@@ -133,20 +140,69 @@ def _add_duplicates(planning: Planning, prints: list[Table]) -> None:
             rows_in=rows,
             rows_out=round(found),
             passes=2,
-            tasks=2 * files + len(work) + parts,
+            tasks=2 * files + search.tasks + parts,
             files=written,
-            work_files=hashes + len(work),
-            requests=reads.plus(planning.write_requests(hashes + len(work) + written)),
-            cpu_seconds=rows * (constants["pair_search"] + 2 * constants["count_row"]) + found * constants["read_row"],
-            width=len(work),
-            starts=4 * constants["pass_start"],
-            store_bytes=found * constants["sample_bytes"] * constants["memory_ratio"],
+            work_files=search.files,
+            requests=planning.read_requests(2 * files + search.reads).plus(
+                planning.write_requests(search.files + written)
+            ),
+            cpu_seconds=search_seconds
+            + search.read_rows * constants["read_hash"]
+            + search.moved_rows * constants["shuffle_hash"]
+            + 2 * rows * constants["count_row"]
+            + found * constants["read_row"],
+            width=search.width,
+            starts=search.starts * constants["pass_start"],
+            store_bytes=max(found * constants["sample_bytes"] * constants["memory_ratio"], search.store_bytes),
             disk_bytes=rows * 200 + found * constants["sample_bytes"],
             driver_bytes=constants["driver_base"]
             + files * constants["driver_block"]
             + found * constants["driver_pair"],
             unit_rows=rows,
         )
+    )
+
+
+@dataclass(frozen=True)
+class Search:
+    """What looking for pairs takes, beside the comparing."""
+
+    tasks: float
+    files: float  # of hashes and of pairs
+    reads: float  # of files
+    width: float  # tasks at once
+    starts: int  # executions of Ray Data
+    read_rows: float  # hashes that tasks read, over all tasks
+    moved_rows: float = 0.0  # hashes that are shuffled
+    store_bytes: float = 0.0  # of a table that is shuffled
+
+
+def _count_search(planning: Planning, rows: int) -> Search:
+    """Count the search as `curation.duplicates.search` divides it: each task reads all hashes, or they are shuffled."""
+    duplicates, partitions = planning.config.data.duplicates, planning.config.resources.shuffle_partitions
+    hashes = max(1.0, rows / ROWS_PER_FILE)
+    work = plan_work(rows, kinds=duplicates.same, near=duplicates.near is not None)
+    if not any(part.num_slices > MAX_SLICES for part in work):
+        return Search(
+            tasks=len(work),
+            files=hashes + len(work),
+            reads=len(work) * hashes,
+            width=len(work),
+            starts=4,
+            read_rows=float(rows * len(work)),
+        )
+    shuffles = sum(part.slice_index == 0 for part in work)
+    tables = sum(part.slice_index == 0 and bool(part.tables) for part in work)
+    pairs = (shuffles + 1) * partitions
+    return Search(
+        tasks=(shuffles + 1) * (hashes + 2 * partitions),
+        files=hashes + pairs,
+        reads=shuffles * hashes + pairs,
+        width=float(partitions),
+        starts=4 + shuffles + 1,
+        read_rows=float(rows * shuffles),
+        moved_rows=float(rows * (shuffles + tables)),  # a row is in the slice of its mirror image too
+        store_bytes=2.0 * rows * HASH_BYTES * bool(tables),
     )
 
 

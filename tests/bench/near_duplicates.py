@@ -1,12 +1,15 @@
 """Near duplicates: precision and recall of the pairs, time of a signature, and how the search grows with the images.
 
-    python tests/bench/near_duplicates.py [--images 50000 100000 200000] [--photos TAR ...]
+    python tests/bench/near_duplicates.py [--images 50000 100000 200000] [--slices 2 4 8 --rows 2000000]
+        [--photos TAR ...]
 
 Images are made for the purpose: noise with the spectrum of photos (1/f in each colour), 32 x 32 pixels, from which
 signatures are made as from any image. 2% of them are planted copies: the image at 128 x 128, changed in one of four
 ways (JPEG of quality 50, half the size, mirrored, darker), through the whole of `make_signature`. The tasks of the step
 `duplicates` then run one after the other over a file of hashes, in this process, as `plan_work` divides them. Time is
-that of the CPU. With `--photos` the signatures of real images are timed, and pairs of different photos counted: each
+that of the CPU. With `--slices` the search for one kind and `TABLES_TIMED` tables of random signatures is timed in two
+ways on a Ray of two CPUs: by tasks that read all hashes, and by a shuffle (`curation.hash_shuffle`); seconds are those
+of the clock. With `--photos` the signatures of real images are timed, and pairs of different photos counted: each
 tar must hold every photo once.
 """
 
@@ -29,11 +32,19 @@ from PIL import Image, ImageEnhance, ImageOps
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ram_ray.curation.hash_table import HASHES, plan_work, read_pairs, write_pairs  # noqa: E402
-from ram_ray.curation.lookup import pair_near  # noqa: E402
+from ram_ray.curation.hash_table import (  # noqa: E402
+    HASHES,
+    ROWS_PER_FILE,
+    Work,
+    plan_work,
+    read_pairs,
+    write_pairs,
+)
+from ram_ray.curation.lookup import WIDE_TABLES, pair_near  # noqa: E402
 from ram_ray.curation.perceptual_hash import SIDE, SIGNATURE, make_signature, sign  # noqa: E402
 
 SHARE, MAX_DISTANCE = 0.02, 8
+TABLES_TIMED = 3
 
 
 def compress(image: Image.Image) -> Image.Image:
@@ -107,6 +118,56 @@ def measure(num_images: int, folder: Path) -> None:
     )
 
 
+def compare_divisions(num_rows: int, slices: list[int], folder: Path) -> None:
+    """Time both ways of bringing the rows of a slice together, for numbers of slices."""
+    from ram_ray.config import load
+    from ram_ray.curation.hash_shuffle import shuffle_pairs, write_distinct
+    from ram_ray.runtime.tasks import Task, wait_for
+
+    rng = np.random.default_rng(0)
+    for number, start in enumerate(range(0, num_rows, ROWS_PER_FILE)):
+        count = min(ROWS_PER_FILE, num_rows - start)
+        signatures = np.zeros(count, SIGNATURE)
+        for name in ("coarse", "mirrored_coarse"):
+            signatures[name] = rng.integers(0, 2**63, count, dtype=np.uint64)
+        signatures["fine"] = rng.integers(0, 2**63, (count, 4), dtype=np.uint64)
+        columns = {name: pa.nulls(count, HASHES.field(name).type) for name in HASHES.names}
+        columns |= {"id": pa.array(np.arange(start, start + count)), "set": pa.array(np.zeros(count, np.int8))}
+        columns |= {"source": pa.array(np.zeros(count, np.int64))}
+        columns |= {"bytes_hash": pa.array(rng.integers(0, 2**62, count))}
+        columns |= {"signature": pa.array([signature.tobytes() for signature in signatures], pa.binary())}
+        (folder / "hashes").mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns, schema=HASHES), folder / f"hashes/{number}.parquet")
+    execution, hashes = (
+        load(sets=["resources.task_cpus=1", "resources.shuffle_partitions=8"]).execution,
+        folder / "hashes",
+    )
+    for num_slices in slices:
+        plan = [Work(("bytes",), (), index, num_slices) for index in range(num_slices)]
+        plan += [
+            Work((), (table,), index, num_slices) for table in WIDE_TABLES[:TABLES_TIMED] for index in range(num_slices)
+        ]
+        start_time = time.monotonic()
+        task = Task(write_pairs, num_cpus=1)
+        read = folder / f"read{num_slices}"
+        wait_for(
+            [
+                task.start(work, str(hashes), f"{read}/{work.name}.parquet", max_distance=MAX_DISTANCE, mirrored=True)
+                for work in plan
+            ]
+        )
+        by_tasks, start_time = time.monotonic() - start_time, time.monotonic()
+        shuffled, distinct = str(folder / f"shuffled{num_slices}"), str(folder / f"distinct{num_slices}")
+        shuffle_pairs(plan, str(hashes), shuffled, max_distance=MAX_DISTANCE, mirrored=True, execution=execution)
+        write_distinct(shuffled, distinct, execution=execution)
+        by_shuffle = time.monotonic() - start_time
+        print(
+            f"{num_rows:,} rows, {num_slices} slices: tasks that read all {by_tasks:.1f} s, "
+            f"shuffle {by_shuffle:.1f} s, ratio {by_tasks / by_shuffle:.2f}",
+            flush=True,
+        )
+
+
 def measure_photos(tars: list[str]) -> None:
     """Time of decoding and of a signature, and pairs among different photos."""
     made, decoding, signing = [], 0.0, 0.0
@@ -135,11 +196,20 @@ def main() -> None:
     """Measure each size, then the photos."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="*", type=int, default=[50_000, 100_000, 200_000])
+    parser.add_argument("--slices", nargs="*", type=int, default=[])
+    parser.add_argument("--rows", type=int, default=2_000_000, help="rows that are divided into --slices")
     parser.add_argument("--photos", nargs="*", default=[], help="tars of photos")
     options = parser.parse_args()
     for num_images in options.images:
         with tempfile.TemporaryDirectory() as folder:
             measure(num_images, Path(folder))
+    if options.slices:
+        import ray
+
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        with tempfile.TemporaryDirectory() as folder:
+            compare_divisions(options.rows, options.slices, Path(folder))
+        ray.shutdown()
     if options.photos:
         measure_photos(options.photos)
 

@@ -11,8 +11,7 @@ from ram_ray.curation.lookup import MANY, TABLES, WIDE_TABLES, Table, pair_equal
 from ram_ray.curation.perceptual_hash import SIGNATURE
 
 
-@pytest.fixture(scope="module")
-def planted() -> np.ndarray:
+def near_signatures() -> np.ndarray:
     """2,000 random signatures, and 200 copies of some with 0 to 9 bits changed."""
     rng = np.random.default_rng(0)
     signatures = np.zeros(2200, SIGNATURE)
@@ -25,6 +24,11 @@ def planted() -> np.ndarray:
         for bit in rng.choice(np.arange(1, 64), copy % 10, replace=False):
             signatures["coarse"][2000 + copy] ^= np.uint64(1) << np.uint64(bit)
     return signatures
+
+
+@pytest.fixture(scope="module")
+def planted() -> np.ndarray:
+    return near_signatures()
 
 
 def to_set(pairs: tuple[np.ndarray, np.ndarray, np.ndarray]) -> set[tuple[int, ...]]:

@@ -89,6 +89,18 @@ def test_ten_times_the_rows_and_shards_are_ten_times_the_files() -> None:
     assert large.passes_over_all == pytest.approx(small.passes_over_all, rel=0.02)
 
 
+def test_no_stage_grows_faster_than_the_images() -> None:
+    """Tasks that each read all rows, as many as there are rows, are found here: they grow with the square."""
+    small, large = (planned((), replace(LOAD, images=n, shards=n // 10_000)) for n in (10**8, 10**9))
+    for costs in zip(small.costs, large.costs, strict=True):
+        before, after = (cost.stage for cost in costs)
+        requests = [sum(stage.requests) for stage in (before, after)]
+        most = 18 if before.name == "removals_1" else 10.1  # files of a batch: until each label is a group
+        assert requests[1] <= most * max(1, requests[0]), before.name
+        most = 13 if before.name == "duplicates" else 10.1  # hashes of one key: `lookup.MAX_NEIGHBOURS` bounds them
+        assert after.cpu_seconds <= most * max(1, before.cpu_seconds), before.name
+
+
 def test_files_of_regrouping_grow_with_batches() -> None:
     counts = [
         count_regrouping(
