@@ -48,7 +48,13 @@ def start(
         return
     ray_internals.check_version()
     if joins_cluster():
-        ray.init(logging_level=logging.WARNING)
+        try:
+            ray.init(logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"{error}: is RAY_ADDRESS right, and does it run? If it asks for a token, set RAY_AUTH_MODE=token here "
+                "too, with its token in the home folder or RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
+            ) from None
     else:
         switches = {**ENVIRONMENT, **ray_internals.serving_switches(http_callback)} if http_callback else ENVIRONMENT
         for name, value in switches.items():

@@ -49,6 +49,7 @@ class Metrics(PendingCounts):
         self._rejected = counter("rejected", "Refused images and requests", "reason")
         self._resent = counter("resent", "Images sent to a replica again")
         self._part = histogram("part_seconds", "Seconds of a part of the work", SECONDS, "part")
+        self._batched = counter("batched_images", "Images of all batches")  # Ray's sum of a histogram is none
         self._batch = histogram("batch_images", "Images of a batch", [float(size) for size in SIZES])
         self._waiting = Gauge(f"{PREFIX}waiting_images", description="Images that wait or are worked on")
 
@@ -95,6 +96,7 @@ class Metrics(PendingCounts):
         """Count a batch, and the time from a request's arrival to its sending."""
         if self._enabled:
             self._batch.observe(num_images)
+            self._add(self._batched, num_images, ())
             self._part.observe(max(wait_s, 1e-6), {"part": "wait"})
 
     def seconds(self, part: str, seconds: float) -> None:

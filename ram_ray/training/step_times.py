@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ram_ray.runtime import metrics, usage
 from ram_ray.runtime.execution_watch import slowest_operator
-from ram_ray.runtime.metrics import FEED_WAIT, STEP
+from ram_ray.runtime.metrics import BUSY, FEED_WAIT, STEP
 
 T = TypeVar("T")
 
@@ -47,7 +47,9 @@ class StepTimes:
             self._waited += waited
             self._counted = self._last
             yield batch
-            metrics.observe(STEP, max(self._reserve(), 1e-6))
+            seconds = max(self._reserve(), 1e-6)
+            metrics.observe(STEP, seconds)
+            metrics.count(BUSY, seconds)
             self._computed += self._last - self._counted
             self._counted = self._last
         metrics.flush()
