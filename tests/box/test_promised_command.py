@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 
@@ -86,6 +88,14 @@ def test_again_everything_is_reused(box: Box, run_folder: RunFolder) -> None:
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     written = set(run_folder.files("config.yaml", "evaluation/*.json", "evaluation/*.html", "logs/*"))
     assert changed <= written, "the configuration, the reports and a log are written, nothing else"
+
+
+def test_a_run_without_the_token_is_told_of_it(box: Box, run_folder: RunFolder) -> None:
+    environment = {name: value for name, value in box.env.items() if not name.startswith("RAY_AUTH")}
+    environment |= {"RAY_ADDRESS": box.address, "HOME": str(box.folder)}
+    join = [sys.executable, "-c", "from ram_ray.runtime import cluster; cluster.start()"]
+    ended = subprocess.run(join, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode and "set RAY_AUTH_MODE=token here too" in ended.stderr.splitlines()[-1], ended.stderr
 
 
 def test_the_bundle_on_s3_answers_over_http(box: Box, run_folder: RunFolder) -> None:
