@@ -51,6 +51,11 @@ class Fold:
         """
         return cls(0, int(share * _END))
 
+    @property
+    def share(self) -> float:
+        """The share of all images that the fold has, about."""
+        return (self.end - self.start) / _END
+
     def contains(self, key: str) -> bool:
         """Whether an image belongs to the fold.
 

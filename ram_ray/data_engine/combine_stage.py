@@ -1,7 +1,8 @@
 """The stage `score_weights` on Ray Data: count the pairs of tags that captions mention together, then fit the weights.
 
 The stage reads the SCORES rows twice, each time for a sum of counts, and writes `PAIRS_FILE`, from which later tasks
-compute the co-occurrence of an image's tags. A task holds a row for each pair of tags that occurs, and the driver none.
+compute the co-occurrence of an image's tags. Pairs are counted on all images. Three weights need at most `MAX_IMAGES`:
+those of some shards, if there are more. A task holds a row for each pair of tags that occurs, and the driver none.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
 
 PAIRS_FILE = "score_weights.npz"
+MAX_IMAGES = 100_000  # that the weights are fitted on, some hundred scores each
 
 
 def fit_score_weights(
@@ -59,7 +61,8 @@ def fit_score_weights(
     if stage.result:
         return stage.result
     images, pairs = _count_pairs(scores.path, stage, system_uri=labels.uri, execution=execution)
-    weights = _fit(scores.path, f"{stage.path}/{PAIRS_FILE}", execution=execution, fold=settings.fold)
+    share = weights_share(scores.rows_out, fold=settings.fold)
+    weights = _fit(scores.path, f"{stage.path}/{PAIRS_FILE}", execution=execution, fold=settings.fold, share=share)
     return stage.finish(images=images, pairs=pairs, **asdict(weights))
 
 
@@ -94,6 +97,19 @@ def read_rate_bounds(score_weights: ScoreWeights, *, execution: Execution) -> np
     return Task(bounds, num_cpus=execution.task_cpus).run(f"{score_weights.path}/{PAIRS_FILE}")
 
 
+def weights_share(num_rows: int, *, fold: Fold | None) -> float:
+    """The share of the shards whose images the weights are fitted on.
+
+    Args:
+        num_rows: rows of all shards.
+        fold: images that count; None: all.
+
+    Returns:
+        Above 0, at most 1.
+    """
+    return min(1.0, MAX_IMAGES / max(1.0, num_rows * (fold.share if fold else 1.0)))
+
+
 def _load(uri: str, weights: Weights, *, execution: Execution) -> ray.ObjectRef[ScoreCombiner]:
     def read() -> ScoreCombiner:
         return ScoreCombiner(CoOccurrence(read_pairs(uri)), weights)
@@ -117,7 +133,7 @@ def _count_pairs(path: str, stage: Stage[ScoreWeights], *, system_uri: str, exec
     return Task(gather, num_cpus=execution.task_cpus).run()
 
 
-def _fit(path: str, pairs_uri: str, *, execution: Execution, fold: Fold | None) -> Weights:
+def _fit(path: str, pairs_uri: str, *, execution: Execution, fold: Fold | None, share: float) -> Weights:
     combiner = _load(pairs_uri, Weights(), execution=execution)
 
     def count(block: pa.Table) -> pa.Table:
@@ -125,6 +141,5 @@ def _fit(path: str, pairs_uri: str, *, execution: Execution, fold: Fold | None) 
         return count_score_cells(block, co_occurrence=ray.get(combiner).co_occurrence, selected=selected)
 
     columns = ["key", *MENTION_COLUMNS, "reason", "tagger_ids", "tagger_logits"]
-    return fit_weights(
-        sum_rows(read_rows(path, execution=execution, columns=columns), count, SCORE_CELLS, execution=execution)
-    )
+    rows = read_rows(path, execution=execution, columns=columns, share=share)
+    return fit_weights(sum_rows(rows, count, SCORE_CELLS, execution=execution))

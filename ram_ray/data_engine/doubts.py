@@ -4,8 +4,8 @@ Cleaning takes at most a small share of a label's mentions away, those that the 
 a mention that it is sure of changes little. So with `engine.clean.doubt_share` the detector sees only the images with a
 mention in doubt, and the regions of others are found as `RegionEmbedder` says.
 
-Mentions are counted in bins of the tagger's score on the whole image, on at most about `MAX_IMAGES` images, which
-follow from their keys. A mention that is not among the scores of its image has the lowest one.
+Mentions are counted in bins of the tagger's score on the whole image, on at most about `MAX_IMAGES` images: those of
+some shards, if there are more. A mention that is not among the scores of its image has the lowest one.
 
 Letters: T labels, B bins (`data_engine.calibrate`).
 """
@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 from scipy.special import expit
 
 from ram_ray.config import RunConfig
-from ram_ray.data.folds import Fold
 from ram_ray.data_engine.calibrate import BINS, bin_of, edge_of
 from ram_ray.data_engine.crops import MENTIONED_ORIGINS
 from ram_ray.data_engine.generate import decode_logits
@@ -67,14 +66,14 @@ def find_doubts(
             f"engine.clean.doubt_share needs the scores of {annotations.stage}, and its manifest names none; delete "
             f"{annotations.path}.json and the folder {annotations.path}, and the stage runs again"
         )
-    sample = Fold.of_share(min(1.0, MAX_IMAGES / max(1, annotations.rows_out)))
     rows = read_rows(
         annotations.scores,
         execution=execution,
-        columns=["key", "tags", "tagger_ids", "tagger_logits", "reason"],
+        columns=["tags", "tagger_ids", "tagger_logits", "reason"],
         rows_per_block=COUNTED_ROWS,
+        share=min(1.0, MAX_IMAGES / max(1, annotations.rows_out)),
     )
-    sums = sum_rows(rows, lambda block: count_mentions(block, sample=sample), MENTION_BINS, execution=execution)
+    sums = sum_rows(rows, count_mentions, MENTION_BINS, execution=execution)
     mentions = np.zeros((len(LabelSystem.load(labels.uri)), BINS), np.int64)
     for table in sums:
         mentions.flat[table["cell"].to_numpy()] += table["mentions"].to_numpy()
@@ -83,19 +82,17 @@ def find_doubts(
     return stage.finish(mentions=int(mentions.sum()), labels=sum(limit is not None for limit in limits))
 
 
-def count_mentions(block: pa.Table, *, sample: Fold) -> pa.Table:
+def count_mentions(block: pa.Table) -> pa.Table:
     """Count the mentions of a block by label and score.
 
     Args:
         block: SCORES rows.
-        sample: images that are counted.
 
     Returns:
         MENTION_BINS rows.
     """
     cells: Counter[int] = Counter()
-    counted = block.filter(pc.and_(pc.is_null(block["reason"]), sample.mask(block["key"].to_pylist())))
-    for row in counted.to_pylist():
+    for row in block.filter(pc.is_null(block["reason"])).to_pylist():
         bins = dict(zip(row["tagger_ids"] or (), bin_of(decode_logits(row["tagger_logits"])).tolist(), strict=True))
         for tag in row["tags"] or ():
             if tag["origin"] in MENTIONED_ORIGINS:

@@ -33,6 +33,7 @@ EVIDENCE = pa.schema(
 )
 MIN_EVIDENCE = 5  # captions; a word in fewer captions is never marked as ambiguous
 NUM_EXAMPLES = 3
+MAX_ROWS = 2_000_000  # of which captions are compared; of more rows, those of some shards are read
 MAX_EXAMPLE = 160  # characters
 
 
@@ -126,7 +127,7 @@ def read_evidence(
 
     Args:
         path: folder of PARSED rows.
-        num_rows: of them; the more, the larger the blocks.
+        num_rows: of them; the more, the larger the blocks, and of more than `MAX_ROWS` some shards are read.
         execution: how the stages of the run are executed.
         system: the label system of the ids.
         max_caption_chars: most characters of a caption that are read.
@@ -135,12 +136,14 @@ def read_evidence(
         Label id -> evidence; ids without evidence are omitted.
     """
     finder = PerProcess(EvidenceFinder, system, max_chars=max_caption_chars)
+    share = evidence_share(num_rows)
     rows = (
         read_rows(
             path,
             execution=execution,
             columns=["captions", "parsed", "rejected_captions", "reason"],
-            rows_per_block=caption_rows_per_block(num_rows, execution=execution),
+            rows_per_block=caption_rows_per_block(round(share * num_rows), execution=execution),
+            share=share,
         )
         .map_batches(finder, batch_format="pyarrow", batch_size=execution.rows_per_block, num_cpus=execution.task_cpus)
         .groupby("id", num_partitions=execution.resources.shuffle_partitions)
@@ -154,6 +157,18 @@ def read_evidence(
         else:
             label_evidence.examples.append(row["example"])
     return dict(sorted(evidence.items()))
+
+
+def evidence_share(num_rows: int) -> float:
+    """The share of the shards whose captions are compared.
+
+    Args:
+        num_rows: rows of all shards.
+
+    Returns:
+        Above 0, at most 1.
+    """
+    return min(1.0, MAX_ROWS / max(1, num_rows))
 
 
 def _add_example(orders: dict[str, int], text: str, id: int) -> None:

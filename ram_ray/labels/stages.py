@@ -22,7 +22,7 @@ from ram_ray.label_system import LabelSystem
 from ram_ray.labels.annotations import Labeller, LabelSettings
 from ram_ray.labels.build import build
 from ram_ray.labels.counts import NameCounts, read_name_counts
-from ram_ray.labels.evidence import Evidence, ambiguous_names, read_evidence
+from ram_ray.labels.evidence import Evidence, ambiguous_names, evidence_share, read_evidence
 from ram_ray.labels.held_out_rows import HoldingOutLabeller
 from ram_ray.labels.human_labels import label_names, name_counts, read_label_counts, vocabularies
 from ram_ray.labels.listed import add_entries, fit_ready, make_kind_guesser, read_released
@@ -86,6 +86,7 @@ def build_labels(
     if settings.misses_wordnet:
         logger.info("labels: WordNet is not installed, so it merges no names (labels.wordnet)")
     evidence: dict[int, Evidence] = {}
+    note = ""
     if parsed.captions:
         evidence = read_evidence(
             parsed.path,
@@ -94,9 +95,12 @@ def build_labels(
             system=system,
             max_caption_chars=settings.max_caption_chars,
         )
+        if (share := evidence_share(parsed.rows_out)) < 1:
+            note = f"matched and agreed captions, and examples, are those of {share:.1%} of the shards"
     system = mark_ambiguous(system, evidence, agreement=settings.match_agreement)
     report.add_evidence(evidence)
     report.captions = found.captions
+    report.notes += [note] if note else []
     if found.num_rare:
         report.notes.append(
             f"{found.num_rare:,} names of fewer than {settings.min_name_count} captions were not counted "

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ram_ray.data_engine.combine_stage import weights_share
 from ram_ray.data_engine.doubts import MAX_IMAGES
 from ram_ray.data_engine.regions_by_label import GROUP_ROWS
-from ram_ray.data_engine.stage_settings import MAX_NEGATIVES
+from ram_ray.data_engine.stage_settings import MAX_NEGATIVES, calibration_fold
 from ram_ray.planning.arithmetic import encoder_gflop
 from ram_ray.planning.plan import Stage
 from ram_ray.planning.regrouping import count_regrouping
@@ -100,10 +101,13 @@ def _add_thresholds(planning: Planning, scores: Table, *, round: int) -> None:
     calibrated = config.engine.generate.precision is not None
     labels, partitions = planning.workload.labels, config.resources.shuffle_partitions
     blocks = scores.rows / config.data.rows_per_block
-    steps = [(f"thresholds_{round}", 1, 3 if calibrated else 1, 0)]
-    steps = [(f"score_weights_{round}", 2, 1, partitions), *steps] if calibrated else steps
-    for name, passes, files, sums in steps:
-        tasks = passes * (blocks + partitions) + sums
+    steps = [(f"thresholds_{round}", 1.0, 1, 3 if calibrated else 1, 0)]
+    if calibrated:
+        fold = calibration_fold(config, num_models=max(1, config.engine.folds), round=round)
+        share = weights_share(scores.rows, fold=fold)
+        steps = [(f"score_weights_{round}", 1 + share, 2, 1, partitions), *steps]
+    for name, passes, executions, files, sums in steps:
+        tasks = passes * blocks + executions * partitions + sums
         planning.stages.append(
             Stage(
                 name,
@@ -117,7 +121,7 @@ def _add_thresholds(planning: Planning, scores: Table, *, round: int) -> None:
                     planning.write_requests(files + sums)
                 ),
                 cpu_seconds=passes * scores.rows * constants["read_row"] + tasks * constants["task"],
-                starts=passes * constants["pass_start"],
+                starts=executions * constants["pass_start"],
                 driver_bytes=constants["driver_base"] + blocks * constants["driver_block"],
                 blocks=blocks,
                 references=planning.shuffle_references(blocks * labels * 20, partitions=partitions),
@@ -175,20 +179,21 @@ def _share_detected(planning: Planning, *, tags: float) -> float:
 
 
 def _add_doubts(planning: Planning, scores: Table, *, round: int) -> None:
-    """One pass over the scores, of which at most a million images are counted."""
+    """One pass over the scores of some shards."""
     constants, partitions = planning.constants, planning.config.resources.shuffle_partitions
-    blocks = scores.rows / COUNTED_ROWS
+    share = min(1.0, MAX_IMAGES / max(1, scores.rows))
+    blocks = share * scores.rows / COUNTED_ROWS
     tasks = blocks + partitions
     planning.stages.append(
         Stage(
             f"doubts_{round}",
             f"clean_{round}",
             rows_in=scores.rows,
-            passes=1,
+            passes=share,
             tasks=tasks,
             files=1,
-            requests=planning.read_requests(scores.num_files).plus(planning.write_requests(1)),
-            cpu_seconds=min(scores.rows, MAX_IMAGES) * constants["read_row"] + tasks * constants["task"],
+            requests=planning.read_requests(share * scores.num_files).plus(planning.write_requests(1)),
+            cpu_seconds=share * scores.rows * constants["read_row"] + tasks * constants["task"],
             starts=constants["pass_start"],
             driver_bytes=constants["driver_base"] + blocks * constants["driver_block"],
             blocks=blocks,

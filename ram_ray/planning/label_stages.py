@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ram_ray.labels.evidence import evidence_share
 from ram_ray.planning.plan import Stage
 from ram_ray.planning.rows_stage import Planning, Table
 from ram_ray.runtime.annotate import caption_rows_per_block
@@ -25,7 +26,7 @@ def add_parse(planning: Planning, samples: Table, *, name: str = "parse") -> Tab
 
 
 def add_label_system(planning: Planning, parsed: Table) -> None:
-    """Count `label_system`: names and evidence, a pass each; names that are not rare come to the driver.
+    """Count `label_system`: a pass for names, one over some shards for evidence; names that are not rare are collected.
 
     Args:
         planning: gets the stage.
@@ -36,11 +37,12 @@ def add_label_system(planning: Planning, parsed: Table) -> None:
     names = count_names(planning, captions)
     kept = names * config.labels.min_name_count ** -constants["rare_names_exponent"]
     names_bytes = kept * constants["driver_name"]
-    passes = 2
-    rows_per_block = caption_rows_per_block(parsed.rows, execution=config.execution)
-    blocks = parsed.rows / rows_per_block  # of the evidence; those of the counts are larger
+    share = evidence_share(parsed.rows)
+    compared, passes = share * parsed.rows, 1 + share
+    rows_per_block = caption_rows_per_block(round(compared), execution=config.execution)
+    blocks = parsed.rows / COUNTED_ROWS + compared / rows_per_block
     partitions = config.resources.shuffle_partitions
-    tasks = passes * (blocks + partitions)
+    tasks = blocks + 2 * partitions
     counted_bytes = parsed.rows / COUNTED_ROWS * min(names, COUNTED_ROWS) * NAME_ROW_BYTES
     planning.stages.append(
         Stage(
@@ -52,10 +54,10 @@ def add_label_system(planning: Planning, parsed: Table) -> None:
             tasks=tasks,
             files=3,
             requests=planning.read_requests(passes * parsed.num_files).plus(planning.write_requests(6)),
-            cpu_seconds=captions * constants["label_caption"]
+            cpu_seconds=share * captions * constants["label_caption"]
             + passes * parsed.rows * constants["count_row"]
             + tasks * constants["task"],
-            starts=passes * constants["pass_start"],
+            starts=2 * constants["pass_start"],
             driver_bytes=constants["driver_base"] + names_bytes + blocks * constants["driver_block"],
             names_bytes=names_bytes,
             blocks=blocks,

@@ -15,7 +15,7 @@ GIGA, HOUR = 1e9, 3600
 COLUMNS: tuple[tuple[str, Callable[[Cost, Plan], str]], ...] = (
     ("stage", lambda cost, plan: cost.stage.name),
     ("rows", lambda cost, plan: _count(cost.stage.rows_in)),
-    ("passes", lambda cost, plan: str(cost.stage.passes)),
+    ("passes", lambda cost, plan: f"{cost.stage.passes:.3g}"),
     ("tasks", lambda cost, plan: _count(cost.stage.tasks)),
     ("files", lambda cost, plan: _count(cost.stage.files)),
     ("work files", lambda cost, plan: _count(cost.stage.work_files)),

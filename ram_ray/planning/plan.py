@@ -54,7 +54,7 @@ class Stage:
     runs_on: Literal["cpu", "gpu"] = "cpu"
     rows_in: int = 0
     rows_out: int = 0
-    passes: int = 0  # over all rows of the stage
+    passes: float = 0  # over all rows of the stage
     tasks: float = 0.0
     files: float = 0.0  # that it leaves
     work_files: float = 0.0  # that it writes and removes

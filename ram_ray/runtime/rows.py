@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import ray.data
 from ray.data import Dataset, SaveMode
 
+from ram_ray.runtime.key_hash import hash_key
 from ram_ray.runtime.ray_data_internals import write_counted_parquet
 from ram_ray.runtime.storage import has_folders
 from ram_ray.settings.runtime import Execution
@@ -36,6 +38,7 @@ def read_rows(
     columns: list[str] | None = None,
     rows_per_block: int | None = None,
     partitioned: bool = True,
+    share: float = 1.0,
 ) -> Dataset:
     """Read the rows of a stage's folder.
 
@@ -45,6 +48,7 @@ def read_rows(
         columns: names of the columns that are read; None: all.
         rows_per_block: rows of a block; None: as `execution` has it.
         partitioned: whether the folder is partitioned by shard; shard names stay text ("00000").
+        share: of the shards that are read, above 0; 1: all. For statistics that need no more rows.
 
     Returns:
         A lazy dataset.
@@ -52,7 +56,7 @@ def read_rows(
     from ray.data.datasource.partitioning import Partitioning, PartitionStyle
 
     dataset = ray.data.read_parquet(
-        path,
+        path if share >= 1 else sample_shards(path, share=share),
         columns=columns,
         partitioning=Partitioning(PartitionStyle.HIVE, field_types={"shard": str}) if partitioned else None,
         file_extensions=["parquet"],
@@ -60,6 +64,24 @@ def read_rows(
     )
     set_limits(dataset, execution=execution)
     return dataset.repartition(target_num_rows_per_block=rows_per_block or execution.rows_per_block)
+
+
+def sample_shards(path: str, *, share: float) -> list[str]:
+    """Choose shards of a stage's folder by a hash of their names.
+
+    Args:
+        path: folder or URI, partitioned by shard.
+        share: of the shards, above 0 and at most 1.
+
+    Returns:
+        Folders or URIs, at least one if there are any; those of a larger share contain those of a smaller one.
+    """
+    fs, root = fsspec.url_to_fs(path)
+    names = (folder.rstrip("/").rpartition("/")[2] for folder in fs.ls(root, detail=False))
+    shards = sorted(
+        (name for name in names if name.startswith("shard=")), key=lambda name: (hash_key(name, purpose="sample"), name)
+    )
+    return [f"{path.rstrip('/')}/{name}" for name in shards[: math.ceil(share * len(shards))]]
 
 
 def set_limits(dataset: Dataset, *, execution: Execution) -> None:

@@ -13,6 +13,7 @@ import pytest
 from ram_ray.config import RunConfig, load
 from ram_ray.data import caption_files
 from ram_ray.data.caption_files import list_files, read_lines
+from ram_ray.labels import evidence
 from ram_ray.records import SAMPLE, to_table
 
 LINES = [
@@ -83,7 +84,9 @@ def _build(run_uri: str, files: list[str], config: RunConfig, *, label: bool = F
     return results
 
 
-def test_captions_become_a_label_system_and_annotations(ray_cluster: None, tmp_path: Path) -> None:
+def test_captions_become_a_label_system_and_annotations(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = []
     for source in ("a", "b"):
         (tmp_path / f"{source}.txt").write_text("\n".join([*(LINES * 10), ""]) + "\n")
@@ -136,3 +139,12 @@ def test_captions_become_a_label_system_and_annotations(ray_cluster: None, tmp_p
     report = json.loads((tmp_path / "run" / "label_report.json").read_text())
     assert report["captions"] == {"a": 50, "b": 50}
     assert sum("names of fewer than 21 captions were not counted" in note for note in report["notes"]) == 1
+
+    monkeypatch.setattr(evidence, "MAX_ROWS", 50)  # as if there were millions of images
+    _build(str(tmp_path / "sampled"), files, _config())
+    sampled = json.loads((tmp_path / "sampled" / "label_report.json").read_text())
+    assert "matched and agreed captions, and examples, are those of 50.0% of the shards" in sampled["notes"]
+    for label in sampled["labels"]:
+        whole = reported[label["name"]]
+        assert label["sources"] == whole["sources"], "names are counted in all captions"
+        assert {word: [2 * count for count in counts] for word, counts in label["words"].items()} == whole["words"]

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ram_ray.config import RunConfig, load
-from ram_ray.data.folds import Fold
 from ram_ray.data_engine import doubts
 from ram_ray.data_engine.calibrate import BINS, edge_of
 from ram_ray.data_engine.doubts import count_mentions, doubt_limits, find_doubts, read_doubts
@@ -28,7 +27,6 @@ from tests.stage_results import annotations_result, label_system_result
 NUM_IMAGES = 200
 DOG, CAT, TREE = 0, 1, 2
 LABELS = LabelSystem(Label(id, name, "object") for id, name in enumerate(["dog", "cat", "tree"]))
-ALL = Fold.of_share(1.0)
 
 
 def probability(number: int) -> float:
@@ -58,18 +56,16 @@ def counted(tables: list[pa.Table]) -> np.ndarray:
 
 def test_mentions_are_counted_by_score_whatever_the_blocks() -> None:
     table = scores()
-    mentions = counted([count_mentions(table, sample=ALL)])
+    mentions = counted([count_mentions(table)])
     assert mentions.sum(axis=1).tolist() == [NUM_IMAGES, 5, 0], "not of rejected rows, and not what the tagger added"
     assert mentions[DOG, 0] >= NUM_IMAGES // 5, "a mention without a score has the lowest"
-    blocks = [count_mentions(table.slice(start, 7), sample=ALL) for start in range(0, len(table), 7)]
+    blocks = [count_mentions(table.slice(start, 7)) for start in range(0, len(table), 7)]
     assert np.array_equal(counted(blocks), mentions)
-    half = counted([count_mentions(table, sample=Fold.of_share(0.5))])[DOG].sum()
-    assert 0.35 * NUM_IMAGES < half < 0.65 * NUM_IMAGES
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.9])
 def test_the_share_of_a_label_is_below_its_limit(share: float) -> None:
-    mentions = counted([count_mentions(scores(), sample=ALL)])
+    mentions = counted([count_mentions(scores())])
     dog, cat, tree = doubt_limits(mentions, share=share)
     assert (cat, tree) == (None, None) and dog is not None
     edges = 1 / (1 + np.exp(-edge_of(np.arange(BINS) + 1)))
@@ -103,7 +99,7 @@ def test_the_stage(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.Monkey
         pq.write_table(part.drop_columns("shard"), folder / f"{number}.parquet")
     found = find_doubts(run, sets, generated(str(tmp_path / "scores")), labels, round=1)
     assert found is not None and (found.mentions, found.labels) == (NUM_IMAGES + 5, 2)
-    expected = doubt_limits(counted([count_mentions(table, sample=ALL)]), share=0.3)
+    expected = doubt_limits(counted([count_mentions(table)]), share=0.3)
     assert json.loads(Path(found.uri).read_text()) == expected and expected[TREE] is None
     assert read_doubts(found.uri).tolist() == [*expected[:TREE], np.inf]
 

@@ -86,7 +86,7 @@ def test_ten_times_the_rows_and_shards_are_ten_times_the_files() -> None:
     large = planned((), replace(LOAD, images=10 * LOAD.images, shards=10 * LOAD.shards))
     assert 8 < large.total("files") / small.total("files") < 10.2  # each read task ends with a smaller block
     assert large.total("gpu_seconds") == pytest.approx(10 * small.total("gpu_seconds"), rel=0.02)
-    assert large.passes_over_all == pytest.approx(small.passes_over_all, rel=0.02)
+    assert small.passes_over_all - 1 < large.passes_over_all < small.passes_over_all, "statistics read some shards"
 
 
 def test_no_stage_grows_faster_than_the_images() -> None:
@@ -219,7 +219,7 @@ def test_a_detector_that_sees_only_images_in_doubt_costs_less() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "fields"), [(24, ["min_name_count"]), (12, ["min_name_count", "min_count"])], ids=["enough", "little"]
+    ("memory", "fields"), [(24, ["min_name_count"]), (6, ["min_name_count", "min_count"])], ids=["enough", "little"]
 )
 def test_fewer_names_are_named_where_they_help(memory: int, fields: list[str]) -> None:
     """No name that is not counted may be a label, so beyond `min_count` both settings are named."""
