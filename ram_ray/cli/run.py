@@ -246,7 +246,7 @@ def stablerep(
 ) -> int:
     """Compare SimCLR, CLIP, StableRep and StableRep+ on the same captions, by a linear probe and k-NN, over seeds.
 
-    With --row, gains are over the first of these rows in the table's order.
+    With --row the table has these rows alone, and gains are over the first of them. Give it an --out of its own.
     """
     require("ray", extra="train")
     from ram_ray.cli import job

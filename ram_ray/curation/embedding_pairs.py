@@ -25,7 +25,7 @@ import ray
 from ram_ray.curation.groups import EMBEDDING, KINDS, PAIR
 from ram_ray.curation.hash_table import describe_rows
 from ram_ray.results import Duplicates, Fingerprints
-from ram_ray.runtime.artifacts import Stage, write_table, write_text
+from ram_ray.runtime.artifacts import Stage, exists, write_table, write_text
 from ram_ray.runtime.rows import read_rows, write_rows
 from ram_ray.runtime.storage import make_folder, remove_folder
 from ram_ray.runtime.tasks import Task, wait_for
@@ -128,15 +128,15 @@ def to_vectors(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def write_cell_pairs(cell: str, path: str, *, min_cosine: float) -> None:
-    """A task: find the pairs of a cell and write them as PAIR rows; a finished file is not written again.
+    """A task: find the pairs of a cell and write them as PAIR rows; a finished cell is not searched again.
 
     Args:
         cell: folder of its VECTOR rows.
-        path: of the file.
+        path: of the file; without pairs there is none, since Ray Data takes the columns of an empty file away.
         min_cosine: least cosine of a pair.
     """
-    fs, file = fsspec.url_to_fs(path)
-    if fs.exists(file):
+    done = f"{path}.done"
+    if exists(done):
         return
     tables = [VECTOR.empty_table()]
     fs, root = fsspec.url_to_fs(cell)
@@ -145,7 +145,10 @@ def write_cell_pairs(cell: str, path: str, *, min_cosine: float) -> None:
             tables.append(pq.read_table(opened, columns=VECTOR.names, partitioning=None).cast(VECTOR))
     rows = pa.concat_tables(tables).sort_by("id")
     parts = [_to_pairs(rows, *found) for found in pair_vectors(rows["embedding"], min_cosine=min_cosine)]
-    write_table(pa.concat_tables([PAIR.empty_table(), *parts]), path)
+    pairs = pa.concat_tables([PAIR.empty_table(), *parts])
+    if len(pairs):
+        write_table(pairs, path)
+    write_text(done, "")
 
 
 def pair_vectors(

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ram_ray.curation.groups import PAIR
-from ram_ray.curation.hash_table import ROWS_PER_FILE, Work, find_pairs, slices
+from ram_ray.curation.hash_table import ROWS_PER_FILE, SIGNATURES, Work, find_pairs, slices
+from ram_ray.curation.perceptual_hash import SIGNATURE
 from ram_ray.runtime.artifacts import exists, write_text
 from ram_ray.runtime.rows import read_rows, write_rows
 from ram_ray.runtime.storage import remove_folder
@@ -27,7 +28,9 @@ from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.runtime import Execution
 
 MAX_SLICES = 32  # that tasks read for themselves, which is as quick as a shuffle then
-PARTS_A_PARTITION = 8  # of pairs
+# Ray hashes what is grouped by to the partitions, so a few times as many parts as partitions fill them evenly.
+PARTS_A_PARTITION = 8
+FIXED = pa.binary(SIGNATURE.itemsize)  # offsets of 32 bits would end at 2 GiB of a partition
 
 
 def shuffle_pairs(
@@ -61,11 +64,14 @@ def _shuffle(
     work: Work, hashes: str, uri: str, *, max_distance: int | None, mirrored: bool, execution: Execution
 ) -> None:
     (column,) = work.columns
+    partitions, work = work.num_slices, replace(work, num_slices=PARTS_A_PARTITION * work.num_slices)
 
     def spread(block: pa.Table) -> pa.Table:
         send_to_driver()
         block = block.filter(pc.is_valid(block[column]))
         first, *others = slices(block[column], column, work)
+        if column == SIGNATURES:
+            block = block.set_column(block.schema.get_field_index(column), column, block[column].cast(FIXED))
         tables = [block.append_column("slice", pa.array(first))]
         for other in others:
             elsewhere = np.flatnonzero(other != first)
@@ -88,7 +94,7 @@ def _shuffle(
     )
     pairs = (
         rows.map_batches(spread, batch_format="pyarrow", batch_size=None, num_cpus=execution.task_cpus)
-        .groupby("slice", num_partitions=min(work.num_slices, execution.resources.shuffle_partitions))
+        .groupby("slice", num_partitions=partitions)
         .map_groups(find, batch_format="pyarrow", num_cpus=execution.task_cpus)
     )
     write_rows(pairs, uri, execution=execution)

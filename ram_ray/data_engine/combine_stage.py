@@ -30,7 +30,7 @@ from ram_ray.data_engine.stage_settings import ScoreWeightSettings
 from ram_ray.data_engine.tag_pairs import MENTION_COLUMNS, PAIRS, CoOccurrence, count_pairs, gather_pairs
 from ram_ray.label_system import LabelSystem
 from ram_ray.results import LabelSystemResult, Scores, ScoreWeights
-from ram_ray.runtime.artifacts import Run, Stage
+from ram_ray.runtime.artifacts import Run
 from ram_ray.runtime.rows import read_rows
 from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
@@ -60,9 +60,10 @@ def fit_score_weights(
     stage = run.stage(f"score_weights_{round}", ScoreWeights, settings=settings, inputs=[scores, labels])
     if stage.result:
         return stage.result
-    images, pairs = _count_pairs(scores.path, stage, system_uri=labels.uri, execution=execution)
+    pairs_uri, sums = f"{stage.path}/{PAIRS_FILE}", f"{stage.work}/pairs"
+    images, pairs = _count_pairs(scores.path, pairs_uri, sums=sums, system_uri=labels.uri, execution=execution)
     share = weights_share(scores.rows_out, fold=settings.fold)
-    weights = _fit(scores.path, f"{stage.path}/{PAIRS_FILE}", execution=execution, fold=settings.fold, share=share)
+    weights = _fit(scores.path, pairs_uri, execution=execution, fold=settings.fold, share=share)
     return stage.finish(images=images, pairs=pairs, **asdict(weights))
 
 
@@ -119,15 +120,15 @@ def _load(uri: str, weights: Weights, *, execution: Execution) -> ray.ObjectRef[
     return reference
 
 
-def _count_pairs(path: str, stage: Stage[ScoreWeights], *, system_uri: str, execution: Execution) -> tuple[int, int]:
+def _count_pairs(path: str, uri: str, *, sums: str, system_uri: str, execution: Execution) -> tuple[int, int]:
     """Write the pairs of all images; numbers of images and of pairs."""
-    num_tags, sums = len(LabelSystem.load(system_uri)), f"{stage.work}/pairs"
+    num_tags = len(LabelSystem.load(system_uri))
     rows = read_rows(path, execution=execution, columns=["key", *MENTION_COLUMNS, "reason"])
     write_sums(rows, lambda block: count_pairs(block, num_tags=num_tags), PAIRS, sums, execution=execution)
 
     def gather() -> tuple[int, int]:
         pairs = gather_pairs(read_sums(sums), LabelSystem.load(system_uri))
-        write_pairs(f"{stage.path}/{PAIRS_FILE}", pairs)
+        write_pairs(uri, pairs)
         return int(pairs.num_images.sum()), len(pairs.other)
 
     return Task(gather, num_cpus=execution.task_cpus).run()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import posixpath
 import time
 from collections import Counter
@@ -74,7 +73,7 @@ class Work:
     def remove_unfinished(self) -> None:
         """Remove the unfinished sidecars; those that cannot be removed stay among the other files."""
         for uri in self.unfinished:
-            fs, path = locate_path(uri)
+            fs, path = locate(uri)
             with contextlib.suppress(OSError):
                 fs.rm_file(path)
                 self.other_files -= Counter([group_of(uri)])
@@ -129,7 +128,8 @@ class _Found:
             unfinished = whole_file_of(uri)
             sidecar = unfinished or uri
             if sidecar.endswith(SIDECARS) and sidecar[:-4] in images:
-                if unfinished and time.time() - info.get("mtime", math.inf) > MIN_SECONDS:
+                written = info.get("mtime")  # a time of another kind is that of a store, which has no unfinished files
+                if unfinished and isinstance(written, float) and time.time() - written > MIN_SECONDS:
                     work.unfinished.append(uri)
             elif told:
                 count_unread(info, root, work.unread)

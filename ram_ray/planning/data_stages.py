@@ -158,6 +158,7 @@ def _add_duplicates(planning: Planning, prints: list[Table]) -> None:
             driver_bytes=constants["driver_base"]
             + files * constants["driver_block"]
             + found * constants["driver_pair"],
+            references=search.references,
             unit_rows=rows,
         )
     )
@@ -174,7 +175,8 @@ class Search:
     starts: int  # executions of Ray Data
     read_rows: float  # hashes that tasks read, over all tasks
     moved_rows: float = 0.0  # hashes that are shuffled
-    store_bytes: float = 0.0  # of a table that is shuffled
+    store_bytes: float = 0.0  # of a kind or table that is shuffled
+    references: float = 0.0  # to objects of the shuffle
 
 
 def _count_search(planning: Planning, rows: int) -> Search:
@@ -191,18 +193,21 @@ def _count_search(planning: Planning, rows: int) -> Search:
             starts=4,
             read_rows=float(rows * len(work)),
         )
+    slices = work[0].num_slices
     shuffles = sum(part.slice_index == 0 for part in work)
     tables = sum(part.slice_index == 0 and bool(part.tables) for part in work)
-    pairs = (shuffles + 1) * partitions
+    pairs = shuffles * slices + partitions
+    shuffled_bytes = rows * (2 * HASH_BYTES if tables else HASH_BYTES - SIGNATURE.itemsize + 8)
     return Search(
-        tasks=(shuffles + 1) * (hashes + 2 * partitions),
+        tasks=shuffles * (hashes + 2 * slices) + 2 * partitions,
         files=hashes + pairs,
         reads=shuffles * hashes + pairs,
-        width=float(partitions),
+        width=float(slices),
         starts=4 + shuffles + 1,
         read_rows=float(rows * shuffles),
         moved_rows=float(rows * (shuffles + tables)),  # a row is in the slice of its mirror image too
-        store_bytes=2.0 * rows * HASH_BYTES * bool(tables),
+        store_bytes=float(shuffled_bytes),
+        references=planning.shuffle_references(shuffled_bytes, partitions=slices),
     )
 
 

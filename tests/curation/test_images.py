@@ -10,12 +10,14 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
 from ram_ray.config import RunConfig, load
-from ram_ray.runtime.artifacts import Run
+from ram_ray.runtime.artifacts import Run, write_table
 from tests.test_pipeline import Log
 from tests.tiny import photo
 
@@ -201,6 +203,46 @@ def test_the_division_of_the_work_does_not_change_the_rows(log: Log, data: Path,
         return sorted(repr(row) for table in tables for row in table.to_pylist())
 
     assert read(stage.path) == read(log.results["duplicates"].path)
+
+
+def test_shuffled_hashes_give_the_same_decisions(
+    log: Log, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for more rows than tasks can read again and again; embeddings of cells with pairs are beside them."""
+    import ray
+
+    from ram_ray.curation import hash_table
+    from ram_ray.curation.duplicates import DuplicateSettings, search
+    from ram_ray.results import Duplicates
+
+    monkeypatch.setattr(hash_table, "TABLES", hash_table.TABLES[:2])
+    config = configure(data)
+    settings = DuplicateSettings.from_config(config)
+    duplicates = settings.duplicates.model_copy(update={"embedding": 0.99})
+    sets = []
+    for name in ("", "_eval"):
+        fingerprints = log.results[f"fingerprints{name}"]
+        folder = tmp_path / f"fingerprints{name}"
+        for file in Path(fingerprints.path).rglob("*.parquet"):
+            table = pq.read_table(file, partitioning=None)
+            vectors = [np.eye(8, dtype=np.float16)[number % 8].tobytes() for number in range(len(table))]
+            column = table.schema.get_field_index("embedding")
+            write_table(
+                table.set_column(column, "embedding", pa.array(vectors, pa.binary())),
+                f"{folder}/{file.relative_to(fingerprints.path)}",
+            )
+        sets.append(fingerprints.model_copy(update={"path": str(folder)}))
+    found = []
+    for max_slices in (100, 1):
+        stage = Run(str(tmp_path / str(max_slices))).stage("duplicates", Duplicates, settings=settings, inputs=sets)
+        options: dict[str, Any] = {"rows_per_slice": 15, "max_slices": max_slices, "execution": config.execution}
+        _, decisions = search(stage, sets, duplicates, **options)
+        found.append(ray.get(decisions))
+        assert Path(stage.work, "distinct_pairs").is_dir() == (max_slices == 1)
+    for name in ("id", "target", "action", "kind", "distance"):
+        read, shuffled = (getattr(decided, name) for decided in found)
+        assert np.array_equal(read, shuffled) and len(read) > 10, name
+    assert len(set(found[0].kind.tolist())) > 1
 
 
 def test_all_data_held_out_is_one_line(ray_cluster: None, data: Path, tmp_path: Path) -> None:

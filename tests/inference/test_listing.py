@@ -71,7 +71,8 @@ def test_sidecars_that_a_killed_call_began_are_removed(tmp_path: Path) -> None:
     """`write_text` writes another name first; a call that is killed there leaves it."""
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(image_file())
-    left = [f"a.jpg.xmp.{'0f' * 16}.part", f"b.txt.{'a1' * 16}.part", f"b.txt.{'b1' * 16}.part"]
+    (tmp_path / "\udce9.jpg").write_bytes(image_file())
+    left = [f"{name}.{digit * 32}.part" for name, digit in (("a.jpg.xmp", "0"), ("\udce9.txt", "a"), ("b.txt", "b"))]
     others = ["c.jpg.xmp." + "0f" * 16 + ".part", "a.jpg.xmp.part", "a.jpg.xmp.old.part"]
     for name in [*left, *others]:
         (tmp_path / name).write_text("x")
@@ -80,7 +81,7 @@ def test_sidecars_that_a_killed_call_began_are_removed(tmp_path: Path) -> None:
     work = find_work([str(tmp_path)])
     assert str(work.unread).startswith("3 files .part"), "only those of no image here are told"
     assert work.other_files == {(str(tmp_path), ".part"): 6}
-    assert sorted(work.unfinished) == [str(tmp_path / name) for name in left[:2]]
+    assert len(work.unfinished) == 2
     work.remove_unfinished()
     assert work.other_files == {(str(tmp_path), ".part"): 4}
     assert sorted(file.name for file in tmp_path.glob("*.part")) == sorted([left[2], *others])
