@@ -148,21 +148,6 @@ def test_the_dashboard_and_the_agents_refuse_too(ray_cluster: None, token: str) 
     assert 401 in codes and codes <= {401, 405, 501}
 
 
-def test_a_run_without_the_token_is_told_of_it(ray_cluster: None) -> None:
-    import ray
-
-    environment = {
-        **os.environ,
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        "RAY_AUTH_MODE": "disabled",
-    }
-    joining = "from ram_ray.runtime import cluster; cluster.start()"
-    ended = subprocess.run(
-        [sys.executable, "-c", joining], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert ended.returncode and "set RAY_AUTH_MODE=token here too" in ended.stderr.splitlines()[-1], ended.stderr
-
-
 def test_the_token_is_in_no_file_and_on_no_command_line(ray_cluster: None, token: str) -> None:
     folder = own_cluster.logs_folder()
     assert folder is not None and len(token) == 64
