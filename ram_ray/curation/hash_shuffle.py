@@ -27,7 +27,7 @@ from ram_ray.runtime.storage import remove_folder
 from ram_ray.runtime.worker_log import send_to_driver
 from ram_ray.settings.runtime import Execution
 
-MAX_SLICES = 32  # that tasks read for themselves, which is as quick as a shuffle then
+MAX_SLICES = 32  # that tasks read for themselves; with 84 tables each file of hashes is then read 2,700 times
 # Ray hashes what is grouped by to the partitions, so a few times as many parts as partitions fill them evenly.
 PARTS_A_PARTITION = 8
 FIXED = pa.binary(SIGNATURE.itemsize)  # offsets of 32 bits would end at 2 GiB of a partition
