@@ -127,22 +127,18 @@ def search(
     num_rows = sum(fingerprints.rows_out for fingerprints in sets)
     more = {} if rows_per_slice is None else {"rows_per_slice": rows_per_slice}
     plan = plan_work(num_rows, kinds=config.same, near=config.near is not None, **more)
-    near, mirrored = config.near, config.mirrored
-    if is_shuffled := any(work.num_slices > max_slices for work in plan):
-        shuffle_pairs(plan, hashes, folder, max_distance=near, mirrored=mirrored, execution=execution)
+    options: dict[str, Any] = {"max_distance": config.near, "mirrored": config.mirrored}
+    is_shuffled = any(work.num_slices > max_slices for work in plan)
+    if is_shuffled:
+        shuffle_pairs(plan, hashes, folder, **options, execution=execution)
     else:
         task = Task(write_pairs, num_cpus=execution.task_cpus)
-        wait_for(
-            [
-                task.start(work, hashes, f"{folder}/{work.name}.parquet", max_distance=near, mirrored=mirrored)
-                for work in plan
-            ]
-        )
+        wait_for([task.start(work, hashes, f"{folder}/{work.name}.parquet", **options) for work in plan])
     if config.embedding is not None:
         find_embedding_pairs(stage, sets, config, folder=folder, num_rows=num_rows, execution=execution)
     if is_shuffled:
-        write_distinct(folder, f"{stage.work}/distinct_pairs", execution=execution)
-        folder = f"{stage.work}/distinct_pairs"
+        found, folder = folder, f"{stage.work}/distinct_pairs"
+        write_distinct(found, folder, execution=execution)
     last: Any = ray.remote(num_cpus=execution.task_cpus, num_returns=2, **RETRIES)(_decide)  # type: ignore[arg-type]
     number, decisions = last.remote(folder, config)
     return ray.get(number), decisions

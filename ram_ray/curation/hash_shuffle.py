@@ -73,7 +73,7 @@ def _shuffle(
         if column == SIGNATURES:
             block = block.set_column(block.schema.get_field_index(column), column, block[column].cast(FIXED))
         tables = [block.append_column("slice", pa.array(first))]
-        for other in others:
+        for other in others if mirrored else ():
             elsewhere = np.flatnonzero(other != first)
             tables.append(block.take(pa.array(elsewhere)).append_column("slice", pa.array(other[elsewhere])))
         return pa.concat_tables(tables)

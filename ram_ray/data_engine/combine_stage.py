@@ -35,7 +35,7 @@ from ram_ray.runtime.rows import read_rows
 from ram_ray.runtime.tasks import Task
 from ram_ray.settings.runtime import Execution
 
-PAIRS_FILE = "score_weights.npz"
+PAIRS_FILE = "score_weights.npz"  # the pairs; the weights are in the manifest
 MAX_IMAGES = 100_000  # that the weights are fitted on, some hundred scores each
 
 
